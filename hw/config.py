@@ -1,0 +1,334 @@
+"""One frozen dataclass describes one instance of the accelerator.
+
+Source of the parameters: MVQ (arXiv 2412.10261) sections 5.1 to 5.3 and table 2. The names are the paper's letters: ``H``
+rows take input channels, ``L`` columns produce output channels, a codeword has ``d`` elements, ``N`` of every ``M`` weights
+are kept, and the codebook has ``k`` codewords.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import comb
+from typing import Any
+
+__all__ = ["MASK_DECODERS", "PRESETS", "VARIANTS", "AcceleratorConfig", "ConfigError", "Variant", "preset"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be built. The message names the field, its value and the allowed range."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What distinguishes one column of the paper's comparison from the next (MVQ section 7.2).
+
+    Attributes
+    ----------
+    codebook
+        Weights arrive as indices into a codebook register file (CRF); otherwise as raw int8.
+    mask
+        An N:M mask, as its rank, comes with every subvector.
+    sparse
+        The tile has only Q = d*N/M multipliers a row, steered by the mask register file (MRF).
+    sign
+        Codewords are magnitudes 0..127 and every kept weight has a sign bit (SSVQ).
+    """
+
+    codebook: bool
+    mask: bool
+    sparse: bool
+    sign: bool
+    summary: str
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "ews": Variant(False, False, False, False, "raw int8 weights, dense tile: the baseline"),
+    "ews-c": Variant(True, False, False, False, "plain vector quantisation, dense tile"),
+    "ews-cm": Variant(True, True, False, False, "masked vector quantisation (MVQ), dense tile"),
+    "ews-cms": Variant(True, True, True, False, "masked vector quantisation (MVQ), sparse tile"),
+    "ews-ssvq": Variant(True, False, False, True, "sign-splitting vector quantisation (SSVQ), dense tile"),
+    "ews-msvq": Variant(True, True, True, True, "masked and sign-split (MSVQ), sparse tile"),
+}
+
+MASK_DECODERS = ("arithmetic", "table")
+
+
+def _is_power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+def _bits_for_range(count: int) -> int:
+    """Bits that number ``count`` things: ceil(log2 count), and 0 for one thing."""
+    return (count - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class AcceleratorConfig:
+    """Parameters of one accelerator instance.
+
+    Parameters
+    ----------
+    variant
+        One of :data:`VARIANTS`.
+    H, L
+        Rows (input channels) and columns (output channels) of the array, 1..256 each. ``L`` is a multiple of ``d``.
+    d
+        Elements of a codeword and columns of a tile, 1..64.
+    k
+        Codewords in the codebook register file, 2..4096. Not used by ``ews``.
+    N, M
+        N of every M weights along the output channels are kept, 1 <= N <= M <= 32; ``d`` is a multiple of ``M``. Used by the
+        masked variants alone.
+    wrf_depth, arf_depth, prf_depth
+        Entries of the weight, activation and partial-sum register files, powers of two in 2..256. ``A*B*D <= wrf_depth``,
+        ``B*D <= arf_depth`` and ``A <= prf_depth`` hold for every layer tile. 16 weights a PE is the paper's (table 2); the
+        other two depths are not published.
+    psum_width
+        Bits of a partial sum, 16..32. :func:`sw.golden.check_psum_width` proves for a layer that it cannot overflow.
+    word_width
+        Bits of a transfer on the packed weight streams, a multiple of 8 in 8..512. 64 is the paper's DMA width.
+    loop_bits
+        Bits of the loop bounds (positions of an output row, output rows) in a command, 4..16.
+    mask_decoder
+        How a mask rank becomes a mask: ``arithmetic`` (a chain of compare-and-subtract) or ``table`` (a look-up table of all
+        masks, as the paper has it).
+    product_register
+        A pipeline register behind each multiplier.
+    tree_register_levels
+        A pipeline register behind every this many levels of the adder trees; 0 for none.
+
+    Raises
+    ------
+    ConfigError
+        A field is out of range or two fields contradict each other.
+    """
+
+    variant: str = "ews-cms"
+    H: int = 16
+    L: int = 16
+    d: int = 16
+    k: int = 512
+    N: int = 4
+    M: int = 16
+    wrf_depth: int = 16
+    arf_depth: int = 16
+    prf_depth: int = 8
+    psum_width: int = 24
+    word_width: int = 64
+    loop_bits: int = 12
+    mask_decoder: str = "arithmetic"
+    product_register: bool = True
+    tree_register_levels: int = 3
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            wanted: type = type(field.default)
+            if type(value) is not wanted:
+                raise ConfigError(f"{field.name} must be {wanted.__name__}, not {type(value).__name__} {value!r}")
+        if self.variant not in VARIANTS:
+            raise ConfigError(f"variant must be one of {', '.join(VARIANTS)}, not {self.variant!r}")
+        if self.mask_decoder not in MASK_DECODERS:
+            raise ConfigError(f"mask_decoder must be one of {', '.join(MASK_DECODERS)}, not {self.mask_decoder!r}")
+        for name, low, high in (
+            ("H", 1, 256),
+            ("L", 1, 256),
+            ("d", 1, 64),
+            ("k", 2, 4096),
+            ("M", 1, 32),
+            ("wrf_depth", 2, 256),
+            ("arf_depth", 2, 256),
+            ("prf_depth", 2, 256),
+            ("psum_width", 16, 32),
+            ("word_width", 8, 512),
+            ("loop_bits", 4, 16),
+            ("tree_register_levels", 0, 8),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name} must be in {low}..{high}, not {value}")
+        if not 1 <= self.N <= self.M:
+            raise ConfigError(f"N must be in 1..M = 1..{self.M}, not {self.N}")
+        for name in ("wrf_depth", "arf_depth", "prf_depth"):
+            value = getattr(self, name)
+            if not _is_power_of_two(value):
+                raise ConfigError(f"{name} must be a power of two, not {value}")
+        if self.word_width % 8:
+            raise ConfigError(f"word_width must be a multiple of 8, not {self.word_width}")
+        if self.L % self.d:
+            raise ConfigError(f"L must be a multiple of d = {self.d}, not {self.L}")
+        if self.features.mask and self.d % self.M:
+            raise ConfigError(f"d must be a multiple of M = {self.M}, not {self.d}")
+
+    # What the variant and the parameters imply
+
+    @property
+    def features(self) -> Variant:
+        """The switches of :attr:`variant`."""
+        return VARIANTS[self.variant]
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of H x d side by side: L/d, also the number of CRF read ports (MVQ section 5.2)."""
+        return self.L // self.d
+
+    @property
+    def mask_groups(self) -> int:
+        """N:M groups in one subvector: d/M, or 1 without masks."""
+        return self.d // self.M if self.features.mask else 1
+
+    @property
+    def Q(self) -> int:
+        """Weights kept of a subvector: d*N/M with masks, d without."""
+        return self.d * self.N // self.M if self.features.mask else self.d
+
+    @property
+    def multipliers(self) -> int:
+        """Multipliers of a tile row: Q in the sparse tile, d in the dense one (MVQ table 2)."""
+        return self.Q if self.features.sparse else self.d
+
+    @property
+    def index_bits(self) -> int:
+        """Bits of an assignment: ceil(log2 k), or 0 for raw weights."""
+        return _bits_for_range(self.k) if self.features.codebook else 0
+
+    @property
+    def mask_bits(self) -> int:
+        """Bits of the mask rank of one N:M group: ceil(log2 C(M, N)), or 0 without masks."""
+        return _bits_for_range(comb(self.M, self.N)) if self.features.mask else 0
+
+    @property
+    def position_bits(self) -> int:
+        """Bits of a position code in the MRF: ceil(log2 M), or 0 in a dense tile."""
+        return _bits_for_range(self.M) if self.features.sparse else 0
+
+    @property
+    def codeword_bits(self) -> int:
+        """Bits of one element of a codeword: 8, or 7 for the magnitudes of a sign-split codebook."""
+        return 7 if self.features.sign else 8
+
+    @property
+    def product_width(self) -> int:
+        """Bits of a signed product. -128 * -128 needs 16; with weights in -127..127 (sign-split) 15 do."""
+        return 15 if self.features.sign else 16
+
+    @property
+    def tree_levels(self) -> int:
+        """Levels of the adder tree over H products."""
+        return _bits_for_range(self.H)
+
+    @property
+    def tree_registers(self) -> int:
+        """Pipeline registers from the first to the last level of an adder tree."""
+        return self.tree_levels // self.tree_register_levels if self.tree_register_levels else 0
+
+    @property
+    def latency(self) -> int:
+        """Cycles from the issue of an array operation to the edge that writes its sum to the PRF, that edge included.
+
+        One for the operand registers, one for the product register where there is one, the tree's registers, and the PRF.
+        """
+        return 2 + int(self.product_register) + self.tree_registers
+
+    @property
+    def streams(self) -> Mapping[str, int]:
+        """Packed weight streams and the bits that each gives one row of the array: ``{name: bits}``.
+
+        ``weight`` for raw int8; otherwise ``index`` and, as the variant has them, ``mask`` and ``sign``. Bit layouts:
+        :mod:`hw.layout`.
+        """
+        if not self.features.codebook:
+            return {"weight": 8 * self.L}
+        widths = {
+            "index": self.index_bits * self.tiles,
+            "mask": self.mask_bits * self.mask_groups * self.tiles,
+            "sign": (self.Q if self.features.sign else 0) * self.tiles,
+        }
+        return {name: bits for name, bits in widths.items() if bits}
+
+    # Dictionaries and overrides
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, in order, as plain Python values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> AcceleratorConfig:
+        """The reverse of :meth:`to_dict`.
+
+        Raises
+        ------
+        ConfigError
+            A field is unknown, or a value is refused.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in fields:
+            if name not in known:
+                raise ConfigError(f"unknown field {name!r}; the fields are {', '.join(known)}")
+        return cls(**fields)
+
+    def override(self, assignments: Iterable[str]) -> AcceleratorConfig:
+        """This configuration with ``field=value`` strings applied, as given to ``--set``.
+
+        Values are read as JSON where they parse as JSON (numbers, ``true``, ``false``) and as text otherwise.
+
+        Raises
+        ------
+        ConfigError
+            An assignment has no ``=``, names an unknown field, or the resulting configuration is refused.
+        """
+        fields = self.to_dict()
+        for assignment in assignments:
+            name, equals, text = assignment.partition("=")
+            if not equals:
+                raise ConfigError(f"expected field=value, not {assignment!r}")
+            if name not in fields:
+                raise ConfigError(f"unknown field {name!r}; the fields are {', '.join(fields)}")
+            try:
+                value = json.loads(text)
+            except json.JSONDecodeError:
+                value = text
+            fields[name] = value
+        return AcceleratorConfig(**fields)
+
+
+def _presets() -> dict[str, AcceleratorConfig]:
+    # Codebooks at equal bits a weight (1.25): MVQ tables 3 and 5 for C, CM and CMS; DESIGN's choice for MSVQ; SSVQ's DeiT-T
+    # setting, the only one whose k and d are known.
+    codebooks: dict[str, dict[str, int]] = {
+        "ews": {"d": 16, "k": 2, "N": 16, "M": 16},
+        "ews-c": {"d": 8, "k": 1024, "N": 8, "M": 8},
+        "ews-cm": {"d": 16, "k": 512, "N": 4, "M": 16},
+        "ews-cms": {"d": 16, "k": 512, "N": 4, "M": 16},
+        "ews-ssvq": {"d": 8, "k": 16, "N": 8, "M": 8},
+        "ews-msvq": {"d": 16, "k": 32, "N": 4, "M": 16},
+    }
+    presets: dict[str, AcceleratorConfig] = {}
+    for variant, codebook in codebooks.items():
+        for size in (16, 32, 64):
+            presets[f"{variant}-{size}"] = AcceleratorConfig(variant=variant, H=size, L=size, **codebook)
+        masked = VARIANTS[variant].mask
+        presets[f"{variant}-tiny"] = AcceleratorConfig(
+            variant=variant, H=4, L=8, d=4, k=8, N=2 if masked else 4, M=4, word_width=16, psum_width=20
+        )
+    return presets
+
+
+#: Named configurations: ``<variant>-<16|32|64>`` for an array of that many rows and columns, ``<variant>-tiny`` for tests.
+PRESETS: Mapping[str, AcceleratorConfig] = _presets()
+
+
+def preset(name: str) -> AcceleratorConfig:
+    """The preset of that name.
+
+    Raises
+    ------
+    ConfigError
+        No preset has that name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; the presets are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,211 @@
+"""One compressed layer in memory: what the compressors make, the container stores and the golden model runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["METHODS", "CompressedLayer", "LayerError", "Requantisation"]
+
+#: How a layer's weights are stored. ``int8`` is uncompressed 8-bit; ``vq`` is plain vector quantisation.
+METHODS = ("int8", "vq", "mvq", "ssvq", "msvq")
+
+
+class LayerError(ValueError):
+    """A compressed layer whose parts contradict each other. The message names the layer, the field and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Requantisation:
+    """From int32 sums to int8, for each output channel (DESIGN: per-channel bias, multiplier, right shift).
+
+    ``clamp(round_half_away_from_zero((sum + bias) * multiplier / 2**shift), -128, 127)``.
+
+    Parameters
+    ----------
+    bias, multiplier
+        int32 ``[K]``.
+    shift
+        uint8 ``[K]``, 0..62.
+    """
+
+    bias: NDArray[np.int32]
+    multiplier: NDArray[np.int32]
+    shift: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class CompressedLayer:
+    """The integers of one layer, and the scales that give them a meaning.
+
+    Parameters
+    ----------
+    name
+        The module's name in the network.
+    kind
+        ``conv`` or ``linear``; a linear layer has R = S = 1.
+    shape
+        ``[K, C, R, S]``: output channels, input channels (of one group), kernel rows, kernel columns.
+    stride, padding, dilation
+        (rows, columns).
+    groups
+        Convolution groups; C input channels belong to each.
+    method
+        One of :data:`METHODS`.
+    d, k, n, m
+        Codeword length, codewords, N and M of the mask (n = m without masks). All 0 for ``int8``.
+    scale
+        float32 ``[1]``, or ``[K]`` for ``int8``: weight = scale * integer.
+    codebook
+        int8 ``[k, d]``; magnitudes 0..127 for ``ssvq`` and ``msvq``. None for ``int8``.
+    assignments
+        int32 ``[NG]``, 0..k-1, subvectors in canonical order (:func:`hw.layout.row_subvectors`). None for ``int8``.
+    masks
+        bool ``[NG, d]``, True where a weight is kept; ``mvq`` and ``msvq`` only.
+    signs
+        bool, True where a weight is negative; ``[NG, d]`` for ``ssvq``; ``[NG, Q]`` for ``msvq``, Q = d*n/m, the kept
+        weights of a subvector in ascending order of position.
+    weights
+        int8 ``[K, C, R, S]``; ``int8`` only.
+    requantisation
+        How sums become int8 activations, or None.
+
+    Raises
+    ------
+    LayerError
+        A part is missing, superfluous, of a wrong shape or dtype, or out of range.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, int, int, int]
+    method: str
+    scale: NDArray[np.float32]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    d: int = 0
+    k: int = 0
+    n: int = 0
+    m: int = 0
+    codebook: NDArray[np.int8] | None = None
+    assignments: NDArray[np.int32] | None = None
+    masks: NDArray[np.bool_] | None = None
+    signs: NDArray[np.bool_] | None = None
+    weights: NDArray[np.int8] | None = None
+    requantisation: Requantisation | None = None
+
+    @property
+    def subvector_count(self) -> int:
+        """NG: subvectors in the layer, 0 for ``int8``."""
+        return int(np.prod(self.shape)) // self.d if self.d else 0
+
+    @property
+    def Q(self) -> int:
+        """Weights kept of a subvector."""
+        return self.d * self.n // self.m if self.m else self.d
+
+    def _fail(self, text: str) -> None:
+        raise LayerError(f"layer {self.name!r}: {text}")
+
+    def _check_array(self, field: str, wanted: bool, shape: tuple[int, ...], dtype: type) -> None:
+        array = getattr(self, field)
+        if not wanted:
+            if array is not None:
+                self._fail(f"{field} must be None for method {self.method}")
+            return
+        if not isinstance(array, np.ndarray):
+            self._fail(f"{field} must be an array for method {self.method}, not {type(array).__name__}")
+        if array.dtype != dtype:
+            self._fail(f"{field} must be {np.dtype(dtype).name}, not {array.dtype.name}")
+        if array.shape != shape:
+            self._fail(f"{field} must have shape {list(shape)}, not {list(array.shape)}")
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("conv", "linear"):
+            self._fail(f"kind must be conv or linear, not {self.kind!r}")
+        if self.method not in METHODS:
+            self._fail(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+        if len(self.shape) != 4 or any(type(x) is not int or x < 1 for x in self.shape):
+            self._fail(f"shape must be four positive integers [K, C, R, S], not {self.shape!r}")
+        for field, low in (("stride", 1), ("padding", 0), ("dilation", 1)):
+            value = getattr(self, field)
+            if len(value) != 2 or any(type(x) is not int or x < low for x in value):
+                self._fail(f"{field} must be two integers of at least {low}, not {value!r}")
+        K = self.shape[0]
+        if type(self.groups) is not int or self.groups < 1 or K % self.groups:
+            self._fail(f"groups must be at least 1 and divide K = {K}, not {self.groups!r}")
+        raw, masked, sign_split = (
+            self.method == "int8",
+            self.method in ("mvq", "msvq"),
+            self.method in ("ssvq", "msvq"),
+        )
+        if raw:
+            if (self.d, self.k, self.n, self.m) != (0, 0, 0, 0):
+                self._fail(f"d, k, n, m must be 0 for method int8, not {self.d}, {self.k}, {self.n}, {self.m}")
+        else:
+            if self.d < 1 or K % self.d:
+                self._fail(f"d must be at least 1 and divide K = {K}, not {self.d}")
+            if not 1 <= self.k <= 65536:
+                self._fail(f"k must be in 1..65536, not {self.k}")
+            if self.m < 1 or self.d % self.m:
+                self._fail(f"m must be at least 1 and divide d = {self.d}, not {self.m}")
+            if not 1 <= self.n <= self.m or (not masked and self.n != self.m):
+                self._fail(f"n must be in 1..{self.m}{'' if masked else f' and equal to m = {self.m}'}, not {self.n}")
+        NG = self.subvector_count
+        scales = (K,) if raw and np.shape(self.scale) == (K,) else (1,)
+        self._check_array("scale", True, scales, np.float32)
+        if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            self._fail("scale must be finite and positive")
+        self._check_array("weights", raw, self.shape, np.int8)
+        self._check_array("codebook", not raw, (self.k, self.d), np.int8)
+        self._check_array("assignments", not raw, (NG,), np.int32)
+        self._check_array("masks", masked, (NG, self.d), np.bool_)
+        self._check_array("signs", sign_split, (NG, self.Q), np.bool_)
+        if self.codebook is not None and sign_split and (self.codebook < 0).any():
+            self._fail(f"codebook must hold magnitudes 0..127, not {int(self.codebook.min())}")
+        if self.assignments is not None and NG:
+            low, high = int(self.assignments.min()), int(self.assignments.max())
+            if low < 0 or high >= self.k:
+                self._fail(f"assignments must be in 0..{self.k - 1}, not {low if low < 0 else high}")
+        if self.masks is not None:
+            kept = self.masks.reshape(-1, self.m).sum(axis=1)
+            if (kept != self.n).any():
+                self._fail(f"masks must keep {self.n} of every {self.m}, not {int(kept[kept != self.n][0])}")
+        if self.requantisation is not None:
+            for field, dtype in (("bias", np.int32), ("multiplier", np.int32), ("shift", np.uint8)):
+                array = getattr(self.requantisation, field)
+                if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != (K,):
+                    self._fail(f"requantisation.{field} must be {np.dtype(dtype).name} [{K}]")
+            if (self.requantisation.shift > 62).any():
+                self._fail(f"requantisation.shift must be in 0..62, not {int(self.requantisation.shift.max())}")
+
+    def subvectors(self) -> NDArray[np.int8]:
+        """The decoded weights as subvectors, int8 ``[NG, d]``: codeword, AND mask, with sign (MVQ section 5.2)."""
+        if self.codebook is None or self.assignments is None:
+            raise LayerError(f"layer {self.name!r}: method int8 has no subvectors")
+        decoded = self.codebook[self.assignments]
+        if self.masks is not None:
+            decoded = decoded * self.masks
+        if self.signs is not None:
+            negative = self.signs
+            if self.masks is not None:
+                negative = np.zeros_like(self.masks)
+                negative[self.masks] = self.signs.reshape(-1)
+            decoded = np.where(negative, -decoded, decoded)
+        return decoded.astype(np.int8)
+
+    def integer_weights(self) -> NDArray[np.int8]:
+        """The decoded weight tensor, int8 ``[K, C, R, S]``."""
+        if self.weights is not None:
+            return self.weights
+        K, C, R, S = self.shape
+        grouped = self.subvectors().reshape(K // self.d, C, R, S, self.d)
+        return np.ascontiguousarray(grouped.transpose(0, 4, 1, 2, 3)).reshape(K, C, R, S)
+
+    def float_weights(self) -> NDArray[np.float32]:
+        """The decoded weight tensor times its scale, float32 ``[K, C, R, S]``."""
+        return self.integer_weights().astype(np.float32) * self.scale.reshape(-1, 1, 1, 1)
