@@ -1,0 +1,51 @@
+"""Sums the products of a lane over the rows of a tile."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["AdderTree"]
+
+
+class AdderTree(wiring.Component):
+    """A binary tree of adders, optionally pipelined.
+
+    Parameters
+    ----------
+    inputs
+        Products to add.
+    width
+        Bits of a signed product.
+    register_levels
+        A register behind every this many levels; 0 for a combinational tree.
+
+    Members
+    -------
+    i_products
+        ``inputs`` x ``width`` bits, two's complement.
+    o_sum
+        ``width + ceil(log2 inputs)`` bits, two's complement.
+    """
+
+    def __init__(self, inputs: int, width: int, register_levels: int = 0) -> None:
+        self.inputs, self.width, self.register_levels = inputs, width, register_levels
+        self.levels = (inputs - 1).bit_length()
+        super().__init__({"i_products": In(inputs * width), "o_sum": Out(signed(width + self.levels))})
+
+    def elaborate(self, platform):
+        m = Module()
+        terms = [self.i_products.word_select(i, self.width).as_signed() for i in range(self.inputs)]
+        for level in range(1, self.levels + 1):
+            registered = self.register_levels and level % self.register_levels == 0
+            domain = m.d.sync if registered else m.d.comb
+            sums = []
+            for i in range(0, len(terms), 2):
+                # An odd one out passes through, and must take the same number of registers.
+                total = Signal(signed(self.width + level), name=f"sum_{level}_{i // 2}", reset_less=True)
+                domain += total.eq(terms[i] + terms[i + 1] if i + 1 < len(terms) else terms[i])
+                sums.append(total)
+            terms = sums
+        m.d.comb += self.o_sum.eq(terms[0])
+        return m

@@ -1,0 +1,161 @@
+"""One row of a tile: the processing elements that share an input channel (MVQ section 5.3)."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.config import AcceleratorConfig
+from hw.memory.register_file import RegisterFile
+
+__all__ = ["Demux", "Multiplier", "TileRow"]
+
+
+class Multiplier(wiring.Component):
+    """8 x 8 bit signed multiplier with an operand register for the weight and an optional product register.
+
+    The activation's operand register is shared by a whole array row and is outside.
+
+    Members
+    -------
+    i_weight
+        8 bits, two's complement.
+    i_activation
+        8 bits, two's complement, already registered.
+    o_product
+        ``width`` bits, two's complement.
+    """
+
+    def __init__(self, width: int, registered: bool) -> None:
+        self.width, self.registered = width, registered
+        super().__init__({"i_weight": In(8), "i_activation": In(8), "o_product": Out(width)})
+
+    def elaborate(self, platform):
+        m = Module()
+        weight = Signal(8, reset_less=True)
+        m.d.sync += weight.eq(self.i_weight)
+        product = weight.as_signed() * self.i_activation.as_signed()
+        if self.registered:
+            held = Signal(self.width, reset_less=True)
+            m.d.sync += held.eq(product)
+            product = held
+        m.d.comb += self.o_product.eq(product)
+        return m
+
+
+class Demux(wiring.Component):
+    """Steers the N products of one N:M group to the M lanes. Combinational.
+
+    Positions are in ascending order, so product i can only reach lanes i..M-N+i, and a lane has no gates for the others.
+
+    Members
+    -------
+    i_products
+        N x ``width`` bits.
+    i_positions
+        N x ceil(log2 M) bits, ascending.
+    o_lanes
+        M x ``width`` bits, zero where no product goes.
+    """
+
+    def __init__(self, n: int, m: int, width: int) -> None:
+        self.n, self.m, self.width = n, m, width
+        self.position_bits = (m - 1).bit_length()
+        super().__init__(
+            {"i_products": In(n * width), "i_positions": In(n * self.position_bits), "o_lanes": Out(m * width)}
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes = []
+        for lane in range(self.m):
+            value = 0
+            for i in range(max(0, lane - (self.m - self.n)), min(self.n, lane + 1)):
+                here = self.i_positions.word_select(i, self.position_bits) == lane
+                value = value | (self.i_products.word_select(i, self.width) & here.replicate(self.width))
+            lanes.append(value)
+        m.d.comb += self.o_lanes.eq(Cat(lanes))
+        return m
+
+
+class TileRow(wiring.Component):
+    """The weights of one input channel and ``d`` output channels, and the multipliers for them.
+
+    Dense: ``d`` multipliers, one a lane. Sparse: Q multipliers, a mask register file (MRF) with the position of each of the Q
+    weights, and demultiplexers to the ``d`` lanes. Both read one WRF entry a cycle.
+
+    Members
+    -------
+    i_write, i_write_address, i_write_weights, i_write_positions
+        Writes one entry: ``multipliers`` x 8 bits, and in the sparse row as many position codes.
+    i_address
+        The entry to read.
+    i_activation
+        8 bits, one cycle after ``i_address``.
+    o_products
+        ``d`` x ``product_width`` bits, one cycle after ``i_activation`` with a product register, else in its cycle.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        count = config.multipliers
+        address = (config.wrf_depth - 1).bit_length()
+        members = {
+            "i_write": In(1),
+            "i_write_address": In(address),
+            "i_write_weights": In(8 * count),
+            "i_address": In(address),
+            "i_activation": In(8),
+            "o_products": Out(config.d * config.product_width),
+        }
+        if config.position_bits:
+            members["i_write_positions"] = In(config.position_bits * count)
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        count, width = config.multipliers, config.product_width
+
+        def register_file(bits, data):
+            file = RegisterFile(config.wrf_depth, bits * count)
+            m.d.comb += [
+                file.i_write.eq(self.i_write),
+                file.i_write_address.eq(self.i_write_address),
+                file.i_write_data.eq(data),
+                file.i_address_0.eq(self.i_address),
+            ]
+            return file
+
+        m.submodules.wrf = wrf = register_file(8, self.i_write_weights)
+        products = []
+        for i in range(count):
+            m.submodules[f"multiplier_{i}"] = multiplier = Multiplier(width, config.product_register)
+            m.d.comb += [
+                multiplier.i_weight.eq(wrf.o_data_0.word_select(i, 8)),
+                multiplier.i_activation.eq(self.i_activation),
+            ]
+            products.append(multiplier.o_product)
+
+        if not config.position_bits:
+            m.d.comb += self.o_products.eq(Cat(products))
+            return m
+
+        m.submodules.mrf = mrf = register_file(config.position_bits, self.i_write_positions)
+        positions = mrf.o_data_0
+        for stage in range(1 + config.product_register):
+            delayed = Signal(len(positions), name=f"positions_{stage}", reset_less=True)
+            m.d.sync += delayed.eq(positions)
+            positions = delayed
+        lanes = []
+        for group in range(config.mask_groups):
+            m.submodules[f"demux_{group}"] = demux = Demux(config.N, config.M, width)
+            first = group * config.N
+            m.d.comb += [
+                demux.i_products.eq(Cat(products[first : first + config.N])),
+                demux.i_positions.eq(positions[first * config.position_bits :][: config.N * config.position_bits]),
+            ]
+            lanes.append(demux.o_lanes)
+        m.d.comb += self.o_products.eq(Cat(lanes))
+        return m

@@ -1,0 +1,1 @@
+"""Weight loader and loop controller: who does what in which cycle."""

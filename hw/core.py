@@ -1,0 +1,125 @@
+"""The accelerator core: everything between the data-access controllers (MVQ section 5.1)."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.array.tile import Tile
+from hw.config import AcceleratorConfig
+from hw.control.command import command_layout
+from hw.control.loop_controller import LoopController
+from hw.control.weight_loader import WeightLoader
+from hw.memory.register_file import RegisterFile
+
+__all__ = ["AcceleratorCore"]
+
+
+class AcceleratorCore(wiring.Component):
+    """Weight loader, L/d tiles of H x d, ARF, PRF and loop controller of one instance.
+
+    Runs layer tiles: each command takes its weights from the packed streams, its activations from ``i_activation``, and sends
+    one vector of L partial sums for each output position and each s < A. All streams may pause at any time.
+
+    Parameters
+    ----------
+    config
+        The instance.
+
+    Members
+    -------
+    i_command
+        :func:`hw.control.command.command_layout`, one a layer tile.
+    i_codebook
+        One codeword a transfer, element 0 in the lowest bits (not in ``ews``).
+    i_index, i_mask, i_sign or i_weight
+        Packed words, ``word_width`` bits. A layer starts with a new word. Order: :func:`hw.layout.row_subvectors`.
+    i_activation
+        H x int8: one activation vector of H input channels; zero where a channel does not exist.
+    i_psum
+        L x ``psum_width``: partial sums of earlier tiles, for commands with ``accumulate``.
+    o_psum
+        L x ``psum_width``, in the order position, s.
+    o_idle
+        Nothing is running or waiting to leave; commands and weights may still be on their way in.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        psums = data.ArrayLayout(signed(config.psum_width), config.L)
+        members = {
+            "i_command": In(stream.Signature(command_layout(config))),
+            **{f"i_{name}": In(stream.Signature(config.word_width)) for name in config.streams},
+            "i_activation": In(stream.Signature(data.ArrayLayout(signed(8), config.H))),
+            "i_psum": In(stream.Signature(psums)),
+            "o_psum": Out(stream.Signature(psums)),
+            "o_idle": Out(1),
+        }
+        if config.features.codebook:
+            codeword = data.ArrayLayout(config.codeword_bits, config.d)
+            members["i_codebook"] = In(stream.Signature(codeword))
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+
+        m.submodules.weight_loader = loader = WeightLoader(config)
+        m.submodules.control = control = LoopController(config)
+        wiring.connect(m, wiring.flipped(self.i_command), loader.i_command)
+        wiring.connect(m, loader.o_command, control.i_command)
+        for name in config.streams:
+            wiring.connect(m, wiring.flipped(getattr(self, f"i_{name}")), getattr(loader, f"i_{name}"))
+        if config.features.codebook:
+            m.d.comb += [
+                loader.i_codebook.payload.eq(self.i_codebook.payload.as_value()),
+                loader.i_codebook.valid.eq(self.i_codebook.valid),
+                self.i_codebook.ready.eq(loader.i_codebook.ready),
+            ]
+        m.d.comb += loader.i_release.eq(control.o_release)
+
+        m.submodules.arf = arf = RegisterFile(config.arf_depth, 8 * config.H)
+        activations = Signal(8 * config.H, reset_less=True)
+        m.d.comb += [
+            control.i_activation_valid.eq(self.i_activation.valid),
+            self.i_activation.ready.eq(control.o_activation_ready),
+            arf.i_write.eq(self.i_activation.valid & control.o_activation_ready),
+            arf.i_write_address.eq(control.o_arf_write_address),
+            arf.i_write_data.eq(self.i_activation.payload.as_value()),
+            arf.i_address_0.eq(control.o_arf_address),
+        ]
+        m.d.sync += activations.eq(arf.o_data_0)
+
+        psums = []
+        for t in range(config.tiles):
+            m.submodules[f"tile_{t}"] = tile = Tile(config)
+            m.d.comb += [
+                tile.i_write.eq(loader.o_write),
+                tile.i_write_address.eq(loader.o_write_address),
+                tile.i_write_weights.eq(loader.o_write_weights.word_select(t, 8 * config.multipliers)),
+                tile.i_address.eq(control.o_wrf_address),
+                tile.i_activations.eq(activations),
+                tile.i_accumulate.eq(control.o_accumulate),
+                tile.i_first.eq(control.o_first),
+                tile.i_slot.eq(control.o_slot),
+                tile.i_drain_slot.eq(control.o_drain_slot),
+            ]
+            if config.position_bits:
+                positions = loader.o_write_positions.word_select(t, config.multipliers * config.position_bits)
+                m.d.comb += tile.i_write_positions.eq(positions)
+            psums.append(tile.o_psums)
+
+        own = Cat(psums)
+        adds = control.o_drain_accumulate
+        for lane in range(config.L):
+            earlier = Mux(adds, self.i_psum.payload[lane], 0)
+            total = own.word_select(lane, config.psum_width) + earlier
+            m.d.comb += self.o_psum.payload[lane].eq(total)
+        m.d.comb += [
+            self.o_psum.valid.eq(control.o_drain_valid & (~adds | self.i_psum.valid)),
+            self.i_psum.ready.eq(control.o_drain_valid & adds & self.o_psum.ready),
+            control.i_drain.eq(self.o_psum.valid & self.o_psum.ready),
+            self.o_idle.eq(control.o_idle),
+        ]
+        return m

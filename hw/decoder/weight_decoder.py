@@ -1,0 +1,117 @@
+"""From assignments, mask ranks and sign bits to one row of weights (MVQ section 5.2, SSVQ's sign module)."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.array.position_encoder import PositionEncoder
+from hw.config import AcceleratorConfig
+from hw.decoder.mask_decoder import MaskDecoder
+from hw.decoder.sign_unit import SignUnit
+from hw.memory.register_file import RegisterFile
+
+__all__ = ["WeightDecoder"]
+
+
+class WeightDecoder(wiring.Component):
+    """L/d codewords a cycle from the codebook register file (CRF), AND mask, with sign, as the tiles store them.
+
+    Dense tiles get ``d`` weights; sparse tiles get the Q kept weights in ascending order of position, and the positions. The
+    paper has leading-zero counters in every array row; a row is written in one cycle, so here one encoder a tile serves all H
+    rows.
+
+    A pipeline of :attr:`stages` registers that never stalls.
+
+    Members
+    -------
+    i_codeword_write, i_codeword_address, i_codeword
+        Writes the CRF.
+    i_index, i_mask, i_sign
+        The fields of one row write (:attr:`hw.config.AcceleratorConfig.streams`), as the variant has them.
+    o_weights
+        ``tiles`` x ``multipliers`` x 8 bits, ``stages`` cycles later.
+    o_positions
+        In sparse variants ``tiles`` x ``multipliers`` x ``position_bits`` bits.
+    """
+
+    #: Registers from the fields to the outputs.
+    stages = 3
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        members = {
+            "i_codeword_write": In(1),
+            "i_codeword_address": In(range(config.k)),
+            "i_codeword": In(config.d * config.codeword_bits),
+            **{f"i_{name}": In(bits) for name, bits in config.streams.items()},
+            "o_weights": Out(config.tiles * config.multipliers * 8),
+        }
+        if config.position_bits:
+            members["o_positions"] = Out(config.tiles * config.multipliers * config.position_bits)
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+
+        def register(value, name):
+            held = Signal(len(value), name=name, reset_less=True)
+            m.d.sync += held.eq(value)
+            return held
+
+        m.submodules.crf = crf = RegisterFile(config.k, config.d * config.codeword_bits, config.tiles)
+        m.d.comb += [
+            crf.i_write.eq(self.i_codeword_write),
+            crf.i_write_address.eq(self.i_codeword_address),
+            crf.i_write_data.eq(self.i_codeword),
+        ]
+        index = register(self.i_index, "index")
+        ranks = register(self.i_mask, "ranks") if config.mask_bits else None
+        signs = register(register(self.i_sign, "signs_0"), "signs_1") if config.features.sign else None
+
+        weights, positions = [], []
+        for tile in range(config.tiles):
+            m.d.comb += getattr(crf, f"i_address_{tile}").eq(index.word_select(tile, config.index_bits))
+            codeword = register(getattr(crf, f"o_data_{tile}"), f"codeword_{tile}")
+            elements = [codeword.word_select(i, config.codeword_bits) for i in range(config.d)]
+
+            if config.features.mask:
+                kept = []
+                for group in range(config.mask_groups):
+                    number = tile * config.mask_groups + group
+                    m.submodules[f"mask_decoder_{number}"] = decoder = MaskDecoder(
+                        config.N, config.M, config.mask_decoder
+                    )
+                    if ranks is not None:
+                        m.d.comb += decoder.i_rank.eq(ranks.word_select(number, config.mask_bits))
+                    mask = register(decoder.o_mask, f"mask_{number}")
+                    members = elements[group * config.M : (group + 1) * config.M]
+                    if not config.features.sparse:
+                        kept += [element & bit.replicate(len(element)) for element, bit in zip(members, mask, strict=True)]
+                        continue
+                    m.submodules[f"encoder_{number}"] = encoder = PositionEncoder(config.N, config.M)
+                    m.d.comb += encoder.i_mask.eq(mask)
+                    for i in range(config.N):
+                        position = getattr(encoder, f"o_position_{i}")
+                        # Kept weight i is at position i..M-N+i, so the multiplexer needs no other inputs.
+                        choices = members[: config.M - config.N + i + 1]
+                        kept.append(Array([choices[max(p, i)] for p in range(len(choices))])[position])
+                        if config.position_bits:
+                            positions.append(position)
+                elements = kept
+
+            if config.features.sign:
+                m.submodules[f"sign_unit_{tile}"] = sign_unit = SignUnit(len(elements))
+                m.d.comb += [
+                    sign_unit.i_magnitudes.eq(Cat(elements)),
+                    sign_unit.i_signs.eq(signs.word_select(tile, len(elements))),
+                ]
+                weights.append(sign_unit.o_weights)
+            else:
+                weights += elements
+        m.d.comb += self.o_weights.eq(register(Cat(weights), "weights"))
+        if config.position_bits:
+            m.d.comb += self.o_positions.eq(register(Cat(positions), "positions"))
+        return m

@@ -1,0 +1,251 @@
+"""``python -m hw.generate``: Verilog and a manifest of one instance of the accelerator."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from amaranth.back import rtlil
+from amaranth.hdl import Shape
+from amaranth.lib import data, enum, stream, wiring
+
+from hw.config import PRESETS, AcceleratorConfig, ConfigError, preset
+from hw.rtlil import merge_equal_modules
+from hw.yosys import YosysError, run_yosys, yosys_version
+
+__all__ = ["TOP", "Generated", "generate", "main", "to_rtlil", "to_verilog", "write"]
+
+#: Name of the top module, and the first part of the names of all others.
+TOP = "core"
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One instance of the accelerator as text.
+
+    Attributes
+    ----------
+    name
+        What the files are called.
+    verilog, rtlil
+        The design, with equal modules merged. The top module is :data:`TOP`.
+    manifest
+        JSON-compatible description: configuration, derived values, ports, streams, command layout, tool versions, hashes.
+    """
+
+    name: str
+    verilog: str
+    rtlil: str
+    manifest: dict[str, Any]
+
+
+def to_rtlil(component: wiring.Component, top: str = TOP) -> str:
+    """RTLIL of a component, with equal modules merged."""
+    return merge_equal_modules(rtlil.convert(component, name=top, emit_src=False))
+
+
+def to_verilog(rtlil_text: str) -> str:
+    """Verilog of an RTLIL text. Equal texts give equal bytes.
+
+    Raises
+    ------
+    hw.yosys.YosysError
+        Yosys refuses the text.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "design.il").write_text(rtlil_text)
+        # Without -nomux every process would come out as a net of multiplexers.
+        commands = ["read_rtlil design.il", "proc -nomux -norom", "memory_collect", "write_verilog -noattr design.v"]
+        run_yosys(commands, Path(folder))
+        return (Path(folder) / "design.v").read_text()
+
+
+def _shape(shape: Any) -> dict[str, Any]:
+    """Width of a shape, and the fields with their bit offsets where it has any."""
+    described: dict[str, Any] = {"width": Shape.cast(shape).width}
+    if isinstance(shape, type) and issubclass(shape, data.Struct):
+        shape = data.Layout.cast(shape)
+    if isinstance(shape, data.Layout):
+        described["fields"] = {
+            str(name): {"offset": field.offset, **_shape(field.shape)} for name, field in shape
+        }
+    elif isinstance(shape, type) and issubclass(shape, enum.Enum):
+        described["values"] = {member.name: int(member.value) for member in shape}
+    elif Shape.cast(shape).signed:
+        described["signed"] = True
+    return described
+
+
+def _ports(component: wiring.Component) -> Iterator[dict[str, Any]]:
+    for name in ("clk", "rst"):
+        yield {"name": name, "direction": "in", "width": 1}
+    for path, member, _ in component.signature.flatten(component):
+        direction = "in" if member.flow == wiring.In else "out"
+        yield {"name": "__".join(map(str, path)), "direction": direction, **_shape(member.shape)}
+
+
+def _streams(component: wiring.Component) -> dict[str, Any]:
+    streams = {}
+    for name, member in component.signature.members.items():
+        if member.is_signature and isinstance(member.signature, stream.Signature):
+            direction = "in" if member.flow == wiring.In else "out"
+            streams[name] = {"direction": direction, "payload": _shape(member.signature.payload_shape)}
+    return streams
+
+
+def _derived(config: AcceleratorConfig) -> dict[str, Any]:
+    derived = {}
+    for name, value in vars(AcceleratorConfig).items():
+        if isinstance(value, property):
+            result = getattr(config, name)
+            derived[name] = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+    return derived
+
+
+def _source_hash() -> str:
+    """SHA-256 of the names and contents of all Python files of ``hw``."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def generate(config: AcceleratorConfig, name: str) -> Generated:
+    """Verilog, RTLIL and manifest of one instance. Equal configurations give equal bytes.
+
+    Parameters
+    ----------
+    config
+        What to build.
+    name
+        What to call it, in the manifest and as a file.
+
+    Raises
+    ------
+    hw.yosys.YosysError
+        Yosys refuses the design.
+    """
+    # The whole of the hardware; a command line that is refused or lists presets doesn't need it.
+    from hw.core import AcceleratorCore
+
+    core = AcceleratorCore(config)
+    rtlil_text = to_rtlil(core)
+    verilog = to_verilog(rtlil_text)
+    streams = _streams(core)
+    manifest = {
+        "name": name,
+        "top": TOP,
+        "configuration": config.to_dict(),
+        "derived": _derived(config),
+        "ports": list(_ports(core)),
+        "streams": streams,
+        "command": streams["i_command"]["payload"],
+        "tools": {
+            "python": platform.python_version(),
+            "amaranth": metadata.version("amaranth"),
+            "yosys": yosys_version(),
+        },
+        "sha256": {"verilog": hashlib.sha256(verilog.encode()).hexdigest(), "hw": _source_hash()},
+    }
+    return Generated(name, verilog, rtlil_text, manifest)
+
+
+def write(generated: Generated, folder: Path) -> list[Path]:
+    """Write ``<name>.v`` and ``<name>.json``; both appear complete or not at all.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be made or written.
+    """
+    texts = {
+        folder / f"{generated.name}.v": generated.verilog,
+        folder / f"{generated.name}.json": json.dumps(generated.manifest, indent=2) + "\n",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in texts}
+    try:
+        for path, text in texts.items():
+            temporary[path].write_text(text)
+        for path in texts:
+            temporary[path].replace(path)
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+    return list(texts)
+
+
+def _print_presets() -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("preset", "array", "codebook", "N:M", "multipliers", "bits/weight", "what it is"):
+        table.add_column(column, no_wrap=column != "what it is")
+    for name, config in PRESETS.items():
+        features = config.features
+        table.add_row(
+            name,
+            f"{config.H} x {config.L}",
+            f"{config.k} x {config.d}" if features.codebook else "-",
+            f"{config.N}:{config.M}" if features.mask else "-",
+            str(config.H * config.tiles * config.multipliers),
+            f"{sum(config.streams.values()) / config.L:.4g}",
+            features.summary,
+        )
+    # A terminal's own width on a terminal; whole lines in a file or pipe.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
+    parser = _Parser(prog="python -m hw.generate", description=__doc__)
+    parser.add_argument("--preset", metavar="NAME", help="a named configuration; see --list")
+    parser.add_argument(
+        "--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field of the preset"
+    )
+    parser.add_argument("-o", metavar="DIR", type=Path, dest="folder", help="where NAME.v and NAME.json go")
+    parser.add_argument("--list", action="store_true", help="list the presets and exit")
+    options = parser.parse_args(arguments)
+    if options.list:
+        _print_presets()
+        return 0
+    if options.preset is None or options.folder is None:
+        parser.error("--preset NAME and -o DIR are needed (or --list)")
+    try:
+        config = preset(options.preset).override(options.set)
+        # Before the minutes that a large design takes.
+        options.folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(options.folder, os.W_OK):
+            raise PermissionError(f"cannot write into {str(options.folder)!r}")
+        paths = write(generate(config, options.preset), options.folder)
+    except (ConfigError, YosysError) as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"cannot write into {str(options.folder)!r}: {error.strerror or error}")
+    for path in paths:
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Register files and the pointers that run through them."""
