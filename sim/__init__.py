@@ -1,0 +1,1 @@
+"""Co-simulation: cocotb testbenches on Verilator, checked against :mod:`sw.golden`."""

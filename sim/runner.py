@@ -1,0 +1,206 @@
+"""Builds Verilator models and runs cocotb tests on them.
+
+cocotb's own runner makes every signal of a design public, after which Verilator can optimise next to nothing: a 16 x 16 array
+then takes minutes to build. This one makes the ports of the top module public and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+from xml.etree import ElementTree
+
+import cocotb_tools.config
+from cocotb_tools.runner import Verilator
+
+from sim.toolchain import BUILD, verilator_environment, verilator_version
+
+__all__ = ["BuildError", "SimulationError", "VerilatorRunner"]
+
+TAIL_LINES = 30
+
+
+class BuildError(RuntimeError):
+    """Verilator or the C++ compiler refused a design. The message ends with the tail of the log."""
+
+
+class SimulationError(RuntimeError):
+    """A test failed, or the simulation ended early. The message names the tests and ends with the tail of the log."""
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return "\n".join([f"--- the last lines of {log}", *lines[-TAIL_LINES:]])
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock among processes: tests that run side by side share builds."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class VerilatorRunner(Verilator):
+    """Builds one design once, then runs test modules on it.
+
+    Parameters
+    ----------
+    name
+        Directory below ``build/sim`` that holds the model, and first part of the names of result files.
+    verilog
+        Source files.
+    top
+        The top module.
+    options
+        Further options for ``verilator``.
+    """
+
+    def __init__(self, name: str, verilog: Sequence[Path], top: str, options: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.name = name
+        self.verilog = [Path(path).resolve() for path in verilog]
+        self.top = top
+        self.options = list(options)
+        self.build_dir = BUILD / name
+
+    def _set_env_common(self) -> None:
+        super()._set_env_common()
+        libraries = cocotb_tools.config.libs_dir
+        environment = verilator_environment()
+        environment["PATH"] += f"{os.pathsep}{libraries}"
+        self.env.pop("MFLAGS", None)
+        self.env.pop("MAKELEVEL", None)
+        self.env["MAKEFLAGS"] = environment.get("MAKEFLAGS", "")
+        self.env.update({name: environment[name] for name in ("PATH", "VERILATOR_ROOT") if name in environment})
+
+    def _simulator_in_path_build_only(self) -> None:
+        self.executable = "verilator"
+
+    def _build_command(self) -> list[list[str]]:
+        control = self.build_dir / "public.vlt"
+        control.write_text(f'`verilator_config\npublic_flat_rw -module "{self.top}" -port "*"\n')
+        verilate, make = super()._build_command()
+        verilate.remove("--public-flat-rw")
+        verilate.insert(verilate.index(str(self.verilog[0])), str(control))
+        return [verilate, make]
+
+    def _execute_cmds(self, cmds: Sequence[list[str]], cwd: os.PathLike[str] | str, stdout: TextIO | None = None) -> None:
+        # cocotb looks up programs on this process's PATH; env is where ours are.
+        super()._execute_cmds([["/usr/bin/env", *command] for command in cmds], cwd, stdout)
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        parts = [verilator_version(), str(cocotb_tools.config.libs_dir), self.top, *self.options]
+        for part in [*(part.encode() for part in parts), *(path.read_bytes() for path in self.verilog)]:
+            digest.update(len(part).to_bytes(8, "little") + part)
+        return digest.hexdigest()
+
+    def build_model(self) -> Path:
+        """Build the model, unless the one that is there comes from the same sources and options.
+
+        Returns
+        -------
+        Path
+            The directory that holds it.
+
+        Raises
+        ------
+        BuildError
+            Verilator or the C++ compiler failed.
+        sim.toolchain.ToolchainError
+            One of them is missing.
+        """
+        fingerprint = self._fingerprint()
+        self.build_dir.mkdir(parents=True, exist_ok=True)
+        with _lock(BUILD / f"{self.name}.lock"):
+            stamp = self.build_dir / "fingerprint"
+            if stamp.exists() and stamp.read_text() == fingerprint and (self.build_dir / self.top).exists():
+                return self.build_dir
+            log = BUILD / f"{self.name}.build.log"
+            try:
+                self.build(
+                    sources=self.verilog,
+                    hdl_toplevel=self.top,
+                    build_args=self.options,
+                    build_dir=self.build_dir,
+                    clean=True,
+                    log_file=log,
+                )
+            except RuntimeError as error:
+                raise BuildError(f"building {self.name} failed: {error}\n{_tail(log)}") from None
+            stamp.write_text(fingerprint)
+        return self.build_dir
+
+    def run_tests(
+        self,
+        module: str,
+        label: str = "",
+        testcase: str | Sequence[str] | None = None,
+        seed: int = 0,
+        environment: Mapping[str, str] | None = None,
+    ) -> Path:
+        """Run a cocotb test module on the model, which is built first where needed.
+
+        Parameters
+        ----------
+        module
+            Importable name of the module.
+        label
+            Added to the name of the result files, for several runs of one model.
+        testcase
+            Names of the tests to run; all without it.
+        seed
+            Of cocotb's random numbers.
+        environment
+            Further environment variables for the tests.
+
+        Returns
+        -------
+        Path
+            JUnit XML, ``build/sim/<name>[.<label>].xml``. The log lies beside it.
+
+        Raises
+        ------
+        SimulationError
+            A test failed, none ran, or the simulation ended early.
+        """
+        self.build_model()
+        stem = f"{self.name}.{label}" if label else self.name
+        results, log = BUILD / f"{stem}.xml", BUILD / f"{stem}.log"
+        # The tests' own files go beside the model, one directory a run, as runs of one model may overlap.
+        directory = self.build_dir / "runs" / (label or "default")
+        status: str | int | None = 0
+        try:
+            self.test(
+                test_module=module,
+                hdl_toplevel=self.top,
+                hdl_toplevel_lang="verilog",
+                testcase=testcase,
+                seed=seed,
+                extra_env=dict(environment or {}),
+                build_dir=self.build_dir,
+                test_dir=directory,
+                results_xml=str(results),
+                log_file=log,
+            )
+        except SystemExit as error:
+            status = error.code
+        except RuntimeError as error:
+            raise SimulationError(f"{stem}: {error}\n{_tail(log)}") from None
+        if not results.exists():
+            raise SimulationError(f"{stem}: the simulation left no results\n{_tail(log)}")
+        cases = list(ElementTree.parse(results).iter("testcase"))
+        failed = [
+            case.get("name") for case in cases if case.find("failure") is not None or case.find("error") is not None
+        ]
+        if failed:
+            raise SimulationError(f"{stem}: {len(failed)} of {len(cases)} failed: {', '.join(map(str, failed))}\n{_tail(log)}")
+        if status or not cases:
+            raise SimulationError(f"{stem}: {'no test ran' if not cases else f'exit status {status}'}\n{_tail(log)}")
+        return results

@@ -1,0 +1,63 @@
+"""The simulator builds and runs a model, caches it, and says what went wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from sim import runner as runner_module
+from sim.runner import BuildError, SimulationError, VerilatorRunner
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sim")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build in a fresh directory, and let the simulator find counter_bench."""
+    monkeypatch.setattr(runner_module, "BUILD", models)
+    monkeypatch.syspath_prepend(str(HERE))
+
+
+def counter() -> VerilatorRunner:
+    return VerilatorRunner("counter", [HERE / "counter.v"], "counter")
+
+
+def test_tests_run_on_the_model_and_leave_junit_xml(models: Path) -> None:
+    results = counter().run_tests("counter_bench", testcase=["counts_enabled_cycles", "hides_registers"])
+    assert results == models / "counter.xml"
+    names = [case.get("name") for case in ElementTree.parse(results).iter("testcase")]
+    assert names == ["counts_enabled_cycles", "hides_registers"]
+
+
+def test_model_is_built_once_and_again_for_other_options(models: Path) -> None:
+    counter().build_model()
+    model = models / "counter" / "counter"
+    first = model.stat().st_mtime_ns
+    counter().build_model()
+    assert model.stat().st_mtime_ns == first
+    VerilatorRunner("counter", [HERE / "counter.v"], "counter", ["-O0"]).build_model()
+    assert model.stat().st_mtime_ns != first
+
+
+def test_failed_test_is_named_with_the_log() -> None:
+    with pytest.raises(SimulationError, match=r"(?s)1 of 1 failed: is_wrong.*the last lines of.*assert 3 == 4"):
+        counter().run_tests("counter_bench", label="wrong", testcase="is_wrong")
+
+
+def test_missing_test_is_an_error() -> None:
+    with pytest.raises(SimulationError, match="no test ran"):
+        counter().run_tests("counter_bench", label="none", testcase="no_such_test")
+
+
+def test_refused_verilog_is_shown_with_the_log(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.v"
+    bad.write_text("module bad(input clk); assign nonsense = ; endmodule\n")
+    with pytest.raises(BuildError, match=r"(?s)building bad failed.*the last lines of.*syntax error"):
+        VerilatorRunner("bad", [bad], "bad").build_model()
