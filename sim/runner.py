@@ -1,7 +1,7 @@
 """Builds Verilator models and runs cocotb tests on them.
 
-cocotb's own runner makes every signal of a design public, after which Verilator can optimise next to nothing: a 16 x 16 array
-then takes minutes to build. This one makes the ports of the top module public and nothing else.
+cocotb's own runner makes every signal of a design public, after which Verilator can optimise next to nothing: a 16 x 16
+array then takes minutes to build. This one makes the ports of the top module public and nothing else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 from xml.etree import ElementTree
@@ -36,6 +38,13 @@ class SimulationError(RuntimeError):
 def _tail(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return "\n".join([f"--- the last lines of {log}", *lines[-TAIL_LINES:]])
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager
@@ -88,18 +97,36 @@ class VerilatorRunner(Verilator):
         verilate, make = super()._build_command()
         verilate.remove("--public-flat-rw")
         verilate.insert(verilate.index(str(self.verilog[0])), str(control))
-        return [verilate, make]
+        # After Verilator has written its makefile, as objects older than that are compiled again.
+        copies = (
+            [["cp", *map(str, sorted(self._library.glob("*.o"))), str(self.build_dir)]]
+            if self._library.exists()
+            else []
+        )
+        return [verilate, *copies, make]
 
-    def _execute_cmds(self, cmds: Sequence[list[str]], cwd: os.PathLike[str] | str, stdout: TextIO | None = None) -> None:
+    @property
+    def _library(self) -> Path:
+        """Objects of the simulator's own library: most of a small model's build, and the same in every model."""
+        options = [verilator_version().encode(), *(option.encode() for option in self.options)]
+        return BUILD / "toolchain" / f"library-{_digest(options)[:16]}"
+
+    def _keep_library(self) -> None:
+        if self._library.exists():
+            return
+        self._library.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=BUILD) as directory, contextlib.suppress(OSError):
+            complete = Path(directory) / "library"
+            complete.mkdir()
+            for compiled in self.build_dir.glob("verilated*.o"):
+                shutil.copy(compiled, complete)
+            complete.rename(self._library)  # fails where another process was first
+
+    def _execute_cmds(
+        self, cmds: Sequence[list[str]], cwd: os.PathLike[str] | str, stdout: TextIO | None = None
+    ) -> None:
         # cocotb looks up programs on this process's PATH; env is where ours are.
         super()._execute_cmds([["/usr/bin/env", *command] for command in cmds], cwd, stdout)
-
-    def _fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        parts = [verilator_version(), str(cocotb_tools.config.libs_dir), self.top, *self.options]
-        for part in [*(part.encode() for part in parts), *(path.read_bytes() for path in self.verilog)]:
-            digest.update(len(part).to_bytes(8, "little") + part)
-        return digest.hexdigest()
 
     def build_model(self) -> Path:
         """Build the model, unless the one that is there comes from the same sources and options.
@@ -116,24 +143,28 @@ class VerilatorRunner(Verilator):
         sim.toolchain.ToolchainError
             One of them is missing.
         """
-        fingerprint = self._fingerprint()
+        options = [option.encode() for option in self.options]
+        environment = [verilator_version().encode(), str(cocotb_tools.config.libs_dir).encode(), self.top.encode()]
+        fingerprint = _digest([*environment, *options, *(path.read_bytes() for path in self.verilog)])
         self.build_dir.mkdir(parents=True, exist_ok=True)
         with _lock(BUILD / f"{self.name}.lock"):
             stamp = self.build_dir / "fingerprint"
             if stamp.exists() and stamp.read_text() == fingerprint and (self.build_dir / self.top).exists():
                 return self.build_dir
             log = BUILD / f"{self.name}.build.log"
+            shutil.rmtree(self.build_dir)
+            self.build_dir.mkdir()
             try:
                 self.build(
                     sources=self.verilog,
                     hdl_toplevel=self.top,
                     build_args=self.options,
                     build_dir=self.build_dir,
-                    clean=True,
                     log_file=log,
                 )
             except RuntimeError as error:
                 raise BuildError(f"building {self.name} failed: {error}\n{_tail(log)}") from None
+            self._keep_library()
             stamp.write_text(fingerprint)
         return self.build_dir
 
@@ -200,7 +231,9 @@ class VerilatorRunner(Verilator):
             case.get("name") for case in cases if case.find("failure") is not None or case.find("error") is not None
         ]
         if failed:
-            raise SimulationError(f"{stem}: {len(failed)} of {len(cases)} failed: {', '.join(map(str, failed))}\n{_tail(log)}")
+            raise SimulationError(
+                f"{stem}: {len(failed)} of {len(cases)} failed: {', '.join(map(str, failed))}\n{_tail(log)}"
+            )
         if status or not cases:
             raise SimulationError(f"{stem}: {'no test ran' if not cases else f'exit status {status}'}\n{_tail(log)}")
         return results

