@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,12 @@ METHODS = ("int8", "vq", "mvq", "ssvq", "msvq")
 
 
 class LayerError(ValueError):
-    """A compressed layer whose parts contradict each other. The message names the layer, the field and what is allowed."""
+    """A compressed layer whose parts contradict each other. The message names the layer, the field, what is allowed."""
+
+
+def _are_integers(value: object, count: int, low: int) -> bool:
+    """Whether ``value`` is a tuple of ``count`` integers of at least ``low``."""
+    return isinstance(value, tuple) and len(value) == count and all(type(x) is int and x >= low for x in value)
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ class CompressedLayer:
         """Weights kept of a subvector."""
         return self.d * self.n // self.m if self.m else self.d
 
-    def _fail(self, text: str) -> None:
+    def _fail(self, text: str) -> NoReturn:
         raise LayerError(f"layer {self.name!r}: {text}")
 
     def _check_array(self, field: str, wanted: bool, shape: tuple[int, ...], dtype: type) -> None:
@@ -125,16 +131,23 @@ class CompressedLayer:
             self._fail(f"{field} must have shape {list(shape)}, not {list(array.shape)}")
 
     def __post_init__(self) -> None:
+        if type(self.name) is not str or not self.name:
+            self._fail("name must be text, and not empty")
         if self.kind not in ("conv", "linear"):
             self._fail(f"kind must be conv or linear, not {self.kind!r}")
         if self.method not in METHODS:
             self._fail(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
-        if len(self.shape) != 4 or any(type(x) is not int or x < 1 for x in self.shape):
+        if not _are_integers(self.shape, 4, 1):
             self._fail(f"shape must be four positive integers [K, C, R, S], not {self.shape!r}")
         for field, low in (("stride", 1), ("padding", 0), ("dilation", 1)):
             value = getattr(self, field)
-            if len(value) != 2 or any(type(x) is not int or x < low for x in value):
+            if not _are_integers(value, 2, low):
                 self._fail(f"{field} must be two integers of at least {low}, not {value!r}")
+        if self.kind == "linear" and self.shape[2:] != (1, 1):
+            self._fail(f"shape must end in R = S = 1 for a linear layer, not {self.shape!r}")
+        for field in ("d", "k", "n", "m"):
+            if type(getattr(self, field)) is not int:
+                self._fail(f"{field} must be an integer, not {getattr(self, field)!r}")
         K = self.shape[0]
         if type(self.groups) is not int or self.groups < 1 or K % self.groups:
             self._fail(f"groups must be at least 1 and divide K = {K}, not {self.groups!r}")

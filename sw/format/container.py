@@ -1,0 +1,461 @@
+"""The compressed container: one file that holds a network's compressed layers. Byte by byte: ``docs/format.md``."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.layout import Schedule
+from sw.format.layer import CompressedLayer, LayerError, Requantisation
+from sw.format.packing import PackingError, pack_fields, unpack_fields
+from sw.format.streams import StreamError, StreamLayout, layer_streams, unpack_streams
+
+__all__ = [
+    "MAGIC",
+    "VERSION",
+    "Container",
+    "ContainerError",
+    "compression_report",
+    "read_container",
+    "write_container",
+]
+
+#: As in PNG, a byte above 127, both kinds of line end and an end-of-file mark show a transfer that changed the bytes.
+MAGIC = b"\x89MVQ\r\n\x1a\n"
+VERSION = 1
+
+#: Longest codeword. It bounds what a reader may have to allocate for a byte of an index stream.
+MAX_D = 256
+#: Most weights of a layer that has no stream (k = 1, no mask, no sign), where the file's size bounds nothing.
+MAX_WEIGHTS_WITHOUT_STREAM = 1 << 20
+
+_PREFIX = struct.Struct("<8sII")
+_CHECKSUM = struct.Struct("<I")
+
+# Fields of a layer in the header and their values where neither the layer nor the file's `default` gives one.
+_DEFAULTS: dict[str, Any] = {
+    "kind": "conv",
+    "method": ["int8", 0, 0, 0, 0],
+    "stride": [1, 1],
+    "padding": [0, 0],
+    "dilation": [1, 1],
+    "groups": 1,
+    "schedule": None,
+    "channel_scales": False,
+    "requantised": False,
+}
+_OWN = ("name", "shape")
+
+
+class ContainerError(ValueError):
+    """A container that cannot be read or written. The message and ``section`` name the section at fault."""
+
+    def __init__(self, section: str, text: str) -> None:
+        super().__init__(f"{section}: {text}")
+        self.section = section
+
+
+@dataclass(frozen=True)
+class Container:
+    """What a container file holds.
+
+    Parameters
+    ----------
+    layers
+        In the order of the file.
+    schedules
+        For each layer, the schedule in whose loader order its streams are stored.
+    metadata
+        The writer's JSON object.
+    """
+
+    layers: list[CompressedLayer]
+    schedules: list[Schedule]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One layer as the header describes it."""
+
+    fields: dict[str, Any]
+    layout: StreamLayout
+
+    @property
+    def label(self) -> str:
+        return f"layer {self.fields['name']!r}"
+
+    @property
+    def codeword_bits(self) -> int:
+        """Bits of a codeword element: signs that are stored elsewhere leave 7."""
+        return 7 if self.layout.method in ("ssvq", "msvq") else 8
+
+    @property
+    def sections(self) -> dict[str, int]:
+        """Sizes in bytes of the layer's sections, without checksums, in the order of the file."""
+        layout, K = self.layout, self.layout.shape[0]
+        sizes: dict[str, int] = {}
+        if layout.method != "int8":
+            sizes["codebook"] = -(-layout.k * layout.d * self.codeword_bits // 8)
+        sizes |= layout.sizes
+        sizes["scale"] = 4 * (K if self.fields["channel_scales"] else 1)
+        if self.fields["requantised"]:
+            sizes |= {"bias": 4 * K, "multiplier": 4 * K, "shift": K}
+        return sizes
+
+
+def _canonical_schedule(d: int) -> Schedule:
+    """The schedule whose loader order is the canonical order of the subvectors."""
+    return Schedule(1, d or 1)
+
+
+def _entry(fields: dict[str, Any], section: str) -> _Entry:
+    """Check what the sizes of a layer's sections depend on; the rest is checked with the layer itself."""
+
+    def fail(name: str, wanted: str) -> ContainerError:
+        return ContainerError(section, f"{name} must be {wanted}, not {fields[name]!r}")
+
+    def integers(name: str, value: Any, counts: tuple[int, ...], low: int) -> list[int]:
+        if type(value) is not list or len(value) not in counts or any(type(x) is not int or x < low for x in value):
+            raise fail(name, f"a list of {' or '.join(map(str, counts))} integers of at least {low}")
+        return value
+
+    for name in _OWN:
+        if name not in fields:
+            raise ContainerError(section, f"field {name!r} is missing")
+    for name in fields:
+        if name not in _OWN and name not in _DEFAULTS:
+            raise ContainerError(section, f"unknown field {name!r}")
+    if type(fields["name"]) is not str:
+        raise fail("name", "text")
+    for name in ("channel_scales", "requantised"):
+        if type(fields[name]) is not bool:
+            raise fail(name, "true or false")
+    for name, low in (("stride", 1), ("padding", 0), ("dilation", 1)):
+        integers(name, fields[name], (2,), low)
+    shape = integers("shape", fields["shape"], (4,), 1)
+    method = fields["method"]
+    if type(method) is not list or len(method) != 5 or type(method[0]) is not str:
+        raise fail("method", "[name, d, k, n, m]")
+    d, k, n, m = integers("method", method[1:], (4,), 0)
+    if d > MAX_D:
+        raise ContainerError(section, f"d must be at most {MAX_D}, not {d}")
+    schedule = _canonical_schedule(d)
+    if fields["schedule"] is not None:
+        schedule = Schedule(*integers("schedule", fields["schedule"], (2, 6), 1))
+    try:
+        layout = StreamLayout((shape[0], shape[1], shape[2], shape[3]), method[0], d, k, n, m, schedule)
+    except StreamError as error:
+        raise ContainerError(section, str(error)) from None
+    if not layout.bits and prod(shape) > MAX_WEIGHTS_WITHOUT_STREAM:
+        limit = MAX_WEIGHTS_WITHOUT_STREAM
+        raise ContainerError(section, f"a layer without streams must have at most {limit} weights, not {prod(shape)}")
+    return _Entry(fields, layout)
+
+
+def _describe(layer: CompressedLayer, schedule: Schedule) -> dict[str, Any]:
+    cut = list(vars(schedule).values())
+    return {
+        "name": layer.name,
+        "shape": list(layer.shape),
+        "kind": layer.kind,
+        "method": [layer.method, layer.d, layer.k, layer.n, layer.m],
+        "stride": list(layer.stride),
+        "padding": list(layer.padding),
+        "dilation": list(layer.dilation),
+        "groups": layer.groups,
+        "schedule": None if schedule == _canonical_schedule(layer.d) else cut[:2] if cut[2:] == [1] * 4 else cut,
+        "channel_scales": len(layer.scale) > 1,
+        "requantised": layer.requantisation is not None,
+    }
+
+
+def _header(described: Sequence[dict[str, Any]], metadata: Mapping[str, Any] | None) -> bytes:
+    common: dict[str, Any] = {}
+    for name, builtin in _DEFAULTS.items():
+        # Equal counts keep the order of first appearance, so the choice depends on the layers alone.
+        counts = Counter(json.dumps(fields[name]) for fields in described)
+        if counts and (most := json.loads(counts.most_common(1)[0][0])) != builtin:
+            common[name] = most
+    defaults = _DEFAULTS | common
+    layers = [
+        {name: value for name, value in fields.items() if name in _OWN or value != defaults[name]}
+        for fields in described
+    ]
+    header: dict[str, Any] = {"layers": layers}
+    if common:
+        header["default"] = common
+    if metadata:
+        header["metadata"] = metadata
+    try:
+        return json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ContainerError("header", f"metadata must be plain JSON: {error}") from None
+
+
+def _section_data(entry: _Entry, layer: CompressedLayer) -> dict[str, bytes]:
+    """The contents of the layer's sections, in any order."""
+    data = layer_streams(layer, entry.layout.schedule)
+    if layer.codebook is not None:
+        data["codebook"] = pack_fields(layer.codebook.view(np.uint8), entry.codeword_bits)
+    data["scale"] = layer.scale.astype("<f4").tobytes()
+    if layer.requantisation is not None:
+        data["bias"] = layer.requantisation.bias.astype("<i4").tobytes()
+        data["multiplier"] = layer.requantisation.multiplier.astype("<i4").tobytes()
+        data["shift"] = layer.requantisation.shift.tobytes()
+    return data
+
+
+def _write_atomically(path: Path, parts: Sequence[bytes]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "xb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_container(
+    path: str | os.PathLike[str],
+    layers: Sequence[CompressedLayer],
+    schedule: Schedule | tuple[int, int] | Mapping[str, Schedule] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the layers of one network to one file. The same input gives the same bytes.
+
+    The file is complete or unchanged: it is written under another name in the same folder, and then renamed.
+
+    Parameters
+    ----------
+    path
+        The file to write or to replace.
+    layers
+        In the network's order, with different names.
+    schedule
+        In whose loader order the streams are stored: one for all layers, as a ``Schedule`` or as ``(H, L)``; or one for
+        a layer, by its name. Layers without one are stored in canonical order, which pads nothing: ``Schedule(1, d)``.
+    metadata
+        A JSON object of the caller's own.
+
+    Raises
+    ------
+    ContainerError
+        A name is used twice or unknown, a schedule does not fit its layer, a layer is beyond the format's limits, or
+        the metadata are not JSON. Nothing is written.
+    OSError
+        The file cannot be written.
+    """
+    path = Path(path)
+    names = [layer.name for layer in layers]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ContainerError("header", f"layer names must be unique, not {count} times {name!r}")
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise ContainerError("header", f"metadata must be a mapping, not {type(metadata).__name__}")
+    if isinstance(schedule, tuple):
+        try:
+            schedule = Schedule(*schedule)
+        except (TypeError, ValueError) as error:
+            raise ContainerError("header", f"schedule must be (H, L): {error}") from None
+    if isinstance(schedule, Mapping):
+        for name in schedule:
+            if name not in names:
+                raise ContainerError("header", f"schedule given for {name!r}, which is no layer")
+
+    described: list[dict[str, Any]] = []
+    entries: list[_Entry] = []
+    for layer in layers:
+        own = schedule.get(layer.name) if isinstance(schedule, Mapping) else schedule
+        described.append(_describe(layer, own or _canonical_schedule(layer.d)))
+        entries.append(_entry(described[-1], f"layer {layer.name!r}"))
+    header = _header(described, metadata)
+    prefix = _PREFIX.pack(MAGIC, VERSION, len(header)) + header
+    parts = [prefix, _CHECKSUM.pack(zlib.crc32(prefix))]
+    for entry, layer in zip(entries, layers, strict=True):
+        data = _section_data(entry, layer)
+        for name in entry.sections:
+            parts += [data[name], _CHECKSUM.pack(zlib.crc32(data[name]))]
+    _write_atomically(path, parts)
+
+
+def _parse_header(data: bytes) -> tuple[list[_Entry], dict[str, Any], int]:
+    """The layers as described, the metadata, and the offset of the first section."""
+    if data[: len(MAGIC)] != MAGIC:
+        raise ContainerError("magic", f"the file must begin with {MAGIC!r}, not {data[: len(MAGIC)]!r}")
+    if len(data) < _PREFIX.size:
+        raise ContainerError("header", f"the file is truncated: {len(data)} bytes of at least {_PREFIX.size}")
+    _, version, length = _PREFIX.unpack_from(data)
+    if version != VERSION:
+        raise ContainerError("version", f"must be {VERSION}, not {version}")
+    end = _PREFIX.size + length
+    if len(data) < end + _CHECKSUM.size:
+        raise ContainerError("header", f"the file is truncated: {len(data)} bytes of at least {end + _CHECKSUM.size}")
+    if zlib.crc32(data[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
+        raise ContainerError("header", "checksum mismatch, the bytes are corrupted")
+
+    try:
+        header = json.loads(data[_PREFIX.size : end])
+    except (ValueError, RecursionError) as error:
+        raise ContainerError("header", f"must be JSON: {error}") from None
+    if type(header) is not dict or any(name not in ("layers", "default", "metadata") for name in header):
+        raise ContainerError("header", "must be an object of layers, default and metadata")
+    default, metadata = header.get("default", {}), header.get("metadata", {})
+    if type(default) is not dict or type(metadata) is not dict:
+        raise ContainerError("header", "default and metadata must be objects")
+    layers = header.get("layers")
+    if type(layers) is not list or any(type(fields) is not dict for fields in layers):
+        raise ContainerError("header", "layers must be a list of objects")
+    entries = []
+    names = set()
+    for fields in layers:
+        entry = _entry(_DEFAULTS | default | fields, f"header of layer {fields.get('name')!r}")
+        if entry.fields["name"] in names:
+            raise ContainerError("header", f"layer names must be unique, not twice {entry.fields['name']!r}")
+        names.add(entry.fields["name"])
+        entries.append(entry)
+    return entries, metadata, end + _CHECKSUM.size
+
+
+def _sections(data: bytes, entries: Sequence[_Entry], offset: int) -> Iterator[tuple[_Entry, dict[str, bytes]]]:
+    """The checked sections of each layer. The file's length is checked before the first is touched."""
+    end = offset
+    for entry in entries:
+        for name, size in entry.sections.items():
+            end += size + _CHECKSUM.size
+            if end > len(data):
+                text = f"the file is truncated: {len(data)} bytes, the section of {size} ends at {end}"
+                raise ContainerError(f"{entry.label} {name}", text)
+    if end < len(data):
+        raise ContainerError("end", f"{len(data) - end} bytes behind the last section")
+    for entry in entries:
+        contents: dict[str, bytes] = {}
+        for name, size in entry.sections.items():
+            contents[name] = data[offset : offset + size]
+            offset += size
+            if zlib.crc32(contents[name]) != _CHECKSUM.unpack_from(data, offset)[0]:
+                raise ContainerError(f"{entry.label} {name}", "checksum mismatch, the bytes are corrupted")
+            offset += _CHECKSUM.size
+        yield entry, contents
+
+
+def _decode(entry: _Entry, contents: Mapping[str, bytes]) -> CompressedLayer:
+    layout, fields = entry.layout, entry.fields
+    parts: dict[str, Any]
+    try:
+        parts = dict(unpack_streams(layout, {name: contents[name] for name in layout.sizes}))
+    except StreamError as error:
+        raise ContainerError(f"{entry.label} {error.stream}", str(error)) from None
+    if "codebook" in contents:
+        try:
+            elements = unpack_fields(contents["codebook"], entry.codeword_bits, layout.k * layout.d)
+        except PackingError as error:
+            raise ContainerError(f"{entry.label} codebook", str(error)) from None
+        parts["codebook"] = elements.astype(np.uint8).view(np.int8).reshape(layout.k, layout.d)
+
+    def array(name: str, dtype: str) -> NDArray[Any]:
+        # A copy in the machine's byte order: np.frombuffer alone would be read-only.
+        return np.frombuffer(contents[name], dtype).astype(np.dtype(dtype).newbyteorder("="))
+
+    if fields["requantised"]:
+        parts["requantisation"] = Requantisation(array("bias", "<i4"), array("multiplier", "<i4"), array("shift", "u1"))
+    try:
+        return CompressedLayer(
+            name=fields["name"],
+            kind=fields["kind"],
+            shape=layout.shape,
+            method=layout.method,
+            scale=array("scale", "<f4"),
+            stride=tuple(fields["stride"]),
+            padding=tuple(fields["padding"]),
+            dilation=tuple(fields["dilation"]),
+            groups=fields["groups"],
+            d=layout.d,
+            k=layout.k,
+            n=layout.n,
+            m=layout.m,
+            **parts,
+        )
+    except LayerError as error:
+        raise ContainerError(entry.label, str(error)) from None
+
+
+def read_container(path: str | os.PathLike[str]) -> Container:
+    """Read and check a whole container.
+
+    Every byte is covered by a check. Nothing is allocated for a layer before the file has proved to be long enough for
+    it.
+
+    Raises
+    ------
+    ContainerError
+        The file is truncated, too long, corrupted, of another version, or its header or contents are out of range.
+    OSError
+        The file cannot be read.
+    """
+    data = Path(path).read_bytes()
+    entries, metadata, offset = _parse_header(data)
+    layers = [_decode(entry, contents) for entry, contents in _sections(data, entries, offset)]
+    return Container(layers, [entry.layout.schedule for entry in entries], metadata)
+
+
+def compression_report(layers: Sequence[CompressedLayer], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the layers take in the file at ``path``, beside their weights in 32-bit floating point.
+
+    Parameters
+    ----------
+    layers
+        The layers that were written there.
+    path
+        The container.
+
+    Returns
+    -------
+    dict
+        ``bytes`` (the whole file), ``overhead`` (bytes of it in no layer's sections: prefix and header),
+        ``float_bytes``, ``ratio`` = float_bytes / bytes; and ``layers``, for each ``name``, ``sections`` (bytes by
+        section, each with its 4-byte checksum), ``bytes`` (their sum), ``float_bytes`` and ``ratio``.
+
+    Raises
+    ------
+    ContainerError
+        The file is damaged, or does not hold these layers.
+    OSError
+        The file cannot be read.
+    """
+    data = Path(path).read_bytes()
+    entries, _, offset = _parse_header(data)
+    stored = [(entry.fields["name"], entry.layout.shape) for entry, _ in _sections(data, entries, offset)]
+    if stored != (given := [(layer.name, layer.shape) for layer in layers]):
+        different = next((pair for pair in zip(stored, given, strict=False) if pair[0] != pair[1]), None)
+        text = f"{different[0]}, not {different[1]}" if different else f"{len(stored)} layers, not {len(given)}"
+        raise ContainerError("header", f"the file holds {text}")
+    rows = []
+    for entry in entries:
+        sections = {name: size + _CHECKSUM.size for name, size in entry.sections.items()}
+        used, floats = sum(sections.values()), 4 * prod(entry.layout.shape)
+        rows.append(
+            {
+                "name": entry.fields["name"],
+                "sections": sections,
+                "bytes": used,
+                "float_bytes": floats,
+                "ratio": floats / used,
+            }
+        )
+    floats = sum(row["float_bytes"] for row in rows)
+    return {"bytes": len(data), "overhead": offset, "float_bytes": floats, "ratio": floats / len(data), "layers": rows}

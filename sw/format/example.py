@@ -1,0 +1,73 @@
+"""Random layers for tests and co-simulation, with every corner value in them."""
+
+from __future__ import annotations
+
+from math import comb
+from typing import Any
+
+import numpy as np
+
+from sw.format.layer import CompressedLayer, Requantisation
+from sw.format.packing import unrank_masks
+
+__all__ = ["random_layer"]
+
+
+def random_layer(
+    rng: np.random.Generator,
+    method: str,
+    shape: tuple[int, int, int, int],
+    *,
+    d: int = 0,
+    k: int = 0,
+    n: int = 0,
+    m: int = 0,
+    requantised: bool = False,
+    name: str = "random",
+    **geometry: Any,
+) -> CompressedLayer:
+    """A layer of uniformly random integers.
+
+    Among them, as far as the layer is large enough: the least, the greatest and the zero weight, the first and the last
+    codeword, and the masks first and last in rank order.
+
+    Parameters
+    ----------
+    rng
+        Source of all randomness.
+    method, shape, d, k, n, m, name
+        As in :class:`~sw.format.layer.CompressedLayer`; ``n`` and ``m`` default to d where the method has no masks, and all
+        four are left out for ``int8``.
+    requantised
+        Give the layer a random requantisation.
+    geometry
+        ``kind``, ``stride``, ``padding``, ``dilation``, ``groups``.
+    """
+    K, C, R, S = shape
+    parts: dict[str, Any] = {"scale": np.array([2.0**-7], np.float32)}
+    if method == "int8":
+        weights = rng.integers(-128, 128, shape).astype(np.int8)
+        weights.reshape(-1)[:3] = [-128, 127, 0][: weights.size]
+        parts["weights"] = weights
+    else:
+        n, m = n or d, m or d
+        NG = K // d * C * R * S
+        low = 0 if method in ("ssvq", "msvq") else -128
+        codebook = rng.integers(low, 128, (k, d)).astype(np.int8)
+        codebook.reshape(-1)[:3] = [low, 127, 0][: codebook.size]
+        assignments = rng.integers(0, k, NG).astype(np.int32)
+        assignments[:2] = [0, k - 1][:NG]
+        parts |= {"d": d, "k": k, "n": n, "m": m, "codebook": codebook, "assignments": assignments}
+        if method in ("mvq", "msvq"):
+            ranks = rng.integers(0, comb(m, n), NG * (d // m))
+            ranks[:2] = [0, comb(m, n) - 1][: len(ranks)]
+            parts["masks"] = unrank_masks(ranks, n, m).reshape(NG, d)
+        if low == 0:
+            parts["signs"] = rng.random((NG, d * n // m)) < 0.5
+    if requantised:
+        parts["requantisation"] = Requantisation(
+            bias=rng.integers(-(1 << 16), 1 << 16, K).astype(np.int32),
+            multiplier=rng.integers(1 << 30, 1 << 31, K).astype(np.int32),
+            shift=rng.integers(38, 46, K).astype(np.uint8),
+        )
+    return CompressedLayer(name=name, shape=shape, method=method, **({"kind": "conv"} | parts | geometry))

@@ -1,0 +1,53 @@
+"""Proof that a layer's partial sums fit a given width."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sw.format.layer import CompressedLayer
+from sw.golden.layer import GoldenError
+
+__all__ = ["PsumOverflowError", "check_psum_width", "psum_bounds"]
+
+
+class PsumOverflowError(ValueError):
+    """A layer whose partial sums can overflow. The message names the layer, the channel, the bound and the width."""
+
+
+def psum_bounds(layer: CompressedLayer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The least and the greatest partial sum of each output channel, int64 ``[K]`` each, over all int8 activations.
+
+    A product w*x with x in -128..127 lies between ``min(-128*w, 127*w)`` and ``max(-128*w, 127*w)``, an interval that
+    holds 0. So the sum of any subset of the products, whatever the order of accumulation or the shape of an adder tree,
+    lies between the sum of all minima and the sum of all maxima; and both are reached.
+    """
+    weights = layer.integer_weights().reshape(layer.shape[0], -1).astype(np.int16)
+    low = np.minimum(-128 * weights, 127 * weights).sum(axis=1, dtype=np.int64)
+    high = np.maximum(-128 * weights, 127 * weights).sum(axis=1, dtype=np.int64)
+    return low, high
+
+
+def check_psum_width(layer: CompressedLayer, bits: int) -> None:
+    """Prove that no partial sum of the layer, in any order, overflows ``bits`` bits in two's complement.
+
+    Raises
+    ------
+    PsumOverflowError
+        Some activations overflow: :func:`psum_bounds` is exact.
+    GoldenError
+        ``bits`` is not in 2..64.
+    """
+    if type(bits) is not int or not 2 <= bits <= 64:
+        raise GoldenError(f"bits must be in 2..64, not {bits!r}")
+    low, high = psum_bounds(layer)
+    limit = 1 << (bits - 1)
+    # How far each channel is beyond the range -limit..limit - 1.
+    excess = np.maximum(-low - limit, high - (limit - 1))
+    channel = int(excess.argmax())
+    if excess[channel] > 0:
+        reached = int(low[channel]) if -low[channel] > high[channel] else int(high[channel])
+        raise PsumOverflowError(
+            f"layer {layer.name!r}: output channel {channel} reaches partial sums of {reached}, "
+            f"beyond {-limit}..{limit - 1} of {bits} bits"
+        )
