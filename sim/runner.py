@@ -25,6 +25,7 @@ from sim.toolchain import BUILD, verilator_environment, verilator_version
 __all__ = ["BuildError", "SimulationError", "VerilatorRunner"]
 
 TAIL_LINES = 30
+LIBRARIES = BUILD / "toolchain"
 
 
 class BuildError(RuntimeError):
@@ -109,13 +110,13 @@ class VerilatorRunner(Verilator):
     def _library(self) -> Path:
         """Objects of the simulator's own library: most of a small model's build, and the same in every model."""
         options = [verilator_version().encode(), *(option.encode() for option in self.options)]
-        return BUILD / "toolchain" / f"library-{_digest(options)[:16]}"
+        return LIBRARIES / f"library-{_digest(options)[:16]}"
 
     def _keep_library(self) -> None:
         if self._library.exists():
             return
-        self._library.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=BUILD) as directory, contextlib.suppress(OSError):
+        LIBRARIES.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=LIBRARIES) as directory, contextlib.suppress(OSError):
             complete = Path(directory) / "library"
             complete.mkdir()
             for compiled in self.build_dir.glob("verilated*.o"):
