@@ -36,10 +36,10 @@ def check_psum_width(layer: CompressedLayer, bits: int) -> None:
     PsumOverflowError
         Some activations overflow: :func:`psum_bounds` is exact.
     GoldenError
-        ``bits`` is not in 2..64.
+        ``bits`` is not in 2..32.
     """
-    if type(bits) is not int or not 2 <= bits <= 64:
-        raise GoldenError(f"bits must be in 2..64, not {bits!r}")
+    if type(bits) is not int or not 2 <= bits <= 32:
+        raise GoldenError(f"bits must be in 2..32, not {bits!r}")
     low, high = psum_bounds(layer)
     limit = 1 << (bits - 1)
     # How far each channel is beyond the range -limit..limit - 1.

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from math import ceil, comb, log2
+from typing import Any
+
+import pytest
+
+from hw.config import MASK_DECODERS, PRESETS, VARIANTS, AcceleratorConfig, ConfigError, preset
+
+FIELDS = [field.name for field in dataclasses.fields(AcceleratorConfig)]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets(name: str) -> None:
+    config = preset(name)
+    variant, _, size = name.rpartition("-")
+    assert config.variant == variant
+    assert (config.H, config.L) == ((4, 8) if size == "tiny" else (int(size), int(size)))
+    assert AcceleratorConfig.from_dict(config.to_dict()) == config
+    assert AcceleratorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert list(config.to_dict()) == FIELDS
+    assignments = [f"{field}={json.dumps(value)}" for field, value in config.to_dict().items()]
+    assert AcceleratorConfig().override(assignments) == config
+    assert config.override([]) == config
+
+
+def test_presets_are_all_variants_at_all_sizes() -> None:
+    assert set(PRESETS) == {f"{variant}-{size}" for variant in VARIANTS for size in (16, 32, 64, "tiny")}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_a_preset_implies(name: str) -> None:
+    config = preset(name)
+    features = config.features
+    assert config.tiles * config.d == config.L
+    kept = config.d * config.N // config.M if features.mask else config.d
+    assert config.Q == kept
+    assert config.multipliers == (kept if features.sparse else config.d)
+    index = ceil(log2(config.k)) if features.codebook else 0
+    mask = ceil(log2(comb(config.M, config.N))) if features.mask else 0
+    assert (config.index_bits, config.mask_bits) == (index, mask)
+    assert config.position_bits == (ceil(log2(config.M)) if features.sparse else 0)
+    assert (config.codeword_bits, config.product_width) == ((7, 15) if features.sign else (8, 16))
+    if not features.codebook:
+        assert config.streams == {"weight": 8 * config.L}
+    else:
+        streams = {"index": index, "mask": mask * config.mask_groups, "sign": kept if features.sign else 0}
+        assert config.streams == {key: bits * config.tiles for key, bits in streams.items() if bits}
+
+
+def test_bits_of_the_papers_codes() -> None:
+    config = preset("ews-cms-64")
+    assert (config.index_bits, config.mask_bits, config.position_bits, config.Q, config.tiles) == (9, 11, 4, 4, 4)
+    assert preset("ews-msvq-16").streams == {"index": 5, "mask": 11, "sign": 4}
+    assert preset("ews-ssvq-16").streams == {"index": 8, "sign": 16}
+
+
+@pytest.mark.parametrize(
+    ("H", "every", "product", "registers", "latency"),
+    [(16, 3, True, 1, 4), (16, 0, True, 0, 3), (16, 1, False, 4, 6), (64, 3, True, 2, 5), (1, 1, False, 0, 2)],
+)
+def test_latency(H: int, every: int, product: bool, registers: int, latency: int) -> None:
+    config = AcceleratorConfig(H=H, tree_register_levels=every, product_register=product)
+    assert (config.tree_registers, config.latency) == (registers, latency)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"variant": "ews-x"}, f"variant must be one of {', '.join(VARIANTS)}, not 'ews-x'"),
+    ({"mask_decoder": "rom"}, f"mask_decoder must be one of {', '.join(MASK_DECODERS)}, not 'rom'"),
+    ({"N": 0}, "N must be in 1..M = 1..16, not 0"),
+    ({"N": 17}, "N must be in 1..M = 1..16, not 17"),
+    ({"wrf_depth": 12}, "wrf_depth must be a power of two, not 12"),
+    ({"arf_depth": 3}, "arf_depth must be a power of two, not 3"),
+    ({"prf_depth": 255}, "prf_depth must be a power of two, not 255"),
+    ({"word_width": 12}, "word_width must be a multiple of 8, not 12"),
+    ({"L": 24}, "L must be a multiple of d = 16, not 24"),
+    ({"d": 8}, "d must be a multiple of M = 16, not 8"),
+    ({"variant": 3}, "variant must be str, not int 3"),
+    ({"H": "16"}, "H must be int, not str '16'"),
+    ({"H": 16.0}, "H must be int, not float 16.0"),
+    ({"H": True}, "H must be int, not bool True"),
+    ({"k": None}, "k must be int, not NoneType None"),
+    ({"product_register": 1}, "product_register must be bool, not int 1"),
+]
+for _name, _low, _high in (
+    ("H", 1, 256),
+    ("L", 1, 256),
+    ("d", 1, 64),
+    ("k", 2, 4096),
+    ("M", 1, 32),
+    ("wrf_depth", 2, 256),
+    ("arf_depth", 2, 256),
+    ("prf_depth", 2, 256),
+    ("psum_width", 16, 32),
+    ("word_width", 8, 512),
+    ("loop_bits", 4, 16),
+    ("tree_register_levels", 0, 8),
+):
+    for _value in (_low - 1, _high + 1):
+        WRONG.append(({_name: _value}, f"{_name} must be in {_low}..{_high}, not {_value}"))
+
+
+@pytest.mark.parametrize(("fields", "message"), [pytest.param(*case, id=str(case[0])) for case in WRONG])
+def test_config_refuses(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        AcceleratorConfig(**fields)
+
+
+def test_masks_do_not_matter_without_masks() -> None:
+    assert AcceleratorConfig(variant="ews-c", d=8).Q == 8
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        pytest.param(["H"], "expected field=value, not 'H'", id="no value"),
+        pytest.param(["h=4"], "unknown field 'h'; the fields are variant, H, L,", id="unknown"),
+        pytest.param(["H="], "H must be int, not str ''", id="empty"),
+        pytest.param(["H=four"], "H must be int, not str 'four'", id="text"),
+        pytest.param(["H=[4]"], r"H must be int, not list \[4\]", id="list"),
+        pytest.param(["variant=ws=2"], "variant must be one of .*, not 'ws=2'", id="second sign"),
+        pytest.param(["product_register=yes"], "product_register must be bool, not str 'yes'", id="bool"),
+    ],
+)
+def test_override_refuses(assignments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AcceleratorConfig().override(assignments)
+
+
+def test_override_sees_all_assignments_at_once() -> None:
+    config = AcceleratorConfig().override(["d=8", "M=8", "variant=ews-cm", "product_register=false"])
+    assert (config.d, config.M, config.variant, config.product_register) == (8, 8, "ews-cm", False)
+
+
+def test_from_dict_and_preset_refuse() -> None:
+    with pytest.raises(ConfigError, match="unknown field 'h'; the fields are variant, H, L,"):
+        AcceleratorConfig.from_dict({"h": 4})
+    with pytest.raises(ConfigError, match="unknown preset 'ews-8'; the presets are ews-16, ews-32,"):
+        preset("ews-8")
