@@ -1,0 +1,16 @@
+"""Cycles of the accelerator, and the schedule that needs the fewest."""
+
+from sw.perf.cycles import LayerRun, TileTiming, issue_slots, sequence_cycles, tile_timings
+from sw.perf.schedule import ScheduleError, check_schedule, choose_schedule, psum_accesses
+
+__all__ = [
+    "LayerRun",
+    "ScheduleError",
+    "TileTiming",
+    "check_schedule",
+    "choose_schedule",
+    "issue_slots",
+    "psum_accesses",
+    "sequence_cycles",
+    "tile_timings",
+]

@@ -1,0 +1,185 @@
+"""Cycles of a sequence of layers on the accelerator core, exact for streams that never pause.
+
+The closed form of the loop nest (MVQ figure 7): a layer tile issues one array operation a cycle, ``positions * A*B*D`` of
+them, and its weights take one cycle a row write, or as many as the words of a row's packed fields need. Loading runs
+beside the array as far as the ring of WRF entries allows.
+
+What follows from the RTL, cycle by cycle:
+
+- a command is taken one cycle after the one before it has gone on to the loop controller;
+- the codewords follow from the next cycle on, one a cycle, then the rows; the first row of a WRF entry waits until the
+  entry ``wrf_depth`` before it has been read for the last time;
+- the command goes on :data:`LOADER_LATENCY` cycles after the last row, but not before the cycle in which the running
+  tile issues its last operation; the first operation of the tile is issued in the next cycle;
+- the first operation for a PRF entry waits until the entry ``prf_depth`` before it has left. A sum can leave
+  ``config.latency`` cycles after its last operation. With ``prf_depth > config.latency`` that never waits, and a tile is
+  issued in exactly ``positions * A*B*D`` cycles; else the waiting is followed operation by operation;
+- activations never wait: one can arrive every cycle, and the ARF holds the window of the next position.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.config import AcceleratorConfig
+from hw.layout import LayerTile, Schedule, layer_tiles
+
+__all__ = ["LOADER_LATENCY", "LayerRun", "TileTiming", "issue_slots", "sequence_cycles", "tile_timings"]
+
+#: Cycles from the last row write that enters the weight decoder to the earliest hand-over of the command, with a codebook
+#: register file (True) and without (False): the decoder's pipeline and the state that waits for it to drain.
+LOADER_LATENCY = {True: 4, False: 2}
+
+_LONG_AGO = -(1 << 60)
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """What the cycles of one layer depend on.
+
+    Parameters
+    ----------
+    shape
+        ``[K, C, R, S]``.
+    positions
+        Output positions, E * F.
+    schedule
+        How the layer is cut into layer tiles.
+    codewords
+        Codewords that its first command loads, 0 for raw weights.
+    """
+
+    shape: tuple[int, int, int, int]
+    positions: int
+    schedule: Schedule
+    codewords: int = 0
+
+
+@dataclass(frozen=True)
+class TileTiming:
+    """When a layer tile does what. Cycles count from 0, the cycle in which the first command of the sequence is taken.
+
+    Attributes
+    ----------
+    accepted
+        The command is taken.
+    loaded
+        The last row write enters the weight decoder.
+    started, issued
+        The first and the last array operation are issued.
+    finished
+        The last vector of partial sums leaves.
+    """
+
+    tile: LayerTile
+    accepted: int
+    loaded: int
+    started: int
+    issued: int
+    finished: int
+
+
+def issue_slots(run: LayerRun) -> int:
+    """Array operations of a layer: ``positions * A*B*D`` summed over its layer tiles (MVQ figure 7)."""
+    return sum(run.positions * tile.A * tile.B * tile.D for tile in layer_tiles(run.shape, run.schedule))
+
+
+def _row_ends(config: AcceleratorConfig, rows: int) -> NDArray[np.int64]:
+    """Cycles that the first i row writes of a layer take, int64 ``[rows + 1]``.
+
+    A field that ends in the i-th word of its stream waits for that word; every stream gives a word a cycle.
+    """
+    number = np.arange(rows + 1, dtype=np.int64)
+    cycles = np.ones(rows, np.int64)
+    for bits in config.streams.values():
+        words = -(-number * bits // config.word_width)
+        cycles = np.maximum(cycles, np.diff(words))
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(cycles)])
+
+
+class _Array:
+    """The register rings of the core and the cycles at which their entries come free."""
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        self.accept = 0
+        self.issued = _LONG_AGO
+        self.released = deque([_LONG_AGO] * config.wrf_depth, config.wrf_depth)
+        self.left = deque([_LONG_AGO] * config.prf_depth, config.prf_depth)
+
+    def run(self, tile: LayerTile, positions: int, codewords: int, row_ends: NDArray[np.int64], row: int) -> TileTiming:
+        """Advance by one layer tile, whose first row write is number ``row`` of its layer."""
+        accepted = self.accept
+        cycle = accepted + 1 + codewords
+        ends = row_ends[row:]
+        entry_rows = [self.config.H] * (tile.A * (tile.B - 1)) + [tile.rows] * tile.A
+        written = 0
+        freed = list(self.released)
+        for entry, rows in enumerate(entry_rows * tile.D):
+            # The WRF's last wrf_depth entries are in freed, this tile's own need not be: A*B*D <= wrf_depth.
+            cycle = max(cycle, freed[entry] + 1) + int(ends[written + rows] - ends[written])
+            written += rows
+        loaded = cycle - 1
+        handed_over = max(loaded + LOADER_LATENCY[self.config.features.codebook], self.issued)
+        self.accept = handed_over + 1
+        self._issue(tile, positions, handed_over)
+        return TileTiming(tile, accepted, loaded, handed_over + 1, self.issued, self.left[-1])
+
+    def _issue(self, tile: LayerTile, positions: int, cycle: int) -> None:
+        A, rest = tile.A, tile.A * (tile.B * tile.D - 1)
+        waits: list[int] = []
+        while positions:
+            before = cycle
+            oldest = list(self.left)[:A]
+            issues = []
+            for left in oldest:
+                cycle = max(cycle, left) + 1
+                issues.append(cycle)
+            issues += range(cycle + 1, cycle + rest + 1)
+            cycle += rest
+            for last in issues[-A:]:
+                self.left.append(max(self.left[-1] + 1, last + self.config.latency))
+            positions -= 1
+            # Once a position leaves the PRF as it found it, all further ones take as many cycles.
+            waited, waits = waits, [left - cycle for left in self.left]
+            if positions and waits == waited:
+                skipped = positions * (cycle - before)
+                cycle += skipped
+                issues = [issue + skipped for issue in issues]
+                self.left = deque((left + skipped for left in self.left), self.left.maxlen)
+                positions = 0
+        self.issued = cycle
+        self.released.extend(issues)
+
+
+def tile_timings(config: AcceleratorConfig, runs: Iterable[LayerRun]) -> Iterator[tuple[int, TileTiming]]:
+    """Timing of every layer tile of layers that run back to back, with the number of its layer.
+
+    Exact when every source offers its next transfer at once, and the sink takes everything.
+    """
+    array = _Array(config)
+    for number, run in enumerate(runs):
+        K, C, R, S = run.shape
+        row_ends = _row_ends(config, -(-K // config.L) * C * R * S)
+        row, codewords = 0, run.codewords
+        for tile in layer_tiles(run.shape, run.schedule):
+            yield number, array.run(tile, run.positions, codewords, row_ends, row)
+            row += tile.A * tile.D * ((tile.B - 1) * config.H + tile.rows)
+            codewords = 0
+
+
+def sequence_cycles(config: AcceleratorConfig, runs: Iterable[LayerRun]) -> list[int]:
+    """Cycles of each of several layers that run back to back.
+
+    The first layer's count from the cycle in which its first command is taken, the others' from the last vector of the layer
+    before; all end with the cycle in which the layer's last vector of partial sums leaves.
+    """
+    finished: list[int] = []
+    for number, timing in tile_timings(config, runs):
+        finished[number:] = [timing.finished]
+    return [end - start for start, end in zip([-1, *finished[:-1]], finished, strict=True)]
