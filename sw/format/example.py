@@ -36,8 +36,8 @@ def random_layer(
     rng
         Source of all randomness.
     method, shape, d, k, n, m, name
-        As in :class:`~sw.format.layer.CompressedLayer`; ``n`` and ``m`` default to d where the method has no masks, and all
-        four are left out for ``int8``.
+        As in :class:`~sw.format.layer.CompressedLayer`; ``n`` and ``m`` default to d where the method has no masks, and
+        all four are left out for ``int8``.
     requantised
         Give the layer a random requantisation.
     geometry

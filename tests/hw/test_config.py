@@ -18,7 +18,7 @@ def test_presets(name: str) -> None:
     config = preset(name)
     variant, _, size = name.rpartition("-")
     assert config.variant == variant
-    assert (config.H, config.L) == ((4, 8) if size == "tiny" else (int(size), int(size)))
+    assert ((4, 8) if size == "tiny" else (int(size), int(size))) == (config.H, config.L)
     assert AcceleratorConfig.from_dict(config.to_dict()) == config
     assert AcceleratorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert list(config.to_dict()) == FIELDS
@@ -37,7 +37,7 @@ def test_what_a_preset_implies(name: str) -> None:
     features = config.features
     assert config.tiles * config.d == config.L
     kept = config.d * config.N // config.M if features.mask else config.d
-    assert config.Q == kept
+    assert kept == config.Q
     assert config.multipliers == (kept if features.sparse else config.d)
     index = ceil(log2(config.k)) if features.codebook else 0
     mask = ceil(log2(comb(config.M, config.N))) if features.mask else 0

@@ -334,7 +334,7 @@ def test_other_contents_out_of_range(path: Path) -> None:
         read_container(path)
     head = {"layers": [{"name": "a", "shape": [1, 1, 1, 1], "schedule": [1, 2]}]}
     path.write_bytes(assemble(head, [b"\1\1" + bytes(6), struct.pack("<f", 1)]))
-    with pytest.raises(ContainerError, match="layer 'a' weight: .*absent output channels must be zero"):
+    with pytest.raises(ContainerError, match=r"layer 'a' weight: .*absent output channels must be zero"):
         read_container(path)
 
 

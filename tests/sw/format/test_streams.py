@@ -110,7 +110,7 @@ def test_unpack_reverses(method: str, schedule: str) -> None:
 @pytest.mark.parametrize("method", ["mvq", "msvq"])
 def test_raw_weights(method: str) -> None:
     layer, cut = any_layer(method), SCHEDULES["extended"]
-    K, C, R, S = layer.shape
+    K = layer.shape[0]
     writes = np.frombuffer(layer_streams(layer, cut, raw=True)["weight"], np.int8)
     layout = StreamLayout.of(layer, cut, raw=True)
     writes = writes[: layout.row_writes * cut.L].reshape(-1, cut.L)
@@ -209,8 +209,8 @@ def test_layer_streams_refuse_a_schedule_that_does_not_fit() -> None:
     ],
 )
 def test_unpack_refuses(name: str, edit: Any, message: str) -> None:
-    # 12 output channels on 8 columns: 42 row writes of two fields, of which the second is absent in the last 21. So field
-    # 43, the bits from 129 on, is the first absent one.
+    # 12 output channels on 8 columns: 42 row writes of two fields, of which the second is absent in the last 21. So
+    # field 43, the bits from 129 on, is the first absent one.
     layer = any_layer("mvq one group", (12, 7, 3, 1))
     schedule = Schedule(4, 8)
     layout = StreamLayout.of(layer, schedule)
