@@ -98,7 +98,8 @@ class AcceleratorConfig:
     product_register
         A pipeline register behind each multiplier.
     tree_register_levels
-        A pipeline register behind every this many levels of the adder trees; 0 for none.
+        A pipeline register behind every this many levels of the adder trees; 0 for none. The presets' pipeline is cut for the
+        paper's clock of 300 MHz.
 
     Raises
     ------
@@ -114,14 +115,14 @@ class AcceleratorConfig:
     N: int = 4
     M: int = 16
     wrf_depth: int = 16
-    arf_depth: int = 16
+    arf_depth: int = 8
     prf_depth: int = 8
     psum_width: int = 24
     word_width: int = 64
     loop_bits: int = 12
     mask_decoder: str = "arithmetic"
     product_register: bool = True
-    tree_register_levels: int = 3
+    tree_register_levels: int = 6
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -226,12 +227,17 @@ class AcceleratorConfig:
         return self.tree_levels // self.tree_register_levels if self.tree_register_levels else 0
 
     @property
+    def product_latency(self) -> int:
+        """Cycles from the issue of an array operation to its products at the adder trees."""
+        return 1 + int(self.product_register)
+
+    @property
     def latency(self) -> int:
         """Cycles from the issue of an array operation to the edge that writes its sum to the PRF, that edge included.
 
         One for the operand registers, one for the product register where there is one, the tree's registers, and the PRF.
         """
-        return 2 + int(self.product_register) + self.tree_registers
+        return self.product_latency + self.tree_registers + 1
 
     @property
     def streams(self) -> Mapping[str, int]:

@@ -91,6 +91,13 @@ class AcceleratorCore(wiring.Component):
         ]
         m.d.sync += activations.eq(arf.o_data_0)
 
+        mrf_address = control.o_wrf_address
+        if config.position_bits:
+            for stage in range(config.product_latency):
+                delayed = Signal.like(mrf_address, name=f"mrf_address_{stage}", reset_less=True)
+                m.d.sync += delayed.eq(mrf_address)
+                mrf_address = delayed
+
         psums = []
         for t in range(config.tiles):
             m.submodules[f"tile_{t}"] = tile = Tile(config)
@@ -107,7 +114,7 @@ class AcceleratorCore(wiring.Component):
             ]
             if config.position_bits:
                 positions = loader.o_write_positions.word_select(t, config.multipliers * config.position_bits)
-                m.d.comb += tile.i_write_positions.eq(positions)
+                m.d.comb += [tile.i_write_positions.eq(positions), tile.i_mrf_address.eq(mrf_address)]
             psums.append(tile.o_psums)
 
         own = Cat(psums)

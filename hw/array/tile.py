@@ -23,8 +23,8 @@ class Tile(wiring.Component):
         H bits: the rows to write.
     i_write_address, i_write_weights, i_write_positions
         As for :class:`hw.array.tile_row.TileRow`.
-    i_address
-        WRF entry of the operation issued in this cycle.
+    i_address, i_mrf_address
+        WRF entry of the operation issued in this cycle; MRF entry of the one issued ``product_latency`` cycles before.
     i_activations
         H x 8 bits for the operation issued one cycle before.
     i_accumulate, i_first, i_slot
@@ -50,6 +50,7 @@ class Tile(wiring.Component):
         }
         if config.position_bits:
             members["i_write_positions"] = In(config.position_bits * config.multipliers)
+            members["i_mrf_address"] = In(address)
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -68,7 +69,10 @@ class Tile(wiring.Component):
                 row.i_activation.eq(self.i_activations.word_select(h, 8)),
             ]
             if config.position_bits:
-                m.d.comb += row.i_write_positions.eq(self.i_write_positions)
+                m.d.comb += [
+                    row.i_write_positions.eq(self.i_write_positions),
+                    row.i_mrf_address.eq(self.i_mrf_address),
+                ]
             rows.append(row)
 
         m.submodules.prf = prf = RegisterFile(config.prf_depth, config.d * config.psum_width, ports=2)

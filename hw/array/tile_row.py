@@ -83,14 +83,18 @@ class TileRow(wiring.Component):
     """The weights of one input channel and ``d`` output channels, and the multipliers for them.
 
     Dense: ``d`` multipliers, one a lane. Sparse: Q multipliers, a mask register file (MRF) with the position of each of the Q
-    weights, and demultiplexers to the ``d`` lanes. Both read one WRF entry a cycle.
+    weights, and demultiplexers to the ``d`` lanes. Both read one WRF entry a cycle. The MRF is read when the products are
+    there, which saves registers that would carry the positions beside them.
 
     Members
     -------
     i_write, i_write_address, i_write_weights, i_write_positions
         Writes one entry: ``multipliers`` x 8 bits, and in the sparse row as many position codes.
     i_address
-        The entry to read.
+        The WRF entry to read.
+    i_mrf_address
+        The MRF entry of the products at the demultiplexers: ``i_address`` of :attr:`hw.config.AcceleratorConfig.product_latency`
+        cycles before. Sparse rows only.
     i_activation
         8 bits, one cycle after ``i_address``.
     o_products
@@ -111,6 +115,7 @@ class TileRow(wiring.Component):
         }
         if config.position_bits:
             members["i_write_positions"] = In(config.position_bits * count)
+            members["i_mrf_address"] = In(address)
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -118,17 +123,17 @@ class TileRow(wiring.Component):
         config = self.config
         count, width = config.multipliers, config.product_width
 
-        def register_file(bits, data):
+        def register_file(bits, data, address):
             file = RegisterFile(config.wrf_depth, bits * count)
             m.d.comb += [
                 file.i_write.eq(self.i_write),
                 file.i_write_address.eq(self.i_write_address),
                 file.i_write_data.eq(data),
-                file.i_address_0.eq(self.i_address),
+                file.i_address_0.eq(address),
             ]
             return file
 
-        m.submodules.wrf = wrf = register_file(8, self.i_write_weights)
+        m.submodules.wrf = wrf = register_file(8, self.i_write_weights, self.i_address)
         products = []
         for i in range(count):
             m.submodules[f"multiplier_{i}"] = multiplier = Multiplier(width, config.product_register)
@@ -142,12 +147,8 @@ class TileRow(wiring.Component):
             m.d.comb += self.o_products.eq(Cat(products))
             return m
 
-        m.submodules.mrf = mrf = register_file(config.position_bits, self.i_write_positions)
+        m.submodules.mrf = mrf = register_file(config.position_bits, self.i_write_positions, self.i_mrf_address)
         positions = mrf.o_data_0
-        for stage in range(1 + config.product_register):
-            delayed = Signal(len(positions), name=f"positions_{stage}", reset_less=True)
-            m.d.sync += delayed.eq(positions)
-            positions = delayed
         lanes = []
         for group in range(config.mask_groups):
             m.submodules[f"demux_{group}"] = demux = Demux(config.N, config.M, width)
