@@ -100,7 +100,7 @@ def _streams(component: wiring.Component) -> dict[str, Any]:
     for name, member in component.signature.members.items():
         if member.is_signature and isinstance(member.signature, stream.Signature):
             direction = "in" if member.flow == wiring.In else "out"
-            streams[name] = {"direction": direction, "payload": _shape(member.signature.payload_shape)}
+            streams[name] = {"direction": direction, "payload": _shape(member.signature.members["payload"].shape)}
     return streams
 
 

@@ -22,8 +22,8 @@ class RtlilError(ValueError):
 # Source locations carry paths of the machine; the generator's name says nothing about the hardware.
 _DROPPED_ATTRIBUTES = (r"attribute \src ", r"attribute \generator ", r"attribute \amaranth.hierarchy ")
 # A port that is not exactly one signal of its module gets a name with the numbers of the driving cell and bit in the whole
-# design, which differ from instance to instance.
-_NUMBERED_PORT = re.compile(r"\\port\$\d+\$\d+")
+# design, which differ from instance to instance. It becomes port$<count>$, which neither this matches nor Amaranth makes.
+_NUMBERED_PORT = re.compile(r"\\port\$\d+\$\d+(?!\S)")
 _PORT = re.compile(r"  wire width (\d+) (input|output|inout) \d+ (.*)")
 _NAME = re.compile(r"\\\S+")
 # Stands for the name of an instantiated module until that is known; NUL can't be in a name.
@@ -153,9 +153,9 @@ class _Merger:
         if module.name not in self.roots:
             if any(r"\port$" in port for port in ports):
                 for name in _NUMBERED_PORT.findall(text):
-                    port_names.setdefault(name, rf"\port${len(port_names)}$0")
+                    port_names.setdefault(name, rf"\port${len(port_names)}$")
                 for name in _NUMBERED_PORT.findall("\n".join(ports)):
-                    port_names.setdefault(name, rf"\port${len(port_names)}$0")
+                    port_names.setdefault(name, rf"\port${len(port_names)}$")
                 text = _NUMBERED_PORT.sub(lambda match: port_names[match[0]], text)
                 ports = [_NUMBERED_PORT.sub(lambda match: port_names[match[0]], port) for port in ports]
             ports = sorted(ports, key=lambda port: port.rsplit(" ", 1)[1])
