@@ -1,0 +1,283 @@
+"""All transfers of one layer on the accelerator core, what must come back, and the comparison of the two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.config import AcceleratorConfig
+from hw.control.command import command_layout
+from hw.layout import LayerTile, Schedule, layer_tiles, mask_unrank
+from sw.format import CompressedLayer, layer_streams
+from sw.format.streams import StreamLayout
+from sw.golden import (
+    PsumOverflowError,
+    advance,
+    check_psum_width,
+    layer_sums,
+    output_size,
+    requantise,
+    tile_activations,
+    tile_psums,
+)
+from sw.perf import LayerRun, check_schedule
+from sw.perf.schedule import layer_run
+
+__all__ = ["LayerProgram", "ProgramError", "Score", "layer_program", "score"]
+
+
+class ProgramError(ValueError):
+    """A layer that an instance cannot run. The message names the layer, what is wrong and what is allowed."""
+
+
+@dataclass(frozen=True)
+class LayerProgram:
+    """One layer as transfers.
+
+    Attributes
+    ----------
+    streams
+        Payloads of the input streams, in order, but for ``i_psum``: those are the design's own outputs.
+    tiles
+        The layer tiles; each gives ``positions * A`` vectors.
+    expected
+        int32 ``[vectors, L]``: every vector of partial sums, absent output channels included.
+    sums
+        int32 ``[K, E, F]``: the layer's sums, or None if partial sums may overflow ``psum_width``; ``expected`` wraps then.
+    requantised
+        int8 ``[K, E, F]``, or None where there are no sums or the layer has no requantisation.
+    output
+        E and F: rows and columns of the output.
+    run
+        What the cycles depend on.
+    operations
+        Multiply-accumulates of the layer, those with pruned weights included.
+    """
+
+    layer: CompressedLayer
+    streams: dict[str, list[int]]
+    tiles: list[LayerTile]
+    expected: NDArray[np.int32]
+    sums: NDArray[np.int32] | None
+    requantised: NDArray[np.int8] | None
+    output: tuple[int, int]
+    run: LayerRun
+    operations: int
+
+    @property
+    def vectors(self) -> list[int]:
+        """Vectors that each layer tile gives."""
+        return [self.run.positions * tile.A for tile in self.tiles]
+
+
+def _check(config: AcceleratorConfig, layer: CompressedLayer) -> None:
+    features = config.features
+    where = f"layer {layer.name!r} on {config.variant}"
+    if not features.codebook:
+        return
+    method = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}[
+        features.mask, features.sign
+    ]
+    if layer.method != method:
+        raise ProgramError(f"{where}: method must be {method}, not {layer.method}")
+    wanted = {"d": config.d, "n": config.N, "m": config.M}
+    for name, value in wanted.items():
+        if (name == "d" or features.mask) and getattr(layer, name) != value:
+            raise ProgramError(f"{where}: {name} must be {value}, not {getattr(layer, name)}")
+    if layer.k > config.k or (layer.k - 1).bit_length() != config.index_bits:
+        raise ProgramError(f"{where}: k must be in {(1 << (config.index_bits - 1)) + 1}..{config.k}, not {layer.k}")
+
+
+def _filled_up(layer: CompressedLayer, L: int, raw: bool) -> CompressedLayer:
+    """The layer with output channels up to a multiple of L, as fields of zeros in its streams decode."""
+    K, *rest = layer.shape
+    absent = -K % L
+    shared = {"name": layer.name, "kind": layer.kind, "shape": (K + absent, *rest)}
+    shared |= {field: getattr(layer, field) for field in ("stride", "padding", "dilation", "groups")}
+    if raw or layer.weights is not None:
+        weights = np.concatenate([layer.integer_weights(), np.zeros((absent, *rest), np.int8)])
+        return CompressedLayer(method="int8", scale=np.ones(1, np.float32), weights=weights, **shared)
+    NG = absent * int(np.prod(rest)) // layer.d
+    parts = {"assignments": np.concatenate([layer.assignments, np.zeros(NG, np.int32)])}
+    if layer.masks is not None:
+        mask = mask_unrank(0, layer.n, layer.m) * (layer.d // layer.m)
+        parts["masks"] = np.concatenate([layer.masks, np.tile(np.array(mask), (NG, 1))])
+    if layer.signs is not None:
+        parts["signs"] = np.concatenate([layer.signs, np.zeros((NG, layer.Q), np.bool_)])
+    same = {field: getattr(layer, field) for field in ("method", "scale", "d", "k", "n", "m", "codebook")}
+    return CompressedLayer(**shared, **same, **parts)
+
+
+def _words(data: bytes, bits: int, width: int) -> list[int]:
+    """The words that hold the first ``bits`` bits."""
+    size = width // 8
+    return [int.from_bytes(data[i * size : (i + 1) * size], "little") for i in range(-(-bits // width))]
+
+
+def _codewords(codebook: NDArray[np.int8], bits: int) -> list[int]:
+    if bits == 8:
+        return [int.from_bytes(codeword.tobytes(), "little") for codeword in codebook]
+    return [sum(int(element) << i * bits for i, element in enumerate(codeword)) for codeword in codebook]
+
+
+def layer_program(
+    config: AcceleratorConfig, layer: CompressedLayer, activations: NDArray[np.int8], schedule: Schedule
+) -> LayerProgram:
+    """Everything that a layer puts into the core, and everything that must come out.
+
+    Parameters
+    ----------
+    config
+        The instance.
+    layer
+        A layer of the variant's method; ``ews`` takes any, as raw weights.
+    activations
+        int8 ``[C, rows, columns]``, or ``[C]`` for a linear layer.
+    schedule
+        One that the instance can run.
+
+    Raises
+    ------
+    ProgramError
+        The layer's method, codebook or mask does not fit the instance, or its output is too large.
+    sw.perf.ScheduleError, sw.golden.GoldenError, sw.format.StreamError
+        The schedule or the activations do not fit.
+    """
+    _check(config, layer)
+    check_schedule(config, schedule)
+    codebook = config.features.codebook
+    if activations.ndim == 1:
+        activations = activations[:, None, None]
+    E, F = output_size(layer, *activations.shape[1:])
+    limit = (1 << config.loop_bits) - 1
+    if max(E, F) > limit:
+        raise ProgramError(f"layer {layer.name!r}: output must be at most {limit} x {limit}, not {E} x {F}")
+
+    layout = StreamLayout.of(layer, schedule, raw=not codebook)
+    fields = layout.row_writes * (schedule.L // layout.block)
+    streams: dict[str, list[int]] = {
+        f"i_{name}": _words(data, fields * layout.bits[name], config.word_width)
+        for name, data in layer_streams(layer, schedule, raw=not codebook).items()
+    }
+    if codebook:
+        streams["i_codebook"] = _codewords(layer.codebook, config.codeword_bits)
+
+    tiles = list(layer_tiles(layer.shape, schedule))
+    positions_of = {name: field.offset for name, field in command_layout(config)}
+    streams["i_command"], streams["i_activation"] = [], []
+    for number, tile in enumerate(tiles):
+        command = {
+            "start": int(number == 0),
+            "A": tile.A,
+            "B": tile.B,
+            "D": tile.D,
+            "rows": tile.rows,
+            "width": F,
+            "height": E,
+            "advance": advance(layer, tile),
+            "accumulate": int(not tile.first),
+        }
+        if codebook:
+            command["codewords"] = layer.k if number == 0 else 0
+        streams["i_command"].append(sum(value << positions_of[name] for name, value in command.items()))
+        vectors = tile_activations(layer, tile, activations, schedule)
+        streams["i_activation"] += [int.from_bytes(vector.tobytes(), "little") for vector in vectors]
+
+    psums = tile_psums(_filled_up(layer, config.L, not codebook), activations, schedule, config.psum_width)
+    expected = np.concatenate([result.accumulated for result in psums]).astype(np.int32)
+    try:
+        check_psum_width(layer, config.psum_width)
+        sums = layer_sums(layer, activations)
+    except PsumOverflowError:
+        sums = None
+    return LayerProgram(
+        layer=layer,
+        streams=streams,
+        tiles=tiles,
+        expected=expected,
+        sums=sums,
+        requantised=requantise(sums, layer.requantisation) if sums is not None and layer.requantisation else None,
+        output=(E, F),
+        run=layer_run(config, layer, schedule, *activations.shape[1:]),
+        operations=int(np.prod(layer.shape)) * E * F,
+    )
+
+
+def _lanes(config: AcceleratorConfig, payloads: Sequence[int]) -> NDArray[np.int32]:
+    """Payloads of ``o_psum`` as int32 ``[vectors, L]``."""
+    width, L = config.psum_width, config.L
+    size = -(-width * L // 8)
+    lanes = np.empty((len(payloads), L), np.int32)
+    value = 1 << np.arange(width, dtype=np.int64)
+    value[-1] = -value[-1]
+    for start in range(0, len(payloads), 1024):
+        packed = b"".join(payload.to_bytes(size, "little") for payload in payloads[start : start + 1024])
+        octets = np.frombuffer(packed, np.uint8).reshape(-1, size)
+        bits = np.unpackbits(octets, axis=1, count=width * L, bitorder="little")
+        lanes[start : start + 1024] = bits.reshape(-1, L, width) @ value
+    return lanes
+
+
+@dataclass(frozen=True)
+class Score:
+    """The comparison of one layer.
+
+    Attributes
+    ----------
+    sums
+        Sums of the layer that were compared: K * E * F.
+    psums
+        Partial sums that were compared, of all layer tiles, all lanes.
+    mismatches
+        How many of all compared values differ.
+    message
+        The first difference, or an empty text.
+    """
+
+    sums: int
+    psums: int
+    mismatches: int
+    message: str
+
+
+def score(config: AcceleratorConfig, program: LayerProgram, payloads: Sequence[int]) -> Score:
+    """Compare all vectors that a layer gave with the golden model: tile by tile, as sums, and requantised.
+
+    Parameters
+    ----------
+    payloads
+        What came out of ``o_psum`` for this layer, in order; all of it.
+    """
+    expected = program.expected
+    assert len(payloads) == len(expected), "a scoreboard sees complete layers"
+    lanes = _lanes(config, payloads)
+    wrong = lanes != expected
+    mismatches, message = int(wrong.sum()), ""
+    if mismatches:
+        vector, lane = np.argwhere(wrong)[0]
+        tile = int(np.searchsorted(np.cumsum(program.vectors), vector, side="right"))
+        message = (
+            f"layer {program.layer.name!r}: {mismatches} of {wrong.size} partial sums differ; first in layer tile {tile}, "
+            f"vector {vector}, lane {lane}: {lanes[vector, lane]}, not {expected[vector, lane]}"
+        )
+    K, (E, F) = program.layer.shape[0], program.output
+    if program.sums is not None:
+        sums = np.zeros((-(-K // config.L) * config.L, E * F), np.int32)
+        start = 0
+        for tile, count in zip(program.tiles, program.vectors, strict=True):
+            if tile.last:
+                sums[tile.k0 : tile.k0 + tile.A * config.L] = lanes[start : start + count].reshape(E * F, -1).T
+            start += count
+        sums = sums[:K].reshape(program.sums.shape)
+        pairs = [(sums, program.sums, "sums")]
+        if program.requantised is not None:
+            pairs.append((requantise(sums, program.layer.requantisation), program.requantised, "requantised sums"))
+        for got, want, what in pairs:
+            differing = int((got != want).sum())
+            mismatches += differing
+            if differing and not message:
+                message = f"layer {program.layer.name!r}: {differing} of {want.size} {what} differ"
+    return Score(K * E * F, expected.size, mismatches, message)
