@@ -220,7 +220,7 @@ def _section_data(entry: _Entry, layer: CompressedLayer) -> dict[str, bytes]:
 def _write_atomically(path: Path, parts: Sequence[bytes]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "wb") as file:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())

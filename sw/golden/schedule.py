@@ -150,7 +150,7 @@ def tile_psums(
     padded = pad_images(layer, image)
     K, C, R, S = layer.shape
     H, L = schedule.H, schedule.L
-    # Absent channels are zero weights: one more row group and column group than the layer fills is never touched.
+    # Absent channels have zero weights.
     weights = np.zeros((-(-K // L) * L, -(-C // H) * H, R, S))
     weights[:K, :C] = layer.integer_weights()
 
@@ -166,7 +166,7 @@ def tile_psums(
                 for s in range(tile.A):
                     k, c = tile.k0 + s * L, tile.c0 + r * H
                     pe = weights[k : k + L, c : c + H, tile.r0 + dr, tile.s0 + ds]
-                    # At most 256 products of 2**14: far below 2**53, so the matrix product is exact.
+                    # H products of at most 2**14 stay far below 2**53, so the matrix product is exact.
                     products = (pe @ window[r]).T.astype(np.int64)
                     own[:, s] = _wrap(own[:, s] + products, psum_width)
         accumulated = own if tile.first else _wrap(accumulated + own, psum_width)

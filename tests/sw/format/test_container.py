@@ -64,6 +64,7 @@ SCHEDULES: dict[str, Any] = {
     "one": Schedule(3, 16),
     "pair": (4, 8),
     "extended": Schedule(2, 8, 2, 2),
+    "most": {name: Schedule(2, 16) for name in ("stem", "masked", "signed", "both")},
     "each": {"plain": Schedule(2, 4, Dr=3, Ds=3), "masked": Schedule(4, 16, 1, 2, 3, 1)},
 }
 
@@ -82,6 +83,7 @@ def test_round_trip(path: Path, schedule: str) -> None:
         "one": [Schedule(3, 16)] * 7,
         "pair": [Schedule(4, 8)] * 7,
         "extended": [Schedule(2, 8, 2, 2)] * 7,
+        "most": [Schedule(*(2, 16) if i in (0, 3, 4, 5) else (1, layer.d or 1)) for i, layer in enumerate(layers)],
     }
     if schedule == "each":
         assert content.schedules[2:4] == list(SCHEDULES["each"].values())

@@ -74,7 +74,10 @@ def test_sums_at_the_limits_of_float32_and_int32(channels: int, extreme: int) ->
     layer = CompressedLayer("deep", "linear", weights.shape, "int8", np.ones(1, np.float32), weights=weights)
     activations = np.full(channels, -128, np.int8)
     assert layer_sums(layer, activations).tolist() == [extreme, extreme - 128]
-    activations[-1] = 1
+    # An odd sum, which float32 does not have beyond 2**24.
+    activations[0] = -127
+    assert layer_sums(layer, activations).tolist() == [extreme - 128, extreme - (1 << 14) + 127 * 127]
+    activations[0], activations[-1] = -128, 1
     assert layer_sums(layer, activations).tolist() == [extreme - (1 << 14) - 128, extreme - (1 << 14) - 256]
 
 

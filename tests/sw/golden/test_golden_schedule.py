@@ -70,7 +70,11 @@ def test_schedule_wraps_at_the_width_of_a_partial_sum() -> None:
         check_psum_width(layer, 12)
     wrapped = (sums.astype(np.int64) + 2048) % 4096 - 2048
     assert (wrapped != sums).any()
-    assert np.array_equal(run_schedule(layer, image, schedule, 12), wrapped)
+    R, S = layer.shape[2:]
+    for cut in (schedule, Schedule(2, 8, A=9, B=9, Dr=R, Ds=S)):
+        assert np.array_equal(run_schedule(layer, image, cut, 12), wrapped)
+        for result in tile_psums(layer, image, cut, 12):
+            assert -2048 <= result.own.min() <= result.own.max() <= 2047
 
 
 @pytest.mark.parametrize("seed", range(10))
