@@ -44,7 +44,7 @@ lint: $(READY) ## ruff and mypy alone
 	@$(RUN) -m mypy
 
 bench: $(READY) ## time the masked k-means beside scikit-learn's
-	@$(RUN) -m tools.bench
+	@$(RUN) benchmarks/kmeans_vs_sklearn.py
 
 docs: $(READY) ## draw the pictures, and write the tables of README.md from the last results
 	@$(RUN) -m tools.pictures
