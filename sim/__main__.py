@@ -1,0 +1,123 @@
+"""``python -m sim``: co-simulate every variant, tiny and 16 x 16, against the golden model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from importlib import metadata
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from hw.config import PRESETS, VARIANTS, ConfigError, preset
+from sim.cosim import JobResult
+from sim.runner import BuildError, SimulationError
+from sim.scenarios import run_preset
+from sim.toolchain import BUILD, ToolchainError, verilator_version
+
+SIZES = ("tiny", "16")
+
+
+def _totals(results: Sequence[JobResult]) -> dict[str, int]:
+    paused = [result for result in results if not result.paused]
+    return {
+        "layers": len(results),
+        "sums": sum(result.sums for result in results),
+        "psums": sum(result.psums for result in results),
+        "mismatches": sum(result.mismatches for result in results),
+        "cycles": sum(result.cycles for result in paused),
+        "predicted": sum(result.predicted for result in paused),
+    }
+
+
+def _table(totals: dict[str, dict[str, int]], failures: dict[str, str]) -> Table:
+    table = Table(title="Co-simulation against the golden model")
+    table.add_column("preset")
+    columns = ("layers", "sums", "psums", "mismatches", "cycles", "predicted")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, values in totals.items():
+        table.add_row(name, *(f"{values[column]:,}" for column in columns))
+    for name in failures:
+        table.add_row(name, *["failed", *[""] * 5])
+    table.caption = "cycles and predicted: of the layers that ran without pauses"
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns 0 if everything is bit-exact and in as many cycles as predicted, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m sim", description=__doc__)
+    names = [f"{variant}-{size}" for size in reversed(SIZES) for variant in VARIANTS]
+    parser.add_argument("presets", nargs="*", metavar="PRESET", help=f"default: {', '.join(sorted(names))}")
+    parser.add_argument("--seed", type=int, default=0, help="of layers, activations and pauses (default: 0)")
+    parser.add_argument("--jobs", type=int, default=2, help="instances at a time (default: 2)")
+    options = parser.parse_args(arguments)
+    for name in options.presets:
+        try:
+            preset(name)
+        except ConfigError as error:
+            parser.error(str(error))
+    if options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, not {options.jobs}")
+    names = options.presets or names
+
+    started = time.perf_counter()
+    results: dict[str, list[JobResult]] = {}
+    failures: dict[str, str] = {}
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as progress,
+        ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool,
+    ):
+        task = progress.add_task("building and simulating", total=len(names))
+        futures = {pool.submit(run_preset, name, options.seed): name for name in names}
+        for future in as_completed(futures):
+            name = futures[future]
+            try:
+                results[name] = future.result()
+            except (BuildError, SimulationError, ToolchainError) as error:
+                failures[name] = str(error)
+            progress.update(task, advance=1, description=f"{name} done")
+
+    for name, jobs in results.items():
+        wrong = [f"{x.session}: {x.message or f'{x.cycles} cycles, not {x.predicted}'}" for x in jobs if not x.passed]
+        if wrong:
+            failures[name] = "\n".join(wrong)
+    totals = {name: _totals(results[name]) for name in names if name in results}
+    whole = {key: sum(values[key] for values in totals.values()) for key in _totals([])}
+    console.print(_table({**totals, "total": whole}, {name: failures[name] for name in failures if name not in totals}))
+    summary: dict[str, Any] = {
+        "passed": not failures,
+        "seconds": time.perf_counter() - started,
+        "seed": options.seed,
+        "tools": {"verilator": verilator_version(), **{x: metadata.version(x) for x in ("cocotb", "amaranth", "pyosys")}},
+        "total": whole,
+        "failures": failures,
+        "presets": {
+            name: {
+                "configuration": PRESETS[name].to_dict(),
+                "total": totals[name],
+                "jobs": [asdict(result) for result in results[name]],
+            }
+            for name in totals
+        },
+    }
+    path = BUILD / "summary.json"
+    path.write_text(json.dumps(summary, indent=1) + "\n")
+    for name, text in failures.items():
+        console.print(f"{name}: {text}", markup=False)
+    console.print(f"{whole['sums']:,} sums and {whole['psums']:,} partial sums compared; {path.relative_to(BUILD.parents[1])}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
