@@ -1,8 +1,8 @@
 """One frozen dataclass describes one instance of the accelerator.
 
-Source of the parameters: MVQ (arXiv 2412.10261) sections 5.1 to 5.3 and table 2. The names are the paper's letters: ``H``
-rows take input channels, ``L`` columns produce output channels, a codeword has ``d`` elements, ``N`` of every ``M`` weights
-are kept, and the codebook has ``k`` codewords.
+Source of the parameters: MVQ (arXiv 2412.10261) sections 5.1 to 5.3 and table 2. The names are the paper's letters:
+``H`` rows take input channels, ``L`` columns produce output channels, a codeword has ``d`` elements, ``N`` of every
+``M`` weights are kept, and the codebook has ``k`` codewords.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ class AcceleratorConfig:
     k
         Codewords in the codebook register file, 2..4096. Not used by ``ews``.
     N, M
-        N of every M weights along the output channels are kept, 1 <= N <= M <= 32; ``d`` is a multiple of ``M``. Used by the
-        masked variants alone.
+        N of every M weights along the output channels are kept, 1 <= N <= M <= 32; ``d`` is a multiple of ``M``. Used
+        by the masked variants alone.
     wrf_depth, arf_depth, prf_depth
-        Entries of the weight, activation and partial-sum register files, powers of two in 2..256. ``A*B*D <= wrf_depth``,
-        ``B*D <= arf_depth`` and ``A <= prf_depth`` hold for every layer tile. 16 weights a PE is the paper's (table 2); the
-        other two depths are not published.
+        Entries of the weight, activation and partial-sum register files, powers of two in 2..256. For every layer tile
+        ``A*B*D <= wrf_depth``, ``B*D <= arf_depth`` and ``A <= prf_depth``. 16 weights a PE is the paper's (table 2);
+        the other two depths are not published.
     psum_width
         Bits of a partial sum, 16..32. :func:`sw.golden.check_psum_width` proves for a layer that it cannot overflow.
     word_width
@@ -93,13 +93,13 @@ class AcceleratorConfig:
     loop_bits
         Bits of the loop bounds (positions of an output row, output rows) in a command, 4..16.
     mask_decoder
-        How a mask rank becomes a mask: ``arithmetic`` (a chain of compare-and-subtract) or ``table`` (a look-up table of all
-        masks, as the paper has it).
+        How a mask rank becomes a mask: ``arithmetic`` (a chain of compare-and-subtract) or ``table`` (a look-up table
+        of all masks, as the paper has it).
     product_register
         A pipeline register behind each multiplier.
     tree_register_levels
-        A pipeline register behind every this many levels of the adder trees; 0 for none. The presets' pipeline is cut for the
-        paper's clock of 300 MHz.
+        A pipeline register behind every this many levels of the adder trees; 0 for none. The presets' pipeline is cut
+        for the paper's clock of 300 MHz.
 
     Raises
     ------
@@ -235,7 +235,8 @@ class AcceleratorConfig:
     def latency(self) -> int:
         """Cycles from the issue of an array operation to the edge that writes its sum to the PRF, that edge included.
 
-        One for the operand registers, one for the product register where there is one, the tree's registers, and the PRF.
+        One for the operand registers, one for the product register where there is one, the tree's registers, and the
+        PRF.
         """
         return self.product_latency + self.tree_registers + 1
 
@@ -302,9 +303,9 @@ class AcceleratorConfig:
 
 
 def _presets() -> dict[str, AcceleratorConfig]:
-    # Codebooks at equal bits a weight (1.25): MVQ tables 3 and 5 for C, CM and CMS; DESIGN's choice for MSVQ; SSVQ's DeiT-T
-    # setting, the only one whose k and d are known.
-    codebooks: dict[str, dict[str, int]] = {
+    # Codebooks at equal bits a weight (1.25): MVQ tables 3 and 5 for C, CM and CMS; DESIGN's choice for MSVQ; SSVQ's
+    # DeiT-T setting, the only one whose k and d are known.
+    codebooks: dict[str, dict[str, Any]] = {
         "ews": {"d": 16, "k": 2, "N": 16, "M": 16},
         "ews-c": {"d": 8, "k": 1024, "N": 8, "M": 8},
         "ews-cm": {"d": 16, "k": 512, "N": 4, "M": 16},
@@ -323,7 +324,8 @@ def _presets() -> dict[str, AcceleratorConfig]:
     return presets
 
 
-#: Named configurations: ``<variant>-<16|32|64>`` for an array of that many rows and columns, ``<variant>-tiny`` for tests.
+#: Named configurations: ``<variant>-<16|32|64>`` for an array of that many rows and columns, ``<variant>-tiny`` for
+#: tests.
 PRESETS: Mapping[str, AcceleratorConfig] = _presets()
 
 

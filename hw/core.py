@@ -19,8 +19,8 @@ __all__ = ["AcceleratorCore"]
 class AcceleratorCore(wiring.Component):
     """Weight loader, L/d tiles of H x d, ARF, PRF and loop controller of one instance.
 
-    Runs layer tiles: each command takes its weights from the packed streams, its activations from ``i_activation``, and sends
-    one vector of L partial sums for each output position and each s < A. All streams may pause at any time.
+    Runs layer tiles: each command takes its weights from the packed streams, its activations from ``i_activation``,
+    and sends one vector of L partial sums for each output position and each s < A. All streams may pause at any time.
 
     Parameters
     ----------

@@ -61,7 +61,8 @@ class Schedule:
     A, B
         Extension along output and input channels: a layer tile covers A*L output and B*H input channels.
     Dr, Ds
-        Kernel rows and columns in a layer tile; the paper's D is Dr*Ds. ``Dr`` divides the kernel's rows and ``Ds`` its columns.
+        Kernel rows and columns in a layer tile; the paper's D is Dr*Ds. ``Dr`` divides the kernel's rows and ``Ds``
+        its columns.
     """
 
     H: int
@@ -86,10 +87,11 @@ class Schedule:
 class LayerTile:
     """One pass of the array: the weights that stay in the WRF while all output positions go by.
 
-    ``A``, ``B``, ``Dr`` and ``Ds`` are this tile's own extensions: at a layer's edge ``A`` and ``B`` can be smaller than the
-    schedule's. ``k0`` and ``c0`` are the first output and input channel, ``r0`` and ``s0`` the first kernel row and column.
-    ``rows`` is the number of array rows with an input channel in the last of the B row groups, 1..H. ``first`` and ``last``
-    say whether it is the first or the last tile that adds to its output channels.
+    ``A``, ``B``, ``Dr`` and ``Ds`` are this tile's own extensions: at a layer's edge ``A`` and ``B`` can be smaller
+    than the schedule's. ``k0`` and ``c0`` are the first output and input channel, ``r0`` and ``s0`` the first kernel
+    row and column.
+    ``rows`` is the number of array rows with an input channel in the last of the B row groups, 1..H. ``first`` and
+    ``last`` say whether it is the first or the last tile that adds to its output channels.
     """
 
     k0: int
@@ -151,10 +153,10 @@ def layer_tiles(shape: Sequence[int], schedule: Schedule) -> Iterator[LayerTile]
 def row_subvectors(shape: Sequence[int], d: int, schedule: Schedule) -> Iterator[list[int]]:
     """The subvectors that each row write of the weight loader takes, in its order.
 
-    Yields, for every row write, L/d canonical subvector numbers, or -1 where the output channel does not exist (the stream
-    holds zeros there). The canonical number of the subvector of output channels ``kb*d .. kb*d+d-1`` at ``(c, r, s)`` is
-    ``((kb*C + c)*R + r)*S + s``. Inside a layer tile the order is ``q < D`` (kernel columns outside, rows inside), ``r < B``,
-    ``s < A``, then the rows that have an input channel: row groups are not padded.
+    Yields, for every row write, L/d canonical subvector numbers, or -1 where the output channel does not exist (the
+    stream holds zeros there). The canonical number of the subvector of output channels ``kb*d .. kb*d+d-1`` at
+    ``(c, r, s)`` is ``((kb*C + c)*R + r)*S + s``. Inside a layer tile the order is ``q < D`` (kernel columns outside,
+    rows inside), ``r < B``, ``s < A``, then the rows that have an input channel: row groups are not padded.
     """
     K, C, R, S = shape
     if K % d:

@@ -1,4 +1,4 @@
-"""A tile of H x d: rows of multipliers, an adder tree a lane, and the lanes' partial sums (MVQ section 5.3, table 2)."""
+"""A tile of H x d: rows of multipliers, an adder tree a lane, and the lanes' partial sums (MVQ table 2)."""
 
 from __future__ import annotations
 

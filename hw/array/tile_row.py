@@ -47,7 +47,8 @@ class Multiplier(wiring.Component):
 class Demux(wiring.Component):
     """Steers the N products of one N:M group to the M lanes. Combinational.
 
-    Positions are in ascending order, so product i can only reach lanes i..M-N+i, and a lane has no gates for the others.
+    Positions are in ascending order, so product i can only reach lanes i..M-N+i, and a lane has no gates for the
+    others.
 
     Members
     -------
@@ -82,9 +83,9 @@ class Demux(wiring.Component):
 class TileRow(wiring.Component):
     """The weights of one input channel and ``d`` output channels, and the multipliers for them.
 
-    Dense: ``d`` multipliers, one a lane. Sparse: Q multipliers, a mask register file (MRF) with the position of each of the Q
-    weights, and demultiplexers to the ``d`` lanes. Both read one WRF entry a cycle. The MRF is read when the products are
-    there, which saves registers that would carry the positions beside them.
+    Dense: ``d`` multipliers, one a lane. Sparse: Q multipliers, a mask register file (MRF) with the position of each
+    of the Q weights, and demultiplexers to the ``d`` lanes. Both read one WRF entry a cycle. The MRF is read when the
+    products are there, which saves registers that would carry the positions beside them.
 
     Members
     -------
@@ -93,8 +94,8 @@ class TileRow(wiring.Component):
     i_address
         The WRF entry to read.
     i_mrf_address
-        The MRF entry of the products at the demultiplexers: ``i_address`` of :attr:`hw.config.AcceleratorConfig.product_latency`
-        cycles before. Sparse rows only.
+        The MRF entry of the products at the demultiplexers: ``i_address`` of
+        :attr:`hw.config.AcceleratorConfig.product_latency` cycles before. Sparse rows only.
     i_activation
         8 bits, one cycle after ``i_address``.
     o_products

@@ -26,8 +26,8 @@ def command_layout(config: AcceleratorConfig) -> data.StructLayout:
     ``width``, ``height``
         Output positions in a row, and output rows, each at least 1.
     ``advance``
-        Activation vectors of the window of B*D that the next position of the row no longer needs, 1..B*D. At the end of a
-        row none is kept.
+        Activation vectors of the window of B*D that the next position of the row no longer needs, 1..B*D. At the end
+        of a row none is kept.
     ``accumulate``
         Add a vector of ``i_psum`` to each vector that leaves by ``o_psum``.
     """
@@ -84,7 +84,9 @@ class LoopNest(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        s, r, q = (Signal.like(getattr(self, f"i_{bound}"), name=name) for name, bound in zip("srq", "ABD", strict=True))
+        s, r, q = (
+            Signal.like(getattr(self, f"i_{bound}"), name=name) for name, bound in zip("srq", "ABD", strict=True)
+        )
         m.d.comb += [
             self.o_first.eq((q == 0) & (r == 0)),
             self.o_last_s.eq(s + 1 == self.i_A),

@@ -17,9 +17,10 @@ __all__ = ["WeightLoader"]
 class WeightLoader(wiring.Component):
     """Fills the CRF and the WRFs from the packed streams, one array row a cycle, and passes the command on.
 
-    For each command: ``codewords`` codewords into the CRF; then, for ``q < D: r < B: s < A`` and every row with an input
-    channel, one field of each packed stream is decoded and written; then the command goes to the loop controller. The WRF is
-    a ring: the next layer tile is loaded beside the running one as far as there are free entries.
+    For each command: ``codewords`` codewords into the CRF; then, for ``q < D: r < B: s < A`` and every row with an
+    input channel, one field of each packed stream is decoded and written; then the command goes to the loop
+    controller. The WRF is a ring: the next layer tile is loaded beside the running one as far as there are free
+    entries.
 
     Members
     -------

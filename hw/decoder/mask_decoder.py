@@ -74,8 +74,8 @@ class MaskDecoder(wiring.Component):
             for i in range(self.n + 1):
                 if i > position:
                     continue
-                # i left after this position: i left and not taken, or i + 1 left and taken. A count that does not fit into
-                # the positions below must have been lowered by taking this one.
+                # i left after this position: i left and not taken, or i + 1 left and taken. A count that does not fit
+                # into the positions below must have been lowered by taking this one.
                 terms = []
                 if i in left:
                     terms.append(left[i] & ~taken if not isinstance(left[i], int) else ~taken)

@@ -14,9 +14,9 @@ __all__ = ["Unpacker"]
 class Unpacker(wiring.Component):
     """Cuts a stream of words into fields, least significant bit first, with no gaps between fields.
 
-    A word is taken only when the field asked for needs it, so that after the last field of a layer only padding of less than
-    one word is left here, which ``i_flush`` drops. A field whose last bits are in the word at the input leaves in the same
-    cycle: one field a cycle as long as words arrive, if a field is no longer than a word.
+    A word is taken only when the field asked for needs it, so that after the last field of a layer only padding of
+    less than one word is left here, which ``i_flush`` drops. A field whose last bits are in the word at the input
+    leaves in the same cycle: one field a cycle as long as words arrive, if a field is no longer than a word.
 
     Parameters
     ----------
@@ -28,7 +28,8 @@ class Unpacker(wiring.Component):
     i_word, o_field
         The streams.
     i_request
-        The consumer waits for a field: words that do not complete one may be taken. ``o_field`` is valid only while it is high.
+        The consumer waits for a field: words that do not complete one may be taken. ``o_field`` is valid only while
+        it is high.
     i_flush
         Drops the bits that are left over. Not together with ``i_request``.
     """

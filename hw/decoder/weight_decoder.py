@@ -18,9 +18,9 @@ __all__ = ["WeightDecoder"]
 class WeightDecoder(wiring.Component):
     """L/d codewords a cycle from the codebook register file (CRF), AND mask, with sign, as the tiles store them.
 
-    Dense tiles get ``d`` weights; sparse tiles get the Q kept weights in ascending order of position, and the positions. The
-    paper has leading-zero counters in every array row; a row is written in one cycle, so here one encoder a tile serves all H
-    rows.
+    Dense tiles get ``d`` weights; sparse tiles get the Q kept weights in ascending order of position, and the
+    positions. The paper has leading-zero counters in every array row; a row is written in one cycle, so here one
+    encoder a tile serves all H rows.
 
     A pipeline of :attr:`stages` registers that never stalls.
 
@@ -89,7 +89,9 @@ class WeightDecoder(wiring.Component):
                     mask = register(decoder.o_mask, f"mask_{number}")
                     members = elements[group * config.M : (group + 1) * config.M]
                     if not config.features.sparse:
-                        kept += [element & bit.replicate(len(element)) for element, bit in zip(members, mask, strict=True)]
+                        kept += [
+                            element & bit.replicate(len(element)) for element, bit in zip(members, mask, strict=True)
+                        ]
                         continue
                     m.submodules[f"encoder_{number}"] = encoder = PositionEncoder(config.N, config.M)
                     m.d.comb += encoder.i_mask.eq(mask)

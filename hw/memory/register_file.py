@@ -12,8 +12,8 @@ __all__ = ["RegisterFile"]
 class RegisterFile(wiring.Component):
     """A register file of ``depth`` entries of ``width`` bits. CRF, WRF, MRF, ARF and PRF are all instances of it.
 
-    Reads are combinational: ``o_data_0 .. o_data_{ports-1}`` follow ``i_address_0 ..`` in the same cycle, and see a write from
-    the next cycle on. Contents start at zero in simulation; nothing may depend on it.
+    Reads are combinational: ``o_data_0 .. o_data_{ports-1}`` follow ``i_address_0 ..`` in the same cycle, and see a
+    write from the next cycle on. Contents start at zero in simulation; nothing may depend on it.
 
     Parameters
     ----------
