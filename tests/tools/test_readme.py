@@ -1,0 +1,42 @@
+"""README.md shows the committed results, and lists every hardware block."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tools import readme
+
+
+def part(name: str) -> str:
+    found = re.search(rf"<!-- {name}: begin.*?-->\n(.*?)<!-- {name}: end -->", readme.README.read_text(), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.parametrize("name", ["compression", "cosimulation"])
+def test_tables_are_the_committed_results(name: str) -> None:
+    assert part(name).splitlines() == list(readme.parts()[name]())
+
+
+def test_every_block_is_listed() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", part("blocks"), re.MULTILINE)
+    assert listed == re.findall(r"^\| `(\w+)` \|", "\n".join(readme.blocks_part()), re.MULTILINE)
+    assert {"WeightDecoder", "Tile", "MaskDecoder"} <= set(listed)
+
+
+def test_committed_results_are_bit_exact() -> None:
+    demo = json.loads((readme.RESULTS / "demo.json").read_text())
+    assert [report["mismatches"] for report in demo["cosimulation"]] == [0, 0, 0]
+
+
+def test_missing_part_is_an_error() -> None:
+    with pytest.raises(ValueError, match="must have one part 'compression', not 0"):
+        readme.render("# nothing marked here\n")
+
+
+def test_links_lead_to_files() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", readme.README.read_text()):
+        assert (readme.ROOT / target).exists(), target

@@ -1,0 +1,168 @@
+"""``python -m tools.readme``: the tables of README.md, from results and from the code.
+
+Results of the last ``make demo`` are condensed into ``docs/results/``, which is committed; where there are none, what
+is committed stays. Then every part of README.md between ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->`` is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+RESULTS = ROOT / "docs" / "results"
+
+
+def condense_demo(summary: dict[str, Any]) -> dict[str, Any]:
+    """The part of the demo's summary that README.md shows."""
+    compression = []
+    for report in summary["compression"]:
+        raw = sum(row["method"] == "int8" for row in report["layers"])
+        compression.append(
+            {
+                "recipe": report["recipe"],
+                "settings": {
+                    key: report["settings"][key] for key in ("method", "k", "d", "n", "m", "iterations", "seed")
+                },
+                "compressed_layers": len(report["layers"]) - raw,
+                "layers_at_8_bit": raw,
+                "compressed": {
+                    key: report["totals"][0][key]
+                    for key in ("weights", "sse", "kept_sse", "relative_error", "ideal_ratio")
+                },
+                "container": {key: report["container"][key] for key in ("bytes", "float_bytes", "ratio")},
+            }
+        )
+    keys = ("layer", "shape", "activations", "sums", "mismatches", "cycles", "predicted", "utilisation")
+    return {
+        "network": summary["network"],
+        "versions": summary["versions"],
+        "preset": summary["verilog"]["preset"],
+        "compression": compression,
+        "cosimulation": [{key: report[key] for key in keys} for report in summary["cosimulation"]],
+    }
+
+
+def _row(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def compression_part(demo: dict[str, Any]) -> Iterator[str]:
+    """Errors and ratios of each recipe."""
+    yield _row("method", "k", "d", "layers, at 8 bit", "error", "SSE kept", "ratio, eq. 7", "file", "ratio, file")
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    for report in demo["compression"]:
+        settings, compressed, file = report["settings"], report["compressed"], report["container"]
+        masked = settings["method"] in ("mvq", "msvq")
+        yield _row(
+            settings["method"].upper() + (f" {settings['n']}:{settings['m']}" if masked else ""),
+            settings["k"],
+            settings["d"],
+            f"{report['compressed_layers']}, {report['layers_at_8_bit']}",
+            f"{100 * compressed['relative_error']:.1f} %",
+            f"{compressed['kept_sse']:.0f}",
+            f"{compressed['ideal_ratio']:.2f}",
+            f"{file['bytes'] / 1e6:.2f} MB",
+            f"{file['ratio']:.2f}",
+        )
+
+
+def cosimulation_part(demo: dict[str, Any]) -> Iterator[str]:
+    """Layers that ran on the generated Verilog."""
+    yield _row(
+        f"layer, on {demo['preset']}",
+        "weights",
+        "activations",
+        "sums",
+        "different",
+        "cycles",
+        "predicted",
+        "utilisation",
+    )
+    yield "|---|---|---|--:|--:|--:|--:|--:|"
+    for report in demo["cosimulation"]:
+        yield _row(
+            f"`{report['layer']}`",
+            " x ".join(map(str, report["shape"])),
+            " x ".join(map(str, report["activations"])),
+            f"{report['sums']:,}",
+            report["mismatches"],
+            f"{report['cycles']:,}",
+            f"{report['predicted']:,}",
+            f"{100 * report['utilisation']:.1f} %",
+        )
+
+
+def _components(path: Path) -> Iterator[ast.ClassDef]:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("Component") for base in node.bases):
+            yield node
+
+
+def _markdown(text: str) -> str:
+    """One cell from reStructuredText: roles and double backquotes become single ones."""
+    return re.sub(r":\w+:`|``", "`", text.replace("\n", " ").replace("|", "\\|"))
+
+
+def blocks_part() -> Iterator[str]:
+    """Every hardware block, with what it is and the tests that name it."""
+    yield _row("block", "file", "what it is", "tests of its own")
+    yield "|---|---|---|---|"
+    tests = {path: path.read_text() for path in sorted((ROOT / "tests").rglob("test_*.py"))}
+    for path in sorted((ROOT / "hw").rglob("*.py")):
+        for node in _components(path):
+            summary = _markdown((ast.get_docstring(node) or "").partition("\n\n")[0])
+            naming = [test for test, text in tests.items() if re.search(rf"\b{node.name}\b", text)]
+            where = path.relative_to(ROOT)
+            links = ", ".join(f"[{test.stem}]({test.relative_to(ROOT)})" for test in naming) or "through the core alone"
+            yield _row(f"`{node.name}`", f"[{where}]({where})", summary, links)
+
+
+def parts() -> dict[str, Callable[[], Iterator[str]]]:
+    """What each marked part of README.md consists of."""
+    demo = json.loads((RESULTS / "demo.json").read_text())
+    return {
+        "compression": lambda: compression_part(demo),
+        "cosimulation": lambda: cosimulation_part(demo),
+        "blocks": blocks_part,
+    }
+
+
+def render(text: str) -> str:
+    """README.md with its marked parts written anew.
+
+    Raises
+    ------
+    ValueError
+        A part is missing or marked more than once.
+    """
+    for name, lines in parts().items():
+        pattern = re.compile(rf"(<!-- {name}: begin.*?-->\n).*?(<!-- {name}: end -->)", re.DOTALL)
+        body = "\n".join(lines()) + "\n"
+        text, count = pattern.subn(lambda match, body=body: match[1] + body + match[2], text)
+        if count != 1:
+            raise ValueError(f"README.md must have one part {name!r}, not {count}")
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status."""
+    argparse.ArgumentParser(prog="python -m tools.readme", description=__doc__).parse_args(arguments)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    summary = ROOT / "build" / "demo" / "summary.json"
+    if summary.exists():
+        (RESULTS / "demo.json").write_text(json.dumps(condense_demo(json.loads(summary.read_text())), indent=1) + "\n")
+    README.write_text(render(README.read_text()))
+    print(README)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
