@@ -1,0 +1,108 @@
+"""Common k-means here against scikit-learn's: ``python benchmarks/kmeans_vs_sklearn.py [--pairs P] [--threads T]``.
+
+Both start from the same codewords, run the same number of iterations of Lloyd's algorithm on the same threads, and get
+masks of ones (here) or none (there). Pairs are interleaved in one process, the order within a pair alternates; the
+ratio is the median over pairs of scikit-learn's time by ours: above 1, ours is faster. The result, with versions and
+seed, goes to ``build/benchmarks/kmeans_vs_sklearn.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from sw.compress.kmeans import kmeans  # noqa: E402
+
+#: NG, d, k: MVQ and plain VQ on the largest and on small convolutions of EfficientNet-Lite0, and SSVQ.
+SHAPES = ((25600, 16, 512), (51200, 8, 1024), (2400, 16, 512), (51200, 8, 16), (4800, 8, 16))
+SEED = 0
+
+
+def compare(NG: int, d: int, k: int, *, iterations: int, pairs: int, threads: int) -> dict[str, Any]:
+    """Time both on one shape: medians in seconds, the ratio's median and range, and the objectives."""
+    rng = np.random.default_rng(SEED)
+    data = rng.standard_normal((NG, d)).astype(np.float32)
+    masks = np.ones(data.shape, dtype=np.bool_)
+    start = data[rng.choice(NG, size=k, replace=False)]
+
+    def ours() -> tuple[float, int]:
+        found = kmeans(data, k, masks=masks, start=start, iterations=iterations, tolerance=0, threads=threads)
+        return found.objective, found.iterations
+
+    def theirs() -> tuple[float, int]:
+        found = KMeans(k, init=start, n_init=1, max_iter=iterations, tol=0, algorithm="lloyd").fit(data)
+        return float(found.inertia_), int(found.n_iter_)
+
+    times: NDArray[np.float64] = np.empty((pairs, 2))
+    results: list[tuple[float, int]] = [(0, 0), (0, 0)]
+    with threadpool_limits(threads):
+        for pair in range(-1, pairs):  # the first pair warms up
+            for which in (0, 1) if pair % 2 else (1, 0):
+                begin = time.perf_counter()
+                results[which] = (ours, theirs)[which]()
+                times[pair, which] = time.perf_counter() - begin
+    ratios = times[:, 1] / times[:, 0]
+    return {
+        "NG": NG,
+        "d": d,
+        "k": k,
+        "iterations": [count for _, count in results],
+        "seconds": np.median(times, axis=0).tolist(),
+        "ratio": statistics.median(ratios),
+        "ratio_range": [ratios.min(), ratios.max()],
+        "objective_difference": abs(results[0][0] - results[1][0]) / results[1][0],
+    }
+
+
+def main() -> None:
+    """Run the benchmark, print a line for each shape, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    rows = []
+    for NG, d, k in track(SHAPES, "k-means", console=Console(stderr=True)):
+        row = compare(NG, d, k, iterations=options.iterations, pairs=options.pairs, threads=options.threads)
+        rows.append(row)
+        low, high = row["ratio_range"]
+        print(
+            f"NG={NG} d={d} k={k}: {row['ratio']:.2f} times as fast as scikit-learn ({low:.2f} to {high:.2f}), "
+            f"iterations {row['iterations']}, objectives differ by {row['objective_difference']:.1e}"
+        )
+    report = {
+        "seed": SEED,
+        "pairs": options.pairs,
+        "threads": options.threads,
+        "processor": platform.processor() or platform.machine(),
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "scikit-learn": sklearn.__version__},
+        "shapes": rows,
+    }
+    path = ROOT / "build" / "benchmarks" / "kmeans_vs_sklearn.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sw.compress.__main__ import main
+from sw.format.container import read_container
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    rng = np.random.default_rng(0)
+    shapes = {"conv.weight": (32, 16, 3, 3), "dw.weight": (32, 1, 3, 3), "fc.weight": (10, 32)}
+    path = tmp_path / "net.npz"
+    np.savez(path, **{name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
+    return str(path)
+
+
+def test_writes_container_and_report(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--checkpoint", checkpoint, "--method", "msvq", "--nm", "2:4", "--k", "16", "--d", "8", "--quiet"]
+    for name in ("a", "b"):
+        assert main([*arguments, "-o", str(tmp_path / f"{name}.mvq"), "--json", str(tmp_path / f"{name}.json")]) == 0
+    assert (tmp_path / "a.mvq").read_bytes() == (tmp_path / "b.mvq").read_bytes()
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert [(row["layer"], row["method"], row["reason"]) for row in report["layers"]] == [
+        ("conv", "msvq", None),
+        ("dw", "int8", "depthwise"),
+        ("fc", "int8", "channels: 10 is not a multiple of d = 8"),
+    ]
+    assert report["recipe"]["seed"] == 0
+    assert report["file"]["bytes"] == (tmp_path / "a.mvq").stat().st_size
+    layers = read_container(tmp_path / "a.mvq").layers
+    assert [layer.method for layer in layers] == ["msvq", "int8", "int8"]
+    assert "depthwise" in capsys.readouterr().out
+
+
+def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weight = np.random.default_rng(0).standard_normal((128, 256, 1, 1)).astype(np.float32)
+    np.savez(tmp_path / "net.npz", **{"conv.weight": weight})
+    arguments = [
+        "--checkpoint",
+        str(tmp_path / "net.npz"),
+        "--ablation",
+        "--iterations",
+        "2",
+        "--init",
+        "random",
+        "--quiet",
+    ]
+    assert main([*arguments, "--json", str(tmp_path / "ablation.json")]) == 0
+    report = json.loads((tmp_path / "ablation.json").read_text())
+    kept = {row["name"]: row["kept_sse"] for row in report["cases"]}
+    assert report["kept_sse_ratios"] == {f"{name}/D": pytest.approx(kept[name] / kept["D"]) for name in "ABC"}
+    output = capsys.readouterr().out
+    assert f"C/D = {report['kept_sse_ratios']['C/D']:.2f}" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nm", "4"], "--nm must be N:M, such as 4:16, not '4'"),
+        (["--nm", "a:b"], "--nm must be N:M, such as 4:16, not 'a:b'"),
+        (["--nm", "17:16"], "n must be in 1..m = 1..16, not 17"),
+        (["--nm", "1:3"], "m must be at least 1 and divide d = 16, not 3"),
+        (["--k", "0"], "k must be an integer in 1..65536, not 0"),
+        (["--seed", "-1"], "seed must be an integer in 0.."),
+        (["--threads", "0"], "--threads must be at least 1, not 0"),
+        (["--ablation", "-o", "x"], "--ablation writes no container"),
+        (["--ablation"], "the ablation needs a convolution of at least 32768 weights"),
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(
+    checkpoint: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--checkpoint", checkpoint, "--quiet", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_missing_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--checkpoint", "nowhere.npz"]) == 2
+    assert "cannot read checkpoint 'nowhere.npz'" in capsys.readouterr().err

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sw.compress.grouping import group
+from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, kept_weights, misfit
+from sw.compress.pruning import PruningError, nm_mask
+
+
+def source(K: int = 32, C: int = 16, R: int = 3, S: int = 3, **fields: Any) -> LayerSource:
+    weight = np.random.default_rng(0).standard_normal((K, C, R, S)).astype(np.float32)
+    return LayerSource("layer", "conv", weight, **fields)
+
+
+@pytest.mark.parametrize("method", ["vq", "mvq", "ssvq", "msvq"])
+def test_layer_holds_what_the_method_says(method: str) -> None:
+    given = source(stride=(2, 1), padding=(1, 0), dilation=(1, 2))
+    recipe = Recipe(method, k=32, d=8, n=2, m=4)
+    layer = compress_layer(given, recipe)
+    assert layer.method == method
+    assert (layer.shape, layer.stride, layer.padding, layer.dilation) == ((32, 16, 3, 3), (2, 1), (1, 0), (1, 2))
+    assert (layer.k, layer.d) == (32, 8)
+    masked, signed = method in ("mvq", "msvq"), method in ("ssvq", "msvq")
+    assert (layer.n, layer.m) == ((2, 4) if masked else (8, 8))
+    subvectors = group(given.weight, 8)
+    decoded = group(layer.integer_weights(), 8)
+    expected = nm_mask(subvectors, 2, 4)
+    if masked:
+        np.testing.assert_array_equal(layer.masks, expected)
+        assert (decoded[~expected] == 0).all()
+    else:
+        assert layer.masks is None
+    if signed:
+        used = expected if masked else np.ones_like(expected)
+        assert (decoded[used] * subvectors[used] >= 0).all()
+        assert layer.signs is not None
+    else:
+        assert layer.signs is None
+
+
+def test_masked_methods_beat_common_clustering_of_pruned_weights() -> None:
+    given = source(64, 64, 3, 3)
+    kept = kept_weights(given.weight, 4, 16)
+    assert kept is not None
+    pruned = np.where(kept, given.weight, 0)
+
+    def error(method: str, k: int, d: int) -> float:
+        layer = compress_layer(given, Recipe(method, k=k, d=d, n=4, m=16))
+        return float(((layer.float_weights() - given.weight)[kept] ** 2).sum())
+
+    common = compress_layer(LayerSource("layer", "conv", pruned), Recipe("vq", k=128, d=16, n=0, m=0))
+    common_error = float(((common.float_weights() - pruned)[kept] ** 2).sum())
+    assert error("mvq", 128, 16) < 0.5 * common_error
+    # Equal bits: 4 signs and 3 bits of index.
+    assert error("msvq", 8, 16) < 0.5 * common_error
+
+
+def test_quantised_codebook_adds_little_error() -> None:
+    from sw.compress.kmeans import kmeans
+
+    given = source()
+    recipe = Recipe("mvq", k=32, d=8, n=2, m=4)
+    subvectors = group(given.weight, 8)
+    masks = nm_mask(subvectors, 2, 4)
+    clustered = kmeans(subvectors, 32, masks=masks).objective
+    layer = compress_layer(given, recipe)
+    quantised = float(((group(layer.float_weights(), 8) - subvectors)[masks] ** 2).sum())
+    assert clustered < quantised < 1.01 * clustered
+
+
+@pytest.mark.parametrize("method", ["int8", "vq", "mvq", "ssvq", "msvq"])
+def test_same_seed_same_layer_on_any_threads(method: str) -> None:
+    layers = [compress_layer(source(), Recipe(method, k=32, d=8, n=2, m=4), threads=threads) for threads in (1, 2, 5)]
+    for layer in layers[1:]:
+        for field in ("codebook", "assignments", "masks", "signs", "weights", "scale"):
+            np.testing.assert_array_equal(getattr(layer, field), getattr(layers[0], field))
+
+
+@pytest.mark.parametrize(
+    ("given", "recipe", "reason"),
+    [
+        (source(32, 1, groups=32), Recipe(), "depthwise"),
+        (source(24), Recipe(), "channels: 24 is not a multiple of d = 16"),
+        (source(32, 16, groups=4), Recipe(), "channels: 8 is not a multiple of d = 16"),
+        (source(32, 4, 1, 1), Recipe(), "subvectors: 8 are fewer than k = 512"),
+        (source(32, 1), Recipe(k=19), "subvectors: 18 are fewer than k = 19"),
+        (source(32, 32, 3, 3), Recipe(k=512), r"size: 8.36 bits a weight with the codebook"),
+        (source(128, 64, 3, 3), Recipe(), None),
+        (source(64, 16, groups=4), Recipe(k=16), None),
+        (source(32, 1, groups=32), Recipe("int8"), None),
+    ],
+)
+def test_layers_that_do_not_fit_are_kept_at_8_bit(given: LayerSource, recipe: Recipe, reason: str | None) -> None:
+    assert misfit(given, recipe) == reason
+    layer = compress_layer(given, recipe)
+    assert layer.method == ("int8" if reason or recipe.method == "int8" else "mvq")
+    assert layer.groups == given.groups
+    if layer.method == "int8":
+        largest = np.abs(given.weight).max(axis=(1, 2, 3), keepdims=True)
+        assert (np.abs(layer.float_weights() - given.weight) <= 0.5001 * largest / 127).all()
+
+
+@pytest.mark.parametrize("method", ["vq", "mvq", "ssvq", "msvq", "int8"])
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e-44])
+def test_constant_weights(method: str, value: float) -> None:
+    given = LayerSource("layer", "linear", np.full((32, 64, 1, 1), value, dtype=np.float32))
+    layer = compress_layer(given, Recipe(method, k=4, d=8, n=4, m=4))
+    np.testing.assert_allclose(layer.float_weights(), given.weight, rtol=1e-6, atol=1e-38)
+
+
+def test_kept_weights_do_not_depend_on_d() -> None:
+    weight = source().weight
+    kept = kept_weights(weight, 2, 4)
+    assert kept is not None
+    for d in (4, 8, 32):
+        np.testing.assert_array_equal(group(kept, d), nm_mask(group(weight, d), 2, 4))
+    assert kept_weights(weight, 0, 0) is None
+    assert kept_weights(weight, 1, 5) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"method": "pq"}, "method must be one of int8, vq, mvq, ssvq, msvq, not 'pq'"),
+        ({"init": "best"}, r"init must be one of k-means\+\+, random, paper, not 'best'"),
+        ({"empty": "drop"}, "empty must be one of farthest, keep, not 'drop'"),
+        ({"k": 0}, r"k must be an integer in 1..65536, not 0"),
+        ({"k": 65537}, r"k must be an integer in 1..65536, not 65537"),
+        ({"k": 5.0}, r"k must be an integer in 1..65536, not 5.0"),
+        ({"d": 0}, r"d must be an integer in 1..256, not 0"),
+        ({"d": 512}, r"d must be an integer in 1..256, not 512"),
+        ({"iterations": -1}, r"iterations must be an integer in 0..1000000, not -1"),
+        ({"seed": -1}, r"seed must be an integer in 0..\d+, not -1"),
+        ({"seed": True}, r"seed must be an integer in 0..\d+, not True"),
+        ({"n": -4}, r"n must be an integer in 0..256, not -4"),
+    ],
+)
+def test_recipe_refuses(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(CompressError, match=message):
+        Recipe(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"n": 17}, r"n must be in 1..m = 1..16, not 17"),
+        ({"n": 0, "m": 0}, "m must be at least 1 and divide d = 16, not 0"),
+        ({"m": 5}, "m must be at least 1 and divide d = 16, not 5"),
+        ({"d": 8}, "m must be at least 1 and divide d = 8, not 16"),
+        ({"method": "vq", "n": 5, "m": 4}, r"n must be in 1..m = 1..4, not 5"),
+    ],
+)
+def test_recipe_refuses_the_pattern(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(PruningError, match=message):
+        Recipe(**fields)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.zeros((4, 4)), "layer 'x': weight must be a float32 array, not float64"),
+        ([[1.0]], "layer 'x': weight must be a float32 array, not list"),
+        (np.zeros((4, 4), dtype=np.float32), r"layer 'x': weight must be \[K, C, R, S\], not \[4, 4\]"),
+        (np.zeros((4, 0, 1, 1), dtype=np.float32), r"layer 'x': weight must be \[K, C, R, S\], not \[4, 0, 1, 1\]"),
+        (np.full((4, 4, 1, 1), np.nan, dtype=np.float32), "layer 'x': weight must be finite, not NaN or infinite"),
+        (np.full((4, 4, 1, 1), -np.inf, dtype=np.float32), "layer 'x': weight must be finite, not NaN or infinite"),
+    ],
+)
+def test_source_refuses(weight: Any, message: str) -> None:
+    with pytest.raises(CompressError, match=message):
+        LayerSource("x", "conv", weight)

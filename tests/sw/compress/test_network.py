@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+from sw.compress.methods import CompressError, LayerSource, Recipe
+from sw.compress.network import compress_network, module_sources, state_dict_sources, total_row
+
+
+def small_network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        OrderedDict(
+            stem=torch.nn.Conv2d(3, 32, 3, stride=2, padding=1),
+            norm=torch.nn.BatchNorm2d(32),
+            depthwise=torch.nn.Conv2d(32, 32, 3, padding="same", groups=32),
+            point=torch.nn.Conv2d(32, 64, 1, padding="valid"),
+            classify=torch.nn.Linear(64, 10),
+        )
+    )
+
+
+def test_module_sources() -> None:
+    network = small_network()
+    sources = {source.name: source for source in module_sources(network)}
+    assert list(sources) == ["stem", "depthwise", "point", "classify"]
+    assert (sources["stem"].stride, sources["stem"].padding, sources["stem"].groups) == ((2, 2), (1, 1), 1)
+    assert (sources["depthwise"].padding, sources["depthwise"].groups) == ((1, 1), 32)
+    assert sources["point"].padding == (0, 0)
+    assert (sources["classify"].kind, sources["classify"].shape) == ("linear", (10, 64, 1, 1))
+    for name, source in sources.items():
+        weight = network.get_parameter(f"{name}.weight").detach().numpy()
+        np.testing.assert_array_equal(source.weight.reshape(weight.shape), weight)
+
+
+def test_state_dict_sources() -> None:
+    tensors = small_network().half().state_dict()
+    sources = {
+        source.name: source for source in state_dict_sources({**tensors, "counter.weight": torch.zeros(2, 2).int()})
+    }
+    assert list(sources) == ["stem", "depthwise", "point", "classify"]
+    assert sources["depthwise"].groups == 32
+    assert sources["stem"].weight.dtype == np.float32
+    assert sources["classify"].shape == (10, 64, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (torch.nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding_mode must be zeros, not 'reflect'"),
+        (torch.nn.Conv2d(4, 4, 2, padding="same"), "padding 'same' must be the same on both sides"),
+    ],
+)
+def test_module_sources_refuses(layer: torch.nn.Module, message: str) -> None:
+    with pytest.raises(CompressError, match=message):
+        module_sources(torch.nn.Sequential(layer))
+
+
+def test_nan_in_a_network_names_the_layer() -> None:
+    network = small_network()
+    network.get_parameter("point.weight").data[3, 2] = float("nan")
+    with pytest.raises(CompressError, match="layer 'point': weight must be finite"):
+        module_sources(network)
+
+
+@pytest.mark.parametrize("method", ["mvq", "ssvq", "vq", "msvq", "int8"])
+def test_report_matches_the_layers(method: str) -> None:
+    sources = module_sources(small_network())
+    layers, rows = compress_network(sources, Recipe(method, k=8, d=4, n=2, m=4), progress=False)
+    assert [layer.name for layer in layers] == [row.layer for row in rows] == [source.name for source in sources]
+    for source, layer, row in zip(sources, layers, rows, strict=True):
+        error = layer.float_weights().astype(np.float64) - source.weight
+        assert row.method == layer.method
+        assert row.sse == pytest.approx(float((error**2).sum()), rel=1e-9)
+        assert row.relative_error == pytest.approx(row.sse / float((source.weight.astype(np.float64) ** 2).sum()))
+        if row.kept_sse is not None:
+            assert row.kept_sse <= row.sse
+        assert row.to_dict()["shape"] == list(source.shape)
+    reasons = {row.layer: row.reason for row in rows}
+    if method == "int8":
+        assert set(reasons.values()) == {None}
+    else:
+        assert reasons["depthwise"] == "depthwise"
+        assert reasons["classify"] == "channels: 10 is not a multiple of d = 4"
+        assert (reasons["stem"], reasons["point"]) == (None, None)
+        assert rows[3].kept_sse is None
+    total = total_row(rows)
+    assert total.sse == pytest.approx(sum(row.sse for row in rows))
+    assert total.bits.total == sum(row.bits.total for row in rows)
+    assert total_row(rows, compressed_only=True).bits.weight_count == sum(
+        source.weight.size for source in sources if reasons[source.name] is None
+    )
+
+
+def test_kept_sse_of_an_unmasked_method_covers_the_weights_pruning_would_keep() -> None:
+    weight = np.zeros((4, 64, 1, 1), dtype=np.float32)
+    weight[:2] = np.random.default_rng(0).standard_normal((2, 64, 1, 1)) + 5
+    weight[2:] = np.random.default_rng(1).standard_normal((2, 64, 1, 1)) / 5
+    layers, rows = compress_network(
+        [LayerSource("x", "conv", weight)], Recipe("vq", k=4, d=4, n=2, m=4), progress=False
+    )
+    error = (layers[0].float_weights() - weight.astype(np.float64)) ** 2
+    assert rows[0].kept_sse == pytest.approx(float(error[:2].sum()))
+    assert rows[0].sse == pytest.approx(float(error.sum()))
+
+
+def test_compress_network_refuses() -> None:
+    with pytest.raises(CompressError, match="at least one convolution or linear layer, not 0"):
+        compress_network([], Recipe(), progress=False)
+    source = LayerSource("twin", "conv", np.ones((4, 4, 1, 1), dtype=np.float32))
+    with pytest.raises(CompressError, match="layer names must differ, not 'twin' twice"):
+        compress_network([source, source], Recipe(), progress=False)
+    with pytest.raises(CompressError, match="no layer to total"):
+        total_row([])
