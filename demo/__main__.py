@@ -25,7 +25,10 @@ from demo import tables
 from demo.activations import layer_inputs, load_photograph, photograph_path, quantise_activations
 from hw.config import preset
 from hw.generate import generate, write
+from hw.yosys import YosysError
 from sim.cosim import Job, run_layers
+from sim.runner import BuildError, SimulationError
+from sim.toolchain import ToolchainError
 from sw.compress.methods import LayerSource, Recipe
 from sw.compress.network import compress_network, module_sources, total_row
 from sw.compress.sources import load_model
@@ -152,17 +155,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--threads", type=int, help="threads of the clustering; does not change results (all processors)"
     )
     options = parser.parse_args(arguments)
-    folder: Path = options.output
+    try:
+        return run(options.output, options.photograph, options.threads)
+    except (ValueError, OSError, YosysError, ToolchainError, BuildError, SimulationError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+
+
+def run(folder: Path, photograph: Path, threads: int | None) -> int:
+    """All steps. Returns the exit status: 1 if a sum of the co-simulation differs from the golden model."""
     folder.mkdir(parents=True, exist_ok=True)
 
     console = Console(width=None if sys.stdout.isatty() else 180)
     clock = Clock(Console(stderr=True))
-    summary: dict[str, Any] = {"network": NETWORK, "versions": versions(), "photograph": options.photograph.name}
+    summary: dict[str, Any] = {"network": NETWORK, "versions": versions(), "photograph": photograph.name}
 
     network = load_model(NETWORK)
     sources = [source for source in module_sources(network) if source.kind == "conv"]
     with clock.step("compression", bar=False):
-        summary["compression"] = list(compress(sources, folder, options.threads))
+        summary["compression"] = list(compress(sources, folder, threads))
     console.print(tables.compression_table(summary["compression"]))
     console.print(tables.totals_table(summary["compression"]))
 
@@ -171,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(tables.verilog_line(summary["verilog"]))
 
     with clock.step("co-simulation"):
-        summary["cosimulation"] = cosimulate(network, options.photograph, folder / f"{SIMULATED_RECIPE}.mvq")
+        summary["cosimulation"] = cosimulate(network, photograph, folder / f"{SIMULATED_RECIPE}.mvq")
     console.print(tables.cosimulation_table(summary["cosimulation"], PRESET))
 
     summary["seconds"] = clock.seconds

@@ -1,7 +1,8 @@
 """Builds Verilator models and runs cocotb tests on them.
 
 cocotb's own runner makes every signal of a design public, after which Verilator can optimise next to nothing: a 16 x 16
-array then takes minutes to build. This one makes the ports of the top module public and nothing else.
+array then takes minutes to build. This one makes the ports of the top module public and nothing else. It also does
+without a shared libpython: see host.cpp.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TextIO
 from xml.etree import ElementTree
 
 import cocotb_tools.config
+import find_libpython
 from cocotb_tools.runner import Verilator
 
 from sim.toolchain import BUILD, verilator_environment, verilator_version
@@ -26,6 +29,7 @@ __all__ = ["BuildError", "SimulationError", "VerilatorRunner"]
 
 TAIL_LINES = 30
 LIBRARIES = BUILD / "toolchain"
+HOSTED = ["-CFLAGS", "-fPIC -Dmain=simulate", "-LDFLAGS", "-shared -ldl", str(Path(__file__).with_name("host.cpp"))]
 
 
 class BuildError(RuntimeError):
@@ -76,10 +80,13 @@ class VerilatorRunner(Verilator):
         self.name = name
         self.verilog = [Path(path).resolve() for path in verilog]
         self.top = top
-        self.options = list(options)
+        self.hosted = find_libpython.find_libpython() is None
+        self.options = [*options, *(HOSTED if self.hosted else [])]
         self.build_dir = BUILD / name
 
     def _set_env_common(self) -> None:
+        if self.hosted:
+            self.env["GPI_USERS"] = cocotb_tools.config.pygpi_entry_point()
         super()._set_env_common()
         libraries = cocotb_tools.config.libs_dir
         environment = verilator_environment()
@@ -105,6 +112,13 @@ class VerilatorRunner(Verilator):
             else []
         )
         return [verilate, *copies, make]
+
+    def _test_command(self) -> list[list[str]]:
+        (command,) = super()._test_command()
+        if self.hosted:
+            model = command.index(str(self.build_dir / self.top))
+            command[model : model + 1] = [f"LD_PRELOAD={command[model]}", sys.executable]
+        return [command]
 
     @property
     def _library(self) -> Path:

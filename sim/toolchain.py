@@ -16,11 +16,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
-
-import find_libpython
 
 __all__ = ["BUILD", "MINIMUM_VERILATOR", "ToolchainError", "verilator_environment", "verilator_version"]
 
@@ -32,7 +29,7 @@ BUILD = Path(__file__).parents[1] / "build" / "sim"
 
 
 class ToolchainError(RuntimeError):
-    """A program or library that simulation needs is missing. The message says which, and how to get it."""
+    """A program that simulation needs is missing. The message says which, and how to get it."""
 
 
 def _is_new_enough(verilator: str) -> bool:
@@ -60,11 +57,6 @@ def _additions() -> tuple[tuple[str, str], ...]:
     for tool in ("make", "c++"):
         if shutil.which(tool) is None:
             raise ToolchainError(f"{tool} is not on PATH; on Debian and Ubuntu: apt install build-essential")
-    if find_libpython.find_libpython() is None:
-        raise ToolchainError(
-            f"this Python ({sys.executable}) has no shared libpython, which the simulator loads; on Debian and Ubuntu: "
-            f"apt install libpython{sysconfig.get_python_version()}"
-        )
     on_path = shutil.which("verilator")
     if on_path is not None and _is_new_enough(on_path):
         return ()
@@ -104,7 +96,7 @@ def verilator_environment() -> dict[str, str]:
     Raises
     ------
     ToolchainError
-        make, a C++ compiler, a shared libpython or Verilator is missing.
+        make, a C++ compiler or Verilator is missing.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
     return inherited | dict(_additions())

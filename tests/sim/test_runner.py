@@ -58,6 +58,13 @@ def test_missing_test_is_an_error() -> None:
         counter().run_tests("counter_bench", label="none", testcase="no_such_test")
 
 
+def test_python_needs_no_shared_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module.find_libpython, "find_libpython", lambda: None)
+    hosted = VerilatorRunner("hosted", [HERE / "counter.v"], "counter")
+    results = hosted.run_tests("counter_bench", testcase="counts_enabled_cycles")
+    assert [case.get("name") for case in ElementTree.parse(results).iter("testcase")] == ["counts_enabled_cycles"]
+
+
 def test_refused_verilog_is_shown_with_the_log(tmp_path: Path) -> None:
     bad = tmp_path / "bad.v"
     bad.write_text("module bad(input clk); assign nonsense = ; endmodule\n")
