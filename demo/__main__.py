@@ -108,10 +108,10 @@ def verilog(folder: Path) -> dict[str, Any]:
     }
 
 
-def cosimulate(network: torch.nn.Module, photograph: Path, container: Path) -> list[dict[str, Any]]:
-    """Run layers of the container on the generated Verilog, on the activations that the photograph causes there."""
+def cosimulate(network: torch.nn.Module, image: torch.Tensor, container: Path) -> list[dict[str, Any]]:
+    """Run layers of the container on the generated Verilog, on the activations that the image causes there."""
     config = preset(PRESET)
-    inputs, _ = layer_inputs(network, load_photograph(photograph), SIMULATED_LAYERS)
+    inputs, _ = layer_inputs(network, image, SIMULATED_LAYERS)
     layers = {layer.name: layer for layer in read_container(container).layers}
     jobs, reports = [], []
     for name in SIMULATED_LAYERS:
@@ -164,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(folder: Path, photograph: Path, threads: int | None) -> int:
     """All steps. Returns the exit status: 1 if a sum of the co-simulation differs from the golden model."""
+    image = load_photograph(photograph)
     folder.mkdir(parents=True, exist_ok=True)
 
     console = Console(width=None if sys.stdout.isatty() else 180)
@@ -182,7 +183,7 @@ def run(folder: Path, photograph: Path, threads: int | None) -> int:
     console.print(tables.verilog_line(summary["verilog"]))
 
     with clock.step("co-simulation"):
-        summary["cosimulation"] = cosimulate(network, photograph, folder / f"{SIMULATED_RECIPE}.mvq")
+        summary["cosimulation"] = cosimulate(network, image, folder / f"{SIMULATED_RECIPE}.mvq")
     console.print(tables.cosimulation_table(summary["cosimulation"], PRESET))
 
     summary["seconds"] = clock.seconds
