@@ -72,26 +72,19 @@ class KMeansResult:
         float32 ``[k, d]``. An element that no member keeps has the value it started with.
     assignments
         int32 ``[NG]``: the nearest codeword of every subvector, for this codebook.
-    objectives
-        Equation 1 after the initial assignment and after every iteration, so ``iterations + 1`` values; never rising.
+    objective
+        Equation 1 for them.
+    iterations
+        Updates of the codebook.
     converged
         Fewer assignments changed in the last iteration than the tolerance allows.
     """
 
     codebook: Floats
     assignments: Assignments
-    objectives: tuple[float, ...]
+    objective: float
+    iterations: int
     converged: bool
-
-    @property
-    def iterations(self) -> int:
-        """Updates of the codebook."""
-        return len(self.objectives) - 1
-
-    @property
-    def objective(self) -> float:
-        """Equation 1 for the result."""
-        return self.objectives[-1]
 
 
 def assign(subvectors: Floats, masks: Masks | None, codebook: Floats, *, threads: int | None = None) -> Assignments:
@@ -232,9 +225,8 @@ def kmeans(
         else:
             codebook = _initial(init, subvectors, masks, operand, k, np.random.default_rng(seed))
         assignments = _nearest(operand, masked, codebook, run)
-        objectives = [objective(subvectors, masks, codebook, assignments)]
-        converged = False
-        for _ in range(iterations):
+        done, converged = 0, False
+        while done < iterations and not converged:
             codebook = update(columns, mask_columns, assignments, codebook)
             if empty == "farthest":
                 _move_empty(codebook, subvectors, masks, assignments)
@@ -245,15 +237,14 @@ def kmeans(
             new, old = nearest.take(changed), assignments.take(changed)
             better = _errors(members, member_masks, codebook, new) < _errors(members, member_masks, codebook, old)
             assignments[changed[better]] = new[better]
-            objectives.append(objective(subvectors, masks, codebook, assignments))
             changes = np.count_nonzero(better)
             converged = changes == 0 or changes < tolerance * NG
-            if converged:
-                break
+            done += 1
     return KMeansResult(
         codebook=np.ldexp(codebook, exponent),
         assignments=assignments,
-        objectives=tuple(float(np.ldexp(value, 2 * exponent)) for value in objectives),
+        objective=float(np.ldexp(objective(subvectors, masks, codebook, assignments), 2 * exponent)),
+        iterations=done,
         converged=converged,
     )
 
