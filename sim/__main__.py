@@ -99,7 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "passed": not failures,
         "seconds": time.perf_counter() - started,
         "seed": options.seed,
-        "tools": {"verilator": verilator_version(), **{x: metadata.version(x) for x in ("cocotb", "amaranth", "pyosys")}},
+        "tools": {
+            "verilator": verilator_version(),
+            **{x: metadata.version(x) for x in ("cocotb", "amaranth", "pyosys")},
+        },
         "total": whole,
         "failures": failures,
         "presets": {
@@ -115,7 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path.write_text(json.dumps(summary, indent=1) + "\n")
     for name, text in failures.items():
         console.print(f"{name}: {text}", markup=False)
-    console.print(f"{whole['sums']:,} sums and {whole['psums']:,} partial sums compared; {path.relative_to(BUILD.parents[1])}")
+    console.print(
+        f"{whole['sums']:,} sums and {whole['psums']:,} partial sums compared; {path.relative_to(BUILD.parents[1])}"
+    )
     return 1 if failures else 0
 
 

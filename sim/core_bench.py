@@ -17,6 +17,14 @@ from sw.perf import sequence_cycles
 FOLDER = Path(os.environ["COSIM_FOLDER"])
 with (FOLDER / "sessions.pickle").open("rb") as file:
     CONFIG, STREAMS, SESSIONS = pickle.load(file)
+ALL_VECTORS = sum(len(program.expected) for programs, _, _ in SESSIONS.values() for program in programs)
+_finished_vectors = 0
+
+
+def _report_progress(vectors: int) -> None:
+    temporary = FOLDER / "progress.new"
+    temporary.write_text(str((_finished_vectors + vectors) / ALL_VECTORS))
+    temporary.replace(FOLDER / "progress")
 
 
 class _Layers:
@@ -44,6 +52,8 @@ class _Layers:
         if self.fed_back:
             self.bench.send("i_psum", [vector])
         self.left -= 1
+        if self.left == 1 and int(self.bench.dut.o_idle.value):
+            raise AssertionError(f"cycle {self.bench.cycle}: o_idle is high while a vector has to leave")
         if not self.left:
             finished = not self.plan or self.plan[-1][0] != self.layer
             if finished:
@@ -56,7 +66,7 @@ class _Layers:
 
 
 @cocotb.test()
-@cocotb.parametrize(session=list(SESSIONS))
+@cocotb.parametrize(session=[cocotb.Param(name, name=name) for name in SESSIONS])
 async def session(dut, session: str) -> None:
     programs, pauses, seed = SESSIONS[session]
     bench = Testbench(dut, STREAMS)
@@ -65,10 +75,15 @@ async def session(dut, session: str) -> None:
     layers = _Layers(bench, programs)
     for name in bench.sources:
         bench.send(name, (payload for program in programs for payload in program.streams.get(name, ())))
+    bench.watched = lambda: _report_progress(bench.sinks["o_psum"].count)
     first = bench.cycle + 1  # nothing holds the first command up
     started = time.perf_counter()
     await bench.run(layers.done)
     seconds = time.perf_counter() - started
+    global _finished_vectors
+    _finished_vectors += bench.sinks["o_psum"].count
+
+    assert int(dut.o_idle.value) == 1, "o_idle is low after the last vector"
 
     left = {name: len(source.queue) + source.offered for name, source in bench.sources.items()}
     predicted = sequence_cycles(CONFIG, [program.run for program in programs])

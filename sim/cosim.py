@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillRunning
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
-from hw.generate import generate
+from hw.generate import generate, write
 from hw.layout import Schedule
 from sim.program import LayerProgram, layer_program
 from sim.runner import SimulationError, VerilatorRunner
@@ -23,12 +28,12 @@ from sim.toolchain import BUILD
 from sim.wrapper import TOP, wrapper_verilog
 from sw.format import CompressedLayer
 
-__all__ = ["Job", "JobResult", "Session", "build_model", "run_layers", "run_sessions"]
+__all__ = ["Job", "JobResult", "Session", "build_model", "run_layers", "run_sessions", "simulate"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One layer to run: the compressed layer, int8 activations ``[C, rows, columns]`` (or ``[C]``), and its schedule."""
+    """One layer to run: compressed, with int8 activations ``[C, rows, columns]`` (or ``[C]``), and its schedule."""
 
     layer: CompressedLayer
     activations: NDArray[np.int8]
@@ -111,27 +116,37 @@ def build_model(config: AcceleratorConfig, name: str) -> tuple[VerilatorRunner, 
         Verilator is missing or refuses the design.
     """
     folder = BUILD / "designs"
-    folder.mkdir(parents=True, exist_ok=True)
-    source = hashlib.sha256(repr(config).encode())
+    versions = [metadata.version(package) for package in ("amaranth", "pyosys")]
+    source = hashlib.sha256(repr((config, versions)).encode())
     root = Path(__file__).parents[1]
     for path in sorted([*root.glob("hw/**/*.py"), root / "sim" / "wrapper.py"]):
         source.update(path.read_bytes())
-    manifest_path = folder / f"{name}.json"
-    verilog = [folder / f"{name}.v", folder / f"{name}.{TOP}.v"]
-    stamp = folder / f"{name}.sha256"
+    design, manifest, wrapper, stamp = (folder / f"{name}{end}" for end in (".v", ".json", f".{TOP}.v", ".sha256"))
     if not (stamp.exists() and stamp.read_text() == source.hexdigest()):
         generated = generate(config, name)
-        verilog[0].write_text(generated.verilog)
-        verilog[1].write_text(wrapper_verilog(generated.manifest))
-        manifest_path.write_text(json.dumps(generated.manifest))
-        stamp.write_text(source.hexdigest())
-    runner = VerilatorRunner(name, verilog, TOP, ["-Wno-fatal"])
+        write(generated, folder)
+        _write(wrapper, wrapper_verilog(generated.manifest))
+        _write(stamp, source.hexdigest())
+    # Yosys leaves widths and unreachable cases implicit in its Verilog.
+    lint = [f"-Wno-{kind}" for kind in ("WIDTHEXPAND", "WIDTHTRUNC", "CASEINCOMPLETE")]
+    runner = VerilatorRunner(name, [design, wrapper], TOP, lint)
     runner.build_model()
-    return runner, json.loads(manifest_path.read_text())
+    return runner, json.loads(manifest.read_text())
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file in one step: another process may be writing or reading the same."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def run_sessions(
-    config: AcceleratorConfig, sessions: Sequence[Session], name: str, label: str = "core"
+    config: AcceleratorConfig,
+    sessions: Sequence[Session],
+    name: str,
+    label: str = "core",
+    progress: Callable[[float], None] | None = None,
 ) -> list[JobResult]:
     """Run sessions on one instance, one after the other in one process.
 
@@ -145,6 +160,8 @@ def run_sessions(
         Of the model in ``build/sim``; a preset's name, usually.
     label
         Of the result files: ``build/sim/<name>.<label>.xml`` is JUnit XML.
+    progress
+        Called now and then with the part of the simulation that is done, 0 to 1.
 
     Returns
     -------
@@ -160,17 +177,31 @@ def run_sessions(
     """
     programs = [[layer_program(config, job.layer, job.activations, job.schedule) for job in s.jobs] for s in sessions]
     runner, manifest = build_model(config, name)
-    return _simulate(config, sessions, programs, runner, manifest, label)
+    return simulate(config, sessions, programs, runner, manifest, label, progress)
 
 
-def _simulate(
+def _run(runner: VerilatorRunner, folder: Path, label: str, progress: Callable[[float], None]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        environment = {"COSIM_FOLDER": str(folder)}
+        running = pool.submit(runner.run_tests, "sim.core_bench", label=label, environment=environment)
+        while True:
+            with suppress(OSError, ValueError):
+                progress(float((folder / "progress").read_text()))
+            with suppress(StillRunning):
+                running.result(timeout=0.2)
+                return
+
+
+def simulate(
     config: AcceleratorConfig,
     sessions: Sequence[Session],
     programs: Sequence[Sequence[LayerProgram]],
     runner: VerilatorRunner,
     manifest: Mapping[str, Any],
     label: str,
+    progress: Callable[[float], None] | None = None,
 ) -> list[JobResult]:
+    """The second half of :func:`run_sessions`: run programs on a model that has been built."""
     folder = runner.build_dir / "sessions" / label
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -178,7 +209,7 @@ def _simulate(
     with (folder / "sessions.pickle").open("wb") as file:
         pickle.dump((config, manifest["streams"], content), file)
     try:
-        runner.run_tests("sim.core_bench", label=label, environment={"COSIM_FOLDER": str(folder)})
+        _run(runner, folder, label, progress or (lambda done: None))
     except SimulationError as error:
         failure: SimulationError | None = error
     else:
@@ -211,7 +242,14 @@ def run_layers(
     jobs: Sequence[Job | tuple[CompressedLayer, NDArray[np.int8], Schedule]],
     name: str,
     label: str = "layers",
+    progress: Callable[[float], None] | None = None,
 ) -> list[JobResult]:
-    """Run layers back to back, without pauses: :func:`run_sessions` with one session."""
+    """Run layers back to back, without pauses: :func:`run_sessions` with one session.
+
+    Parameters
+    ----------
+    jobs
+        Jobs, or tuples of what a :class:`Job` holds.
+    """
     listed = [job if isinstance(job, Job) else Job(*job) for job in jobs]
-    return run_sessions(config, [Session(label, listed)], name, label)
+    return run_sessions(config, [Session(label, listed)], name, label, progress)

@@ -46,7 +46,8 @@ class LayerProgram:
     expected
         int32 ``[vectors, L]``: every vector of partial sums, absent output channels included.
     sums
-        int32 ``[K, E, F]``: the layer's sums, or None if partial sums may overflow ``psum_width``; ``expected`` wraps then.
+        int32 ``[K, E, F]``: the layer's sums, or None if partial sums may overflow ``psum_width``; ``expected``
+        wraps then.
     requantised
         int8 ``[K, E, F]``, or None where there are no sums or the layer has no requantisation.
     output
@@ -260,8 +261,8 @@ def score(config: AcceleratorConfig, program: LayerProgram, payloads: Sequence[i
         vector, lane = np.argwhere(wrong)[0]
         tile = int(np.searchsorted(np.cumsum(program.vectors), vector, side="right"))
         message = (
-            f"layer {program.layer.name!r}: {mismatches} of {wrong.size} partial sums differ; first in layer tile {tile}, "
-            f"vector {vector}, lane {lane}: {lanes[vector, lane]}, not {expected[vector, lane]}"
+            f"layer {program.layer.name!r}: {mismatches} of {wrong.size} partial sums differ; first in layer tile "
+            f"{tile}, vector {vector}, lane {lane}: {lanes[vector, lane]}, not {expected[vector, lane]}"
         )
     K, (E, F) = program.layer.shape[0], program.output
     if program.sums is not None:

@@ -87,9 +87,7 @@ def random_layer(
         fields["signs"] = rng.random((NG, d * n // m)) < negative
         codebook = np.minimum(np.abs(codebook.astype(np.int16)), 127).astype(np.int8)
     method = _METHODS[features.mask, features.sign]
-    return CompressedLayer(
-        method=method, d=d, k=k, n=n, m=m, codebook=codebook, assignments=assignments, **fields
-    )
+    return CompressedLayer(method=method, d=d, k=k, n=n, m=m, codebook=codebook, assignments=assignments, **fields)
 
 
 def random_activations(rng: np.random.Generator, shape: tuple[int, ...], values: str = "uniform") -> NDArray[np.int8]:
@@ -157,7 +155,9 @@ def _kernels(config: AcceleratorConfig, rng: np.random.Generator) -> list[Job]:
     return [
         _job(config, rng, (odd, H + 3, 1, 1), (12, 10), "1x1"),
         _job(config, rng, (odd, H + 1, 3, 3), (9, 8), "3x3", padding=(1, 1)),
-        _job(config, rng, (2 * L, 2 * H, 3, 3), (11, 12), "3x3-stride-2", stride=(2, 2), padding=(1, 1), values="normal"),
+        _job(
+            config, rng, (2 * L, 2 * H, 3, 3), (11, 12), "3x3-stride-2", stride=(2, 2), padding=(1, 1), values="normal"
+        ),
         _job(config, rng, (odd, max(1, H - 1), 5, 5), (9, 9), "5x5-stride-2", stride=(2, 2), padding=(2, 2)),
         _job(config, rng, (L, H + 2, 1, 7), (5, 9), "1x7", padding=(0, 3)),
         _job(config, rng, (L, H, 3, 3), (8, 9), "3x3-dilated", dilation=(2, 2), padding=(2, 2)),

@@ -1,6 +1,7 @@
 """A cocotb testbench for any design with streams, inside the wrapper of :mod:`sim.wrapper`.
 
-Python runs only at falling edges that follow a transfer, or at all of them while a stream pauses. Payloads are integers.
+Python runs only at falling edges that follow a transfer, or at all of them while a stream pauses. Payloads are
+integers.
 """
 
 from __future__ import annotations
@@ -59,9 +60,10 @@ class Source:
     def transferred(self) -> None:
         """The offered transfer has been taken."""
         self.count += 1
-        self.offered = False
-        self.offer()
-        if not self.offered:
+        if self.queue and self.pauses.willing():
+            self._payload.value = self.queue.popleft()
+        else:
+            self.offered = False
             self._valid.value = 0
 
 
@@ -106,6 +108,8 @@ class Testbench:
     ----------
     sources, sinks
         By name of the stream.
+    watched
+        Called every few thousand cycles.
     """
 
     __test__ = False  # pytest takes it for a test by its name
@@ -113,6 +117,7 @@ class Testbench:
     def __init__(self, dut, streams: Mapping[str, Mapping], patience: int = 3 * WATCH_CYCLES) -> None:
         self.dut = dut
         self.patience = patience
+        self.watched: Callable[[], None] = lambda: None
         self.sources: dict[str, Source] = {}
         self.sinks: dict[str, Sink] = {}
         self._streams: list[Source | Sink] = []
@@ -184,6 +189,7 @@ class Testbench:
             now = sum(stream.count for stream in self._streams)
             since = 0 if now != before else since + WATCH_CYCLES
             before = now
+            self.watched()
             if since >= self.patience:
                 state = ", ".join(
                     f"{stream.name}: {stream.count} done"

@@ -1,11 +1,11 @@
 """Verilog around a design with streams that watches the handshakes, so that Python need not look at every clock edge.
 
-For each input stream ``i_x`` the wrapper has the inputs ``i_x_valid`` and ``i_x_payload``; for each output stream ``o_y`` the
-input ``o_y_ready`` and the output ``o_y_payload``, which holds the payload of the last transfer. Bit n of ``fired`` is high
-after a rising edge at which stream n, in the order of the manifest, transferred. Its highest bit says that an output stream
-broke the protocol: it took back ``valid``, or changed its payload, before ``ready``. ``wake`` toggles at the falling edge
-of every cycle with such an event, or of every cycle while ``poll`` is high: inputs that Python changes then are stable at both
-rising edges around.
+For each input stream ``i_x`` the wrapper has the inputs ``i_x_valid`` and ``i_x_payload``; for each output stream
+``o_y`` the input ``o_y_ready`` and the output ``o_y_payload``, which holds the payload of the last transfer. Bit n of
+``fired`` is high after a rising edge at which stream n, in the order of the manifest, transferred. Its highest bit says
+that an output stream broke the protocol: it took back ``valid``, or changed its payload, before ``ready``. ``wake``
+toggles at the falling edge of every cycle with such an event, or of every cycle while ``poll`` is high: inputs that
+Python changes then are stable at both rising edges around.
 """
 
 from __future__ import annotations
@@ -29,12 +29,18 @@ def wrapper_verilog(manifest: Mapping[str, Any]) -> str:
     Parameters
     ----------
     manifest
-        As :func:`hw.generate.generate` gives it: ``top`` and ``streams`` are used. Other output ports stay open.
+        As :func:`hw.generate.generate` gives it: ``top``, ``ports`` and ``streams`` are used. Ports that belong to
+        no stream keep their names.
     """
     streams = manifest["streams"]
     ports = ["input clk", "input rst", "input poll", "output reg wake", f"output reg {_range(len(streams) + 1)} fired"]
     connections = [".clk(clk)", ".rst(rst)"]
     wires, watched, captures, checks = [], [], [], []
+    for port in manifest["ports"]:
+        name = port["name"]
+        if name not in ("clk", "rst") and name.rpartition("__")[0] not in streams:
+            ports.append(f"{port['direction']}put {_range(port['width'])} {name}")
+            connections.append(f".{name}({name})")
     for name, stream in streams.items():
         width = _range(stream["payload"]["width"])
         if stream["direction"] == "in":

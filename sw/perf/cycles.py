@@ -1,7 +1,7 @@
 """Cycles of a sequence of layers on the accelerator core, exact for streams that never pause.
 
-The closed form of the loop nest (MVQ figure 7): a layer tile issues one array operation a cycle, ``positions * A*B*D`` of
-them, and its weights take one cycle a row write, or as many as the words of a row's packed fields need. Loading runs
+The closed form of the loop nest (MVQ figure 7): a layer tile issues one array operation a cycle, ``positions * A*B*D``
+of them, and its weights take one cycle a row write, or as many as the words of a row's packed fields need. Loading runs
 beside the array as far as the ring of WRF entries allows.
 
 What follows from the RTL, cycle by cycle:
@@ -12,8 +12,8 @@ What follows from the RTL, cycle by cycle:
 - the command goes on :data:`LOADER_LATENCY` cycles after the last row, but not before the cycle in which the running
   tile issues its last operation; the first operation of the tile is issued in the next cycle;
 - the first operation for a PRF entry waits until the entry ``prf_depth`` before it has left. A sum can leave
-  ``config.latency`` cycles after its last operation. With ``prf_depth > config.latency`` that never waits, and a tile is
-  issued in exactly ``positions * A*B*D`` cycles; else the waiting is followed operation by operation;
+  ``config.latency`` cycles after its last operation. With ``prf_depth > config.latency`` that never waits, and a tile
+  is issued in exactly ``positions * A*B*D`` cycles; else the waiting is followed position by position;
 - activations never wait: one can arrive every cycle, and the ARF holds the window of the next position.
 """
 
@@ -31,8 +31,8 @@ from hw.layout import LayerTile, Schedule, layer_tiles
 
 __all__ = ["LOADER_LATENCY", "LayerRun", "TileTiming", "issue_slots", "sequence_cycles", "tile_timings"]
 
-#: Cycles from the last row write that enters the weight decoder to the earliest hand-over of the command, with a codebook
-#: register file (True) and without (False): the decoder's pipeline and the state that waits for it to drain.
+#: Cycles from the last row write that enters the weight decoder to the earliest hand-over of the command, with a
+#: codebook register file (True) and without (False): the decoder's pipeline, and the state that waits for it to drain.
 LOADER_LATENCY = {True: 4, False: 2}
 
 _LONG_AGO = -(1 << 60)
@@ -176,8 +176,8 @@ def tile_timings(config: AcceleratorConfig, runs: Iterable[LayerRun]) -> Iterato
 def sequence_cycles(config: AcceleratorConfig, runs: Iterable[LayerRun]) -> list[int]:
     """Cycles of each of several layers that run back to back.
 
-    The first layer's count from the cycle in which its first command is taken, the others' from the last vector of the layer
-    before; all end with the cycle in which the layer's last vector of partial sums leaves.
+    The first layer's count from the cycle in which its first command is taken, the others' from the last vector of the
+    layer before; all end with the cycle in which the layer's last vector of partial sums leaves.
     """
     finished: list[int] = []
     for number, timing in tile_timings(config, runs):

@@ -50,7 +50,7 @@ def candidate_schedules(config: AcceleratorConfig, shape: tuple[int, int, int, i
 
 
 def psum_accesses(run: LayerRun) -> int:
-    """Vectors of L partial sums that leave the array or come back to it: 1/(B*D) of the operations (MVQ section 5.1)."""
+    """Vectors of L partial sums that leave the array or come back: 1/(B*D) of the operations (MVQ section 5.1)."""
     tiles = layer_tiles(run.shape, run.schedule)
     return sum(run.positions * tile.A * (1 if tile.first else 2) for tile in tiles)
 
