@@ -11,6 +11,7 @@ from hw.config import AcceleratorConfig
 from hw.control.command import command_layout
 from hw.control.loop_controller import LoopController
 from hw.control.weight_loader import WeightLoader
+from hw.emission import shared
 from hw.memory.register_file import RegisterFile
 
 __all__ = ["AcceleratorCore"]
@@ -100,7 +101,8 @@ class AcceleratorCore(wiring.Component):
 
         psums = []
         for t in range(config.tiles):
-            m.submodules[f"tile_{t}"] = tile = Tile(config)
+            tile = Tile(config)
+            m.submodules[f"tile_{t}"] = shared(tile, platform)
             m.d.comb += [
                 tile.i_write.eq(loader.o_write),
                 tile.i_write_address.eq(loader.o_write_address),

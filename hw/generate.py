@@ -16,11 +16,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from amaranth.back import rtlil
 from amaranth.hdl import Shape
 from amaranth.lib import data, enum, stream, wiring
 
 from hw.config import PRESETS, AcceleratorConfig, ConfigError, preset
+from hw.emission import Emission
 from hw.rtlil import merge_equal_modules
 from hw.yosys import YosysError, run_yosys, yosys_version
 
@@ -52,7 +52,7 @@ class Generated:
 
 def to_rtlil(component: wiring.Component, top: str = TOP) -> str:
     """RTLIL of a component, with equal modules merged."""
-    return merge_equal_modules(rtlil.convert(component, name=top, emit_src=False))
+    return merge_equal_modules(Emission(top).emit(component, top))
 
 
 def to_verilog(rtlil_text: str) -> str:
@@ -76,7 +76,10 @@ def _shape(shape: Any) -> dict[str, Any]:
     described: dict[str, Any] = {"width": Shape.cast(shape).width}
     if isinstance(shape, type) and issubclass(shape, data.Struct):
         shape = data.Layout.cast(shape)
-    if isinstance(shape, data.Layout):
+    if isinstance(shape, data.ArrayLayout):
+        described["elements"] = shape.length
+        described["element"] = _shape(shape.elem_shape)
+    elif isinstance(shape, data.Layout):
         described["fields"] = {
             str(name): {"offset": field.offset, **_shape(field.shape)} for name, field in shape
         }

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from hw.array.adder_tree import AdderTree
 from hw.array.tile_row import TileRow
 from hw.config import AcceleratorConfig
+from hw.emission import shared
 from hw.memory.register_file import RegisterFile
 
 __all__ = ["Tile"]
@@ -60,7 +61,8 @@ class Tile(wiring.Component):
 
         rows = []
         for h in range(config.H):
-            m.submodules[f"row_{h}"] = row = TileRow(config)
+            row = TileRow(config)
+            m.submodules[f"row_{h}"] = shared(row, platform)
             m.d.comb += [
                 row.i_write.eq(self.i_write[h]),
                 row.i_write_address.eq(self.i_write_address),
@@ -85,7 +87,8 @@ class Tile(wiring.Component):
         ]
         sums = []
         for lane in range(config.d):
-            m.submodules[f"tree_{lane}"] = tree = AdderTree(config.H, width, config.tree_register_levels)
+            tree = AdderTree(config.H, width, config.tree_register_levels)
+            m.submodules[f"tree_{lane}"] = shared(tree, platform)
             psum = Signal(config.psum_width, name=f"psum_{lane}")
             held = prf.o_data_0.word_select(lane, config.psum_width)
             m.d.comb += [

@@ -7,6 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import AcceleratorConfig
+from hw.emission import shared
 from hw.memory.register_file import RegisterFile
 
 __all__ = ["Demux", "Multiplier", "TileRow"]
@@ -137,7 +138,8 @@ class TileRow(wiring.Component):
         m.submodules.wrf = wrf = register_file(8, self.i_write_weights, self.i_address)
         products = []
         for i in range(count):
-            m.submodules[f"multiplier_{i}"] = multiplier = Multiplier(width, config.product_register)
+            multiplier = Multiplier(width, config.product_register)
+            m.submodules[f"multiplier_{i}"] = shared(multiplier, platform)
             m.d.comb += [
                 multiplier.i_weight.eq(wrf.o_data_0.word_select(i, 8)),
                 multiplier.i_activation.eq(self.i_activation),
@@ -152,7 +154,8 @@ class TileRow(wiring.Component):
         positions = mrf.o_data_0
         lanes = []
         for group in range(config.mask_groups):
-            m.submodules[f"demux_{group}"] = demux = Demux(config.N, config.M, width)
+            demux = Demux(config.N, config.M, width)
+            m.submodules[f"demux_{group}"] = shared(demux, platform)
             first = group * config.N
             m.d.comb += [
                 demux.i_products.eq(Cat(products[first : first + config.N])),
