@@ -133,8 +133,9 @@ def update(subvectors: Floats, masks: Masks | None, assignments: Assignments, co
         float32 ``[k, d]``.
     """
     k, d = codebook.shape
-    members = member_counts(masks, assignments, k, d)
-    sums = np.stack([np.bincount(assignments, weights=column, minlength=k) for column in subvectors.T], axis=1)
+    numbers = assignments.astype(np.intp)  # once, not in every bincount
+    members = member_counts(masks, numbers, k, d)
+    sums = np.stack([np.bincount(numbers, weights=column, minlength=k) for column in subvectors.T], axis=1)
     return np.divide(sums, members, out=codebook.astype(np.float64), where=members > 0).astype(np.float32)
 
 
@@ -143,7 +144,7 @@ def objective(subvectors: Floats, masks: Masks | None, codebook: Floats, assignm
     return float(_errors(subvectors, masks, codebook, assignments).sum())
 
 
-def member_counts(masks: Masks | None, assignments: Assignments, k: int, d: int) -> NDArray[np.float64]:
+def member_counts(masks: Masks | None, assignments: NDArray[np.integer], k: int, d: int) -> NDArray[np.float64]:
     """Members that keep each element of each codeword: ``sum_p n_p`` of equation 4, float64 ``[k, d]``."""
     if masks is None:
         return np.repeat(np.bincount(assignments, minlength=k).astype(np.float64)[:, None], d, axis=1)
