@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cocotb
 
-from sim.program import LayerProgram, score
+from sim.program import LayerOutputs, LayerProgram, score
 from sim.testbench import Testbench
 from sw.perf import sequence_cycles
 
@@ -27,42 +27,22 @@ def _report_progress(vectors: int) -> None:
     temporary.replace(FOLDER / "progress")
 
 
-class _Layers:
-    """Collects the vectors of layers that run back to back, and feeds partial sums back to the next layer tile."""
+class _Layers(LayerOutputs):
+    """Takes the vectors of layers that run back to back, and feeds partial sums back to the next layer tile."""
 
     def __init__(self, bench: Testbench, programs: list[LayerProgram]) -> None:
+        super().__init__(programs)
         self.bench = bench
-        self.programs = programs
-        self.outputs: list[list[int]] = [[] for _ in programs]
         self.ends: list[int] = []
-        self.plan = [
-            (number, not tile.last, count)
-            for number, program in enumerate(programs)
-            for tile, count in zip(program.tiles, program.vectors, strict=True)
-        ]
-        self.plan.reverse()
-        self._next_tile()
         bench.sinks["o_psum"].received = self.received
 
-    def _next_tile(self) -> None:
-        self.layer, self.fed_back, self.left = self.plan.pop()
-
     def received(self, vector: int) -> None:
-        self.outputs[self.layer].append(vector)
-        if self.fed_back:
+        if self.take(vector):
             self.bench.send("i_psum", [vector])
-        self.left -= 1
-        if self.left == 1 and int(self.bench.dut.o_idle.value):
+        if self.layers_done > len(self.ends):
+            self.ends.append(self.bench.cycle)
+        elif self.left == 1 and int(self.bench.dut.o_idle.value):
             raise AssertionError(f"cycle {self.bench.cycle}: o_idle is high while a vector has to leave")
-        if not self.left:
-            finished = not self.plan or self.plan[-1][0] != self.layer
-            if finished:
-                self.ends.append(self.bench.cycle)
-            if self.plan:
-                self._next_tile()
-
-    def done(self) -> bool:
-        return len(self.ends) == len(self.programs)
 
 
 @cocotb.test()
@@ -78,7 +58,7 @@ async def session(dut, session: str) -> None:
     bench.watched = lambda: _report_progress(bench.sinks["o_psum"].count)
     first = bench.cycle + 1  # nothing holds the first command up
     started = time.perf_counter()
-    await bench.run(layers.done)
+    await bench.run(lambda: layers.done)
     seconds = time.perf_counter() - started
     global _finished_vectors
     _finished_vectors += bench.sinks["o_psum"].count
@@ -90,7 +70,7 @@ async def session(dut, session: str) -> None:
     results, failures = [], [f"{count} transfers were never taken from {name}" for name, count in left.items() if count]
     for number, program in enumerate(programs):
         begin = first - 1 if number == 0 else layers.ends[number - 1]
-        compared = score(CONFIG, program, layers.outputs[number])
+        compared = score(CONFIG, program, layers.vectors[number])
         cycles = layers.ends[number] - begin
         results.append({**vars(compared), "cycles": cycles, "predicted": predicted[number]})
         if compared.mismatches:

@@ -26,7 +26,7 @@ from sw.golden import (
 from sw.perf import LayerRun, check_schedule
 from sw.perf.schedule import layer_run
 
-__all__ = ["LayerProgram", "ProgramError", "Score", "layer_program", "score"]
+__all__ = ["LayerOutputs", "LayerProgram", "ProgramError", "Score", "layer_program", "score"]
 
 
 class ProgramError(ValueError):
@@ -220,6 +220,46 @@ def _lanes(config: AcceleratorConfig, payloads: Sequence[int]) -> NDArray[np.int
         bits = np.unpackbits(octets, axis=1, count=width * L, bitorder="little")
         lanes[start : start + 1024] = bits.reshape(-1, L, width) @ value
     return lanes
+
+
+class LayerOutputs:
+    """Sorts what comes out of ``o_psum`` while layers run back to back.
+
+    Attributes
+    ----------
+    vectors
+        Payloads of each layer so far.
+    left
+        Vectors that the current layer tile still owes.
+    """
+
+    def __init__(self, programs: Sequence[LayerProgram]) -> None:
+        self.vectors: list[list[int]] = [[] for _ in programs]
+        self._tiles = [
+            (number, not tile.last, count)
+            for number, program in enumerate(programs)
+            for tile, count in zip(program.tiles, program.vectors, strict=True)
+        ][::-1]
+        self._layer, self._fed_back, self.left = self._tiles.pop()
+        self.layers_done = 0
+
+    def take(self, vector: int) -> bool:
+        """Store the next vector. True if it is a partial sum that the next layer tile gets back by ``i_psum``."""
+        self.vectors[self._layer].append(vector)
+        fed_back = self._fed_back
+        self.left -= 1
+        if not self.left:
+            finished = self._layer
+            if self._tiles:
+                self._layer, self._fed_back, self.left = self._tiles.pop()
+            if not self.left or self._layer != finished:
+                self.layers_done += 1
+        return fed_back
+
+    @property
+    def done(self) -> bool:
+        """All layers are complete."""
+        return self.layers_done == len(self.vectors)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""Layers on the accelerator core in Amaranth's own simulator: slow, but there is nothing to build."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+from amaranth.hdl import Value
+from amaranth.sim import Simulator
+
+from hw.config import AcceleratorConfig
+from hw.core import AcceleratorCore
+from sim.program import LayerOutputs, LayerProgram
+
+__all__ = ["run_programs"]
+
+PATIENCE = 2000
+
+
+def run_programs(
+    config: AcceleratorConfig,
+    programs: Sequence[LayerProgram],
+    pauses: Mapping[str, float] | None = None,
+    seed: int = 0,
+) -> tuple[list[list[int]], list[int]]:
+    """Run layers back to back.
+
+    Parameters
+    ----------
+    pauses, seed
+        As in :class:`sim.cosim.Session`.
+
+    Returns
+    -------
+    tuple
+        The payloads of ``o_psum`` of each layer, and each layer's cycles, counted as by
+        :func:`sw.perf.sequence_cycles`.
+
+    Raises
+    ------
+    AssertionError
+        Nothing moved for 2000 cycles, or transfers were left over.
+    """
+    core = AcceleratorCore(config)
+    densities = dict(pauses or {})
+    draw = random.Random(seed).random
+    outputs = LayerOutputs(programs)
+    ends: list[int] = []
+    names = ["i_command", "i_activation", "i_psum", *(f"i_{name}" for name in config.streams)]
+    if config.features.codebook:
+        names.append("i_codebook")
+    queues = {name: [x for program in programs for x in program.streams.get(name, ())][::-1] for name in names}
+
+    def willing(name: str) -> bool:
+        density = densities.get(name, 1)
+        return density == 1 or draw() < density
+
+    async def bench(ctx):
+        offered = dict.fromkeys(names, False)
+        sink = core.o_psum
+        cycle = since = 0
+        while not outputs.done:
+            for name, queue in queues.items():
+                if not offered[name] and queue and willing(name):
+                    port = getattr(core, name)
+                    ctx.set(Value.cast(port.payload), queue.pop())
+                    ctx.set(port.valid, 1)
+                    offered[name] = True
+            ready = willing("o_psum")
+            ctx.set(sink.ready, ready)
+            taken = [name for name in names if offered[name] and ctx.get(getattr(core, name).ready)]
+            if ready and ctx.get(sink.valid):
+                vector = ctx.get(Value.cast(sink.payload))
+                if outputs.take(vector):
+                    queues["i_psum"].insert(0, vector)
+                if outputs.layers_done > len(ends):
+                    ends.append(cycle)
+                since = 0
+            since += 1
+            assert since < PATIENCE, f"nothing came out for {PATIENCE} cycles; {outputs.layers_done} layers are done"
+            await ctx.tick()
+            for name in taken:
+                offered[name] = False
+                ctx.set(getattr(core, name).valid, 0)
+            cycle += 1
+        left = {name: len(queue) + offered[name] for name, queue in queues.items() if queue or offered[name]}
+        assert not left, f"transfers were never taken: {left}"
+
+    simulator = Simulator(core)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    return outputs.vectors, [end - start for start, end in zip([-1, *ends[:-1]], ends, strict=True)]

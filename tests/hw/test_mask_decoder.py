@@ -1,0 +1,34 @@
+"""Ranks decode to the masks of hw.layout, for both styles."""
+
+from __future__ import annotations
+
+import random
+from math import comb
+
+import pytest
+
+from hw.config import MASK_DECODERS
+from hw.decoder.mask_decoder import MaskDecoder
+from hw.layout import mask_rank, mask_unrank
+
+EXHAUSTIVE = [(1, 1), (1, 2), (2, 2), (1, 4), (2, 4), (3, 4), (4, 4), (3, 5), (2, 8), (4, 8), (7, 8), (8, 8)]
+SAMPLED = [(1, 16), (4, 16), (6, 16), (15, 16), (16, 16)]
+
+
+@pytest.mark.parametrize("style", MASK_DECODERS)
+@pytest.mark.parametrize(("n", "m"), [*EXHAUSTIVE, *SAMPLED])
+def test_masks_of_all_ranks(simulate, style: str, n: int, m: int) -> None:
+    count = comb(m, n)
+    ranks = range(count) if count <= 100 else [0, 1, count - 2, count - 1, *random.Random(0).sample(range(count), 300)]
+    decoder = MaskDecoder(n, m, style)
+
+    async def bench(ctx) -> None:
+        for rank in ranks:
+            ctx.set(decoder.i_rank, rank)
+            await ctx.delay(1e-9)
+            mask = ctx.get(decoder.o_mask)
+            bits = [mask >> position & 1 for position in range(m)]
+            assert bits == mask_unrank(rank, n, m)
+            assert mask_rank(bits, n) == rank
+
+    simulate(decoder, bench, clocked=False)

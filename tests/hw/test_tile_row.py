@@ -1,0 +1,109 @@
+"""One row of a tile: weights in, products on their lanes."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from hw.array.tile_row import Demux, TileRow
+from hw.config import AcceleratorConfig
+
+SHAPES = [
+    {"variant": "ews", "d": 4},
+    {"variant": "ews-cm", "d": 4, "N": 2, "M": 4},
+    {"variant": "ews-ssvq", "d": 3},
+    {"variant": "ews-cms", "d": 16, "N": 4, "M": 16},
+    {"variant": "ews-cms", "d": 8, "N": 2, "M": 4},
+    {"variant": "ews-cms", "d": 6, "N": 1, "M": 2},
+    {"variant": "ews-cms", "d": 4, "N": 4, "M": 4},
+    {"variant": "ews-cms", "d": 2, "N": 1, "M": 1},
+    {"variant": "ews-msvq", "d": 8, "N": 3, "M": 8},
+]
+
+
+def pack(values, bits: int) -> int:
+    return sum((value & (1 << bits) - 1) << i * bits for i, value in enumerate(values))
+
+
+def random_entry(config: AcceleratorConfig, rng: random.Random):
+    """Stored weights, their positions, and the weights of all lanes."""
+    low = -127 if config.features.sign else -128
+    weights = [rng.choice([low, 127, 0, rng.randint(low, 127)]) for _ in range(config.multipliers)]
+    if not config.features.sparse:
+        return weights, [], weights
+    positions = []
+    lanes = [0] * config.d
+    for group in range(config.mask_groups):
+        kept = sorted(rng.sample(range(config.M), config.N))
+        for i, position in enumerate(kept):
+            lanes[group * config.M + position] = weights[group * config.N + i]
+        positions += kept
+    return weights, positions, lanes
+
+
+@pytest.mark.parametrize("product_register", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda x: "-".join(map(str, x.values())))
+def test_products_of_stored_weights(simulate, shape: dict, product_register: bool) -> None:
+    config = AcceleratorConfig(
+        **{"N": shape["d"], "M": shape["d"], **shape}, L=shape["d"], wrf_depth=8, product_register=product_register
+    )
+    rng = random.Random(str(shape))
+    row = TileRow(config)
+    entries = [random_entry(config, rng) for _ in range(config.wrf_depth)]
+    latency = 1 + product_register
+
+    async def write(ctx, address: int, entry) -> None:
+        ctx.set(row.i_write, 1)
+        ctx.set(row.i_write_address, address)
+        ctx.set(row.i_write_weights, pack(entry[0], 8))
+        if config.position_bits:
+            ctx.set(row.i_write_positions, pack(entry[1], config.position_bits))
+
+    async def bench(ctx) -> None:
+        for address, entry in enumerate(entries):
+            await write(ctx, address, entry)
+            await ctx.tick()
+        expected, activation, addresses = [], 0, []
+        for _ in range(60):
+            # The entry is read in one cycle, its activation arrives in the next.
+            ctx.set(row.i_activation, activation)
+            if len(expected) >= latency:
+                if config.position_bits:
+                    ctx.set(row.i_mrf_address, addresses[-latency])
+                assert ctx.get(row.o_products) == pack(expected[-latency], config.product_width)
+            address = rng.randrange(config.wrf_depth)
+            addresses.append(address)
+            activation = rng.choice([-128, 127, 0, rng.randint(-128, 127)])
+            ctx.set(row.i_address, address)
+            expected.append([weight * activation for weight in entries[address][2]])
+            # Writing beside reading: the entry that is read now still gives its old weights. Where there is an MRF, the
+            # loader writes no entry whose positions are still to be read.
+            ctx.set(row.i_write, 0)
+            busy = addresses[-1 - latency :] if config.position_bits else []
+            free = [entry for entry in range(config.wrf_depth) if entry not in busy]
+            if free and rng.random() < 0.5:
+                target, entry = rng.choice(free), random_entry(config, rng)
+                await write(ctx, target, entry)
+                entries[target] = entry
+            await ctx.tick()
+
+    simulate(row, bench)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 2), (2, 4), (4, 4), (3, 7), (4, 16)])
+def test_demux_reaches_every_lane(simulate, n: int, m: int) -> None:
+    demux = Demux(n, m, 16)
+    rng = random.Random(0)
+
+    async def bench(ctx) -> None:
+        for _ in range(200):
+            kept = sorted(rng.sample(range(m), n))
+            products = [rng.randint(-(1 << 15), (1 << 15) - 1) for _ in kept]
+            ctx.set(demux.i_products, pack(products, 16))
+            ctx.set(demux.i_positions, pack(kept, demux.position_bits))
+            await ctx.delay(1e-9)
+            lanes = dict(zip(kept, products, strict=True))
+            assert ctx.get(demux.o_lanes) == pack([lanes.get(lane, 0) for lane in range(m)], 16)
+
+    simulate(demux, bench, clocked=False)

@@ -1,0 +1,97 @@
+"""Fields of the weight streams decode to the weights, or kept weights and positions, that a row of the array stores."""
+
+from __future__ import annotations
+
+import random
+from math import comb
+
+import pytest
+
+from hw.config import AcceleratorConfig
+from hw.decoder.weight_decoder import WeightDecoder
+from hw.layout import mask_unrank
+
+SHAPES = [
+    {"variant": "ews-c", "L": 8, "d": 4, "k": 5, "N": 4, "M": 4},
+    {"variant": "ews-cm", "L": 8, "d": 8, "k": 8, "N": 2, "M": 4},
+    {"variant": "ews-cms", "L": 8, "d": 4, "k": 9, "N": 2, "M": 4},
+    {"variant": "ews-cms", "L": 16, "d": 16, "k": 4, "N": 4, "M": 16},
+    {"variant": "ews-cms", "L": 8, "d": 8, "k": 4, "N": 1, "M": 2},
+    {"variant": "ews-cms", "L": 4, "d": 4, "k": 4, "N": 4, "M": 4},
+    {"variant": "ews-cms", "L": 3, "d": 3, "k": 2, "N": 1, "M": 1},
+    {"variant": "ews-ssvq", "L": 6, "d": 3, "k": 16, "N": 3, "M": 3},
+    {"variant": "ews-msvq", "L": 12, "d": 6, "k": 7, "N": 2, "M": 3},
+    {"variant": "ews-msvq", "L": 8, "d": 8, "k": 2, "N": 3, "M": 8},
+]
+
+
+def reference(config: AcceleratorConfig, codebook, indices, ranks, signs):
+    """Weights and positions in the order of the outputs, one subvector after the other."""
+    weights, positions = [], []
+    for tile, index in enumerate(indices):
+        codeword, mask = codebook[index], [True] * config.d
+        if config.features.mask:
+            groups = ranks[tile * config.mask_groups :][: config.mask_groups]
+            mask = [bit for rank in groups for bit in mask_unrank(rank, config.N, config.M)]
+        kept = [i for i, bit in enumerate(mask) if bit]
+        signed = list(codeword)
+        if config.features.sign:
+            for number, i in enumerate(kept):
+                signed[i] = -codeword[i] if signs[tile * config.Q + number] else codeword[i]
+        if config.features.sparse:
+            weights += [signed[i] for i in kept]
+            positions += [i % config.M for i in kept]
+        else:
+            weights += [value if bit else 0 for value, bit in zip(signed, mask, strict=True)]
+    return weights, positions
+
+
+def pack(values, bits: int) -> int:
+    return sum((value & (1 << bits) - 1) << i * bits for i, value in enumerate(values))
+
+
+@pytest.mark.parametrize("style", ["arithmetic", "table"])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda x: f"{x['variant']}-{x['L']}x{x['d']}-{x['N']}:{x['M']}")
+def test_rows_come_out_after_the_stages(simulate, shape: dict, style: str) -> None:
+    config = AcceleratorConfig(H=2, mask_decoder=style, **shape)
+    if style == "table" and not config.features.mask:
+        pytest.skip("no mask")
+    rng = random.Random(str(shape))
+    low = 0 if config.features.sign else -128
+    codebook = [[rng.randint(low, 127) for _ in range(config.d)] for _ in range(config.k)]
+    codebook[0], codebook[-1] = [low] * config.d, [127] * config.d
+    count = config.tiles * config.mask_groups
+    last = comb(config.M, config.N) - 1
+    rows = [
+        (
+            [rng.randrange(config.k) for _ in range(config.tiles)],
+            [rng.choice([0, last, rng.randint(0, last)]) for _ in range(count)],
+            [rng.getrandbits(1) for _ in range(config.tiles * config.Q)],
+        )
+        for _ in range(40)
+    ]
+    decoder = WeightDecoder(config)
+
+    async def bench(ctx) -> None:
+        ctx.set(decoder.i_codeword_write, 1)
+        for address, codeword in enumerate(codebook):
+            ctx.set(decoder.i_codeword_address, address)
+            ctx.set(decoder.i_codeword, pack(codeword, config.codeword_bits))
+            await ctx.tick()
+        ctx.set(decoder.i_codeword_write, 0)
+        for cycle in range(len(rows) + WeightDecoder.stages):
+            if cycle < len(rows):
+                indices, ranks, signs = rows[cycle]
+                ctx.set(decoder.i_index, pack(indices, config.index_bits))
+                if config.mask_bits:
+                    ctx.set(decoder.i_mask, pack(ranks, config.mask_bits))
+                if config.features.sign:
+                    ctx.set(decoder.i_sign, pack(signs, 1))
+            if cycle >= WeightDecoder.stages:
+                weights, positions = reference(config, codebook, *rows[cycle - WeightDecoder.stages])
+                assert ctx.get(decoder.o_weights) == pack(weights, 8)
+                if config.position_bits:
+                    assert ctx.get(decoder.o_positions) == pack(positions, config.position_bits)
+            await ctx.tick()
+
+    simulate(decoder, bench)
