@@ -1,0 +1,71 @@
+"""The demo's steps on a network of two small layers."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from demo import __main__ as demo
+from demo import tables
+from sw.compress.methods import LayerSource
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def reports(folder: Path) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    shapes = {"fits": (256, 64, 1, 1), "narrow": (24, 32, 1, 1)}
+    sources = [LayerSource(name, "conv", rng.normal(size=shape).astype(np.float32)) for name, shape in shapes.items()]
+    return list(demo.compress(sources, folder, None))
+
+
+def test_every_recipe_is_reported_and_written(reports: list[dict[str, Any]], folder: Path) -> None:
+    assert [report["recipe"] for report in reports] == list(demo.RECIPES)
+    for report in reports:
+        assert (folder / report["container"]["file"]).stat().st_size == report["container"]["bytes"]
+    json.dumps(reports, allow_nan=False)
+
+
+def test_layers_that_do_not_fit_are_reported_with_the_reason(reports: list[dict[str, Any]]) -> None:
+    row = reports[0]["layers"][1]
+    assert row["method"] == "int8"
+    assert "24" in row["reason"]
+    assert "d = 16" in row["reason"]
+
+
+def test_tables_show_every_layer_and_recipe(reports: list[dict[str, Any]]) -> None:
+    console = Console(width=180, file=io.StringIO())
+    console.print(tables.compression_table(reports))
+    console.print(tables.totals_table(reports))
+    text = console.file.getvalue()
+    assert text.count("256x64x1x1") == text.count("24x32x1x1") == len(demo.RECIPES)
+    for report in reports:
+        assert f"{report['container']['bytes']:,}" in text
+        assert f"{report['container']['ratio']:.2f}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--photograph", "/no/such/picture.jpg"], r"No such file or directory: '/no/such/picture.jpg'"),
+        (["--photograph", __file__], r"cannot identify image file"),
+    ],
+)
+def test_bad_picture_is_one_clear_error(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main([*arguments, "-o", str(tmp_path / "out")]) == 1
+    assert not (tmp_path / "out").exists()
+    error = capsys.readouterr().err
+    assert error.startswith("python -m demo: ")
+    assert message in error
