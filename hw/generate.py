@@ -24,7 +24,7 @@ from hw.emission import Emission
 from hw.rtlil import merge_equal_modules
 from hw.yosys import YosysError, run_yosys, yosys_version
 
-__all__ = ["TOP", "Generated", "generate", "main", "to_rtlil", "to_verilog", "write"]
+__all__ = ["TOP", "Generated", "generate", "main", "source_hash", "to_rtlil", "to_verilog", "write"]
 
 #: Name of the top module, and the first part of the names of all others.
 TOP = "core"
@@ -116,7 +116,7 @@ def _derived(config: AcceleratorConfig) -> dict[str, Any]:
     return derived
 
 
-def _source_hash() -> str:
+def source_hash() -> str:
     """SHA-256 of the names and contents of all Python files of ``hw``."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
@@ -161,7 +161,7 @@ def generate(config: AcceleratorConfig, name: str) -> Generated:
             "amaranth": metadata.version("amaranth"),
             "yosys": yosys_version(),
         },
-        "sha256": {"verilog": hashlib.sha256(verilog.encode()).hexdigest(), "hw": _source_hash()},
+        "sha256": {"verilog": hashlib.sha256(verilog.encode()).hexdigest(), "hw": source_hash()},
     }
     return Generated(name, verilog, rtlil_text, manifest)
 

@@ -7,12 +7,11 @@ different blocks, not with the size of the array.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-__all__ = ["RtlilError", "content_hashes", "merge_equal_modules"]
+__all__ = ["RtlilError", "RtlilModule", "merge_equal_modules", "parse_modules"]
 
 
 class RtlilError(ValueError):
@@ -31,20 +30,41 @@ _REFERENCE = re.compile("\0(\\d+)\0")
 
 
 @dataclass
-class _Module:
-    """One module as it was read, with its lines split into the parts that are ordered anew."""
+class RtlilModule:
+    r"""One module as it was read. Names include their ``\``; indentation is kept; source locations are left out.
+
+    Attributes
+    ----------
+    name
+        Of the module.
+    attributes
+        Lines before it.
+    ports, wires
+        One text each, with its attribute lines.
+    body
+        The other lines.
+    instances
+        (line of ``body``, name of the module, name of the instance) of every cell that isn't a primitive of Yosys.
+    """
 
     name: str
     attributes: list[str] = field(default_factory=list)
-    ports: list[str] = field(default_factory=list)  # each with its attribute lines
-    wires: list[str] = field(default_factory=list)  # each with its attribute lines
+    ports: list[str] = field(default_factory=list)
+    wires: list[str] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
-    instances: list[tuple[int, str, str]] = field(default_factory=list)  # (line of body, type, instance name)
+    instances: list[tuple[int, str, str]] = field(default_factory=list)
 
 
-def _parse(rtlil: str) -> dict[str, _Module]:
-    modules: dict[str, _Module] = {}
-    module: _Module | None = None
+def parse_modules(rtlil: str) -> dict[str, RtlilModule]:
+    """The modules of an RTLIL text by name, in its order.
+
+    Raises
+    ------
+    RtlilError
+        The text is not RTLIL as Amaranth writes it, or a module is defined twice.
+    """
+    modules: dict[str, RtlilModule] = {}
+    module: RtlilModule | None = None
     pending: list[str] = []  # attributes wait for what they belong to
     # Nesting inside a module: cells, processes and switches end with "end" too, always indented.
     for number, line in enumerate(rtlil.split("\n"), 1):
@@ -60,7 +80,7 @@ def _parse(rtlil: str) -> dict[str, _Module]:
                 name = text[len("module ") :]
                 if name in modules:
                     raise RtlilError(f"line {number}: module {name} is defined twice")
-                module = modules[name] = _Module(name, pending)
+                module = modules[name] = RtlilModule(name, pending)
                 pending = []
             elif not text.startswith(("#", "autoidx ")):
                 raise RtlilError(f"line {number}: expected a module, not {text[:60]!r}")
@@ -89,8 +109,8 @@ def _parse(rtlil: str) -> dict[str, _Module]:
     return modules
 
 
-def _children_first(modules: dict[str, _Module]) -> list[_Module]:
-    order: list[_Module] = []
+def _children_first(modules: dict[str, RtlilModule]) -> list[RtlilModule]:
+    order: list[RtlilModule] = []
     state: dict[str, bool] = {}  # False while its children are visited
     for root in modules:
         stack = [(root, False)]
@@ -113,13 +133,13 @@ def _children_first(modules: dict[str, _Module]) -> list[_Module]:
 class _Merger:
     """Canonical text of every module, children first; equal texts are one module."""
 
-    def __init__(self, modules: dict[str, _Module]) -> None:
+    def __init__(self, modules: dict[str, RtlilModule]) -> None:
         self.modules = modules
         instantiated = {kind for module in modules.values() for _, kind, _ in module.instances}
         self.roots = [name for name in modules if name not in instantiated]
         self.number: dict[str, int] = {}  # module name -> its number among the different modules
         self.port_names: dict[str, dict[str, str]] = {}  # module name -> numbered ports -> canonical names
-        self.members: list[_Module] = []  # number -> the first module with this text
+        self.members: list[RtlilModule] = []  # number -> the first module with this text
         self.text: list[str] = []
         found: dict[tuple[str, ...], int] = {}
         for module in _children_first(modules):
@@ -132,7 +152,7 @@ class _Merger:
                 self.members.append(module)
             self.number[module.name] = found[key]
 
-    def _canonical(self, module: _Module) -> str:
+    def _canonical(self, module: RtlilModule) -> str:
         body = module.body[:]
         for position, kind, name in module.instances:
             if kind not in self.modules:
@@ -231,27 +251,10 @@ def merge_equal_modules(rtlil: str) -> str:
     RtlilError
         The text is not RTLIL, a module is defined twice, or a module instantiates itself.
     """
-    merger = _Merger(_parse(rtlil))
+    merger = _Merger(parse_modules(rtlil))
     names = merger.names()
     output = []
     for number, name in names.items():
         text = _REFERENCE.sub(lambda match: names[int(match[1])], merger.text[number])
         output += [*merger.members[number].attributes, f"module {name}", text, "end", ""]
     return "\n".join(output)
-
-
-def content_hashes(rtlil: str) -> dict[str, str]:
-    """SHA-256 of the content of every module, that of the modules it instantiates included, its own name left out.
-
-    Equal modules of different designs have equal hashes.
-
-    Raises
-    ------
-    RtlilError
-        As :func:`merge_equal_modules`.
-    """
-    merger = _Merger(_parse(rtlil))
-    digests: list[str] = []
-    for text in merger.text:  # children first
-        digests.append(hashlib.sha256(_REFERENCE.sub(lambda match: digests[int(match[1])], text).encode()).hexdigest())
-    return {name.removeprefix("\\"): digests[number] for name, number in merger.number.items()}

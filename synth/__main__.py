@@ -1,0 +1,96 @@
+"""``python -m synth``: area by block of the variants, into build/synth/area.json and area.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hw.config import ConfigError, preset
+from hw.yosys import YosysError
+from synth.flow import STORAGES
+from synth.generic import generic
+from synth.liberty import Library, LibraryError, load
+from synth.osu018 import osu018
+from synth.report import CACHE, area, rtlil_texts, unit_area, write
+
+__all__ = ["MATRIX", "main"]
+
+#: What ``make synth`` reports.
+MATRIX = tuple(f"{variant}-{size}" for size in (16, 64) for variant in ("ews", "ews-c", "ews-cm", "ews-cms", "ews-msvq"))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _library(pdk: str | None, paths: Sequence[Path]) -> Library:
+    if paths:
+        return load(paths)
+    if pdk in (None, "generic"):
+        return generic()
+    if pdk == "osu018":
+        return osu018(Path("build/synth"))
+    raise LibraryError(f"unknown library {pdk!r}; the libraries are generic, osu018, or a Liberty file with --lib (LIB=)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
+    parser = _Parser(prog="python -m synth", description=__doc__)
+    parser.add_argument("--preset", metavar="NAME", action="append", help=f"default: {', '.join(MATRIX)}")
+    parser.add_argument("--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field")
+    parser.add_argument("--pdk", metavar="NAME", help="generic (the default) or osu018")
+    parser.add_argument(
+        "--lib", metavar="PATH", action="append", type=Path, default=[], help="a Liberty file, plain or .gz; more than one adds up"
+    )
+    parser.add_argument("--storage", choices=STORAGES, default=STORAGES[0], help="what register files are made of")
+    parser.add_argument("--unit", metavar="NAME", help="print the area of one unit alone: mask_decoder, row, tile, ...")
+    parser.add_argument("-o", metavar="DIR", type=Path, dest="folder", default=Path("build/synth"), help="where reports go")
+    options = parser.parse_args(arguments)
+    try:
+        if options.pdk and options.lib:
+            raise LibraryError("give a named library or Liberty files, not both")
+        configs = {name: preset(name).override(options.set) for name in options.preset or MATRIX}
+        library = _library(options.pdk, options.lib)
+        console = Console()
+        if options.unit:
+            for name, config in configs.items():
+                part, count = unit_area(config, options.unit, library, options.storage)
+                delay = "no gates" if part.delay is None else f"delay {part.delay:.0f}"
+                console.print(
+                    f"{name} {options.unit}: {part.area:.1f} {library.area_unit} = {part.area / library.nand2.area:.1f} NAND2 "
+                    f"each, {count} of them, {delay}",
+                    soft_wrap=True,
+                )
+            return 0
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("RTLIL", total=len(configs))
+            texts = rtlil_texts(configs, progress=lambda name: progress.advance(task))
+            reports = {}
+            for name, config in configs.items():
+                task = progress.add_task(name, total=None)
+
+                def step(done: int, total: int, task: Any = task) -> None:
+                    progress.update(task, completed=done, total=total)
+
+                reports[name] = area(config, library, options.storage, CACHE, texts[name], step)
+        paths = write(reports, library, options.storage, options.folder)
+    except (ConfigError, LibraryError, YosysError, ValueError) as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"cannot write: {error}")
+    console.print(Markdown(paths[1].read_text())) if console.is_terminal else print(paths[1].read_text())
+    print(*paths, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,282 @@
+"""Synthesis of one design, module by module.
+
+Hierarchy is kept, so every module is synthesised alone, with the modules that it instantiates as black boxes, and once however
+often it occurs: in a design, in all presets, and from run to run (results are kept by content under ``build/``). All designs
+go through the same commands. There is no buffering, sizing, scan chain or clock tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from hw.rtlil import RtlilModule, parse_modules
+from hw.yosys import YosysError, run_yosys, yosys_version
+from synth.liberty import Library, LibraryError
+
+__all__ = ["STORAGES", "Netlist", "Synthesiser"]
+
+#: What the bits of a register file are.
+STORAGES = ("flipflop", "latch")
+
+_FOLDER = Path(__file__).parent
+_COLUMN = re.compile(r"\$paramod\$?\w*\\register_file_column.*|register_file_column")
+
+
+@dataclass(frozen=True)
+class Netlist:
+    """One module after mapping.
+
+    Attributes
+    ----------
+    cells
+        Library cells by name: how many of each in the module itself.
+    delay
+        ABC's estimate of the longest path through mapped gates, in the library's time unit (ps for most). A path ends at a
+        register, at the module's boundary, and at a full-adder cell, into which ABC can't see; None without gates.
+    """
+
+    cells: Mapping[str, int]
+    delay: float | None
+
+
+def _adder_map(library: Library) -> str:
+    """A techmap that makes $fa the library's full adder where no input is constant, and gates elsewhere."""
+    adder = library.full_adder
+    gates = "assign Y[i] = A[i] ^ B[i] ^ C[i];\nassign X[i] = (A[i] & B[i]) | (C[i] & (A[i] ^ B[i]));"
+    if adder is None:
+        cell = gates
+    else:
+        a, b, c = adder.inputs
+        sum_, carry = "~s" if adder.inverted_sum else "s", "~x" if adder.inverted_carry else "x"
+        cell = (
+            f"wire s, x;\n\\{adder.cell} cell_ (.\\{a} (A[i]), .\\{b} (B[i]), .\\{c} (C[i]), "
+            f".\\{adder.sum} (s), .\\{adder.carry} (x));\nassign Y[i] = {sum_};\nassign X[i] = {carry};"
+        )
+    return f"""(* techmap_celltype = "$fa" *)
+module _full_adder (A, B, C, X, Y);
+parameter WIDTH = 1;
+input [WIDTH-1:0] A, B, C;
+output [WIDTH-1:0] X, Y;
+parameter [WIDTH-1:0] _TECHMAP_CONSTMSK_A_ = 0;
+parameter [WIDTH-1:0] _TECHMAP_CONSTMSK_B_ = 0;
+parameter [WIDTH-1:0] _TECHMAP_CONSTMSK_C_ = 0;
+genvar i;
+generate for (i = 0; i < WIDTH; i = i + 1) begin : bit_
+if (_TECHMAP_CONSTMSK_A_[i] || _TECHMAP_CONSTMSK_B_[i] || _TECHMAP_CONSTMSK_C_[i]) begin
+{gates}
+end else begin
+{cell}
+end
+end endgenerate
+endmodule
+"""
+
+
+def _cell_map(library: Library) -> str:
+    """A techmap for clock gates and latches, which dfflibmap leaves alone."""
+    text = ""
+    gate, latch = library.clock_gate, library.latch
+    if gate is not None:
+        tied = "".join(f", .\\{pin} (1'b0)" for pin in gate.test)
+        text += (
+            '(* techmap_celltype = "clock_gate" *)\nmodule _clock_gate (input clock, enable, output out);\n'
+            f"\\{gate.cell} cell_ (.\\{gate.clock} (clock), .\\{gate.enable} (enable), .\\{gate.out} (out){tied});\n"
+            "endmodule\n"
+        )
+    if latch is not None:
+        text += (
+            '(* techmap_celltype = "$_DLATCH_P_" *)\nmodule _latch (input E, D, output Q);\n'
+            f"\\{latch.cell} cell_ (.\\{latch.enable} (E), .\\{latch.data} (D), .\\{latch.out} (Q));\nendmodule\n"
+        )
+    return text
+
+
+class Synthesiser:
+    """Maps modules to one library.
+
+    Parameters
+    ----------
+    library
+        The cells.
+    cache
+        Folder for results; made when needed.
+    storage
+        One of :data:`STORAGES`.
+
+    Raises
+    ------
+    synth.liberty.LibraryError
+        ``storage`` is ``latch`` and the library has no latch or no clock gate.
+    """
+
+    def __init__(self, library: Library, cache: Path, storage: str = "flipflop") -> None:
+        if storage not in STORAGES:
+            raise ValueError(f"storage must be one of {', '.join(STORAGES)}, not {storage!r}")
+        if storage == "latch" and (library.latch is None or library.clock_gate is None):
+            raise LibraryError(f"library {library.name} has no latch or no clock gate, which storage latch needs")
+        self.library, self.cache, self.storage = library, cache, storage
+        self.files = {name: (_FOLDER / name).read_text() for name in ("arithmetic.v", "register_file.v", "column.v")}
+        self.files |= {"adder.v": _adder_map(library), "cells.v": _cell_map(library)}
+        defines = ["-D GATED"] if library.clock_gate is not None else []
+        defines += ["-D LATCH"] if storage == "latch" else []
+        self.defines = " ".join(defines)
+        self.liberty = " ".join(f"-liberty {i}.lib" for i in range(len(library.texts)))
+        dont_use = " ".join(f"-dont_use {cell.name}" for cell in library.cells.values() if cell.dont_use)
+        gate = library.clock_gate
+        self.map_logic = [
+            "opt -full",
+            "wreduce",
+            "opt_clean",
+            # Booth multipliers are the smallest of those compared (docs/synthesis.md); adders become full adders.
+            "booth -lowpower",
+            "alumacc",
+            "opt",
+            "maccmap",
+            "opt -full",
+            "techmap -map arithmetic.v",
+            "opt -full",
+            "techmap -map adder.v",
+            "techmap",
+            "opt -full",
+        ]
+        if gate is not None:
+            pins = f"{gate.cell} {gate.enable}:{gate.clock}:{gate.out}"
+            tied = f" -tie_lo {' '.join(gate.test)}" if gate.test else ""
+            # Below four flip-flops the gate is larger than the multiplexers that it saves.
+            self.map_logic.append(f"clockgate -pos {pins}{tied} -min_net_size 4")
+        self.map_logic += [
+            f"dfflibmap {self.liberty} {dont_use}",
+            "techmap -map cells.v" if self.files["cells.v"] else "opt_clean",
+            f"abc {self.liberty} {dont_use} -script +strash;dch;amap;topo;stime,-p",
+            "opt_clean",
+        ]
+        self.salt = json.dumps(
+            [yosys_version(), library.sha256, self.files, self.defines, self.map_logic, _MODULE_COMMANDS], sort_keys=True
+        )
+
+    def netlists(
+        self,
+        rtlil: str,
+        workers: int = 2,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        only: Collection[str] | None = None,
+    ) -> dict[str, Netlist]:
+        """The mapped modules of a design by name (no backslash), columns of register files counted into their modules.
+
+        Parameters
+        ----------
+        rtlil
+            The design, with equal modules merged.
+        workers
+            Yosys processes at a time.
+        progress
+            Called with the numbers of finished and of all modules.
+        only
+            Names of the modules to map, with their backslash; all by default.
+
+        Raises
+        ------
+        hw.yosys.YosysError
+            Yosys refuses a module.
+        synth.liberty.LibraryError
+            A module needs a cell that the library doesn't have.
+        """
+        modules = parse_modules(rtlil)
+        with ThreadPoolExecutor(workers) as pool:
+            wanted = [module for name, module in modules.items() if only is None or name in only]
+            futures = {module.name: pool.submit(self._module, module, modules) for module in wanted}
+            netlists = {}
+            for done, (name, future) in enumerate(futures.items(), 1):
+                netlists[name.removeprefix("\\")] = future.result()
+                progress(done, len(futures))
+        return netlists
+
+    def _module(self, module: RtlilModule, modules: Mapping[str, RtlilModule]) -> Netlist:
+        # The name of a child says nothing; its ports do.
+        stubs = {}
+        body = module.body[:]
+        for line, kind, instance in module.instances:
+            if kind in modules:
+                ports = "\n".join(modules[kind].ports)
+                stub = f"\\child_{hashlib.sha256(ports.encode()).hexdigest()[:16]}"
+                # A child must not vanish for want of a reader, and its inputs with it.
+                stubs[stub] = f"attribute \\blackbox 1\nattribute \\keep 1\nmodule {stub}\n{ports}\nend\n"
+                body[line] = f"  cell {stub} {instance}"
+        text = "\n".join([*stubs.values(), "module \\design", *module.ports, *module.wires, *body, "end", ""])
+        result = self._cached(text, _MODULE_COMMANDS)
+        cells = Counter(result["cells"])
+        delays = [result["delay"]]
+        for kind in [kind for kind in cells if _COLUMN.fullmatch(kind)]:
+            size, ports = result["columns"][kind]
+            column = self._cached(f"SIZE {size} PORTS {ports}", _column_commands(size, ports))
+            count = cells.pop(kind)
+            cells.update({name: number * count for name, number in column["cells"].items()})
+            delays.append(column["delay"])
+        for stub in stubs:
+            cells.pop(stub.removeprefix("\\"), None)
+        unknown = [kind for kind in cells if kind not in self.library.cells]
+        if unknown:
+            raise LibraryError(f"library {self.library.name} has no cell for {', '.join(unknown)} in {module.name[1:]}")
+        return Netlist(dict(sorted(cells.items())), max((delay for delay in delays if delay is not None), default=None))
+
+    def _cached(self, text: str, commands: Sequence[str]) -> dict[str, object]:
+        key = hashlib.sha256(f"{self.salt}\n{commands}\n{text}".encode()).hexdigest()
+        path = self.cache / f"{key}.json"
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError):
+            pass
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for file, content in {"design.il": text, **self.files}.items():
+                (folder / file).write_text(content)
+            for i, content in enumerate(self.library.texts):
+                (folder / f"{i}.lib").write_text(content)
+            commands = [command.replace("{defines}", self.defines) for command in commands]
+            log = run_yosys([*commands, *self.map_logic, "write_json design.json"], folder)
+            design = json.loads((folder / "design.json").read_text())
+        cells: Counter[str] = Counter()
+        columns = {}
+        for cell in next(m for m in design["modules"].values() if "blackbox" not in m["attributes"])["cells"].values():
+            cells[cell["type"]] += 1
+            if _COLUMN.fullmatch(cell["type"]):
+                columns[cell["type"]] = [len(cell["connections"]["clock"]), len(cell["connections"]["q"])]
+        delays = [float(delay) for delay in re.findall(r"Delay = *([\d.]+) ps", log)]
+        result = {"cells": cells, "columns": columns, "delay": max(delays, default=None)}
+        self.cache.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{hash(folder)}")
+        partial.write_text(json.dumps(result))
+        partial.replace(path)
+        return result
+
+
+# Registers and memories of an ASIC have no initial values.
+_MODULE_COMMANDS = (
+    "read_rtlil design.il",
+    "hierarchy -top design",
+    "delete t:$meminit t:$meminit_v2",
+    "setattr -unset init w:*",
+    "proc",
+    "opt_expr",
+    "opt_clean",
+    "memory_collect",
+    "techmap -map register_file.v {defines}",
+    "memory_map",
+)
+
+
+def _column_commands(size: int, ports: int) -> tuple[str, ...]:
+    return (
+        "read_verilog -icells {defines} column.v",
+        f"chparam -set SIZE {size} -set PORTS {ports} register_file_column",
+        "hierarchy -top register_file_column",
+        "proc",
+    )

@@ -1,0 +1,342 @@
+"""Area by block of the paper's figure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hw.config import AcceleratorConfig
+from hw.generate import TOP, source_hash, to_rtlil
+from hw.rtlil import RtlilModule, parse_modules
+from hw.yosys import yosys_version
+from synth.flow import Netlist, Synthesiser
+from synth.liberty import Library
+
+__all__ = ["BLOCKS", "CACHE", "PAPER", "AreaReport", "BlockArea", "area", "markdown", "rtlil_texts", "unit_area", "write"]
+
+#: Results by content; may be deleted at any time.
+CACHE = Path("build/synth/cache")
+
+# Name of an instance, without its number -> block. What has no name here belongs to the block around it.
+_INSTANCES = {
+    "crf": "CRF",
+    "weight_loader": "weight loader",
+    "encoder": "LZC",
+    "wrf": "WRF",
+    "mrf": "MRF",
+    "multiplier": "multipliers",
+    "demux": "demux",
+    "tree": "adder trees",
+    "prf": "PRF",
+    "arf": "ARF",
+    "control": "control",
+}
+
+#: Blocks of a report. ``weight loader`` holds unpackers, mask decoder and sign unit; ``other`` the psum accumulators.
+BLOCKS = (*_INSTANCES.values(), "other")
+
+#: MVQ table 7: mm2 at 40 nm of the array with CRF, by variant and array size. The paper has one figure for C and CM.
+PAPER: Mapping[str, Mapping[int, float]] = {
+    "ews": {16: 0.36, 32: 1.14, 64: 4.236},
+    "ews-c": {16: 0.650, 32: 1.505, 64: 4.776},
+    "ews-cm": {16: 0.650, 32: 1.505, 64: 4.776},
+    "ews-cms": {16: 0.469, 32: 0.828, 64: 2.129},
+}
+
+
+@dataclass(frozen=True)
+class BlockArea:
+    """Area of one block, all its instances together.
+
+    Attributes
+    ----------
+    area, sequential
+        In the library's unit; of all cells, and of flip-flops, latches and clock gates.
+    delay
+        Estimate for its slowest module (:class:`synth.flow.Netlist`), None without gates.
+    """
+
+    area: float
+    sequential: float
+    delay: float | None
+
+
+@dataclass(frozen=True)
+class AreaReport:
+    """Area of one instance of the accelerator.
+
+    Attributes
+    ----------
+    unit
+        Of all areas: ``um2`` or ``NAND2``.
+    nand2
+        Area of the library's NAND2.
+    blocks
+        By name, in the order of :data:`BLOCKS`; blocks that the variant doesn't have are left out.
+    """
+
+    configuration: Mapping[str, Any]
+    library: str
+    unit: str
+    nand2: float
+    blocks: Mapping[str, BlockArea]
+
+    @property
+    def total(self) -> float:
+        """Area of all blocks."""
+        return sum(block.area for block in self.blocks.values())
+
+    @property
+    def without_crf(self) -> float:
+        """Area of all blocks but the CRF."""
+        return sum(block.area for name, block in self.blocks.items() if name != "CRF")
+
+    @property
+    def sequential_share(self) -> float:
+        """Share of the area that is flip-flops, latches and clock gates."""
+        return sum(block.sequential for block in self.blocks.values()) / self.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-compatible form, with gate equivalents."""
+        return {
+            "configuration": dict(self.configuration),
+            "total": self.total,
+            "total_nand2": self.total / self.nand2,
+            "without_crf": self.without_crf,
+            "without_crf_nand2": self.without_crf / self.nand2,
+            "sequential_share": self.sequential_share,
+            "blocks": {name: {**asdict(block), "nand2": block.area / self.nand2} for name, block in self.blocks.items()},
+        }
+
+
+def _walk(modules: Mapping[str, RtlilModule], top: str, block: str) -> Iterator[tuple[str, str, int]]:
+    """(module, block, count) of everything below ``top``; equal (module, block) may come more than once."""
+    level = Counter({(top, block): 1})
+    while level:
+        following: Counter[tuple[str, str]] = Counter()
+        for (name, block), count in level.items():
+            yield name, block, count
+            for _, kind, instance in modules[name].instances:
+                if kind in modules:
+                    stem = re.sub(r"(_\d+|\$\d+)+$", "", instance.removeprefix("\\"))
+                    following[kind, _INSTANCES.get(stem, block)] += count
+        level = following
+
+
+def _blocks(
+    modules: Mapping[str, RtlilModule], netlists: Mapping[str, Netlist], library: Library, top: str, block: str = "other"
+) -> dict[str, BlockArea]:
+    areas: dict[str, float] = defaultdict(float)
+    sequential: dict[str, float] = defaultdict(float)
+    delays: dict[str, list[float]] = defaultdict(list)
+    for name, owner, count in _walk(modules, top, block):
+        netlist = netlists[name.removeprefix("\\")]
+        for kind, number in netlist.cells.items():
+            cell = library.cells[kind]
+            areas[owner] += cell.area * number * count
+            sequential[owner] += cell.area * number * count if cell.sequential or cell.clock_gate else 0.0
+        if netlist.delay is not None:
+            delays[owner].append(netlist.delay)
+    return {
+        name: BlockArea(areas[name], sequential[name], max(delays[name], default=None)) for name in BLOCKS if name in areas
+    }
+
+
+def _rtlil(config: AcceleratorConfig, cache: Path) -> str:
+    from hw.core import AcceleratorCore
+
+    key = json.dumps([source_hash(), metadata.version("amaranth"), config.to_dict()])
+    path = cache / f"{sha256(key.encode()).hexdigest()}.il"
+    if not path.exists():
+        text = to_rtlil(AcceleratorCore(config))
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{id(text)}")
+        partial.write_text(text)
+        partial.replace(path)
+    return path.read_text()
+
+
+def rtlil_texts(
+    configs: Mapping[str, AcceleratorConfig], cache: Path = CACHE, progress: Callable[[str], None] = lambda name: None
+) -> dict[str, str]:
+    """RTLIL of several configurations, in two processes; ``progress`` gets the name of each when it is done."""
+    with ProcessPoolExecutor(min(2, len(configs))) as pool:
+        futures = {pool.submit(_rtlil, config, cache): name for name, config in configs.items()}
+        texts = {}
+        for future in as_completed(futures):
+            texts[futures[future]] = future.result()
+            progress(futures[future])
+    return {name: texts[name] for name in configs}
+
+
+def area(
+    config: AcceleratorConfig,
+    library: Library,
+    storage: str = "flipflop",
+    cache: Path = CACHE,
+    rtlil: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> AreaReport:
+    """Synthesise one configuration and report area by block.
+
+    Parameters
+    ----------
+    config
+        The instance.
+    library
+        :func:`synth.generic.generic`, :func:`synth.liberty.load` or :func:`synth.osu018.osu018`.
+    storage
+        ``flipflop`` or ``latch``: what the bits of all register files are.
+    cache
+        Folder of results by content.
+    rtlil
+        The design, if it is there already.
+    progress
+        Called with the numbers of finished and of all modules.
+
+    Raises
+    ------
+    synth.liberty.LibraryError
+        The library lacks a cell.
+    hw.yosys.YosysError
+        Yosys refuses the design.
+    """
+    text = _rtlil(config, cache) if rtlil is None else rtlil
+    netlists = Synthesiser(library, cache, storage).netlists(text, progress=progress)
+    blocks = _blocks(parse_modules(text), netlists, library, f"\\{TOP}")
+    return AreaReport(config.to_dict(), library.name, library.area_unit, library.nand2.area, blocks)
+
+
+def unit_area(
+    config: AcceleratorConfig, unit: str, library: Library, storage: str = "flipflop", cache: Path = CACHE
+) -> tuple[BlockArea, int]:
+    """Area of one instance of a unit, what is below it included, and how often it occurs.
+
+    Parameters
+    ----------
+    unit
+        Name of an instance without its number: ``mask_decoder``.
+
+    Raises
+    ------
+    ValueError
+        The design has no such instance.
+    """
+    text = _rtlil(config, cache)
+    modules = parse_modules(text)
+    counts: Counter[str] = Counter()
+    stems = set()
+    for name, _, count in _walk(modules, f"\\{TOP}", "other"):
+        for _, kind, instance in modules[name].instances:
+            stem = re.sub(r"(_\d+|\$\d+)+$", "", instance.removeprefix("\\"))
+            stems.add(stem)
+            if stem == unit and kind in modules:
+                counts[kind] += count
+    if not counts:
+        raise ValueError(f"no unit {unit!r} in {config.variant}; the units are {', '.join(sorted(stems))}")
+    kind = next(iter(counts))
+    below = {name for name, _, _ in _walk(modules, kind, "other")}
+    netlists = Synthesiser(library, cache, storage).netlists(text, only=below)
+    parts = _blocks(modules, netlists, library, kind).values()
+    delays = [part.delay for part in parts if part.delay is not None]
+    total = BlockArea(sum(p.area for p in parts), sum(p.sequential for p in parts), max(delays, default=None))
+    return total, sum(counts.values())
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _change(value: float, base: float | None) -> str:
+    return "" if base is None else f"{100 * (value / base - 1):+.1f} %"
+
+
+def markdown(reports: Mapping[str, AreaReport]) -> str:
+    """The reports as Markdown: totals beside the paper's table 7, then blocks. All reports are for one library."""
+    any_report = next(iter(reports.values()))
+    scale, unit = (1e6, "mm2") if any_report.unit == "um2" else (1e3, "kNAND2")
+    base = {
+        (r.configuration["H"], r.configuration["L"]): r for r in reports.values() if r.configuration["variant"] == "ews"
+    }
+    rows = []
+    for name, report in reports.items():
+        config = report.configuration
+        ews = base.get((config["H"], config["L"]))
+        variant, size = config["variant"], config["H"]
+        paper = PAPER.get(variant, {}).get(size) if config["H"] == config["L"] else None
+        paper_ews = PAPER["ews"].get(size)
+        rows.append(
+            [
+                name,
+                f"{report.total / scale:.3f}",
+                f"{report.total / report.nand2 / 1e3:.0f}",
+                f"{report.without_crf / scale:.3f}",
+                f"{100 * report.sequential_share:.0f} %",
+                _change(report.total, ews and ews.total),
+                _change(report.without_crf, ews and ews.without_crf),
+                "" if paper is None else f"{paper:.3f}",
+                "" if paper is None else _change(paper, paper_ews),
+                # The paper's CRF is what C and CM have over EWS (derived).
+                ""
+                if paper is None or paper_ews is None or variant == "ews"
+                else _change(paper - (PAPER["ews-cm"][size] - paper_ews), paper_ews),
+            ]
+        )
+    header = ["preset", f"total, {unit}", "kNAND2", f"without CRF, {unit}", "sequential", "to EWS", "to EWS, without CRF"]
+    header += ["paper, mm2 at 40 nm", "paper to EWS", "paper to EWS, without CRF (derived)"]
+    names = [block for block in BLOCKS if any(block in report.blocks for report in reports.values())]
+    block_rows = []
+    for name, report in reports.items():
+        values = [report.blocks[block].area if block in report.blocks else None for block in names]
+        block_rows.append([name, *("" if value is None else f"{value / scale:.4f}" for value in values)])
+    return "\n\n".join(
+        [
+            f"# Area, library {any_report.library}, Yosys {yosys_version()}",
+            _table(header, rows),
+            f"Blocks, {unit}:",
+            _table(["preset", *names], block_rows),
+            "Cells alone: no buffers, clock tree, scan chain or wiring. The paper's figures are of Synopsys DC at 40 nm; the "
+            "depths of its ARF and PRF are not published. It states one figure for EWS-C and EWS-CM.",
+            "",
+        ]
+    )
+
+
+def write(reports: Mapping[str, AreaReport], library: Library, storage: str, folder: Path) -> list[Path]:
+    """Write ``area.json`` and ``area.md`` into ``folder``.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written.
+    """
+    described = {
+        "library": {
+            "name": library.name,
+            "sha256": library.sha256,
+            "unit": library.area_unit,
+            "nand2": {"cell": library.nand2.name, "area": library.nand2.area},
+            "full_adder": library.full_adder.cell if library.full_adder else None,
+            "clock_gate": library.clock_gate.cell if library.clock_gate else None,
+        },
+        "storage": storage,
+        "tools": {"yosys": yosys_version(), "amaranth": metadata.version("amaranth")},
+        "hw_sha256": source_hash(),
+        "presets": {name: report.to_dict() for name, report in reports.items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"area.json": json.dumps(described, indent=2) + "\n", "area.md": markdown(reports)}
+    for name, text in texts.items():
+        partial = folder / f".{name}.partial"
+        partial.write_text(text)
+        partial.replace(folder / name)
+    return [folder / name for name in texts]
