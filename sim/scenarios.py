@@ -111,16 +111,26 @@ def _job(
     return Job(layer, activations, schedule or choose_schedule(config, layer, *size))
 
 
-def random_job(config: AcceleratorConfig, rng: np.random.Generator, name: str, positions: int = 40) -> Job:
-    """A constrained-random layer with any schedule that the instance can run, about ``positions`` output positions."""
+def random_job(
+    config: AcceleratorConfig, rng: np.random.Generator, name: str, positions: int = 40, groups: int = 3
+) -> Job:
+    """A constrained-random layer with any schedule that the instance can run.
+
+    Parameters
+    ----------
+    positions
+        About how many output positions.
+    groups
+        Channels are at most about this many times H and L; below 3, kernels are small too.
+    """
 
     def pick(*choices: Any) -> Any:
         return choices[int(rng.integers(len(choices)))]
 
     step = config.d if config.features.codebook else 1
-    R, S = pick((1, 1), (1, 1), (3, 3), (3, 3), (5, 5), (1, 7), (2, 2), (4, 3))
-    K = step * int(rng.integers(1, 3 * config.L // step + 1))
-    C = int(rng.integers(1, 3 * config.H + 2))
+    R, S = pick((1, 1), (1, 3), (2, 2), (3, 2), *([(1, 1), (3, 3), (5, 5), (1, 7)] if groups > 2 else []))
+    K = step * int(rng.integers(1, groups * config.L // step + 1))
+    C = int(rng.integers(1, groups * config.H + 2))
     stride = (pick(1, 1, 2, 3), pick(1, 1, 2, 3))
     dilation = (pick(1, 1, 1, 2), pick(1, 1, 1, 2))
     padding = (int(rng.integers(0, R)), int(rng.integers(0, S)))

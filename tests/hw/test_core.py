@@ -27,8 +27,8 @@ def program(config, seed, shape, size, extensions, **fields):
 def test_two_layers_back_to_back(variant: str, density: float) -> None:
     config = preset(f"{variant}-tiny")
     programs = [
-        program(config, 0, (12, 6, 3, 3), (3, 4), (2, 2, 1, 3), padding=(1, 1)),
-        program(config, 1, (16, 9, 1, 1), (2, 3), (1, 1, 1, 1), values="corners", masks="ends"),
+        program(config, 0, (12, 6, 1, 3), (2, 4), (2, 2, 1, 3), padding=(0, 1)),
+        program(config, 1, (8, 9, 2, 1), (2, 3), (1, 1, 1, 1), values="corners", masks="ends"),
     ]
     outputs, cycles = run_programs(config, programs, dict.fromkeys(STREAMS, density))
     for layer, vectors in zip(programs, outputs, strict=True):
