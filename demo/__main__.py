@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from demo import tables
 from demo.activations import layer_inputs, load_photograph, photograph_path, quantise_activations
 from hw.config import preset
 from hw.generate import generate, write
-from hw.yosys import YosysError
+from hw.yosys import YosysError, yosys_version
 from sim.cosim import Job, run_layers
 from sim.runner import BuildError, SimulationError
 from sim.toolchain import ToolchainError
@@ -34,6 +34,9 @@ from sw.compress.network import compress_network, module_sources, total_row
 from sw.compress.sources import load_model
 from sw.format import compression_report, read_container, write_container
 from sw.perf import choose_schedule
+from synth import area
+from synth.generic import generic
+from synth.liberty import LibraryError
 
 NETWORK = "efficientnet-lite0"
 
@@ -51,8 +54,8 @@ PRESET = "ews-cms-16"
 SIMULATED_RECIPE = "mvq-4of16-k512-d16"
 SIMULATED_LAYERS = ("_blocks.5._project_conv", "_blocks.8._expand_conv", "_conv_head")
 
-#: The arrays whose area is compared: dense with raw weights, and sparse.
-AREA_PRESETS = ("ews-16", "ews-cms-16", "ews-msvq-16")
+#: The arrays whose area is compared: dense with raw weights, sparse with MVQ, sparse with MSVQ.
+AREA_PRESETS = tuple(f"{variant}-{size}" for size in (16, 64) for variant in ("ews", "ews-cms", "ews-msvq"))
 
 
 class Clock:
@@ -131,6 +134,22 @@ def cosimulate(network: torch.nn.Module, image: torch.Tensor, container: Path) -
     return [vars(result) | report for result, report in zip(results, reports, strict=True)]
 
 
+def areas(console: Console) -> dict[str, Any]:
+    """Area by block of the arrays, in gate equivalents of the project's own library. Draws a bar for each."""
+    library = generic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    reports = {}
+    with Progress(*columns, console=console) as progress:
+        for name in AREA_PRESETS:
+            task = progress.add_task(f"area of {name}", total=None)
+
+            def show(done: int, total: int, task: TaskID = task) -> None:
+                progress.update(task, completed=done, total=total)
+
+            reports[name] = area(preset(name), library, progress=show).to_dict()
+    return {"library": library.name, "unit": library.area_unit, "yosys": yosys_version(), "presets": reports}
+
+
 def versions() -> dict[str, str]:
     """Of Python and of the packages that results depend on."""
     packages = (
@@ -157,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return run(options.output, options.photograph, options.threads)
-    except (ValueError, OSError, YosysError, ToolchainError, BuildError, SimulationError) as error:
+    except (ValueError, OSError, YosysError, LibraryError, ToolchainError, BuildError, SimulationError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
 
@@ -185,6 +204,10 @@ def run(folder: Path, photograph: Path, threads: int | None) -> int:
     with clock.step("co-simulation"):
         summary["cosimulation"] = cosimulate(network, image, folder / f"{SIMULATED_RECIPE}.mvq")
     console.print(tables.cosimulation_table(summary["cosimulation"], PRESET))
+
+    with clock.step("area", bar=False):
+        summary["area"] = areas(clock.console)
+    console.print(tables.area_table(summary["area"]))
 
     summary["seconds"] = clock.seconds
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")

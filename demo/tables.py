@@ -9,7 +9,9 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-__all__ = ["closing_line", "compression_table", "cosimulation_table", "totals_table", "verilog_line"]
+from synth.report import BLOCKS
+
+__all__ = ["area_table", "closing_line", "compression_table", "cosimulation_table", "totals_table", "verilog_line"]
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -110,6 +112,26 @@ def cosimulation_table(reports: Sequence[dict[str, Any]], preset: str) -> Table:
             f"{100 * report['utilisation']:.1f} %",
         )
     return table
+
+
+def area_table(report: dict[str, Any]) -> Table:
+    """One row for each block, one column for each array; totals also relative to the dense array of that size."""
+    presets = report["presets"]
+    title = f"Area in thousands of NAND2, library {report['library']}"
+    table = _table(title, "block", *(f">{name}" for name in presets))
+    for block in BLOCKS:
+        cells = (values["blocks"].get(block) for values in presets.values())
+        table.add_row(block, *("" if cell is None else f"{cell['nand2'] / 1000:,.1f}" for cell in cells))
+    table.add_section()
+    for label, key in (("total", "total_nand2"), ("without CRF", "without_crf_nand2")):
+        table.add_row(label, *(f"{values[key] / 1000:,.1f}" for values in presets.values()))
+        table.add_row(f"{label}, to EWS", *(_to_dense(presets, name, key) for name in presets))
+    return table
+
+
+def _to_dense(presets: dict[str, Any], name: str, key: str) -> str:
+    dense = presets[f"ews-{name.rpartition('-')[2]}"]
+    return f"{100 * (presets[name][key] / dense[key] - 1):+.1f} %"
 
 
 def closing_line(summary: dict[str, Any], folder: Path) -> str:

@@ -1,7 +1,8 @@
 """``python -m tools.readme``: the tables of README.md, from results and from the code.
 
-Results of the last ``make demo`` are condensed into ``docs/results/``, which is committed; where there are none, what
-is committed stays. Then every part of README.md between ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->`` is written.
+Results of the last ``make demo`` and ``make synth`` are condensed into ``docs/results/``, which is committed; where
+there are none, what is committed stays. Then every part of README.md between ``<!-- NAME: begin -->`` and
+``<!-- NAME: end -->`` is written.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from synth.report import PAPER
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -106,6 +109,48 @@ def _components(path: Path) -> Iterator[ast.ClassDef]:
             yield node
 
 
+def condense_area(report: dict[str, Any]) -> dict[str, Any]:
+    """The part of the area report that README.md shows."""
+    keys = ("total", "without_crf", "total_nand2", "sequential_share")
+    presets = {
+        name: {"variant": values["configuration"]["variant"], "size": values["configuration"]["H"]}
+        | {key: values[key] for key in keys}
+        for name, values in report["presets"].items()
+    }
+    described = {key: report["library"][key] for key in ("name", "unit", "sha256")}
+    return {"library": described, "storage": report["storage"], "tools": report["tools"], "presets": presets}
+
+
+def _to_base(value: float, base: float) -> str:
+    return f"{100 * (value / base - 1):+.1f} %"
+
+
+def area_part(report: dict[str, Any]) -> Iterator[str]:
+    """Totals of each variant beside MVQ table 7."""
+    yield _row("array", "kNAND2", "to EWS", "paper", "without CRF, to EWS", "paper")
+    yield "|---|--:|--:|--:|--:|--:|"
+    for name, values in report["presets"].items():
+        size, variant = values["size"], values["variant"]
+        base = report["presets"][f"ews-{size}"]
+        paper, paper_base = PAPER.get(variant, {}).get(size), PAPER["ews"][size]
+        # The paper's CRF is what C and CM have over EWS.
+        crf = PAPER["ews-cm"][size] - paper_base
+        yield _row(
+            f"`{name}`",
+            f"{values['total_nand2'] / 1000:,.0f}",
+            _to_base(values["total"], base["total"]) if variant != "ews" else "",
+            _to_base(paper, paper_base) if paper and variant != "ews" else "",
+            _to_base(values["without_crf"], base["without_crf"]) if variant != "ews" else "",
+            _to_base(paper - crf, paper_base) if paper and variant != "ews" else "",
+        )
+    library, storage, yosys = report["library"]["name"], report["storage"], report["tools"]["yosys"]
+    yield ""
+    yield (
+        f"Library {library}, register files of {storage}s, Yosys {yosys}, cells alone. The paper: Synopsys DC, "
+        "40 nm; its CRF is what EWS-C has over EWS."
+    )
+
+
 def _markdown(text: str) -> str:
     """One cell from reStructuredText: roles and double backquotes become single ones."""
     return re.sub(r":\w+:`|``", "`", text.replace("\n", " ").replace("|", "\\|"))
@@ -128,9 +173,11 @@ def blocks_part() -> Iterator[str]:
 def parts() -> dict[str, Callable[[], Iterator[str]]]:
     """What each marked part of README.md consists of."""
     demo = json.loads((RESULTS / "demo.json").read_text())
+    area = json.loads((RESULTS / "area.json").read_text())
     return {
         "compression": lambda: compression_part(demo),
         "cosimulation": lambda: cosimulation_part(demo),
+        "area": lambda: area_part(area),
         "blocks": blocks_part,
     }
 
@@ -156,9 +203,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
     argparse.ArgumentParser(prog="python -m tools.readme", description=__doc__).parse_args(arguments)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    summary = ROOT / "build" / "demo" / "summary.json"
-    if summary.exists():
-        (RESULTS / "demo.json").write_text(json.dumps(condense_demo(json.loads(summary.read_text())), indent=1) + "\n")
+    for name, path, condense in (
+        ("demo.json", "build/demo/summary.json", condense_demo),
+        ("area.json", "build/synth/area.json", condense_area),
+    ):
+        if (ROOT / path).exists():
+            condensed = condense(json.loads((ROOT / path).read_text()))
+            (RESULTS / name).write_text(json.dumps(condensed, indent=1) + "\n")
     README.write_text(render(README.read_text()))
     print(README)
     return 0
