@@ -41,7 +41,8 @@ class Generated:
     verilog, rtlil
         The design, with equal modules merged. The top module is :data:`TOP`.
     manifest
-        JSON-compatible description: configuration, derived values, ports, streams, command layout, tool versions, hashes.
+        JSON-compatible description: configuration, derived values, ports, streams, command layout, tool versions,
+        hashes.
     """
 
     name: str
@@ -80,9 +81,7 @@ def _shape(shape: Any) -> dict[str, Any]:
         described["elements"] = shape.length
         described["element"] = _shape(shape.elem_shape)
     elif isinstance(shape, data.Layout):
-        described["fields"] = {
-            str(name): {"offset": field.offset, **_shape(field.shape)} for name, field in shape
-        }
+        described["fields"] = {str(name): {"offset": field.offset, **_shape(field.shape)} for name, field in shape}
     elif isinstance(shape, type) and issubclass(shape, enum.Enum):
         described["values"] = {member.name: int(member.value) for member in shape}
     elif Shape.cast(shape).signed:

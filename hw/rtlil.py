@@ -1,8 +1,8 @@
 """Merge equal modules of an RTLIL text.
 
-Amaranth emits one RTLIL module for every instance: an array of 64 x 64 processing elements is 4096 copies of one module.
-:func:`merge_equal_modules` keeps one of each kind, so that Verilog, Verilator builds and synthesis grow with the number of
-different blocks, not with the size of the array.
+Amaranth emits one RTLIL module for every instance: an array of 64 x 64 processing elements is 4096 copies of one
+module. :func:`merge_equal_modules` keeps one of each kind, so that Verilog, Verilator builds and synthesis grow with
+the number of different blocks, not with the size of the array.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ class RtlilError(ValueError):
 
 # Source locations carry paths of the machine; the generator's name says nothing about the hardware.
 _DROPPED_ATTRIBUTES = (r"attribute \src ", r"attribute \generator ", r"attribute \amaranth.hierarchy ")
-# A port that is not exactly one signal of its module gets a name with the numbers of the driving cell and bit in the whole
-# design, which differ from instance to instance. It becomes port$<count>$, which neither this matches nor Amaranth makes.
+# A port that is not exactly one signal of its module gets a name with the numbers of the driving cell and bit in the
+# whole design, which differ from instance to instance. It becomes port$<count>$, which neither this matches nor
+# Amaranth makes.
 _NUMBERED_PORT = re.compile(r"\\port\$\d+\$\d+(?!\S)")
 _PORT = re.compile(r"  wire width (\d+) (input|output|inout) \d+ (.*)")
 _NAME = re.compile(r"\\\S+")
@@ -189,8 +190,8 @@ class _Merger:
 
     @staticmethod
     def _without_aliases(wires: list[str], body: list[str]) -> list[str]:
-        # Every signal of a child that its parent mentions is a wire of the parent too, connected and never read. In an array
-        # these are most of the text.
+        # Every signal of a child that its parent mentions is a wire of the parent too, connected and never read. In an
+        # array these are most of the text.
         values = (line.split(" ", 6)[-1] if line.startswith("    connect ") else line for line in body)
         uses = Counter(_NAME.findall("\n".join([*wires, *values])))
         aliases = set()
@@ -234,12 +235,12 @@ class _Merger:
 def merge_equal_modules(rtlil: str) -> str:
     """Merge modules that are equal but for their names.
 
-    Two modules are equal if their ports, wires, cells and processes are, after the modules that they instantiate have been
-    merged. The order of ports, port numbers that Amaranth draws from the whole design, and source locations do not count.
-    The modules that nothing instantiates keep their names and the order of their ports. A survivor is called after the first
-    root and its first instance without its number: ``core_wrf``; where different modules would have one name, the later ones
-    get ``_2``, ``_3`` and so on. Attributes that hold source locations are removed. The result is the same for a text that
-    has already been merged.
+    Two modules are equal if their ports, wires, cells and processes are, after the modules that they instantiate have
+    been merged. The order of ports, port numbers that Amaranth draws from the whole design, and source locations do not
+    count. The modules that nothing instantiates keep their names and the order of their ports. A survivor is called
+    after the first root and its first instance without its number: ``core_wrf``; where different modules would have
+    one name, the later ones get ``_2``, ``_3`` and so on. Attributes that hold source locations are removed. The
+    result is the same for a text that has already been merged.
 
     Parameters
     ----------

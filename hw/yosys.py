@@ -51,8 +51,7 @@ def run_yosys(commands: Sequence[str], folder: Path) -> str:
         [sys.executable, "-c", _RUNNER],
         input="\n".join(commands),
         cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )

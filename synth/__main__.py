@@ -23,7 +23,9 @@ from synth.report import CACHE, area, rtlil_texts, unit_area, write
 __all__ = ["MATRIX", "main"]
 
 #: What ``make synth`` reports.
-MATRIX = tuple(f"{variant}-{size}" for size in (16, 64) for variant in ("ews", "ews-c", "ews-cm", "ews-cms", "ews-msvq"))
+MATRIX = tuple(
+    f"{variant}-{size}" for size in (16, 64) for variant in ("ews", "ews-c", "ews-cm", "ews-cms", "ews-msvq")
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,7 +40,9 @@ def _library(pdk: str | None, paths: Sequence[Path]) -> Library:
         return generic()
     if pdk == "osu018":
         return osu018(Path("build/synth"))
-    raise LibraryError(f"unknown library {pdk!r}; the libraries are generic, osu018, or a Liberty file with --lib (LIB=)")
+    raise LibraryError(
+        f"unknown library {pdk!r}; the libraries are generic, osu018, or a Liberty file with --lib (LIB=)"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,11 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field")
     parser.add_argument("--pdk", metavar="NAME", help="generic (the default) or osu018")
     parser.add_argument(
-        "--lib", metavar="PATH", action="append", type=Path, default=[], help="a Liberty file, plain or .gz; more than one adds up"
+        "--lib",
+        metavar="PATH",
+        action="append",
+        type=Path,
+        default=[],
+        help="a Liberty file, plain or .gz; more than one adds up",
     )
     parser.add_argument("--storage", choices=STORAGES, default=STORAGES[0], help="what register files are made of")
     parser.add_argument("--unit", metavar="NAME", help="print the area of one unit alone: mask_decoder, row, tile, ...")
-    parser.add_argument("-o", metavar="DIR", type=Path, dest="folder", default=Path("build/synth"), help="where reports go")
+    parser.add_argument(
+        "-o", metavar="DIR", type=Path, dest="folder", default=Path("build/synth"), help="where reports go"
+    )
     options = parser.parse_args(arguments)
     try:
         if options.pdk and options.lib:
@@ -64,11 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, config in configs.items():
                 part, count = unit_area(config, options.unit, library, options.storage)
                 delay = "no gates" if part.delay is None else f"delay {part.delay:.0f}"
-                console.print(
-                    f"{name} {options.unit}: {part.area:.1f} {library.area_unit} = {part.area / library.nand2.area:.1f} NAND2 "
-                    f"each, {count} of them, {delay}",
-                    soft_wrap=True,
-                )
+                nand2 = part.area / library.nand2.area
+                figures = f"{part.area:.1f} {library.area_unit} = {nand2:.1f} NAND2 each, {count} of them, {delay}"
+                console.print(f"{name} {options.unit}: {figures}", soft_wrap=True)
             return 0
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress:

@@ -1,5 +1,22 @@
 // Adders and subtractors as chains of full adders: smaller than Yosys' default prefix adders, and fast enough at the paper's
-// 0.3 GHz. Compressor trees of multipliers and sums are made of $fa by maccmap and booth.
+// 0.3 GHz. Adders stay apart: merged into compressor trees, as alumacc and maccmap would, adder trees are larger.
+(* techmap_celltype = "$add $sub" *)
+module _add_sub (A, B, Y);
+    parameter A_SIGNED = 0;
+    parameter B_SIGNED = 0;
+    parameter A_WIDTH = 1;
+    parameter B_WIDTH = 1;
+    parameter Y_WIDTH = 1;
+    parameter _TECHMAP_CELLTYPE_ = "";
+    localparam SUBTRACT = _TECHMAP_CELLTYPE_ == "$sub";
+    (* force_downto *) input [A_WIDTH-1:0] A;
+    (* force_downto *) input [B_WIDTH-1:0] B;
+    (* force_downto *) output [Y_WIDTH-1:0] Y;
+    wire [Y_WIDTH-1:0] X, CO;
+    \$alu #(.A_SIGNED(A_SIGNED), .B_SIGNED(B_SIGNED), .A_WIDTH(A_WIDTH), .B_WIDTH(B_WIDTH), .Y_WIDTH(Y_WIDTH))
+        alu (.A(A), .B(B), .CI(SUBTRACT), .BI(SUBTRACT), .X(X), .Y(Y), .CO(CO));
+endmodule
+
 (* techmap_celltype = "$alu" *)
 module _ripple_alu (A, B, CI, BI, X, Y, CO);
     parameter A_SIGNED = 0;

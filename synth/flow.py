@@ -1,8 +1,8 @@
 """Synthesis of one design, module by module.
 
-Hierarchy is kept, so every module is synthesised alone, with the modules that it instantiates as black boxes, and once however
-often it occurs: in a design, in all presets, and from run to run (results are kept by content under ``build/``). All designs
-go through the same commands. There is no buffering, sizing, scan chain or clock tree.
+Hierarchy is kept, so every module is synthesised alone, with the modules that it instantiates as black boxes, and once
+however often it occurs: in a design, in all presets, and from run to run (results are kept by content under
+``build/``). All designs go through the same commands. There is no buffering, sizing, scan chain or clock tree.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hw.rtlil import RtlilModule, parse_modules
-from hw.yosys import YosysError, run_yosys, yosys_version
+from hw.yosys import run_yosys, yosys_version
 from synth.liberty import Library, LibraryError
 
 __all__ = ["STORAGES", "Netlist", "Synthesiser"]
@@ -39,8 +39,8 @@ class Netlist:
     cells
         Library cells by name: how many of each in the module itself.
     delay
-        ABC's estimate of the longest path through mapped gates, in the library's time unit (ps for most). A path ends at a
-        register, at the module's boundary, and at a full-adder cell, into which ABC can't see; None without gates.
+        ABC's estimate of the longest path through mapped gates, in the library's time unit (ps for most). A path ends
+        at a register, at the module's boundary, and at a full-adder cell, into which ABC can't see; None without gates.
     """
 
     cells: Mapping[str, int]
@@ -137,10 +137,9 @@ class Synthesiser:
             "opt_clean",
             # Booth multipliers are the smallest of those compared (docs/synthesis.md); adders become full adders.
             "booth -lowpower",
-            "alumacc",
+            "techmap -map arithmetic.v",
+            "alumacc",  # comparisons
             "opt",
-            "maccmap",
-            "opt -full",
             "techmap -map arithmetic.v",
             "opt -full",
             "techmap -map adder.v",
@@ -159,7 +158,8 @@ class Synthesiser:
             "opt_clean",
         ]
         self.salt = json.dumps(
-            [yosys_version(), library.sha256, self.files, self.defines, self.map_logic, _MODULE_COMMANDS], sort_keys=True
+            [yosys_version(), library.sha256, self.files, self.defines, self.map_logic, _MODULE_COMMANDS],
+            sort_keys=True,
         )
 
     def netlists(

@@ -1,8 +1,8 @@
 """A library of gate equivalents, for comparisons where no cell library is at hand.
 
-Area is the number of transistors of the static CMOS circuit divided by the four of a NAND2, so that NAND2 = 1. Delay is logical
-effort (Sutherland, Sproull and Harris, "Logical Effort", 1999): parasitic delay plus load, in units of tau, with every gate at
-the drive of a unit inverter, so that an input's capacitance is the gate's logical effort.
+Area is the number of transistors of the static CMOS circuit divided by the four of a NAND2, so that NAND2 = 1. Delay
+is logical effort (Sutherland, Sproull and Harris, "Logical Effort", 1999): parasitic delay plus load, in units of tau,
+with every gate at the drive of a unit inverter, so that an input's capacitance is the gate's logical effort.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ _GATES = {
 }
 # Mirror adder: 24 transistors, and an inverter at each output (Weste and Harris, "CMOS VLSI Design", section 11.2.1).
 _FULL_ADDER = _Gate("", "ABC", 28, 4, 7)
-# Two transmission-gate latches: each a transmission gate (2), an inverter (2) and a clocked feedback inverter (4); two clock
-# inverters (4) and an output inverter (2) more make 22 for the flip-flop. A latch is 8, one clock and one output inverter: 12.
+# Two transmission-gate latches: each a transmission gate (2), an inverter (2) and a clocked feedback inverter (4); two
+# clock inverters (4) and an output inverter (2) more make 22 for the flip-flop. A latch is 8, one clock and one output
+# inverter: 12.
 _FLIP_FLOP, _LATCH = 22, 12
 _CLOCK_GATE = _LATCH + 6  # and an AND2
 
@@ -60,7 +61,12 @@ def _timing(related: str, parasitic: float, kind: str = "combinational") -> str:
     slew = '("1.0, 65.0", "1.0, 65.0")'
     tables = "".join(
         f"{name} (load) {{ values {values}; }} "
-        for name, values in (("cell_rise", delay), ("cell_fall", delay), ("rise_transition", slew), ("fall_transition", slew))
+        for name, values in (
+            ("cell_rise", delay),
+            ("cell_fall", delay),
+            ("rise_transition", slew),
+            ("fall_transition", slew),
+        )
     )
     return f'timing () {{ related_pin : "{related}"; timing_type : {kind}; {tables}}}'
 
@@ -106,6 +112,7 @@ def _text() -> str:
             q.format(_timing("G", 3, "rising_edge")),
         )
     )
+    gate = _timing("CK", 3)
     cells.append(
         _cell(
             "CLOCKGATE",
@@ -115,7 +122,7 @@ def _text() -> str:
             _input("CK", 1, "clock : true; clock_gate_clock_pin : true; "),
             _input("E", 1, "clock_gate_enable_pin : true; "),
             'pin (IQ) { direction : internal; internal_node : "IQ"; }',
-            f'pin (GCK) {{ direction : output; clock_gate_out_pin : true; state_function : "CK * IQ"; {_timing("CK", 3)} }}',
+            f'pin (GCK) {{ direction : output; clock_gate_out_pin : true; state_function : "CK*IQ"; {gate} }}',
         )
     )
     header = [

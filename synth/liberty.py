@@ -294,7 +294,9 @@ def library_from_texts(name: str, texts: Sequence[tuple[Path, str]], area_unit: 
         A text is not Liberty or is corrupt, or there is no two-input NAND or no flip-flop in the library.
     """
     cells = {cell.name: cell for path, text in texts for cell in _cells(text, path)}
-    usable = sorted((cell for cell in cells.values() if not cell.dont_use and cell.area > 0), key=lambda c: (c.area, c.name))
+    usable = sorted(
+        (cell for cell in cells.values() if not cell.dont_use and cell.area > 0), key=lambda c: (c.area, c.name)
+    )
     where = ", ".join(str(path) for path, _ in texts)
     nand2 = [
         cell
@@ -340,7 +342,9 @@ def load(paths: Sequence[Path]) -> Library:
                 content = gzip.decompress(content)
             texts.append((path, content.decode()))
         except (OSError, EOFError) as error:
-            raise LibraryError(f"{path}: cannot read the Liberty file: {getattr(error, 'strerror', None) or error}") from None
+            raise LibraryError(
+                f"{path}: cannot read the Liberty file: {getattr(error, 'strerror', None) or error}"
+            ) from None
         except UnicodeDecodeError:
             raise LibraryError(f"{path}: not a Liberty file: not text") from None
     return library_from_texts(paths[0].name.removesuffix(".gz").removesuffix(".lib"), texts)

@@ -27,9 +27,13 @@ def osu018(folder: Path) -> Library:
     if not found:
         for tool in ("apt-get", "dpkg"):
             if shutil.which(tool) is None:
-                raise LibraryError(f"osu018 comes from Debian's package {_PACKAGE}, but there is no {tool} here; use a Liberty file")
+                raise LibraryError(
+                    f"osu018 comes from Debian's package {_PACKAGE}, but there is no {tool} here; use a Liberty file"
+                )
         folder.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(["apt-get", "download", _PACKAGE], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["apt-get", "download", _PACKAGE], cwd=folder, capture_output=True, text=True, check=False
+        )
         packages = sorted(folder.glob(f"{_PACKAGE}_*.deb"))
         if done.returncode or not packages:
             reason = (done.stderr.strip().splitlines() or ["no package"])[-1]

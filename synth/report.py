@@ -20,7 +20,18 @@ from hw.yosys import yosys_version
 from synth.flow import Netlist, Synthesiser
 from synth.liberty import Library
 
-__all__ = ["BLOCKS", "CACHE", "PAPER", "AreaReport", "BlockArea", "area", "markdown", "rtlil_texts", "unit_area", "write"]
+__all__ = [
+    "BLOCKS",
+    "CACHE",
+    "PAPER",
+    "AreaReport",
+    "BlockArea",
+    "area",
+    "markdown",
+    "rtlil_texts",
+    "unit_area",
+    "write",
+]
 
 #: Results by content; may be deleted at any time.
 CACHE = Path("build/synth/cache")
@@ -113,7 +124,9 @@ class AreaReport:
             "without_crf": self.without_crf,
             "without_crf_nand2": self.without_crf / self.nand2,
             "sequential_share": self.sequential_share,
-            "blocks": {name: {**asdict(block), "nand2": block.area / self.nand2} for name, block in self.blocks.items()},
+            "blocks": {
+                name: {**asdict(block), "nand2": block.area / self.nand2} for name, block in self.blocks.items()
+            },
         }
 
 
@@ -132,7 +145,11 @@ def _walk(modules: Mapping[str, RtlilModule], top: str, block: str) -> Iterator[
 
 
 def _blocks(
-    modules: Mapping[str, RtlilModule], netlists: Mapping[str, Netlist], library: Library, top: str, block: str = "other"
+    modules: Mapping[str, RtlilModule],
+    netlists: Mapping[str, Netlist],
+    library: Library,
+    top: str,
+    block: str = "other",
 ) -> dict[str, BlockArea]:
     areas: dict[str, float] = defaultdict(float)
     sequential: dict[str, float] = defaultdict(float)
@@ -146,7 +163,9 @@ def _blocks(
         if netlist.delay is not None:
             delays[owner].append(netlist.delay)
     return {
-        name: BlockArea(areas[name], sequential[name], max(delays[name], default=None)) for name in BLOCKS if name in areas
+        name: BlockArea(areas[name], sequential[name], max(delays[name], default=None))
+        for name in BLOCKS
+        if name in areas
     }
 
 
@@ -291,7 +310,15 @@ def markdown(reports: Mapping[str, AreaReport]) -> str:
                 else _change(paper - (PAPER["ews-cm"][size] - paper_ews), paper_ews),
             ]
         )
-    header = ["preset", f"total, {unit}", "kNAND2", f"without CRF, {unit}", "sequential", "to EWS", "to EWS, without CRF"]
+    header = [
+        "preset",
+        f"total, {unit}",
+        "kNAND2",
+        f"without CRF, {unit}",
+        "sequential",
+        "to EWS",
+        "to EWS, without CRF",
+    ]
     header += ["paper, mm2 at 40 nm", "paper to EWS", "paper to EWS, without CRF (derived)"]
     names = [block for block in BLOCKS if any(block in report.blocks for report in reports.values())]
     block_rows = []
@@ -304,8 +331,8 @@ def markdown(reports: Mapping[str, AreaReport]) -> str:
             _table(header, rows),
             f"Blocks, {unit}:",
             _table(["preset", *names], block_rows),
-            "Cells alone: no buffers, clock tree, scan chain or wiring. The paper's figures are of Synopsys DC at 40 nm; the "
-            "depths of its ARF and PRF are not published. It states one figure for EWS-C and EWS-CM.",
+            "Cells alone: no buffers, clock tree, scan chain or wiring. The paper's figures are of Synopsys DC at 40 "
+            "nm; the depths of its ARF and PRF are not published. It states one figure for EWS-C and EWS-CM.",
             "",
         ]
     )

@@ -1,0 +1,105 @@
+"""The command line that emits Verilog, and the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+import pytest
+
+from hw.config import PRESETS, preset
+from hw.generate import TOP, generate, main
+
+CONFIG = preset("ews-cms-tiny")
+
+
+@pytest.fixture(scope="module")
+def generated():
+    return generate(CONFIG, "ews-cms-tiny")
+
+
+def test_command_line_writes_both_files(generated, tmp_path, capsys) -> None:
+    folder = tmp_path / "new" / "folder"
+    assert main(["--preset", "ews-cms-tiny", "-o", str(folder)]) == 0
+    assert (folder / "ews-cms-tiny.v").read_text() == generated.verilog  # a second run: the same bytes
+    manifest = json.loads((folder / "ews-cms-tiny.json").read_text())
+    assert manifest == json.loads(json.dumps(generated.manifest))
+    assert manifest["sha256"]["verilog"] == hashlib.sha256((folder / "ews-cms-tiny.v").read_bytes()).hexdigest()
+    assert sorted(path.name for path in folder.iterdir()) == ["ews-cms-tiny.json", "ews-cms-tiny.v"]
+    assert str(folder / "ews-cms-tiny.v") in capsys.readouterr().out
+
+
+def test_set_overrides_a_field(tmp_path) -> None:
+    assert main(["--preset", "ews-tiny", "--set", "H=2", "prf_depth=2", "-o", str(tmp_path)]) == 0
+    configuration = json.loads((tmp_path / "ews-tiny.json").read_text())["configuration"]
+    assert (configuration["H"], configuration["prf_depth"]) == (2, 2)
+
+
+def test_ports_of_the_manifest_are_those_of_the_verilog(generated) -> None:
+    header = re.search(rf"^module {TOP}\((.*?)\);(.*?)^endmodule", generated.verilog, re.MULTILINE | re.DOTALL)
+    assert header is not None
+    declared = {
+        name: (direction.removesuffix("put"), int(high or 0) + 1)
+        for direction, high, name in re.findall(
+            r"^  (input|output)(?: signed)? (?:\[(\d+):0\] )?(\w+);", header[2], re.MULTILINE
+        )
+    }
+    assert {port["name"]: (port["direction"], port["width"]) for port in generated.manifest["ports"]} == declared
+
+
+def test_streams_and_command_layout(generated) -> None:
+    streams = generated.manifest["streams"]
+    assert {"i_command", "i_codebook", "i_index", "i_mask", "i_activation", "i_psum", "o_psum"} == set(streams)
+    assert streams["o_psum"]["direction"] == "out"
+    element = {"width": CONFIG.psum_width, "signed": True}
+    assert streams["o_psum"]["payload"] == {
+        "width": CONFIG.psum_width * CONFIG.L,
+        "elements": CONFIG.L,
+        "element": element,
+    }
+    fields = generated.manifest["command"]["fields"].values()
+    offset = 0
+    for field in fields:  # no gaps, no overlaps
+        assert field["offset"] == offset
+        offset += field["width"]
+    assert offset == generated.manifest["command"]["width"]
+    assert generated.manifest["derived"]["Q"] == CONFIG.Q
+
+
+def test_list(capsys) -> None:
+    assert main(["--list"]) == 0
+    output = capsys.readouterr().out
+    assert all(name in output for name in PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "ews-17"], r"unknown preset 'ews-17'; the presets are ews-16,"),
+        (["--preset", "ews-tiny", "--set", "H"], r"expected field=value, not 'H'"),
+        (["--preset", "ews-tiny", "--set", "height=4"], r"unknown field 'height'; the fields are variant,"),
+        (["--preset", "ews-tiny", "--set", "H=0"], r"H must be in 1\.\.256, not 0"),
+        (["--preset", "ews-tiny", "--set", "H=many"], r"H must be int, not str 'many'"),
+        ([], r"--preset NAME and -o DIR are needed"),
+    ],
+)
+def test_bad_arguments(arguments, message, tmp_path, capsys) -> None:
+    folder = tmp_path / "out"
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "-o", str(folder)])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+    assert not folder.exists()
+
+
+def test_folder_that_cannot_be_made(tmp_path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        main(["--preset", "ews-tiny", "-o", str(tmp_path / "file" / "out")])
+    assert stopped.value.code == 2
+    assert re.fullmatch(
+        r"python -m hw\.generate: cannot write into '.*out': Not a directory\n", capsys.readouterr().err
+    )

@@ -1,0 +1,181 @@
+"""Mapping keeps the function, and areas add up."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from amaranth.hdl import Module, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.config import preset
+from hw.generate import to_rtlil
+from hw.memory.register_file import RegisterFile
+from hw.rtlil import parse_modules
+from hw.yosys import YosysError, run_yosys
+from synth.__main__ import main
+from synth.flow import Synthesiser, _adder_map
+from synth.generic import generic
+from synth.liberty import LibraryError
+from synth.report import area, markdown, write
+
+# The generic cells as Verilog, for equivalence checks.
+FA = "module FA (input A, B, C, output S, CO); assign {CO, S} = A + B + C; endmodule\n"
+
+
+class Arithmetic(wiring.Component):
+    """A product, a sum of three, a difference and a comparison."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "i_a": In(signed(6)), "i_b": In(signed(5)), "i_c": In(4),
+                "o_product": Out(signed(11)), "o_sum": Out(signed(8)), "o_difference": Out(signed(7)), "o_less": Out(1),
+            }
+        )  # fmt: skip
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.comb += [
+            self.o_product.eq(self.i_a * self.i_b),
+            self.o_sum.eq(self.i_a + self.i_b + self.i_c),
+            self.o_difference.eq(self.i_b - self.i_c),
+            self.o_less.eq(self.i_a < self.i_b),
+        ]
+        return m
+
+
+@pytest.fixture(scope="module")
+def synthesiser(tmp_path_factory):
+    return Synthesiser(generic(), tmp_path_factory.mktemp("cache"))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_arithmetic_is_equivalent(synthesiser, broken, tmp_path) -> None:
+    (tmp_path / "design.il").write_text(to_rtlil(Arithmetic()))
+    for name, text in synthesiser.files.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "fa.v").write_text(FA.replace("A + B + C", "A + B + B") if broken else FA)
+    until = synthesiser.map_logic.index("techmap -map adder.v") + 1
+    commands = [
+        "read_rtlil design.il", "setattr -mod -unset top core", "proc", "rename core mapped", "copy mapped first",
+        "select mapped", *synthesiser.map_logic[:until], "stat", "select -clear", "read_verilog fa.v",
+        "miter -equiv -make_assert first mapped miter", "hierarchy -check -top miter", "proc", "flatten", "opt_clean",
+        "sat -verify -prove-asserts miter",
+    ]  # fmt: skip
+    if broken:
+        with pytest.raises(YosysError, match="proof did fail"):
+            run_yosys(commands, tmp_path)
+    else:
+        log = run_yosys(commands, tmp_path)
+        assert " FA\n" in log  # otherwise nothing was tested
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("gated", ["", "-D GATED", "-D GATED -D LATCH"])
+def test_register_file_is_equivalent(gated, broken, tmp_path, synthesiser) -> None:
+    (tmp_path / "design.il").write_text(to_rtlil(RegisterFile(4, 2, 2)))
+    for name in ("register_file.v", "column.v"):
+        (tmp_path / name).write_text(synthesiser.files[name])
+    (tmp_path / "gate.v").write_text(
+        "module clock_gate (input clock, enable, output out); reg held; "
+        "always @* if (!clock) held = enable; assign out = clock & held; endmodule\n"
+    )
+    commands = [
+        "read_rtlil design.il", "setattr -mod -unset top core", "delete t:$meminit_v2", "setattr -unset init w:*",
+        "proc", "opt", "memory_collect", "copy core second", "rename core first",
+        f"techmap -map register_file.v {gated} second",
+        f"read_verilog -icells {gated} column.v", "read_verilog gate.v", "memory_map first",
+        "miter -equiv -make_assert first second miter", "hierarchy -check -top miter", "proc", "flatten", "opt_clean",
+        "select -assert-none t:$mem*", "clk2fflogic", "opt_clean",
+        # Every step is a clock level: five cycles, enough to write and read each of the four words.
+        "sat -verify -prove-asserts -set-init-zero -set-at 1 in_clk 0 -tempinduct-baseonly -maxsteps 10 miter",
+    ]  # fmt: skip
+    if broken:
+        text = (tmp_path / "column.v").read_text()
+        (tmp_path / "column.v").write_text(text.replace("|(held &", "|({held[SIZE-1:1], 1'b0} &"))
+        with pytest.raises(YosysError, match="proof did fail"):
+            run_yosys(commands, tmp_path)
+    else:
+        run_yosys(commands, tmp_path)
+
+
+def test_areas_are_those_of_the_circuits(synthesiser) -> None:
+    class Registers(wiring.Component):
+        def __init__(self) -> None:
+            super().__init__({"i_d": In(3), "o_q": Out(3)})
+
+        def elaborate(self, platform):
+            m = Module()
+            m.d.sync += self.o_q.eq(self.i_d)
+            return m
+
+    netlist = synthesiser.netlists(to_rtlil(Registers()))["core"]
+    # A synchronous reset: three flip-flops, and a gate each.
+    assert netlist.cells["DFF"] == 3
+    assert sum(netlist.cells.values()) >= 6
+    register_file = synthesiser.netlists(to_rtlil(RegisterFile(4, 5, 1)))["core"]
+    assert (register_file.cells["DFF"], register_file.cells["CLOCKGATE"]) == (20, 4)
+    latches = Synthesiser(generic(), synthesiser.cache, "latch").netlists(to_rtlil(RegisterFile(4, 5, 1)))["core"]
+    assert (latches.cells["LATCH"], latches.cells["DFF"], latches.cells["CLOCKGATE"]) == (20, 5, 4)
+
+
+def test_without_a_clock_gate_words_have_multiplexers(tmp_path) -> None:
+    plain = replace(generic(), clock_gate=None)
+    netlist = Synthesiser(plain, tmp_path).netlists(to_rtlil(RegisterFile(4, 5, 1)))["core"]
+    assert netlist.cells["DFF"] == 20
+    assert "CLOCKGATE" not in netlist.cells
+    with pytest.raises(LibraryError, match="library generic has no latch or no clock gate, which storage latch needs"):
+        Synthesiser(plain, tmp_path, "latch")
+
+
+def test_full_adder_with_inverted_outputs() -> None:
+    library = generic()
+    assert library.full_adder is not None
+    text = _adder_map(replace(library, full_adder=replace(library.full_adder, inverted_sum=True)))
+    assert "assign Y[i] = ~s;" in text
+    assert "assign X[i] = x;" in text
+
+
+def test_report(tmp_path) -> None:
+    library, config = generic(), preset("ews-msvq-tiny")
+    reports = {name: area(preset(name), library, cache=tmp_path / "cache") for name in ("ews-tiny", "ews-msvq-tiny")}
+    report = reports["ews-msvq-tiny"]
+    assert set(report.blocks) == {
+        "CRF", "weight loader", "LZC", "WRF", "MRF", "multipliers", "demux", "adder trees", "PRF", "ARF",
+        "control", "other",
+    }  # fmt: skip
+    assert set(reports["ews-tiny"].blocks) == set(report.blocks) - {"CRF", "LZC", "MRF", "demux"}
+    flip_flop, gate = library.cells["DFF"].area, library.cells["CLOCKGATE"].area
+    rows = config.H * config.tiles
+    wrf = rows * config.wrf_depth * (8 * config.multipliers * flip_flop + gate)
+    assert report.blocks["WRF"].sequential == pytest.approx(wrf)
+    assert report.blocks["CRF"].sequential == pytest.approx(config.k * (7 * config.d * flip_flop + gate))
+    assert report.without_crf == pytest.approx(report.total - report.blocks["CRF"].area)
+    assert 0 < report.sequential_share < 1
+    # A second run comes from the cache and is the same.
+    assert area(config, library, cache=tmp_path / "cache") == report
+
+    json_path, markdown_path = write(reports, library, "flipflop", tmp_path / "out")
+    described = json.loads(json_path.read_text())
+    assert described["presets"]["ews-msvq-tiny"]["total"] == report.total
+    assert described["library"]["sha256"] == library.sha256
+    assert described["tools"]["yosys"]
+    assert described["presets"]["ews-tiny"]["configuration"] == preset("ews-tiny").to_dict()
+    assert markdown_path.read_text() == markdown(reports)
+    change = 100 * (report.total / reports["ews-tiny"].total - 1)
+    assert f"{change:+.1f} %" in markdown(reports)
+
+
+def test_unit(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    figures = {}
+    for style in ("arithmetic", "table"):
+        assert main(["--unit", "mask_decoder", "--preset", "ews-cms-tiny", "--set", f"mask_decoder={style}"]) == 0
+        figures[style] = capsys.readouterr().out
+        assert "2 of them" in figures[style]
+    assert figures["arithmetic"] != figures["table"]
+    modules = parse_modules(next((tmp_path / "build" / "synth" / "cache").glob("*.il")).read_text())
+    assert any("mask_decoder" in name for name in modules)

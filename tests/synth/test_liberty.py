@@ -1,0 +1,129 @@
+"""Reading cell libraries: what is found, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from synth.__main__ import main
+from synth.generic import _text, generic
+from synth.liberty import LibraryError, load
+from synth.osu018 import osu018
+
+GENERIC = _text()
+
+
+def without(cell: str) -> str:
+    """The generic library without the cells whose names start so."""
+    return "\n".join(line for line in GENERIC.split("\n") if not line.startswith(f"cell ({cell}"))
+
+
+def test_cells_of_the_generic_library() -> None:
+    library = generic()
+    assert (library.nand2.name, library.nand2.area) == ("NAND2", 1.0)
+    assert library.full_adder is not None
+    assert (library.full_adder.cell, library.full_adder.sum, library.full_adder.carry) == ("FA", "S", "CO")
+    assert library.clock_gate is not None
+    assert (library.clock_gate.enable, library.clock_gate.out, library.clock_gate.test) == ("E", "GCK", ())
+    assert library.latch is not None
+    assert (library.latch.enable, library.latch.data, library.latch.out) == ("G", "D", "Q")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ('function : "A^B^C"', 'function : "(A ^ B) ^ C"'),
+        ('function : "A^B^C"', "function : \"A B C + A B' C' + !A B !C + (A' * B' * C)\""),
+    ],
+)
+def test_full_adder_is_found_by_its_function(written, read, tmp_path) -> None:
+    path = tmp_path / "other.lib"
+    assert written in GENERIC
+    path.write_text(GENERIC.replace(written, read))
+    adder = load([path]).full_adder
+    assert adder is not None
+    assert not adder.inverted_sum
+
+
+def test_inverted_outputs_of_a_full_adder(tmp_path) -> None:
+    path = tmp_path / "other.lib"
+    path.write_text(GENERIC.replace('function : "A^B^C"', 'function : "!(A^B^C)"'))
+    adder = load([path]).full_adder
+    assert adder is not None
+    assert (adder.inverted_sum, adder.inverted_carry) == (True, False)
+
+
+def test_compressed_and_split_files_are_one_library(tmp_path) -> None:
+    whole, flops, logic = tmp_path / "whole.lib.gz", tmp_path / "flops.lib", tmp_path / "logic.lib"
+    whole.write_bytes(gzip.compress(GENERIC.encode()))
+    header = GENERIC[: GENERIC.index("cell (")]
+    flop = next(line for line in GENERIC.split("\n") if line.startswith("cell (DFF"))
+    flops.write_text(f"{header}{flop}\n}}\n")
+    logic.write_text(without("DFF"))
+    assert load([whole]).name == "whole"
+    assert load([logic, flops]).cells == load([whole]).cells
+
+
+BAD = {
+    "empty": (b"", "not a Liberty file: no library group"),
+    "prose": (b"This is not a library.", "not a Liberty file: no library group"),
+    "verilog": (b"module a (input b);\nalways begin {b} end\nendmodule", "not a Liberty file"),
+    "binary": (bytes(range(256)), "not a Liberty file: not text"),
+    "other group": (b"cell (A) { area : 1; }", "the outermost group is 'cell', not 'library'"),
+    "cut short": (GENERIC[: len(GENERIC) // 2].encode(), "corrupt Liberty file: group '.*' is not closed"),
+    "brace too many": ((GENERIC + "}").encode(), "corrupt Liberty file: a '}' too many"),
+    "area": (GENERIC.replace("area : 1.0", "area : large").encode(), "area of cell .* is 'large'"),
+    "no flip-flop": (without("DFF").encode(), "no flip-flop in the library"),
+    "no NAND2": (without("NAND2").encode(), "no two-input NAND in the library"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD.values(), ids=BAD)
+def test_bad_files(content, message, tmp_path) -> None:
+    path = tmp_path / "bad.lib"
+    path.write_bytes(content)
+    with pytest.raises(LibraryError, match=message):
+        load([path])
+
+
+def test_broken_archive(tmp_path) -> None:
+    path = tmp_path / "bad.lib.gz"
+    path.write_bytes(gzip.compress(GENERIC.encode())[:200])
+    with pytest.raises(LibraryError, match=r"bad\.lib\.gz: cannot read the Liberty file"):
+        load([path])
+
+
+def test_missing_file() -> None:
+    with pytest.raises(LibraryError, match=r"nowhere\.lib: cannot read the Liberty file: No such file"):
+        load([Path("nowhere.lib")])
+
+
+def test_osu018_without_apt(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LibraryError, match=r"Debian's package qflow-tech-osu018, but there is no apt-get here"):
+        osu018(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pdk", "tsmc"], "unknown library 'tsmc'; the libraries are generic, osu018"),
+        (["--lib", "nowhere.lib"], "nowhere.lib: cannot read the Liberty file"),
+        (["--pdk", "generic", "--lib", "a.lib"], "give a named library or Liberty files, not both"),
+        (["--preset", "ews-1"], "unknown preset 'ews-1'"),
+        (["--preset", "ews-tiny", "--set", "d=3"], "L must be a multiple of d = 3, not 8"),
+        (["--preset", "ews-tiny", "--storage", "sram"], "invalid choice: 'sram'"),
+        (["--preset", "ews-tiny", "--unit", "crf"], "no unit 'crf' in ews; the units are arf, control"),
+    ],
+)
+def test_bad_arguments(arguments, message, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "build" / "synth" / "area.json").exists()
