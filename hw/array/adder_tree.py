@@ -36,16 +36,20 @@ class AdderTree(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        terms = [self.i_products.word_select(i, self.width).as_signed() for i in range(self.inputs)]
+        # In offset binary, x + 2**(width - 1) or x with its sign bit inverted, terms are unsigned, and no adder needs the
+        # bit that a sign extension costs.
+        sign = 1 << (self.width - 1)
+        terms = [self.i_products.word_select(i, self.width) ^ sign for i in range(self.inputs)]
         for level in range(1, self.levels + 1):
             registered = self.register_levels and level % self.register_levels == 0
             domain = m.d.sync if registered else m.d.comb
             sums = []
             for i in range(0, len(terms), 2):
                 # An odd one out passes through, and must take the same number of registers.
-                total = Signal(signed(self.width + level), name=f"sum_{level}_{i // 2}", reset_less=True)
+                total = Signal(self.width + level, name=f"sum_{level}_{i // 2}", reset_less=True)
                 domain += total.eq(terms[i] + terms[i + 1] if i + 1 < len(terms) else terms[i])
                 sums.append(total)
             terms = sums
-        m.d.comb += self.o_sum.eq(terms[0])
+        # With a power of two of inputs this inverts the highest bit.
+        m.d.comb += self.o_sum.eq(terms[0] - self.inputs * sign)
         return m
