@@ -250,4 +250,4 @@ def sessions(config: AcceleratorConfig, seed: int = 0, thorough: bool = True) ->
 def run_preset(name: str, seed: int = 0, thorough: bool = True) -> list[JobResult]:
     """Run the sessions of :func:`sessions` on a preset."""
     config = preset(name)
-    return run_sessions(config, sessions(config, seed, thorough), name)
+    return run_sessions(config, sessions(config, seed, thorough), name, "core" if thorough else "short")

@@ -23,7 +23,7 @@ def sampled(variant: str, seed: int) -> AcceleratorConfig:
     if seed < len(ARRAYS):
         H, d, tiles, N, M = ARRAYS[seed]
     else:
-        H, d, tiles = rng.choice([1, 2, 3, 4, 6]), rng.randint(1, 8), rng.randint(1, 3)
+        H, d, tiles = rng.choice([1, 2, 3, 4]), rng.randint(1, 6), rng.randint(1, 3)
         M = rng.choice([m for m in range(1, d + 1) if d % m == 0])
         N = rng.randint(1, M)
     return AcceleratorConfig(

@@ -1,0 +1,89 @@
+"""Co-simulation of the tiny presets, and that it sees what is broken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import hw.decoder.mask_decoder
+from hw.config import VARIANTS, preset
+from hw.layout import mask_unrank
+from sim.cosim import Session, build_model, run_layers, simulate
+from sim.program import layer_program
+from sim.runner import SimulationError
+from sim.scenarios import random_job, run_preset
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_tiny_preset_is_bit_exact(variant: str) -> None:
+    results = run_preset(f"{variant}-tiny", thorough=False)
+    for result in results:
+        assert result.passed, f"{result.session}: {result.message or result}"
+    assert {result.session for result in results} == {"kernels", "corners", "random", "paused"}
+    assert sum(result.psums for result in results) > 5000
+    assert all(result.cycles == result.predicted for result in results if not result.paused)
+    assert sum(result.cycles - result.predicted for result in results if result.paused) > 0
+    assert all(0 < result.utilisation <= 1 for result in results)
+
+
+def test_progress_reaches_the_end() -> None:
+    config = preset("ews-tiny")
+    job = random_job(config, np.random.default_rng(0), "long", positions=5000, groups=2)
+    seen: list[float] = []
+    (result,) = run_layers(config, [(job.layer, job.activations, job.schedule)], "ews-tiny", "progress", seen.append)
+    assert result.passed
+    assert seen == sorted(seen)
+    assert 0.5 < seen[-1] <= 1
+
+
+STREAMS = ("i_codebook", "i_index", "i_mask", "i_sign", "i_activation")
+
+
+def test_one_wrong_bit_in_any_stream_is_seen() -> None:
+    config = preset("ews-msvq-tiny")
+    job = random_job(config, np.random.default_rng(1), "flipped")
+    runner, manifest = build_model(config, "ews-msvq-tiny")
+    sessions = [Session(stream, [job]) for stream in STREAMS]
+    programs = [[layer_program(config, job.layer, job.activations, job.schedule)] for _ in STREAMS]
+    for stream, (program,) in zip(STREAMS, programs, strict=True):
+        # In a codeword: of an element that the first subvector, whose assignment is 0, keeps.
+        element = int(np.flatnonzero(job.layer.masks[0])[0]) if stream == "i_codebook" else 0
+        program.streams[stream][0] ^= 1 << 7 * element
+    results = simulate(config, sessions, programs, runner, manifest, "flipped")
+    for result in results:
+        assert result.mismatches, result.session
+        assert not result.passed
+        assert "layer 'flipped': " in result.message
+
+
+def test_wrong_order_of_masks_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A design whose mask table counts from the other end."""
+    config = preset("ews-cms-tiny").override(["mask_decoder=table"])
+
+    def reversed_order(rank: int, n: int, m: int) -> list[bool]:
+        return mask_unrank(rank, n, m)[::-1]
+
+    monkeypatch.setattr(hw.decoder.mask_decoder, "mask_unrank", reversed_order)
+    job = random_job(config, np.random.default_rng(2), "reversed")
+    (result,) = run_layers(config, [job], "mutant-mask-order")
+    assert result.mismatches > 0.5 * result.sums
+
+
+def test_missing_transfer_ends_the_simulation() -> None:
+    config = preset("ews-tiny")
+    job = random_job(config, np.random.default_rng(3), "short")
+    program = layer_program(config, job.layer, job.activations, job.schedule)
+    del program.streams["i_activation"][-1]
+    runner, manifest = build_model(config, "ews-tiny")
+    with pytest.raises(SimulationError, match=r"nothing moved for \d+ cycles"):
+        simulate(config, [Session("short", [job])], [[program]], runner, manifest, "short-of-one")
+
+
+def test_superfluous_transfer_is_seen() -> None:
+    config = preset("ews-tiny")
+    job = random_job(config, np.random.default_rng(4), "long")
+    program = layer_program(config, job.layer, job.activations, job.schedule)
+    program.streams["i_weight"].append(0)
+    runner, manifest = build_model(config, "ews-tiny")
+    with pytest.raises(SimulationError, match="1 transfers were never taken from i_weight"):
+        simulate(config, [Session("long", [job])], [[program]], runner, manifest, "one-too-many")

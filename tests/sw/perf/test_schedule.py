@@ -1,0 +1,81 @@
+"""The chosen schedule is the best of all that fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hw.config import preset
+from hw.layout import Schedule
+from sw.format import CompressedLayer
+from sw.perf import LayerRun, ScheduleError, check_schedule, choose_schedule, psum_accesses, sequence_cycles
+from sw.perf.schedule import candidate_schedules, layer_run
+
+CONFIG = preset("ews-tiny")  # H = 4, L = 8, WRF 16, PRF 8
+
+
+def layer(shape, **fields) -> CompressedLayer:
+    return CompressedLayer(
+        name="test",
+        kind="conv",
+        shape=shape,
+        method="int8",
+        scale=np.ones(1, np.float32),
+        weights=np.zeros(shape, np.int8),
+        **fields,
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((16, 9, 3, 3), (6, 7)), ((40, 16, 1, 1), (4, 4)), ((8, 4, 1, 7), (3, 9)), ((24, 4, 5, 5), (5, 5))],
+)
+def test_fewest_cycles_then_fewest_psum_accesses(shape, size) -> None:
+    tested = layer(shape)
+    costs = {}
+    for schedule in candidate_schedules(CONFIG, shape):
+        run = layer_run(CONFIG, tested, schedule, *size)
+        costs[schedule] = (sequence_cycles(CONFIG, [run])[0], psum_accesses(run))
+    assert len(set(costs.values())) > 1
+    assert costs[choose_schedule(CONFIG, tested, *size)] == min(costs.values())
+
+
+def test_candidates_are_all_that_fit() -> None:
+    shape = (40, 12, 3, 2)
+    found = set(candidate_schedules(CONFIG, shape))
+    expected = set()
+    for A in range(1, 6):
+        for B in range(1, 4):
+            for Dr in (1, 3):
+                for Ds in (1, 2):
+                    schedule = Schedule(4, 8, A, B, Dr, Ds)
+                    try:
+                        check_schedule(CONFIG, schedule)
+                    except ScheduleError:
+                        continue
+                    expected.add(schedule)
+    assert found == expected
+
+
+def test_psum_accesses_fall_with_b_and_d() -> None:
+    # Out of every tile, and back into every one but the first.
+    def accesses(*extensions: int) -> int:
+        return psum_accesses(LayerRun((8, 8, 3, 3), 5, Schedule(4, 8, *extensions)))
+
+    assert accesses(1, 1, 1, 1) == 5 * (2 * 18 - 1)
+    assert accesses(1, 2, 1, 1) == 5 * (2 * 9 - 1)
+    assert accesses(1, 1, 3, 3) == 5 * (2 * 2 - 1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (Schedule(4, 16), "H x L must be 4 x 8, not 4 x 16"),
+        (Schedule(4, 8, A=6, Ds=3), r"A\*B\*D must be in 1\.\.16, not 18"),
+        (Schedule(4, 8, B=3, Dr=3), r"B\*D must be in 1\.\.8, not 9"),
+        (Schedule(4, 8, A=9), r"A must be in 1\.\.8, not 9"),
+    ],
+)
+def test_schedules_that_do_not_fit(schedule: Schedule, message: str) -> None:
+    with pytest.raises(ScheduleError, match=f"^{message}$"):
+        check_schedule(CONFIG, schedule)
