@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from math import comb
 from typing import Any
 
+from hw.layout import position_code_bits
+
 __all__ = ["MASK_DECODERS", "PRESETS", "VARIANTS", "AcceleratorConfig", "ConfigError", "Variant", "preset"]
 
 
@@ -203,8 +205,13 @@ class AcceleratorConfig:
 
     @property
     def position_bits(self) -> int:
-        """Bits of a position code in the MRF: ceil(log2 M), or 0 in a dense tile."""
+        """Bits of the position of a kept weight: ceil(log2 M), or 0 in a dense tile."""
         return _bits_for_range(self.M) if self.features.sparse else 0
+
+    @property
+    def mrf_width(self) -> int:
+        """Bits of an MRF entry: a position code (:func:`hw.layout.position_code`) for each N:M group; 0 if dense."""
+        return self.mask_groups * position_code_bits(self.N, self.M) if self.position_bits else 0
 
     @property
     def codeword_bits(self) -> int:

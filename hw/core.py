@@ -115,7 +115,7 @@ class AcceleratorCore(wiring.Component):
                 tile.i_drain_slot.eq(control.o_drain_slot),
             ]
             if config.position_bits:
-                positions = loader.o_write_positions.word_select(t, config.multipliers * config.position_bits)
+                positions = loader.o_write_positions.word_select(t, config.mrf_width)
                 m.d.comb += [tile.i_write_positions.eq(positions), tile.i_mrf_address.eq(mrf_address)]
             psums.append(tile.o_psums)
 

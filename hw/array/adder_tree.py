@@ -36,8 +36,8 @@ class AdderTree(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        # In offset binary, x + 2**(width - 1) or x with its sign bit inverted, terms are unsigned, and no adder needs the
-        # bit that a sign extension costs.
+        # In offset binary, x + 2**(width - 1) or x with its sign bit inverted, terms are unsigned, and no adder needs
+        # the bit that a sign extension costs.
         sign = 1 << (self.width - 1)
         terms = [self.i_products.word_select(i, self.width) ^ sign for i in range(self.inputs)]
         for level in range(1, self.levels + 1):

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["LeadingZeroCounter", "PositionEncoder"]
+__all__ = ["LeadingZeroCounter", "PositionEncoder", "decode_positions", "encode_positions"]
+
+
+def encode_positions(positions: Sequence[Value]) -> Value:
+    """The position code (:func:`hw.layout.position_code`) of ascending positions of one width."""
+    ones = sum(position[-1] for position in positions)
+    return Cat(*(position[:-1] for position in positions), Value.cast(ones)[: len(positions).bit_length()])
+
+
+def decode_positions(code: Value, n: int, m: int) -> list[Value]:
+    """The N positions of a position code."""
+    if m == 1:
+        return [Const(0, 1)]
+    low = (m - 1).bit_length() - 1
+    ones = code[n * low :]
+    return [Cat(code[i * low : (i + 1) * low], ones > n - 1 - i) for i in range(n)]
 
 
 class LeadingZeroCounter(wiring.Component):

@@ -50,7 +50,7 @@ class Tile(wiring.Component):
             "o_psums": Out(config.d * config.psum_width),
         }
         if config.position_bits:
-            members["i_write_positions"] = In(config.position_bits * config.multipliers)
+            members["i_write_positions"] = In(config.mrf_width)
             members["i_mrf_address"] = In(address)
         super().__init__(members)
 

@@ -6,8 +6,10 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.array.position_encoder import decode_positions
 from hw.config import AcceleratorConfig
 from hw.emission import shared
+from hw.layout import position_code_bits
 from hw.memory.register_file import RegisterFile
 
 __all__ = ["Demux", "Multiplier", "TileRow"]
@@ -56,25 +58,25 @@ class Demux(wiring.Component):
     i_products
         N x ``width`` bits.
     i_positions
-        N x ceil(log2 M) bits, ascending.
+        Their positions, as a position code (:mod:`hw.array.position_encoder`).
     o_lanes
         M x ``width`` bits, zero where no product goes.
     """
 
     def __init__(self, n: int, m: int, width: int) -> None:
         self.n, self.m, self.width = n, m, width
-        self.position_bits = (m - 1).bit_length()
         super().__init__(
-            {"i_products": In(n * width), "i_positions": In(n * self.position_bits), "o_lanes": Out(m * width)}
+            {"i_products": In(n * width), "i_positions": In(position_code_bits(n, m)), "o_lanes": Out(m * width)}
         )
 
     def elaborate(self, platform):
         m = Module()
+        positions = decode_positions(self.i_positions, self.n, self.m)
         lanes = []
         for lane in range(self.m):
             value = 0
             for i in range(max(0, lane - (self.m - self.n)), min(self.n, lane + 1)):
-                here = self.i_positions.word_select(i, self.position_bits) == lane
+                here = positions[i] == lane
                 value = value | (self.i_products.word_select(i, self.width) & here.replicate(self.width))
             lanes.append(value)
         m.d.comb += self.o_lanes.eq(Cat(lanes))
@@ -91,7 +93,7 @@ class TileRow(wiring.Component):
     Members
     -------
     i_write, i_write_address, i_write_weights, i_write_positions
-        Writes one entry: ``multipliers`` x 8 bits, and in the sparse row as many position codes.
+        Writes one entry: ``multipliers`` x 8 bits, and in the sparse row the position codes of its N:M groups.
     i_address
         The WRF entry to read.
     i_mrf_address
@@ -116,7 +118,7 @@ class TileRow(wiring.Component):
             "o_products": Out(config.d * config.product_width),
         }
         if config.position_bits:
-            members["i_write_positions"] = In(config.position_bits * count)
+            members["i_write_positions"] = In(config.mrf_width)
             members["i_mrf_address"] = In(address)
         super().__init__(members)
 
@@ -125,8 +127,8 @@ class TileRow(wiring.Component):
         config = self.config
         count, width = config.multipliers, config.product_width
 
-        def register_file(bits, data, address):
-            file = RegisterFile(config.wrf_depth, bits * count)
+        def register_file(width, data, address):
+            file = RegisterFile(config.wrf_depth, width)
             m.d.comb += [
                 file.i_write.eq(self.i_write),
                 file.i_write_address.eq(self.i_write_address),
@@ -135,7 +137,7 @@ class TileRow(wiring.Component):
             ]
             return file
 
-        m.submodules.wrf = wrf = register_file(8, self.i_write_weights, self.i_address)
+        m.submodules.wrf = wrf = register_file(8 * count, self.i_write_weights, self.i_address)
         products = []
         for i in range(count):
             multiplier = Multiplier(width, config.product_register)
@@ -150,8 +152,8 @@ class TileRow(wiring.Component):
             m.d.comb += self.o_products.eq(Cat(products))
             return m
 
-        m.submodules.mrf = mrf = register_file(config.position_bits, self.i_write_positions, self.i_mrf_address)
-        positions = mrf.o_data_0
+        m.submodules.mrf = mrf = register_file(config.mrf_width, self.i_write_positions, self.i_mrf_address)
+        code = config.mrf_width // config.mask_groups
         lanes = []
         for group in range(config.mask_groups):
             demux = Demux(config.N, config.M, width)
@@ -159,7 +161,7 @@ class TileRow(wiring.Component):
             first = group * config.N
             m.d.comb += [
                 demux.i_products.eq(Cat(products[first : first + config.N])),
-                demux.i_positions.eq(positions[first * config.position_bits :][: config.N * config.position_bits]),
+                demux.i_positions.eq(mrf.o_data_0.word_select(group, code)),
             ]
             lanes.append(demux.o_lanes)
         m.d.comb += self.o_products.eq(Cat(lanes))

@@ -51,7 +51,7 @@ class WeightLoader(wiring.Component):
         if config.features.codebook:
             members["i_codebook"] = In(stream.Signature(config.d * config.codeword_bits))
         if config.position_bits:
-            members["o_write_positions"] = Out(config.tiles * config.multipliers * config.position_bits)
+            members["o_write_positions"] = Out(config.tiles * config.mrf_width)
         super().__init__(members)
 
     def elaborate(self, platform):

@@ -6,7 +6,7 @@ from amaranth.hdl import Array, Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.array.position_encoder import PositionEncoder
+from hw.array.position_encoder import PositionEncoder, encode_positions
 from hw.config import AcceleratorConfig
 from hw.decoder.mask_decoder import MaskDecoder
 from hw.decoder.sign_unit import SignUnit
@@ -33,7 +33,7 @@ class WeightDecoder(wiring.Component):
     o_weights
         ``tiles`` x ``multipliers`` x 8 bits, ``stages`` cycles later.
     o_positions
-        In sparse variants ``tiles`` x ``multipliers`` x ``position_bits`` bits.
+        In sparse variants the position codes of the kept weights, ``tiles`` x ``mrf_width`` bits.
     """
 
     #: Registers from the fields to the outputs.
@@ -49,7 +49,7 @@ class WeightDecoder(wiring.Component):
             "o_weights": Out(config.tiles * config.multipliers * 8),
         }
         if config.position_bits:
-            members["o_positions"] = Out(config.tiles * config.multipliers * config.position_bits)
+            members["o_positions"] = Out(config.tiles * config.mrf_width)
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -95,13 +95,13 @@ class WeightDecoder(wiring.Component):
                         continue
                     m.submodules[f"encoder_{number}"] = encoder = PositionEncoder(config.N, config.M)
                     m.d.comb += encoder.i_mask.eq(mask)
-                    for i in range(config.N):
-                        position = getattr(encoder, f"o_position_{i}")
+                    found = [getattr(encoder, f"o_position_{i}") for i in range(config.N)]
+                    for i, position in enumerate(found):
                         # Kept weight i is at position i..M-N+i, so the multiplexer needs no other inputs.
                         choices = members[: config.M - config.N + i + 1]
                         kept.append(Array([choices[max(p, i)] for p in range(len(choices))])[position])
-                        if config.position_bits:
-                            positions.append(position)
+                    if config.position_bits:
+                        positions.append(encode_positions(found))
                 elements = kept
 
             if config.features.sign:

@@ -8,6 +8,7 @@ import pytest
 
 from hw.array.tile_row import Demux, TileRow
 from hw.config import AcceleratorConfig
+from hw.layout import position_code
 
 SHAPES = [
     {"variant": "ews", "d": 4},
@@ -24,6 +25,10 @@ SHAPES = [
 
 def pack(values, bits: int) -> int:
     return sum((value & (1 << bits) - 1) << i * bits for i, value in enumerate(values))
+
+
+def codes(config: AcceleratorConfig, positions: list[int]) -> list[int]:
+    return [position_code(positions[i : i + config.N], config.M) for i in range(0, len(positions), config.N)]
 
 
 def random_entry(config: AcceleratorConfig, rng: random.Random):
@@ -58,7 +63,7 @@ def test_products_of_stored_weights(simulate, shape: dict, product_register: boo
         ctx.set(row.i_write_address, address)
         ctx.set(row.i_write_weights, pack(entry[0], 8))
         if config.position_bits:
-            ctx.set(row.i_write_positions, pack(entry[1], config.position_bits))
+            ctx.set(row.i_write_positions, pack(codes(config, entry[1]), config.mrf_width // config.mask_groups))
 
     async def bench(ctx) -> None:
         for address, entry in enumerate(entries):
@@ -101,7 +106,7 @@ def test_demux_reaches_every_lane(simulate, n: int, m: int) -> None:
             kept = sorted(rng.sample(range(m), n))
             products = [rng.randint(-(1 << 15), (1 << 15) - 1) for _ in kept]
             ctx.set(demux.i_products, pack(products, 16))
-            ctx.set(demux.i_positions, pack(kept, demux.position_bits))
+            ctx.set(demux.i_positions, position_code(kept, demux.m))
             await ctx.delay(1e-9)
             lanes = dict(zip(kept, products, strict=True))
             assert ctx.get(demux.o_lanes) == pack([lanes.get(lane, 0) for lane in range(m)], 16)

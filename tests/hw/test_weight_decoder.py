@@ -9,7 +9,7 @@ import pytest
 
 from hw.config import AcceleratorConfig
 from hw.decoder.weight_decoder import WeightDecoder
-from hw.layout import mask_unrank
+from hw.layout import mask_unrank, position_code
 
 SHAPES = [
     {"variant": "ews-c", "L": 8, "d": 4, "k": 5, "N": 4, "M": 4},
@@ -91,7 +91,9 @@ def test_rows_come_out_after_the_stages(simulate, shape: dict, style: str) -> No
                 weights, positions = reference(config, codebook, *rows[cycle - WeightDecoder.stages])
                 assert ctx.get(decoder.o_weights) == pack(weights, 8)
                 if config.position_bits:
-                    assert ctx.get(decoder.o_positions) == pack(positions, config.position_bits)
+                    groups = [positions[i : i + config.N] for i in range(0, len(positions), config.N)]
+                    codes = [position_code(group, config.M) for group in groups]
+                    assert ctx.get(decoder.o_positions) == pack(codes, config.mrf_width // config.mask_groups)
             await ctx.tick()
 
     simulate(decoder, bench)
