@@ -269,8 +269,8 @@ class Score:
     Attributes
     ----------
     sums
-        Sums of the layer that were compared, K * E * F: what the last layer tiles gave. Where partial sums can overflow,
-        they are compared as they wrap, else with :func:`sw.golden.layer_sums` too.
+        Sums of the layer that were compared, K * E * F: what the last layer tiles gave. Where partial sums can
+        overflow, they are compared as they wrap, else with :func:`sw.golden.layer_sums` too.
     psums
         Partial sums that were compared, of all layer tiles, all lanes.
     mismatches

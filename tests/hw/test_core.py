@@ -22,8 +22,9 @@ def program(config, seed, shape, size, extensions, **fields):
     return layer_program(config, layer, activations, Schedule(config.H, config.L, *extensions))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("density", [1, 0.4])
+@pytest.mark.parametrize(
+    ("variant", "density"), [*((variant, 1) for variant in VARIANTS), ("ews", 0.4), ("ews-msvq", 0.4)]
+)
 def test_two_layers_back_to_back(variant: str, density: float) -> None:
     config = preset(f"{variant}-tiny")
     programs = [
