@@ -1,9 +1,10 @@
-"""Common k-means here against scikit-learn's: ``python benchmarks/kmeans_vs_sklearn.py [--pairs P] [--threads T]``.
+"""Common k-means here against scikit-learn's: ``python benchmarks/kmeans_vs_sklearn.py [--threads T] [--keep]``.
 
 Both start from the same codewords, run the same number of iterations of Lloyd's algorithm on the same threads, and get
 masks of ones (here) or none (there). Pairs are interleaved in one process, the order within a pair alternates; the
-ratio is the median over pairs of scikit-learn's time by ours: above 1, ours is faster. The result, with versions and
-seed, goes to ``build/benchmarks/kmeans_vs_sklearn.json``.
+ratio is the median over pairs of scikit-learn's time by ours: above 1, ours is faster. Objectives are compared in
+float64; scikit-learn's own ``inertia_`` is summed in float32. The result, with versions and seed, goes to
+``build/benchmarks/kmeans_vs_sklearn_<T>.json``, and with ``--keep`` to ``docs/results`` too.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from threadpoolctl import threadpool_limits
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from sw.compress.kmeans import kmeans  # noqa: E402
+from sw.compress.kernels import kernels  # noqa: E402
+from sw.compress.kmeans import KMeansResult, kmeans, objective  # noqa: E402
 
 #: NG, d, k: MVQ and plain VQ on the largest and on small convolutions of EfficientNet-Lite0, and SSVQ.
 SHAPES = ((25600, 16, 512), (51200, 8, 1024), (2400, 16, 512), (51200, 8, 16), (4800, 8, 16))
@@ -45,16 +47,14 @@ def compare(NG: int, d: int, k: int, *, iterations: int, pairs: int, threads: in
     masks = np.ones(data.shape, dtype=np.bool_)
     start = data[rng.choice(NG, size=k, replace=False)]
 
-    def ours() -> tuple[float, int]:
-        found = kmeans(data, k, masks=masks, start=start, iterations=iterations, tolerance=0, threads=threads)
-        return found.objective, found.iterations
+    def ours() -> KMeansResult:
+        return kmeans(data, k, masks=masks, start=start, iterations=iterations, tolerance=0, threads=threads)
 
-    def theirs() -> tuple[float, int]:
-        found = KMeans(k, init=start, n_init=1, max_iter=iterations, tol=0, algorithm="lloyd").fit(data)
-        return float(found.inertia_), int(found.n_iter_)
+    def theirs() -> KMeans:
+        return KMeans(k, init=start, n_init=1, max_iter=iterations, tol=0, algorithm="lloyd").fit(data)
 
     times: NDArray[np.float64] = np.empty((pairs, 2))
-    results: list[tuple[float, int]] = [(0, 0), (0, 0)]
+    results: list[Any] = [None, None]
     with threadpool_limits(threads):
         for pair in range(-1, pairs):  # the first pair warms up
             for which in (0, 1) if pair % 2 else (1, 0):
@@ -62,15 +62,18 @@ def compare(NG: int, d: int, k: int, *, iterations: int, pairs: int, threads: in
                 results[which] = (ours, theirs)[which]()
                 times[pair, which] = time.perf_counter() - begin
     ratios = times[:, 1] / times[:, 0]
+    us, them = results
+    exact = objective(data, None, them.cluster_centers_.astype(np.float32), them.labels_)
     return {
         "NG": NG,
         "d": d,
         "k": k,
-        "iterations": [count for _, count in results],
+        "iterations": [us.iterations, int(them.n_iter_)],
         "seconds": np.median(times, axis=0).tolist(),
         "ratio": statistics.median(ratios),
         "ratio_range": [ratios.min(), ratios.max()],
-        "objective_difference": abs(results[0][0] - results[1][0]) / results[1][0],
+        "objective_difference": abs(us.objective - exact) / exact,
+        "inertia_rounding": abs(float(them.inertia_) - exact) / exact,
     }
 
 
@@ -80,6 +83,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--keep", action="store_true", help="write docs/results too")
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     rows = []
@@ -96,12 +100,14 @@ def main() -> None:
         "pairs": options.pairs,
         "threads": options.threads,
         "processor": platform.processor() or platform.machine(),
+        "kernels": type(kernels(16)).__name__,
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "scikit-learn": sklearn.__version__},
         "shapes": rows,
     }
-    path = ROOT / "build" / "benchmarks" / "kmeans_vs_sklearn.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    for folder in ("build/benchmarks", "docs/results") if options.keep else ("build/benchmarks",):
+        path = ROOT / folder / f"kmeans_vs_sklearn_{options.threads}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

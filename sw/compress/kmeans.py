@@ -3,20 +3,25 @@
 With ``masks=None`` every weight counts, and this is the common (Lloyd's) k-means of plain vector quantisation.
 
 The result depends on the inputs and the seed alone. Work is cut into chunks whose size does not depend on the number of
-threads, each chunk is computed by one thread, and sums over members are taken in order of subvector number.
+threads, each chunk is computed by one thread (:mod:`sw.compress.kernels`), and the sums of chunks are added in their
+order. Besides the inputs, memory holds one copy of the weights and, for each subvector, its assignment.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+from sw.compress.kernels import kernels
 
 __all__ = [
     "EMPTY_POLICIES",
@@ -26,6 +31,7 @@ __all__ = [
     "KMeansResult",
     "assign",
     "kmeans",
+    "kmeans_layers",
     "objective",
     "update",
 ]
@@ -45,17 +51,24 @@ EMPTY_POLICIES = ("farthest", "keep")
 #: Share of the assignments that may still change when the clustering stops (MVQ section 3).
 TOLERANCE = 1e-3
 
-# Scores of one chunk stay inside a core's second-level cache: 2**18 float32 are 1 MiB.
-_CHUNK_SCORES = 1 << 18
+# Scores and subvectors of one chunk: enough that handing it to a thread costs little.
+_CHUNK_SCORES, _CHUNK_ROWS = 1 << 20, 1 << 14
 
-# Up to this many codewords, numpy's argmin over one row of scores costs more than its elements.
-_SHORT = 32
+# Subvectors of one chunk of an update, and for each codeword: a chunk's sums should cost little next to it.
+_SUM_ROWS, _SUM_ROWS_A_CODEWORD = 1 << 15, 4
 
 _BLAS = ThreadpoolController()
 
 Floats = NDArray[np.float32]
 Masks = NDArray[np.bool_]
 Assignments = NDArray[np.int32]
+T = TypeVar("T")
+
+
+class Run(Protocol):
+    """Calls a function for each chunk; its results, in order."""
+
+    def __call__(self, work: Callable[[slice], T], chunks: list[slice]) -> list[T]: ...
 
 
 class KMeansError(ValueError):
@@ -110,7 +123,7 @@ def assign(subvectors: Floats, masks: Masks | None, codebook: Floats, *, threads
         int32 ``[NG]``, 0..k-1.
     """
     with _workers(threads) as run:
-        return _nearest(_operand(subvectors, masks), masks is not None, codebook, run)
+        return _Clustering(subvectors, masks, run).assign(np.ascontiguousarray(codebook))
 
 
 def update(subvectors: Floats, masks: Masks | None, assignments: Assignments, codebook: Floats) -> Floats:
@@ -132,16 +145,13 @@ def update(subvectors: Floats, masks: Masks | None, assignments: Assignments, co
     ndarray
         float32 ``[k, d]``.
     """
-    k, d = codebook.shape
-    numbers = assignments.astype(np.intp)  # once, not in every bincount
-    members = member_counts(masks, numbers, k, d)
-    sums = np.stack([np.bincount(numbers, weights=column, minlength=k) for column in subvectors.T], axis=1)
-    return np.divide(sums, members, out=codebook.astype(np.float64), where=members > 0).astype(np.float32)
+    return _Clustering(subvectors, masks, _in_turn).update(np.ascontiguousarray(assignments), codebook)[0]
 
 
 def objective(subvectors: Floats, masks: Masks | None, codebook: Floats, assignments: Assignments) -> float:
     """Clustering error: MVQ equation 1, ``sum_j |w_j - q(w_j) o bm_j|^2``, in float64. Arguments: :func:`update`."""
-    return float(_errors(subvectors, masks, codebook, assignments).sum())
+    data = _Clustering(subvectors, masks, _in_turn)
+    return float(data.errors(np.ascontiguousarray(codebook), np.ascontiguousarray(assignments)).sum())
 
 
 def member_counts(masks: Masks | None, assignments: NDArray[np.integer], k: int, d: int) -> NDArray[np.float64]:
@@ -197,70 +207,112 @@ def kmeans(
     KMeansError
         An argument has a wrong shape or dtype, is NaN or infinite, or is out of range.
     """
-    subvectors, masks = _checked(subvectors, masks)
-    NG, d = subvectors.shape
-    if type(k) is not int or not 1 <= k <= NG:
-        raise KMeansError(f"k must be an integer in 1..NG = 1..{NG}, not {k!r}")
-    for name, value in (("iterations", iterations), ("seed", seed)):
-        if type(value) is not int or value < 0:
-            raise KMeansError(f"{name} must be an integer of at least 0, not {value!r}")
-    if init not in INITS:
-        raise KMeansError(f"init must be one of {', '.join(INITS)}, not {init!r}")
-    if empty not in EMPTY_POLICIES:
-        raise KMeansError(f"empty must be one of {', '.join(EMPTY_POLICIES)}, not {empty!r}")
-    if not 0 <= tolerance <= 1:
-        raise KMeansError(f"tolerance must be in 0..1, not {tolerance!r}")
-    if start is not None:
-        _check_floats("start", start, (k, d))
-
-    # Squares of float32 overflow above 1e19 and vanish below 1e-19; a power of two changes no digit.
-    exponent = int(np.frexp(np.abs(subvectors).max(initial=0))[1])
-    subvectors = np.ldexp(subvectors, -exponent)
-    masked = masks is not None
-    operand = _operand(subvectors, masks)
-    # Sums run down the columns.
-    columns, mask_columns = np.asfortranarray(subvectors), None if masks is None else np.asfortranarray(masks)
+    settings = Settings(k, iterations, seed, init, empty, tolerance, start)
+    _check(subvectors, masks, settings)
     with _workers(threads) as run:
-        if start is not None:
-            codebook = np.ldexp(start, -exponent)
-        else:
-            codebook = _initial(init, subvectors, masks, operand, k, np.random.default_rng(seed))
-        assignments = _nearest(operand, masked, codebook, run)
-        done, converged = 0, False
-        while done < iterations and not converged:
-            codebook = update(columns, mask_columns, assignments, codebook)
-            if empty == "farthest":
-                _move_empty(codebook, subvectors, masks, assignments)
-            nearest = _nearest(operand, masked, codebook, run)
-            changed = np.flatnonzero(nearest != assignments)
-            members = subvectors.take(changed, axis=0)
-            member_masks = None if masks is None else masks.take(changed, axis=0)
-            new, old = nearest.take(changed), assignments.take(changed)
-            better = _errors(members, member_masks, codebook, new) < _errors(members, member_masks, codebook, old)
-            assignments[changed[better]] = new[better]
-            changes = np.count_nonzero(better)
-            converged = changes == 0 or changes < tolerance * NG
-            done += 1
-    return KMeansResult(
-        codebook=np.ldexp(codebook, exponent),
-        assignments=assignments,
-        objective=float(np.ldexp(objective(subvectors, masks, codebook, assignments), 2 * exponent)),
-        iterations=done,
-        converged=converged,
-    )
+        return _cluster(subvectors, masks, settings, run)
 
 
-def _checked(subvectors: Floats, masks: Masks | None) -> tuple[Floats, Masks | None]:
-    """The checked inputs: pruned weights set to 0, and no masks if they keep everything."""
+def kmeans_layers(
+    subvectors: Sequence[Floats],
+    k: int,
+    *,
+    masks: Sequence[Masks | None] | None = None,
+    iterations: int = 20,
+    seed: int = 0,
+    init: str = "k-means++",
+    empty: str = "farthest",
+    tolerance: float = TOLERANCE,
+    start: Sequence[Floats | None] | None = None,
+    threads: int | None = None,
+) -> list[KMeansResult]:
+    """Cluster every layer of a network on its own: the same bytes as :func:`kmeans` layer by layer, in less time.
+
+    The threads take chunks of whichever layers are at hand, so they are busy while a layer updates its codebook, and
+    with layers too small to share. At most one layer more than there are threads is at hand, the largest first.
+
+    Parameters
+    ----------
+    subvectors, masks, start
+        One entry for each layer, as in :func:`kmeans`.
+    k, iterations, seed, init, empty, tolerance, threads
+        As in :func:`kmeans`, the same for every layer.
+
+    Raises
+    ------
+    KMeansError
+        As :func:`kmeans`, with the layer's place in the list; or lists of different lengths.
+    """
+    layers = checked_layers(subvectors, masks, start, Settings(k, iterations, seed, init, empty, tolerance))
+    with _workers(threads) as run, ThreadPoolExecutor(_count(threads) + (_count(threads) > 1)) as drivers:
+        order = sorted(range(len(layers)), key=lambda i: -layers[i][0].size)
+        found = {i: drivers.submit(_cluster, *layers[i], run) for i in order}
+        return [found[i].result() for i in range(len(layers))]
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """The arguments of :func:`kmeans` of these names."""
+
+    k: int
+    iterations: int
+    seed: int
+    init: str
+    empty: str
+    tolerance: float
+    start: Floats | None = None
+
+
+Layer = tuple[Floats, Masks | None, Settings]
+
+
+def checked_layers(
+    subvectors: Sequence[Floats],
+    masks: Sequence[Masks | None] | None,
+    start: Sequence[Floats | None] | None,
+    settings: Settings,
+) -> list[Layer]:
+    """One checked problem for each layer, from the arguments of :func:`kmeans_layers`."""
+    for name, entries in (("masks", masks), ("start", start)):
+        if entries is not None and len(entries) != len(subvectors):
+            raise KMeansError(
+                f"{name} must have one entry for each of the {len(subvectors)} layers, not {len(entries)}"
+            )
+    layers: list[Layer] = []
+    for i, w in enumerate(subvectors):
+        first = None if start is None else start[i]
+        layer = w, None if masks is None else masks[i], dataclasses.replace(settings, start=first)
+        try:
+            _check(*layer)
+        except KMeansError as error:
+            raise KMeansError(f"layer {i}: {error}") from None
+        layers.append(layer)
+    return layers
+
+
+def _check(subvectors: Floats, masks: Masks | None, settings: Settings) -> None:
     _check_floats("subvectors", subvectors, None)
-    if masks is None:
-        return np.ascontiguousarray(subvectors), None
-    if not isinstance(masks, np.ndarray) or masks.dtype != np.bool_ or masks.shape != subvectors.shape:
+    if masks is not None and (
+        not isinstance(masks, np.ndarray) or masks.dtype != np.bool_ or masks.shape != subvectors.shape
+    ):
         found = f"{masks.dtype.name} {list(masks.shape)}" if isinstance(masks, np.ndarray) else type(masks).__name__
         raise KMeansError(f"masks must be bool {list(subvectors.shape)}, not {found}")
-    if masks.all():
-        return np.ascontiguousarray(subvectors), None
-    return np.where(masks, subvectors, np.float32(0)), np.ascontiguousarray(masks)
+    NG, d = subvectors.shape
+    k = settings.k
+    if type(k) is not int or not 1 <= k <= NG:
+        raise KMeansError(f"k must be an integer in 1..NG = 1..{NG}, not {k!r}")
+    for name in ("iterations", "seed"):
+        value = getattr(settings, name)
+        if type(value) is not int or value < 0:
+            raise KMeansError(f"{name} must be an integer of at least 0, not {value!r}")
+    if settings.init not in INITS:
+        raise KMeansError(f"init must be one of {', '.join(INITS)}, not {settings.init!r}")
+    if settings.empty not in EMPTY_POLICIES:
+        raise KMeansError(f"empty must be one of {', '.join(EMPTY_POLICIES)}, not {settings.empty!r}")
+    if not 0 <= settings.tolerance <= 1:
+        raise KMeansError(f"tolerance must be in 0..1, not {settings.tolerance!r}")
+    if settings.start is not None:
+        _check_floats("start", settings.start, (k, d))
 
 
 def _check_floats(name: str, array: Floats, shape: tuple[int, int] | None) -> None:
@@ -271,97 +323,151 @@ def _check_floats(name: str, array: Floats, shape: tuple[int, int] | None) -> No
         raise KMeansError(f"{name} must have shape [NG, d] with NG and d of at least 1, not {list(array.shape)}")
     if shape is not None and array.shape != shape:
         raise KMeansError(f"{name} must have shape {list(shape)}, not {list(array.shape)}")
-    if not np.isfinite(array).all():
+    if not np.isfinite(array.max()) or not np.isfinite(array.min()):
         raise KMeansError(f"{name} must be finite, not NaN or infinite")
 
 
-def _operand(subvectors: Floats, masks: Masks | None) -> Floats:
-    """The left factor of both products of :func:`assign` at once: ``[w, bm]``, or ``[w, 1]`` without masks."""
-    right = np.ones((len(subvectors), 1), dtype=np.float32) if masks is None else masks.astype(np.float32)
-    return np.concatenate([subvectors, right], axis=1)
+def scaled(subvectors: Floats, masks: Masks | None) -> tuple[Floats, Masks | None, int]:
+    """A copy with pruned weights at 0 and the largest magnitude in 0.5..1, masks (None if all ones), the exponent.
+
+    Squares of float32 overflow above 1e19 and vanish below 1e-19; a power of two changes no digit.
+    """
+    if masks is not None and masks.all():
+        masks = None
+    if masks is None:
+        largest = max(subvectors.max(), -subvectors.min())
+        exponent = int(np.frexp(largest)[1])
+        return np.ldexp(subvectors, -exponent, order="C"), None, exponent
+    w = np.zeros(subvectors.shape, dtype=np.float32)
+    np.copyto(w, subvectors, where=masks)
+    exponent = int(np.frexp(max(w.max(), -w.min()))[1])
+    return np.ldexp(w, -exponent, out=w), np.ascontiguousarray(masks), exponent
 
 
-def _factor(codebook: Floats, masked: bool) -> Floats:
-    """The right factor: ``[-2 c, c^2]``, or ``[-2 c, |c|^2]`` without masks, one codeword a row."""
-    squares = codebook * codebook
-    return np.concatenate([-2 * codebook, squares if masked else squares.sum(axis=1, keepdims=True)], axis=1)
+def _cluster(subvectors: Floats, masks: Masks | None, settings: Settings, run: Run) -> KMeansResult:
+    """:func:`kmeans` of checked arguments."""
+    subvectors, masks, exponent = scaled(subvectors, masks)
+    NG = len(subvectors)
+    data = _Clustering(subvectors, masks, run)
+    if settings.start is not None:
+        codebook = np.ldexp(settings.start, -exponent, order="C")
+    else:
+        codebook = initial(settings, subvectors, masks, data.closer)
+    assignments = data.assign(codebook)
+    done, converged = 0, False
+    while done < settings.iterations and not converged:
+        codebook, sizes = data.update(assignments, codebook)
+        if settings.empty == "farthest" and not sizes.all():
+            data.move_empty(codebook, assignments, sizes)
+        changes = data.reassign(assignments, codebook)
+        converged = changes == 0 or changes < settings.tolerance * NG
+        done += 1
+    return KMeansResult(
+        codebook=np.ldexp(codebook, exponent),
+        assignments=assignments,
+        objective=float(np.ldexp(data.errors(codebook, assignments).sum(), 2 * exponent)),
+        iterations=done,
+        converged=converged,
+    )
 
 
-def _chunks(rows: int, k: int) -> Iterator[slice]:
-    size = min(max(_CHUNK_SCORES // k, 64), 8192)
-    for first in range(0, rows, size):
-        yield slice(first, min(first + size, rows))
+class _Clustering:
+    """The steps of the k-means on one set of subvectors, cut into chunks that ``run`` computes."""
+
+    def __init__(self, subvectors: Floats, masks: Masks | None, run: Run) -> None:
+        self.subvectors = np.ascontiguousarray(subvectors)
+        self.masks = None if masks is None else np.ascontiguousarray(masks)
+        self.run = run
+        self.kernels = kernels(subvectors.shape[1])
+
+    def _each(self, rows: int, work: Callable[[slice, Floats, Masks | None], T]) -> list[T]:
+        """The results of a function of a chunk and its subvectors and masks, in order."""
+
+        def of_chunk(chunk: slice) -> T:
+            return work(chunk, self.subvectors[chunk], None if self.masks is None else self.masks[chunk])
+
+        NG = len(self.subvectors)
+        return self.run(of_chunk, [slice(first, min(first + rows, NG)) for first in range(0, NG, rows)])
+
+    def _assign(self, codebook: Floats, assignments: Assignments, refine: bool) -> int:
+        factor = self.kernels.factor(codebook, self.masks is not None)
+        rows = min(max(_CHUNK_SCORES // len(codebook), 64), _CHUNK_ROWS)
+        return sum(
+            self._each(
+                rows, lambda chunk, w, bm: self.kernels.nearest(w, bm, factor, codebook, assignments[chunk], refine)
+            )
+        )
+
+    def assign(self, codebook: Floats) -> Assignments:
+        """See :func:`assign`."""
+        assignments = np.zeros(len(self.subvectors), dtype=np.int32)
+        self._assign(codebook, assignments, refine=False)
+        return assignments
+
+    def reassign(self, assignments: Assignments, codebook: Floats) -> int:
+        """Assign anew, in place, where that makes the error in float64 smaller; how many changed."""
+        return self._assign(codebook, assignments, refine=True)
+
+    def update(self, assignments: Assignments, codebook: Floats) -> tuple[Floats, NDArray[np.int64]]:
+        """See :func:`update`. Also the members of each codeword."""
+        k = len(codebook)
+        first, *others = self._each(
+            max(_SUM_ROWS, _SUM_ROWS_A_CODEWORD * k),
+            lambda chunk, w, bm: self.kernels.sums(w, bm, assignments[chunk], k),
+        )
+        totals, counts, sizes = first
+        for more in others:
+            totals, counts, sizes = totals + more[0], counts + more[1], sizes + more[2]
+        means = np.divide(totals, counts, out=codebook.astype(np.float64), where=counts > 0)
+        return means.astype(np.float32), sizes
+
+    def errors(self, codebook: Floats, assignments: Assignments) -> NDArray[np.float64]:
+        """Squared error of every subvector, float64 ``[NG]``: the terms of equation 1."""
+        errors = np.empty(len(self.subvectors))
+
+        def work(chunk: slice, w: Floats, bm: Masks | None) -> None:
+            errors[chunk] = self.kernels.errors(w, bm, codebook, assignments[chunk])
+
+        self._each(_CHUNK_ROWS, work)
+        return errors
+
+    def move_empty(self, codebook: Floats, assignments: Assignments, sizes: NDArray[np.int64]) -> None:
+        """Policy ``farthest`` of :data:`EMPTY_POLICIES`, in place. Subvectors without error attract nothing."""
+        lonely = np.flatnonzero(sizes == 0)
+        errors = self.errors(codebook, assignments)
+        farthest = np.argsort(-errors, kind="stable")[: lonely.size]
+        farthest = farthest[errors[farthest] > 0]
+        lonely = lonely[: farthest.size]
+        kept = True if self.masks is None else self.masks[farthest]
+        codebook[lonely] = np.where(kept, self.subvectors[farthest], codebook[lonely])
+
+    def closer(self, codeword: Floats, closest: Floats) -> list[float]:
+        """Lower the errors in ``closest`` to those with this codeword; their sums over :data:`_CHUNK_ROWS` each."""
+        return self._each(_CHUNK_ROWS, lambda chunk, w, bm: self.kernels.closer(w, bm, codeword, closest[chunk]))
 
 
-Work = Callable[[slice], None]
-Run = Callable[[Work, Iterator[slice]], None]
+def _in_turn(work: Callable[[slice], T], chunks: list[slice]) -> list[T]:
+    return [work(chunk) for chunk in chunks]
+
+
+def _count(threads: int | None) -> int:
+    if threads is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads < 1:
+        raise KMeansError(f"threads must be at least 1, not {threads}")
+    return threads
 
 
 @contextmanager
 def _workers(threads: int | None) -> Iterator[Run]:
-    """A function that calls a function for each chunk, on this many threads, each with a single-threaded BLAS."""
-    if threads is None:
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads < 1:
-        raise KMeansError(f"threads must be at least 1, not {threads}")
-    with _BLAS.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+    """Something that runs chunks on this many threads, each with a single-threaded BLAS."""
+    count = _count(threads)
+    with _BLAS.limit(limits=1, user_api="blas"), ThreadPoolExecutor(count) as pool:
 
-        def run(work: Work, chunks: Iterator[slice]) -> None:
-            for _ in pool.map(work, chunks) if threads > 1 else map(work, chunks):
-                pass
+        def run(work: Callable[[slice], T], chunks: list[slice]) -> list[T]:
+            return _in_turn(work, chunks) if count == 1 or len(chunks) == 1 else list(pool.map(work, chunks))
 
         yield run
-
-
-def _nearest(operand: Floats, masked: bool, codebook: Floats, run: Run) -> Assignments:
-    factor = _factor(codebook, masked)
-    assignments = np.empty(len(operand), dtype=np.int32)
-
-    def work(chunk: slice) -> None:
-        if len(factor) > _SHORT:
-            assignments[chunk] = (operand[chunk] @ factor.T).argmin(axis=1)
-        else:
-            assignments[chunk] = _argmin_short(factor @ operand[chunk].T)
-
-    run(work, _chunks(len(operand), len(codebook)))
-    return assignments
-
-
-def _argmin_short(scores: Floats) -> NDArray[np.uint8]:
-    """``scores.argmin(axis=0)`` for a few long rows, about twice as fast: all elements of a row at once."""
-    smallest = scores[0].copy()
-    found = np.zeros(len(smallest), dtype=np.uint8)
-    less = np.empty(len(smallest), dtype=np.bool_)
-    for i, row in enumerate(scores[1:], start=1):
-        np.less(row, smallest, out=less)
-        np.minimum(row, smallest, out=smallest)
-        # i is larger than every number found before.
-        np.maximum(found, less.view(np.uint8) * np.uint8(i), out=found)
-    return found
-
-
-def _errors(subvectors: Floats, masks: Masks | None, codebook: Floats, assignments: Assignments) -> NDArray[np.float64]:
-    """Squared error of every subvector, float64 ``[NG]``: the terms of equation 1."""
-    errors = np.empty(len(subvectors))
-    for chunk in _chunks(len(subvectors), subvectors.shape[1]):
-        difference = subvectors[chunk].astype(np.float64)
-        codewords = codebook.take(assignments[chunk], axis=0)
-        difference -= codewords if masks is None else codewords * masks[chunk]
-        np.einsum("ij,ij->i", difference, difference, out=errors[chunk])
-    return errors
-
-
-def _move_empty(codebook: Floats, subvectors: Floats, masks: Masks | None, assignments: Assignments) -> None:
-    """Policy ``farthest`` of :data:`EMPTY_POLICIES`, in place. Subvectors without error attract nothing."""
-    lonely = np.flatnonzero(np.bincount(assignments, minlength=len(codebook)) == 0)
-    if not lonely.size:
-        return
-    errors = _errors(subvectors, masks, codebook, assignments)
-    farthest = np.argsort(-errors, kind="stable")[: lonely.size]
-    farthest = farthest[errors[farthest] > 0]
-    lonely = lonely[: farthest.size]
-    kept = True if masks is None else masks[farthest]
-    codebook[lonely] = np.where(kept, subvectors[farthest], codebook[lonely])
 
 
 class _Filler:
@@ -387,25 +493,29 @@ class _Filler:
         return np.where(self.masks[chosen], codewords, filling)
 
 
-def _initial(
-    init: str, subvectors: Floats, masks: Masks | None, operand: Floats, k: int, rng: np.random.Generator
+def initial(
+    settings: Settings, subvectors: Floats, masks: Masks | None, closer: Callable[[Floats, Floats], list[float]]
 ) -> Floats:
     """The codebook to start from, as :data:`INITS` describes it."""
     NG, d = subvectors.shape
+    k, rng = settings.k, np.random.default_rng(settings.seed)
     fill = _Filler(subvectors, masks, rng)
-    if init != "k-means++":
+    if settings.init != "k-means++":
         chosen = rng.choice(NG, size=k, replace=False)
-        return subvectors[chosen] if init == "paper" else fill(chosen)
-    norms = np.einsum("ij,ij->i", subvectors, subvectors)
+        return subvectors[chosen] if settings.init == "paper" else fill(chosen)
     closest = np.full(NG, np.inf, dtype=np.float32)
     codebook = np.empty((k, d), dtype=np.float32)
     chosen = rng.integers(NG, size=1)
     for i in range(k):
         codebook[i] = fill(chosen)[0]
-        errors = operand @ _factor(codebook[i : i + 1], masks is not None)[0]
-        errors += norms
-        np.clip(errors, 0, closest, out=closest)
-        # The last entry is left out of the search: rounding cannot lead past the last subvector.
-        cumulative = np.cumsum(closest, dtype=np.float64)
-        chosen = np.searchsorted(cumulative[:-1], rng.random(1) * cumulative[-1], side="right")
+        if i + 1 < k:
+            sums = np.cumsum(closer(codebook[i], closest))
+            # A chunk, then a subvector of it. The last ones are left out of the searches: rounding cannot lead past
+            # them.
+            point = rng.random() * sums[-1]
+            chunk = int(np.searchsorted(sums[:-1], point, side="right"))
+            first = chunk * _CHUNK_ROWS
+            cumulative = np.cumsum(closest[first : first + _CHUNK_ROWS], dtype=np.float64)
+            point -= sums[chunk - 1] if chunk else 0
+            chosen = np.array([first + np.searchsorted(cumulative[:-1], point, side="right")])
     return codebook
