@@ -135,7 +135,7 @@ class Synthesiser:
             "opt -full",
             "wreduce",
             "opt_clean",
-            # Booth multipliers are the smallest of those compared (docs/synthesis.md); adders become full adders.
+            # Booth multipliers are the smallest of those compared; adders become full adders.
             "booth -lowpower",
             "techmap -map arithmetic.v",
             "alumacc",  # comparisons
