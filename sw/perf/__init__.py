@@ -1,4 +1,4 @@
-"""Cycles of the accelerator, and the schedule that needs the fewest."""
+"""Cycles of the accelerator, and the schedule of a layer."""
 
 from sw.perf.cycles import LayerRun, TileTiming, issue_slots, sequence_cycles, tile_timings
 from sw.perf.schedule import ScheduleError, check_schedule, choose_schedule, psum_accesses

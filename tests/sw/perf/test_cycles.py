@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from hw.config import preset
 from hw.layout import Schedule
 from sw.perf import LayerRun, issue_slots, sequence_cycles, tile_timings
 from sw.perf.cycles import LOADER_LATENCY
+from sw.perf.schedule import candidate_schedules
 
 CONFIG = preset("ews-cms-tiny")  # H = 4, L = 8
 
@@ -81,3 +83,27 @@ def test_layers_add_up() -> None:
     assert sum(cycles) == last.finished + 1
     assert cycles[0] == sequence_cycles(CONFIG, layers[:1])[0]
     assert cycles[1] < sequence_cycles(CONFIG, layers[1:])[0]  # its first load runs beside the first layer
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_short_cut_is_exact(seed: int) -> None:
+    """Skipping over like tiles gives what following every tile gives."""
+    rng = random.Random(seed)
+    variant = rng.choice(["ews", "ews-c", "ews-cms", "ews-msvq"])
+    config = replace(
+        preset(f"{variant}-tiny"),
+        wrf_depth=rng.choice([2, 4, 16]),
+        prf_depth=rng.choice([2, 4, 8]),
+        word_width=rng.choice([8, 16, 24, 64]),
+        product_register=rng.random() < 0.5,
+        tree_register_levels=rng.choice([0, 1]),
+    )
+    layers = []
+    for _ in range(2):
+        shape = (4 * rng.randint(1, 9), rng.randint(1, 40), rng.choice([1, 3]), rng.choice([1, 3]))
+        schedule = rng.choice(list(candidate_schedules(config, shape)))
+        layers.append(LayerRun(shape, rng.choice([1, 2, 5, 30]), schedule, rng.choice([0, 8])))
+    ends = [-1, -1, -1]
+    for number, timing in tile_timings(config, layers):
+        ends[number + 1] = timing.finished
+    assert sequence_cycles(config, layers) == [b - a for a, b in pairwise(ends)]

@@ -30,14 +30,23 @@ def layer(shape, **fields) -> CompressedLayer:
     ("shape", "size"),
     [((16, 9, 3, 3), (6, 7)), ((40, 16, 1, 1), (4, 4)), ((8, 4, 1, 7), (3, 9)), ((24, 4, 5, 5), (5, 5))],
 )
-def test_fewest_cycles_then_fewest_psum_accesses(shape, size) -> None:
+def test_fewest_psum_accesses_of_the_fastest(shape, size) -> None:
     tested = layer(shape)
     costs = {}
     for schedule in candidate_schedules(CONFIG, shape):
         run = layer_run(CONFIG, tested, schedule, *size)
         costs[schedule] = (sequence_cycles(CONFIG, [run])[0], psum_accesses(run))
     assert len(set(costs.values())) > 1
-    assert costs[choose_schedule(CONFIG, tested, *size)] == min(costs.values())
+    limit = min(cycles for cycles, _ in costs.values()) * 1.01
+    cycles, accesses = costs[choose_schedule(CONFIG, tested, *size)]
+    assert cycles <= limit
+    assert accesses == min(accesses for cycles, accesses in costs.values() if cycles <= limit)
+
+
+def test_extensions_are_used_where_they_cost_nothing() -> None:
+    # One tile of 1 x 1 positions more or less does not matter here: 1600 positions.
+    schedule = choose_schedule(CONFIG, layer((8, 16, 1, 1)), 40, 40)
+    assert schedule.B > 1
 
 
 def test_candidates_are_all_that_fit() -> None:
