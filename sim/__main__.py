@@ -7,10 +7,11 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -26,19 +27,23 @@ from sim.toolchain import BUILD, ToolchainError, verilator_version
 SIZES = ("tiny", "16")
 
 
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
 def _totals(results: Sequence[JobResult]) -> dict[str, int]:
-    paused = [result for result in results if not result.paused]
+    unpaused = [result for result in results if not result.paused]
     return {
         "layers": len(results),
         "sums": sum(result.sums for result in results),
         "psums": sum(result.psums for result in results),
         "mismatches": sum(result.mismatches for result in results),
-        "cycles": sum(result.cycles for result in paused),
-        "predicted": sum(result.predicted for result in paused),
+        "cycles": sum(result.cycles for result in unpaused),
+        "predicted": sum(result.predicted for result in unpaused),
     }
 
 
-def _table(totals: dict[str, dict[str, int]], failures: dict[str, str]) -> Table:
+def _table(totals: Mapping[str, Mapping[str, int]], failures: Iterable[str]) -> Table:
     table = Table(title="Co-simulation against the golden model")
     table.add_column("preset")
     columns = ("layers", "sums", "psums", "mismatches", "cycles", "predicted")
@@ -50,6 +55,55 @@ def _table(totals: dict[str, dict[str, int]], failures: dict[str, str]) -> Table
         table.add_row(name, *["failed", *[""] * 5])
     table.caption = "cycles and predicted: of the layers that ran without pauses"
     return table
+
+
+def report(
+    results: Mapping[str, Sequence[JobResult]],
+    errors: Mapping[str, str],
+    facts: Mapping[str, Any],
+    folder: Path = BUILD,
+) -> int:
+    """Write ``summary.json``, print the table and what failed, and return the exit status.
+
+    Parameters
+    ----------
+    results
+        By preset.
+    errors
+        Presets that gave no results, and why.
+    facts
+        Goes into the summary as it is.
+    """
+    console = _console()
+    failures = dict(errors)
+    for name, jobs in results.items():
+        wrong = [f"{x.session}: {x.message or f'{x.cycles} cycles, not {x.predicted}'}" for x in jobs if not x.passed]
+        if wrong:
+            failures[name] = "\n".join(wrong)
+    totals = {name: _totals(jobs) for name, jobs in results.items()}
+    whole = {key: sum(values[key] for values in totals.values()) for key in _totals([])}
+    console.print(_table({**totals, "total": whole}, errors))
+    for name, text in failures.items():
+        console.print(f"{name}: {text}", markup=False)
+    summary = {
+        "passed": not failures,
+        **facts,
+        "total": whole,
+        "failures": failures,
+        "presets": {
+            name: {
+                "configuration": PRESETS[name].to_dict(),
+                "total": totals[name],
+                "jobs": [asdict(result) for result in jobs],
+            }
+            for name, jobs in results.items()
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    verdict = "FAILED" if failures else "all bit-exact, in as many cycles as predicted"
+    console.print(f"{whole['sums']:,} sums and {whole['psums']:,} partial sums compared: {verdict}")
+    return 1 if failures else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,14 +122,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.jobs < 1:
         parser.error(f"--jobs must be at least 1, not {options.jobs}")
     names = options.presets or names
+    try:
+        versions = {package: metadata.version(package) for package in ("cocotb", "amaranth", "pyosys")}
+        tools = {"verilator": verilator_version(), **versions}
+    except ToolchainError as error:
+        print(error, file=sys.stderr)
+        return 1
 
     started = time.perf_counter()
     results: dict[str, list[JobResult]] = {}
     failures: dict[str, str] = {}
-    console = Console(width=None if sys.stdout.isatty() else 120)
     spawn = multiprocessing.get_context("spawn")
     with (
-        Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as progress,
+        Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=_console()) as progress,
         ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool,
     ):
         task = progress.add_task("building and simulating", total=len(names))
@@ -84,44 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name = futures[future]
             try:
                 results[name] = future.result()
-            except (BuildError, SimulationError, ToolchainError) as error:
+            except (BuildError, SimulationError) as error:
                 failures[name] = str(error)
             progress.update(task, advance=1, description=f"{name} done")
 
-    for name, jobs in results.items():
-        wrong = [f"{x.session}: {x.message or f'{x.cycles} cycles, not {x.predicted}'}" for x in jobs if not x.passed]
-        if wrong:
-            failures[name] = "\n".join(wrong)
-    totals = {name: _totals(results[name]) for name in names if name in results}
-    whole = {key: sum(values[key] for values in totals.values()) for key in _totals([])}
-    console.print(_table({**totals, "total": whole}, {name: failures[name] for name in failures if name not in totals}))
-    summary: dict[str, Any] = {
-        "passed": not failures,
-        "seconds": time.perf_counter() - started,
-        "seed": options.seed,
-        "tools": {
-            "verilator": verilator_version(),
-            **{x: metadata.version(x) for x in ("cocotb", "amaranth", "pyosys")},
-        },
-        "total": whole,
-        "failures": failures,
-        "presets": {
-            name: {
-                "configuration": PRESETS[name].to_dict(),
-                "total": totals[name],
-                "jobs": [asdict(result) for result in results[name]],
-            }
-            for name in totals
-        },
-    }
-    path = BUILD / "summary.json"
-    path.write_text(json.dumps(summary, indent=1) + "\n")
-    for name, text in failures.items():
-        console.print(f"{name}: {text}", markup=False)
-    console.print(
-        f"{whole['sums']:,} sums and {whole['psums']:,} partial sums compared; {path.relative_to(BUILD.parents[1])}"
-    )
-    return 1 if failures else 0
+    results = {name: results[name] for name in names if name in results}
+    return report(results, failures, {"seconds": time.perf_counter() - started, "seed": options.seed, "tools": tools})
 
 
 if __name__ == "__main__":

@@ -189,6 +189,7 @@ def _run(runner: VerilatorRunner, folder: Path, label: str, progress: Callable[[
                 progress(float((folder / "progress").read_text()))
             with suppress(StillRunning):
                 running.result(timeout=0.2)
+                progress(1.0)
                 return
 
 

@@ -7,11 +7,11 @@ import pytest
 
 import hw.decoder.mask_decoder
 from hw.config import VARIANTS, preset
-from hw.layout import mask_unrank
+from hw.layout import Schedule, mask_unrank
 from sim.cosim import Session, build_model, run_layers, simulate
 from sim.program import layer_program
 from sim.runner import SimulationError
-from sim.scenarios import random_job, run_preset
+from sim.scenarios import random_activations, random_job, random_layer, run_preset
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -28,12 +28,15 @@ def test_tiny_preset_is_bit_exact(variant: str) -> None:
 
 def test_progress_reaches_the_end() -> None:
     config = preset("ews-tiny")
-    job = random_job(config, np.random.default_rng(0), "long", positions=5000, groups=2)
+    rng = np.random.default_rng(0)
+    layer = random_layer(config, rng, (8, 4, 1, 1))
     seen: list[float] = []
-    (result,) = run_layers(config, [(job.layer, job.activations, job.schedule)], "ews-tiny", "progress", seen.append)
+    job = (layer, random_activations(rng, (4, 120, 120)), Schedule(4, 8))
+    (result,) = run_layers(config, [job], "ews-tiny", "progress", seen.append)
     assert result.passed
+    assert result.sums == 8 * 14400
     assert seen == sorted(seen)
-    assert 0.5 < seen[-1] <= 1
+    assert 0 < seen[0] < seen[-1] == 1
 
 
 STREAMS = ("i_codebook", "i_index", "i_mask", "i_sign", "i_activation")
