@@ -48,6 +48,7 @@ class _Layers(LayerOutputs):
 @cocotb.test()
 @cocotb.parametrize(session=[cocotb.Param(name, name=name) for name in SESSIONS])
 async def session(dut, session: str) -> None:
+    """Run the session's layers back to back, compare all that comes out, and write the comparison to a file."""
     programs, pauses, seed = SESSIONS[session]
     bench = Testbench(dut, STREAMS)
     await bench.reset()

@@ -47,7 +47,7 @@ class Session:
     Parameters
     ----------
     name
-        An identifier; the name of the test in the JUnit XML is made of it.
+        Names the test in the JUnit XML, and a file.
     jobs
         In order.
     pauses
@@ -81,7 +81,7 @@ class JobResult:
     utilisation
         Multiply-accumulates (those with pruned weights included) for each cycle and each of the H*L lanes.
     seconds
-        Of the session, its Verilog not included.
+        That the session's simulation took.
     """
 
     session: str

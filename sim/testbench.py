@@ -15,7 +15,7 @@ from cocotb.clock import Clock
 from cocotb.simtime import get_sim_time
 from cocotb.triggers import FallingEdge, Timer
 
-__all__ = ["Sink", "Source", "StreamError", "Testbench"]
+__all__ = ["Pauses", "Sink", "Source", "StreamError", "Testbench"]
 
 PERIOD = 2  # simulator steps; rising edges are at even times
 WATCH_CYCLES = 4096
