@@ -3,8 +3,8 @@
 Against the broadcast way that MVQ describes: a masked copy of the codebook for each subvector, ``[NG, k, d]``, and
 ``torch.cdist``, in batches that fit memory. One assignment of the same subvectors to the same codebook, timed.
 
-Against faiss, whose k-means has no masks: the same unmasked data, start and number of iterations, timed as a whole; then
-ours with masks, also by faiss's time. Ours assigns once more than faiss, to the last codebook.
+Against faiss, whose k-means has no masks: the same unmasked data, start and number of iterations, timed as a whole;
+then ours with masks, also by faiss's time. Ours assigns once more than faiss, to the last codebook.
 
 The ways are interleaved in one process; ratios are medians over the rounds. The result, with versions and seed, goes to
 ``build/benchmarks/kmeans_speed_<T>.json``, and with ``--keep`` to ``docs/results`` too.
@@ -32,8 +32,8 @@ from rich.progress import track
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from sw.compress.kernels import kernels  # noqa: E402
 from sw.compress.kmeans import assign, kmeans, objective  # noqa: E402
+from sw.compress.kmeans_kernels import kernels  # noqa: E402
 from sw.compress.pruning import nm_mask  # noqa: E402
 
 #: NG, d, k, N, M: the largest convolutions of EfficientNet-Lite0 and of ResNet-18, plain VQ, and MSVQ's codebooks.

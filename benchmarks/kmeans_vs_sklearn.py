@@ -32,8 +32,8 @@ from threadpoolctl import threadpool_limits
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from sw.compress.kernels import kernels  # noqa: E402
 from sw.compress.kmeans import KMeansResult, kmeans, objective  # noqa: E402
+from sw.compress.kmeans_kernels import kernels  # noqa: E402
 
 #: NG, d, k: MVQ and plain VQ on the largest and on small convolutions of EfficientNet-Lite0, and SSVQ.
 SHAPES = ((25600, 16, 512), (51200, 8, 1024), (2400, 16, 512), (51200, 8, 16), (4800, 8, 16))

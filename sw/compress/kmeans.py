@@ -3,8 +3,8 @@
 With ``masks=None`` every weight counts, and this is the common (Lloyd's) k-means of plain vector quantisation.
 
 The result depends on the inputs and the seed alone. Work is cut into chunks whose size does not depend on the number of
-threads, each chunk is computed by one thread (:mod:`sw.compress.kernels`), and the sums of chunks are added in their
-order. Besides the inputs, memory holds one copy of the weights and, for each subvector, its assignment.
+threads, each chunk is computed by one thread (:mod:`sw.compress.kmeans_kernels`), and the sums of chunks are added in
+their order. Besides the inputs, memory holds one copy of the weights and, for each subvector, its assignment.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from sw.compress.kernels import kernels
+from sw.compress.kmeans_kernels import kernels
 
 __all__ = [
     "EMPTY_POLICIES",
@@ -225,11 +225,15 @@ def kmeans_layers(
     tolerance: float = TOLERANCE,
     start: Sequence[Floats | None] | None = None,
     threads: int | None = None,
+    device: str = "cpu",
 ) -> list[KMeansResult]:
     """Cluster every layer of a network on its own: the same bytes as :func:`kmeans` layer by layer, in less time.
 
     The threads take chunks of whichever layers are at hand, so they are busy while a layer updates its codebook, and
     with layers too small to share. At most one layer more than there are threads is at hand, the largest first.
+
+    On a CUDA device all layers take each step in one launch (:mod:`sw.compress.kmeans_gpu`). Its results do not depend
+    on the order of its work, but where two codewords are almost equally near they may differ from the CPU's.
 
     Parameters
     ----------
@@ -237,13 +241,20 @@ def kmeans_layers(
         One entry for each layer, as in :func:`kmeans`.
     k, iterations, seed, init, empty, tolerance, threads
         As in :func:`kmeans`, the same for every layer.
+    device
+        A PyTorch device: ``cpu`` or a CUDA device.
 
     Raises
     ------
     KMeansError
-        As :func:`kmeans`, with the layer's place in the list; or lists of different lengths.
+        As :func:`kmeans`, with the layer's place in the list; or lists of different lengths, or there is no such
+        device.
     """
     layers = checked_layers(subvectors, masks, start, Settings(k, iterations, seed, init, empty, tolerance))
+    if device != "cpu":
+        from sw.compress.kmeans_gpu import cluster_layers  # it needs this module, and PyTorch
+
+        return cluster_layers(layers, device)
     with _workers(threads) as run, ThreadPoolExecutor(_count(threads) + (_count(threads) > 1)) as drivers:
         order = sorted(range(len(layers)), key=lambda i: -layers[i][0].size)
         found = {i: drivers.submit(_cluster, *layers[i], run) for i in order}

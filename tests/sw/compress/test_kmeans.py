@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
-from sw.compress.kmeans import INITS, KMeansError, assign, kmeans, member_counts, objective, update
+from sw.compress.kmeans import INITS, KMeansError, assign, kmeans, kmeans_layers, member_counts, objective, update
 from sw.compress.pruning import nm_mask
 
 ROOT = Path(__file__).parents[3]
@@ -294,3 +295,50 @@ def test_refuses(arguments: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"subvectors": GOOD, "k": 3} | arguments
     with pytest.raises(KMeansError, match=message):
         kmeans(given.pop("subvectors"), given.pop("k"), **given)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_layers_together_give_the_bytes_of_layer_by_layer(threads: int) -> None:
+    sizes = ((300, 8), (20000, 8), (40, 4), (5000, 16))
+    weights, masks = zip(*(random_problem(NG, d, 2, 4, seed=NG) for NG, d in sizes), strict=True)
+    together = kmeans_layers(weights, 30, masks=[*masks[:3], None], iterations=4, threads=threads)
+    for w, kept, found in zip(weights, [*masks[:3], None], together, strict=True):
+        alone = kmeans(w, 30, masks=kept, iterations=4, threads=1)
+        np.testing.assert_array_equal(found.codebook, alone.codebook)
+        np.testing.assert_array_equal(found.assignments, alone.assignments)
+        assert (found.objective, found.iterations, found.converged) == (
+            alone.objective,
+            alone.iterations,
+            alone.converged,
+        )
+
+
+def test_layers_start_from_what_is_given() -> None:
+    weights = [random_problem(50, 4, 1, 1, seed)[0] for seed in (0, 1)]
+    found = kmeans_layers(weights, 5, start=[weights[0][:5], None], iterations=0)
+    np.testing.assert_array_equal(found[0].codebook, weights[0][:5])
+    np.testing.assert_array_equal(found[1].codebook, kmeans(weights[1], 5, iterations=0).codebook)
+    assert kmeans_layers([], 5) == []
+
+
+def test_layers_refuse() -> None:
+    weights = [random_problem(NG, 4, 1, 1)[0] for NG in (50, 3)]
+    with pytest.raises(KMeansError, match=r"layer 1: k must be an integer in 1..NG = 1..3, not 5"):
+        kmeans_layers(weights, 5)
+    with pytest.raises(KMeansError, match="masks must have one entry for each of the 2 layers, not 1"):
+        kmeans_layers(weights, 2, masks=[None])
+    with pytest.raises(KMeansError, match="start must have one entry for each of the 2 layers, not 3"):
+        kmeans_layers(weights, 2, start=[None] * 3)
+    with pytest.raises(KMeansError, match="threads must be at least 1, not 0"):
+        kmeans_layers(weights, 2, threads=0)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_memory_stays_under_twice_the_weights(masked: bool) -> None:
+    subvectors, masks = random_problem(100_000, 16, 4, 16)
+    kmeans(subvectors[:100], 8)  # what the first call loads stays
+    tracemalloc.start()
+    kmeans(subvectors, 8, masks=masks if masked else None, iterations=2, init="random", threads=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * subvectors.nbytes

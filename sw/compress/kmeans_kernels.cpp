@@ -1,4 +1,4 @@
-// The inner loops of the k-means: see kernels.py for the arguments. Every subvector's result is computed by the same
+// The inner loops of the k-means: see kmeans_kernels.py for the arguments. Every subvector's result is computed by the same
 // operations in the same order wherever it lies in a call, so results do not depend on how a caller cuts its work.
 
 #include <cmath>

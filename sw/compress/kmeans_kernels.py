@@ -31,7 +31,7 @@ Masks = NDArray[np.bool_]
 Assignments = NDArray[np.int32]
 Counts = NDArray[np.int64]
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCE = Path(__file__).with_name("kmeans_kernels.cpp")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
 # Scores of a chunk of numpy's stay inside a core's second-level cache: 2**18 float32 are 1 MiB.
@@ -72,7 +72,7 @@ def _address(array: NDArray[np.generic] | None) -> int | None:
 
 
 class Compiled:
-    """The kernels of ``kernels.cpp``."""
+    """The kernels of ``kmeans_kernels.cpp``."""
 
     def __init__(self, path: Path) -> None:
         library = ctypes.CDLL(str(path))
