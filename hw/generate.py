@@ -18,6 +18,7 @@ from typing import Any
 
 from amaranth.hdl import Shape
 from amaranth.lib import data, enum, stream, wiring
+from rich.console import Console
 
 from hw.config import PRESETS, AcceleratorConfig, ConfigError, preset
 from hw.emission import Emission
@@ -192,7 +193,6 @@ def write(generated: Generated, folder: Path) -> list[Path]:
 
 def _print_presets() -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -239,7 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.folder.mkdir(parents=True, exist_ok=True)
         if not os.access(options.folder, os.W_OK):
             raise PermissionError(f"cannot write into {str(options.folder)!r}")
-        paths = write(generate(config, options.preset), options.folder)
+        with Console(stderr=True).status(f"generating {options.preset}"):
+            generated = generate(config, options.preset)
+        paths = write(generated, options.folder)
     except (ConfigError, YosysError) as error:
         parser.error(str(error))
     except OSError as error:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,9 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hw.config import ConfigError, preset
 from hw.yosys import YosysError
 from synth.flow import STORAGES
-from synth.generic import generic
-from synth.liberty import Library, LibraryError, load
-from synth.osu018 import osu018
+from synth.liberty import LibraryError
+from synth.libraries import LibraryParser
 from synth.report import CACHE, area, rtlil_texts, unit_area, write
 
 __all__ = ["MATRIX", "main"]
@@ -28,48 +25,17 @@ MATRIX = tuple(
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def _library(pdk: str | None, paths: Sequence[Path]) -> Library:
-    if paths:
-        return load(paths)
-    if pdk in (None, "generic"):
-        return generic()
-    if pdk == "osu018":
-        return osu018(Path("build/synth"))
-    raise LibraryError(
-        f"unknown library {pdk!r}; the libraries are generic, osu018, or a Liberty file with --lib (LIB=)"
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
-    parser = _Parser(prog="python -m synth", description=__doc__)
+    parser = LibraryParser("synth", __doc__ or "")
     parser.add_argument("--preset", metavar="NAME", action="append", help=f"default: {', '.join(MATRIX)}")
     parser.add_argument("--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field")
-    parser.add_argument("--pdk", metavar="NAME", help="generic (the default) or osu018")
-    parser.add_argument(
-        "--lib",
-        metavar="PATH",
-        action="append",
-        type=Path,
-        default=[],
-        help="a Liberty file, plain or .gz; more than one adds up",
-    )
-    parser.add_argument("--storage", choices=STORAGES, default=STORAGES[0], help="what register files are made of")
+    parser.add_argument("--storage", choices=STORAGES, default=STORAGES[0], help="how registers are kept")
     parser.add_argument("--unit", metavar="NAME", help="print the area of one unit alone: mask_decoder, row, tile, ...")
-    parser.add_argument(
-        "-o", metavar="DIR", type=Path, dest="folder", default=Path("build/synth"), help="where reports go"
-    )
     options = parser.parse_args(arguments)
     try:
-        if options.pdk and options.lib:
-            raise LibraryError("give a named library or Liberty files, not both")
         configs = {name: preset(name).override(options.set) for name in options.preset or MATRIX}
-        library = _library(options.pdk, options.lib)
+        library = parser.library(options)
         console = Console()
         if options.unit:
             for name, config in configs.items():

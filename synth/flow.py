@@ -23,8 +23,10 @@ from synth.liberty import Library, LibraryError
 
 __all__ = ["STORAGES", "Netlist", "Synthesiser"]
 
-#: What the bits of a register file are.
-STORAGES = ("flipflop", "latch")
+#: How registers are kept. ``flipflop``: a register with an enable is flip-flops with multiplexers, which every library
+#: has. ``gated``: a clock gate stops its clock instead. ``latch``: the bits of register files are latches behind clock
+#: gates.
+STORAGES = ("flipflop", "gated", "latch")
 
 _FOLDER = Path(__file__).parent
 _COLUMN = re.compile(r"\$paramod\$?\w*\\register_file_column.*|register_file_column")
@@ -114,23 +116,25 @@ class Synthesiser:
     Raises
     ------
     synth.liberty.LibraryError
-        ``storage`` is ``latch`` and the library has no latch or no clock gate.
+        ``storage`` needs a clock gate or a latch that the library does not have.
     """
 
     def __init__(self, library: Library, cache: Path, storage: str = "flipflop") -> None:
         if storage not in STORAGES:
             raise ValueError(f"storage must be one of {', '.join(STORAGES)}, not {storage!r}")
-        if storage == "latch" and (library.latch is None or library.clock_gate is None):
-            raise LibraryError(f"library {library.name} has no latch or no clock gate, which storage latch needs")
+        gated = storage != "flipflop"
+        if (gated and library.clock_gate is None) or (storage == "latch" and library.latch is None):
+            missing = "clock gate" if library.clock_gate is None else "latch"
+            raise LibraryError(f"library {library.name} has no {missing}, which storage {storage} needs")
         self.library, self.cache, self.storage = library, cache, storage
         self.files = {name: (_FOLDER / name).read_text() for name in ("arithmetic.v", "register_file.v", "column.v")}
         self.files |= {"adder.v": _adder_map(library), "cells.v": _cell_map(library)}
-        defines = ["-D GATED"] if library.clock_gate is not None else []
+        defines = ["-D GATED"] if gated else []
         defines += ["-D LATCH"] if storage == "latch" else []
         self.defines = " ".join(defines)
         self.liberty = " ".join(f"-liberty {i}.lib" for i in range(len(library.texts)))
         dont_use = " ".join(f"-dont_use {cell.name}" for cell in library.cells.values() if cell.dont_use)
-        gate = library.clock_gate
+        gate = library.clock_gate if gated else None
         self.map_logic = [
             "opt -full",
             "wreduce",

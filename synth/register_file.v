@@ -1,6 +1,6 @@
 // Register files. A memory with one write port and combinational read ports becomes words that share a write enable, and one
 // column for every bit, a module of its own: equal columns are synthesised once. Each read port selects by one-hot lines.
-// GATED: the library has a clock gate, so the word's enable stops its clock. LATCH: words are latches, open while the gated
+// GATED: the word's enable stops its clock. LATCH: words are latches, open while the gated
 // clock is high; the word that is written is held in flip-flops, so that it is stable meanwhile.
 (* techmap_celltype = "$mem_v2" *)
 module _register_file (RD_CLK, RD_EN, RD_ARST, RD_SRST, RD_ADDR, RD_DATA, WR_CLK, WR_EN, WR_ADDR, WR_DATA);

@@ -27,8 +27,10 @@ __all__ = [
     "AreaReport",
     "BlockArea",
     "area",
+    "change",
     "markdown",
     "rtlil_texts",
+    "table",
     "unit_area",
     "write",
 ]
@@ -213,7 +215,7 @@ def area(
     library
         :func:`synth.generic.generic`, :func:`synth.liberty.load` or :func:`synth.osu018.osu018`.
     storage
-        ``flipflop`` or ``latch``: what the bits of all register files are.
+        One of :data:`synth.flow.STORAGES`.
     cache
         Folder of results by content.
     rtlil
@@ -270,16 +272,18 @@ def unit_area(
     return total, sum(counts.values())
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _change(value: float, base: float | None) -> str:
+def change(value: float, base: float | None) -> str:
+    """The difference to a base in per cent; nothing without a base."""
     return "" if base is None else f"{100 * (value / base - 1):+.1f} %"
 
 
-def markdown(reports: Mapping[str, AreaReport]) -> str:
+def markdown(reports: Mapping[str, AreaReport], storage: str) -> str:
     """The reports as Markdown: totals beside the paper's table 7, then blocks. All reports are for one library."""
     any_report = next(iter(reports.values()))
     scale, unit = (1e6, "mm2") if any_report.unit == "um2" else (1e3, "kNAND2")
@@ -300,14 +304,14 @@ def markdown(reports: Mapping[str, AreaReport]) -> str:
                 f"{report.total / report.nand2 / 1e3:.0f}",
                 f"{report.without_crf / scale:.3f}",
                 f"{100 * report.sequential_share:.0f} %",
-                _change(report.total, ews and ews.total),
-                _change(report.without_crf, ews and ews.without_crf),
+                change(report.total, ews and ews.total),
+                change(report.without_crf, ews and ews.without_crf),
                 "" if paper is None else f"{paper:.3f}",
-                "" if paper is None else _change(paper, paper_ews),
+                "" if paper is None else change(paper, paper_ews),
                 # The paper's CRF is what C and CM have over EWS (derived).
                 ""
                 if paper is None or paper_ews is None or variant == "ews"
-                else _change(paper - (PAPER["ews-cm"][size] - paper_ews), paper_ews),
+                else change(paper - (PAPER["ews-cm"][size] - paper_ews), paper_ews),
             ]
         )
     header = [
@@ -327,10 +331,10 @@ def markdown(reports: Mapping[str, AreaReport]) -> str:
         block_rows.append([name, *("" if value is None else f"{value / scale:.4f}" for value in values)])
     return "\n\n".join(
         [
-            f"# Area, library {any_report.library}, Yosys {yosys_version()}",
-            _table(header, rows),
+            f"# Area, library {any_report.library}, registers: {storage}, Yosys {yosys_version()}",
+            table(header, rows),
             f"Blocks, {unit}:",
-            _table(["preset", *names], block_rows),
+            table(["preset", *names], block_rows),
             "Cells alone: no buffers, clock tree, scan chain or wiring. The paper's figures are of Synopsys DC at 40 "
             "nm; the depths of its ARF and PRF are not published. It states one figure for EWS-C and EWS-CM.",
             "",
@@ -361,7 +365,7 @@ def write(reports: Mapping[str, AreaReport], library: Library, storage: str, fol
         "presets": {name: report.to_dict() for name, report in reports.items()},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"area.json": json.dumps(described, indent=2) + "\n", "area.md": markdown(reports)}
+    texts = {"area.json": json.dumps(described, indent=2) + "\n", "area.md": markdown(reports, storage)}
     for name, text in texts.items():
         partial = folder / f".{name}.partial"
         partial.write_text(text)

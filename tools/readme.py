@@ -1,8 +1,8 @@
 """``python -m tools.readme``: the tables of README.md, from results and from the code.
 
-Results of the last ``make demo`` and ``make synth`` are condensed into ``docs/results/``, which is committed; where
-there are none, what is committed stays. Then every part of README.md between ``<!-- NAME: begin -->`` and
-``<!-- NAME: end -->`` is written.
+Results of the last ``make demo``, ``make synth`` and ``python -m synth.choices`` are condensed into ``docs/results/``,
+which is committed, by library; where there are none, what is committed stays. Then every part of README.md between
+``<!-- NAME: begin -->`` and ``<!-- NAME: end -->`` is written.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from synth.choices import markdown
 from synth.report import PAPER
 
 ROOT = Path(__file__).parents[1]
@@ -125,8 +126,16 @@ def _to_base(value: float, base: float) -> str:
     return f"{100 * (value / base - 1):+.1f} %"
 
 
-def area_part(report: dict[str, Any]) -> Iterator[str]:
-    """Totals of each variant beside MVQ table 7."""
+def area_part() -> Iterator[str]:
+    """Totals of each variant beside MVQ table 7, for every library with results."""
+    for path in sorted(RESULTS.glob("area-*.json")):
+        yield from area_table(json.loads(path.read_text()))
+        yield ""
+    yield "The paper: Synopsys DC, 40 nm; its CRF is what EWS-C has over EWS."
+
+
+def area_table(report: dict[str, Any]) -> Iterator[str]:
+    """Totals of each variant for one library."""
     yield _row("array", "kNAND2", "to EWS", "paper", "without CRF, to EWS", "paper")
     yield "|---|--:|--:|--:|--:|--:|"
     for name, values in report["presets"].items():
@@ -145,10 +154,14 @@ def area_part(report: dict[str, Any]) -> Iterator[str]:
         )
     library, storage, yosys = report["library"]["name"], report["storage"], report["tools"]["yosys"]
     yield ""
-    yield (
-        f"Library {library}, register files of {storage}s, Yosys {yosys}, cells alone. The paper: Synopsys DC, "
-        "40 nm; its CRF is what EWS-C has over EWS."
-    )
+    yield f"Library {library}, registers: {storage}, Yosys {yosys}, cells alone."
+
+
+def choices_part() -> Iterator[str]:
+    """Measurements behind choices of the hardware, for every library with results."""
+    for path in sorted(RESULTS.glob("choices-*.json")):
+        yield from "\n".join(markdown(json.loads(path.read_text()))).split("\n")
+        yield ""
 
 
 def _markdown(text: str) -> str:
@@ -173,11 +186,11 @@ def blocks_part() -> Iterator[str]:
 def parts() -> dict[str, Callable[[], Iterator[str]]]:
     """What each marked part of README.md consists of."""
     demo = json.loads((RESULTS / "demo.json").read_text())
-    area = json.loads((RESULTS / "area.json").read_text())
     return {
         "compression": lambda: compression_part(demo),
         "cosimulation": lambda: cosimulation_part(demo),
-        "area": lambda: area_part(area),
+        "area": area_part,
+        "choices": choices_part,
         "blocks": blocks_part,
     }
 
@@ -204,12 +217,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser(prog="python -m tools.readme", description=__doc__).parse_args(arguments)
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name, path, condense in (
-        ("demo.json", "build/demo/summary.json", condense_demo),
-        ("area.json", "build/synth/area.json", condense_area),
+        ("demo", "build/demo/summary.json", condense_demo),
+        ("area-{}", "build/synth/area.json", condense_area),
+        ("choices-{}", "build/synth/choices.json", dict),
     ):
         if (ROOT / path).exists():
             condensed = condense(json.loads((ROOT / path).read_text()))
-            (RESULTS / name).write_text(json.dumps(condensed, indent=1) + "\n")
+            library = condensed.get("library", {}).get("name")
+            (RESULTS / f"{name.format(library)}.json").write_text(json.dumps(condensed, indent=1) + "\n")
     README.write_text(render(README.read_text()))
     print(README)
     return 0

@@ -22,7 +22,7 @@ class MaskDecoder(wiring.Component):
         N kept of every M.
     style
         ``arithmetic``: from the last position to the first, one compare-and-subtract with a binomial coefficient each.
-        ``table``: the paper's look-up table, all C(M, N) masks. docs/blocks.md has the measured areas.
+        ``table``: the paper's look-up table, all C(M, N) masks. ``python -m synth.choices`` measures both.
 
     Members
     -------

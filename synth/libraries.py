@@ -1,0 +1,56 @@
+"""The cell libraries that a command line offers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from synth.generic import generic
+from synth.liberty import Library, LibraryError, load
+from synth.osu018 import osu018
+
+__all__ = ["LibraryParser"]
+
+
+class LibraryParser(argparse.ArgumentParser):
+    """A parser with ``--pdk``, ``--lib`` and ``-o``. Errors are one line and exit code 2."""
+
+    def __init__(self, module: str, description: str) -> None:
+        super().__init__(prog=f"python -m {module}", description=description)
+        self.add_argument("--pdk", metavar="NAME", help="generic (the default) or osu018")
+        self.add_argument(
+            "--lib",
+            metavar="PATH",
+            action="append",
+            type=Path,
+            default=[],
+            help="a Liberty file, plain or .gz; more than one adds up",
+        )
+        self.add_argument(
+            "-o", metavar="DIR", type=Path, dest="folder", default=Path("build/synth"), help="where reports go"
+        )
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    @staticmethod
+    def library(options: argparse.Namespace) -> Library:
+        """The library that the options name.
+
+        Raises
+        ------
+        LibraryError
+            There is no such library, or both options are given.
+        """
+        if options.pdk and options.lib:
+            raise LibraryError("give a named library or Liberty files, not both")
+        if options.lib:
+            return load(options.lib)
+        if options.pdk in (None, "generic"):
+            return generic()
+        if options.pdk == "osu018":
+            return osu018(Path("build/synth"))
+        raise LibraryError(
+            f"unknown library {options.pdk!r}; the libraries are generic, osu018, or a Liberty file with --lib (LIB=)"
+        )

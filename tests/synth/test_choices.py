@@ -1,0 +1,46 @@
+"""The measurements behind choices of the hardware."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from synth import choices
+from synth.generic import generic
+
+
+def test_areas_of_decoders_and_storages(monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.setattr(choices, "PATTERNS", ((2, 4),))
+    monkeypatch.setattr(choices, "measure", lambda library: MEASURE(library, "tiny", progress=False))
+    monkeypatch.setattr(choices, "STORAGES", ("flipflop", "gated"))
+    assert choices.main(["-o", str(tmp_path)]) == 0
+    measured = json.loads((tmp_path / "choices.json").read_text())
+    assert set(measured["mask_decoder"]["2:4"]) == {"arithmetic", "table"}
+    plain, gated = (measured["storage"][storage]["ews"]["total"] for storage in ("flipflop", "gated"))
+    assert 0 < gated != plain
+    text = (tmp_path / "choices.md").read_text()
+    assert text.strip() == capsys.readouterr().out.strip()
+    change = 100 * (measured["storage"]["gated"]["ews-cms"]["total"] / gated - 1)
+    assert f"| {change:+.1f} % |" in text
+    assert generic().name in text
+
+
+MEASURE = choices.measure
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pdk", "none"], "unknown library 'none'"),
+        (["--pdk", "generic", "--lib", "x.lib"], "not both"),
+        (["--lib", "missing.lib"], "missing.lib"),
+    ],
+)
+def test_bad_library_is_one_line(arguments: list[str], message: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        choices.main(arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
