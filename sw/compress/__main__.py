@@ -122,7 +122,8 @@ def _ablation(options: argparse.Namespace, sources: list[LayerSource]) -> dict[s
     kept = {row.case.name: row.kept_sse for row in rows}
     error = {row.case.name: row.relative_error for row in rows}
     ratios = {f"{name}/D": kept[name] / kept["D"] if kept["D"] else math.inf for name in "ABC"}
-    msvq = {f"MSVQ/{name}": error["MSVQ"] / error[name] for name in ("D", "D-paper")}
+    pairs = (("MSVQ", "D"), ("MSVQ", "D-paper"), ("MSVQ-128", "D"))
+    msvq = {f"{one}/{other}": error[one] / error[other] for one, other in pairs}
     _console().print(_ablation_table(rows, len(larger)))
     print("SSE on the kept weights: " + ", ".join(f"{name} = {value:.2f}" for name, value in ratios.items()))
     print("Relative error: " + ", ".join(f"{name} = {value:.4f}" for name, value in msvq.items()))

@@ -54,7 +54,8 @@ class Case:
     init: str | None = None
 
 
-#: Cases A to D of MVQ table 3, D once more from the initial codewords that the paper describes, and MSVQ.
+#: Cases A to D of MVQ table 3, D once more from the initial codewords that the paper describes, and MSVQ, at equal bits
+#: without and with the codebooks.
 CASES = (
     Case("A", "dense weight, common k-means, dense recon", "vq", 1024, 8, False, False),
     Case("B", "sparse weight, common k-means, dense recon", "vq", 1024, 8, True, False),
@@ -62,6 +63,7 @@ CASES = (
     Case("D", "sparse weight, masked k-means, sparse recon", "mvq", 512, 16, True, True),
     Case("D-paper", "D with pruned elements of the initial codewords at 0", "mvq", 512, 16, True, True, "paper"),
     Case("MSVQ", "D on magnitudes, signs apart", "msvq", 32, 16, True, True),
+    Case("MSVQ-128", "MSVQ at no more bits than D, codebooks included", "msvq", 128, 16, True, True),
 )
 
 
