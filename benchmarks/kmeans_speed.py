@@ -6,6 +6,8 @@ Against the broadcast way that MVQ describes: a masked copy of the codebook for 
 Against faiss, whose k-means has no masks: the same unmasked data, start and number of iterations, timed as a whole;
 then ours with masks, also by faiss's time. Ours assigns once more than faiss, to the last codebook.
 
+Against layer by layer: the convolutions of ResNet-20 in one call.
+
 The ways are interleaved in one process; ratios are medians over the rounds. The result, with versions and seed, goes to
 ``build/benchmarks/kmeans_speed_<T>.json``, and with ``--keep`` to ``docs/results`` too.
 """
@@ -32,12 +34,14 @@ from rich.progress import track
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from sw.compress.kmeans import assign, kmeans, objective  # noqa: E402
+from sw.compress.kmeans import assign, kmeans, kmeans_layers, objective  # noqa: E402
 from sw.compress.kmeans_kernels import kernels  # noqa: E402
 from sw.compress.pruning import nm_mask  # noqa: E402
 
 #: NG, d, k, N, M: the largest convolutions of EfficientNet-Lite0 and of ResNet-18, plain VQ, and MSVQ's codebooks.
 SHAPES = ((25600, 16, 512, 4, 16), (147456, 16, 512, 4, 16), (51200, 8, 1024, 2, 8), (51200, 16, 32, 4, 16))
+#: NG of the convolutions of ResNet-20 with d = 8 that have at least k = 128 subvectors, 2:4.
+LAYERS = (*[288] * 6, 576, *[1152] * 5, 2304, *[4608] * 5)
 SEED = 0
 BATCH_BYTES = 1 << 27
 
@@ -115,6 +119,31 @@ def compare(NG: int, d: int, k: int, n: int, m: int, *, iterations: int, rounds:
     }
 
 
+def compare_layers(*, iterations: int, rounds: int, threads: int) -> dict[str, Any]:
+    """Time a network's layers in one call and one after the other."""
+    rng = np.random.default_rng(SEED)
+    weights = [rng.standard_normal((NG, 8)).astype(np.float32) for NG in LAYERS]
+    masks = [nm_mask(w, 2, 4) for w in weights]
+    settings: dict[str, Any] = {"iterations": iterations, "tolerance": 0, "threads": threads}
+    times, results = seconds(
+        {
+            "one by one": lambda: [kmeans(w, 128, masks=bm, **settings) for w, bm in zip(weights, masks, strict=True)],
+            "together": lambda: kmeans_layers(weights, 128, masks=masks, **settings),
+        },
+        rounds,
+    )
+    together, alone = results["together"], results["one by one"]
+    return {
+        "NG": LAYERS,
+        "seconds": {name: float(np.median(values)) for name, values in times.items()},
+        "one_by_one_by_together": float(np.median(times["one by one"] / times["together"])),
+        "same_bytes": all(
+            a.codebook.tobytes() == b.codebook.tobytes() and a.assignments.tobytes() == b.assignments.tobytes()
+            for a, b in zip(together, alone, strict=True)
+        ),
+    }
+
+
 def main() -> None:
     """Run the benchmark, print a line for each shape, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
@@ -133,6 +162,8 @@ def main() -> None:
             f"NG={row['NG']} d={row['d']} k={row['k']}: {row['faiss_by_ours']:.2f} times as fast as faiss; masked "
             f"{row['masked_by_faiss']:.2f} of faiss's time; {row['broadcast_by_ours']:.0f} times as fast as broadcast"
         )
+    layers = compare_layers(iterations=options.iterations, rounds=options.rounds, threads=options.threads)
+    print(f"{len(LAYERS)} layers together: {layers['one_by_one_by_together']:.2f} times as fast as one by one")
     report = {
         "seed": SEED,
         "rounds": options.rounds,
@@ -147,6 +178,7 @@ def main() -> None:
             "faiss": faiss.__version__,
         },
         "shapes": rows,
+        "layers": layers,
     }
     for folder in ("build/benchmarks", "docs/results") if options.keep else ("build/benchmarks",):
         path = ROOT / folder / f"kmeans_speed_{options.threads}.json"

@@ -229,8 +229,8 @@ def kmeans_layers(
 ) -> list[KMeansResult]:
     """Cluster every layer of a network on its own: the same bytes as :func:`kmeans` layer by layer, in less time.
 
-    The threads take chunks of whichever layers are at hand, so they are busy while a layer updates its codebook, and
-    with layers too small to share. At most one layer more than there are threads is at hand, the largest first.
+    Each thread takes a layer at a time, the largest first; a layer larger than a thread's share of the network is cut
+    into chunks for all threads.
 
     On a CUDA device all layers take each step in one launch (:mod:`sw.compress.kmeans_gpu`). Its results do not depend
     on the order of its work, but where two codewords are almost equally near they may differ from the CPU's.
@@ -255,9 +255,15 @@ def kmeans_layers(
         from sw.compress.kmeans_gpu import cluster_layers  # it needs this module, and PyTorch
 
         return cluster_layers(layers, device)
-    with _workers(threads) as run, ThreadPoolExecutor(_count(threads) + (_count(threads) > 1)) as drivers:
-        order = sorted(range(len(layers)), key=lambda i: -layers[i][0].size)
-        found = {i: drivers.submit(_cluster, *layers[i], run) for i in order}
+    work = [w.size * settings.k for w, _, settings in layers]
+    with _workers(threads) as run, ThreadPoolExecutor(_count(threads)) as drivers:
+
+        def cluster(i: int) -> KMeansResult:
+            # Only a layer that would keep one thread busy after the others are done is worth sharing out.
+            return _cluster(*layers[i], run if work[i] * _count(threads) > sum(work) else _in_turn)
+
+        order = sorted(range(len(layers)), key=lambda i: -work[i])
+        found = {i: drivers.submit(cluster, i) for i in order}
         return [found[i].result() for i in range(len(layers))]
 
 
@@ -363,7 +369,7 @@ def _cluster(subvectors: Floats, masks: Masks | None, settings: Settings, run: R
     if settings.start is not None:
         codebook = np.ldexp(settings.start, -exponent, order="C")
     else:
-        codebook = initial(settings, subvectors, masks, data.closer)
+        codebook = _initial(settings, data)
     assignments = data.assign(codebook)
     done, converged = 0, False
     while done < settings.iterations and not converged:
@@ -452,8 +458,27 @@ class _Clustering:
         kept = True if self.masks is None else self.masks[farthest]
         codebook[lonely] = np.where(kept, self.subvectors[farthest], codebook[lonely])
 
-    def closer(self, codeword: Floats, closest: Floats) -> list[float]:
-        """Lower the errors in ``closest`` to those with this codeword; their sums over :data:`_CHUNK_ROWS` each."""
+    def plus_plus(self, chosen: int, fills: Floats, draws: NDArray[np.float64]) -> Floats:
+        """k-means++; for the arguments see :meth:`sw.compress.kmeans_kernels.Kernels.plus_plus`."""
+        NG = len(self.subvectors)
+        if NG <= _CHUNK_ROWS:
+            return self.kernels.plus_plus(self.subvectors, self.masks, chosen, fills, draws)
+        closest, codebook = np.full(NG, np.inf, dtype=np.float32), np.empty_like(fills)
+        for i, draw in enumerate(draws):
+            codeword = self.subvectors[chosen]
+            codebook[i] = codeword if self.masks is None else np.where(self.masks[chosen], codeword, fills[i])
+            sums = np.cumsum(self._closer(codebook[i], closest))
+            # A chunk, then a subvector of it. The last ones are left out of the searches: rounding cannot lead past
+            # them.
+            point = draw * sums[-1]
+            chunk = int(np.searchsorted(sums[:-1], point, side="right"))
+            first = chunk * _CHUNK_ROWS
+            cumulative = np.cumsum(closest[first : first + _CHUNK_ROWS], dtype=np.float64)
+            point -= sums[chunk - 1] if chunk else 0
+            chosen = first + int(np.searchsorted(cumulative[:-1], point, side="right"))
+        return codebook
+
+    def _closer(self, codeword: Floats, closest: Floats) -> list[float]:
         return self._each(_CHUNK_ROWS, lambda chunk, w, bm: self.kernels.closer(w, bm, codeword, closest[chunk]))
 
 
@@ -481,52 +506,29 @@ def _workers(threads: int | None) -> Iterator[Run]:
         yield run
 
 
-class _Filler:
-    """Codewords from subvectors: a pruned element takes the value of that element in a random subvector that keeps it.
+def _fills(subvectors: Floats, masks: Masks, draws: NDArray[np.float64]) -> Floats:
+    """For every codeword and element, the value of a subvector that keeps the element: draws in 0..1, ``[k, d]``.
 
-    Left at 0 it makes the codeword a bad match for every other mask; of many such codewords, many starve.
+    Left at 0 a pruned element makes the codeword a bad match for every other mask; of many such codewords, many starve.
     """
-
-    def __init__(self, subvectors: Floats, masks: Masks | None, rng: np.random.Generator) -> None:
-        self.subvectors, self.masks, self.rng = subvectors, masks, rng
-        if masks is not None:
-            self.counts = masks.sum(axis=0)
-            self.first = np.cumsum(self.counts) - self.counts
-            # The kept values, element by element, and a 0 for elements at the end that no subvector keeps.
-            self.kept = np.append(subvectors.T[masks.T], np.float32(0))
-
-    def __call__(self, chosen: NDArray[np.int64]) -> Floats:
-        codewords = self.subvectors[chosen]
-        if self.masks is None:
-            return codewords
-        draw = (self.rng.random(codewords.shape) * self.counts).astype(np.int64)
-        filling = np.where(self.counts > 0, self.kept[self.first + draw], np.float32(0))
-        return np.where(self.masks[chosen], codewords, filling)
+    counts = masks.sum(axis=0)
+    first = np.cumsum(counts) - counts
+    # The kept values, element by element, and a 0 for elements at the end that no subvector keeps.
+    kept = np.append(subvectors.T[masks.T], np.float32(0))
+    return np.where(counts > 0, kept[first + (draws * counts).astype(np.int64)], np.float32(0))
 
 
-def initial(
-    settings: Settings, subvectors: Floats, masks: Masks | None, closer: Callable[[Floats, Floats], list[float]]
-) -> Floats:
+def _initial(settings: Settings, data: _Clustering) -> Floats:
     """The codebook to start from, as :data:`INITS` describes it."""
-    NG, d = subvectors.shape
+    w, masks = data.subvectors, data.masks
+    NG, d = w.shape
     k, rng = settings.k, np.random.default_rng(settings.seed)
-    fill = _Filler(subvectors, masks, rng)
     if settings.init != "k-means++":
         chosen = rng.choice(NG, size=k, replace=False)
-        return subvectors[chosen] if settings.init == "paper" else fill(chosen)
-    closest = np.full(NG, np.inf, dtype=np.float32)
-    codebook = np.empty((k, d), dtype=np.float32)
-    chosen = rng.integers(NG, size=1)
-    for i in range(k):
-        codebook[i] = fill(chosen)[0]
-        if i + 1 < k:
-            sums = np.cumsum(closer(codebook[i], closest))
-            # A chunk, then a subvector of it. The last ones are left out of the searches: rounding cannot lead past
-            # them.
-            point = rng.random() * sums[-1]
-            chunk = int(np.searchsorted(sums[:-1], point, side="right"))
-            first = chunk * _CHUNK_ROWS
-            cumulative = np.cumsum(closest[first : first + _CHUNK_ROWS], dtype=np.float64)
-            point -= sums[chunk - 1] if chunk else 0
-            chosen = np.array([first + np.searchsorted(cumulative[:-1], point, side="right")])
-    return codebook
+        if settings.init == "paper" or masks is None:
+            return w[chosen]
+        return np.where(masks[chosen], w[chosen], _fills(w, masks, rng.random((k, d))))
+    first = int(rng.integers(NG))
+    drawn = rng.random((k, 1 if masks is None else d + 1))
+    fills = np.empty((k, d), dtype=np.float32) if masks is None else _fills(w, masks, drawn[:, :-1])
+    return data.plus_plus(first, fills, np.ascontiguousarray(drawn[:, -1]))

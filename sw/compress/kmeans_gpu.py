@@ -15,8 +15,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ __all__ = ["BACKENDS", "Group", "cluster_layers"]
 BACKENDS = ("triton", "torch")
 
 # Subvectors of one program of a kernel; layers start a new one.
-TILE = 128
+TILE = 64
 
 # Scores that the reference computes at once.
 _SCORES = 1 << 25
@@ -47,8 +46,8 @@ class Group:
         bool ``[NG, d]`` or None.
     offsets
         First subvector of every layer, and their number.
-    tiles
-        int32 ``[tiles, 3]``: first subvector, end of the layer and number of the layer, :data:`TILE` subvectors each.
+    tile, tiles
+        Subvectors of a tile; int32 ``[tiles, 3]``: first subvector, end of the layer and number of the layer.
     points
         float64 ``[layers]``: 2^p.
     codebook
@@ -65,6 +64,7 @@ class Group:
     w: Tensor
     masks: Tensor | None
     offsets: list[int]
+    tile: int
     tiles: Tensor
     points: Tensor
     codebook: Tensor
@@ -93,19 +93,45 @@ class Group:
     def layer_errors(self, layer: int) -> Tensor:
         """Squared errors of a layer's subvectors, float64, in chunks so that no float64 copy of the weights is made."""
         return torch.cat(
-            [self.errors(chunk, self.codebook[layer], self.assignments[chunk]) for chunk in self.chunks(layer, 1 << 18)]
+            [self.errors(chunk, self.codebook[layer], self.assignments[chunk]) for chunk in self.chunks(layer, 1 << 16)]
         )
+
+
+class Steps(Protocol):
+    """What a backend does with a group; :class:`Reference` says it."""
+
+    def __init__(self, group: Group) -> None: ...
+    def begin(self) -> None: ...
+    def update(self, going: Tensor) -> None: ...
+    def moved(self) -> None: ...
+    def step(self, layers: Sequence[int], tiles: Tensor, first: bool) -> None: ...
+    def plus_plus(self, chosen: Tensor, fills: Tensor | None, draws: Tensor) -> None: ...
 
 
 class Reference:
     """The backend ``torch``."""
 
-    @staticmethod
-    def step(group: Group, layers: Sequence[int], tiles: Tensor, first: bool) -> None:
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def begin(self) -> None:
+        """The codebook to start from is set."""
+
+    def update(self, going: Tensor) -> None:
+        """MVQ equations 3 and 4 for these layers; an element that no member keeps stays."""
+        group = self.group
+        means = group.totals / (group.counts * group.points[:, None, None])
+        group.codebook = torch.where((group.counts > 0) & going[:, None, None], means.float(), group.codebook)
+
+    def moved(self) -> None:
+        """Codewords without members have moved."""
+
+    def step(self, layers: Sequence[int], tiles: Tensor, first: bool) -> None:
         """Assign these layers' subvectors (MVQ equation 2), and bring sums and counts up to date.
 
         ``first``: they have no assignments yet. Else one changes only if that makes its error in float64 smaller.
         """
+        group = self.group
         k = group.codebook.shape[1]
         for layer in layers:
             codebook, changes = group.codebook[layer], 0
@@ -120,14 +146,14 @@ class Reference:
                 else:
                     better = group.errors(chunk, codebook, new) < group.errors(chunk, codebook, old)
                     changed = (better & (new != old)).nonzero().squeeze(1)
-                    Reference._move(group, layer, w, masks, changed, old, -1)
-                Reference._move(group, layer, w, masks, changed, new, 1)
+                    self._move(layer, w, masks, changed, old, -1)
+                self._move(layer, w, masks, changed, new, 1)
                 old[changed] = new[changed]
                 changes += len(changed)
             group.changes[layer] = changes
 
-    @staticmethod
-    def _move(group: Group, layer: int, w: Tensor, masks: Tensor | None, rows: Tensor, to: Tensor, sign: int) -> None:
+    def _move(self, layer: int, w: Tensor, masks: Tensor | None, rows: Tensor, to: Tensor, sign: int) -> None:
+        group = self.group
         numbers = to[rows].long()
         fixed = (w[rows].double() * group.points[layer]).long()
         kept = torch.ones_like(fixed, dtype=torch.int32) if masks is None else masks[rows].int()
@@ -135,9 +161,9 @@ class Reference:
         group.counts[layer].index_add_(0, numbers, kept, alpha=sign)
         group.sizes[layer].index_add_(0, numbers, torch.ones_like(numbers, dtype=torch.int32), alpha=sign)
 
-    @staticmethod
-    def plus_plus(group: Group, chosen: Tensor, fills: Tensor | None, draws: Tensor) -> None:
+    def plus_plus(self, chosen: Tensor, fills: Tensor | None, draws: Tensor) -> None:
         """k-means++: the first chosen subvector of every layer, what fills pruned elements, one draw a codeword."""
+        group = self.group
         for layer in range(len(group.codebook)):
             rows = group.rows(layer)
             w = group.w[rows]
@@ -180,11 +206,11 @@ def cluster_layers(layers: Sequence[Layer], device: str, backend: str | None = N
         raise KMeansError("backend 'triton' needs the package triton, which is not installed")
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise KMeansError(f"device {device!r} is not there: PyTorch sees no CUDA device")
-    steps: Any = Reference
+    steps: type[Steps] = Reference
     if backend == "triton":
         from sw.compress import kmeans_triton
 
-        steps = kmeans_triton
+        steps = kmeans_triton.Steps
 
     same: dict[tuple[int, bool], list[int]] = {}
     masks = [None if masks is None or masks.all() else masks for _, masks, _ in layers]
@@ -228,6 +254,7 @@ def load(layers: Sequence[Layer], device: str) -> tuple[Group, list[int]]:
         w=w,
         masks=masks,
         offsets=offsets,
+        tile=TILE,
         tiles=torch.tensor(tiles, dtype=torch.int32).to(device),
         points=torch.tensor(points, dtype=torch.float64).to(device),
         codebook=torch.zeros((count, k, d), device=device),
@@ -240,7 +267,7 @@ def load(layers: Sequence[Layer], device: str) -> tuple[Group, list[int]]:
     return group, exponents
 
 
-def start(group: Group, settings: Sequence[Settings], exponents: Sequence[int], steps: Any) -> None:
+def start(group: Group, settings: Sequence[Settings], exponents: Sequence[int], steps: Steps) -> None:
     """The codebooks to start from (:data:`sw.compress.kmeans.INITS`), drawn as on the CPU."""
     count, k, d = group.codebook.shape
     given = [s.start for s in settings]
@@ -255,7 +282,7 @@ def start(group: Group, settings: Sequence[Settings], exponents: Sequence[int], 
             if fills is not None:
                 fills[i] = _fill(group, i, drawn[:, :-1])
         device = group.w.device
-        steps.plus_plus(group, torch.from_numpy(chosen)[:, 0].to(device), fills, torch.from_numpy(draws).to(device))
+        steps.plus_plus(torch.from_numpy(chosen)[:, 0].to(device), fills, torch.from_numpy(draws).to(device))
         return
     for i, s in enumerate(settings):
         if s.start is not None:
@@ -283,15 +310,17 @@ def _fill(group: Group, layer: int, draws: Any) -> Tensor:
 
 
 def cluster_group(
-    group: Group, settings: Sequence[Settings], exponents: Sequence[int], steps: ModuleType | type[Reference]
+    group: Group, settings: Sequence[Settings], exponents: Sequence[int], backend: type[Steps]
 ) -> list[KMeansResult]:
     """Cluster the layers of a group, each until it has converged."""
+    steps = backend(group)
     start(group, settings, exponents, steps)
+    steps.begin()
     count = len(settings)
     active, tiles = list(range(count)), group.tiles
     done, converged = [0] * count, [False] * count
     going = torch.ones(count, dtype=torch.bool, device=group.w.device)
-    steps.step(group, active, tiles, True)
+    steps.step(active, tiles, True)
     for iteration in range(settings[0].iterations + 1):
         # One wait for the device an iteration.
         changes, lonely = torch.stack([group.changes, (group.sizes == 0).sum(dim=1).int()]).tolist()
@@ -306,19 +335,14 @@ def cluster_group(
                 tiles = group.tiles[going[group.tiles[:, 2].long()]]
         if iteration == settings[0].iterations or not active:
             break
-        update(group, going)
-        if settings[0].empty == "farthest":
+        steps.update(going)
+        if settings[0].empty == "farthest" and any(lonely[i] for i in active):
             for i in active:
                 if lonely[i]:
                     move_empty(group, i)
-        steps.step(group, active, tiles, False)
+            steps.moved()
+        steps.step(active, tiles, False)
     return [_result(group, i, exponents[i], done[i], converged[i]) for i in range(count)]
-
-
-def update(group: Group, going: Tensor) -> None:
-    """MVQ equations 3 and 4 for these layers; an element that no member keeps stays."""
-    means = group.totals / (group.counts * group.points[:, None, None])
-    group.codebook = torch.where((group.counts > 0) & going[:, None, None], means.float(), group.codebook)
 
 
 def move_empty(group: Group, layer: int) -> None:

@@ -138,4 +138,18 @@ double closer(const float *w, const uint8_t *masks, int64_t rows, int64_t d, con
     return total;
 }
 
+// k-means++ on one thread. closest starts at infinity; draws are in 0..1, one a codeword.
+void plus_plus(const float *w, const uint8_t *masks, int64_t rows, int64_t d, int64_t k, int64_t chosen,
+               const float *fills, const double *draws, float *closest, float *codebook) {
+    for (int64_t i = 0; i < k; i++, codebook += d) {
+        for (int64_t e = 0; e < d; e++)
+            codebook[e] = masks && !masks[chosen * d + e] ? fills[i * d + e] : w[chosen * d + e];
+        const double point = draws[i] * closer(w, masks, rows, d, codebook, closest);
+        double sum = 0;
+        // The last one is left out of the search: rounding cannot lead past it.
+        for (chosen = 0; chosen < rows - 1; chosen++)
+            if ((sum += closest[chosen]) > point) break;
+    }
+}
+
 }  // extern "C"

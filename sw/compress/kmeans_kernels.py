@@ -66,6 +66,13 @@ class Kernels(Protocol):
     def closer(self, w: Floats, masks: Masks | None, codeword: Floats, closest: Floats) -> float:
         """Lower ``closest`` to the errors with this codeword where they are smaller; its sum."""
 
+    def plus_plus(self, w: Floats, masks: Masks | None, chosen: int, fills: Floats, draws: Doubles) -> Floats:
+        """k-means++ on one thread: the codebook ``[k, d]``.
+
+        It starts with the chosen subvector; ``fills``, ``[k, d]``, take the place of pruned elements; ``draws`` in 0..1
+        choose the next subvector after each codeword.
+        """
+
 
 def _address(array: NDArray[np.generic] | None) -> int | None:
     return None if array is None else array.ctypes.data
@@ -85,6 +92,7 @@ class Compiled:
             ("sums", None, [*data, pointer, pointer, pointer, pointer]),
             ("errors", None, [*data, pointer, pointer, pointer]),
             ("closer", ctypes.c_double, [*data, pointer, pointer]),
+            ("plus_plus", None, [*data, number, number, pointer, pointer, pointer, pointer]),
         ):
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
@@ -133,6 +141,13 @@ class Compiled:
     def closer(self, w: Floats, masks: Masks | None, codeword: Floats, closest: Floats) -> float:
         """See :class:`Kernels`."""
         return float(self.library.closer(_address(w), _address(masks), *w.shape, _address(codeword), _address(closest)))
+
+    def plus_plus(self, w: Floats, masks: Masks | None, chosen: int, fills: Floats, draws: Doubles) -> Floats:
+        """See :class:`Kernels`."""
+        closest, codebook = np.full(len(w), np.inf, dtype=np.float32), np.empty_like(fills)
+        arrays = _address(fills), _address(draws), _address(closest), _address(codebook)
+        self.library.plus_plus(_address(w), _address(masks), *w.shape, len(fills), chosen, *arrays)
+        return codebook
 
 
 class Numpy:
@@ -201,6 +216,17 @@ class Numpy:
         difference = w - (codeword if masks is None else codeword * masks)
         np.minimum(closest, np.einsum("ij,ij->i", difference, difference), out=closest)
         return float(closest.sum(dtype=np.float64))
+
+    def plus_plus(self, w: Floats, masks: Masks | None, chosen: int, fills: Floats, draws: Doubles) -> Floats:
+        """See :class:`Kernels`."""
+        closest, codebook = np.full(len(w), np.inf, dtype=np.float32), np.empty_like(fills)
+        for i, draw in enumerate(draws):
+            codebook[i] = w[chosen] if masks is None else np.where(masks[chosen], w[chosen], fills[i])
+            self.closer(w, masks, codebook[i], closest)
+            cumulative = np.cumsum(closest, dtype=np.float64)
+            # The last one is left out of the search: rounding cannot lead past it.
+            chosen = int(np.searchsorted(cumulative[:-1], draw * cumulative[-1], side="right"))
+        return codebook
 
 
 def _argmin_short(scores: Floats) -> NDArray[np.uint8]:

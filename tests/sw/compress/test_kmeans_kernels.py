@@ -101,6 +101,30 @@ def test_closer(implementation: Any, masked: bool) -> None:
         assert total == pytest.approx(expected.sum(), rel=1e-5)
 
 
+@pytest.mark.parametrize("implementation", BOTH)
+@pytest.mark.parametrize("masked", [True, False])
+def test_k_means_plus_plus(implementation: Any, masked: bool) -> None:
+    w, masks, fills = problem(300, 8, 12, masked)
+    draws = np.random.default_rng(1).random(12)
+    found = implementation.plus_plus(w, masks, 7, fills, draws)
+    closest, chosen = np.full(300, np.inf), 7
+    for i, draw in enumerate(draws):
+        codeword = w[chosen] if masks is None else np.where(masks[chosen], w[chosen], fills[i])
+        np.testing.assert_array_equal(found[i], codeword)
+        closest = np.minimum(closest, ((w - (codeword if masks is None else codeword * masks)) ** 2.0).sum(axis=1))
+        chosen = int((np.cumsum(closest) < draw * closest.sum()).sum())
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_k_means_plus_plus_by_chunks_is_the_same(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    w, masks, _ = problem(900, 8, 1, masked)
+    whole = kmeans(w, 20, masks=masks, iterations=0)
+    monkeypatch.setattr("sw.compress.kmeans._CHUNK_ROWS", 128)
+    parts = [kmeans(w, 20, masks=masks, iterations=0, threads=threads) for threads in (1, 3)]
+    for found in parts:
+        np.testing.assert_array_equal(found.codebook, whole.codebook)
+
+
 @needs_compiler
 def test_numpy_clusters_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     data = np.random.default_rng(0).standard_normal((3000, 16)).astype(np.float32)
