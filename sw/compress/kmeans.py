@@ -4,7 +4,8 @@ With ``masks=None`` every weight counts, and this is the common (Lloyd's) k-mean
 
 The result depends on the inputs and the seed alone. Work is cut into chunks whose size does not depend on the number of
 threads, each chunk is computed by one thread (:mod:`sw.compress.kmeans_kernels`), and the sums of chunks are added in
-their order. Besides the inputs, memory holds one copy of the weights and, for each subvector, its assignment.
+their order. Besides the inputs, memory holds one copy of the weights and, for each subvector, its assignment
+and its error.
 """
 
 from __future__ import annotations
@@ -121,9 +122,15 @@ def assign(subvectors: Floats, masks: Masks | None, codebook: Floats, *, threads
     -------
     ndarray
         int32 ``[NG]``, 0..k-1.
+
+    Raises
+    ------
+    KMeansError
+        A shape does not fit the others.
     """
     with _workers(threads) as run:
-        return _Clustering(subvectors, masks, run).assign(np.ascontiguousarray(codebook))
+        data = _Clustering(subvectors, masks, run)
+        return data.assign(data.codebook(codebook))
 
 
 def update(subvectors: Floats, masks: Masks | None, assignments: Assignments, codebook: Floats) -> Floats:
@@ -144,14 +151,20 @@ def update(subvectors: Floats, masks: Masks | None, assignments: Assignments, co
     -------
     ndarray
         float32 ``[k, d]``.
+
+    Raises
+    ------
+    KMeansError
+        A shape does not fit the others, or an assignment is not in 0..k-1.
     """
-    return _Clustering(subvectors, masks, _in_turn).update(np.ascontiguousarray(assignments), codebook)[0]
+    data = _Clustering(subvectors, masks, _in_turn)
+    return data.update(data.numbers(assignments, len(codebook)), data.codebook(codebook))[0]
 
 
 def objective(subvectors: Floats, masks: Masks | None, codebook: Floats, assignments: Assignments) -> float:
     """Clustering error: MVQ equation 1, ``sum_j |w_j - q(w_j) o bm_j|^2``, in float64. Arguments: :func:`update`."""
     data = _Clustering(subvectors, masks, _in_turn)
-    return float(data.errors(np.ascontiguousarray(codebook), np.ascontiguousarray(assignments)).sum())
+    return float(data.errors(data.codebook(codebook), data.numbers(assignments, len(codebook))).sum())
 
 
 def member_counts(masks: Masks | None, assignments: NDArray[np.integer], k: int, d: int) -> NDArray[np.float64]:
@@ -392,10 +405,29 @@ class _Clustering:
     """The steps of the k-means on one set of subvectors, cut into chunks that ``run`` computes."""
 
     def __init__(self, subvectors: Floats, masks: Masks | None, run: Run) -> None:
-        self.subvectors = np.ascontiguousarray(subvectors)
-        self.masks = None if masks is None else np.ascontiguousarray(masks)
+        self.subvectors = np.ascontiguousarray(subvectors, dtype=np.float32)
+        self.masks = None if masks is None else np.ascontiguousarray(masks, dtype=np.bool_)
+        if self.masks is not None and self.masks.shape != self.subvectors.shape:
+            raise KMeansError(f"masks must have shape {list(self.subvectors.shape)}, not {list(self.masks.shape)}")
         self.run = run
         self.kernels = kernels(subvectors.shape[1])
+
+    def codebook(self, codebook: Floats) -> Floats:
+        """A codebook from outside, as the kernels want it."""
+        if codebook.ndim != 2 or not len(codebook) or codebook.shape[1] != self.subvectors.shape[1]:
+            wanted = f"[k, {self.subvectors.shape[1]}] with k of at least 1"
+            raise KMeansError(f"codebook must have shape {wanted}, not {list(codebook.shape)}")
+        return np.ascontiguousarray(codebook, dtype=np.float32)
+
+    def numbers(self, assignments: NDArray[np.integer], k: int) -> Assignments:
+        """Assignments from outside, as the kernels want them."""
+        NG = len(self.subvectors)
+        if assignments.shape != (NG,):
+            raise KMeansError(f"assignments must have shape [{NG}], not {list(assignments.shape)}")
+        if NG and not 0 <= assignments.min() <= assignments.max() < k:
+            found = f"{assignments.min()}..{assignments.max()}"
+            raise KMeansError(f"assignments must be in 0..k-1 = 0..{k - 1}, not {found}")
+        return np.ascontiguousarray(assignments, dtype=np.int32)
 
     def _each(self, rows: int, work: Callable[[slice, Floats, Masks | None], T]) -> list[T]:
         """The results of a function of a chunk and its subvectors and masks, in order."""

@@ -342,3 +342,24 @@ def test_memory_stays_under_twice_the_weights(masked: bool) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 * subvectors.nbytes
+
+
+@pytest.mark.parametrize(
+    ("masks", "assignments", "codebook", "message"),
+    [
+        (GOOD[:5] > 0, np.zeros(20), GOOD[:3], r"masks must have shape \[20, 4\], not \[5, 4\]"),
+        (None, np.zeros(20), GOOD[:3, :2], r"codebook must have shape \[k, 4\] with k of at least 1, not \[3, 2\]"),
+        (None, np.zeros(19), GOOD[:3], r"assignments must have shape \[20\], not \[19\]"),
+        (None, np.full(20, 3), GOOD[:3], r"assignments must be in 0..k-1 = 0..2, not 3..3"),
+        (None, np.full(20, -1), GOOD[:3], r"assignments must be in 0..k-1 = 0..2, not -1..-1"),
+    ],
+)
+def test_steps_refuse(masks: Any, assignments: Any, codebook: Any, message: str) -> None:
+    numbers = assignments.astype(np.int64)
+    with pytest.raises(KMeansError, match=message):
+        update(GOOD, masks, numbers, codebook)
+    with pytest.raises(KMeansError, match=message):
+        objective(GOOD, masks, codebook, numbers)
+    if not message.startswith("assignments"):
+        with pytest.raises(KMeansError, match=message):
+            assign(GOOD, masks, codebook)
