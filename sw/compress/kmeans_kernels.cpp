@@ -1,5 +1,5 @@
-// The inner loops of the k-means: see kmeans_kernels.py for the arguments. Every subvector's result is computed by the same
-// operations in the same order wherever it lies in a call, so results do not depend on how a caller cuts its work.
+// The inner loops of the k-means: see kmeans_kernels.py for the arguments. Every subvector's result is computed by the
+// same operations in the same order wherever it lies in a call, so results do not depend on how a caller cuts its work.
 
 #include <cmath>
 #include <cstdint>
@@ -19,6 +19,8 @@ constexpr int BLOCK = LANES * VECTORS;
 constexpr int MOST_ELEMENTS = 256;
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef float Four __attribute__((vector_size(16)));
+typedef uint8_t FourBytes __attribute__((vector_size(4)));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
 
 double squared_error(const float *w, const uint8_t *mask, const float *c, int64_t d) {
@@ -30,6 +32,35 @@ double squared_error(const float *w, const uint8_t *mask, const float *c, int64_
     return sum;
 }
 
+template <bool MASKED>
+double lower(const float *w, const uint8_t *masks, int64_t rows, int64_t d, const float *codeword, float *closest) {
+    double total = 0;
+    for (int64_t j = 0; j < rows; j++, w += d, masks += MASKED ? d : 0) {
+        Four sums{};
+        int64_t e = 0;
+        for (; e + 4 <= d; e += 4) {
+            Four difference, c;
+            std::memcpy(&difference, w + e, sizeof difference);
+            std::memcpy(&c, codeword + e, sizeof c);
+            if (MASKED) {
+                FourBytes mask;
+                std::memcpy(&mask, masks + e, sizeof mask);
+                c *= __builtin_convertvector(mask, Four);
+            }
+            difference -= c;
+            sums += difference * difference;
+        }
+        float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        for (; e < d; e++) {
+            const float difference = w[e] - (MASKED ? masks[e] * codeword[e] : codeword[e]);
+            sum += difference * difference;
+        }
+        if (sum < closest[j]) closest[j] = sum;
+        total += closest[j];
+    }
+    return total;
+}
+
 }  // namespace
 
 extern "C" {
@@ -39,8 +70,8 @@ int64_t group_size() { return CODEWORDS; }
 
 int64_t most_elements() { return MOST_ELEMENTS; }
 
-int64_t nearest(const float *w, const uint8_t *masks, int64_t rows, int64_t d, const float *factor, const float *codebook,
-                int64_t k, int32_t *assignments, int32_t refine) {
+int64_t nearest(const float *w, const uint8_t *masks, int64_t rows, int64_t d, const float *factor,
+                const float *codebook, int64_t k, int32_t *assignments, int32_t refine) {
     const int64_t K = masks ? 2 * d : d, groups = (k + CODEWORDS - 1) / CODEWORDS;
     alignas(64) float x[2 * MOST_ELEMENTS * BLOCK];
     int64_t changes = 0;
@@ -117,25 +148,9 @@ void errors(const float *w, const uint8_t *masks, int64_t rows, int64_t d, const
         found[j] = squared_error(w + j * d, masks ? masks + j * d : nullptr, codebook + assignments[j] * d, d);
 }
 
-// k-means++: errors[j] = min(errors[j], error with this codeword); returns their sum.
+// k-means++: closest[j] = min(closest[j], error with this codeword); returns their sum.
 double closer(const float *w, const uint8_t *masks, int64_t rows, int64_t d, const float *codeword, float *closest) {
-    double total = 0;
-    for (int64_t j = 0; j < rows; j++) {
-        const float *row = w + j * d;
-        float sum = 0;
-        if (masks) {
-            const uint8_t *mask = masks + j * d;
-            for (int64_t e = 0; e < d; e++) {
-                const float difference = row[e] - static_cast<float>(mask[e]) * codeword[e];
-                sum += difference * difference;
-            }
-        } else {
-            for (int64_t e = 0; e < d; e++) sum += (row[e] - codeword[e]) * (row[e] - codeword[e]);
-        }
-        if (sum < closest[j]) closest[j] = sum;
-        total += closest[j];
-    }
-    return total;
+    return (masks ? lower<true> : lower<false>)(w, masks, rows, d, codeword, closest);
 }
 
 // k-means++ on one thread. closest starts at infinity; draws are in 0..1, one a codeword.
