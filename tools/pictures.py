@@ -610,6 +610,21 @@ def _lives(writes: Iterable[tuple[int, int]], uses: Iterable[tuple[int, int]]) -
         yield entry, first, last
 
 
+def _counters(
+    config: AcceleratorConfig, program: LayerProgram, trace: Trace
+) -> Iterator[tuple[int, int, dict[str, int]]]:
+    """(cycle, number of the layer tile, loop counters) of each operation, from the WRF entry that it reads."""
+    operations = iter(trace.operations)
+    for number, tile in enumerate(program.tiles):
+        size, base = tile.A * tile.B * tile.D, None
+        for step in range(program.run.positions * size):
+            operation = next(operations)
+            base = operation.wrf if base is None else base
+            inside = (operation.wrf - base) % config.wrf_depth
+            q, r, s = inside // (tile.A * tile.B), inside // tile.A % tile.B, inside % tile.A
+            yield operation.cycle, number, {"position": step // size, "q": q, "r": r, "s": s}
+
+
 def schedule() -> str:
     """The SVG of one small layer over time: loops, and the entries of WRF, ARF and PRF in each cycle."""
     config, program = schedule_example()
@@ -633,7 +648,7 @@ def draw_schedule(config: AcceleratorConfig, program: LayerProgram, trace: Trace
     )
     drawing.text(18, 28, about, 13, INK, "start", True)
     drawing.text(18, 46, f"{cycles} cycles of the core in Amaranth's simulator; no stream pauses", 11.5, FAINT, "start")
-    legend = [(AMBER, "written"), (GREY, "held"), *((colour, f"used by layer tile {i}") for i, colour in _TILES)]
+    legend = [(AMBER, "written"), (GREY, "held"), *((colour, f"layer tile {i}") for i, colour in _TILES)]
     x = 440.0
     for colour, label in [*legend, (INK, "leaves")]:
         drawing.box(x, 37, 10, 10, colour, radius=1)
@@ -643,23 +658,8 @@ def draw_schedule(config: AcceleratorConfig, program: LayerProgram, trace: Trace
     def cell(cycle: float, y: float, length: float = 1, height: float = row - 1) -> tuple[float, float, float, float]:
         return left + cycle * pitch, y, max(length * pitch - 0.4, 1), height
 
-    # Which layer tile an operation or a row write belongs to.
-    positions = program.run.positions
-    owners = [i for i, tile in enumerate(program.tiles) for _ in range(positions * tile.A * tile.B * tile.D)]
-    strips: dict[str, list[tuple[int, int, str]]] = {name: [] for name in ("position", "q", "r", "s")}
-    bases = {owner: trace.operations[owners.index(owner)].wrf for owner in sorted(set(owners))}
-    for number, (owner, operation) in enumerate(zip(owners, trace.operations, strict=True)):
-        tile = program.tiles[owner]
-        inside = (operation.wrf - bases[owner]) % config.wrf_depth
-        step = number - owners.index(owner)
-        counters = {
-            "position": step // (tile.A * tile.B * tile.D),
-            "q": inside // (tile.A * tile.B),
-            "r": inside // tile.A % tile.B,
-            "s": inside % tile.A,
-        }
-        for name, value in counters.items():
-            strips[name].append((operation.cycle, value, _TILES[owner][1]))
+    counted = list(_counters(config, program, trace))
+    owners = [owner for _, owner, _ in counted]
     y = 64
     drawing.text(left - 8, y + 9, "loader", 11, INK, "end")
     drawing.cells((cell(cycle, y) for cycle in trace.codewords), BLUE)
@@ -667,23 +667,18 @@ def draw_schedule(config: AcceleratorConfig, program: LayerProgram, trace: Trace
     if trace.codewords:
         drawing.text(left + trace.codewords[0] * pitch, y + 21, "CRF", 9.5, BLUE, "start")
     drawing.text(left + trace.wrf_writes[0][0] * pitch, y + 21, "row writes to the WRF", 9.5, AMBER, "start")
-    for name, entries in strips.items():
-        y = 94 + 14 * list(strips).index(name)
-        drawing.text(
-            left - 8,
-            y + 9,
-            name if name == "position" else f"{name} < {dict(q='D', r='B', s='A')[name]}",
-            11,
-            INK,
-            "end",
-        )
-        for _, colour in _TILES:
-            drawing.cells((cell(c, y) for c, value, own in entries if own == colour and value % 2), colour)
-            drawing.cells((cell(c, y) for c, value, own in entries if own == colour and not value % 2), _PALE[colour])
-        if name == "position":
-            seen = [entry for i, entry in enumerate(entries) if i == 0 or entry[1:] != entries[i - 1][1:]]
-            for cycle, value, _ in seen:
-                drawing.text(left + cycle * pitch + 2, y + 8, str(value), 8.5, PAPER if value % 2 else INK, "start")
+    labels = {"position": "position", "q": "q < D", "r": "r < B", "s": "s < A"}
+    for y, (name, label) in zip(range(94, 150, 14), labels.items(), strict=True):
+        drawing.text(left - 8, y + 9, label, 11, INK, "end")
+        for i, colour in _TILES:
+            for odd, shade in ((1, colour), (0, _PALE[colour])):
+                at = (cycle for cycle, owner, values in counted if owner == i and values[name] % 2 == odd)
+                drawing.cells((cell(cycle, y) for cycle in at), shade)
+    seen = None
+    for cycle, owner, values in counted:
+        if seen != (seen := (owner, values["position"])):
+            shade = PAPER if seen[1] % 2 else INK
+            drawing.text(left + cycle * pitch + 2, 102, str(seen[1]), 8.5, shade, "start")
 
     reads = {
         "WRF": [(op.cycle, op.wrf) for op in trace.operations],

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from hw.config import PRESETS, preset
+from hw.decoder.weight_decoder import WeightDecoder
 from hw.layout import Schedule
 from sim.program import layer_program
 from sim.scenarios import random_activations, random_layer
 from sw.golden import advance
 from sw.perf import tile_timings
+from sw.perf.cycles import LOADER_LATENCY
 from tools import pictures
 
 
@@ -73,6 +75,19 @@ def test_trace_is_in_the_predicted_cycles(traced) -> None:
     config, layer, trace = traced
     timings = [timing for _, timing in tile_timings(config, [layer.run])]
     assert trace.commands == [timing.accepted for timing in timings]
+    decoder = WeightDecoder.stages if config.features.codebook else 1
+    written, entry = 0, 0
+    for timing in timings:
+        tile = timing.tile
+        entries = []
+        for _, r, _ in product(range(tile.D), range(tile.B), range(tile.A)):
+            entries += [entry % config.wrf_depth] * (tile.rows if r == tile.B - 1 else config.H)
+            entry += 1
+        rows = trace.wrf_writes[written : written + len(entries)]
+        assert [address for _, address in rows] == entries
+        assert rows[-1][0] == timing.loaded + decoder
+        written += len(entries)
+    assert written == len(trace.wrf_writes)
     ends = np.cumsum(layer.vectors) - 1
     assert [trace.leaves[end][0] for end in ends] == [timing.finished for timing in timings]
     assert [entry for _, entry in trace.leaves] == [i % config.prf_depth for i in range(sum(layer.vectors))]
@@ -96,6 +111,7 @@ def test_entries_are_written_between_their_uses(traced) -> None:
     """What docs/architecture.md says of hazards: distances in cycles, which are the least where something waits."""
     config, layer, trace = traced
     pipeline = 4 if config.features.codebook else 2
+    assert LOADER_LATENCY[config.features.codebook] == pipeline
     to_write, to_read = distances(trace.wrf_writes, [(op.cycle, op.wrf) for op in trace.operations])
     assert min(to_read) >= 1
     tile = layer.tiles[0]
@@ -124,10 +140,17 @@ def boxes_of_texts(svg: str):
         yield text.text, left, y - 0.7 * size, left + width, y
 
 
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("draw", [pictures.blocks, pictures.streams])
-def test_texts_are_apart_and_inside(draw, name: str) -> None:
-    svg = draw(preset(name), name)
+DRAWINGS = (pictures.blocks, pictures.streams)
+DRAWN = {
+    **{f"{draw.__name__}-{name}": (draw, preset(name), name) for name in PRESETS for draw in DRAWINGS},
+    "schedule": (pictures.schedule,),
+}
+
+
+@pytest.mark.parametrize("picture", DRAWN)
+def test_texts_are_apart_and_inside(picture: str) -> None:
+    draw, *arguments = DRAWN[picture]
+    svg = draw(*arguments)
     root = ElementTree.fromstring(svg)
     texts = list(boxes_of_texts(svg))
     for text, left, top, right, bottom in texts:
@@ -140,14 +163,11 @@ def test_texts_are_apart_and_inside(draw, name: str) -> None:
         assert apart, f"{text!r} over {other!r}"
 
 
-@pytest.mark.parametrize(("name", "draw"), [("blocks", pictures.blocks), ("streams", pictures.streams)])
-def test_committed_pictures_are_of_the_present_hardware(name: str, draw) -> None:
-    drawn = draw(preset(pictures.SHOWN), pictures.SHOWN)
-    assert (pictures.DOCS / f"{name}.svg").read_text() == drawn, "run python -m tools.pictures"
-
-
-def test_committed_schedule_is_of_the_present_hardware() -> None:
-    assert (pictures.DOCS / "schedule.svg").read_text() == pictures.schedule(), "run python -m tools.pictures"
+@pytest.mark.parametrize("picture", [f"blocks-{pictures.SHOWN}", f"streams-{pictures.SHOWN}", "schedule"])
+def test_committed_pictures_are_of_the_present_hardware(picture: str) -> None:
+    draw, *arguments = DRAWN[picture]
+    committed = (pictures.DOCS / f"{draw.__name__}.svg").read_text()
+    assert committed == draw(*arguments), "run python -m tools.pictures"
 
 
 def test_committed_tables_are_of_the_present_hardware() -> None:
