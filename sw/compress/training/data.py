@@ -1,0 +1,256 @@
+"""Labelled images for training: CIFAR-10's archive, ``.npz`` files, and folders of images.
+
+``python -m sw.compress.training.data DIRECTORY OUT.npz`` makes an ``.npz`` of a directory of mosaics (:func:`mosaics`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import pickle
+import sys
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sw.compress.methods import CompressError
+from sw.compress.network import progress_bar
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "SPLITS", "ImageData", "load_data", "mosaics"]
+
+#: Of ImageNet's red, green and blue, 0..1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+#: Names of the two parts of a data set.
+SPLITS = ("train", "test")
+
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass
+class ImageData:
+    """Labelled images.
+
+    Parameters
+    ----------
+    images
+        uint8 ``[n, 3, rows, columns]``; or paths, which are decoded, resized and cropped when a batch is asked for.
+    labels
+        int64 ``[n]``, from 0.
+    size
+        Rows and columns of an image.
+    """
+
+    images: NDArray[np.uint8] | Sequence[Path]
+    labels: NDArray[np.int64]
+    size: int
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels) or not len(self.labels):
+            raise CompressError(f"data must have a label for each image, not {len(self.labels)} for {len(self.images)}")
+        self._on_device: tuple[Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def classes(self) -> int:
+        """One more than the largest label."""
+        return int(self.labels.max()) + 1
+
+    def batch(self, numbers: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+        """These images and labels on a device: uint8 ``[b, 3, rows, columns]`` and int64 ``[b]``.
+
+        Images in memory go to the device once, all of them.
+        """
+        if isinstance(self.images, np.ndarray):
+            if self._on_device is None or self._on_device[0].device != device:
+                self._on_device = torch.from_numpy(self.images).to(device), torch.from_numpy(self.labels).to(device)
+            chosen = torch.from_numpy(numbers)
+            if device.type == "cuda":
+                # Pinned, the numbers reach the device without waiting for the work before them.
+                chosen = chosen.pin_memory().to(device, non_blocking=True)
+            return self._on_device[0][chosen], self._on_device[1][chosen]
+        paths = self.images
+        with ThreadPoolExecutor() as pool:
+            decoded = list(pool.map(lambda number: _decode(paths[number], self.size), numbers.tolist()))
+        return torch.from_numpy(np.stack(decoded)).to(device), torch.from_numpy(self.labels[numbers]).to(device)
+
+
+def load_data(path: str | os.PathLike[str], split: str, *, size: int = 224) -> ImageData:
+    """One part of a data set.
+
+    Parameters
+    ----------
+    path
+        One of:
+
+        - ``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz`` as their authors publish them. Of the first, whose
+          parts are pickles, nothing but arrays and text is loaded.
+        - ``.npz`` with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``: uint8
+          ``[n, rows, columns, 3]``, square, and integers.
+        - A directory with ``train`` and ``test`` (or ``val``), a folder of images for each class in each; the classes
+          are numbered in alphabetical order. Images are resized, the shorter side to 256/224 of ``size``, and their
+          centre is cropped. Needs ``pillow``.
+    split
+        One of :data:`SPLITS`.
+    size
+        Rows and columns of images of a directory.
+
+    Raises
+    ------
+    CompressError
+        The path is none of these, or what it holds is not as described.
+    """
+    if split not in SPLITS:
+        raise CompressError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return _folder(path, split, size)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+            return _array_data(images.transpose(0, 3, 1, 2), labels)
+        if path.name.endswith((".tar.gz", ".tgz")):
+            return _cifar_archive(path, split)
+    except (OSError, KeyError, ValueError, EOFError, tarfile.TarError, zipfile.BadZipFile, pickle.PickleError) as error:
+        if isinstance(error, CompressError):
+            raise
+        raise CompressError(f"cannot read data {str(path)!r}: {error}") from error
+    raise CompressError(f"data must be a directory, a .npz or a .tar.gz, not {str(path)!r}")
+
+
+def _array_data(images: NDArray[Any], labels: NDArray[Any]) -> ImageData:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+        raise CompressError(f"images must be square uint8 RGB, not {images.dtype.name} {list(images.shape)}")
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
+        raise CompressError(f"labels must be integers from 0, not {labels.dtype.name} {list(labels.shape)}")
+    return ImageData(np.ascontiguousarray(images), labels.astype(np.int64), images.shape[2])
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Loads arrays, text and plain containers, and nothing that runs code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "numpy" and name in ("_reconstruct", "ndarray", "dtype"):
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        if (module, name) == ("_codecs", "encode"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is neither an array nor text")
+
+
+def _cifar_archive(path: Path, split: str) -> ImageData:
+    wanted = ("data_batch",) if split == "train" else ("test_batch",)
+    images, labels = [], []
+    with tarfile.open(path) as archive:
+        members = sorted(
+            (m for m in archive.getmembers() if Path(m.name).name.startswith(wanted)), key=lambda m: m.name
+        )
+        for member in members:
+            file = archive.extractfile(member)
+            if file is None:
+                continue
+            content = file.read()
+            if member.name.endswith(".bin"):
+                rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
+                labels.append(rows[:, 0].astype(np.int64))
+                images.append(rows[:, 1:])
+            else:
+                batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+                labels.append(np.asarray(batch[b"labels"], np.int64))
+                images.append(batch[b"data"])
+    if not images:
+        raise CompressError(f"{str(path)!r} must hold {wanted[0]} files")
+    return _array_data(np.concatenate(images).reshape(-1, 3, 32, 32), np.concatenate(labels))
+
+
+def _folder(path: Path, split: str, size: int) -> ImageData:
+    names = ("train",) if split == "train" else ("test", "val")
+    root = next((path / name for name in names if (path / name).is_dir()), None)
+    if root is None:
+        raise CompressError(f"{str(path)!r} must hold a directory {' or '.join(names)}")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, folder in enumerate(sorted(entry for entry in root.iterdir() if entry.is_dir())):
+        found = sorted(file for file in folder.iterdir() if file.suffix.lower() in _IMAGE_SUFFIXES)
+        paths += found
+        labels += [label] * len(found)
+    return ImageData(paths, np.array(labels, np.int64), size)
+
+
+def _decode(path: Path, size: int) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        short = round(size * 256 / 224)
+        factor = short / min(image.size)
+        resized = image.convert("RGB").resize(
+            (max(short, round(image.width * factor)), max(short, round(image.height * factor))),
+            Image.Resampling.BILINEAR,
+        )
+        left, top = (resized.width - size) // 2, (resized.height - size) // 2
+        return np.asarray(resized.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
+
+
+def mosaics(directory: str | os.PathLike[str], *, progress: bool = True) -> dict[str, NDArray[Any]]:
+    """The arrays of an ``.npz`` for :func:`load_data`, from a directory of mosaics.
+
+    The directory holds ``train_00.webp``, ... and ``test_00.webp``, ..., each 25 x 40 images of 32 x 32 pixels, row by
+    row, and ``labels.npz`` with the arrays ``train`` and ``test``. Needs ``pillow``.
+
+    Raises
+    ------
+    CompressError
+        There are no such files, a mosaic has another size, or there is not a label for each image.
+    """
+    from PIL import Image
+
+    directory = Path(directory)
+    arrays: dict[str, NDArray[Any]] = {}
+    if not (directory / "labels.npz").is_file():
+        raise CompressError(f"{str(directory)!r} must hold labels.npz and mosaics")
+    with np.load(directory / "labels.npz", allow_pickle=False) as labels, progress_bar(progress) as bar:
+        for split in SPLITS:
+            parts = []
+            for file in bar.track(sorted(directory.glob(f"{split}_*.webp")), description=f"{split} mosaics"):
+                with Image.open(file) as image:
+                    mosaic = np.asarray(image.convert("RGB"))
+                if mosaic.shape != (25 * 32, 40 * 32, 3):
+                    raise CompressError(f"mosaic {file.name!r} must be 1280 x 800, not {image.width} x {image.height}")
+                parts.append(mosaic.reshape(25, 32, 40, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3))
+            if 1000 * len(parts) != len(labels[split]):
+                raise CompressError(f"{split} must have {len(labels[split]) / 1000} mosaics, not {len(parts)}")
+            arrays |= {f"{split}_images": np.concatenate(parts), f"{split}_labels": labels[split].astype(np.int64)}
+    return arrays
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m sw.compress.training.data", description=mosaics.__doc__)
+    parser.add_argument("directory")
+    parser.add_argument("output", help="the .npz to write")
+    options = parser.parse_args(arguments)
+    try:
+        arrays = mosaics(options.directory)
+        with open(options.output, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

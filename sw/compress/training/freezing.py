@@ -1,0 +1,150 @@
+"""Iterative freezing of signs that oscillate (SSVQ).
+
+A sign that flips changes its weight by ``2 |c|``, so latents near 0 keep the network from settling. Signs that flip too
+often are frozen, at the value that they had most of the time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sw.compress.methods import CompressError
+from sw.compress.training.modules import SignBits
+
+__all__ = ["VALUES", "Freezing", "SignFreezer", "threshold"]
+
+#: What a sign is frozen to. ``majority``: the sign it had in most steps so far (SSVQ). ``ema``: the sign of its moving
+#: average, SSVQ's ablation. Of equal counts, and of an average of 0, positive.
+VALUES = ("majority", "ema")
+
+
+@dataclass(frozen=True)
+class Freezing:
+    """How oscillating signs are frozen.
+
+    SSVQ names the interval alone. The other values are those of the method it builds on (oscillation-aware
+    quantisation training), whose threshold falls from 0.1 to 0.01 after a quarter of the steps.
+
+    Parameters
+    ----------
+    interval
+        F_i: steps from one freezing to the next; 0 never freezes.
+    momentum
+        m of the frequency's moving average.
+    first, last
+        Threshold where freezing begins, and at the end.
+    begin
+        Share of all steps before freezing begins.
+    value
+        One of :data:`VALUES`.
+
+    Raises
+    ------
+    CompressError
+        A field is out of range.
+    """
+
+    interval: int = 500
+    momentum: float = 0.01
+    first: float = 0.1
+    last: float = 0.01
+    begin: float = 0.25
+    value: str = "majority"
+
+    def __post_init__(self) -> None:
+        if type(self.interval) is not int or self.interval < 0:
+            raise CompressError(f"interval must be an integer of at least 0, not {self.interval!r}")
+        for field, open_end in (("momentum", False), ("first", False), ("last", False), ("begin", True)):
+            value = getattr(self, field)
+            if not (0 <= value < 1 if open_end else 0 < value <= 1):
+                raise CompressError(f"{field} must be in {'[0, 1)' if open_end else '(0, 1]'}, not {value!r}")
+        if self.value not in VALUES:
+            raise CompressError(f"value must be one of {', '.join(VALUES)}, not {self.value!r}")
+
+
+def threshold(freezing: Freezing, step: int, steps: int) -> float:
+    """Frequency above which signs are frozen at that step: a cosine from ``first`` to ``last``; infinite before."""
+    begin = freezing.begin * steps
+    if step < begin:
+        return math.inf
+    progress = (step - begin) / max(steps - begin, 1)
+    return freezing.last + (freezing.first - freezing.last) * (1 + math.cos(math.pi * min(progress, 1))) / 2
+
+
+class _Record(nn.Module):
+    """What is known of the signs of one decoder; buffers, so that it is part of the model's state."""
+
+    previous: Tensor
+    frequency: Tensor
+    balance: Tensor
+    average: Tensor
+
+    def __init__(self, negative: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("previous", negative.clone())
+        self.register_buffer("frequency", torch.zeros(negative.shape, device=negative.device))
+        # Positive steps less negative ones.
+        self.register_buffer("balance", torch.zeros(negative.shape, dtype=torch.int32, device=negative.device))
+        self.register_buffer("average", torch.zeros(negative.shape, device=negative.device))
+
+
+class SignFreezer:
+    """Watches the signs of a network and freezes those that oscillate.
+
+    Each step updates ``f = m * o + (1 - m) * f``, where o is 1 if the sign changed: with one bit, every change is
+    opposite to the one before. Every ``interval`` steps the signs with f above :func:`threshold` are frozen for good.
+
+    Parameters
+    ----------
+    model
+        With layers that split signs. It gets buffers, which its ``state_dict`` carries.
+    freezing
+        How.
+    steps
+        Steps of the whole training.
+
+    Raises
+    ------
+    CompressError
+        No layer has signs, or ``steps`` is below 1.
+    """
+
+    def __init__(self, model: nn.Module, freezing: Freezing, steps: int) -> None:
+        if steps < 1:
+            raise CompressError(f"steps must be at least 1, not {steps}")
+        self.freezing, self.steps = freezing, steps
+        self.signs = [module for module in model.modules() if isinstance(module, SignBits)]
+        if not self.signs:
+            raise CompressError("freezing needs a layer with signs: the model has none")
+        for signs in self.signs:
+            if not hasattr(signs, "record"):
+                signs.record = _Record(signs.negative())
+
+    @torch.no_grad()
+    def step(self, step: int) -> None:
+        """To call after the optimiser's step; ``step`` counts from 1."""
+        freezing = self.freezing
+        m = freezing.momentum
+        freeze = bool(freezing.interval) and step % freezing.interval == 0
+        limit = threshold(freezing, step, self.steps)
+        for signs in self.signs:
+            record, negative = signs.record, signs.negative()
+            assert isinstance(record, _Record)
+            record.frequency.lerp_((negative != record.previous).float(), m)
+            record.previous.copy_(negative)
+            sign = 1 - 2 * negative.int()
+            record.balance.add_(sign)
+            record.average.lerp_(sign.float(), m)
+            if freeze and limit < math.inf:
+                value = record.balance < 0 if freezing.value == "majority" else record.average < 0
+                new = (record.frequency > limit) & ~signs.frozen
+                signs.frozen_negative.copy_(torch.where(new, value, signs.frozen_negative))
+                signs.frozen.logical_or_(new)
+
+    def frozen_share(self) -> float:
+        """Share of all signs that are frozen."""
+        return sum(int(signs.frozen.sum()) for signs in self.signs) / sum(signs.frozen.numel() for signs in self.signs)

@@ -1,0 +1,408 @@
+"""The training loop: deterministic, resumable, on a CPU, a GPU, or several through ``torchrun``.
+
+What a step does depends on the seed and the step's number alone, not on a generator's state: a run that was killed and
+started again from its checkpoint gives the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sw.compress.methods import CompressError
+from sw.compress.network import progress_bar
+from sw.compress.training.data import IMAGENET_MEAN, IMAGENET_STD, ImageData
+from sw.compress.training.modules import CodebookDecoder, SignBits
+
+__all__ = ["OPTIMISERS", "TrainConfig", "accuracy", "deterministic", "fit", "images_of", "normalise"]
+
+OPTIMISERS = ("sgd", "adamw")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained.
+
+    Parameters
+    ----------
+    epochs
+        At least 1. An epoch takes each image once, in a new order; the last incomplete batch is left out.
+    batch
+        Images a step, over all devices together.
+    optimiser
+        ``sgd`` (Nesterov momentum 0.9) or ``adamw``.
+    lr
+        Learning rate, which rises linearly over ``warmup`` epochs and then falls to 0 by a cosine.
+    codebook_lr, sign_lr
+        Of codebooks and of latent signs, as a factor of ``lr``.
+    weight_decay
+        Of parameters with two or more axes, but for codebooks, steps and latent signs.
+    warmup
+        Epochs, also in part.
+    label_smoothing
+        Of the cross entropy.
+    crop
+        Pixels by which training images are shifted at most, each way; they are also mirrored at random. 0: neither.
+    erase
+        Rows and columns of a square that is greyed out at a random place of each training image; 0 for none.
+    precision
+        ``float32``, or ``bfloat16`` for convolutions and products under autocast.
+    seed
+        Of the order of the images and their augmentation.
+    threads
+        Threads of torch on a CPU. Sums depend on their number, so it is part of the configuration, not of the machine:
+        the same configuration gives the same bytes on any number of cores.
+
+    Raises
+    ------
+    CompressError
+        A field is out of range.
+    """
+
+    epochs: int
+    batch: int = 128
+    optimiser: str = "adamw"
+    lr: float = 1e-3
+    codebook_lr: float = 1.0
+    sign_lr: float = 1.0
+    weight_decay: float = 0.0
+    warmup: float = 0.0
+    label_smoothing: float = 0.0
+    crop: int = 4
+    erase: int = 0
+    precision: str = "float32"
+    seed: int = 0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name, low in (("epochs", 1), ("batch", 1), ("crop", 0), ("erase", 0), ("seed", 0), ("threads", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise CompressError(f"{name} must be an integer of at least {low}, not {value!r}")
+        if self.optimiser not in OPTIMISERS:
+            raise CompressError(f"optimiser must be one of {', '.join(OPTIMISERS)}, not {self.optimiser!r}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise CompressError(f"precision must be float32 or bfloat16, not {self.precision!r}")
+        for name in ("lr", "codebook_lr", "sign_lr", "weight_decay", "warmup", "label_smoothing"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise CompressError(f"{name} must be finite and at least 0, not {value!r}")
+
+    def steps(self, images: int) -> int:
+        """Steps of the whole training on that many images."""
+        return self.epochs * (images // self.batch)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of a step, which counts from 0."""
+        warm = self.warmup * steps / self.epochs
+        if step < warm:
+            return self.lr * (step + 1) / (warm + 1)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
+
+
+def deterministic() -> None:
+    """Have torch use deterministic algorithms where it has them, in this process from here on."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Nothing here reads memory that it has not written; filling it would cost a pass over every result.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 images as floats with ImageNet's mean 0 and deviation 1."""
+    values = images.float()
+    channels = [
+        (values[:, i] / 255 - mean) / std for i, (mean, std) in enumerate(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
+    ]
+    stacked = torch.stack(channels, dim=1)
+    return stacked.contiguous(memory_format=torch.channels_last) if images.is_cuda else stacked
+
+
+def _draws(config: TrainConfig, images: int, size: int, epoch: int) -> NDArray[np.int16]:
+    """The random numbers of an epoch's augmentation, int16 ``[images, 5]``: shifts, mirror, and where to grey out."""
+    limits = (2 * config.crop + 1, 2 * config.crop + 1, 2, size, size)
+    draws: NDArray[np.int16] = np.random.default_rng([config.seed, epoch, 1]).integers(0, limits, (images, 5), np.int16)
+    return draws
+
+
+def _augment(images: Tensor, config: TrainConfig, draws: Tensor) -> Tensor:
+    """Shifted, mirrored, partly grey images."""
+    size = images.shape[2]
+    top, left, mirror, row, column = draws.long().T
+    span = torch.arange(size, device=images.device)
+    if config.crop:
+        rows = (top - config.crop)[:, None] + span
+        columns = (left - config.crop)[:, None] + torch.where(mirror[:, None] == 1, size - 1 - span, span)
+        inside = ((rows >= 0) & (rows < size))[:, None, :, None] & ((columns >= 0) & (columns < size))[:, None, None, :]
+        numbers = torch.arange(len(images), device=images.device)[:, None, None]
+        rows, columns = rows.clamp(0, size - 1), columns.clamp(0, size - 1)
+        moved = images.permute(0, 2, 3, 1)[numbers, rows[:, :, None], columns[:, None]]
+        images = moved.permute(0, 3, 1, 2) * inside
+    if config.erase:
+        half = config.erase // 2
+        rows, columns = (span - row[:, None]).abs() <= half, (span - column[:, None]).abs() <= half
+        images = images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 124)
+    return images
+
+
+def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Parameter groups of the optimiser; ``factor`` is the share of the learning rate."""
+    codebooks = [module.codebook for module in model.modules() if isinstance(module, CodebookDecoder)]
+    latents = [module.latent for module in model.modules() if isinstance(module, SignBits)]
+    special = {id(parameter) for parameter in (*codebooks, *latents)}
+    others = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in special]
+
+    def decays(name: str, parameter: nn.Parameter) -> bool:
+        return parameter.ndim > 1 and not name.endswith("log_factor")
+
+    groups = [
+        {"params": [p for n, p in others if decays(n, p)], "factor": 1.0, "weight_decay": config.weight_decay},
+        {"params": [p for n, p in others if not decays(n, p)], "factor": 1.0, "weight_decay": 0.0},
+        {"params": [p for p in codebooks if p.requires_grad], "factor": config.codebook_lr, "weight_decay": 0.0},
+        {"params": [p for p in latents if p.requires_grad], "factor": config.sign_lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _optimiser(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+    groups = _groups(model, config)
+    fused = device.type == "cuda"
+    for group in groups:
+        # A captured step reads the learning rate from the device.
+        group["lr"] = torch.tensor(config.lr, device=device) if fused else config.lr
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=fused)
+    return torch.optim.AdamW(groups, fused=fused, capturable=fused)
+
+
+class _Step:
+    """One step of the optimiser; on a GPU replayed as a CUDA graph, which costs no time between kernels.
+
+    The first steps run as usual, on a stream of their own as capturing wants it. Replays launch the same kernels.
+    """
+
+    usual_steps = 3
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        config: TrainConfig,
+        device: torch.device,
+        capture: bool,
+    ) -> None:
+        self.network, self.optimiser, self.config, self.device = network, optimiser, config, device
+        self.stream = torch.cuda.Stream(device) if capture else None  # type: ignore[no-untyped-call]
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.done = 0
+        self.running = torch.zeros((), device=device)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
+        """Train on uint8 images and add the loss to ``running``."""
+        if self.stream is None:
+            self._work(images, labels)
+            return
+        if self.done < self.usual_steps:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                self._work(images, labels)
+            torch.cuda.current_stream().wait_stream(self.stream)
+        else:
+            if self.graph is None:
+                self.images, self.labels = images.clone(), labels.clone()
+                self.graph = torch.cuda.CUDAGraph()
+                self.optimiser.zero_grad(set_to_none=True)
+                with torch.cuda.graph(self.graph):
+                    self._work(self.images, self.labels)
+            self.images.copy_(images)
+            self.labels.copy_(labels)
+            self.graph.replay()
+        self.done += 1
+
+    def _work(self, images: Tensor, labels: Tensor) -> None:
+        with _autocast(self.config, self.device):
+            logits = self.network(normalise(images))
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.running += loss.detach()
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint completely, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+        torch.save(state, file)
+    os.replace(file.name, path)
+
+
+def fit(
+    model: nn.Module,
+    data: ImageData,
+    config: TrainConfig,
+    *,
+    device: torch.device | str = "cpu",
+    after_step: Sequence[Callable[[int], None]] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: int = 100,
+    capture: bool = True,
+    progress: bool = True,
+) -> list[float]:
+    """Train a network in place. Sets torch's number of threads to the configuration's.
+
+    Under ``torchrun`` each process takes its share of every batch, and the gradients are averaged; the process group
+    must be initialised, and ``device`` be the process's own.
+
+    Parameters
+    ----------
+    model
+        Already converted and calibrated, if it is to be compressed. Moved to ``device``.
+    data
+        Training images.
+    config
+        How.
+    device
+        Where.
+    after_step
+        Called after each step with its number from 1, such as ``SignFreezer(...).step``.
+    checkpoint
+        File to which the state is written every ``every`` steps and at the end. If it exists, training goes on from it.
+    every
+        Steps from one checkpoint to the next.
+    capture
+        On one GPU, replay the step as a CUDA graph.
+    progress
+        Show a bar on standard error.
+
+    Returns
+    -------
+    list
+        Mean loss of each epoch, on this process's share.
+
+    Raises
+    ------
+    CompressError
+        There are fewer images than a batch, the batch cannot be shared evenly, the checkpoint is of another
+        configuration, or the loss is NaN or infinite.
+    """
+    device = torch.device(device)
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
+    steps = config.steps(len(data))
+    if not steps:
+        raise CompressError(f"batch must be at most the {len(data)} images, not {config.batch}")
+    if config.batch % world:
+        raise CompressError(f"batch must be a multiple of the {world} processes, not {config.batch}")
+    deterministic()
+    torch.set_num_threads(config.threads)
+    model.to(device).train()
+    optimiser = _optimiser(model, config, device)
+    path = None if checkpoint is None else Path(checkpoint)
+    losses: list[float] = []
+    begin, running = 0, torch.zeros((), device=device)
+    if path is not None and path.exists():
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state["config"] != dataclasses.asdict(config):
+            raise CompressError(f"checkpoint {str(path)!r} must be of this configuration, not {state['config']}")
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["rng"].cpu())
+        begin, losses, running = state["step"], state["losses"], state["running"]
+    network = model
+    if distributed:
+        network = nn.parallel.DistributedDataParallel(
+            model, device_ids=[device.index] if device.type == "cuda" else None
+        )
+    advance = _Step(network, optimiser, config, device, capture and device.type == "cuda" and not distributed)
+    advance.running += running
+    share = config.batch // world
+    per_epoch = len(data) // config.batch
+    epoch = -1
+    with progress_bar(progress and rank == 0) as bar:
+        task = bar.add_task("training", total=steps, completed=begin)
+        for step in range(begin, steps):
+            number = step % per_epoch
+            if step // per_epoch != epoch:
+                epoch = step // per_epoch
+                order = np.random.default_rng([config.seed, epoch]).permutation(len(data))
+                draws = torch.from_numpy(_draws(config, len(data), data.size, epoch)).to(device)
+            first = number * config.batch + rank * share
+            images, labels = data.batch(order[first : first + share], device)
+            for group in optimiser.param_groups:
+                rate = config.rate(step, steps) * group["factor"]
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+            advance(_augment(images, config, draws[first : first + share]), labels)
+            for call in after_step:
+                call(step + 1)
+            if number == per_epoch - 1:
+                losses.append(float(advance.running) / per_epoch)
+                advance.running.zero_()
+                if not math.isfinite(losses[-1]):
+                    raise CompressError(f"loss must be finite, not {losses[-1]} in epoch {epoch}: lower the rate")
+            if path is not None and rank == 0 and ((step + 1) % every == 0 or step + 1 == steps):
+                state = {"config": dataclasses.asdict(config), "step": step + 1, "losses": losses}
+                state |= {"running": advance.running, "model": model.state_dict()}
+                state |= {"optimiser": optimiser.state_dict(), "rng": torch.get_rng_state()}
+                _save(path, state)
+            bar.update(task, advance=1)
+    return losses
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> Any:
+    if config.precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def images_of(
+    data: ImageData, device: torch.device | str, *, batch: int = 500, limit: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first ``limit`` images, normalised, and their labels, in batches."""
+    count = len(data) if limit is None else min(limit, len(data))
+    for first in range(0, count, batch):
+        images, labels = data.batch(np.arange(first, min(first + batch, count)), torch.device(device))
+        yield normalise(images), labels
+
+
+@torch.no_grad()
+def accuracy(
+    model: Callable[[Tensor], Tensor], data: ImageData, *, device: torch.device | str = "cpu", limit: int | None = None
+) -> float:
+    """Share of images whose largest logit is their label's, in per cent; of equal logits the first counts.
+
+    Parameters
+    ----------
+    model
+        From normalised float images to logits. A module is put into evaluation mode.
+    data
+        The images.
+    device
+        Where the images go.
+    limit
+        Take only that many.
+    """
+    if isinstance(model, nn.Module):
+        model.eval()
+    right = count = 0
+    for images, labels in images_of(data, device, limit=limit):
+        right += int((model(images).argmax(1).to(labels.device) == labels).sum())
+        count += len(labels)
+    return 100 * right / count

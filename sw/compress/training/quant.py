@@ -1,0 +1,148 @@
+"""Quantisation while training: learned step sizes (LSQ) for weights and codebooks, int8 activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sw.compress.methods import CompressError
+
+__all__ = ["ActivationQuantiser", "StepSize", "fake_quantise", "integers", "weight_range"]
+
+# Shares of max-abs that calibration tries as the range: a few outliers must not cost everyone else a bit.
+_SHARES = [share / 50 for share in range(10, 51)]
+
+
+class _FakeQuantise(torch.autograd.Function):
+    """:func:`fake_quantise`, keeping no more than its inputs for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, size: Tensor, low: int, high: int) -> Tensor:
+        ctx.save_for_backward(values, size)
+        ctx.range = low, high
+        return integers(values.float(), size, low, high).mul_(size)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None, None]:
+        values, size = ctx.saved_tensors
+        low, high = ctx.range
+        (gradient,) = gradients
+        ratio = values.float() / size
+        clamped = ratio.clamp(low, high)
+        inside = ratio == clamped
+        slope = clamped.round() - torch.where(inside, ratio, 0)
+        factor = (values.numel() / size.numel() * high) ** -0.5
+        return (gradient * inside).to(values.dtype), (gradient * slope).sum_to_size(size.shape) * factor, None, None
+
+
+class StepSize(nn.Module):
+    """A learned step size ``base * exp(log_factor)``.
+
+    Learned as a factor, because Adam moves every parameter by about the learning rate: too far for a step of 1e-4, too
+    little for one of 1. A factor of 1 gives ``base`` to the bit.
+
+    Parameters
+    ----------
+    base
+        Where learning starts; positive, or 0 where there is no step yet.
+    """
+
+    base: Tensor
+
+    def __init__(self, base: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("base", base.detach().clone().float())
+        self.log_factor = nn.Parameter(torch.zeros_like(self.base))
+
+    def forward(self) -> Tensor:
+        """The step size; not below the smallest normal float32."""
+        return (self.base * self.log_factor.exp()).clamp_min(torch.finfo(torch.float32).tiny)
+
+    @torch.no_grad()
+    def restart(self, base: Tensor) -> None:
+        """Learn from this value on."""
+        self.base.copy_(base)
+        self.log_factor.zero_()
+
+
+def integers(values: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+    """``clamp(round(v / s), low, high)`` as floats: :func:`sw.compress.quantiser.quantise` on tensors."""
+    return (values / step).round().clamp(low, high)
+
+
+def fake_quantise(values: Tensor, size: Tensor, low: int, high: int) -> Tensor:
+    """Quantise and scale back, with LSQ's gradients.
+
+    Values in range get the gradient of the result (straight-through), others none. The step gets ``round(v/s) - v/s``
+    in range and ``low`` or ``high`` outside, times ``1 / sqrt(numel * high)`` (Esser et al., LSQ, section 2).
+
+    Parameters
+    ----------
+    values
+        Any shape, float.
+    size
+        Step size, positive; broadcasts against ``values``.
+    low, high
+        Range of the integers.
+    """
+    quantised: Tensor = _FakeQuantise.apply(values, size, low, high)  # type: ignore[no-untyped-call]
+    return quantised
+
+
+def weight_range(bits: int) -> tuple[int, int]:
+    """Least and greatest integer of a symmetric weight of that many bits: ``-127, 127`` for 8, ``-2, 1`` for 2.
+
+    8-bit weights leave -128 out, as :func:`sw.compress.quantiser.quantise_channels` does.
+
+    Raises
+    ------
+    CompressError
+        ``bits`` is not in 2..8.
+    """
+    if type(bits) is not int or not 2 <= bits <= 8:
+        raise CompressError(f"bits must be an integer in 2..8, not {bits!r}")
+    half = 1 << (bits - 1)
+    return (-127, 127) if bits == 8 else (-half, half - 1)
+
+
+class ActivationQuantiser(nn.Module):
+    """Activations as int8 with zero point 0 and one learned scale a tensor (the accelerator's contract).
+
+    Without a scale it passes values through. :meth:`calibrate` sets the scale from data; training then learns it.
+
+    Attributes
+    ----------
+    step
+        Gives the scale, a scalar: value = scale * integer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = StepSize(torch.zeros(()))
+        # A tensor's value can't be asked for on a GPU without waiting for it.
+        self.ready = False
+        self.observing = False
+
+    @torch.no_grad()
+    def calibrate(self, values: Tensor) -> None:
+        """Set the scale to the one of 41 shares of max-abs that has the smallest squared error on these values."""
+        sample = values.detach().float().flatten()
+        sample = sample[:: max(1, sample.numel() >> 18)]
+        largest = sample.abs().max()
+        scales = (largest * torch.tensor(_SHARES, device=sample.device) / 127).clamp_min(1e-30)
+        errors = torch.stack([((integers(sample, s, -128, 127) * s - sample) ** 2).mean() for s in scales])
+        self.step.restart(torch.where(largest > 0, scales[errors.argmin()], 1.0))
+        self.ready = True
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``scale * integer`` for every value."""
+        if self.observing:
+            self.calibrate(values)
+        return fake_quantise(values, self.step(), -128, 127) if self.ready else values
+
+    def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
+        super()._load_from_state_dict(*arguments, **keywords)
+        state, prefix = arguments[:2]
+        self.ready = bool(state.get(f"{prefix}step.base", self.step.base) != 0)

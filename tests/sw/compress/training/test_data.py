@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sw.compress.methods import CompressError
+from sw.compress.training.data import ImageData, load_data, main, mosaics
+
+CPU = torch.device("cpu")
+
+
+def pixels(count: int, size: int = 32, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def archive(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture(params=["python", "binary", "npz"])
+def data_set(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    """Six training images in two parts, in each of the formats."""
+    images, labels = pixels(6), np.arange(6) % 3
+    flat = images.transpose(0, 3, 1, 2).reshape(6, -1)
+    if request.param == "npz":
+        path = tmp_path / "data.npz"
+        np.savez(path, train_images=images, train_labels=labels, test_images=images[:2], test_labels=labels[:2])
+    elif request.param == "python":
+        parts = {
+            f"data_batch_{i + 1}": pickle.dumps(
+                {b"data": flat[3 * i : 3 * i + 3], b"labels": labels[3 * i : 3 * i + 3].tolist()}
+            )
+            for i in range(2)
+        }
+        parts["test_batch"] = pickle.dumps({b"data": flat[:2], b"labels": labels[:2].tolist()})
+        path = archive(tmp_path / "cifar-10-python.tar.gz", parts)
+    else:
+        rows = np.concatenate([labels[:, None].astype(np.uint8), flat], axis=1)
+        parts = {f"data_batch_{i + 1}.bin": rows[3 * i : 3 * i + 3].tobytes() for i in range(2)}
+        path = archive(tmp_path / "cifar-10-binary.tar.gz", parts | {"test_batch.bin": rows[:2].tobytes()})
+    return path, images, labels
+
+
+def test_formats(data_set: tuple[Path, np.ndarray, np.ndarray]) -> None:
+    path, images, labels = data_set
+    train, test = load_data(path, "train"), load_data(path, "test")
+    assert (len(train), len(test), train.classes, train.size) == (6, 2, 3, 32)
+    batch, numbers = train.batch(np.array([4, 1]), CPU)
+    np.testing.assert_array_equal(batch.numpy(), images[[4, 1]].transpose(0, 3, 1, 2))
+    assert numbers.tolist() == labels[[4, 1]].tolist()
+
+
+def test_folder_of_images(tmp_path: Path) -> None:
+    image_module = pytest.importorskip("PIL.Image")
+    for split in ("train", "val"):
+        for label, name in enumerate(["ant", "bee"]):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(2):
+                flat = np.full((40, 60, 3), 40 * (2 * label + i), np.uint8)
+                image_module.fromarray(flat).save(folder / f"{i}.png")
+    data = load_data(tmp_path, "test", size=16)
+    batch, labels = data.batch(np.array([3, 0]), CPU)
+    assert batch.shape == (2, 3, 16, 16)
+    assert labels.tolist() == [1, 0]
+    assert batch[0].unique().tolist() == [120]
+    assert batch[1].unique().tolist() == [0]
+
+
+def test_mosaics(tmp_path: Path) -> None:
+    image_module = pytest.importorskip("PIL.Image")
+    images = pixels(1000)
+    mosaic = images.reshape(25, 40, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(800, 1280, 3)
+    for split in ("train", "test"):
+        image_module.fromarray(mosaic).save(tmp_path / f"{split}_00.webp", lossless=True)
+    labels = np.arange(1000) % 10
+    np.savez(tmp_path / "labels.npz", train=labels, test=labels)
+    assert main([str(tmp_path), str(tmp_path / "out.npz")]) == 0
+    data = load_data(tmp_path / "out.npz", "train")
+    batch, found = data.batch(np.array([0, 999, 41]), CPU)
+    np.testing.assert_array_equal(batch.numpy(), images[[0, 999, 41]].transpose(0, 3, 1, 2))
+    assert found.tolist() == [0, 9, 1]
+    np.savez(tmp_path / "labels.npz", train=labels, test=labels[:500])
+    with pytest.raises(CompressError, match=r"test must have 0\.5 mosaics, not 1"):
+        mosaics(tmp_path, progress=False)
+
+
+def test_converter_reports_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), str(tmp_path / "out.npz")]) == 2
+    assert "must hold labels.npz and mosaics" in capsys.readouterr().err
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("run",)
+
+
+def test_an_archive_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = archive(tmp_path / "evil.tar.gz", {"test_batch": pickle.dumps(Evil())})
+    with pytest.raises(CompressError, match=r"builtins\.print is neither an array nor text"):
+        load_data(path, "test")
+    assert "run" not in capsys.readouterr().out
+
+
+def test_bad_data(tmp_path: Path) -> None:
+    with pytest.raises(CompressError, match="split must be one of train, test, not 'all'"):
+        load_data(tmp_path, "all")
+    with pytest.raises(CompressError, match=r"data must be a directory, a \.npz or a \.tar\.gz, not "):
+        load_data(tmp_path / "x.zip", "train")
+    with pytest.raises(CompressError, match="must hold a directory test or val"):
+        load_data(tmp_path, "test")
+    with pytest.raises(CompressError, match="cannot read data"):
+        load_data(tmp_path / "missing.npz", "train")
+    (tmp_path / "broken.tar.gz").write_bytes(b"no archive")
+    with pytest.raises(CompressError, match="cannot read data"):
+        load_data(tmp_path / "broken.tar.gz", "train")
+    path = archive(tmp_path / "empty.tar.gz", {"readme": b""})
+    with pytest.raises(CompressError, match="must hold data_batch files"):
+        load_data(path, "train")
+    np.savez(tmp_path / "x.npz", train_images=pixels(2)[..., :2], train_labels=np.zeros(2, int))
+    with pytest.raises(CompressError, match=r"images must be square uint8 RGB, not uint8 \[2, 2, 32, 32\]"):
+        load_data(tmp_path / "x.npz", "train")
+    np.savez(tmp_path / "x.npz", train_images=pixels(2), train_labels=np.array([0, -1]))
+    with pytest.raises(CompressError, match="labels must be integers from 0, not int64"):
+        load_data(tmp_path / "x.npz", "train")
+    with pytest.raises(CompressError, match="data must have a label for each image, not 1 for 2"):
+        ImageData(pixels(2), np.zeros(1, np.int64), 32)

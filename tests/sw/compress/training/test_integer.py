@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sw.compress.methods import CompressError, Recipe
+from sw.compress.training.graph import (
+    PadShortcut,
+    calibrate,
+    quantise_activations,
+    quantise_inputs,
+    recalibrate_batch_norm,
+)
+from sw.compress.training.integer import export_integers, fixed_point, read_network, write_network
+from sw.compress.training.modules import convert
+from sw.compress.training.quant import ActivationQuantiser
+from sw.format.container import write_container
+
+SIZE = 12
+
+
+class Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, shortcut: nn.Module) -> None:
+        super().__init__()
+        stride = 1 if inputs == outputs else 2
+        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.shortcut = shortcut
+
+    def forward(self, values: Tensor) -> Tensor:
+        hidden = functional.relu(self.bn1(self.conv1(values)))
+        return functional.relu(self.bn2(self.conv2(hidden)) + self.shortcut(values))
+
+
+def network() -> nn.Sequential:
+    """All operations that have an integer form."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        OrderedDict(
+            stem=nn.Conv2d(3, 16, 3, padding=1),
+            norm=nn.BatchNorm2d(16),
+            relu6=nn.ReLU6(),
+            pool=nn.MaxPool2d(3, 2, 1),
+            same=Block(16, 16, nn.Identity()),
+            padded=Block(16, 32, PadShortcut(2, 8, 8)),
+            wide=Block(32, 64, nn.Sequential(nn.Conv2d(32, 64, 1, 2, bias=False), nn.BatchNorm2d(64))),
+            depthwise=nn.Conv2d(64, 64, 3, padding=1, groups=64),
+            activation=nn.ReLU6(),
+            average=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            dropout=nn.Dropout(0.5),
+            classify=nn.Linear(64, 10),
+        )
+    )
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.normal_(1, 0.3)  # some negative
+                module.bias.normal_(0, 0.3)
+                module.weight[0] = 0
+    return model
+
+
+def quantised(images: Tensor) -> torch.fx.GraphModule:
+    model = network()
+    convert(model, [("stem", Recipe("int8")), ("*.conv*", Recipe("msvq", 8, 16, 4, 16))], progress=False)
+    graph = quantise_activations(model)
+    recalibrate_batch_norm(graph, [images])
+    calibrate(graph, images)
+    return graph.eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(16, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def test_quantisers_change_nothing_before_calibration(images: Tensor) -> None:
+    model = network().eval()
+    convert(model, [], progress=False)
+    expected = model(images)
+    graph = quantise_activations(model).eval()
+    assert torch.equal(graph(images), expected)
+    # Input, stem, two layers and an addition a block, the convolution of a shortcut, depthwise, average.
+    assert sum(isinstance(module, ActivationQuantiser) for module in graph.modules()) == 2 + 3 * 3 + 1 + 2
+
+
+def test_integers_give_what_the_float_network_gives(images: Tensor) -> None:
+    graph = quantised(images)
+    exported = export_integers(graph, (3, SIZE, SIZE))
+    with torch.no_grad():
+        expected = graph(images)
+    logits = exported.run(exported.quantise(images))
+    assert logits.dtype == torch.int32
+    ratio = (expected * logits).sum() / (logits.double() ** 2).sum()
+    error = (logits * ratio - expected).norm() / expected.norm()
+    # Both compute with the same integers; they differ where a rounding falls the other way.
+    assert error < 0.03
+
+
+def test_golden_model_and_device_agree_to_the_bit(images: Tensor) -> None:
+    exported = export_integers(quantised(images), (3, SIZE, SIZE))
+    integers = exported.quantise(images)
+    assert torch.equal(exported.run(integers, golden=True), exported.run(integers, golden=False))
+
+
+def test_each_layer_matches_its_quantised_float_form(images: Tensor) -> None:
+    """One layer with batch norm of weight 0, negative and positive: at most one integer apart, and rarely."""
+    graph = quantised(images)
+    exported = export_integers(graph, (3, SIZE, SIZE))
+    values = exported.quantise(images)
+    first = next(op for op in exported.operations if op["op"] == "layer")
+    low, high = first["range"]
+    from sw.golden import layer_sums, requantise
+
+    layer = exported.layers[first["layer"]]
+    ours = np.clip(requantise(layer_sums(layer, values.numpy()), layer.requantisation), low, high)
+    with torch.no_grad():
+        node = next(n for n in graph.graph.nodes if n.target == "quantiser_1")
+        captured: list[Tensor] = []
+        handle = graph.get_submodule(str(node.target)).register_forward_hook(lambda m, i, o: captured.append(o))
+        graph(images)
+        handle.remove()
+        theirs = (captured[0] / graph.quantiser_1.step()).round().numpy()
+    assert np.abs(ours - theirs).max() <= 1
+    assert (ours != theirs).mean() < 0.002
+
+
+def test_container_round_trip(images: Tensor, tmp_path: object) -> None:
+    exported = export_integers(quantised(images), (3, SIZE, SIZE))
+    write_network(f"{tmp_path}/network", exported)
+    restored = read_network(f"{tmp_path}/network")
+    assert restored.operations == exported.operations
+    integers = exported.quantise(images)
+    assert torch.equal(restored.quantise(images), integers)
+    assert torch.equal(restored.run(integers), exported.run(integers))
+
+
+def test_container_without_operations(tmp_path: object) -> None:
+    write_container(f"{tmp_path}/layers", convert(network(), [], progress=False))
+    with pytest.raises(CompressError, match="must hold a network's operations, not layers alone"):
+        read_network(f"{tmp_path}/layers")
+
+
+@pytest.mark.parametrize("factor", [1.0, -1.0, 0.3, 1e-4, -7.5e-9, 2.0**29, 0.0, 1 - 2.0**-40, 1e-30])
+def test_fixed_point(factor: float) -> None:
+    multiplier, shift = fixed_point(np.array([factor]))
+    assert multiplier.dtype == np.int32
+    assert shift.dtype == np.uint8
+    assert shift[0] <= 62
+    assert float(multiplier[0]) * 2.0 ** -int(shift[0]) == pytest.approx(factor, rel=2**-30, abs=2.0**-62)
+
+
+@pytest.mark.parametrize("factor", [2.0**30, float("nan"), float("inf")])
+def test_fixed_point_refuses(factor: float) -> None:
+    with pytest.raises(CompressError, match="requantisation factors must be below"):
+        fixed_point(np.array([factor]))
+
+
+class Softmax(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return values.softmax(1)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([nn.Conv2d(3, 4, 1), Softmax()], "has no integer form"),
+        ([nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)], "the last operation must be a layer with one scale"),
+        ([nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2)], "must follow a layer"),
+        ([nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 2)], "has no integer form"),
+        ([nn.Conv2d(3, 4, 1), nn.MaxPool2d(2, dilation=2), nn.Flatten(), nn.Linear(4, 2)], "dilation 1"),
+    ],
+)
+def test_networks_without_integer_form(layers: list[nn.Module], message: str) -> None:
+    model = nn.Sequential(*layers)
+    convert(model, [], progress=False)
+    size = 4 if "dilation" in message else 2
+    with pytest.raises(CompressError, match=message):  # noqa: PT012
+        graph = quantise_activations(model)
+        calibrate(graph, torch.randn(2, 3, size, size))
+        export_integers(graph, (3, size, size))
+
+
+def test_images_must_be_int8(images: Tensor) -> None:
+    exported = export_integers(quantised(images), (3, SIZE, SIZE))
+    with pytest.raises(CompressError, match=r"images must be int8 with four axes, not torch\.float32"):
+        exported.run(images)
+
+
+def test_calibration_needs_quantisers(images: Tensor) -> None:
+    with pytest.raises(CompressError, match="the model must have an activation quantiser, not 0"):
+        calibrate(network(), images)
+
+
+def test_inputs_of_layers_alone(images: Tensor) -> None:
+    """For networks with operations that have no integer form."""
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.GELU(), nn.Flatten(), nn.Linear(1600, 10))
+    convert(model, [], progress=False)
+    before = model(images)
+    quantise_inputs(model)
+    assert torch.equal(model(images), before)
+    calibrate(model, images)
+    error = (model(images) - before).norm() / before.norm()
+    assert 0 < error < 0.05
+
+
+def test_batch_norm_takes_the_plain_average(images: Tensor) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3))
+    recalibrate_batch_norm(model, [images[:8], images[8:]])
+    torch.testing.assert_close(model[0].running_mean, images.mean((0, 2, 3)))
+    assert model[0].momentum == 0.1
+    assert model[0].training

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sw.compress.methods import CompressError
+from sw.compress.training.data import ImageData
+from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of, normalise
+
+ROOT = Path(__file__).parents[4]
+JOB = Path(__file__).with_name("training_job.py")
+
+
+def job(*arguments: object, launcher: tuple[str, ...] = (), **environment: str) -> int:
+    return subprocess.run(
+        [sys.executable, *launcher, str(JOB), *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ).returncode
+
+
+def state(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(f"{path}.state", weights_only=True)
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert list(a) == list(b)
+    for name in a:
+        np.testing.assert_array_equal(a[name].numpy(), b[name].numpy(), err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "network"
+    assert job(path) == 0
+    return path
+
+
+# Between two checkpoints, and at one.
+@pytest.mark.parametrize("step", [5, 12])
+def test_killed_and_resumed_gives_the_same_bytes(whole: Path, tmp_path: Path, step: int) -> None:
+    assert job(tmp_path / "network", tmp_path / "checkpoint", step) == -9
+    assert not (tmp_path / "network").exists()
+    assert job(tmp_path / "network", tmp_path / "checkpoint") == 0
+    assert (tmp_path / "network").read_bytes() == whole.read_bytes()
+    assert_same(state(tmp_path / "network"), state(whole))
+
+
+def test_two_threads_give_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    assert job(tmp_path / "network", OMP_NUM_THREADS="2") == 0
+    assert (tmp_path / "network").read_bytes() == whole.read_bytes()
+
+
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    """Each takes half of every batch: the gradients differ from one process's by rounding alone."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert job(tmp_path / "one", SHORT="1") == 0
+    assert job(tmp_path / "two", launcher=launcher, SHORT="1") == 0
+    one, two = state(tmp_path / "one"), state(tmp_path / "two")
+    for name in one:
+        if one[name].is_floating_point() and "record" not in name:
+            torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def data(count: int = 32) -> ImageData:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, count)
+    images = rng.integers(0, 60, (count, 3, 8, 8), np.uint8) + (labels * 60).astype(np.uint8)[:, None, None, None]
+    return ImageData(images, labels, 8)
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 4))
+
+
+@pytest.mark.parametrize(("optimiser", "lr"), [("sgd", 0.003), ("adamw", 0.003)])
+def test_training_learns(optimiser: str, lr: float) -> None:
+    network, images = model(), data()
+    config = TrainConfig(30, 8, optimiser, lr, warmup=1, crop=0)
+    losses = fit(network, images, config, progress=False)
+    assert len(losses) == 30
+    assert losses[-1] < 0.5 * losses[0]
+    assert accuracy(network, images) > 80
+
+
+def test_rate_rises_and_falls() -> None:
+    config = TrainConfig(10, lr=1.0, warmup=2)
+    rates = [config.rate(step, 100) for step in range(100)]
+    assert int(np.argmax(rates)) == 20
+    assert max(rates) == 1.0
+    assert rates[0] == pytest.approx(1 / 21)
+    assert rates[-1] < 1e-3
+    assert (np.diff(rates[20:]) < 0).all()
+
+
+def test_images_are_normalised_in_order() -> None:
+    batches = list(images_of(data(), "cpu", batch=5, limit=7))
+    assert [len(labels) for _, labels in batches] == [5, 2]
+    assert torch.equal(batches[1][1], torch.from_numpy(data().labels[5:7]))
+    white = normalise(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
+    torch.testing.assert_close(white, torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epochs": 0}, "epochs must be an integer of at least 1, not 0"),
+        ({"epochs": 1, "batch": 1.5}, "batch must be an integer of at least 1, not 1.5"),
+        ({"epochs": 1, "optimiser": "lion"}, "optimiser must be one of sgd, adamw, not 'lion'"),
+        ({"epochs": 1, "precision": "half"}, "precision must be float32 or bfloat16, not 'half'"),
+        ({"epochs": 1, "lr": float("nan")}, "lr must be finite and at least 0, not nan"),
+    ],
+)
+def test_bad_settings(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(CompressError, match=message):
+        TrainConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_bad_runs(tmp_path: Path) -> None:
+    with pytest.raises(CompressError, match="batch must be at most the 32 images, not 64"):
+        fit(model(), data(), TrainConfig(1, 64), progress=False)
+    checkpoint = tmp_path / "checkpoint"
+    fit(model(), data(), TrainConfig(1, 8, crop=0), checkpoint=checkpoint, progress=False)
+    with pytest.raises(CompressError, match="must be of this configuration"):
+        fit(model(), data(), TrainConfig(2, 8, crop=0), checkpoint=checkpoint, progress=False)
+    broken = model()
+    with torch.no_grad():
+        broken[1].weight.fill_(float("nan"))
+    with pytest.raises(CompressError, match="loss must be finite, not nan in epoch 0"):
+        fit(broken, data(), TrainConfig(1, 8), progress=False)

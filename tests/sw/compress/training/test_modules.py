@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer
+from sw.compress.training.modules import (
+    CodebookDecoder,
+    DecodedConv2d,
+    DecodedLinear,
+    UniformDecoder,
+    compressed_layers,
+    convert,
+    load_layers,
+    masked_lookup,
+    recipe_for,
+)
+from sw.format.container import read_container, write_container
+from sw.format.layer import CompressedLayer
+
+METHODS = ("vq", "mvq", "ssvq", "msvq")
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        OrderedDict(
+            stem=nn.Conv2d(3, 16, 3, padding=1),
+            relu=nn.ReLU(),
+            grouped=nn.Conv2d(16, 32, 3, stride=2, padding=1, groups=2, bias=False),
+            point=nn.Conv2d(32, 32, 1),
+            flat=nn.Flatten(),
+            classify=nn.Linear(32 * 4, 16),
+        )
+    )
+
+
+def layer_of(method: str, seed: int = 0) -> tuple[LayerSource, CompressedLayer]:
+    weight = np.random.default_rng(seed).standard_normal((32, 8, 3, 3)).astype(np.float32)
+    source = LayerSource("layer", "conv", weight)
+    return source, compress_layer(source, Recipe(method, 16, 16, 4, 16))
+
+
+RULES = [("stem", Recipe("int8")), ("*", Recipe("msvq", 4, 16, 4, 16))]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_decoder_gives_the_layers_weight_and_the_layer_back(method: str) -> None:
+    source, layer = layer_of(method)
+    decoder = CodebookDecoder(layer, torch.from_numpy(source.weight))
+    np.testing.assert_array_equal(decoder().detach().numpy(), layer.float_weights())
+    fields = decoder.fields()
+    for name, value in fields.items():
+        np.testing.assert_array_equal(value, getattr(layer, name), err_msg=name)
+
+
+def test_equation_6_is_the_mean_over_the_members_that_keep_an_element() -> None:
+    _, layer = layer_of("mvq")
+    decoder = CodebookDecoder(layer)
+    assert decoder.masks is not None
+    codebook = decoder.codebook.detach().clone().requires_grad_()
+    gradient = torch.randn(layer.subvector_count, layer.d)
+    masked_lookup(codebook, decoder.assignments, decoder.masks, decoder.counts).backward(gradient)
+    expected = np.zeros((layer.k, layer.d))
+    for i in range(layer.k):
+        for element in range(layer.d):
+            members = (layer.assignments == i) & layer.masks[:, element]
+            if members.any():
+                expected[i, element] = gradient.numpy()[members, element].mean()
+    np.testing.assert_allclose(codebook.grad.numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["ssvq", "msvq"])
+def test_sign_gradient_is_straight_through_times_the_codeword(method: str) -> None:
+    source, layer = layer_of(method)
+    decoder = CodebookDecoder(layer, torch.from_numpy(source.weight), alpha=2.0)
+    assert decoder.signs is not None
+    upstream = torch.randn(layer.shape)
+    decoder().backward(upstream)
+    magnitudes = layer.codebook[layer.assignments].astype(np.float32) * layer.scale
+    by_subvector = upstream.reshape(2, 16, 8, 3, 3).permute(0, 2, 3, 4, 1).reshape(-1, 16).numpy()
+    expected, start = by_subvector * magnitudes, source.weight.reshape(2, 16, 8, 3, 3).transpose(0, 2, 3, 4, 1)
+    start = start.reshape(-1, 16)
+    if layer.masks is not None:
+        expected, start = (x[layer.masks].reshape(len(x), -1) for x in (expected, start))
+    np.testing.assert_allclose(decoder.signs.latent.grad.numpy(), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(decoder.signs.latent.detach().numpy(), 2 * start, rtol=1e-6)
+
+
+def test_signs_can_be_fixed() -> None:
+    source, layer = layer_of("ssvq")
+    decoder = CodebookDecoder(layer, torch.from_numpy(source.weight), learn_signs=False)
+    decoder().sum().backward()
+    assert decoder.signs is not None
+    assert decoder.signs.latent.grad is None
+    assert decoder.codebook.grad is not None
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_uniform_weights(bits: int, per_channel: bool) -> None:
+    weight = torch.randn(8, 4, 3, 3)
+    weight[3] = 0
+    decoder = UniformDecoder(weight, bits, per_channel=per_channel)
+    fields = decoder.fields()
+    assert fields["scale"].shape == ((8,) if per_channel else (1,))
+    assert np.unique(fields["weights"]).size <= 2**bits
+    decoded = fields["weights"].astype(np.float32) * fields["scale"].reshape(-1, 1, 1, 1)
+    np.testing.assert_array_equal(decoder().detach().numpy(), decoded)
+
+
+def test_convert_follows_the_rules_and_computes_what_the_layers_say() -> None:
+    model = network()
+    layers = {layer.name: layer for layer in convert(model, RULES, progress=False)}
+    assert {name: layer.method for name, layer in layers.items()} == {
+        "stem": "int8",
+        "grouped": "msvq",
+        "point": "msvq",
+        "classify": "msvq",
+    }
+    assert isinstance(model.stem, DecodedConv2d)
+    assert isinstance(model.classify, DecodedLinear)
+    reference = network()
+    with torch.no_grad():
+        for name, layer in layers.items():
+            weight = reference.get_submodule(name).weight
+            weight.copy_(torch.from_numpy(layer.float_weights()).reshape(weight.shape))
+    images = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(model(images), reference(images))
+
+
+def test_recipes_by_name() -> None:
+    assert recipe_for("stem", RULES).method == "int8"
+    assert recipe_for("layer1.0.conv1", RULES).method == "msvq"
+    assert recipe_for("layer1.0.conv1", RULES[:1]).method == "int8"
+
+
+def train(model: nn.Module, steps: int = 3) -> None:
+    optimiser = torch.optim.AdamW(model.parameters(), 0.05)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        model(torch.randn(4, 3, 4, 4)).square().mean().backward()
+        optimiser.step()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trained_layers_survive_container_and_state_dict(method: str, tmp_path: object) -> None:
+    model = network()
+    before = convert(model, [("stem", Recipe("int8")), ("*", Recipe(method, 4, 16, 4, 16))], progress=False)
+    train(model)
+    after = compressed_layers(model)
+    assert any((a.float_weights() != b.float_weights()).any() for a, b in zip(after, before, strict=True))
+    for a, b in zip(after, before, strict=True):
+        for fixed in ("assignments", "masks"):
+            np.testing.assert_array_equal(getattr(a, fixed), getattr(b, fixed))
+    path = f"{tmp_path}/network"
+    write_container(path, after)
+    restored = network(seed=1)
+    load_layers(restored, read_container(path).layers)
+    for a, b in zip(compressed_layers(restored), after, strict=True):
+        np.testing.assert_array_equal(a.integer_weights(), b.integer_weights())
+        np.testing.assert_array_equal(a.scale, b.scale)
+    # The state dict carries what the container does not: biases, latent signs.
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    restored.load_state_dict(torch.load(file, weights_only=True))
+    images = torch.randn(2, 3, 4, 4)
+    assert torch.equal(restored(images), model(images))
+    train(restored)
+
+
+def test_bad_arguments() -> None:
+    source, layer = layer_of("ssvq")
+    weight = torch.from_numpy(source.weight)
+    with pytest.raises(CompressError, match="alpha must be finite and positive, not 0"):
+        CodebookDecoder(layer, weight, alpha=0)
+    with pytest.raises(CompressError, match=r"weight must have shape \[32, 8, 3, 3\], not \[32, 8, 3\]"):
+        CodebookDecoder(layer, weight[..., 0])
+    raw = compress_layer(source, Recipe("int8"))
+    with pytest.raises(CompressError, match="layer 'layer' must have a codebook, not method int8"):
+        CodebookDecoder(raw)
+    with pytest.raises(CompressError, match=r"layer 'layer' must have shape \[32, 8, 3, 3\] in the model, not none"):
+        load_layers(network(), [layer])
+    with pytest.raises(CompressError, match=r"in the model, not \[32, 32, 1, 1\]"):
+        load_layers(network(), [dataclasses.replace(layer, name="point")])
+    with pytest.raises(CompressError, match="at least one convolution or linear layer, not 0"):
+        convert(nn.Sequential(nn.ReLU()), RULES)
