@@ -17,9 +17,9 @@ class LoopController(wiring.Component):
 
     The activation register file (ARF) is a ring that the activation stream fills. An output position reads a window of
     ``B*D`` vectors in order, each for A cycles, and the next position's window begins ``advance`` vectors later: an
-    activation is fetched once for A*D operations. Vectors are released as they are read for the last time, so that
-    the stream runs beside the array. The partial-sum register file (PRF) is a ring too: A entries accumulate for the
-    current position while finished ones wait to leave.
+    activation is fetched once for A*Ds operations at stride 1 (Ds kernel columns of D = Dr*Ds). Vectors are released
+    as they are read for the last time, so that the stream runs beside the array. The partial-sum register file (PRF)
+    is a ring too: A entries accumulate for the current position while finished ones wait to leave.
 
     The array's pipeline never stalls. An operation is issued when its activation is in the ARF and its PRF entry is
     free.

@@ -8,9 +8,18 @@ from hw.config import AcceleratorConfig
 from hw.layout import Schedule, layer_tiles
 from sw.format.layer import CompressedLayer
 from sw.golden.layer import output_size
+from sw.golden.schedule import advance
 from sw.perf.cycles import LayerRun, sequence_cycles
 
-__all__ = ["ScheduleError", "candidate_schedules", "check_schedule", "choose_schedule", "layer_run", "psum_accesses"]
+__all__ = [
+    "ScheduleError",
+    "activation_fetches",
+    "candidate_schedules",
+    "check_schedule",
+    "choose_schedule",
+    "layer_run",
+    "psum_accesses",
+]
 
 #: Cycles that a schedule may take beyond the fewest, as a part of them, if it saves accesses.
 TOLERANCE = 0.01
@@ -58,6 +67,16 @@ def psum_accesses(run: LayerRun) -> int:
     return sum(run.positions * tile.A * (1 if tile.first else 2) for tile in tiles)
 
 
+def activation_fetches(layer: CompressedLayer, schedule: Schedule, lines: int, columns: int) -> int:
+    """Vectors of H activations that a layer takes, for ``lines`` x ``columns`` output positions.
+
+    1/(A*Ds) of the operations at stride 1: kernel columns are reused along an output row (MVQ section 5.1), kernel rows
+    are fetched again.
+    """
+    tiles = layer_tiles(layer.shape, schedule)
+    return sum(lines * (tile.B * tile.D + (columns - 1) * advance(layer, tile)) for tile in tiles)
+
+
 def layer_run(
     config: AcceleratorConfig, layer: CompressedLayer, schedule: Schedule, rows: int, columns: int
 ) -> LayerRun:
@@ -90,9 +109,10 @@ def choose_schedule(config: AcceleratorConfig, layer: CompressedLayer, rows: int
     cycles = [sequence_cycles(config, [run])[0] for run in runs]
     limit = min(cycles) * (1 + TOLERANCE)
     near = [(run, needed) for run, needed in zip(runs, cycles, strict=True) if needed <= limit]
+    lines, width = output_size(layer, rows, columns)
 
     def cost(candidate: tuple[LayerRun, int]) -> tuple[int, int, int]:
         run, needed = candidate
-        return psum_accesses(run), -run.schedule.A * run.schedule.D, needed
+        return psum_accesses(run), activation_fetches(layer, run.schedule, lines, width), needed
 
     return min(near, key=cost)[0].schedule

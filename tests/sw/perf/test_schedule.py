@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 
 from hw.config import preset
-from hw.layout import Schedule
+from hw.layout import Schedule, layer_tiles
 from sw.format import CompressedLayer
-from sw.perf import LayerRun, ScheduleError, check_schedule, choose_schedule, psum_accesses, sequence_cycles
+from sw.format.example import random_layer
+from sw.golden import output_size, tile_activations
+from sw.perf import (
+    LayerRun,
+    ScheduleError,
+    activation_fetches,
+    check_schedule,
+    choose_schedule,
+    psum_accesses,
+    sequence_cycles,
+)
 from sw.perf.schedule import candidate_schedules, layer_run
 
 CONFIG = preset("ews-tiny")  # H = 4, L = 8, WRF 16, PRF 8
@@ -88,3 +98,17 @@ def test_psum_accesses_fall_with_b_and_d() -> None:
 def test_schedules_that_do_not_fit(schedule: Schedule, message: str) -> None:
     with pytest.raises(ScheduleError, match=f"^{message}$"):
         check_schedule(CONFIG, schedule)
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
+def test_activation_fetches_are_the_vectors_of_the_stream(stride: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    layer = random_layer(rng, "mvq", (8, 9, 3, 3), d=4, k=8, n=2, m=4, stride=stride, padding=(1, 1))
+    activations = rng.integers(-128, 128, (9, 7, 6)).astype(np.int8)
+    lines, columns = output_size(layer, 7, 6)
+    for extensions in ((1, 1, 1, 1), (2, 1, 1, 3), (1, 2, 3, 1), (1, 2, 1, 3)):
+        schedule = Schedule(4, 4, *extensions)
+        vectors = [
+            len(tile_activations(layer, tile, activations, schedule)) for tile in layer_tiles(layer.shape, schedule)
+        ]
+        assert activation_fetches(layer, schedule, lines, columns) == sum(vectors)
