@@ -1,0 +1,1 @@
+"""Scripts that make the results in docs/results. Each is one command: ``python -m experiments.<name>``."""

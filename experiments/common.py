@@ -1,0 +1,78 @@
+"""What the experiments share: their data, their floating-point networks, and how results are written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sw.compress.methods import CompressError
+from sw.compress.training.data import ImageData, load_data
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+WEIGHTS = ROOT / "build" / "experiments"
+
+#: Environment variable with the path of CIFAR-10, as :func:`sw.compress.training.data.load_data` takes it.
+DATA_VARIABLE = "CIFAR10"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that every experiment has."""
+    parser.add_argument("--data", default=os.environ.get(DATA_VARIABLE), help=f"CIFAR-10 (${DATA_VARIABLE})")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
+    parser.add_argument("--images", type=int, help="use only that many images of each part, to try the command")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
+    parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def data(options: argparse.Namespace) -> tuple[ImageData, ImageData]:
+    """CIFAR-10's training and test images.
+
+    Raises
+    ------
+    CompressError
+        No path was given.
+    """
+    if not options.data:
+        raise CompressError(f"--data must name CIFAR-10's archive or .npz; ${DATA_VARIABLE} is not set either")
+    parts = [load_data(options.data, split) for split in ("train", "test")]
+    if options.images:
+        parts = [ImageData(part.images[: options.images], part.labels[: options.images], part.size) for part in parts]
+    return parts[0], parts[1]
+
+
+def machine(device: str) -> dict[str, str]:
+    """The device and the versions, for the report."""
+    cuda = device.startswith("cuda")
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({platform.machine()})",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def write_report(path: Path, report: dict[str, Any], headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write ``path`` (.json) and a table beside it (.md)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    lines = ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    note = f"\nFrom `{path.name}`, made by `python -m experiments.{report['experiment']}`. {report['note']}\n"
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n" + note)
+
+
+def spread(values: Sequence[float]) -> str:
+    """``mean ± standard deviation`` of some figures, in two decimals; the mean alone of one."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}"
+    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"

@@ -1,0 +1,198 @@
+"""Networks for CIFAR-10, 32 x 32 pixels, 10 classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sw.compress.methods import CompressError
+from sw.compress.training.graph import PadShortcut
+
+__all__ = ["MODELS", "MobileNetV2", "ResNet18", "ResNet20", "VisionTransformer", "build", "load_weights"]
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut: of a 1 x 1 convolution (ResNet's option B) or of zeros (option A)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, option: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            added = outputs - inputs
+            self.shortcut = (
+                PadShortcut(stride, added // 2, added - added // 2)
+                if option == "A"
+                else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            )
+
+    def forward(self, values: Tensor) -> Tensor:
+        hidden = functional.relu(self.bn1(self.conv1(values)))
+        return functional.relu(self.bn2(self.conv2(hidden)) + self.shortcut(values))
+
+
+class _ResNet(nn.Module):
+    def __init__(self, blocks: tuple[int, ...], widths: tuple[int, ...], option: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        inputs = widths[0]
+        stages = []
+        for stage, (count, width) in enumerate(zip(blocks, widths, strict=True)):
+            layers = []
+            for block in range(count):
+                layers.append(BasicBlock(inputs, width, 2 if stage and not block else 1, option))
+                inputs = width
+            stages.append(nn.Sequential(*layers))
+        for stage, layers in enumerate(stages):
+            self.add_module(f"layer{stage + 1}", layers)
+        self.stages = len(stages)
+        self.linear = nn.Linear(inputs, 10)
+
+    def forward(self, values: Tensor) -> Tensor:
+        values = functional.relu(self.bn1(self.conv1(values)))
+        for stage in range(self.stages):
+            values = self.get_submodule(f"layer{stage + 1}")(values)
+        return self.linear(torch.flatten(functional.adaptive_avg_pool2d(values, 1), 1))
+
+
+class ResNet20(_ResNet):
+    """ResNet-20 (He et al., section 4.2): 16, 32, 64 channels, three blocks each, option A."""
+
+    def __init__(self) -> None:
+        super().__init__((3, 3, 3), (16, 32, 64), "A")
+
+
+class ResNet18(_ResNet):
+    """ResNet-18 with a 3 x 3 stem of stride 1 and without max pooling, as is usual for CIFAR-10."""
+
+    def __init__(self) -> None:
+        super().__init__((2, 2, 2, 2), (64, 128, 256, 512), "B")
+
+
+class InvertedResidual(nn.Module):
+    """MobileNet-v2's block: widen, depthwise, narrow."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, factor: int) -> None:
+        super().__init__()
+        wide = inputs * factor
+        layers: list[nn.Module] = []
+        if factor != 1:
+            layers += [nn.Conv2d(inputs, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()]
+        layers += [nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()]
+        layers += [nn.Conv2d(wide, outputs, 1, bias=False), nn.BatchNorm2d(outputs)]
+        self.layers = nn.Sequential(*layers)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.layers(values) + values if self.residual else self.layers(values)
+
+
+class MobileNetV2(nn.Module):
+    """MobileNet-v2, width 1; of its five strides of 2, the first two are 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6()]
+        inputs = 32
+        for factor, outputs, count, stride in (
+            (1, 16, 1, 1),
+            (6, 24, 2, 1),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        ):
+            for block in range(count):
+                layers.append(InvertedResidual(inputs, outputs, 1 if block else stride, factor))
+                inputs = outputs
+        layers += [nn.Conv2d(inputs, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6()]
+        self.features = nn.Sequential(*layers)
+        self.linear = nn.Linear(1280, 10)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.linear(torch.flatten(functional.adaptive_avg_pool2d(self.features(values), 1), 1))
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        batch, tokens, width = values.shape
+        parts = self.qkv(values).reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+
+
+class _Encoder(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = _Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        values = values + self.attention(self.norm1(values))
+        return values + self.fc2(functional.gelu(self.fc1(self.norm2(values))))
+
+
+class VisionTransformer(nn.Module):
+    """A transformer with DeiT-tiny's width 192 and 3 heads, for 64 patches of 4 x 4 pixels; mean of the tokens."""
+
+    def __init__(self, depth: int = 12, width: int = 192, heads: int = 3) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.positions = nn.Parameter(torch.zeros(1, 64, width))
+        nn.init.trunc_normal_(self.positions, std=0.02)
+        self.blocks = nn.Sequential(*[_Encoder(width, heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, 10)
+
+    def forward(self, values: Tensor) -> Tensor:
+        tokens = self.patches(values).flatten(2).transpose(1, 2) + self.positions
+        return self.linear(self.norm(self.blocks(tokens)).mean(1))
+
+
+MODELS: dict[str, type[nn.Module]] = {
+    "resnet20": ResNet20,
+    "resnet18": ResNet18,
+    "mobilenetv2": MobileNetV2,
+    "vit": VisionTransformer,
+}
+
+
+def build(name: str, weights: str | Path | None = None, *, seed: int = 0) -> nn.Module:
+    """A network of :data:`MODELS`, with fresh weights of that seed or those of a file.
+
+    Raises
+    ------
+    CompressError
+        The name is unknown.
+    """
+    if name not in MODELS:
+        raise CompressError(f"model must be one of {', '.join(MODELS)}, not {name!r}")
+    torch.manual_seed(seed)
+    model = MODELS[name]()
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a state dict of any precision, also under the key ``state_dict``, also with names prefixed ``module.``."""
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    state = state.get("state_dict", state)
+    model.load_state_dict({key.removeprefix("module."): value for key, value in state.items()}, strict=True)

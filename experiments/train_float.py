@@ -1,0 +1,118 @@
+"""Train a network on CIFAR-10 in floating point, from scratch or N:M sparse from given weights.
+
+The weights it writes are the start of the other experiments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from experiments.common import WEIGHTS, add_options, data, machine, write_report
+from experiments.models import MODELS, build
+from sw.compress.methods import CompressError
+from sw.compress.training.loop import TrainConfig, accuracy, fit
+from sw.compress.training.sparse import SCHEMES, finish_sparse, start_sparse
+
+#: Settings of each network.
+CONFIGS = {
+    "resnet18": TrainConfig(40, 256, "sgd", 0.1, weight_decay=5e-4, warmup=3, label_smoothing=0.1, erase=8),
+    "resnet20": TrainConfig(100, 128, "sgd", 0.1, weight_decay=1e-4, warmup=3),
+    "mobilenetv2": TrainConfig(30, 256, "sgd", 0.1, weight_decay=5e-4, warmup=3, label_smoothing=0.1, erase=8),
+    "vit": TrainConfig(50, 256, "adamw", 1e-3, weight_decay=0.05, warmup=5, label_smoothing=0.1, erase=12),
+}
+
+#: Settings of sparse training. Learning rate and decay of SR-STE are DominoSearch's, which MVQ uses.
+SPARSE = {
+    "resnet18": TrainConfig(10, 256, "sgd", 0.01, weight_decay=5e-5, crop=4),
+    "resnet20": TrainConfig(40, 128, "sgd", 0.02, weight_decay=5e-5, crop=4),
+    "mobilenetv2": TrainConfig(10, 256, "sgd", 0.01, weight_decay=5e-5, crop=4),
+    "vit": TrainConfig(15, 256, "adamw", 3e-4, weight_decay=0.05, warmup=1, crop=4),
+}
+
+#: Layers that stay dense: the first and the last.
+PATTERNS = ("layer*", "blocks*", "features.*.layers.*")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.train_float", description=__doc__)
+    parser.add_argument("model", choices=sorted(MODELS))
+    parser.add_argument("--weights", type=Path, help="file to write (build/experiments/MODEL[-SCHEME].pt)")
+    parser.add_argument("--start", type=Path, help="weights to start from; needed for sparse training")
+    parser.add_argument("--sparse", choices=SCHEMES, help="train 4:16 sparse")
+    parser.add_argument("--epochs", type=int, help="instead of the network's own number")
+    parser.add_argument("--seed", type=int, default=0, help="%(default)s")
+    parser.add_argument("--checkpoint", type=Path, help="go on from this file if it exists, and write it on the way")
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    train, test = data(options)
+    if options.sparse and not options.start:
+        raise CompressError("--sparse needs --start: it trains on from given weights")
+    precision = "bfloat16" if options.device.startswith("cuda") else "float32"
+    config = (SPARSE if options.sparse else CONFIGS)[options.model]
+    config = dataclasses.replace(config, seed=options.seed, precision=precision, batch=min(config.batch, len(train)))
+    if options.epochs:
+        config = dataclasses.replace(config, epochs=options.epochs, warmup=min(config.warmup, options.epochs / 4))
+    model = build(options.model, options.start, seed=options.seed)
+    sparse_layers = start_sparse(model, PATTERNS, 4, 16, options.sparse) if options.sparse else []
+    if options.device.startswith("cuda"):
+        model.to(memory_format=torch.channels_last)
+    begin = time.perf_counter()
+    losses = fit(
+        model,
+        train,
+        config,
+        device=options.device,
+        checkpoint=options.checkpoint,
+        every=1000,
+        capture=not options.eager,
+        progress=not options.quiet,
+    )
+    seconds = time.perf_counter() - begin
+    finish_sparse(model)
+    percent = accuracy(model, test, device=options.device)
+    name = f"{options.model}-{options.sparse}" if options.sparse else options.model
+    weights = options.weights or WEIGHTS / f"{name}.pt"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    # Half precision halves the file; the accuracy reported is that of what the file holds.
+    state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    torch.save(state, weights)
+    percent_stored = accuracy(build(options.model, weights).to(options.device), test, device=options.device)
+    report = {
+        "experiment": "train_float",
+        "note": "Accuracy on the test images, in per cent.",
+        "model": options.model,
+        "sparse": options.sparse,
+        "sparse_layers": sparse_layers,
+        "accuracy": percent_stored,
+        "accuracy_float32": percent,
+        "seconds": seconds,
+        "losses": losses,
+        "config": dataclasses.asdict(config),
+        "images": len(train),
+        "machine": machine(options.device),
+    }
+    path = options.output / f"float-{name}.json"
+    rows = [[name, f"{percent_stored:.2f}", config.epochs, f"{seconds:.0f} s", report["machine"]["device"]]]
+    write_report(path, report, ["network", "accuracy", "epochs", "time", "device"], rows)
+    print(f"{name}: {percent_stored:.2f} % after {config.epochs} epochs, {seconds:.0f} s; {weights}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The experiments' commands, on a few random images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import signs, table3, train_float
+from experiments.finetune import Case, compress, most_codewords
+from experiments.models import MODELS, build
+from sw.compress.methods import CompressError, LayerSource, Recipe
+from sw.compress.ratio import layer_bits
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cifar") / "cifar.npz"
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (16, 32, 32, 3), np.uint8), np.arange(16) % 10
+    np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("resnet20", 0.27), ("resnet18", 11.17), ("mobilenetv2", 2.24), ("vit", 5.36)]
+)
+def test_models(name: str, millions: float) -> None:
+    model = build(name).eval()
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_unknown_model() -> None:
+    with pytest.raises(CompressError, match=f"model must be one of {', '.join(MODELS)}, not 'vgg'"):
+        build("vgg")
+
+
+@pytest.mark.parametrize("method", ["vq", "mvq", "ssvq", "msvq"])
+def test_most_codewords_fill_the_bits(method: str) -> None:
+    weight = np.random.default_rng(0).standard_normal((64, 64, 3, 3)).astype(np.float32)
+    source, recipe = LayerSource("layer", "conv", weight), Recipe(method, 2, 16, 4, 16)
+    k = most_codewords(source, recipe, 1.5, recipe.masked)
+    layer = compress(source, Case("case", recipe, bits=1.5), 0)
+    assert layer.k == k
+    assert 1.2 < layer_bits(layer).per_weight <= 1.5
+    assert most_codewords(source, recipe, 0.01, recipe.masked) == 0
+
+
+def test_case_c_decodes_with_the_masks_of_the_weights() -> None:
+    weight = np.random.default_rng(0).standard_normal((32, 16, 3, 3)).astype(np.float32)
+    case = Case("C", Recipe("vq", 16, 16, 4, 16), masks=True)
+    layer = compress(LayerSource("layer", "conv", weight), case, 0)
+    assert layer.method == "mvq"
+    kept = np.sort(np.abs(weight).reshape(2, 16, -1), axis=1)[:, 12]
+    np.testing.assert_array_equal(
+        layer.integer_weights().reshape(2, 16, -1) != 0, np.abs(weight).reshape(2, 16, -1) >= kept[:, None]
+    )
+
+
+def test_the_way_from_floats_to_a_table(cifar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--data", str(cifar), "--device", "cpu", "--quiet", "--epochs", "1", "--output", str(tmp_path)]
+    dense, sparse = str(tmp_path / "dense.pt"), str(tmp_path / "sparse.pt")
+    assert train_float.main(["resnet20", *common, "--weights", dense]) == 0
+    assert train_float.main(["resnet20", *common, "--start", dense, "--sparse", "sr-ste", "--weights", sparse]) == 0
+    study = ["resnet20", *common, "--weights", dense, "--sparse-weights", sparse, "--runs", str(tmp_path / "runs")]
+    assert table3.main([*study, "--seeds", "0", "--cases", "C", "MSVQ", "LSQ 2 bit"]) == 0
+    report = json.loads((tmp_path / "table3-resnet20.json").read_text())
+    assert [run["case"] for run in report["runs"]] == ["C", "MSVQ", "LSQ 2 bit"]
+    assert all(run["golden_logits_equal"] for run in report["runs"])
+    assert 21 < report["runs"][1]["ratio_ideal"] < 25
+    assert "| MSVQ |" in (tmp_path / "table3-resnet20.md").read_text()
+    assert table3.main([*study, "--cases", "E"]) == 2
+    assert "case must be one of A, B, C, D, MSVQ" in capsys.readouterr().err
+
+
+def test_reports_need_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert signs.main(["vit", "--report-only", "--runs", str(tmp_path)]) == 2
+    assert "there is no run to report" in capsys.readouterr().err
