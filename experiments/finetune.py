@@ -30,6 +30,7 @@ from sw.compress.training.modules import (
     load_layers,
     replace_layer,
 )
+from sw.compress.training.permutation import permute_network
 from sw.format.container import read_container, write_container
 from sw.format.layer import CompressedLayer
 
@@ -54,6 +55,8 @@ class Case:
         Start from the network that was trained N:M sparse.
     masks
         ``vq`` with the masks of the weights: common k-means, sparse reconstruction (MVQ table 3, case C).
+    permute
+        Reorder channels before clustering (PQF).
     bits
         Bits a weight with codebook, of each layer, for ``k = 0``.
     uniform
@@ -66,6 +69,7 @@ class Case:
     recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe("int8"))
     sparse: bool = False
     masks: bool = False
+    permute: bool = False
     bits: float | None = None
     uniform: int = 0
     learn_signs: bool = True
@@ -129,6 +133,8 @@ def run(
     model = build(network, weights)
     unquantised = accuracy(model.to(device), test, device=device)
     model.cpu()
+    if case.permute:
+        permute_network(model, case.recipe.d, seed=config.seed)
     integer = network != "vit"
     errors = np.zeros(2)
     for source in module_sources(model):

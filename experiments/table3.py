@@ -38,6 +38,7 @@ def cases(network: str) -> list[Case]:
         Case("D", recipe("mvq", 512, 16), sparse=True, bits=bits),
         Case("MSVQ", recipe("msvq", 32, 16), sparse=True, bits=bits, freezing=freezing),
         Case("SSVQ", Recipe("ssvq", 16, 8, 0, 0), freezing=freezing),
+        Case("PQF-style", recipe("vq", 1024, 8), permute=True, bits=bits),
         Case("LSQ 2 bit", uniform=2),
         Case("LSQ 3 bit", uniform=3),
         Case("LSQ 4 bit", uniform=4),
@@ -51,7 +52,7 @@ STUDY = Study(
     config=CONFIGS.__getitem__,
     note=(
         "Accuracy of the container's integers on the 10,000 test images, in per cent; mean and standard deviation over"
-        " seeds. Ratios count the coded layers; the first and the last layer stay at 8 bit, and layers that the codebook"
+        " seeds. Ratios count the coded layers; at 8 bit stay the first and the last layer, and layers that a codebook"
         " would not make smaller. A to D: MVQ table 3."
     ),
 )

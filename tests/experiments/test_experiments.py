@@ -68,9 +68,9 @@ def test_the_way_from_floats_to_a_table(cifar: Path, tmp_path: Path, capsys: pyt
     assert train_float.main(["resnet20", *common, "--weights", dense]) == 0
     assert train_float.main(["resnet20", *common, "--start", dense, "--sparse", "sr-ste", "--weights", sparse]) == 0
     study = ["resnet20", *common, "--weights", dense, "--sparse-weights", sparse, "--runs", str(tmp_path / "runs")]
-    assert table3.main([*study, "--seeds", "0", "--cases", "C", "MSVQ", "LSQ 2 bit"]) == 0
+    assert table3.main([*study, "--seeds", "0", "--cases", "C", "MSVQ", "PQF-style", "LSQ 2 bit"]) == 0
     report = json.loads((tmp_path / "table3-resnet20.json").read_text())
-    assert [run["case"] for run in report["runs"]] == ["C", "MSVQ", "LSQ 2 bit"]
+    assert [run["case"] for run in report["runs"]] == ["C", "MSVQ", "PQF-style", "LSQ 2 bit"]
     assert all(run["golden_logits_equal"] for run in report["runs"])
     assert 21 < report["runs"][1]["ratio_ideal"] < 25
     assert "| MSVQ |" in (tmp_path / "table3-resnet20.md").read_text()
