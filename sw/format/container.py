@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hw.layout import Schedule
 from sw.format.layer import CompressedLayer, LayerError, Requantisation
+from sw.format.output import write_atomically
 from sw.format.packing import PackingError, pack_fields, unpack_fields
 from sw.format.streams import StreamError, StreamLayout, layer_streams, unpack_streams
 
@@ -37,8 +38,11 @@ VERSION = 1
 
 #: Longest codeword. It bounds what a reader may have to allocate for a byte of an index stream.
 MAX_D = 256
-#: Most weights of a layer that has no stream (k = 1, no mask, no sign), where the file's size bounds nothing.
+#: Most weights of all layers together that have no stream (k = 1, no mask, no sign): the file's size does not bound
+#: them.
 MAX_WEIGHTS_WITHOUT_STREAM = 1 << 20
+#: Largest stride, padding and dilation.
+MAX_GEOMETRY = 65535
 
 _PREFIX = struct.Struct("<8sII")
 _CHECKSUM = struct.Struct("<I")
@@ -143,7 +147,8 @@ def _entry(fields: dict[str, Any], section: str) -> _Entry:
         if type(fields[name]) is not bool:
             raise fail(name, "true or false")
     for name, low in (("stride", 1), ("padding", 0), ("dilation", 1)):
-        integers(name, fields[name], (2,), low)
+        if max(integers(name, fields[name], (2,), low)) > MAX_GEOMETRY:
+            raise fail(name, f"at most {MAX_GEOMETRY}")
     shape = integers("shape", fields["shape"], (4,), 1)
     method = fields["method"]
     if type(method) is not list or len(method) != 5 or type(method[0]) is not str:
@@ -158,10 +163,18 @@ def _entry(fields: dict[str, Any], section: str) -> _Entry:
         layout = StreamLayout((shape[0], shape[1], shape[2], shape[3]), method[0], d, k, n, m, schedule)
     except StreamError as error:
         raise ContainerError(section, str(error)) from None
-    if not layout.bits and prod(shape) > MAX_WEIGHTS_WITHOUT_STREAM:
-        limit = MAX_WEIGHTS_WITHOUT_STREAM
-        raise ContainerError(section, f"a layer without streams must have at most {limit} weights, not {prod(shape)}")
     return _Entry(fields, layout)
+
+
+def _check_weights_without_stream(entries: Sequence[_Entry]) -> None:
+    count, limit = (
+        sum(prod(entry.layout.shape) for entry in entries if not entry.layout.bits),
+        MAX_WEIGHTS_WITHOUT_STREAM,
+    )
+    if count > limit:
+        raise ContainerError(
+            "header", f"layers without streams must have at most {limit} weights together, not {count}"
+        )
 
 
 def _describe(layer: CompressedLayer, schedule: Schedule) -> dict[str, Any]:
@@ -217,19 +230,6 @@ def _section_data(entry: _Entry, layer: CompressedLayer) -> dict[str, bytes]:
     return data
 
 
-def _write_atomically(path: Path, parts: Sequence[bytes]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def write_container(
     path: str | os.PathLike[str],
     layers: Sequence[CompressedLayer],
@@ -257,6 +257,8 @@ def write_container(
     ContainerError
         A name is used twice or unknown, a schedule does not fit its layer, a layer is beyond the format's limits, or
         the metadata are not JSON. Nothing is written.
+    OutputError
+        There is something at ``path`` that is not a regular file.
     OSError
         The file cannot be written.
     """
@@ -272,17 +274,22 @@ def write_container(
             schedule = Schedule(*schedule)
         except (TypeError, ValueError) as error:
             raise ContainerError("header", f"schedule must be (H, L): {error}") from None
-    if isinstance(schedule, Mapping):
-        for name in schedule:
+    elif isinstance(schedule, Mapping):
+        for name, own in schedule.items():
             if name not in names:
                 raise ContainerError("header", f"schedule given for {name!r}, which is no layer")
+            if not isinstance(own, Schedule):
+                raise ContainerError("header", f"schedule of layer {name!r} must be a Schedule, not {own!r}")
+    elif schedule is not None and not isinstance(schedule, Schedule):
+        raise ContainerError("header", f"schedule must be a Schedule, (H, L) or a mapping, not {schedule!r}")
 
     described: list[dict[str, Any]] = []
     entries: list[_Entry] = []
     for layer in layers:
-        own = schedule.get(layer.name) if isinstance(schedule, Mapping) else schedule
-        described.append(_describe(layer, own or _canonical_schedule(layer.d)))
+        chosen = schedule.get(layer.name) if isinstance(schedule, Mapping) else schedule
+        described.append(_describe(layer, chosen or _canonical_schedule(layer.d)))
         entries.append(_entry(described[-1], f"layer {layer.name!r}"))
+    _check_weights_without_stream(entries)
     header = _header(described, metadata)
     prefix = _PREFIX.pack(MAGIC, VERSION, len(header)) + header
     parts = [prefix, _CHECKSUM.pack(zlib.crc32(prefix))]
@@ -290,7 +297,21 @@ def write_container(
         data = _section_data(entry, layer)
         for name in entry.sections:
             parts += [data[name], _CHECKSUM.pack(zlib.crc32(data[name]))]
-    _write_atomically(path, parts)
+    write_atomically(path, parts)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Readers differ in which of two equal keys they take, so the format allows none."""
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"key {name!r} must not be there twice")
+    return dict(pairs)
+
+
+def _finite(text: str) -> float:
+    if not isfinite(value := float(text)):
+        raise ValueError(f"a number must be finite, not {text}")
+    return value
 
 
 def _parse_header(data: bytes) -> tuple[list[_Entry], dict[str, Any], int]:
@@ -309,7 +330,12 @@ def _parse_header(data: bytes) -> tuple[list[_Entry], dict[str, Any], int]:
         raise ContainerError("header", "checksum mismatch, the bytes are corrupted")
 
     try:
-        header = json.loads(data[_PREFIX.size : end])
+        header = json.loads(
+            data[_PREFIX.size : end],
+            object_pairs_hook=_unique,
+            parse_constant=_finite,
+            parse_float=_finite,
+        )
     except (ValueError, RecursionError) as error:
         raise ContainerError("header", f"must be JSON: {error}") from None
     if type(header) is not dict or any(name not in ("layers", "default", "metadata") for name in header):
@@ -328,6 +354,7 @@ def _parse_header(data: bytes) -> tuple[list[_Entry], dict[str, Any], int]:
             raise ContainerError("header", f"layer names must be unique, not twice {entry.fields['name']!r}")
         names.add(entry.fields["name"])
         entries.append(entry)
+    _check_weights_without_stream(entries)
     return entries, metadata, end + _CHECKSUM.size
 
 
@@ -391,7 +418,7 @@ def _decode(entry: _Entry, contents: Mapping[str, bytes]) -> CompressedLayer:
             **parts,
         )
     except LayerError as error:
-        raise ContainerError(entry.label, str(error)) from None
+        raise ContainerError(entry.label, str(error).removeprefix(f"{entry.label}: ")) from None
 
 
 def read_container(path: str | os.PathLike[str]) -> Container:

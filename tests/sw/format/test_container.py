@@ -242,6 +242,17 @@ def test_small_is_good(path: Path) -> None:
         pytest.param(b"\xff", "header: must be JSON", id="no text"),
         pytest.param(b"[" * 100000, "header: must be JSON", id="deep JSON"),
         pytest.param(b'{"layers":' + b"9" * 5000 + b"}", "header: must be JSON", id="huge number"),
+        pytest.param(
+            b'{"layers":[],"layers":[]}', "header: must be JSON: key 'layers' must not be there twice", id="key twice"
+        ),
+        *(
+            pytest.param(
+                b'{"layers":[],"metadata":{"x":[' + number + b"]}}",
+                f"header: must be JSON: a number must be finite, not {number.decode()}",
+                id=number.decode(),
+            )
+            for number in (b"NaN", b"-Infinity", b"1e999")
+        ),
         pytest.param([], "header: must be an object of layers, default and metadata", id="list"),
         pytest.param(
             {"layers": [], "x": 1}, "header: must be an object of layers, default and metadata", id="unknown key"
@@ -264,6 +275,10 @@ def test_small_is_good(path: Path) -> None:
         pytest.param(small(shape=[8, 0, 1, 1]), "shape must be a list of 4 integers of at least 1", id="zero"),
         pytest.param(small(stride=2), "stride must be a list of 2 integers of at least 1, not 2", id="stride"),
         pytest.param(small(padding=[0, -1]), "padding must be a list of 2 integers of at least 0", id="padding"),
+        *(
+            pytest.param(small(**{name: [1, 10**30]}), f"{name} must be at most 65535, not", id=f"large {name}")
+            for name in ("stride", "padding", "dilation")
+        ),
         pytest.param(small(method="mvq"), r"method must be \[name, d, k, n, m\], not 'mvq'", id="method"),
         pytest.param(
             small(method=["mvq", 4, 3, 2, -4]), "method must be a list of 4 integers of at least 0", id="negative m"
@@ -292,7 +307,7 @@ def test_small_is_good(path: Path) -> None:
         pytest.param(small(method=["mvq", 4, 2, 2, 4]), "end: 4 bytes behind the last section", id="smaller codebook"),
         pytest.param(small(method=["vq", 4, 3, 4, 4]), "end: 12 bytes behind the last section", id="fewer sections"),
         pytest.param(
-            small(method=["mvq", 4, 3, 1, 4], kind="table"), "layer 'a': .*kind must be conv or linear", id="kind"
+            small(method=["mvq", 4, 3, 1, 4], kind="table"), "^layer 'a': kind must be conv or linear", id="kind"
         ),
         pytest.param(small(kind="linear", groups=3), "layer 'a': .*groups must be .* divide K = 8, not 3", id="groups"),
     ],
@@ -363,6 +378,24 @@ def test_nothing_is_allocated_that_the_file_cannot_justify(path: Path, fields: d
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(("layers", "allowed"), [(16, True), (17, False), (300, False)])
+def test_layers_without_streams_are_limited_together(path: Path, layers: int, allowed: bool) -> None:
+    fields = [{"name": str(i), "shape": [256, 256, 1, 1]} for i in range(layers)]
+    header = {"layers": fields, "default": {"method": ["mvq", 1, 1, 1, 1]}}
+    path.write_bytes(assemble(header, [b"\1", struct.pack("<f", 1)] * layers))
+    if allowed:
+        assert len(read_container(path).layers) == layers
+        return
+    tracemalloc.start()
+    try:
+        message = f"layers without streams must have at most 1048576 weights together, not {layers * 65536}"
+        with pytest.raises(ContainerError, match=message):
+            read_container(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("fields", [{"schedule": [10**15, 4]}, {"schedule": [10**15, 4, 10**15, 10**15, 1, 1]}])
 def test_schedules_larger_than_the_layer_cost_nothing(path: Path, fields: dict[str, Any]) -> None:
     path.write_bytes(assemble(small(**fields), list(SMALL.values())))
@@ -381,6 +414,10 @@ def test_schedules_larger_than_the_layer_cost_nothing(path: Path, fields: dict[s
         pytest.param((4, 6), None, None, "layer 'plain': L must be a multiple of d = 4, not 6", id="L"),
         pytest.param((4, 0), None, None, r"schedule must be \(H, L\): L must be an integer of at least 1", id="L = 0"),
         pytest.param((4,), None, None, r"schedule must be \(H, L\)", id="one number"),
+        pytest.param([4, 16], None, None, r"a Schedule, \(H, L\) or a mapping, not \[4, 16\]", id="list"),
+        pytest.param(
+            {"stem": (4, 16)}, None, None, r"schedule of layer 'stem' must be a Schedule, not \(4, 16\)", id="pair"
+        ),
         pytest.param(
             {"head": Schedule(1, 8)}, None, None, "schedule given for 'head', which is no layer", id="unknown"
         ),
@@ -396,7 +433,7 @@ def test_schedules_larger_than_the_layer_cost_nothing(path: Path, fields: dict[s
             None,
             None,
             lambda layers: [random_layer(np.random.default_rng(0), "vq", (1024, 1025, 1, 1), d=256, k=1)],
-            "layer 'random': a layer without streams must have at most 1048576 weights, not 1049600",
+            "header: layers without streams must have at most 1048576 weights together, not 1049600",
             id="large layer without streams",
         ),
     ],

@@ -1,0 +1,56 @@
+"""Output files that are complete or unchanged, whatever fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["OutputError", "staged", "write_atomically"]
+
+
+class OutputError(ValueError):
+    """A path that must not be replaced. The message names it."""
+
+
+@contextmanager
+def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """An empty file beside ``path`` that takes its place when the block ends; if the block raises, nothing is left.
+
+    So a path that cannot be written shows before the work of the block. Missing folders are made, and removed again
+    if the block raises.
+
+    Raises
+    ------
+    OutputError
+        There is something at ``path`` that is not a regular file: a folder, a device, a pipe.
+    OSError
+        The file cannot be written.
+    """
+    path = Path(path)
+    # A rename would put a file in the place of a device.
+    if path.exists() and not path.is_file():
+        raise OutputError(f"output {str(path)!r} must be a regular file or not exist")
+    missing = [folder for folder in path.parents if not folder.exists()]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(b"")
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+        for folder in missing:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+
+
+def write_atomically(path: str | os.PathLike[str], parts: Sequence[bytes]) -> None:
+    """Write a file through :func:`staged`, which raises."""
+    with staged(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(parts)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from sw.format.container import write_container
+from sw.format.output import OutputError, staged, write_atomically
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a pipe"])
+def test_refuses_what_is_no_regular_file(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "target"
+    if kind == "folder":
+        target.mkdir()
+    else:
+        os.mkfifo(tmp_path / "pipe" if "link" in kind else target)
+        if "link" in kind:
+            target.symlink_to(tmp_path / "pipe")
+    before, mode = sorted(os.listdir(tmp_path)), stat.S_IFMT(target.lstat().st_mode)
+    with pytest.raises(OutputError, match=r"output '.*target' must be a regular file or not exist"):
+        write_container(target, [])
+    assert stat.S_IFMT(target.lstat().st_mode) == mode
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_makes_folders_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    for content in (b"one", b"two"):
+        write_atomically(path, [content[:1], content[1:]])
+        assert path.read_bytes() == content
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        write_atomically(tmp_path / "a" / "b" / "file", [b"part", None])  # type: ignore[list-item]
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "plain").touch()
+    with pytest.raises(OSError, match="plain"), staged(tmp_path / "plain" / "file"):
+        pytest.fail("the block must not begin")
+    assert os.listdir(tmp_path) == ["plain"]
