@@ -242,6 +242,22 @@ def _argmin_short(scores: Floats) -> NDArray[np.uint8]:
     return found
 
 
+def _digest_file(library: Path) -> Path:
+    return library.with_suffix(".sha256")
+
+
+def _digest(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
+
+
+def _whole(library: Path) -> bool:
+    """Whether the library is there as it was built: a truncated one would kill the process that loads it."""
+    try:
+        return _digest_file(library).read_bytes() == _digest(library).encode()
+    except FileNotFoundError:
+        return False
+
+
 @functools.cache
 def _compiled() -> Compiled | None:
     names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
@@ -257,11 +273,15 @@ def _compiled() -> Compiled | None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "msvq"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = folder / f"kernels-{key}.so"
-        if not path.exists():
+        if not _whole(path):
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 built = Path(scratch) / path.name
                 subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(built)], check=True, capture_output=True)
-                built.replace(path)  # at once, whatever other processes do
+                digest = _digest_file(built)
+                digest.write_text(_digest(built))
+                # The digest first: a library without its own is built again. Each at once, whatever others do.
+                digest.replace(_digest_file(path))
+                built.replace(path)
         return Compiled(path)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,30 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 @needs_compiler
 def test_compiles_once(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(kernels(8), Compiled)
-    (built,) = (fresh / "cache" / "msvq").iterdir()
-    written = built.stat().st_mtime_ns
+    written = {path: path.stat().st_mtime_ns for path in (fresh / "cache" / "msvq").iterdir()}
+    assert sorted(path.suffix for path in written) == [".sha256", ".so"]
     kmeans_kernels._compiled.cache_clear()
     assert isinstance(kernels(8), Compiled)
-    assert [path.stat().st_mtime_ns for path in built.parent.iterdir()] == [written]
+    assert {path: path.stat().st_mtime_ns for path in (fresh / "cache" / "msvq").iterdir()} == written
+
+
+@needs_compiler
+@pytest.mark.parametrize("suffix", [".so", ".sha256"])
+@pytest.mark.parametrize("share", [None, 0, 0.5])
+def test_builds_a_damaged_library_again(fresh: Path, suffix: str, share: float | None) -> None:
+    folder = fresh / "cache" / "msvq"
+    assert isinstance(kernels(8), Compiled)
+    (damaged,) = folder.glob(f"*{suffix}")
+    whole = damaged.read_bytes()
+    # Not in place: this process has the library mapped.
+    damaged.unlink()
+    if share is not None:
+        damaged.write_bytes(whole[: int(share * len(whole))])
+    kmeans_kernels._compiled.cache_clear()
+    assert isinstance(kernels(8), Compiled)
+    (library,) = folder.glob("*.so")
+    (digest,) = folder.glob("*.sha256")
+    assert digest.read_text() == hashlib.sha256(library.read_bytes()).hexdigest()
 
 
 def test_without_a_compiler_numpy_does_it(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
