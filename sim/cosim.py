@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hw.command_line import write_text
 from hw.config import AcceleratorConfig
 from hw.generate import generate, write
 from hw.layout import Schedule
@@ -122,11 +122,12 @@ def build_model(config: AcceleratorConfig, name: str) -> tuple[VerilatorRunner, 
     for path in sorted([*root.glob("hw/**/*.py"), root / "sim" / "wrapper.py"]):
         source.update(path.read_bytes())
     design, manifest, wrapper, stamp = (folder / f"{name}{end}" for end in (".v", ".json", f".{TOP}.v", ".sha256"))
-    if not (stamp.exists() and stamp.read_text() == source.hexdigest()):
+    outputs = (design, manifest, wrapper)
+    if not (stamp.exists() and stamp.read_text() == _stamp(source.hexdigest(), outputs)):
         generated = generate(config, name)
         write(generated, folder)
-        _write(wrapper, wrapper_verilog(generated.manifest))
-        _write(stamp, source.hexdigest())
+        write_text(wrapper, wrapper_verilog(generated.manifest))
+        write_text(stamp, _stamp(source.hexdigest(), outputs))
     # Yosys leaves widths and unreachable cases implicit in its Verilog.
     lint = [f"-Wno-{kind}" for kind in ("WIDTHEXPAND", "WIDTHTRUNC", "CASEINCOMPLETE")]
     runner = VerilatorRunner(name, [design, wrapper], TOP, lint)
@@ -134,11 +135,12 @@ def build_model(config: AcceleratorConfig, name: str) -> tuple[VerilatorRunner, 
     return runner, json.loads(manifest.read_text())
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file in one step: another process may be writing or reading the same."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+def _stamp(source: str, outputs: Sequence[Path]) -> str:
+    """Hash of what files were made from and of the files themselves, so that a damaged one is made again."""
+    digest = hashlib.sha256(source.encode())
+    for path in outputs:
+        digest.update(hashlib.sha256(path.read_bytes()).digest() if path.exists() else b"missing")
+    return digest.hexdigest()
 
 
 def run_sessions(

@@ -172,6 +172,8 @@ def _kernels(config: AcceleratorConfig, rng: np.random.Generator) -> list[Job]:
         _job(config, rng, (L, H + 2, 1, 7), (5, 9), "1x7", padding=(0, 3)),
         _job(config, rng, (L, H, 3, 3), (8, 9), "3x3-dilated", dilation=(2, 2), padding=(2, 2)),
         _job(config, rng, (odd, 5 * H + 2, 1, 1), (1, 1), "linear", kind="linear", values="normal"),
+        # Every layer tile gives one vector.
+        _job(config, rng, (L, 2 * H + 1, 1, 1), (1, 1), "linear-A1", Schedule(H, L), kind="linear"),
     ]
 
 

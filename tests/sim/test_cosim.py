@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 import hw.decoder.mask_decoder
+import sim.cosim
 from hw.config import VARIANTS, preset
 from hw.layout import Schedule, mask_unrank
 from sim.cosim import Session, build_model, run_layers, simulate
 from sim.program import layer_program
 from sim.runner import SimulationError
-from sim.scenarios import random_activations, random_job, random_layer, run_preset
+from sim.scenarios import random_activations, random_job, random_layer, run_preset, sessions
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -24,6 +25,40 @@ def test_tiny_preset_is_bit_exact(variant: str) -> None:
     assert all(result.cycles == result.predicted for result in results if not result.paused)
     assert sum(result.cycles - result.predicted for result in results if result.paused) > 0
     assert all(0 < result.utilisation <= 1 for result in results)
+
+
+def test_layer_tiles_of_one_vector_leave_the_core_idle_in_between() -> None:
+    config = preset("ews-cms-tiny")
+    rng = np.random.default_rng(0)
+    layer = random_layer(config, rng, (8, 12, 1, 1), "fc", kind="linear")
+    (result,) = run_layers(config, [(layer, random_activations(rng, (12,)), Schedule(4, 8))], "ews-cms-tiny", "fc")
+    assert result.passed
+    assert result.psums == 3 * 8
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_thorough_sessions_have_layer_tiles_of_one_vector(variant: str) -> None:
+    config = preset(f"{variant}-tiny")
+    (job,) = (job for session in sessions(config) for job in session.jobs if job.layer.name == "linear-A1")
+    program = layer_program(config, job.layer, job.activations, job.schedule)
+    assert program.vectors == [1, 1, 1]
+
+
+@pytest.mark.parametrize("end", [".v", ".json", ".bench.v"])
+@pytest.mark.parametrize("damage", ["empty", "changed", "missing"])
+def test_damaged_designs_are_generated_again(end: str, damage: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sim.cosim, "BUILD", tmp_path)
+    monkeypatch.setattr(sim.cosim.VerilatorRunner, "build_model", lambda runner: tmp_path)
+    config = preset("ews-tiny")
+    _, manifest = build_model(config, "damaged")
+    path = tmp_path / "designs" / f"damaged{end}"
+    good = path.read_bytes()
+    path.unlink() if damage == "missing" else path.write_bytes(b"" if damage == "empty" else good + b" ")
+    assert build_model(config, "damaged")[1] == manifest
+    assert path.read_bytes() == good
+    unchanged = path.stat().st_mtime_ns
+    build_model(config, "damaged")
+    assert path.stat().st_mtime_ns == unchanged
 
 
 def test_progress_reaches_the_end() -> None:
