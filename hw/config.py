@@ -62,6 +62,15 @@ def _is_power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
 
 
+def _short(value: object) -> str:
+    """A value for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of too many digits, a list too deep
+        return f"a long {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _bits_for_range(count: int) -> int:
     """Bits that number ``count`` things: ceil(log2 count), and 0 for one thing."""
     return (count - 1).bit_length()
@@ -131,11 +140,13 @@ class AcceleratorConfig:
             value = getattr(self, field.name)
             wanted: type = type(field.default)
             if type(value) is not wanted:
-                raise ConfigError(f"{field.name} must be {wanted.__name__}, not {type(value).__name__} {value!r}")
+                raise ConfigError(f"{field.name} must be {wanted.__name__}, not {type(value).__name__} {_short(value)}")
         if self.variant not in VARIANTS:
-            raise ConfigError(f"variant must be one of {', '.join(VARIANTS)}, not {self.variant!r}")
+            raise ConfigError(f"variant must be one of {', '.join(VARIANTS)}, not {_short(self.variant)}")
         if self.mask_decoder not in MASK_DECODERS:
-            raise ConfigError(f"mask_decoder must be one of {', '.join(MASK_DECODERS)}, not {self.mask_decoder!r}")
+            raise ConfigError(
+                f"mask_decoder must be one of {', '.join(MASK_DECODERS)}, not {_short(self.mask_decoder)}"
+            )
         for name, low, high in (
             ("H", 1, 256),
             ("L", 1, 256),
@@ -152,9 +163,9 @@ class AcceleratorConfig:
         ):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ConfigError(f"{name} must be in {low}..{high}, not {value}")
+                raise ConfigError(f"{name} must be in {low}..{high}, not {_short(value)}")
         if not 1 <= self.N <= self.M:
-            raise ConfigError(f"N must be in 1..M = 1..{self.M}, not {self.N}")
+            raise ConfigError(f"N must be in 1..M = 1..{self.M}, not {_short(self.N)}")
         for name in ("wrf_depth", "arf_depth", "prf_depth"):
             value = getattr(self, name)
             if not _is_power_of_two(value):
@@ -296,14 +307,15 @@ class AcceleratorConfig:
         """
         fields = self.to_dict()
         for assignment in assignments:
-            name, equals, text = assignment.partition("=")
+            name, equals, text = assignment.partition("=") if isinstance(assignment, str) else ("", "", "")
             if not equals:
-                raise ConfigError(f"expected field=value, not {assignment!r}")
+                raise ConfigError(f"expected field=value, not {_short(assignment)}")
             if name not in fields:
-                raise ConfigError(f"unknown field {name!r}; the fields are {', '.join(fields)}")
+                raise ConfigError(f"unknown field {_short(name)}; the fields are {', '.join(fields)}")
+            # Text that is no JSON, a number of too many digits, lists in too many lists: refused below as text.
             try:
                 value = json.loads(text)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 value = text
             fields[name] = value
         return AcceleratorConfig(**fields)
@@ -345,5 +357,5 @@ def preset(name: str) -> AcceleratorConfig:
         No preset has that name.
     """
     if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}; the presets are {', '.join(PRESETS)}")
+        raise ConfigError(f"unknown preset {_short(name)}; the presets are {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -122,6 +122,10 @@ def test_masks_do_not_matter_without_masks() -> None:
         pytest.param(["H=four"], "H must be int, not str 'four'", id="text"),
         pytest.param(["H=[4]"], r"H must be int, not list \[4\]", id="list"),
         pytest.param(["variant=ws=2"], "variant must be one of .*, not 'ws=2'", id="second sign"),
+        pytest.param(["H=" + 5000 * "9"], r"^H must be int, not str '9{56}\.\.\.$", id="digits"),
+        pytest.param(["H=" + 90000 * "["], r"^H must be int, not str '\[{56}\.\.\.$", id="nested"),
+        pytest.param(["variant=" + 99 * "x"], r"not 'x{56}\.\.\.$", id="long"),
+        pytest.param([3], r"^expected field=value, not 3$", id="no text"),
         pytest.param(["product_register=yes"], "product_register must be bool, not str 'yes'", id="bool"),
     ],
 )
