@@ -58,5 +58,7 @@ def run_yosys(commands: Sequence[str], folder: Path) -> str:
     if done.returncode:
         errors = re.findall(r"^ERROR: (.*)", done.stderr, re.MULTILINE)
         lines = errors or done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise YosysError(lines[-1])
+        # Yosys only says that ABC left no file; ABC says why, and its first reason is the cause of the others.
+        reasons = re.findall(r"^ABC: (.*cannot be used.*|Error: .*)", done.stdout, re.MULTILINE)
+        raise YosysError(f"ABC: {reasons[0]}" if reasons and "ABC output file" in lines[-1] else lines[-1])
     return done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -194,6 +195,10 @@ def _cells(text: str, path: Path) -> Iterator[Cell]:
                     cell.area = float(attributes.get("area", 0))
                 except ValueError:
                     raise LibraryError(f"{path}: area of cell {cell.name} is {attributes['area']!r}") from None
+                if not (math.isfinite(cell.area) and cell.area >= 0):
+                    raise LibraryError(
+                        f"{path}: area of cell {cell.name} must be finite and at least 0, not {cell.area}"
+                    )
                 cell.dont_use = "true" in (attributes.get("dont_use"), attributes.get("is_isolation_cell"))
                 cell.clock_gate = attributes.get("clock_gating_integrated_cell", "")
                 yield cell
@@ -294,19 +299,20 @@ def library_from_texts(name: str, texts: Sequence[tuple[Path, str]], area_unit: 
         A text is not Liberty or is corrupt, or there is no two-input NAND or no flip-flop in the library.
     """
     cells = {cell.name: cell for path, text in texts for cell in _cells(text, path)}
-    usable = sorted(
-        (cell for cell in cells.values() if not cell.dont_use and cell.area > 0), key=lambda c: (c.area, c.name)
-    )
+    offered = sorted((cell for cell in cells.values() if not cell.dont_use), key=lambda c: (c.area, c.name))
+    usable = [cell for cell in offered if cell.area > 0]
     where = ", ".join(str(path) for path, _ in texts)
     nand2 = [
         cell
-        for cell in usable
+        for cell in offered
         if len(cell.inputs) == 2
         and len(cell.outputs) == 1
         and _truth(next(iter(cell.outputs.values())), cell.inputs) == (True, True, True, False)
     ]
     if not nand2:
         raise LibraryError(f"{where}: no two-input NAND in the library, which is the unit of gate equivalents")
+    if nand2[0].area == 0:
+        raise LibraryError(f"{where}: area of the two-input NAND {nand2[0].name} must be above 0, not 0")
     if not any(cell.flip_flop for cell in usable):
         raise LibraryError(f"{where}: no flip-flop in the library")
     digest = hashlib.sha256()

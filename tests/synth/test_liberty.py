@@ -66,6 +66,11 @@ def test_compressed_and_split_files_are_one_library(tmp_path) -> None:
     assert load([logic, flops]).cells == load([whole]).cells
 
 
+def with_area(area: str) -> bytes:
+    """The generic library with another area of the cells that have NAND2's."""
+    return GENERIC.replace("area : 1.0", f"area : {area}").encode()
+
+
 BAD = {
     "empty": (b"", "not a Liberty file: no library group"),
     "prose": (b"This is not a library.", "not a Liberty file: no library group"),
@@ -75,6 +80,19 @@ BAD = {
     "cut short": (GENERIC[: len(GENERIC) // 2].encode(), "corrupt Liberty file: group '.*' is not closed"),
     "brace too many": ((GENERIC + "}").encode(), "corrupt Liberty file: a '}' too many"),
     "area": (GENERIC.replace("area : 1.0", "area : large").encode(), "area of cell .* is 'large'"),
+    "area inf": (
+        with_area("inf"),
+        "area of cell BUF must be finite and at least 0, not inf",
+    ),
+    "area nan": (
+        with_area("nan"),
+        "area of cell BUF must be finite and at least 0, not nan",
+    ),
+    "area below 0": (
+        with_area("-1"),
+        "area of cell BUF must be finite and at least 0, not -1.0",
+    ),
+    "NAND2 of area 0": (with_area("0"), "NAND NAND2 must be above 0, not 0"),
     "no flip-flop": (without("DFF").encode(), "no flip-flop in the library"),
     "no NAND2": (without("NAND2").encode(), "no two-input NAND in the library"),
 }
@@ -100,6 +118,20 @@ def test_missing_file() -> None:
         load([Path("nowhere.lib")])
 
 
+def test_library_with_too_few_cells_for_abc(tmp_path, monkeypatch, capsys) -> None:
+    lines = [line for line in GENERIC.split("\n") if not line.startswith("cell (") or line.startswith(FEW)]
+    (tmp_path / "few.lib").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--preset", "ews-tiny", "--lib", "few.lib"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error == "python -m synth: ABC: Library with only 1 cell classes cannot be used.\n"
+
+
+FEW = ("cell (NAND2", "cell (DFF")
+
+
 def test_osu018_without_apt(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LibraryError, match=r"Debian's package qflow-tech-osu018, but there is no apt-get here"):
@@ -112,6 +144,7 @@ def test_osu018_without_apt(tmp_path, monkeypatch) -> None:
         (["--pdk", "tsmc"], "unknown library 'tsmc'; the libraries are generic, osu018"),
         (["--lib", "nowhere.lib"], "nowhere.lib: cannot read the Liberty file"),
         (["--pdk", "generic", "--lib", "a.lib"], "give a named library or Liberty files, not both"),
+        (["--lib", ""], "argument --lib: must not be empty"),
         (["--preset", "ews-1"], "unknown preset 'ews-1'"),
         (["--preset", "ews-tiny", "--set", "d=3"], "L must be a multiple of d = 3, not 8"),
         (["--preset", "ews-tiny", "--storage", "sram"], "invalid choice: 'sram'"),
