@@ -62,12 +62,16 @@ def layer_inputs(
 
         return hook
 
+    threads = torch.get_num_threads()
+    # More threads add up in another order, and a sum that lands on the other side of a rounding is another int8.
+    torch.set_num_threads(1)
     try:
         for name in names:
             hooks.append(modules[name].register_forward_pre_hook(keep(name)))
         with torch.inference_mode():
             output = network.eval()(image)[0]
     finally:
+        torch.set_num_threads(threads)
         for hook in hooks:
             hook.remove()
     return inputs, output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,28 @@ def test_inputs_of_layers_include_separate_padding() -> None:
     np.testing.assert_array_equal(inputs["1"], expected)
     assert output.shape == (1, 3, 3)
     assert not network[1]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_one_thread_computes_activations(fails: bool) -> None:
+    seen = []
+
+    class Spy(torch.nn.Identity):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.get_num_threads())
+            if fails:
+                raise RuntimeError("fails")
+            return x
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with contextlib.suppress(RuntimeError):
+            layer_inputs(torch.nn.Sequential(Spy()), torch.zeros(1, 1, 2, 2), ["0"])
+        assert seen == [1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_unknown_layer_is_an_error() -> None:
