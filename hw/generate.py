@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -20,6 +19,7 @@ from amaranth.hdl import Shape
 from amaranth.lib import data, enum, stream, wiring
 from rich.console import Console
 
+from hw.command_line import Parser, interruptible, path_argument, writable_folder
 from hw.config import PRESETS, AcceleratorConfig, ConfigError, preset
 from hw.emission import Emission
 from hw.rtlil import merge_equal_modules
@@ -213,19 +213,15 @@ def _print_presets() -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
+@interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
-    parser = _Parser(prog="python -m hw.generate", description=__doc__)
+    parser = Parser(prog="python -m hw.generate", description=__doc__)
     parser.add_argument("--preset", metavar="NAME", help="a named configuration; see --list")
     parser.add_argument(
         "--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field of the preset"
     )
-    parser.add_argument("-o", metavar="DIR", type=Path, dest="folder", help="where NAME.v and NAME.json go")
+    parser.add_argument("-o", metavar="DIR", type=path_argument, dest="folder", help="where NAME.v and NAME.json go")
     parser.add_argument("--list", action="store_true", help="list the presets and exit")
     options = parser.parse_args(arguments)
     if options.list:
@@ -236,9 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = preset(options.preset).override(options.set)
         # Before the minutes that a large design takes.
-        options.folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(options.folder, os.W_OK):
-            raise PermissionError(f"cannot write into {str(options.folder)!r}")
+        writable_folder(options.folder)
         with Console(stderr=True).status(f"generating {options.preset}"):
             generated = generate(config, options.preset)
         paths = write(generated, options.folder)
@@ -246,8 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write into {str(options.folder)!r}: {error.strerror or error}")
-    for path in paths:
-        print(path)
+    print(*paths, sep="\n")
     return 0
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from hw.command_line import Parser, interruptible, worker_pool, writable_folder, write_text
 from hw.config import PRESETS, VARIANTS, ConfigError, preset
 from sim.cosim import JobResult
 from sim.runner import BuildError, SimulationError
@@ -99,16 +99,16 @@ def report(
             for name, jobs in results.items()
         },
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_text(writable_folder(folder) / "summary.json", json.dumps(summary, indent=1) + "\n")
     verdict = "FAILED" if failures else "all bit-exact, in as many cycles as predicted"
     console.print(f"{whole['sums']:,} sums and {whole['psums']:,} partial sums compared: {verdict}")
     return 1 if failures else 0
 
 
+@interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns 0 if everything is bit-exact and in as many cycles as predicted, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m sim", description=__doc__)
+    parser = Parser(prog="python -m sim", description=__doc__)
     names = [f"{variant}-{size}" for size in reversed(SIZES) for variant in VARIANTS]
     parser.add_argument("presets", nargs="*", metavar="PRESET", help=f"default: {', '.join(sorted(names))}")
     parser.add_argument("--seed", type=int, default=0, help="of layers, activations and pauses (default: 0)")
@@ -121,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(str(error))
     if options.jobs < 1:
         parser.error(f"--jobs must be at least 1, not {options.jobs}")
+    if options.seed < 0:
+        parser.error(f"--seed must be at least 0, not {options.seed}")
     names = options.presets or names
     try:
         versions = {package: metadata.version(package) for package in ("cocotb", "amaranth", "pyosys")}
@@ -135,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     spawn = multiprocessing.get_context("spawn")
     with (
         Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=_console()) as progress,
-        ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool,
+        worker_pool(options.jobs, spawn) as pool,
     ):
         task = progress.add_task("building and simulating", total=len(names))
         futures = {pool.submit(run_preset, name, options.seed): name for name in names}

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from hw.command_line import interruptible, writable_folder
 from hw.config import ConfigError, preset
 from hw.yosys import YosysError
 from synth.flow import STORAGES
@@ -25,6 +26,7 @@ MATRIX = tuple(
 )
 
 
+@interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
     parser = LibraryParser("synth", __doc__ or "")
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 figures = f"{part.area:.1f} {library.area_unit} = {nand2:.1f} NAND2 each, {count} of them, {delay}"
                 console.print(f"{name} {options.unit}: {figures}", soft_wrap=True)
             return 0
+        writable_folder(options.folder)  # before the minutes that large arrays take
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("RTLIL", total=len(configs))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 
+from hw.command_line import interruptible, writable_folder, write_text
 from hw.config import MASK_DECODERS, preset
 from hw.generate import source_hash
 from hw.yosys import YosysError, yosys_version
@@ -81,17 +81,18 @@ def markdown(measured: dict[str, Any]) -> Iterator[str]:
     yield f"Library {measured['library']['name']}, Yosys {measured['tools']['yosys']}, cells alone."
 
 
+@interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
     parser = LibraryParser("synth.choices", __doc__ or "")
     options = parser.parse_args(arguments)
     try:
-        measured = measure(parser.library(options))
-        folder: Path = options.folder
-        folder.mkdir(parents=True, exist_ok=True)
+        library = parser.library(options)
+        folder = writable_folder(options.folder)
+        measured = measure(library)
         text = "\n".join(markdown(measured)) + "\n"
-        (folder / "choices.json").write_text(json.dumps(measured, indent=1) + "\n")
-        (folder / "choices.md").write_text(text)
+        write_text(folder / "choices.json", json.dumps(measured, indent=1) + "\n")
+        write_text(folder / "choices.md", text)
     except (LibraryError, YosysError) as error:
         parser.error(str(error))
     except OSError as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hw.rtlil import RtlilModule, parse_modules
 from hw.yosys import run_yosys, yosys_version
+from synth.cache import keep, kept
 from synth.liberty import Library, LibraryError
 
 __all__ = ["STORAGES", "Netlist", "Synthesiser"]
@@ -198,9 +199,13 @@ class Synthesiser:
             wanted = [module for name, module in modules.items() if only is None or name in only]
             futures = {module.name: pool.submit(self._module, module, modules) for module in wanted}
             netlists = {}
-            for done, (name, future) in enumerate(futures.items(), 1):
-                netlists[name.removeprefix("\\")] = future.result()
-                progress(done, len(futures))
+            try:
+                for done, (name, future) in enumerate(futures.items(), 1):
+                    netlists[name.removeprefix("\\")] = future.result()
+                    progress(done, len(futures))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         return netlists
 
     def _module(self, module: RtlilModule, modules: Mapping[str, RtlilModule]) -> Netlist:
@@ -234,10 +239,9 @@ class Synthesiser:
     def _cached(self, text: str, commands: Sequence[str]) -> dict[str, object]:
         key = hashlib.sha256(f"{self.salt}\n{commands}\n{text}".encode()).hexdigest()
         path = self.cache / f"{key}.json"
-        try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError):
-            pass
+        known = kept(path)
+        if known is not None:
+            return json.loads(known)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             for file, content in {"design.il": text, **self.files}.items():
@@ -255,10 +259,7 @@ class Synthesiser:
                 columns[cell["type"]] = [len(cell["connections"]["clock"]), len(cell["connections"]["q"])]
         delays = [float(delay) for delay in re.findall(r"Delay = *([\d.]+) ps", log)]
         result = {"cells": cells, "columns": columns, "delay": max(delays, default=None)}
-        self.cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{hash(folder)}")
-        partial.write_text(json.dumps(result))
-        partial.replace(path)
+        keep(path, json.dumps(result))
         return result
 
 

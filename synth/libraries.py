@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from hw.command_line import Parser, path_argument
 from synth.generic import generic
 from synth.liberty import Library, LibraryError, load
 from synth.osu018 import osu018
@@ -13,7 +13,7 @@ from synth.osu018 import osu018
 __all__ = ["LibraryParser"]
 
 
-class LibraryParser(argparse.ArgumentParser):
+class LibraryParser(Parser):
     """A parser with ``--pdk``, ``--lib`` and ``-o``. Errors are one line and exit code 2."""
 
     def __init__(self, module: str, description: str) -> None:
@@ -23,16 +23,18 @@ class LibraryParser(argparse.ArgumentParser):
             "--lib",
             metavar="PATH",
             action="append",
-            type=Path,
+            type=path_argument,
             default=[],
             help="a Liberty file, plain or .gz; more than one adds up",
         )
         self.add_argument(
-            "-o", metavar="DIR", type=Path, dest="folder", default=Path("build/synth"), help="where reports go"
+            "-o",
+            metavar="DIR",
+            type=path_argument,
+            dest="folder",
+            default=Path("build/synth"),
+            help="where reports go",
         )
-
-    def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog}: {message}\n")
 
     @staticmethod
     def library(options: argparse.Namespace) -> Library:

@@ -6,17 +6,19 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hw.command_line import worker_pool, writable_folder, write_text
 from hw.config import AcceleratorConfig
 from hw.generate import TOP, source_hash, to_rtlil
 from hw.rtlil import RtlilModule, parse_modules
 from hw.yosys import yosys_version
+from synth.cache import keep, kept
 from synth.flow import Netlist, Synthesiser
 from synth.liberty import Library
 
@@ -176,20 +178,18 @@ def _rtlil(config: AcceleratorConfig, cache: Path) -> str:
 
     key = json.dumps([source_hash(), metadata.version("amaranth"), config.to_dict()])
     path = cache / f"{sha256(key.encode()).hexdigest()}.il"
-    if not path.exists():
+    text = kept(path)
+    if text is None:
         text = to_rtlil(AcceleratorCore(config))
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{id(text)}")
-        partial.write_text(text)
-        partial.replace(path)
-    return path.read_text()
+        keep(path, text)
+    return text
 
 
 def rtlil_texts(
     configs: Mapping[str, AcceleratorConfig], cache: Path = CACHE, progress: Callable[[str], None] = lambda name: None
 ) -> dict[str, str]:
     """RTLIL of several configurations, in two processes; ``progress`` gets the name of each when it is done."""
-    with ProcessPoolExecutor(min(2, len(configs))) as pool:
+    with worker_pool(min(2, len(configs))) as pool:
         futures = {pool.submit(_rtlil, config, cache): name for name, config in configs.items()}
         texts = {}
         for future in as_completed(futures):
@@ -364,10 +364,8 @@ def write(reports: Mapping[str, AreaReport], library: Library, storage: str, fol
         "hw_sha256": source_hash(),
         "presets": {name: report.to_dict() for name, report in reports.items()},
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    writable_folder(folder)
     texts = {"area.json": json.dumps(described, indent=2) + "\n", "area.md": markdown(reports, storage)}
     for name, text in texts.items():
-        partial = folder / f".{name}.partial"
-        partial.write_text(text)
-        partial.replace(folder / name)
+        write_text(folder / name, text)
     return [folder / name for name in texts]

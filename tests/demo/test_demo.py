@@ -69,3 +69,12 @@ def test_bad_picture_is_one_clear_error(
     error = capsys.readouterr().err
     assert error.startswith("python -m demo: ")
     assert message in error
+
+
+@pytest.mark.parametrize("threads", ["0", "-2"])
+def test_threads_below_one_are_refused(threads: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        demo.main(["--threads", threads, "-o", str(tmp_path / "out")])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"python -m demo: --threads must be at least 1, not {threads}\n"
+    assert not (tmp_path / "out").exists()

@@ -58,10 +58,16 @@ def test_missing_results_give_a_failing_status(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["ews-17"], "unknown preset 'ews-17'"), (["--jobs", "0"], "--jobs must be at least 1, not 0")],
+    [
+        (["ews-17"], "unknown preset 'ews-17'"),
+        (["--jobs", "0"], "--jobs must be at least 1, not 0"),
+        (["ews-tiny", "--seed", "-1"], "--seed must be at least 0, not -1"),
+    ],
 )
 def test_bad_arguments(arguments: list[str], message: str, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

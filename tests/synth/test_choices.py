@@ -11,6 +11,7 @@ from synth.generic import generic
 
 
 def test_areas_of_decoders_and_storages(monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.chdir(tmp_path)  # for its cache
     monkeypatch.setattr(choices, "PATTERNS", ((2, 4),))
     monkeypatch.setattr(choices, "measure", lambda library: MEASURE(library, "tiny", progress=False))
     monkeypatch.setattr(choices, "STORAGES", ("flipflop", "gated"))

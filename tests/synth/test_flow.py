@@ -19,7 +19,7 @@ from synth.__main__ import main
 from synth.flow import Synthesiser, _adder_map
 from synth.generic import generic
 from synth.liberty import LibraryError
-from synth.report import area, markdown, write
+from synth.report import area, markdown, unit_area, write
 
 # The generic cells as Verilog, for equivalence checks.
 FA = "module FA (input A, B, C, output S, CO); assign {CO, S} = A + B + C; endmodule\n"
@@ -179,3 +179,22 @@ def test_unit(tmp_path, monkeypatch, capsys) -> None:
     assert figures["arithmetic"] != figures["table"]
     modules = parse_modules(next((tmp_path / "build" / "synth" / "cache").glob("*.il")).read_text())
     assert any("mask_decoder" in name for name in modules)
+
+
+@pytest.mark.parametrize("damaged", ["", "{}", "half", "changed"])
+@pytest.mark.parametrize("kind", ["il", "json"])
+def test_damaged_caches_heal(kind: str, damaged: str, tmp_path) -> None:
+    library, config = generic(), preset("ews-tiny")
+    small = config.override(["H=1", "L=4", "prf_depth=2", "wrf_depth=2", "arf_depth=2"])
+    report = unit_area(small, "control", library, cache=tmp_path)
+    files = {path: path.read_text() for path in tmp_path.glob(f"*.{kind}")}
+    assert files
+    for path, text in files.items():
+        if damaged == "half":
+            path.write_text(text[: len(text) // 2])
+        elif damaged == "changed":
+            path.write_text(text[:-3] + "9" + text[-2:])
+        else:
+            path.write_text(damaged)
+    assert unit_area(small, "control", library, cache=tmp_path) == report
+    assert {path: path.read_text() for path in tmp_path.glob(f"*.{kind}")} == files

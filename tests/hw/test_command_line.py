@@ -1,0 +1,116 @@
+"""What the command lines share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import demo.__main__
+import hw.generate
+import sim.__main__
+import synth.__main__
+import synth.choices
+from hw.command_line import Parser, interruptible, path_argument, writable_folder, write_text
+
+MODULES = {
+    "hw.generate": hw.generate.main,
+    "sim": sim.__main__.main,
+    "synth": synth.__main__.main,
+    "synth.choices": synth.choices.main,
+    "demo": demo.__main__.main,
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_interrupt_is_one_line(module: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def interrupted(parser: Parser, arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Parser, "parse_args", interrupted)
+    assert MODULES[module]([]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+POOL = """
+import sys, time
+from hw.command_line import interruptible, worker_pool
+@interruptible
+def main(arguments=None):
+    with worker_pool(2) as pool:
+        futures = [pool.submit(time.sleep, 60) for _ in range(8)]
+        pool.submit(int)
+        print("started", flush=True)
+        time.sleep(60)
+    return 0
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("everyone", [True, False])
+def test_interrupt_ends_workers(everyone: bool) -> None:
+    """A terminal interrupts all processes of the group; ``kill`` interrupts one."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", POOL], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    time.sleep(0.5)
+    (os.killpg if everyone else os.kill)(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=20)
+    assert (process.returncode, error) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("module", ["hw.generate", "synth", "synth.choices", "demo"])
+def test_empty_folder_is_refused(module: str, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        MODULES[module](["-o", ""])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "must not be empty" in error
+    assert "argument -o" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "work"), [("synth", "synth.__main__.rtlil_texts"), ("synth.choices", "synth.choices.measure")]
+)
+def test_folder_is_checked_before_the_work(module: str, work: str, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(work, lambda *arguments, **named: pytest.fail("the work has begun"))
+    with pytest.raises(SystemExit) as stopped:
+        MODULES[module](["-o", str(tmp_path / "file" / "out")])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "cannot write: " in error
+    assert "Not a directory" in error
+    assert error.count("\n") == 1
+
+
+def test_folder_without_permission(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
+    with pytest.raises(PermissionError, match=r"Permission denied: '.*out'"):
+        writable_folder(tmp_path / "out")
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "new \ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    write_text(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_values_pass() -> None:
+    assert path_argument("out") == Path("out")
+    assert interruptible(lambda arguments: 3)([]) == 3
