@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from sw.compress.methods import MASKED, CompressError, LayerSource, Recipe
 from sw.compress.network import LayerReport, compress_network, total_row
 from sw.compress.sources import MODELS, checkpoint_sources, model_sources
 from sw.format.layer import METHODS
+from sw.format.output import staged
 
 #: Figures of MVQ table 3 (ResNet-18): total SSE, mask SSE.
 PAPER = {"A": (1153, 463), "B": (518, 498), "C": (1840, 1840), "D": (251, 251)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
+    """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,8 +63,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.ablation and options.output:
+    if options.ablation and options.output is not None:
         raise CompressError("--ablation writes no container: -o must not be given with it")
+    for flag, path in (("-o", options.output), ("--json", options.json)):
+        if path == "":
+            raise CompressError(f"{flag} must name a file, not {path!r}")
+    if options.output and options.json and Path(options.output).resolve() == Path(options.json).resolve():
+        raise CompressError(f"-o and --json must name different files, not both {options.json!r}")
     if options.threads is not None and options.threads < 1:
         raise CompressError(f"--threads must be at least 1, not {options.threads}")
     n, m = _nm(options)
@@ -70,10 +79,15 @@ def _run(options: argparse.Namespace) -> int:
         "source": options.model or Path(options.checkpoint).name,
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
     }
-    report |= _ablation(options, sources) if options.ablation else _compress(options, sources, recipe)
-    if options.json:
-        Path(options.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+    with ExitStack() as files:
+        # Both before the work, which takes minutes; neither takes its place unless both are complete.
+        output, target = (path and files.enter_context(staged(path)) for path in (options.output, options.json))
+        report |= _ablation(options, sources) if options.ablation else _compress(options, sources, recipe, output)
+        if target:
+            target.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    if output:
+        file = report["file"]
+        print(f"{options.output}: {file['bytes']} bytes, {file['ratio']:.2f} times smaller than float32")
     return 0
 
 
@@ -87,7 +101,9 @@ def _nm(options: argparse.Namespace) -> tuple[int, int]:
     return int(n), int(m)
 
 
-def _compress(options: argparse.Namespace, sources: list[LayerSource], recipe: Recipe) -> dict[str, Any]:
+def _compress(
+    options: argparse.Namespace, sources: list[LayerSource], recipe: Recipe, output: Path | None
+) -> dict[str, Any]:
     layers, rows = compress_network(sources, recipe, threads=options.threads, progress=not options.quiet)
     totals = [total_row(rows)]
     if any(row.reason is None for row in rows):
@@ -98,14 +114,12 @@ def _compress(options: argparse.Namespace, sources: list[LayerSource], recipe: R
         "layers": [row.to_dict() for row in rows],
         "totals": [row.to_dict() for row in totals],
     }
-    if options.output:
+    if output:
         from sw.format.container import write_container
 
-        Path(options.output).parent.mkdir(parents=True, exist_ok=True)
-        write_container(options.output, layers)
-        size = Path(options.output).stat().st_size
+        write_container(output, layers)
+        size = output.stat().st_size
         report["file"] = {"bytes": size, "ratio": 4 * totals[-1].bits.weight_count / size}
-        print(f"{options.output}: {size} bytes, {report['file']['ratio']:.2f} times smaller than float32")
     return report
 
 
@@ -121,12 +135,12 @@ def _ablation(options: argparse.Namespace, sources: list[LayerSource]) -> dict[s
     )
     kept = {row.case.name: row.kept_sse for row in rows}
     error = {row.case.name: row.relative_error for row in rows}
-    ratios = {f"{name}/D": kept[name] / kept["D"] if kept["D"] else math.inf for name in "ABC"}
+    ratios = {f"{name}/D": _quotient(kept[name], kept["D"]) for name in "ABC"}
     pairs = (("MSVQ", "D"), ("MSVQ", "D-paper"), ("MSVQ-128", "D"))
-    msvq = {f"{one}/{other}": error[one] / error[other] for one, other in pairs}
+    msvq = {f"{one}/{other}": _quotient(error[one], error[other]) for one, other in pairs}
     _console().print(_ablation_table(rows, len(larger)))
-    print("SSE on the kept weights: " + ", ".join(f"{name} = {value:.2f}" for name, value in ratios.items()))
-    print("Relative error: " + ", ".join(f"{name} = {value:.4f}" for name, value in msvq.items()))
+    print("SSE on the kept weights: " + _listed(ratios, 2))
+    print("Relative error: " + _listed(msvq, 4))
     return {
         "seed": options.seed,
         "iterations": options.iterations,
@@ -136,6 +150,15 @@ def _ablation(options: argparse.Namespace, sources: list[LayerSource]) -> dict[s
         "kept_sse_ratios": ratios,
         "relative_error_ratios": msvq,
     }
+
+
+def _quotient(one: float, other: float) -> float | None:
+    """None for a quotient by 0, which JSON cannot say otherwise."""
+    return one / other if other else None
+
+
+def _listed(quotients: Mapping[str, float | None], digits: int) -> str:
+    return ", ".join(f"{name} = {'-' if x is None else format(x, f'.{digits}f')}" for name, x in quotients.items())
 
 
 def _console() -> Console:

@@ -81,6 +81,7 @@ class AblationRow:
         The paper's mask SSE: over the weights that 4:16 pruning keeps.
     relative_error
         Squared error of all weights against the dense weights, divided by the energy of those: includes pruning.
+        0 for layers of zeros.
     bits
         Of all layers.
     """
@@ -167,7 +168,11 @@ def ablation(
                 bits.append(
                     storage_bits(source.weight.size, d=case.d, k=case.k, n=N, m=M, masked=masked, signed=signed)
                 )
-            rows.append(AblationRow(case, float(sums[0]), float(sums[1]), float(sums[2]) / energy, sum_bits(bits)))
+            rows.append(
+                AblationRow(
+                    case, float(sums[0]), float(sums[1]), float(sums[2]) / energy if energy else 0.0, sum_bits(bits)
+                )
+            )
     return rows
 
 

@@ -177,7 +177,7 @@ def module_sources(module: torch.nn.Module) -> list[LayerSource]:
     Raises
     ------
     CompressError
-        A weight is NaN or infinite, or a convolution does not pad with zeros.
+        A weight is NaN, infinite or a tensor that is not dense, or a convolution does not pad with zeros.
     """
     sources = []
     for name, layer in module.named_modules():
@@ -188,7 +188,7 @@ def module_sources(module: torch.nn.Module) -> list[LayerSource]:
                 LayerSource(
                     name=name,
                     kind="conv",
-                    weight=_array(layer.weight),
+                    weight=_array(name, layer.weight),
                     stride=_pair(layer.stride),
                     padding=_padding(name, layer),
                     dilation=_pair(layer.dilation),
@@ -196,7 +196,7 @@ def module_sources(module: torch.nn.Module) -> list[LayerSource]:
                 )
             )
         elif isinstance(layer, torch.nn.Linear):
-            sources.append(LayerSource(name=name, kind="linear", weight=_array(layer.weight)[:, :, None, None]))
+            sources.append(LayerSource(name=name, kind="linear", weight=_array(name, layer.weight)[:, :, None, None]))
     return sources
 
 
@@ -209,17 +209,18 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
     Raises
     ------
     CompressError
-        A weight is NaN or infinite.
+        A weight is NaN or infinite, or a tensor that is not dense.
     """
     sources = []
     for key, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor | np.ndarray) or tensor.ndim not in (2, 4) or not key.endswith("weight"):
+        if not isinstance(key, str) or not key.endswith("weight"):
             continue
-        weight = torch.as_tensor(tensor)
-        if not weight.is_floating_point():
+        if not isinstance(tensor, torch.Tensor | np.ndarray) or tensor.ndim not in (2, 4):
+            continue
+        if not (tensor.dtype.kind == "f" if isinstance(tensor, np.ndarray) else tensor.is_floating_point()):
             continue
         name = key.removesuffix("weight").rstrip(".") or key
-        array = _array(weight)
+        array = _array(name, tensor)
         if array.ndim == 2:
             sources.append(LayerSource(name=name, kind="linear", weight=array[:, :, None, None]))
         else:
@@ -229,7 +230,13 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
     return sources
 
 
-def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
+def _array(name: str, tensor: torch.Tensor | NDArray[Any]) -> NDArray[np.float32]:
+    if isinstance(tensor, np.ndarray):
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which LayerSource names
+            return np.ascontiguousarray(tensor, dtype=np.float32)
+    if tensor.is_meta or tensor.layout != torch.strided:
+        found = "a meta tensor, which has no values" if tensor.is_meta else tensor.layout
+        raise CompressError(f"layer {name!r}: weight must be a dense tensor (torch.strided), not {found}")
     return np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy())
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -67,9 +66,10 @@ def checkpoint_sources(path: str | Path) -> list[LayerSource]:
                 tensors: object = dict(arrays)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        first_line = str(error).partition("\n")[0]
-        raise CompressError(f"cannot read checkpoint {str(path)!r}: {first_line}") from error
+    except OSError as error:
+        raise CompressError(f"cannot read checkpoint {str(path)!r}: {error}") from error
+    except Exception as error:  # both readers let errors of every kind out where bytes are not what they expect
+        raise CompressError(f"cannot read checkpoint {str(path)!r}: {_reason(error)}") from error
     if isinstance(tensors, Mapping) and isinstance(tensors.get("state_dict"), Mapping):
         tensors = tensors["state_dict"]
     if not isinstance(tensors, Mapping):
@@ -80,3 +80,12 @@ def checkpoint_sources(path: str | Path) -> list[LayerSource]:
             f"checkpoint {str(path)!r} must hold a weight with two or four axes, not {len(tensors)} others"
         )
     return sources
+
+
+def _reason(error: Exception) -> str:
+    """The part of a reader's message that says what is wrong, in one line; the kind of error alone says little."""
+    text = str(error).strip()
+    unpickler = re.search(r"WeightsUnpickler error:\s*(.*)", text)
+    line = unpickler[1].partition(" Please use")[0] if unpickler else text.partition("\n")[0]
+    kind = f"not of the format that its name or its first bytes promise ({type(error).__name__})"
+    return f"{kind}: {line}" if line else kind

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,10 @@ def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--seed", "-1"], "seed must be an integer in 0.."),
         (["--threads", "0"], "--threads must be at least 1, not 0"),
         (["--ablation", "-o", "x"], "--ablation writes no container"),
+        (["--ablation", "-o", ""], "--ablation writes no container"),
+        (["-o", ""], "-o must name a file, not ''"),
+        (["--json", ""], "--json must name a file, not ''"),
+        (["-o", "a", "--json", "./a"], "-o and --json must name different files, not both './a'"),
         (["--ablation"], "the ablation needs a convolution of at least 32768 weights"),
     ],
 )
@@ -84,3 +89,70 @@ def test_bad_options_are_one_line_and_status_2(
 def test_missing_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--checkpoint", "nowhere.npz"]) == 2
     assert "cannot read checkpoint 'nowhere.npz'" in capsys.readouterr().err
+
+
+def test_ablation_of_zeros(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "net.npz", **{"conv.weight": np.zeros((128, 256, 1, 1), np.float32)})
+    path = tmp_path / "ablation.json"
+    arguments = ["--checkpoint", str(tmp_path / "net.npz"), "--ablation", "--init", "random", "--quiet"]
+    assert main([*arguments, "--iterations", "1", "--json", str(path)]) == 0
+    report = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert report["kept_sse_ratios"] == {"A/D": None, "B/D": None, "C/D": None}
+    assert set(report["relative_error_ratios"].values()) == {None}
+    assert "A/D = -, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bad", ["-o", "--json"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "below a file"])
+def test_outputs_are_checked_before_the_work_and_none_is_left(
+    checkpoint: str,
+    tmp_path: Path,
+    bad: str,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sw.compress.__main__.compress_network", lambda *_, **__: pytest.fail("work was done"))
+    target = tmp_path / "bad"
+    if kind == "pipe":
+        os.mkfifo(target)
+    elif kind == "folder":
+        target.mkdir()
+    else:
+        target = Path(checkpoint) / "x"
+    good = "--json" if bad == "-o" else "-o"
+    before = sorted(os.listdir(tmp_path))
+    assert main(["--checkpoint", checkpoint, bad, str(target), good, str(tmp_path / "new" / "good"), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert str(target if kind != "below a file" else checkpoint) in error
+    assert error.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "message"),
+    [(KeyboardInterrupt(), 130, "python -m sw.compress: interrupted\n"), (OSError("disk full"), 2, "disk full")],
+)
+def test_interruption_and_late_failure_leave_the_old_files(
+    checkpoint: str,
+    tmp_path: Path,
+    raised: BaseException,
+    status: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    # The last step: the container is complete by then.
+    monkeypatch.setattr("sw.compress.__main__.json.dumps", fail)
+    (tmp_path / "o.mvq").write_bytes(b"precious")
+    outputs = ["-o", str(tmp_path / "o.mvq"), "--json", str(tmp_path / "o.json")]
+    assert main(["--checkpoint", checkpoint, "--method", "int8", "--quiet", *outputs]) == status
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert "times smaller" not in captured.out
+    assert (tmp_path / "o.mvq").read_bytes() == b"precious"
+    assert sorted(os.listdir(tmp_path)) == ["net.npz", "o.mvq"]
