@@ -17,7 +17,7 @@ from sw.compress.kmeans import EMPTY_POLICIES, INITS, kmeans, member_counts
 from sw.compress.pruning import check_nm, nm_mask
 from sw.compress.quantiser import quantise_channels, quantise_codebook
 from sw.compress.ratio import storage_bits
-from sw.format.layer import METHODS, CompressedLayer
+from sw.format.layer import METHODS, CompressedLayer, geometry_fault
 
 __all__ = ["MASKED", "SIGN_SPLIT", "CompressError", "LayerSource", "Recipe", "compress_layer", "kept_weights", "misfit"]
 
@@ -111,7 +111,8 @@ class LayerSource:
     Raises
     ------
     CompressError
-        The weight is not a float32 array of four axes, is empty, NaN or infinite.
+        The weight is not a float32 array of four axes, is empty, NaN or infinite; or another field is out of range, by
+        the rules of :class:`sw.format.layer.CompressedLayer`.
     """
 
     name: str
@@ -125,12 +126,19 @@ class LayerSource:
     def __post_init__(self) -> None:
         weight = self.weight
         if not isinstance(weight, np.ndarray) or weight.dtype != np.float32:
-            found = weight.dtype.name if isinstance(weight, np.ndarray) else type(weight).__name__
+            found = type(weight).__name__
+            if isinstance(weight, np.ndarray):
+                found = weight.dtype.name
+                if not weight.dtype.isnative:
+                    found += f" in foreign byte order ({weight.dtype.str})"
             raise CompressError(f"layer {self.name!r}: weight must be a float32 array, not {found}")
         if weight.ndim != 4 or not weight.size:
             raise CompressError(f"layer {self.name!r}: weight must be [K, C, R, S], not {list(weight.shape)}")
         if not np.isfinite(weight).all():
             raise CompressError(f"layer {self.name!r}: weight must be finite, not NaN or infinite")
+        fault = geometry_fault(self.name, self.kind, self.shape, self.stride, self.padding, self.dilation, self.groups)
+        if fault:
+            raise CompressError(f"layer {self.name!r}: {fault}")
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

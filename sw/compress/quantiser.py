@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["quantise", "quantise_channels", "quantise_codebook"]
+__all__ = ["QuantiserError", "quantise", "quantise_channels", "quantise_codebook"]
 
 # Shares of the largest magnitude that the range may cover. 1 is among them: never worse than max-abs.
 _CLIPPING = np.linspace(0.5, 1.0, 51)
+
+
+class QuantiserError(ValueError):
+    """Values that have no scale. The message names the argument."""
 
 
 def quantise(values: NDArray[np.floating], scale: NDArray[np.float32], low: int = -128) -> NDArray[np.int8]:
@@ -50,7 +54,14 @@ def quantise_codebook(
     -------
     tuple
         int8 ``[k, d]`` and float32 ``[1]``. The scale is 1 if all that counts is 0.
+
+    Raises
+    ------
+    QuantiserError
+        The codebook or a count is NaN or infinite.
     """
+    _check_finite("codebook", codebook)
+    _check_finite("counts", counts)
     low = 0 if magnitudes else -128
     used = counts > 0
     values, weights = codebook[used].astype(np.float64), counts[used]
@@ -63,9 +74,21 @@ def quantise_codebook(
 
 
 def quantise_channels(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """A weight tensor ``[K, C, R, S]`` as int8, -127..127, and a scale of max-abs/127 a channel, float32 ``[K]``."""
+    """A weight tensor ``[K, C, R, S]`` as int8, -127..127, and a scale of max-abs/127 a channel, float32 ``[K]``.
+
+    Raises
+    ------
+    QuantiserError
+        A weight is NaN or infinite.
+    """
+    _check_finite("weight", weight)
     scales = _scale(np.abs(weight).max(axis=(1, 2, 3)))
     return quantise(weight, scales.reshape(-1, 1, 1, 1)), scales
+
+
+def _check_finite(name: str, values: NDArray[np.floating]) -> None:
+    if not np.isfinite(values).all():
+        raise QuantiserError(f"{name} must be finite, not NaN or infinite")
 
 
 def _scale(largest: NDArray[np.floating]) -> NDArray[np.float32]:

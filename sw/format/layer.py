@@ -23,6 +23,30 @@ def _are_integers(value: object, count: int, low: int) -> bool:
     return isinstance(value, tuple) and len(value) == count and all(type(x) is int and x >= low for x in value)
 
 
+def geometry_fault(
+    name: object,
+    kind: object,
+    shape: tuple[int, int, int, int],
+    stride: object,
+    padding: object,
+    dilation: object,
+    groups: object,
+) -> str | None:
+    """What is wrong with a layer of this shape, ``[K, C, R, S]``, apart from its weights; None if nothing."""
+    if type(name) is not str or not name:
+        return "name must be text, and not empty"
+    if kind not in ("conv", "linear"):
+        return f"kind must be conv or linear, not {kind!r}"
+    for field, value, low in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+        if not _are_integers(value, 2, low):
+            return f"{field} must be two integers of at least {low}, not {value!r}"
+    if kind == "linear" and shape[2:] != (1, 1):
+        return f"shape must end in R = S = 1 for a linear layer, not {shape!r}"
+    if type(groups) is not int or groups < 1 or shape[0] % groups:
+        return f"groups must be at least 1 and divide K = {shape[0]}, not {groups!r}"
+    return None
+
+
 @dataclass(frozen=True)
 class Requantisation:
     """From int32 sums to int8, for each output channel (DESIGN: per-channel bias, multiplier, right shift).
@@ -131,26 +155,17 @@ class CompressedLayer:
             self._fail(f"{field} must have shape {list(shape)}, not {list(array.shape)}")
 
     def __post_init__(self) -> None:
-        if type(self.name) is not str or not self.name:
-            self._fail("name must be text, and not empty")
-        if self.kind not in ("conv", "linear"):
-            self._fail(f"kind must be conv or linear, not {self.kind!r}")
         if self.method not in METHODS:
             self._fail(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
         if not _are_integers(self.shape, 4, 1):
             self._fail(f"shape must be four positive integers [K, C, R, S], not {self.shape!r}")
-        for field, low in (("stride", 1), ("padding", 0), ("dilation", 1)):
-            value = getattr(self, field)
-            if not _are_integers(value, 2, low):
-                self._fail(f"{field} must be two integers of at least {low}, not {value!r}")
-        if self.kind == "linear" and self.shape[2:] != (1, 1):
-            self._fail(f"shape must end in R = S = 1 for a linear layer, not {self.shape!r}")
+        fault = geometry_fault(self.name, self.kind, self.shape, self.stride, self.padding, self.dilation, self.groups)
+        if fault:
+            self._fail(fault)
         for field in ("d", "k", "n", "m"):
             if type(getattr(self, field)) is not int:
                 self._fail(f"{field} must be an integer, not {getattr(self, field)!r}")
         K = self.shape[0]
-        if type(self.groups) is not int or self.groups < 1 or K % self.groups:
-            self._fail(f"groups must be at least 1 and divide K = {K}, not {self.groups!r}")
         raw, masked, sign_split = (
             self.method == "int8",
             self.method in ("mvq", "msvq"),

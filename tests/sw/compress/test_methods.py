@@ -8,6 +8,7 @@ import pytest
 from sw.compress.grouping import group
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, kept_weights, misfit
 from sw.compress.pruning import PruningError, nm_mask
+from sw.format.layer import CompressedLayer, LayerError
 
 
 def source(K: int = 32, C: int = 16, R: int = 3, S: int = 3, **fields: Any) -> LayerSource:
@@ -172,3 +173,39 @@ def test_recipe_refuses_the_pattern(fields: dict[str, Any], message: str) -> Non
 def test_source_refuses(weight: Any, message: str) -> None:
     with pytest.raises(CompressError, match=message):
         LayerSource("x", "conv", weight)
+
+
+def test_source_names_a_foreign_byte_order() -> None:
+    foreign = np.dtype(np.float32).newbyteorder()
+    with pytest.raises(CompressError, match=rf"a float32 array, not float32 in foreign byte order \({foreign.str}\)"):
+        LayerSource("x", "conv", np.ones((4, 4, 1, 1), foreign))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": ""}, "layer '': name must be text, and not empty"),
+        ({"name": 3}, "layer 3: name must be text"),
+        ({"kind": "table"}, "kind must be conv or linear, not 'table'"),
+        ({"kind": "linear"}, r"shape must end in R = S = 1 for a linear layer, not \(4, 4, 3, 3\)"),
+        ({"stride": (0, 1)}, r"stride must be two integers of at least 1, not \(0, 1\)"),
+        ({"stride": 1}, "stride must be two integers of at least 1, not 1"),
+        ({"padding": (-1, 0)}, r"padding must be two integers of at least 0, not \(-1, 0\)"),
+        ({"padding": "same"}, "padding must be two integers of at least 0, not 'same'"),
+        ({"dilation": (1, 1.5)}, r"dilation must be two integers of at least 1, not \(1, 1.5\)"),
+        ({"groups": 0}, "groups must be at least 1 and divide K = 4, not 0"),
+        ({"groups": 3}, "groups must be at least 1 and divide K = 4, not 3"),
+    ],
+)
+def test_source_refuses_what_a_layer_refuses(fields: dict[str, Any], message: str) -> None:
+    weight = np.ones((4, 4, 3, 3), np.float32)
+    with pytest.raises(CompressError, match=message):
+        LayerSource(**({"name": "x", "kind": "conv", "weight": weight} | fields))
+    with pytest.raises(LayerError, match=message):
+        CompressedLayer(
+            **({"name": "x", "kind": "conv"} | fields),
+            shape=(4, 4, 3, 3),
+            method="int8",
+            scale=np.ones(1, np.float32),
+            weights=np.ones((4, 4, 3, 3), np.int8),
+        )

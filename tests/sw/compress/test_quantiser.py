@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sw.compress.quantiser import quantise, quantise_channels, quantise_codebook
+from sw.compress.quantiser import QuantiserError, quantise, quantise_channels, quantise_codebook
 
 
 def test_quantise_is_equation_5() -> None:
@@ -62,3 +62,14 @@ def test_channels_have_a_scale_each() -> None:
     assert integers.min() >= -127
     decoded = integers * scales.reshape(-1, 1, 1, 1)
     assert (np.abs(decoded - weight) <= 0.5001 * scales.reshape(-1, 1, 1, 1)).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_refuses_what_has_no_scale(value: float) -> None:
+    good, bad = np.ones((2, 2), np.float32), np.array([[1, value], [1, 1]], np.float32)
+    with pytest.raises(QuantiserError, match="codebook must be finite, not NaN or infinite"):
+        quantise_codebook(bad, good.astype(np.float64))
+    with pytest.raises(QuantiserError, match="counts must be finite, not NaN or infinite"):
+        quantise_codebook(good, bad.astype(np.float64))
+    with pytest.raises(QuantiserError, match="weight must be finite, not NaN or infinite"):
+        quantise_channels(bad[:, :, None, None])
