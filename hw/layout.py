@@ -21,6 +21,13 @@ __all__ = [
 ]
 
 
+def _check_nm(n: int, m: int, low: int) -> None:
+    if type(m) is not int or m < 1:
+        raise ValueError(f"m must be an integer of at least 1, not {m!r}")
+    if type(n) is not int or not low <= n <= m:
+        raise ValueError(f"n must be an integer in {low}..{m}, not {n!r}")
+
+
 def mask_rank(mask: Sequence[int | bool], n: int) -> int:
     """Rank of an N:M mask in colexicographic order.
 
@@ -45,10 +52,11 @@ def mask_unrank(rank: int, n: int, m: int) -> list[bool]:
     Raises
     ------
     ValueError
-        ``rank`` is not in 0..C(m, n) - 1.
+        ``m`` is not at least 1, ``n`` is not in 0..m, or ``rank`` is not in 0..C(m, n) - 1.
     """
-    if not 0 <= rank < comb(m, n):
-        raise ValueError(f"mask rank must be in 0..{comb(m, n) - 1} for {n}:{m}, not {rank}")
+    _check_nm(n, m, 0)
+    if type(rank) is not int or not 0 <= rank < comb(m, n):
+        raise ValueError(f"mask rank must be in 0..{comb(m, n) - 1} for {n}:{m}, not {rank!r}")
     mask = [False] * m
     for position in reversed(range(m)):
         below = comb(position, n)
@@ -60,7 +68,14 @@ def mask_unrank(rank: int, n: int, m: int) -> list[bool]:
 
 
 def position_code_bits(n: int, m: int) -> int:
-    """Bits of a position code (:func:`position_code`) of N of M positions; 0 where there is one position only."""
+    """Bits of a position code (:func:`position_code`) of N of M positions; 0 where there is one position only.
+
+    Raises
+    ------
+    ValueError
+        ``m`` is not at least 1, or ``n`` is not in 1..m.
+    """
+    _check_nm(n, m, 1)
     return n * ((m - 1).bit_length() - 1) + n.bit_length() if m > 1 else 0
 
 
@@ -70,7 +85,16 @@ def position_code(positions: Sequence[int], m: int) -> int:
     Since they ascend, their highest bits are a row of zeros and then a row of ones. The code has the other bits of each
     position, the first position lowest, and above them the number of ones: 15 bits instead of 16 for 4:16, 28 instead
     of 32 for 8:16.
+
+    Raises
+    ------
+    ValueError
+        ``m`` is not at least 1, or the positions are not in 0..m - 1 or do not ascend.
     """
+    _check_nm(1, m, 1)
+    for before, p in zip((-1, *positions), positions, strict=False):
+        if not isinstance(p, int) or not before < p < m:
+            raise ValueError(f"positions must be integers that ascend in 0..{m - 1}, not {list(positions)}")
     low = max((m - 1).bit_length() - 1, 0)
     ones = sum(1 for position in positions if m > 1 and position >> low)
     return ones << low * len(positions) | sum((p & (1 << low) - 1) << low * i for i, p in enumerate(positions))
@@ -150,8 +174,10 @@ def layer_tiles(shape: Sequence[int], schedule: Schedule) -> Iterator[LayerTile]
     Raises
     ------
     ValueError
-        ``Dr`` does not divide R, or ``Ds`` does not divide S.
+        The shape is not four integers of at least 1, ``Dr`` does not divide R, or ``Ds`` does not divide S.
     """
+    if len(shape) != 4 or any(type(size) is not int or size < 1 for size in shape):
+        raise ValueError(f"shape must be four integers of at least 1 [K, C, R, S], not {list(shape)}")
     K, C, R, S = shape
     if R % schedule.Dr or S % schedule.Ds:
         raise ValueError(f"Dr x Ds must divide the kernel {R} x {S}, not {schedule.Dr} x {schedule.Ds}")
@@ -183,7 +209,14 @@ def row_subvectors(shape: Sequence[int], d: int, schedule: Schedule) -> Iterator
     stream holds zeros there). The canonical number of the subvector of output channels ``kb*d .. kb*d+d-1`` at
     ``(c, r, s)`` is ``((kb*C + c)*R + r)*S + s``. Inside a layer tile the order is ``q < D`` (kernel columns outside,
     rows inside), ``r < B``, ``s < A``, then the rows that have an input channel: row groups are not padded.
+
+    Raises
+    ------
+    ValueError
+        ``d`` is not at least 1 or does not divide K or L, or :func:`layer_tiles` refuses.
     """
+    if type(d) is not int or d < 1:
+        raise ValueError(f"d must be an integer of at least 1, not {d!r}")
     K, C, R, S = shape
     if K % d:
         raise ValueError(f"output channels must be a multiple of d = {d}, not {K}")

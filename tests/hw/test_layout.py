@@ -1,10 +1,20 @@
 from __future__ import annotations
 
 from math import comb, prod
+from typing import Any
 
 import pytest
 
-from hw.layout import LayerTile, Schedule, layer_tiles, mask_rank, mask_unrank, row_subvectors
+from hw.layout import (
+    LayerTile,
+    Schedule,
+    layer_tiles,
+    mask_rank,
+    mask_unrank,
+    position_code,
+    position_code_bits,
+    row_subvectors,
+)
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (4, 16), (6, 16), (3, 3), (0, 3)])
@@ -24,6 +34,49 @@ def test_first_and_last_rank() -> None:
 def test_unrank_refuses(rank: int) -> None:
     with pytest.raises(ValueError, match=rf"mask rank must be in 0\.\.5 for 2:4, not {rank}"):
         mask_unrank(rank, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("rank", "n", "m", "message"),
+    [
+        (1.5, 2, 4, r"mask rank must be in 0\.\.5 for 2:4, not 1\.5"),
+        (0, 5, 4, r"n must be an integer in 0\.\.4, not 5"),
+        (0, -1, 4, r"n must be an integer in 0\.\.4, not -1"),
+        (0, 0, 0, "m must be an integer of at least 1, not 0"),
+    ],
+)
+def test_unrank_refuses_the_pattern(rank: Any, n: int, m: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mask_unrank(rank, n, m)
+
+
+def test_position_code_by_hand() -> None:
+    # 3-bit positions 1, 6, 7: low bits 01, 10, 11 from the right, then 2 positions of at least 4.
+    assert position_code([1, 6, 7], 8) == 0b10_11_10_01
+    assert position_code_bits(3, 8) == 8
+    assert (position_code_bits(4, 16), position_code_bits(8, 16), position_code_bits(1, 1)) == (15, 28, 0)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "message"),
+    [
+        (5, 4, r"n must be an integer in 1\.\.4, not 5"),
+        (0, 4, r"n must be an integer in 1\.\.4, not 0"),
+        (1, 0, "m must be an integer of at least 1, not 0"),
+        (1, 4.0, r"m must be an integer of at least 1, not 4\.0"),
+    ],
+)
+def test_position_code_bits_refuses(n: int, m: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        position_code_bits(n, m)
+
+
+@pytest.mark.parametrize("positions", [[1, 1, 1], [1, 0], [0, 2], [-1, 0], [0.5]])
+def test_position_code_refuses(positions: list[Any]) -> None:
+    with pytest.raises(ValueError, match=r"positions must be integers that ascend in 0\.\.1, not \["):
+        position_code(positions, 2)
+    with pytest.raises(ValueError, match="m must be an integer of at least 1, not 0"):
+        position_code([], 0)
 
 
 def test_rank_refuses() -> None:
@@ -77,6 +130,16 @@ def test_every_subvector_is_written_once(schedule: Schedule) -> None:
 @pytest.mark.parametrize(
     ("shape", "d", "schedule", "message"),
     [
+        *(
+            pytest.param((6, 1, 1, 1), d, Schedule(1, 4), f"d must be an integer of at least 1, not {d}", id=f"d {d}")
+            for d in (0, -1)
+        ),
+        *(
+            pytest.param(
+                shape, 1, Schedule(1, 4), rf"shape must be four integers of at least 1 \[K, C, R, S\], not \[{shape[0]}"
+            )
+            for shape in ((0, 1, 1, 1), (-8, 1, 1, 1), (8, 0, 1, 1), (8.0, 1, 1, 1))
+        ),
         pytest.param((6, 1, 1, 1), 4, Schedule(1, 4), "output channels must be a multiple of d = 4, not 6", id="K"),
         pytest.param((8, 1, 1, 1), 4, Schedule(1, 6), "L must be a multiple of d = 4, not 6", id="L"),
         pytest.param((8, 1, 3, 3), 4, Schedule(1, 4, Dr=2), "Dr x Ds must divide the kernel 3 x 3, not 2 x 1", id="Dr"),
@@ -86,3 +149,9 @@ def test_every_subvector_is_written_once(schedule: Schedule) -> None:
 def test_order_refuses(shape: tuple[int, ...], d: int, schedule: Schedule, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(row_subvectors(shape, d, schedule))
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 1, 1), (-8, 1, 1, 1), (8, 1, 1)])
+def test_tiles_refuse(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"shape must be four integers of at least 1 .*, not \[{shape[0]}"):
+        list(layer_tiles(shape, Schedule(1, 4)))
