@@ -73,5 +73,5 @@ def ungroup(subvectors: NDArray[Element], shape: tuple[int, int, int, int]) -> N
 
 
 def _check_d(d: int, K: int) -> None:
-    if d < 1 or K % d:
-        raise GroupingError(f"d must be at least 1 and divide the {K} output channels, not {d}")
+    if type(d) is not int or d < 1 or K % d:
+        raise GroupingError(f"d must be an integer of at least 1 and divide the {K} output channels, not {d!r}")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -339,8 +340,8 @@ def _check(subvectors: Floats, masks: Masks | None, settings: Settings) -> None:
         raise KMeansError(f"init must be one of {', '.join(INITS)}, not {settings.init!r}")
     if settings.empty not in EMPTY_POLICIES:
         raise KMeansError(f"empty must be one of {', '.join(EMPTY_POLICIES)}, not {settings.empty!r}")
-    if not 0 <= settings.tolerance <= 1:
-        raise KMeansError(f"tolerance must be in 0..1, not {settings.tolerance!r}")
+    if not isinstance(settings.tolerance, Real) or not 0 <= settings.tolerance <= 1:
+        raise KMeansError(f"tolerance must be a number in 0..1, not {settings.tolerance!r}")
     if settings.start is not None:
         _check_floats("start", settings.start, (k, d))
 
@@ -521,8 +522,8 @@ def _in_turn(work: Callable[[slice], T], chunks: list[slice]) -> list[T]:
 def _count(threads: int | None) -> int:
     if threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads < 1:
-        raise KMeansError(f"threads must be at least 1, not {threads}")
+    if type(threads) is not int or threads < 1:
+        raise KMeansError(f"threads must be at least 1, not {threads!r}")
     return threads
 
 

@@ -197,17 +197,16 @@ def cluster_layers(layers: Sequence[Layer], device: str, backend: str | None = N
     Raises
     ------
     KMeansError
-        The backend is unknown or cannot be used.
+        The backend or the device is unknown or cannot be used.
     """
+    kind = _device_kind(device)
     installed = importlib.util.find_spec("triton") is not None
     if backend is None:
-        backend = "triton" if installed and torch.device(device).type == "cuda" else "torch"
+        backend = "triton" if installed and kind == "cuda" else "torch"
     if backend not in BACKENDS:
         raise KMeansError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
     if backend == "triton" and not installed:
         raise KMeansError("backend 'triton' needs the package triton, which is not installed")
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise KMeansError(f"device {device!r} is not there: PyTorch sees no CUDA device")
     steps: type[Steps] = Reference
     if backend == "triton":
         from sw.compress import kmeans_triton
@@ -225,6 +224,21 @@ def cluster_layers(layers: Sequence[Layer], device: str, backend: str | None = N
         found = cluster_group(group, [settings for _, _, settings in members], exponents, steps)
         results.update(zip(numbers, found, strict=True))
     return [results[i] for i in range(len(layers))]
+
+
+def _device_kind(device: str) -> str:
+    """``cpu`` or ``cuda``, of a device that is there."""
+    try:
+        found = torch.device(device)
+    except (TypeError, RuntimeError):
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise KMeansError(f"device must be cpu, cuda or cuda:N, not {device!r}")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        sees = f"{count} CUDA devices" if count else "no CUDA device"
+        raise KMeansError(f"device {device!r} is not there: PyTorch sees {sees}")
+    return found.type
 
 
 def load(layers: Sequence[Layer], device: str) -> tuple[Group, list[int]]:

@@ -142,10 +142,12 @@ def requantise(sums: NDArray[np.int32], requantisation: Requantisation) -> NDArr
     Raises
     ------
     GoldenError
-        A wrong dtype, number of axes or of channels.
+        A wrong dtype, number of axes or of channels, or no requantisation.
     """
     if not isinstance(sums, np.ndarray) or sums.dtype != np.int32:
         raise GoldenError(f"sums must be int32, not {getattr(sums, 'dtype', type(sums).__name__)}")
+    if not isinstance(requantisation, Requantisation):
+        raise GoldenError(f"requantisation must be a Requantisation, not {requantisation!r}")
     if not 1 <= sums.ndim <= 4:
         raise GoldenError(f"sums must have 1 to 4 axes, not {sums.ndim}")
     axis = 1 - sums.ndim % 2

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -32,10 +34,11 @@ def test_every_subvector_is_loaded_once() -> None:
         ((8, 2, 1), 4, r"four axes \[K, C, R, S\], not shape \[8, 2, 1\]"),
         ((10, 2, 1, 1), 4, "divide the 10 output channels, not 4"),
         ((10, 2, 1, 1), 0, "at least 1 .* not 0"),
+        ((8, 2, 1, 1), 8.0, r"d must be an integer of at least 1 and divide the 8 output channels, not 8\.0"),
         ((10, 2, 1, 1), 20, "divide the 10 output channels, not 20"),
     ],
 )
-def test_group_refuses(shape: tuple[int, ...], d: int, message: str) -> None:
+def test_group_refuses(shape: tuple[int, ...], d: Any, message: str) -> None:
     with pytest.raises(GroupingError, match=message):
         group(np.zeros(shape, dtype=np.float32), d)
 

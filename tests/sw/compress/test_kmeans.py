@@ -284,11 +284,14 @@ GOOD = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
         ({"seed": None}, "seed must be an integer of at least 0, not None"),
         ({"init": "best"}, r"init must be one of k-means\+\+, random, paper, not 'best'"),
         ({"empty": "drop"}, "empty must be one of farthest, keep, not 'drop'"),
-        ({"tolerance": 1.5}, r"tolerance must be in 0..1, not 1.5"),
-        ({"tolerance": float("nan")}, r"tolerance must be in 0..1, not nan"),
+        ({"tolerance": 1.5}, r"tolerance must be a number in 0..1, not 1.5"),
+        ({"tolerance": float("nan")}, r"tolerance must be a number in 0..1, not nan"),
+        ({"tolerance": "x"}, r"tolerance must be a number in 0..1, not 'x'"),
+        ({"tolerance": None}, r"tolerance must be a number in 0..1, not None"),
         ({"start": GOOD[:4]}, r"start must have shape \[3, 4\], not \[4, 4\]"),
         ({"start": GOOD[:3] * np.float32(np.nan)}, "start must be finite"),
         ({"threads": 0}, "threads must be at least 1, not 0"),
+        ({"threads": "2"}, "threads must be at least 1, not '2'"),
     ],
 )
 def test_refuses(arguments: dict[str, Any], message: str) -> None:
@@ -331,6 +334,11 @@ def test_layers_refuse() -> None:
         kmeans_layers(weights, 2, start=[None] * 3)
     with pytest.raises(KMeansError, match="threads must be at least 1, not 0"):
         kmeans_layers(weights, 2, threads=0)
+    for device in ("tpu", "meta", "", 1.5):
+        with pytest.raises(KMeansError, match=f"device must be cpu, cuda or cuda:N, not {device!r}"):
+            kmeans_layers(weights, 2, device=device)  # type: ignore[arg-type]
+    with pytest.raises(KMeansError, match=r"device 'cuda:99' is not there: PyTorch sees (no|\d+) CUDA device"):
+        kmeans_layers(weights, 2, device="cuda:99")
 
 
 @pytest.mark.parametrize("masked", [True, False])

@@ -172,6 +172,8 @@ def test_requantise_refuses(sums: Any, message: str) -> None:
     requantisation = Requantisation(np.zeros(2, np.int32), np.ones(2, np.int32), np.zeros(2, np.uint8))
     with pytest.raises(GoldenError, match=message):
         requantise(sums, requantisation)
+    with pytest.raises(GoldenError, match="requantisation must be a Requantisation, not None"):
+        requantise(np.zeros(2, np.int32), None)  # type: ignore[arg-type]
 
 
 def small_layer(weights: list[int]) -> CompressedLayer:
