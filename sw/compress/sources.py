@@ -83,9 +83,9 @@ def checkpoint_sources(path: str | Path) -> list[LayerSource]:
 
 
 def _reason(error: Exception) -> str:
-    """The part of a reader's message that says what is wrong, in one line; the kind of error alone says little."""
+    """What is wrong, in one line."""
     text = str(error).strip()
-    unpickler = re.search(r"WeightsUnpickler error:\s*(.*)", text)
-    line = unpickler[1].partition(" Please use")[0] if unpickler else text.partition("\n")[0]
-    kind = f"not of the format that its name or its first bytes promise ({type(error).__name__})"
-    return f"{kind}: {line}" if line else kind
+    if unpickler := re.search(r"WeightsUnpickler error:\s*(.*)", text):
+        return unpickler[1].partition(" Please use")[0]
+    # Of an error inside a reader, such as KeyError: 101, the kind and the text alone say little.
+    return f"not a checkpoint of this format ({type(error).__name__}: {text.partition(chr(10))[0]})"
