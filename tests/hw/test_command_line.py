@@ -37,9 +37,11 @@ def test_interrupt_is_one_line(module: str, monkeypatch: pytest.MonkeyPatch, cap
     assert capsys.readouterr().err == "interrupted\n"
 
 
+# A shell starts its background jobs with SIGINT ignored, and they hand that down.
 POOL = """
-import sys, time
+import signal, sys, time
 from hw.command_line import interruptible, worker_pool
+signal.signal(signal.SIGINT, signal.default_int_handler)
 @interruptible
 def main(arguments=None):
     with worker_pool(2) as pool:
