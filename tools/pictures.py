@@ -35,6 +35,7 @@ from sw.compress.quantiser import quantise_codebook
 from sw.format.layer import CompressedLayer
 from sw.golden import tile_activations
 from sw.perf import LayerRun, issue_slots, psum_accesses, sequence_cycles
+from tools.marked import write_parts
 
 DOCS = Path(__file__).parents[1] / "docs"
 ARCHITECTURE = DOCS / "architecture.md"
@@ -905,13 +906,7 @@ def render(text: str) -> str:
     ValueError
         A part is missing or marked more than once.
     """
-    for name, lines in PARTS.items():
-        pattern = re.compile(rf"(<!-- {name}: begin.*?-->\n).*?(<!-- {name}: end -->)", re.DOTALL)
-        body = "\n".join(lines()) + "\n"
-        text, count = pattern.subn(lambda match, body=body: match[1] + body + match[2], text)
-        if count != 1:
-            raise ValueError(f"{ARCHITECTURE.name} must have one part {name!r}, not {count}")
-    return text
+    return write_parts(text, PARTS, ARCHITECTURE.name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

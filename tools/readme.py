@@ -18,6 +18,7 @@ from typing import Any
 
 from synth.choices import markdown
 from synth.report import PAPER
+from tools.marked import write_parts
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -203,13 +204,7 @@ def render(text: str) -> str:
     ValueError
         A part is missing or marked more than once.
     """
-    for name, lines in parts().items():
-        pattern = re.compile(rf"(<!-- {name}: begin.*?-->\n).*?(<!-- {name}: end -->)", re.DOTALL)
-        body = "\n".join(lines()) + "\n"
-        text, count = pattern.subn(lambda match, body=body: match[1] + body + match[2], text)
-        if count != 1:
-            raise ValueError(f"README.md must have one part {name!r}, not {count}")
-    return text
+    return write_parts(text, parts(), README.name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,25 @@
+"""Parts of Markdown files that the code writes: between ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+__all__ = ["write_parts"]
+
+
+def write_parts(text: str, parts: Mapping[str, Callable[[], Iterator[str]]], file: str) -> str:
+    """The text of a file with its marked parts written anew, each from the lines that its function gives.
+
+    Raises
+    ------
+    ValueError
+        A part is missing or marked more than once; the message names ``file``.
+    """
+    for name, lines in parts.items():
+        pattern = re.compile(rf"(<!-- {name}: begin.*?-->\n).*?(<!-- {name}: end -->)", re.DOTALL)
+        body = "\n".join(lines()) + "\n"
+        text, count = pattern.subn(lambda match, body=body: match[1] + body + match[2], text)
+        if count != 1:
+            raise ValueError(f"{file} must have one part {name!r}, not {count}")
+    return text
