@@ -11,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import comb
+from math import comb, gcd
 from typing import Any
 
 from hw.layout import position_code_bits
@@ -47,6 +47,9 @@ class Variant:
 
 
 VARIANTS: Mapping[str, Variant] = {
+    "ws": Variant(
+        False, False, False, False, "raw int8 weights, weight stationary: one weight a PE, the next one waits"
+    ),
     "ews": Variant(False, False, False, False, "raw int8 weights, dense tile: the baseline"),
     "ews-c": Variant(True, False, False, False, "plain vector quantisation, dense tile"),
     "ews-cm": Variant(True, True, False, False, "masked vector quantisation (MVQ), dense tile"),
@@ -111,6 +114,22 @@ class AcceleratorConfig:
     tree_register_levels
         A pipeline register behind every this many levels of the adder trees; 0 for none. The presets' pipeline is cut
         for the paper's clock of 300 MHz.
+    zero_gating
+        A PE's operands hold where the weight or the activation is 0, so that nothing toggles (MVQ section 5.3).
+    address_bits
+        Bits of a DRAM byte address, 16..64.
+    l2_bytes, l2_word_bytes
+        The on-chip memory of feature maps: its size, at least 64 words, and its word, a power of two that divides H
+        and L; 0 for the largest up to 64 bytes. Not of the core.
+    l1_ifmap_bytes, l1_psum_bytes
+        The two parts of L1: activation vectors of H bytes, and vectors of L partial sums. 256..2**24.
+    post_lanes
+        Output channels that are requantised a cycle, a divisor of L; 0 for the largest up to L/4.
+    vector_lanes
+        Channels that the vector unit computes a cycle, a divisor of the L2 word's bytes; 0 for half a word.
+    burst_words, fifo_words
+        Longest burst on the DRAM bus, a power of two in 1..256, and words that each channel of the DMA reader can hold,
+        a power of two in 2 * burst_words .. 4096.
 
     Raises
     ------
@@ -134,6 +153,16 @@ class AcceleratorConfig:
     mask_decoder: str = "arithmetic"
     product_register: bool = True
     tree_register_levels: int = 6
+    zero_gating: bool = False
+    address_bits: int = 32
+    l2_bytes: int = 1 << 21
+    l2_word_bytes: int = 0
+    l1_ifmap_bytes: int = 1 << 16
+    l1_psum_bytes: int = 1 << 16
+    post_lanes: int = 0
+    vector_lanes: int = 0
+    burst_words: int = 16
+    fifo_words: int = 32
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -160,6 +189,15 @@ class AcceleratorConfig:
             ("word_width", 8, 512),
             ("loop_bits", 4, 16),
             ("tree_register_levels", 0, 8),
+            ("address_bits", 16, 64),
+            ("l2_bytes", 256, 1 << 30),
+            ("l2_word_bytes", 0, 64),
+            ("l1_ifmap_bytes", 256, 1 << 24),
+            ("l1_psum_bytes", 256, 1 << 24),
+            ("post_lanes", 0, 256),
+            ("vector_lanes", 0, 64),
+            ("burst_words", 1, 256),
+            ("fifo_words", 2, 4096),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -176,6 +214,28 @@ class AcceleratorConfig:
             raise ConfigError(f"L must be a multiple of d = {self.d}, not {self.L}")
         if self.features.mask and self.d % self.M:
             raise ConfigError(f"d must be a multiple of M = {self.M}, not {self.d}")
+        word = self.l2_word_bytes
+        if word and (not _is_power_of_two(word) or gcd(self.H, self.L) % word):
+            raise ConfigError(f"l2_word_bytes must be a power of two that divides H and L, not {word}")
+        for name, total, value in (
+            ("post_lanes", self.L, self.post_lanes),
+            ("vector_lanes", self.l2_word, self.vector_lanes),
+        ):
+            if value and total % value:
+                raise ConfigError(f"{name} must divide {total}, not {value}")
+        for name in ("burst_words", "fifo_words"):
+            value = getattr(self, name)
+            if not _is_power_of_two(value):
+                raise ConfigError(f"{name} must be a power of two, not {value}")
+        if self.fifo_words < 2 * self.burst_words:
+            raise ConfigError(
+                f"fifo_words must be at least 2 * burst_words = {2 * self.burst_words}, not {self.fifo_words}"
+            )
+        for name, width in (("l2_bytes", self.l2_word), ("l1_ifmap_bytes", self.H), ("l1_psum_bytes", self.psum_bytes)):
+            value = getattr(self, name)
+            least = 64 if name == "l2_bytes" else 4
+            if value < least * width:
+                raise ConfigError(f"{name} must be at least {least} words of {width} bytes, not {value}")
 
     # What the variant and the parameters imply
 
@@ -233,6 +293,46 @@ class AcceleratorConfig:
     def product_width(self) -> int:
         """Bits of a signed product. -128 * -128 needs 16; with weights in -127..127 (sign-split) 15 do."""
         return 15 if self.features.sign else 16
+
+    @property
+    def psum_bytes(self) -> int:
+        """Bytes of a vector of L partial sums in L1."""
+        return -(-self.L * self.psum_width // 8)
+
+    @property
+    def l2_word(self) -> int:
+        """Bytes of an L2 word."""
+        return self.l2_word_bytes or min(64, gcd(self.H, self.L) & -gcd(self.H, self.L))
+
+    @property
+    def l2_depth(self) -> int:
+        """Words of L2."""
+        return self.l2_bytes // self.l2_word
+
+    @property
+    def l1_ifmap_depth(self) -> int:
+        """Activation vectors that L1 holds."""
+        return self.l1_ifmap_bytes // self.H
+
+    @property
+    def l1_psum_depth(self) -> int:
+        """Vectors of partial sums that L1 holds."""
+        return self.l1_psum_bytes // self.psum_bytes
+
+    @property
+    def requantiser_lanes(self) -> int:
+        """Output channels that are requantised a cycle."""
+        return self.post_lanes or max(x for x in range(1, max(1, self.L // 4) + 1) if self.L % x == 0)
+
+    @property
+    def vector_unit_lanes(self) -> int:
+        """Channels that the vector unit computes a cycle."""
+        return self.vector_lanes or max(1, self.l2_word // 2)
+
+    @property
+    def raw_bits(self) -> int:
+        """Bits of raw int8 weights of one row write: those of all multipliers of a row."""
+        return 8 * self.multipliers * self.tiles
 
     @property
     def tree_levels(self) -> int:
@@ -325,6 +425,9 @@ def _presets() -> dict[str, AcceleratorConfig]:
     # Codebooks at equal bits a weight (1.25): MVQ tables 3 and 5 for C, CM and CMS; DESIGN's choice for MSVQ; SSVQ's
     # DeiT-T setting, the only one whose k and d are known.
     codebooks: dict[str, dict[str, Any]] = {
+        # Two weights a PE, of which one computes and one loads; its sums leave after every operation, so the PRF only
+        # covers the pipeline.
+        "ws": {"d": 16, "k": 2, "N": 16, "M": 16, "wrf_depth": 2, "arf_depth": 2},
         "ews": {"d": 16, "k": 2, "N": 16, "M": 16},
         "ews-c": {"d": 8, "k": 1024, "N": 8, "M": 8},
         "ews-cm": {"d": 16, "k": 512, "N": 4, "M": 16},
@@ -335,10 +438,24 @@ def _presets() -> dict[str, AcceleratorConfig]:
     presets: dict[str, AcceleratorConfig] = {}
     for variant, codebook in codebooks.items():
         for size in (16, 32, 64):
-            presets[f"{variant}-{size}"] = AcceleratorConfig(variant=variant, H=size, L=size, **codebook)
-        masked = VARIANTS[variant].mask
+            # MVQ section 5.1: L1 of 128 KB for 16 x 16, 256 KB for the larger ones.
+            l1 = (1 << 16) if size == 16 else (1 << 17)
+            presets[f"{variant}-{size}"] = AcceleratorConfig(
+                variant=variant, H=size, L=size, l1_ifmap_bytes=l1, l1_psum_bytes=l1, **codebook
+            )
+        tiny = {"d": 4, "k": 8, "N": 2 if VARIANTS[variant].mask else 4, "M": 4}
         presets[f"{variant}-tiny"] = AcceleratorConfig(
-            variant=variant, H=4, L=8, d=4, k=8, N=2 if masked else 4, M=4, word_width=16, psum_width=20
+            variant=variant,
+            H=4,
+            L=8,
+            word_width=16,
+            psum_width=20,
+            l2_bytes=1 << 14,
+            l1_ifmap_bytes=1 << 10,
+            l1_psum_bytes=1 << 12,
+            burst_words=4,
+            fifo_words=16,
+            **(codebook | tiny),
         )
     return presets
 

@@ -142,5 +142,5 @@ def test_override_sees_all_assignments_at_once() -> None:
 def test_from_dict_and_preset_refuse() -> None:
     with pytest.raises(ConfigError, match="unknown field 'h'; the fields are variant, H, L,"):
         AcceleratorConfig.from_dict({"h": 4})
-    with pytest.raises(ConfigError, match="unknown preset 'ews-8'; the presets are ews-16, ews-32,"):
+    with pytest.raises(ConfigError, match="unknown preset 'ews-8'; the presets are ws-16, ws-32,"):
         preset("ews-8")

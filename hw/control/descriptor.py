@@ -1,0 +1,328 @@
+"""Descriptors: what the sequencer reads from DRAM and hands to the units of the accelerator. Plain Python.
+
+A descriptor is 64 bytes, little-endian: a head that all have, and a body by opcode. This table is the only source of
+the bit positions: the compiler packs by it, the golden model and the listing unpack by it, and the sequencer takes its
+layouts from it.
+
+Every unit runs its descriptors in the order of the program; units run beside one another. Order between units is made
+by *events*: counters of what has been completed since the program began, modulo 2**16. A descriptor is not begun before
+each event has reached the count in its head. Counts compare modulo 2**16, so a wait must not lie further back than
+:data:`WAIT_REACH` events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+__all__ = [
+    "BODIES",
+    "BYTES",
+    "EVENTS",
+    "HEAD",
+    "WAIT_REACH",
+    "Channel",
+    "Descriptor",
+    "DescriptorError",
+    "Field",
+    "Opcode",
+    "VectorOp",
+    "body_offsets",
+    "head_offsets",
+]
+
+#: Bytes of a descriptor.
+BYTES = 64
+
+#: A wait for an event that lies at most this many events of its kind in the past is safe.
+WAIT_REACH = 1 << 14
+
+
+class DescriptorError(ValueError):
+    """A descriptor that does not exist or a field out of range. The message names it and the allowed range."""
+
+
+class Opcode(IntEnum):
+    """What a descriptor does, and which unit runs it."""
+
+    #: DRAM words to a packed stream of the weight loader, or to the requantiser's parameters (DMA reader).
+    FETCH = 1
+    #: DRAM to L2 (load unit).
+    LOAD = 2
+    #: L2 to L1, with zero padding (ifmap loader).
+    COPY = 3
+    #: One layer tile: weight loader, array, activation reader and psum buffer.
+    TILE = 4
+    #: Where and how the sums of one group of output channels go: requantiser and ofmap storer.
+    OUTPUT = 5
+    #: Pooling and addition, L2 to L2 (vector unit).
+    VECTOR = 6
+    #: L2 to DRAM (store unit).
+    STORE = 7
+    #: The performance counters to DRAM (store unit).
+    RECORD = 8
+    #: End of the program: interrupt once all units are idle.
+    END = 9
+
+
+class Channel(IntEnum):
+    """Streams that FETCH feeds."""
+
+    #: Codebook words, then index words; or raw weights.
+    WEIGHT = 0
+    #: Mask ranks.
+    MASK = 1
+    #: Sign bits.
+    SIGN = 2
+    #: Requantisation parameters.
+    PARAMETER = 3
+
+
+class VectorOp(IntEnum):
+    """What VECTOR computes."""
+
+    #: Largest of the window; padding never wins.
+    MAXIMUM = 0
+    #: Sum of the window, requantised by ``multiplier_a`` and ``shift``.
+    SUM = 1
+    #: ``a * multiplier_a + b * multiplier_b``, shifted; the window is 1 x 1.
+    ADD = 2
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a descriptor.
+
+    Parameters
+    ----------
+    name
+        Of the field.
+    bits
+        Its width.
+    meaning
+        For the documentation.
+    signed
+        Two's complement.
+    """
+
+    name: str
+    bits: int
+    meaning: str
+    signed: bool = False
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Smallest and largest value."""
+        half = 1 << (self.bits - 1)
+        return (-half, half - 1) if self.signed else (0, 2 * half - 1)
+
+
+#: Events in the order of the head's waits, and what counts them.
+EVENTS: Mapping[str, str] = {
+    "loaded": "LOADs whose last word is in L2",
+    "copied": "COPYs whose last vector is in L1",
+    "fed": "TILEs whose last activation vector has left L1",
+    "stored": "OUTPUTs whose last word is in L2",
+    "vectored": "VECTORs whose last word is in L2",
+}
+
+HEAD = (
+    Field("opcode", 8, "one of the opcodes"),
+    Field("layer", 24, "number of the layer, for the listing and for RECORD; no other effect"),
+    *(Field(f"wait_{event}", 16, f"count of {what} to wait for") for event, what in EVENTS.items()),
+    Field("reserved", 16, "0"),
+)
+
+BODIES: Mapping[Opcode, tuple[Field, ...]] = {
+    Opcode.FETCH: (
+        Field("address", 64, "DRAM byte address, a multiple of the word's bytes"),
+        Field("words", 32, "words to fetch, at least 1"),
+        Field("checksum", 32, "CRC-32 (ISO-HDLC) of the fetched bytes"),
+        Field("channel", 8, "stream that takes them"),
+    ),
+    Opcode.LOAD: (
+        Field("address", 64, "DRAM byte address, a multiple of the bytes of an L2 word and of a DRAM word"),
+        Field("l2_base", 32, "first L2 word"),
+        Field("words", 32, "L2 words, at least 1"),
+    ),
+    Opcode.COPY: (
+        Field("l2_base", 32, "L2 word of row 0, column 0, channel word 0 of the tensor"),
+        Field("rows", 16, "rows of the tensor"),
+        Field("columns", 16, "columns of the tensor"),
+        Field("row_words", 32, "L2 words from one row to the next"),
+        Field("pixel_words", 16, "L2 words from one column to the next"),
+        Field("first_row", 16, "first row of the region, may lie in the padding", signed=True),
+        Field("first_column", 16, "first column of the region", signed=True),
+        Field("height", 16, "rows of the region, at least 1"),
+        Field("width", 16, "columns of the region, at least 1"),
+        Field("first_word", 16, "first channel word in a pixel"),
+        Field("channel_words", 16, "channel words in a pixel from first_word on; what a vector needs beyond them is 0"),
+        Field("groups", 16, "vectors of H channels a pixel, at least 1"),
+        Field("l1_base", 32, "first L1 vector; they follow by row, column, group"),
+    ),
+    Opcode.TILE: (
+        Field("A", 8, "extension along output channels"),
+        Field("B", 8, "extension along input channels, times passes"),
+        Field("D", 8, "kernel positions, Dr * Ds"),
+        Field("Dr", 8, "kernel rows"),
+        Field("rows", 16, "array rows with an input channel in the last row group"),
+        Field("width", 16, "output positions in a row"),
+        Field("height", 16, "output rows"),
+        Field("codewords", 16, "codewords to load first; 0 keeps the codebook"),
+        Field("advance_columns", 8, "kernel columns that a position no longer needs, 1..Ds"),
+        Field("passes", 8, "times that each activation vector is sent: M/N for raw weights on sparse tiles, else 1"),
+        Field("start", 1, "the packed streams start with a new word"),
+        Field("raw", 1, "int8 weights from the weight channel instead of codewords"),
+        Field("accumulate", 1, "add the sums in the psum buffer"),
+        Field("last", 1, "sums go to the OUTPUT whose turn it is, not to the psum buffer"),
+        Field("reserved_tile", 4, "0"),
+        Field("psum_base", 24, "first entry of the psum buffer; vectors follow by position, s < A"),
+        Field("l1_base", 32, "L1 vector of output position 0, kernel position 0, group 0"),
+        Field("line_pitch", 24, "L1 vectors from one output row to the next"),
+        Field("position_pitch", 24, "from one output position to the next"),
+        Field("dr_pitch", 24, "from one kernel row to the next"),
+        Field("ds_pitch", 24, "from one kernel column to the next"),
+        Field("b_pitch", 24, "from one row group to the next"),
+    ),
+    Opcode.OUTPUT: (
+        Field("l2_base", 32, "L2 word of output row 0, column 0, s = 0"),
+        Field("line_words", 32, "L2 words from one output row to the next"),
+        Field("position_words", 16, "L2 words from one output position to the next"),
+        Field("A", 8, "vectors of L channels a position; they lie next to each other"),
+        Field("low", 8, "least output", signed=True),
+        Field("high", 8, "greatest output", signed=True),
+        Field("width", 16, "output positions in a row"),
+        Field("height", 16, "output rows"),
+        Field("channels", 16, "output channels that exist; lanes beyond them are stored as 0"),
+        Field("parameters", 1, "take channels of parameters, filled up to A * L, from the parameter channel first"),
+        Field("wide", 1, "store sum + bias as int32, without multiplying, shifting or clamping"),
+        Field("reserved_output", 6, "0"),
+    ),
+    Opcode.VECTOR: (
+        Field("operation", 8, "one of the vector operations"),
+        Field("kernel_rows", 8, "window"),
+        Field("kernel_columns", 8, "window"),
+        Field("stride_rows", 8, "from one output row to the next"),
+        Field("stride_columns", 8, "from one output column to the next"),
+        Field("padding_rows", 8, "above the first row"),
+        Field("padding_columns", 8, "left of the first column"),
+        Field("shift", 8, "right shift, 0..62; of ADD 0..31"),
+        Field("a_base", 32, "L2 word of the first tensor"),
+        Field("b_base", 32, "L2 word of the second tensor (ADD)"),
+        Field("l2_base", 32, "L2 word of the result"),
+        Field("rows", 16, "rows of the source tensors"),
+        Field("columns", 16, "columns of the source tensors"),
+        Field("height", 16, "rows of the result"),
+        Field("width", 16, "columns of the result"),
+        Field("pixel_words", 16, "L2 words a pixel, of all tensors"),
+        Field("low", 8, "least output", signed=True),
+        Field("high", 8, "greatest output", signed=True),
+        Field("multiplier_a", 32, "for SUM, and of the first tensor for ADD (below 2**22)", signed=True),
+        Field("multiplier_b", 32, "of the second tensor (below 2**22)", signed=True),
+    ),
+    Opcode.STORE: (
+        Field("address", 64, "DRAM byte address, a multiple of the bytes of an L2 word and of a DRAM word"),
+        Field("l2_base", 32, "first L2 word"),
+        Field("words", 32, "L2 words, at least 1"),
+    ),
+    Opcode.RECORD: (Field("address", 64, "DRAM byte address of 64 bytes, a multiple of 64"),),
+    Opcode.END: (),
+}
+
+
+def _offsets(fields: tuple[Field, ...], start: int) -> dict[str, tuple[int, Field]]:
+    table: dict[str, tuple[int, Field]] = {}
+    for entry in fields:
+        table[entry.name] = (start, entry)
+        start += entry.bits
+    return table
+
+
+def head_offsets() -> dict[str, tuple[int, Field]]:
+    """Bit offset and field of everything in the head, by name."""
+    return _offsets(HEAD, 0)
+
+
+def body_offsets(opcode: Opcode) -> dict[str, tuple[int, Field]]:
+    """Bit offset, from the start of the descriptor, and field of everything in a body, by name."""
+    return _offsets(BODIES[opcode], sum(entry.bits for entry in HEAD))
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """One descriptor.
+
+    Parameters
+    ----------
+    opcode
+        What it does.
+    body
+        The fields of the opcode's body; those that are absent are 0.
+    layer
+        Number of the layer.
+    waits
+        Counts of :data:`EVENTS` to wait for, modulo 2**16; those that are absent are those of a program's start, 0.
+
+    Raises
+    ------
+    DescriptorError
+        A field is unknown or out of range.
+    """
+
+    opcode: Opcode
+    body: Mapping[str, int] = field(default_factory=dict)
+    layer: int = 0
+    waits: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = body_offsets(self.opcode)
+        for name, value in self._values().items():
+            found = head_offsets().get(name) or known.get(name)
+            if found is None:
+                raise DescriptorError(f"{self.opcode.name} has no field {name!r}; its fields are {', '.join(known)}")
+            low, high = found[1].range
+            if type(value) is not int or not low <= value <= high:
+                raise DescriptorError(f"{self.opcode.name}: {name} must be in {low}..{high}, not {value!r}")
+
+    def _values(self) -> dict[str, Any]:
+        waits = {f"wait_{event}": count for event, count in self.waits.items()}
+        return {"opcode": int(self.opcode), "layer": self.layer, **waits, **self.body}
+
+    def pack(self) -> bytes:
+        """The 64 bytes."""
+        table = head_offsets() | body_offsets(self.opcode)
+        bits = 0
+        for name, value in self._values().items():
+            offset, entry = table[name]
+            bits |= (value & ((1 << entry.bits) - 1)) << offset
+        return bits.to_bytes(BYTES, "little")
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Descriptor:
+        """The reverse of :meth:`pack`; all fields of the body are present.
+
+        Raises
+        ------
+        DescriptorError
+            There are not 64 bytes, or the opcode is unknown.
+        """
+        if len(data) != BYTES:
+            raise DescriptorError(f"a descriptor must have {BYTES} bytes, not {len(data)}")
+        bits = int.from_bytes(data, "little")
+
+        def value(offset: int, entry: Field) -> int:
+            found = bits >> offset & ((1 << entry.bits) - 1)
+            return found - (1 << entry.bits) if entry.signed and found >> (entry.bits - 1) else found
+
+        head = {name: value(*place) for name, place in head_offsets().items()}
+        if head["opcode"] not in list(Opcode):
+            raise DescriptorError(f"opcode must be in {min(Opcode)}..{max(Opcode)}, not {head['opcode']}")
+        opcode = Opcode(head["opcode"])
+        return cls(
+            opcode,
+            {name: value(*place) for name, place in body_offsets(opcode).items()},
+            head["layer"],
+            {event: head[f"wait_{event}"] for event in EVENTS},
+        )
