@@ -1,6 +1,14 @@
 """The compressed network: a layer in memory, its packed weight streams, the container file. See ``docs/format.md``."""
 
-from sw.format.container import Container, ContainerError, compression_report, read_container, write_container
+from sw.format.container import (
+    Container,
+    ContainerError,
+    compression_report,
+    container_size,
+    read_container,
+    section_bytes,
+    write_container,
+)
 from sw.format.layer import METHODS, CompressedLayer, LayerError, Requantisation
 from sw.format.packing import PackingError, pack_fields, rank_masks, unpack_fields, unrank_masks
 from sw.format.streams import StreamError, StreamLayout, layer_streams, subvector_order, unpack_streams
@@ -16,10 +24,12 @@ __all__ = [
     "StreamError",
     "StreamLayout",
     "compression_report",
+    "container_size",
     "layer_streams",
     "pack_fields",
     "rank_masks",
     "read_container",
+    "section_bytes",
     "subvector_order",
     "unpack_fields",
     "unpack_streams",

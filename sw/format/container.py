@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,16 @@ __all__ = [
     "Container",
     "ContainerError",
     "compression_report",
+    "container_size",
     "read_container",
+    "section_bytes",
     "write_container",
 ]
 
 #: As in PNG, a byte above 127, both kinds of line end and an end-of-file mark show a transfer that changed the bytes.
 MAGIC = b"\x89MVQ\r\n\x1a\n"
-VERSION = 1
+#: Of the newest files. A writer gives a file the oldest version that can say what is in it.
+VERSION = 2
 
 #: Longest codeword. It bounds what a reader may have to allocate for a byte of an index stream.
 MAX_D = 256
@@ -58,8 +61,12 @@ _DEFAULTS: dict[str, Any] = {
     "schedule": None,
     "channel_scales": False,
     "requantised": False,
+    "weight_bits": 8,
+    "codebook": None,
 }
 _OWN = ("name", "shape")
+# Fields that version 1 does not have.
+_SINCE_2 = ("weight_bits", "codebook")
 
 
 class ContainerError(ValueError):
@@ -95,6 +102,8 @@ class _Entry:
 
     fields: dict[str, Any]
     layout: StreamLayout
+    # False where a layer before it stores the codebook that they share.
+    stores_codebook: bool = True
 
     @property
     def label(self) -> str:
@@ -110,7 +119,7 @@ class _Entry:
         """Sizes in bytes of the layer's sections, without checksums, in the order of the file."""
         layout, K = self.layout, self.layout.shape[0]
         sizes: dict[str, int] = {}
-        if layout.method != "int8":
+        if layout.method != "int8" and self.stores_codebook:
             sizes["codebook"] = -(-layout.k * layout.d * self.codeword_bits // 8)
         sizes |= layout.sizes
         sizes["scale"] = 4 * (K if self.fields["channel_scales"] else 1)
@@ -149,6 +158,8 @@ def _entry(fields: dict[str, Any], section: str) -> _Entry:
     for name, low in (("stride", 1), ("padding", 0), ("dilation", 1)):
         if max(integers(name, fields[name], (2,), low)) > MAX_GEOMETRY:
             raise fail(name, f"at most {MAX_GEOMETRY}")
+    if type(fields["weight_bits"]) is not int:
+        raise fail("weight_bits", "an integer")
     shape = integers("shape", fields["shape"], (4,), 1)
     method = fields["method"]
     if type(method) is not list or len(method) != 5 or type(method[0]) is not str:
@@ -160,10 +171,33 @@ def _entry(fields: dict[str, Any], section: str) -> _Entry:
     if fields["schedule"] is not None:
         schedule = Schedule(*integers("schedule", fields["schedule"], (2, 6), 1))
     try:
-        layout = StreamLayout((shape[0], shape[1], shape[2], shape[3]), method[0], d, k, n, m, schedule)
+        layout = StreamLayout(
+            (shape[0], shape[1], shape[2], shape[3]), method[0], d, k, n, m, schedule, fields["weight_bits"]
+        )
     except StreamError as error:
         raise ContainerError(section, str(error)) from None
+    codebook = fields["codebook"]
+    if codebook is not None and (type(codebook) is not str or not codebook or method[0] == "int8"):
+        raise fail("codebook", "null for method int8" if method[0] == "int8" else "text and not empty, or null")
     return _Entry(fields, layout)
+
+
+def _share_codebooks(entries: Sequence[_Entry]) -> list[_Entry]:
+    """The entries, of which only the first with a codebook of some name stores it."""
+    first: dict[str, _Entry] = {}
+    shared = []
+    for entry in entries:
+        name = entry.fields["codebook"]
+        owner = first.setdefault(name, entry) if name is not None else entry
+        ours, theirs = ((e.layout.d, e.layout.k, e.codeword_bits) for e in (entry, owner))
+        if ours != theirs:
+            raise ContainerError(
+                entry.label,
+                f"codebook {name!r} must have d, k and bits {', '.join(map(str, theirs))} as in {owner.label},"
+                f" not {', '.join(map(str, ours))}",
+            )
+        shared.append(entry if owner is entry else replace(entry, stores_codebook=False))
+    return shared
 
 
 def _check_weights_without_stream(entries: Sequence[_Entry]) -> None:
@@ -191,6 +225,8 @@ def _describe(layer: CompressedLayer, schedule: Schedule) -> dict[str, Any]:
         "schedule": None if schedule == _canonical_schedule(layer.d) else cut[:2] if cut[2:] == [1] * 4 else cut,
         "channel_scales": len(layer.scale) > 1,
         "requantised": layer.requantisation is not None,
+        "weight_bits": layer.weight_bits,
+        "codebook": layer.codebook_name,
     }
 
 
@@ -220,7 +256,7 @@ def _header(described: Sequence[dict[str, Any]], metadata: Mapping[str, Any] | N
 def _section_data(entry: _Entry, layer: CompressedLayer) -> dict[str, bytes]:
     """The contents of the layer's sections, in any order."""
     data = layer_streams(layer, entry.layout.schedule)
-    if layer.codebook is not None:
+    if layer.codebook is not None and entry.stores_codebook:
         data["codebook"] = pack_fields(layer.codebook.view(np.uint8), entry.codeword_bits)
     data["scale"] = layer.scale.astype("<f4").tobytes()
     if layer.requantisation is not None:
@@ -228,6 +264,47 @@ def _section_data(entry: _Entry, layer: CompressedLayer) -> dict[str, bytes]:
         data["multiplier"] = layer.requantisation.multiplier.astype("<i4").tobytes()
         data["shift"] = layer.requantisation.shift.tobytes()
     return data
+
+
+def _described(
+    layers: Sequence[CompressedLayer], schedule: Schedule | Mapping[str, Schedule] | None
+) -> tuple[list[dict[str, Any]], list[_Entry]]:
+    """The layers as the header describes them, checked."""
+    described: list[dict[str, Any]] = []
+    entries: list[_Entry] = []
+    for layer in layers:
+        chosen = schedule.get(layer.name) if isinstance(schedule, Mapping) else schedule
+        described.append(_describe(layer, chosen or _canonical_schedule(layer.d)))
+        entries.append(_entry(described[-1], f"layer {layer.name!r}"))
+    entries = _share_codebooks(entries)
+    stored: dict[str, NDArray[np.int8]] = {}
+    for layer in layers:
+        name, codebook = layer.codebook_name, layer.codebook
+        if name is None or codebook is None:
+            continue
+        first = stored.setdefault(name, codebook)
+        if first is not codebook and not np.array_equal(first, codebook):
+            raise ContainerError(f"layer {layer.name!r}", f"codebook {name!r} must be that of the layers before it")
+    _check_weights_without_stream(entries)
+    return described, entries
+
+
+def _section_bytes(entries: Sequence[_Entry]) -> list[int]:
+    return [sum(size + _CHECKSUM.size for size in entry.sections.values()) for entry in entries]
+
+
+def section_bytes(layers: Sequence[CompressedLayer]) -> list[int]:
+    """Bytes that each layer's sections take in a container of these layers in canonical order, with their checksums.
+
+    The rest of the file is 20 bytes and the header. Raises as :func:`write_container`.
+    """
+    return _section_bytes(_described(layers, None)[1])
+
+
+def container_size(layers: Sequence[CompressedLayer], metadata: Mapping[str, Any] | None = None) -> int:
+    """Bytes of the file that :func:`write_container` makes of these layers in canonical order. Raises as it does."""
+    described, entries = _described(layers, None)
+    return _PREFIX.size + len(_header(described, metadata)) + _CHECKSUM.size + sum(_section_bytes(entries))
 
 
 def write_container(
@@ -283,15 +360,10 @@ def write_container(
     elif schedule is not None and not isinstance(schedule, Schedule):
         raise ContainerError("header", f"schedule must be a Schedule, (H, L) or a mapping, not {schedule!r}")
 
-    described: list[dict[str, Any]] = []
-    entries: list[_Entry] = []
-    for layer in layers:
-        chosen = schedule.get(layer.name) if isinstance(schedule, Mapping) else schedule
-        described.append(_describe(layer, chosen or _canonical_schedule(layer.d)))
-        entries.append(_entry(described[-1], f"layer {layer.name!r}"))
-    _check_weights_without_stream(entries)
+    described, entries = _described(layers, schedule)
     header = _header(described, metadata)
-    prefix = _PREFIX.pack(MAGIC, VERSION, len(header)) + header
+    new = any(fields[name] != _DEFAULTS[name] for fields in described for name in _SINCE_2)
+    prefix = _PREFIX.pack(MAGIC, 2 if new else 1, len(header)) + header
     parts = [prefix, _CHECKSUM.pack(zlib.crc32(prefix))]
     for entry, layer in zip(entries, layers, strict=True):
         data = _section_data(entry, layer)
@@ -321,8 +393,8 @@ def _parse_header(data: bytes) -> tuple[list[_Entry], dict[str, Any], int]:
     if len(data) < _PREFIX.size:
         raise ContainerError("header", f"the file is truncated: {len(data)} bytes of at least {_PREFIX.size}")
     _, version, length = _PREFIX.unpack_from(data)
-    if version != VERSION:
-        raise ContainerError("version", f"must be {VERSION}, not {version}")
+    if not 1 <= version <= VERSION:
+        raise ContainerError("version", f"must be in 1..{VERSION}, not {version}")
     end = _PREFIX.size + length
     if len(data) < end + _CHECKSUM.size:
         raise ContainerError("header", f"the file is truncated: {len(data)} bytes of at least {end + _CHECKSUM.size}")
@@ -349,11 +421,16 @@ def _parse_header(data: bytes) -> tuple[list[_Entry], dict[str, Any], int]:
     entries = []
     names = set()
     for fields in layers:
-        entry = _entry(_DEFAULTS | default | fields, f"header of layer {fields.get('name')!r}")
+        section = f"header of layer {fields.get('name')!r}"
+        for name in _SINCE_2:
+            if version < 2 and (name in fields or name in default):
+                raise ContainerError(section, f"field {name!r} must not be in a file of version {version}")
+        entry = _entry(_DEFAULTS | default | fields, section)
         if entry.fields["name"] in names:
             raise ContainerError("header", f"layer names must be unique, not twice {entry.fields['name']!r}")
         names.add(entry.fields["name"])
         entries.append(entry)
+    entries = _share_codebooks(entries)
     _check_weights_without_stream(entries)
     return entries, metadata, end + _CHECKSUM.size
 
@@ -380,7 +457,8 @@ def _sections(data: bytes, entries: Sequence[_Entry], offset: int) -> Iterator[t
         yield entry, contents
 
 
-def _decode(entry: _Entry, contents: Mapping[str, bytes]) -> CompressedLayer:
+def _decode(entry: _Entry, contents: Mapping[str, bytes], codebooks: dict[str, NDArray[np.int8]]) -> CompressedLayer:
+    """The layer. ``codebooks`` takes up a codebook that others share, and gives it to them."""
     layout, fields = entry.layout, entry.fields
     parts: dict[str, Any]
     try:
@@ -393,6 +471,10 @@ def _decode(entry: _Entry, contents: Mapping[str, bytes]) -> CompressedLayer:
         except PackingError as error:
             raise ContainerError(f"{entry.label} codebook", str(error)) from None
         parts["codebook"] = elements.astype(np.uint8).view(np.int8).reshape(layout.k, layout.d)
+    if (shared := fields["codebook"]) is not None:
+        if entry.stores_codebook:
+            codebooks[shared] = parts["codebook"]
+        parts["codebook"] = codebooks[shared]
 
     def array(name: str, dtype: str) -> NDArray[Any]:
         # A copy in the machine's byte order: np.frombuffer alone would be read-only.
@@ -415,6 +497,8 @@ def _decode(entry: _Entry, contents: Mapping[str, bytes]) -> CompressedLayer:
             k=layout.k,
             n=layout.n,
             m=layout.m,
+            weight_bits=layout.weight_bits,
+            codebook_name=shared,
             **parts,
         )
     except LayerError as error:
@@ -436,7 +520,8 @@ def read_container(path: str | os.PathLike[str]) -> Container:
     """
     data = Path(path).read_bytes()
     entries, metadata, offset = _parse_header(data)
-    layers = [_decode(entry, contents) for entry, contents in _sections(data, entries, offset)]
+    codebooks: dict[str, NDArray[np.int8]] = {}
+    layers = [_decode(entry, contents, codebooks) for entry, contents in _sections(data, entries, offset)]
     return Container(layers, [entry.layout.schedule for entry in entries], metadata)
 
 

@@ -22,6 +22,7 @@ def random_layer(
     k: int = 0,
     n: int = 0,
     m: int = 0,
+    weight_bits: int = 8,
     requantised: bool = False,
     name: str = "random",
     **geometry: Any,
@@ -35,7 +36,7 @@ def random_layer(
     ----------
     rng
         Source of all randomness.
-    method, shape, d, k, n, m, name
+    method, shape, d, k, n, m, weight_bits, name
         As in :class:`~sw.format.layer.CompressedLayer`; ``n`` and ``m`` default to d where the method has no masks, and
         all four are left out for ``int8``.
     requantised
@@ -46,9 +47,10 @@ def random_layer(
     K, C, R, S = shape
     parts: dict[str, Any] = {"scale": np.array([2.0**-7], np.float32)}
     if method == "int8":
-        weights = rng.integers(-128, 128, shape).astype(np.int8)
-        weights.reshape(-1)[:3] = [-128, 127, 0][: weights.size]
-        parts["weights"] = weights
+        half = 1 << (weight_bits - 1)
+        weights = rng.integers(-half, half, shape).astype(np.int8)
+        weights.reshape(-1)[:3] = [-half, half - 1, 0][: weights.size]
+        parts |= {"weights": weights, "weight_bits": weight_bits}
     else:
         n, m = n or d, m or d
         NG = K // d * C * R * S

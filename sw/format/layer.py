@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 __all__ = ["METHODS", "CompressedLayer", "LayerError", "Requantisation"]
 
-#: How a layer's weights are stored. ``int8`` is uncompressed 8-bit; ``vq`` is plain vector quantisation.
+#: How a layer's weights are stored. ``int8`` is one integer a weight; ``vq`` is plain vector quantisation.
 METHODS = ("int8", "vq", "mvq", "ssvq", "msvq")
 
 
@@ -101,6 +101,12 @@ class CompressedLayer:
         int8 ``[K, C, R, S]``; ``int8`` only.
     requantisation
         How sums become int8 activations, or None.
+    weight_bits
+        Bits that a weight of ``int8`` takes in a file, 2..8: its integers are in ``-2**(b-1)..2**(b-1)-1``. 8 for the
+        other methods.
+    codebook_name
+        Layers of one name share one codebook (MVQ section 4.1, crosslayer), which a file stores once; the scale is each
+        layer's own. None: a codebook of this layer alone.
 
     Raises
     ------
@@ -127,6 +133,8 @@ class CompressedLayer:
     signs: NDArray[np.bool_] | None = None
     weights: NDArray[np.int8] | None = None
     requantisation: Requantisation | None = None
+    weight_bits: int = 8
+    codebook_name: str | None = None
 
     @property
     def subvector_count(self) -> int:
@@ -183,12 +191,25 @@ class CompressedLayer:
                 self._fail(f"m must be at least 1 and divide d = {self.d}, not {self.m}")
             if not 1 <= self.n <= self.m or (not masked and self.n != self.m):
                 self._fail(f"n must be in 1..{self.m}{'' if masked else f' and equal to m = {self.m}'}, not {self.n}")
+        if type(self.weight_bits) is not int or not 2 <= self.weight_bits <= 8:
+            self._fail(f"weight_bits must be an integer in 2..8, not {self.weight_bits!r}")
+        if self.weight_bits != 8 and not raw:
+            self._fail(f"weight_bits must be 8 for method {self.method}, not {self.weight_bits}")
+        if self.codebook_name is not None and (type(self.codebook_name) is not str or not self.codebook_name or raw):
+            wanted = "None for method int8" if raw else "text and not empty, or None"
+            self._fail(f"codebook_name must be {wanted}, not {self.codebook_name!r}")
         NG = self.subvector_count
         scales = (K,) if raw and np.shape(self.scale) == (K,) else (1,)
         self._check_array("scale", True, scales, np.float32)
         if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
             self._fail("scale must be finite and positive")
         self._check_array("weights", raw, self.shape, np.int8)
+        if self.weights is not None and self.weight_bits < 8:
+            half = 1 << (self.weight_bits - 1)
+            least, greatest = int(self.weights.min()), int(self.weights.max())
+            if least < -half or greatest >= half:
+                wrong = least if least < -half else greatest
+                self._fail(f"weights of {self.weight_bits} bits must be in {-half}..{half - 1}, not {wrong}")
         self._check_array("codebook", not raw, (self.k, self.d), np.int8)
         self._check_array("assignments", not raw, (NG,), np.int32)
         self._check_array("masks", masked, (NG, self.d), np.bool_)

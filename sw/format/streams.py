@@ -44,6 +44,8 @@ class StreamLayout:
         As in :class:`sw.format.layer.CompressedLayer`.
     schedule
         How the layer is cut into layer tiles.
+    weight_bits
+        As in :class:`sw.format.layer.CompressedLayer`.
 
     Raises
     ------
@@ -58,17 +60,22 @@ class StreamLayout:
     n: int
     m: int
     schedule: Schedule
+    weight_bits: int = 8
 
     @classmethod
     def of(cls, layer: CompressedLayer, schedule: Schedule, raw: bool = False) -> StreamLayout:
         """The layout of a layer's streams; with ``raw``, of its decoded int8 weights."""
         if raw:
             return cls(layer.shape, "int8", 0, 0, 0, 0, schedule)
-        return cls(layer.shape, layer.method, layer.d, layer.k, layer.n, layer.m, schedule)
+        return cls(layer.shape, layer.method, layer.d, layer.k, layer.n, layer.m, schedule, layer.weight_bits)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise StreamError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+        if not 2 <= self.weight_bits <= 8:
+            raise StreamError(f"weight_bits must be in 2..8, not {self.weight_bits}")
+        if self.weight_bits != 8 and self.method != "int8":
+            raise StreamError(f"weight_bits must be 8 for method {self.method}, not {self.weight_bits}")
         K, _, R, S = self.shape
         if min(self.shape) < 1:
             raise StreamError(f"shape must be four positive integers [K, C, R, S], not {self.shape!r}")
@@ -117,7 +124,7 @@ class StreamLayout:
     def bits(self) -> dict[str, int]:
         """Bits that each stream holds for one subvector. A stream of 0 bits (k = 1, or n = m) does not exist."""
         if self.method == "int8":
-            return {"weight": 8}
+            return {"weight": self.weight_bits}
         widths = {"index": (self.k - 1).bit_length()}
         if self.masked:
             widths["mask"] = mask_code_bits(self.n, self.m) * (self.d // self.m)
@@ -199,8 +206,8 @@ def layer_streams(layer: CompressedLayer, schedule: Schedule, raw: bool = False)
     dict
         ``index``, ``mask`` and ``sign``, those that the method has, or ``weight``. In the field of a subvector, index
         is the assignment in ceil(log2 k) bits; mask is the ranks of its d/M groups, group 0 lowest; sign is d bits (Q
-        for MSVQ), element 0 lowest, 1 for a negative weight; weight is one int8. Fields of absent output channels are
-        zero.
+        for MSVQ), element 0 lowest, 1 for a negative weight; weight is one int8, or the lowest ``weight_bits`` bits of
+        one. Fields of absent output channels are zero.
 
     Raises
     ------
@@ -222,7 +229,8 @@ def layer_streams(layer: CompressedLayer, schedule: Schedule, raw: bool = False)
 
     streams: dict[str, bytes] = {}
     if "weight" in bits:
-        streams["weight"] = pack(layer.integer_weights().reshape(-1).view(np.uint8), 8)
+        fields = layer.integer_weights().reshape(-1).view(np.uint8)
+        streams["weight"] = pack(fields & np.uint8((1 << bits["weight"]) - 1), bits["weight"])
     if "index" in bits:
         assert layer.assignments is not None
         streams["index"] = pack(layer.assignments, bits["index"])
@@ -279,7 +287,10 @@ def unpack_streams(layout: StreamLayout, streams: Mapping[str, bytes]) -> dict[s
         return canonical
 
     if layout.method == "int8":
-        return {"weights": unpack("weight", 1, np.uint8).view(np.int8).reshape(layout.shape)}
+        unused = 8 - layout.weight_bits
+        # Shifted up and down again, the highest bit is the sign.
+        raised = (unpack("weight", 1, np.uint8) << unused).view(np.int8)
+        return {"weights": (raised >> unused).reshape(layout.shape)}
     parts: dict[str, NDArray[Any]] = {"assignments": np.zeros(NG, np.int32)}
     if "index" in bits:
         parts["assignments"] = unpack("index", 1, np.int32).reshape(NG)

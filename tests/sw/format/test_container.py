@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ import pytest
 
 from hw.layout import Schedule
 from sw.format import container
-from sw.format.container import ContainerError, compression_report, read_container, write_container
+from sw.format.container import (
+    ContainerError,
+    compression_report,
+    container_size,
+    read_container,
+    section_bytes,
+    write_container,
+)
 from sw.format.example import random_layer
 from sw.format.layer import CompressedLayer
 from sw.format.streams import layer_streams
@@ -188,7 +196,8 @@ def test_every_truncation_is_found_and_named(path: Path) -> None:
             lambda data: b"PK\x03\x04" + data[4:], r"magic: the file must begin with .*, not b'PK", id="magic"
         ),
         pytest.param(lambda data: data.replace(b"\r\n", b"\n"), "magic: the file must begin with", id="text mode"),
-        pytest.param(lambda data: data[:8] + b"\2" + data[9:], "version: must be 1, not 2", id="version"),
+        pytest.param(lambda data: data[:8] + b"\3" + data[9:], r"version: must be in 1\.\.2, not 3", id="version"),
+        pytest.param(lambda data: data[:8] + b"\0" + data[9:], r"version: must be in 1\.\.2, not 0", id="version 0"),
         pytest.param(lambda data: data[:12], "header: the file is truncated: 12 bytes of at least 16", id="prefix"),
         pytest.param(
             lambda data: data[:12] + b"\xff" * 4 + data[16:],
@@ -215,10 +224,10 @@ def test_damaged_file(path: Path, damage: Callable[[bytes], bytes], message: str
         read_container(path)
 
 
-def assemble(header: Any, sections: list[bytes]) -> bytes:
+def assemble(header: Any, sections: list[bytes], version: int = 1) -> bytes:
     """A container with right checksums whatever it holds."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    prefix = container.MAGIC + struct.pack("<II", 1, len(text)) + text
+    prefix = container.MAGIC + struct.pack("<II", version, len(text)) + text
     return b"".join(part + struct.pack("<I", zlib.crc32(part)) for part in [prefix, *sections])
 
 
@@ -498,3 +507,101 @@ def test_ratio_of_a_large_layer_is_close_to_the_ideal(path: Path) -> None:
     weights = 256 * 256 * 9
     ideal = 32 * weights / (weights * 1.25 + 512 * 16 * 8)
     assert 0.997 * ideal < report["ratio"] < ideal
+
+
+def sharing() -> list[CompressedLayer]:
+    """Two layers with one codebook, and weights of 3 bits between them."""
+    rng = np.random.default_rng(0)
+    first = random_layer(rng, "msvq", (16, 5, 3, 3), d=8, k=9, n=2, m=8, name="first")
+    last = random_layer(rng, "msvq", (8, 7, 1, 1), d=8, k=9, n=1, m=4, name="last", kind="linear", requantised=True)
+    return [
+        replace(first, codebook_name="shared"),
+        random_layer(rng, "int8", (5, 3, 3, 3), name="narrow", weight_bits=3),
+        replace(last, codebook_name="shared", codebook=first.codebook, scale=np.array([3], np.float32)),
+    ]
+
+
+@pytest.mark.parametrize("schedule", [None, (4, 16)])
+def test_a_shared_codebook_is_stored_once(path: Path, schedule: Any) -> None:
+    layers = sharing()
+    write_container(path, layers, schedule)
+    assert struct.unpack_from("<I", path.read_bytes(), 8) == (2,)
+    content = read_container(path)
+    for layer, other in zip(layers, content.layers, strict=True):
+        assert_equal(layer, other)
+    assert content.layers[0].codebook is content.layers[2].codebook
+    report = compression_report(layers, path)
+    assert report["bytes"] == path.stat().st_size
+    assert [("codebook" in row["sections"]) for row in report["layers"]] == [True, False, False]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 7])
+def test_narrow_weights_take_their_bits(path: Path, bits: int) -> None:
+    layer = random_layer(np.random.default_rng(0), "int8", (16, 5, 3, 3), weight_bits=bits)
+    write_container(path, [layer])
+    assert_equal(layer, read_container(path).layers[0])
+    assert compression_report([layer], path)["layers"][0]["sections"]["weight"] == -(-720 * bits // 64) * 8 + 4
+
+
+def test_files_without_news_stay_at_version_1(path: Path) -> None:
+    write_container(path, network())
+    assert struct.unpack_from("<I", path.read_bytes(), 8) == (1,)
+
+
+@pytest.mark.parametrize("layers", [network(), sharing(), []])
+def test_sizes_are_those_of_the_file(path: Path, layers: list[CompressedLayer]) -> None:
+    write_container(path, layers, metadata={"a": 1})
+    assert container_size(layers, {"a": 1}) == path.stat().st_size
+    assert section_bytes(layers) == [row["bytes"] for row in compression_report(layers, path)["layers"]]
+
+
+def test_layers_of_one_codebook_must_agree(path: Path) -> None:
+    first, _, last = sharing()
+    assert last.codebook is not None
+    with pytest.raises(ContainerError, match="layer 'last': codebook 'shared' must be that of the layers before it"):
+        write_container(path, [first, replace(last, codebook=last.codebook[::-1].copy())])
+    plain = random_layer(np.random.default_rng(0), "vq", (8, 7, 1, 1), d=8, k=9, name="plain")
+    message = "layer 'plain': codebook 'shared' must have d, k and bits 8, 9, 7 as in layer 'first', not 8, 9, 8"
+    with pytest.raises(ContainerError, match=message):
+        write_container(path, [first, replace(plain, codebook_name="shared")])
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "version", "message"),
+    [
+        ({"weight_bits": 8}, 1, "header of layer 'a': field 'weight_bits' must not be in a file of version 1"),
+        ({"codebook": None}, 1, "header of layer 'a': field 'codebook' must not be in a file of version 1"),
+        ({"weight_bits": 4}, 2, "weight_bits must be 8 for method mvq, not 4"),
+        ({"weight_bits": "8"}, 2, "weight_bits must be an integer, not '8'"),
+        ({"weight_bits": True}, 2, "weight_bits must be an integer, not True"),
+        ({"weight_bits": 1, "method": ["int8", 0, 0, 0, 0]}, 2, r"weight_bits must be in 2\.\.8, not 1"),
+        ({"weight_bits": 9, "method": ["int8", 0, 0, 0, 0]}, 2, r"weight_bits must be in 2\.\.8, not 9"),
+        ({"codebook": 3}, 2, "codebook must be text and not empty, or null, not 3"),
+        ({"codebook": ""}, 2, "codebook must be text and not empty, or null, not ''"),
+        ({"codebook": "x", "method": ["int8", 0, 0, 0, 0]}, 2, "codebook must be null for method int8, not 'x'"),
+    ],
+)
+def test_fields_of_version_2_that_lie(path: Path, fields: dict[str, Any], version: int, message: str) -> None:
+    path.write_bytes(assemble(small(**fields), list(SMALL.values()), version))
+    with pytest.raises(ContainerError, match=message):
+        read_container(path)
+
+
+def test_a_shared_codebook_of_another_size_is_refused(path: Path) -> None:
+    one = small(codebook="x")["layers"][0]
+    other = one | {"name": "b", "method": ["mvq", 4, 2, 2, 4]}
+    path.write_bytes(assemble({"layers": [one, other]}, list(SMALL.values()), 2))
+    with pytest.raises(ContainerError, match="layer 'b': codebook 'x' must have d, k and bits 4, 3, 8 as in layer 'a'"):
+        read_container(path)
+
+
+def test_every_flipped_bit_of_version_2_is_found(path: Path) -> None:
+    write_container(path, sharing())
+    data = path.read_bytes()
+    for bit in range(0, 8 * len(data), 7):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ContainerError):
+            read_container(path)

@@ -95,6 +95,11 @@ def requantisation(**change: Any) -> Requantisation:
             r"codebook must have shape \[8, 4\], not \[4, 4\]",
             id="k rows",
         ),
+        pytest.param("mvq", {"weight_bits": 4}, "weight_bits must be 8 for method mvq, not 4", id="bits of mvq"),
+        pytest.param("int8", {"weight_bits": 1}, r"weight_bits must be an integer in 2\.\.8, not 1", id="bits"),
+        pytest.param("int8", {"weight_bits": 4}, r"weights of 4 bits must be in -8\.\.7, not -128", id="wide"),
+        pytest.param("int8", {"codebook_name": "x"}, "codebook_name must be None for method int8, not 'x'", id="own"),
+        pytest.param("mvq", {"codebook_name": ""}, "codebook_name must be text and not empty, or None", id="name ''"),
         pytest.param("mvq", {"masks": None}, "masks must be an array for method mvq", id="no masks"),
         pytest.param("vq", {"masks": np.ones((6, 4), np.bool_)}, "masks must be None for method vq", id="masks"),
         pytest.param(
