@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sw.format.layer import CompressedLayer, LayerError, Requantisation
 from sw.format.output import write_atomically
 from sw.format.packing import PackingError, pack_fields, unpack_fields
 from sw.format.streams import StreamError, StreamLayout, layer_streams, unpack_streams
+from sw.format.strict_json import parse_json
 
 __all__ = [
     "MAGIC",
@@ -372,20 +373,6 @@ def write_container(
     write_atomically(path, parts)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Readers differ in which of two equal keys they take, so the format allows none."""
-    for name, count in Counter(name for name, _ in pairs).items():
-        if count > 1:
-            raise ValueError(f"key {name!r} must not be there twice")
-    return dict(pairs)
-
-
-def _finite(text: str) -> float:
-    if not isfinite(value := float(text)):
-        raise ValueError(f"a number must be finite, not {text}")
-    return value
-
-
 def _parse_header(data: bytes) -> tuple[list[_Entry], dict[str, Any], int]:
     """The layers as described, the metadata, and the offset of the first section."""
     if data[: len(MAGIC)] != MAGIC:
@@ -402,13 +389,8 @@ def _parse_header(data: bytes) -> tuple[list[_Entry], dict[str, Any], int]:
         raise ContainerError("header", "checksum mismatch, the bytes are corrupted")
 
     try:
-        header = json.loads(
-            data[_PREFIX.size : end],
-            object_pairs_hook=_unique,
-            parse_constant=_finite,
-            parse_float=_finite,
-        )
-    except (ValueError, RecursionError) as error:
+        header = parse_json(data[_PREFIX.size : end])
+    except ValueError as error:
         raise ContainerError("header", f"must be JSON: {error}") from None
     if type(header) is not dict or any(name not in ("layers", "default", "metadata") for name in header):
         raise ContainerError("header", "must be an object of layers, default and metadata")

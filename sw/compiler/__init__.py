@@ -1,0 +1,1 @@
+"""From a network of compressed layers to a program that the accelerator runs."""
