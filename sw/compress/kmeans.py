@@ -240,6 +240,7 @@ def kmeans_layers(
     start: Sequence[Floats | None] | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    done: Callable[[], None] | None = None,
 ) -> list[KMeansResult]:
     """Cluster every layer of a network on its own: the same bytes as :func:`kmeans` layer by layer, in less time.
 
@@ -257,6 +258,8 @@ def kmeans_layers(
         As in :func:`kmeans`, the same for every layer.
     device
         A PyTorch device: ``cpu`` or a CUDA device.
+    done
+        Called once for each layer that is done, from any thread.
 
     Raises
     ------
@@ -268,13 +271,20 @@ def kmeans_layers(
     if device != "cpu":
         from sw.compress.kmeans_gpu import cluster_layers  # it needs this module, and PyTorch
 
-        return cluster_layers(layers, device)
+        results = cluster_layers(layers, device)
+        for _ in results:
+            if done:
+                done()
+        return results
     work = [w.size * settings.k for w, _, settings in layers]
     with _workers(threads) as run, ThreadPoolExecutor(_count(threads)) as drivers:
 
         def cluster(i: int) -> KMeansResult:
             # Only a layer that would keep one thread busy after the others are done is worth sharing out.
-            return _cluster(*layers[i], run if work[i] * _count(threads) > sum(work) else _in_turn)
+            result = _cluster(*layers[i], run if work[i] * _count(threads) > sum(work) else _in_turn)
+            if done:
+                done()
+            return result
 
         order = sorted(range(len(layers)), key=lambda i: -work[i])
         found = {i: drivers.submit(cluster, i) for i in order}

@@ -1,4 +1,4 @@
-"""From a weight tensor to a compressed layer: VQ, MVQ, SSVQ, MSVQ, and 8-bit weights where none of them fits.
+"""From weight tensors to compressed layers: VQ, MVQ, SSVQ, MSVQ, and uniform integers where none of them fits.
 
 One core serves the four: group, prune if the method has masks, take magnitudes if it splits signs, cluster, quantise.
 """
@@ -6,20 +6,43 @@ One core serves the four: group, prune if the method has masks, take magnitudes 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sw.compress.grouping import group, ungroup
-from sw.compress.kmeans import EMPTY_POLICIES, INITS, kmeans, member_counts
+from sw.compress.kmeans import EMPTY_POLICIES, INITS, kmeans_layers, member_counts
 from sw.compress.pruning import check_nm, nm_mask
 from sw.compress.quantiser import quantise_channels, quantise_codebook
 from sw.compress.ratio import storage_bits
 from sw.format.layer import METHODS, CompressedLayer, geometry_fault
 
-__all__ = ["MASKED", "SIGN_SPLIT", "CompressError", "LayerSource", "Recipe", "compress_layer", "kept_weights", "misfit"]
+__all__ = [
+    "MASKED",
+    "RECIPE_METHODS",
+    "SCOPES",
+    "SIGN_SPLIT",
+    "CompressError",
+    "LayerSource",
+    "Recipe",
+    "compress_layer",
+    "compress_layers",
+    "kept_weights",
+    "misfit",
+    "recipe_for",
+]
+
+#: Methods of a recipe. Beside those of a stored layer: ``pqf`` and ``dkm``, whose layers are stored as ``vq``, and
+#: ``lsq2`` to ``lsq4``, stored as ``int8`` of 2 to 4 bits. What they add is in :mod:`sw.compress.training`: reordered
+#: channels, assignments learned by attention, learned step sizes. Without training, ``dkm`` is ``vq``.
+RECIPE_METHODS = (*METHODS, "pqf", "dkm", "lsq2", "lsq3", "lsq4")
+
+#: Which layers share a codebook (MVQ section 4.1). ``layerwise``: none; ``crosslayer``: all of one recipe.
+SCOPES = ("layerwise", "crosslayer")
 
 #: Methods with an N:M mask.
 MASKED = ("mvq", "msvq")
@@ -39,7 +62,7 @@ class Recipe:
     Parameters
     ----------
     method
-        One of :data:`sw.format.layer.METHODS`; ``int8`` keeps all layers at 8 bit.
+        One of :data:`RECIPE_METHODS`; ``int8`` keeps all layers at 8 bit.
     k, d
         Codewords, 1..65536, and codeword length, 1..256.
     n, m
@@ -47,6 +70,8 @@ class Recipe:
         weights the error of the kept weights is measured, so that methods can be compared; 0, 0 for none.
     iterations, seed, init, empty
         As in :func:`sw.compress.kmeans.kmeans`.
+    scope
+        One of :data:`SCOPES`; for ``pqf`` and ``dkm`` ``layerwise`` only.
 
     Raises
     ------
@@ -64,9 +89,11 @@ class Recipe:
     seed: int = 0
     init: str = "k-means++"
     empty: str = "farthest"
+    scope: str = "layerwise"
 
     def __post_init__(self) -> None:
-        for field, allowed in (("method", METHODS), ("init", INITS), ("empty", EMPTY_POLICIES)):
+        choices = (("method", RECIPE_METHODS), ("init", INITS), ("empty", EMPTY_POLICIES), ("scope", SCOPES))
+        for field, allowed in choices:
             value = getattr(self, field)
             if value not in allowed:
                 raise CompressError(f"{field} must be one of {', '.join(allowed)}, not {value!r}")
@@ -75,10 +102,24 @@ class Recipe:
             value = getattr(self, field)
             if type(value) is not int or not low <= value <= high:
                 raise CompressError(f"{field} must be an integer in {low}..{high}, not {value!r}")
+        if self.scope == "crosslayer" and self.method in ("pqf", "dkm"):
+            raise CompressError(f"scope must be layerwise for method {self.method}, not {self.scope!r}")
         if self.masked:
             check_nm(self.n, self.m, self.d)
         elif (self.n, self.m) != (0, 0):
             check_nm(self.n, self.m, self.m)
+
+    @property
+    def stored(self) -> str:
+        """The method of the layers, one of :data:`sw.format.layer.METHODS`."""
+        if self.method in METHODS:
+            return self.method
+        return "int8" if self.weight_bits < 8 else "vq"
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight that has no codeword: 2 to 4 for ``lsq2`` to ``lsq4``, otherwise 8."""
+        return int(self.method[3:]) if self.method.startswith("lsq") else 8
 
     @property
     def masked(self) -> bool:
@@ -153,8 +194,9 @@ def misfit(source: LayerSource, recipe: Recipe) -> str | None:
     In this order: ``depthwise``: one input channel a group, so that the weights of a subvector share no activation;
     ``channels``: d does not divide the output channels of a group, so that a subvector would cross groups;
     ``subvectors``: fewer than k; ``size``: indices, masks, signs and codebook together take 8 bits a weight or more.
+    The last two do not count a codebook that layers share.
     """
-    if recipe.method == "int8":
+    if recipe.stored == "int8":
         return None
     K, C, R, S = source.shape
     if source.groups > 1 and C == 1:
@@ -162,13 +204,16 @@ def misfit(source: LayerSource, recipe: Recipe) -> str | None:
     if K // source.groups % recipe.d:
         return f"channels: {K // source.groups} is not a multiple of d = {recipe.d}"
     NG = K * C * R * S // recipe.d
-    if recipe.k > NG:
+    shared = recipe.scope == "crosslayer"
+    if recipe.k > NG and not shared:
         return f"subvectors: {NG} are fewer than k = {recipe.k}"
     bits = storage_bits(
         K * C * R * S, d=recipe.d, k=recipe.k, n=recipe.n, m=recipe.m, masked=recipe.masked, signed=recipe.signed
     )
+    if shared:
+        bits = replace(bits, codebook=0)
     if bits.per_weight >= 8:
-        return f"size: {bits.per_weight:.2f} bits a weight with the codebook"
+        return f"size: {bits.per_weight:.2f} bits a weight {'without' if shared else 'with'} the codebook"
     return None
 
 
@@ -183,55 +228,164 @@ def kept_weights(weight: NDArray[np.float32], n: int, m: int) -> NDArray[np.bool
     return ungroup(nm_mask(group(weight, m), n, m), (K, C, R, S))
 
 
-def compress_layer(source: LayerSource, recipe: Recipe, *, threads: int | None = None) -> CompressedLayer:
-    """Compress one layer. The same source and recipe give the same bytes on any number of threads.
+def recipe_for(name: str, rules: Sequence[tuple[str, Recipe]]) -> Recipe:
+    """The recipe of the first rule whose shell pattern matches the layer's name; 8 bit if none does."""
+    for pattern, recipe in rules:
+        if fnmatchcase(name, pattern):
+            return recipe
+    return Recipe("int8")
 
-    A layer that the recipe cannot compress comes back as method ``int8``, one scale a channel; :func:`misfit` says why.
+
+def compress_layer(source: LayerSource, recipe: Recipe, *, threads: int | None = None) -> CompressedLayer:
+    """Compress one layer: :func:`compress_layers` of it alone."""
+    return compress_layers([source], [recipe], threads=threads)[0]
+
+
+def compress_layers(
+    sources: Sequence[LayerSource],
+    recipes: Sequence[Recipe],
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
+    done: Callable[[], None] | None = None,
+) -> list[CompressedLayer]:
+    """Compress layers, each by its recipe. The same sources and recipes give the same bytes on any number of threads.
+
+    Layers whose clustering has the same settings are clustered in one call (:func:`sw.compress.kmeans.kmeans_layers`):
+    the same bytes as one by one. Those of one crosslayer recipe are clustered as one, each divided by the root mean
+    square of its kept weights first: without that, layers of small weights would get few codewords. Their codebook has
+    one scale, times that of each layer.
+
+    A layer that its recipe cannot compress comes back as method ``int8``, one scale a channel; :func:`misfit` says why.
 
     Parameters
     ----------
-    source, recipe
+    sources, recipes
         What to compress, and how.
-    threads
-        As in :func:`sw.compress.kmeans.kmeans`.
-    """
-    if recipe.method == "int8" or misfit(source, recipe) is not None:
-        weights, scale = quantise_channels(source.weight)
-        return _layer(source, method="int8", weights=weights, scale=scale)
+    threads, device
+        As in :func:`sw.compress.kmeans.kmeans_layers`.
+    done
+        Called once for each layer that is done, from any thread.
 
-    subvectors = group(source.weight, recipe.d)
-    masks = nm_mask(subvectors, recipe.n, recipe.m) if recipe.masked else None
-    signs = None
-    if recipe.signed:
-        signs = np.signbit(subvectors)
-        subvectors = np.abs(subvectors)
-        if masks is not None:
-            signs = signs[masks].reshape(len(masks), -1)
-    found = kmeans(
-        subvectors,
-        recipe.k,
-        masks=masks,
-        iterations=recipe.iterations,
-        seed=recipe.seed,
-        init=recipe.init,
-        empty=recipe.empty,
-        threads=threads,
-    )
+    Raises
+    ------
+    CompressError
+        The layers of a crosslayer recipe have fewer subvectors together than it has codewords.
+    """
+    done = done or (lambda: None)
+    layers: dict[int, CompressedLayer] = {}
+    batches: dict[Recipe, list[int]] = {}
+    pools: dict[Recipe, list[int]] = {}
+    for i, (source, recipe) in enumerate(zip(sources, recipes, strict=True)):
+        if recipe.stored == "int8" or misfit(source, recipe) is not None:
+            bits = recipe.weight_bits
+            weights, scale = quantise_channels(source.weight, bits)
+            layers[i] = _layer(source, method="int8", weights=weights, scale=scale, weight_bits=bits)
+            done()
+        elif recipe.scope == "crosslayer":
+            pools.setdefault(recipe, []).append(i)
+        else:
+            # What the method and N:M do is done before the clustering, so other recipes may share the call.
+            batches.setdefault(replace(recipe, method="vq", d=1, n=0, m=0), []).append(i)
+    for numbers in batches.values():
+        parts = [_Subvectors.of(sources[i], recipes[i]) for i in numbers]
+        found = kmeans_layers(
+            [part.values for part in parts],
+            masks=[part.masks for part in parts],
+            **_settings(recipes[numbers[0]]),
+            threads=threads,
+            device=device,
+            done=done,
+        )
+        for i, part, result in zip(numbers, parts, found, strict=True):
+            recipe = recipes[i]
+            counts = member_counts(part.masks, result.assignments, recipe.k, recipe.d)
+            codebook, scale = quantise_codebook(result.codebook, counts, magnitudes=recipe.signed)
+            layers[i] = part.layer(sources[i], recipe, codebook, scale, result.assignments)
+    for number, (recipe, numbers) in enumerate(pools.items()):
+        name = f"crosslayer-{number}"
+        layers |= _crosslayer(name, recipe, {i: sources[i] for i in numbers}, threads, device)
+        for _ in numbers:
+            done()
+    return [layers[i] for i in range(len(sources))]
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    return {name: getattr(recipe, name) for name in ("k", "iterations", "seed", "init", "empty")}
+
+
+@dataclass(frozen=True, eq=False)
+class _Subvectors:
+    """What is clustered of a layer."""
+
+    values: NDArray[np.float32]
+    masks: NDArray[np.bool_] | None
+    signs: NDArray[np.bool_] | None
+
+    @classmethod
+    def of(cls, source: LayerSource, recipe: Recipe) -> _Subvectors:
+        values = group(source.weight, recipe.d)
+        masks = nm_mask(values, recipe.n, recipe.m) if recipe.masked else None
+        if not recipe.signed:
+            return cls(values, masks, None)
+        signs = np.signbit(values)
+        return cls(np.abs(values), masks, signs if masks is None else signs[masks].reshape(len(masks), -1))
+
+    def layer(
+        self,
+        source: LayerSource,
+        recipe: Recipe,
+        codebook: NDArray[np.int8],
+        scale: NDArray[np.float32],
+        assignments: NDArray[np.int32],
+        codebook_name: str | None = None,
+    ) -> CompressedLayer:
+        """The layer that decodes to these subvectors as nearly as the codebook can."""
+        n, m = (recipe.n, recipe.m) if recipe.masked else (recipe.d, recipe.d)
+        return _layer(
+            source,
+            method=recipe.stored,
+            d=recipe.d,
+            k=recipe.k,
+            n=n,
+            m=m,
+            scale=scale,
+            codebook=codebook,
+            assignments=assignments,
+            masks=self.masks,
+            signs=self.signs,
+            codebook_name=codebook_name,
+        )
+
+
+def _crosslayer(
+    name: str, recipe: Recipe, sources: dict[int, LayerSource], threads: int | None, device: str
+) -> dict[int, CompressedLayer]:
+    """The layers of one codebook (MVQ section 4.1)."""
+    parts = {i: _Subvectors.of(source, recipe) for i, source in sources.items()}
+    factors = {i: _root_mean_square(part) for i, part in parts.items()}
+    values = np.concatenate([part.values / factors[i] for i, part in parts.items()])
+    if recipe.k > len(values):
+        raise CompressError(f"k must be at most the {len(values)} subvectors of its layers together, not {recipe.k}")
+    kept = [part.masks for part in parts.values() if part.masks is not None]
+    masks = np.concatenate(kept) if kept else None
+    (found,) = kmeans_layers([values], masks=[masks], **_settings(recipe), threads=threads, device=device)
     counts = member_counts(masks, found.assignments, recipe.k, recipe.d)
     codebook, scale = quantise_codebook(found.codebook, counts, magnitudes=recipe.signed)
-    return _layer(
-        source,
-        method=recipe.method,
-        d=recipe.d,
-        k=recipe.k,
-        n=recipe.n if recipe.masked else recipe.d,
-        m=recipe.m if recipe.masked else recipe.d,
-        scale=scale,
-        codebook=codebook,
-        assignments=found.assignments,
-        masks=masks,
-        signs=signs,
-    )
+    layers, first = {}, 0
+    for i, part in parts.items():
+        last = first + len(part.values)
+        # A product of two small scales must not vanish.
+        own = np.maximum(scale * factors[i], np.finfo(np.float32).tiny)
+        layers[i] = part.layer(sources[i], recipe, codebook, own, found.assignments[first:last].copy(), name)
+        first = last
+    return layers
+
+
+def _root_mean_square(part: _Subvectors) -> np.float32:
+    """Of the kept weights; not below the smallest normal float32, so that zeros decode to next to nothing."""
+    kept = (part.values if part.masks is None else part.values[part.masks]).astype(np.float64)
+    return np.float32(max(np.sqrt((kept**2).mean()), np.finfo(np.float32).tiny))
 
 
 def _layer(source: LayerSource, **fields: Any) -> CompressedLayer:

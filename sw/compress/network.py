@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, kept_weights, misfit
+from sw.compress.methods import (
+    CompressError,
+    LayerSource,
+    Recipe,
+    compress_layers,
+    kept_weights,
+    misfit,
+    recipe_for,
+)
 from sw.compress.ratio import StorageBits, ideal_ratio, layer_bits, sum_bits
 from sw.format.layer import CompressedLayer
 
@@ -40,7 +48,7 @@ class LayerReport:
         The same over the weights that the recipe's N:M keeps, whether the method prunes or not. None without an N:M, or
         where M does not divide the output channels.
     bits
-        Bits by part.
+        Bits by part. Each layer's row has the whole of a codebook that layers share; the total has it once.
     """
 
     layer: str
@@ -123,38 +131,44 @@ def total_row(rows: Sequence[LayerReport], *, compressed_only: bool = False) -> 
 
 
 def compress_network(
-    sources: Sequence[LayerSource], recipe: Recipe, *, threads: int | None = None, progress: bool = True
+    sources: Sequence[LayerSource],
+    recipe: Recipe | Sequence[tuple[str, Recipe]],
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
+    progress: bool = True,
 ) -> tuple[list[CompressedLayer], list[LayerReport]]:
-    """Compress all layers by one recipe, with a progress bar on standard error.
+    """Compress all layers, with a progress bar on standard error. Clustering is batched across layers.
 
     Parameters
     ----------
     sources
         :func:`module_sources` or :func:`state_dict_sources`.
     recipe
-        How.
-    threads
-        As in :func:`sw.compress.kmeans.kmeans`.
+        How: one for all layers, or rules (:func:`sw.compress.methods.recipe_for`).
+    threads, device
+        As in :func:`sw.compress.kmeans.kmeans_layers`.
     progress
         Show the bar.
 
     Raises
     ------
     CompressError
-        There is no layer, or two have one name.
+        There is no layer, two have one name, or a recipe is of method ``pqf``, which reorders channels and so needs the
+        network.
     """
     names = [source.name for source in sources]
     if not names:
         raise CompressError("the network must have at least one convolution or linear layer, not 0")
     if len(set(names)) < len(names):
         raise CompressError(f"layer names must differ, not {max(names, key=names.count)!r} twice")
-    layers, rows = [], []
+    recipes = [recipe if isinstance(recipe, Recipe) else recipe_for(name, recipe) for name in names]
+    if any(each.method == "pqf" for each in recipes):
+        raise CompressError("method pqf reorders the channels between layers: it needs a network, not weights alone")
     with progress_bar(progress) as bar:
-        for source in bar.track(sources, description=recipe.method):
-            layer = compress_layer(source, recipe, threads=threads)
-            layers.append(layer)
-            rows.append(report(source, layer, recipe))
-    return layers, rows
+        task = bar.add_task("clustering", total=len(sources))
+        layers = compress_layers(sources, recipes, threads=threads, device=device, done=lambda: bar.advance(task))
+    return layers, [report(*row) for row in zip(sources, layers, recipes, strict=True)]
 
 
 def progress_bar(shown: bool = True) -> Progress:

@@ -15,8 +15,10 @@ class QuantiserError(ValueError):
     """Values that have no scale. The message names the argument."""
 
 
-def quantise(values: NDArray[np.floating], scale: NDArray[np.float32], low: int = -128) -> NDArray[np.int8]:
-    """Integers of these values: MVQ equation 5, ``clamp(round(v / s), low, 127)``.
+def quantise(
+    values: NDArray[np.floating], scale: NDArray[np.float32], low: int = -128, high: int = 127
+) -> NDArray[np.int8]:
+    """Integers of these values: MVQ equation 5, ``clamp(round(v / s), low, high)``.
 
     Halves are rounded to even.
 
@@ -26,10 +28,10 @@ def quantise(values: NDArray[np.floating], scale: NDArray[np.float32], low: int 
         Any shape, finite.
     scale
         float32, positive; broadcasts against ``values``.
-    low
-        Smallest integer: -128, or 0 for magnitudes.
+    low, high
+        Least and greatest integer. ``low`` is 0 for magnitudes.
     """
-    integers: NDArray[np.int8] = np.clip(np.rint(values / scale), low, 127).astype(np.int8)
+    integers: NDArray[np.int8] = np.clip(np.rint(values / scale), low, high).astype(np.int8)
     return integers
 
 
@@ -73,17 +75,34 @@ def quantise_codebook(
     return quantise(codebook, scale, low), scale
 
 
-def quantise_channels(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """A weight tensor ``[K, C, R, S]`` as int8, -127..127, and a scale of max-abs/127 a channel, float32 ``[K]``.
+def quantise_channels(weight: NDArray[np.float32], bits: int = 8) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """A weight tensor ``[K, C, R, S]`` as uniform integers and a scale a channel, float32 ``[K]``.
+
+    8 bits: -127..127 and max-abs/127. Fewer: ``-2**(bits-1)..2**(bits-1)-1``, and of 51 scales the one with the
+    smallest squared error over the channel.
 
     Raises
     ------
     QuantiserError
-        A weight is NaN or infinite.
+        A weight is NaN or infinite, or ``bits`` is not in 2..8.
     """
     _check_finite("weight", weight)
-    scales = _scale(np.abs(weight).max(axis=(1, 2, 3)))
-    return quantise(weight, scales.reshape(-1, 1, 1, 1)), scales
+    if type(bits) is not int or not 2 <= bits <= 8:
+        raise QuantiserError(f"bits must be an integer in 2..8, not {bits!r}")
+    largest = np.abs(weight).max(axis=(1, 2, 3))
+    if bits == 8:
+        scales = _scale(largest)
+        return quantise(weight, scales.reshape(-1, 1, 1, 1)), scales
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    # Of 2 bits, the best scale may map max-abs to far beyond the range.
+    tried = [_scale(largest * (127 * share / high)) for share in np.linspace(0.1, 1.0, 51)]
+    errors = []
+    for scales in tried:
+        wide = scales.reshape(-1, 1, 1, 1)
+        errors.append(((quantise(weight, wide, low, high) * wide - weight).astype(np.float64) ** 2).sum((1, 2, 3)))
+    best = np.argmin(errors, axis=0)
+    scales = np.stack(tried)[best, np.arange(len(weight))]
+    return quantise(weight, scales.reshape(-1, 1, 1, 1), low, high), scales
 
 
 def _check_finite(name: str, values: NDArray[np.floating]) -> None:

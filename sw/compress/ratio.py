@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import comb
 
 from sw.format.layer import CompressedLayer
@@ -28,7 +28,9 @@ class StorageBits:
     codebook
         b_c: k*d*q_c, with q_c = 8, or 7 for magnitudes.
     raw
-        8 a weight, of a layer kept at 8 bit.
+        Of a layer of uniform integers: 8 a weight, or fewer.
+    codebook_name
+        Of a codebook that layers share: :func:`sum_bits` counts it once.
     """
 
     weight_count: int
@@ -37,6 +39,7 @@ class StorageBits:
     signs: int = 0
     codebook: int = 0
     raw: int = 0
+    codebook_name: str | None = None
 
     @property
     def total(self) -> int:
@@ -78,11 +81,11 @@ def storage_bits(
 
 
 def layer_bits(layer: CompressedLayer) -> StorageBits:
-    """:func:`storage_bits` of a compressed layer; 8 bits a weight for one kept at 8 bit."""
+    """:func:`storage_bits` of a compressed layer, with the whole of a codebook that it shares with others."""
     K, C, R, S = layer.shape
     if layer.method == "int8":
-        return StorageBits(weight_count=K * C * R * S, raw=8 * K * C * R * S)
-    return storage_bits(
+        return StorageBits(weight_count=K * C * R * S, raw=layer.weight_bits * K * C * R * S)
+    bits = storage_bits(
         K * C * R * S,
         d=layer.d,
         k=layer.k,
@@ -91,12 +94,17 @@ def layer_bits(layer: CompressedLayer) -> StorageBits:
         masked=layer.masks is not None,
         signed=layer.signs is not None,
     )
+    return replace(bits, codebook_name=layer.codebook_name)
 
 
 def sum_bits(layers: Iterable[StorageBits]) -> StorageBits:
-    """Bits of many layers together."""
-    rows = list(layers)
-    return StorageBits(**{field.name: sum(getattr(row, field.name) for row in rows) for field in fields(StorageBits)})
+    """Bits of many layers together; of those that share a codebook, it counts once (MVQ section 4.1, crosslayer)."""
+    rows, names = [], set()
+    for row in layers:
+        rows.append(replace(row, codebook=0) if row.codebook_name in names else row)
+        names |= {row.codebook_name} - {None}
+    counts = [field.name for field in fields(StorageBits) if field.name != "codebook_name"]
+    return StorageBits(**{name: sum(getattr(row, name) for row in rows) for name in counts})
 
 
 def ideal_ratio(bits: StorageBits) -> float:

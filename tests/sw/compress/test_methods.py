@@ -1,13 +1,25 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
 from sw.compress.grouping import group
-from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, kept_weights, misfit
+from sw.compress.kmeans import KMeansError
+from sw.compress.methods import (
+    CompressError,
+    LayerSource,
+    Recipe,
+    compress_layer,
+    compress_layers,
+    kept_weights,
+    misfit,
+    recipe_for,
+)
 from sw.compress.pruning import PruningError, nm_mask
+from sw.compress.ratio import layer_bits, sum_bits
 from sw.format.layer import CompressedLayer, LayerError
 
 
@@ -125,7 +137,10 @@ def test_kept_weights_do_not_depend_on_d() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"method": "pq"}, "method must be one of int8, vq, mvq, ssvq, msvq, not 'pq'"),
+        ({"method": "pq"}, "method must be one of int8, vq, mvq, ssvq, msvq, pqf, dkm, lsq2, lsq3, lsq4, not 'pq'"),
+        ({"scope": "network"}, "scope must be one of layerwise, crosslayer, not 'network'"),
+        ({"method": "dkm", "scope": "crosslayer"}, "scope must be layerwise for method dkm, not 'crosslayer'"),
+        ({"method": "pqf", "scope": "crosslayer"}, "scope must be layerwise for method pqf, not 'crosslayer'"),
         ({"init": "best"}, r"init must be one of k-means\+\+, random, paper, not 'best'"),
         ({"empty": "drop"}, "empty must be one of farthest, keep, not 'drop'"),
         ({"k": 0}, r"k must be an integer in 1..65536, not 0"),
@@ -209,3 +224,105 @@ def test_source_refuses_what_a_layer_refuses(fields: dict[str, Any], message: st
             scale=np.ones(1, np.float32),
             weights=np.ones((4, 4, 3, 3), np.int8),
         )
+
+
+FIELDS = ("codebook", "assignments", "masks", "signs", "weights", "scale")
+
+
+def several() -> list[LayerSource]:
+    """Layers of different sizes and magnitudes."""
+    rng = np.random.default_rng(0)
+    shapes = {"a": (32, 16, 3, 3), "b": (64, 32, 1, 1), "c": (16, 8, 3, 3), "d": (10, 16, 1, 1)}
+    factors = dict(zip(shapes, (1, 0.05, 3, 1), strict=True))
+    return [
+        LayerSource(name, "conv", (factors[name] * rng.standard_normal(shape)).astype(np.float32))
+        for name, shape in shapes.items()
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_batched_layers_are_those_compressed_one_by_one(threads: int) -> None:
+    recipes = [Recipe(method, 16, 8, 2, 4) for method in ("mvq", "msvq", "vq", "ssvq")]
+    recipes[2] = dataclasses.replace(recipes[2], k=12)
+    done: list[None] = []
+    layers = compress_layers(several(), recipes, threads=threads, done=lambda: done.append(None))
+    assert len(done) == 4
+    for source, recipe, layer in zip(several(), recipes, layers, strict=True):
+        alone = compress_layer(source, recipe)
+        assert (layer.name, layer.method) == (source.name, alone.method)
+        for field in FIELDS:
+            np.testing.assert_array_equal(getattr(layer, field), getattr(alone, field))
+
+
+@pytest.mark.parametrize("method", ["vq", "mvq", "ssvq", "msvq"])
+def test_crosslayer_codebook(method: str) -> None:
+    recipe = Recipe(method, 64, 8, 2, 4, scope="crosslayer")
+    layers = compress_layers(several(), [recipe] * 4, threads=1)
+    assert [layer.method for layer in layers] == [method] * 3 + ["int8"]
+    assert len({layer.codebook_name for layer in layers[:3]}) == 1
+    assert layers[3].codebook_name is None
+    for layer in layers[1:3]:
+        np.testing.assert_array_equal(layer.codebook, layers[0].codebook)
+    again = compress_layers(several(), [recipe] * 4, threads=2)
+    for layer, other in zip(layers, again, strict=True):
+        for field in FIELDS:
+            np.testing.assert_array_equal(getattr(layer, field), getattr(other, field))
+    # Weights 60 times smaller are not worse off, since each layer has a scale of its own.
+    errors = [
+        ((layer.float_weights() - source.weight) ** 2).sum() / (source.weight**2).sum()
+        for layer, source in zip(layers[:3], several(), strict=False)
+    ]
+    assert max(errors) < 1.4 * min(errors)
+    assert sum_bits(map(layer_bits, layers)).codebook == 64 * 8 * (7 if recipe.signed else 8)
+
+
+def test_crosslayer_codebooks_of_two_recipes_are_two() -> None:
+    recipes = [Recipe("vq", k, 8, 0, 0, scope="crosslayer") for k in (32, 32, 16, 16)]
+    layers = compress_layers(several(), recipes)
+    assert layers[0].codebook_name == layers[1].codebook_name != layers[2].codebook_name
+    assert sum_bits(map(layer_bits, layers)).codebook == (32 + 16) * 8 * 8
+
+
+def test_crosslayer_needs_as_many_subvectors_as_codewords() -> None:
+    recipe = Recipe("vq", 1000, 8, 0, 0, scope="crosslayer")
+    with pytest.raises(CompressError, match="k must be at most the 976 subvectors of its layers together, not 1000"):
+        compress_layers(several(), [recipe] * 4)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-40, 1e30])
+def test_crosslayer_of_extreme_weights(value: float) -> None:
+    """A layer of zeros, of the smallest and of large numbers beside a usual one."""
+    extreme = LayerSource("x", "conv", np.full((8, 256, 1, 1), value, np.float32))
+    layers = compress_layers([extreme, several()[0]], [Recipe("vq", 8, 8, 0, 0, scope="crosslayer")] * 2)
+    np.testing.assert_allclose(layers[0].float_weights(), extreme.weight, rtol=0.1, atol=1e-37)
+
+
+@pytest.mark.parametrize(("method", "bits"), [("lsq2", 2), ("lsq3", 3), ("lsq4", 4), ("int8", 8)])
+def test_uniform_recipes(method: str, bits: int) -> None:
+    recipe = Recipe(method)
+    assert (recipe.stored, recipe.weight_bits) == ("int8", bits)
+    layer = compress_layer(source(), recipe)
+    assert layer.weight_bits == bits
+    assert layer_bits(layer).per_weight == bits
+    error = ((layer.float_weights() - source().weight) ** 2).mean()
+    # Lloyd-Max of a normal distribution: 0.117, 0.037, 0.0115; uniform and without the positive end, more.
+    assert error < {2: 0.2, 3: 0.06, 4: 0.02, 8: 1e-4}[bits]
+
+
+@pytest.mark.parametrize("method", ["pqf", "dkm"])
+def test_methods_stored_as_vq(method: str) -> None:
+    layer = compress_layer(source(), Recipe(method, 16, 8, 0, 0))
+    assert layer.method == "vq"
+    np.testing.assert_array_equal(layer.assignments, compress_layer(source(), Recipe("vq", 16, 8, 0, 0)).assignments)
+
+
+def test_recipes_by_name() -> None:
+    rules = [("stem", Recipe("int8")), ("*.conv?", Recipe("msvq"))]
+    assert recipe_for("stem", rules).method == "int8"
+    assert recipe_for("layer1.0.conv1", rules).method == "msvq"
+    assert recipe_for("layer1.0.linear", rules).method == "int8"
+
+
+def test_a_clustering_error_of_a_batch_is_raised() -> None:
+    with pytest.raises(KMeansError, match="CUDA"):
+        compress_layers(several(), [Recipe("vq", 8, 8, 0, 0)] * 4, device="cuda")

@@ -115,3 +115,27 @@ def test_compress_network_refuses() -> None:
         compress_network([source, source], Recipe(), progress=False)
     with pytest.raises(CompressError, match="no layer to total"):
         total_row([])
+
+
+def test_rules_choose_for_each_layer() -> None:
+    rules = [("stem", Recipe("lsq4")), ("point", Recipe("msvq", 8, 4, 2, 4))]
+    layers, rows = compress_network(module_sources(small_network()), rules, progress=False)
+    assert [(layer.method, layer.weight_bits) for layer in layers] == [
+        ("int8", 4),
+        ("int8", 8),
+        ("msvq", 8),
+        ("int8", 8),
+    ]
+    assert all(row.reason is None for row in rows)
+
+
+def test_totals_count_a_shared_codebook_once() -> None:
+    recipe = Recipe("vq", 8, 4, 0, 0, scope="crosslayer")
+    _, rows = compress_network(module_sources(small_network()), recipe, progress=False)
+    assert [row.bits.codebook for row in rows] == [256, 0, 256, 0]
+    assert total_row(rows).bits.codebook == 256
+
+
+def test_permutation_needs_a_network() -> None:
+    with pytest.raises(CompressError, match=r"method pqf reorders the channels .* needs a network"):
+        compress_network(module_sources(small_network()), Recipe("pqf", 8, 4, 0, 0), progress=False)

@@ -73,3 +73,24 @@ def test_refuses_what_has_no_scale(value: float) -> None:
         quantise_codebook(good, bad.astype(np.float64))
     with pytest.raises(QuantiserError, match="weight must be finite, not NaN or infinite"):
         quantise_channels(bad[:, :, None, None])
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 7])
+def test_narrow_channels_have_the_best_of_the_scales(bits: int) -> None:
+    weight = np.random.default_rng(0).standard_normal((5, 40, 3, 3)).astype(np.float32)
+    weight[2] = 0
+    integers, scales = quantise_channels(weight, bits)
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    assert integers.min() == low
+    assert integers.max() <= high
+    wide = scales.reshape(-1, 1, 1, 1)
+    error = ((integers * wide - weight) ** 2).sum((1, 2, 3))
+    for factor in (0.8, 1.25):
+        other = quantise(weight, wide * np.float32(factor), low, high) * wide * np.float32(factor)
+        assert (error <= ((other - weight) ** 2).sum((1, 2, 3))).all()
+
+
+@pytest.mark.parametrize("bits", [1, 9, 4.0])
+def test_bits_out_of_range(bits: int) -> None:
+    with pytest.raises(QuantiserError, match=r"bits must be an integer in 2\.\.8, not"):
+        quantise_channels(np.ones((1, 1, 1, 1), np.float32), bits)
