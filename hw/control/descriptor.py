@@ -126,13 +126,13 @@ EVENTS: Mapping[str, str] = {
     "fed": "TILEs whose last activation vector has left L1",
     "stored": "OUTPUTs whose last word is in L2",
     "vectored": "VECTORs whose last word is in L2",
+    "written": "STOREs and RECORDs whose last word is in DRAM",
 }
 
 HEAD = (
     Field("opcode", 8, "one of the opcodes"),
     Field("layer", 24, "number of the layer, for the listing and for RECORD; no other effect"),
     *(Field(f"wait_{event}", 16, f"count of {what} to wait for") for event, what in EVENTS.items()),
-    Field("reserved", 16, "0"),
 )
 
 BODIES: Mapping[Opcode, tuple[Field, ...]] = {
