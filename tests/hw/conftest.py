@@ -9,9 +9,12 @@ from amaranth.sim import Simulator
 
 @pytest.fixture
 def simulate():
-    """Runs an asynchronous function of the simulation's context on a component; ``clocked`` ones get a clock."""
+    """Runs an asynchronous function of the simulation's context on a component; ``clocked`` ones get a clock.
 
-    def run(component, bench, clocked: bool = True) -> None:
+    The functions ``beside`` it run for as long as it does, and before it after each edge.
+    """
+
+    def run(component, bench, clocked: bool = True, beside=()) -> None:
         top = Module()
         top.submodules += component
         if clocked:
@@ -27,6 +30,8 @@ def simulate():
             await bench(ctx)
             finished = True
 
+        for function in beside:
+            simulator.add_testbench(function, background=True)
         simulator.add_testbench(testbench)
         simulator.run()
         assert finished
