@@ -30,6 +30,7 @@ __all__ = [
     "ContainerError",
     "compression_report",
     "container_size",
+    "layer_fields",
     "read_container",
     "section_bytes",
     "write_container",
@@ -267,17 +268,21 @@ def _section_data(entry: _Entry, layer: CompressedLayer) -> dict[str, bytes]:
     return data
 
 
+def _checked(described: Sequence[dict[str, Any]]) -> list[_Entry]:
+    entries = _share_codebooks([_entry(fields, f"layer {fields['name']!r}") for fields in described])
+    _check_weights_without_stream(entries)
+    return entries
+
+
 def _described(
     layers: Sequence[CompressedLayer], schedule: Schedule | Mapping[str, Schedule] | None
 ) -> tuple[list[dict[str, Any]], list[_Entry]]:
     """The layers as the header describes them, checked."""
     described: list[dict[str, Any]] = []
-    entries: list[_Entry] = []
     for layer in layers:
         chosen = schedule.get(layer.name) if isinstance(schedule, Mapping) else schedule
         described.append(_describe(layer, chosen or _canonical_schedule(layer.d)))
-        entries.append(_entry(described[-1], f"layer {layer.name!r}"))
-    entries = _share_codebooks(entries)
+    entries = _checked(described)
     stored: dict[str, NDArray[np.int8]] = {}
     for layer in layers:
         name, codebook = layer.codebook_name, layer.codebook
@@ -286,26 +291,26 @@ def _described(
         first = stored.setdefault(name, codebook)
         if first is not codebook and not np.array_equal(first, codebook):
             raise ContainerError(f"layer {layer.name!r}", f"codebook {name!r} must be that of the layers before it")
-    _check_weights_without_stream(entries)
     return described, entries
 
 
-def _section_bytes(entries: Sequence[_Entry]) -> list[int]:
-    return [sum(size + _CHECKSUM.size for size in entry.sections.values()) for entry in entries]
+def layer_fields(layer: CompressedLayer) -> dict[str, Any]:
+    """The layer as the header describes it, in canonical order: all that its share of the file's size depends on."""
+    return _describe(layer, _canonical_schedule(layer.d))
 
 
-def section_bytes(layers: Sequence[CompressedLayer]) -> list[int]:
-    """Bytes that each layer's sections take in a container of these layers in canonical order, with their checksums.
+def section_bytes(described: Sequence[dict[str, Any]]) -> list[int]:
+    """Bytes that the sections of each layer take in a file of these layers (:func:`layer_fields`), with checksums.
 
     The rest of the file is 20 bytes and the header. Raises as :func:`write_container`.
     """
-    return _section_bytes(_described(layers, None)[1])
+    return [sum(size + _CHECKSUM.size for size in entry.sections.values()) for entry in _checked(described)]
 
 
-def container_size(layers: Sequence[CompressedLayer], metadata: Mapping[str, Any] | None = None) -> int:
-    """Bytes of the file that :func:`write_container` makes of these layers in canonical order. Raises as it does."""
-    described, entries = _described(layers, None)
-    return _PREFIX.size + len(_header(described, metadata)) + _CHECKSUM.size + sum(_section_bytes(entries))
+def container_size(described: Sequence[dict[str, Any]], metadata: Mapping[str, Any] | None = None) -> int:
+    """Bytes of the file that :func:`write_container` makes of layers (:func:`layer_fields`). Raises as it does."""
+    sections = sum(section_bytes(described))
+    return _PREFIX.size + len(_header(described, metadata)) + _CHECKSUM.size + sections
 
 
 def write_container(
