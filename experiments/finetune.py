@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
+import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +41,7 @@ from sw.format.layer import CompressedLayer
 CALIBRATION, RECALIBRATION = 500, 5000
 
 #: Test images whose logits sw.golden computes too, to be compared with the faster integers.
-GOLDEN = 32
+GOLDEN = 8
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Case:
         Instead of a recipe: uniform weights of that many bits (LSQ).
     learn_signs, freezing
         Of sign-split methods.
+    training
+        Fields of the :class:`~sw.compress.training.loop.TrainConfig` that differ from the study's.
     """
 
     name: str
@@ -74,6 +79,7 @@ class Case:
     uniform: int = 0
     learn_signs: bool = True
     freezing: Freezing | None = None
+    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def most_codewords(source: LayerSource, recipe: Recipe, bits: float, masked: bool) -> int:
@@ -118,16 +124,19 @@ def run(
     device: str,
     capture: bool = True,
     keep_8bit: tuple[str, ...] = ("conv1", "patches", "features.0", "linear"),
+    container: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Compress, fine-tune and measure. The seed of ``config`` is the clustering's too.
+
+    ``container``: keep the network's file there.
 
     Returns
     -------
     dict
         Accuracies in per cent, ratios, and squared errors of the clustering, for JSON.
     """
-    begin = time.perf_counter()
+    times = {"start": time.perf_counter()}
     torch.set_num_threads(config.threads)
     train, test = data
     model = build(network, weights)
@@ -151,7 +160,7 @@ def run(
         kept = kept_weights(source.weight, 4, 16)
         errors += squares.sum(), 0.0 if kept is None else squares[kept].sum()
         replace_layer(model, source, CodebookDecoder(layer, weight, learn_signs=case.learn_signs))
-    clustering = time.perf_counter() - begin
+    times["clustering"] = time.perf_counter()
     graph: nn.Module = quantise_activations(model) if integer else quantise_inputs(model)
     graph.to(device)
     if device.startswith("cuda"):
@@ -163,6 +172,7 @@ def run(
 
     recalibrate()
     before = accuracy(graph, test, device=device)
+    times["calibration"] = time.perf_counter()
     freezer = SignFreezer(graph, case.freezing, config.steps(len(train))) if case.freezing else None
     losses = fit(
         graph,
@@ -173,13 +183,14 @@ def run(
         capture=capture,
         progress=progress,
     )
+    times["training"] = time.perf_counter()
     recalibrate()
     layers = compressed_layers(graph)
     coded = [layer for layer in layers if layer.method != "int8"]
     if case.uniform:
         ratios: dict[str, float] = {"ratio_ideal": 32 / case.uniform}
     else:
-        bits = sum_bits(layer_bits(layer) for layer in coded)
+        bits = sum_bits(layer_bits(layer) for layer in coded or layers)
         ratios = {"ratio_ideal": ideal_ratio(bits), "bits_per_weight": bits.per_weight}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network")
@@ -202,6 +213,11 @@ def run(
             again.load_state_dict({k: v for k, v in graph.state_dict().items() if ".decoder." not in k}, strict=False)
             result["accuracy"] = accuracy(again.to(device), test, device=device)
         result["file_bytes"] = path.stat().st_size
+        if container is not None:
+            container.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, container)
+    times["measuring"] = time.perf_counter()
+    stages = {name: end - begin for (_, begin), (name, end) in itertools.pairwise(times.items())}
     weights_all = sum(int(np.prod(layer.shape)) for layer in layers)
     return {
         "case": case.name,
@@ -218,8 +234,8 @@ def run(
         "int8_layers": len(layers) - len(coded),
         "frozen_signs": freezer.frozen_share() if freezer else None,
         "losses": losses,
-        "seconds_clustering": clustering,
-        "seconds": time.perf_counter() - begin,
+        "seconds": sum(stages.values()),
+        "stages": stages,
     }
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 from experiments.common import WEIGHTS, add_options, data, machine, spread, write_report
 from experiments.finetune import Case, run
 from sw.compress.methods import CompressError
+from sw.compress.network import progress_bar
+from sw.compress.training.data import ImageData
 from sw.compress.training.loop import TrainConfig
 
 
@@ -59,65 +62,42 @@ def main_of(study: Study, description: str | None, arguments: Sequence[str] | No
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, in processes of their own (%(default)s)")
     parser.add_argument("--gpus", type=int, default=1, help="GPUs that the processes share (%(default)s)")
     parser.add_argument("--runs", type=Path, help="directory of the runs' files (build/experiments/NAME-NETWORK)")
+    parser.add_argument("--containers", action="store_true", help="keep the networks' files beside the runs'")
     parser.add_argument("--report-only", action="store_true", help="make the report of the runs that are there")
     add_options(parser)
     options = parser.parse_args(arguments)
     try:
-        return _run(study, options, list(sys.argv[1:] if arguments is None else arguments))
+        return _run(study, options)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
 
 
-def _run(study: Study, options: argparse.Namespace, arguments: list[str]) -> int:
+def _run(study: Study, options: argparse.Namespace) -> int:
     network = options.network
-    cases = {case.name: case for case in study.cases(network)}
-    chosen = options.cases or list(cases)
+    cases = [case.name for case in study.cases(network)]
+    chosen = options.cases or cases
     for name in chosen:
         if name not in cases:
             raise CompressError(f"case must be one of {', '.join(cases)}, not {name!r}")
-    config = study.config(network)
-    if options.epochs:
-        config = dataclasses.replace(config, epochs=options.epochs)
-    if options.lr is not None:
-        config = dataclasses.replace(config, lr=options.lr)
-    if options.device.startswith("cuda"):
-        config = dataclasses.replace(config, precision="bfloat16")
-    folder = options.runs or WEIGHTS / f"{study.name}-{network}"
+    folder = _folder(study, options)
+    # One seed of every case before the next seed: a study that is stopped has whole tables.
     missing = [(name, seed) for seed in options.seeds for name in chosen if not _file(folder, name, seed).exists()]
     failed = 0
     if missing and not options.report_only:
         if options.jobs > 1:
-            failed = _processes(study, missing, folder, options, arguments)
+            failed = _processes(study, missing, options)
         else:
             parts = data(options)
             for name, seed in missing:
-                case = cases[name]
-                weights = (
-                    options.sparse_weights or WEIGHTS / f"{network}-sr-ste.pt"
-                    if case.sparse
-                    else options.weights or WEIGHTS / f"{network}.pt"
-                )
-                seeded = dataclasses.replace(config, seed=seed, batch=min(config.batch, len(parts[0])))
-                result = run(
-                    network,
-                    weights,
-                    case,
-                    seeded,
-                    parts,
-                    device=options.device,
-                    capture=not options.eager,
-                    progress=not options.quiet,
-                )
-                result |= {"machine": machine(options.device), "config": dataclasses.asdict(seeded)}
-                file = _file(folder, name, seed)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(result, indent=1) + "\n")
-                print(
-                    f"{network} {name} seed {seed}: {result['accuracy']:.2f} %, {result['seconds']:.0f} s", flush=True
-                )
+                _one(study, options, parts, name, seed)
     _report(study, network, [_file(folder, name, seed) for name in cases for seed in options.seeds], options.output)
     return 1 if failed else 0
+
+
+def _folder(study: Study, options: argparse.Namespace) -> Path:
+    folder: Path = options.runs or WEIGHTS / f"{study.name}-{options.network}"
+    return folder
 
 
 def _file(folder: Path, case: str, seed: int) -> Path:
@@ -125,26 +105,75 @@ def _file(folder: Path, case: str, seed: int) -> Path:
     return folder / f"{name}-{seed}.json"
 
 
-def _processes(
-    study: Study, runs: list[tuple[str, int]], folder: Path, options: argparse.Namespace, arguments: list[str]
-) -> int:
-    """Each run in a process of its own, ``--jobs`` at a time. How many failed."""
-    waiting, running, failed, started = list(runs), [], 0, 0
-    while waiting or running:
-        while waiting and len(running) < options.jobs:
-            name, seed = waiting.pop(0)
-            environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-            if options.gpus > 1:
-                environment["CUDA_VISIBLE_DEVICES"] = str(started % options.gpus)
-            started += 1
-            command = [sys.executable, "-m", f"experiments.{study.name}", *arguments]
-            command += ["--jobs", "1", "--gpus", "1", "--quiet", "--cases", name, "--seeds", str(seed)]
-            command += ["--output", str(_file(folder, name, seed).with_suffix(""))]
-            running.append(subprocess.Popen(command, env=environment))
-        running[0].wait()
-        for process in [process for process in running if process.poll() is not None]:
-            running.remove(process)
-            failed += process.returncode != 0
+def _one(study: Study, options: argparse.Namespace, parts: tuple[ImageData, ImageData], name: str, seed: int) -> None:
+    """One run, and its file."""
+    network = options.network
+    case = next(case for case in study.cases(network) if case.name == name)
+    config = dataclasses.replace(study.config(network), **case.training)
+    if options.epochs:
+        config = dataclasses.replace(config, epochs=options.epochs)
+    if options.lr is not None:
+        config = dataclasses.replace(config, lr=options.lr)
+    if options.device.startswith("cuda"):
+        config = dataclasses.replace(config, precision="bfloat16")
+    config = dataclasses.replace(config, seed=seed, batch=min(config.batch, len(parts[0])))
+    weights = (
+        options.sparse_weights or WEIGHTS / f"{network}-sr-ste.pt"
+        if case.sparse
+        else options.weights or WEIGHTS / f"{network}.pt"
+    )
+    file = _file(_folder(study, options), name, seed)
+    result = run(
+        network,
+        weights,
+        case,
+        config,
+        parts,
+        device=options.device,
+        capture=not options.eager,
+        container=file.with_suffix(".msvq") if options.containers else None,
+        progress=not options.quiet and options.jobs == 1,
+    )
+    result |= {"machine": machine(options.device), "config": dataclasses.asdict(config)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{network} {name} seed {seed}: {result['accuracy']:.2f} %, {result['seconds']:.0f} s", flush=True)
+
+
+# Of a worker: the images, loaded once.
+_parts: tuple[ImageData, ImageData] | None = None
+
+
+def _start_worker(numbers: Any, options: argparse.Namespace) -> None:
+    """Choose the worker's GPU, before anything has touched it, and load the images."""
+    global _parts
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(numbers.get() % options.gpus)
+    _parts = data(options)
+
+
+def _work(study: Study, options: argparse.Namespace, name: str, seed: int) -> None:
+    assert _parts is not None
+    _one(study, options, _parts, name, seed)
+
+
+def _processes(study: Study, runs: list[tuple[str, int]], options: argparse.Namespace) -> int:
+    """The runs in ``--jobs`` processes. How many failed."""
+    context = multiprocessing.get_context("spawn")
+    numbers = context.Queue()
+    for number in range(options.jobs):
+        numbers.put(number)
+    failed = 0
+    with (
+        ProcessPoolExecutor(options.jobs, context, _start_worker, (numbers, options)) as pool,
+        progress_bar(not options.quiet) as bar,
+    ):
+        futures = {pool.submit(_work, study, options, name, seed): (name, seed) for name, seed in runs}
+        for future in bar.track(as_completed(futures), total=len(futures), description=study.name):
+            error = future.exception()
+            if error is not None:
+                failed += 1
+                name, seed = futures[future]
+                print(f"{options.network} {name} seed {seed} failed: {error}", file=sys.stderr, flush=True)
     return failed
 
 

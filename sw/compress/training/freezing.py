@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sw.compress.methods import CompressError
 from sw.compress.training.modules import SignBits
+from sw.compress.training.quant import kernels_for
 
 __all__ = ["VALUES", "Freezing", "SignFreezer", "threshold"]
 
@@ -91,6 +92,20 @@ class _Record(nn.Module):
         self.register_buffer("balance", torch.zeros(negative.shape, dtype=torch.int32, device=negative.device))
         self.register_buffer("average", torch.zeros(negative.shape, device=negative.device))
 
+    def watch(self, signs: SignBits, m: float) -> None:
+        """Take note of the signs after a step."""
+        kernels = kernels_for(signs.latent)
+        if kernels is not None:
+            records = self.previous, self.frequency, self.balance, self.average
+            kernels.watch_signs(signs.latent, signs.frozen, signs.frozen_negative, *records, m)
+            return
+        negative = signs.negative()
+        self.frequency.lerp_((negative != self.previous).float(), m)
+        self.previous.copy_(negative)
+        sign = 1 - 2 * negative.int()
+        self.balance.add_(sign)
+        self.average.lerp_(sign.float(), m)
+
 
 class SignFreezer:
     """Watches the signs of a network and freezes those that oscillate.
@@ -132,13 +147,9 @@ class SignFreezer:
         freeze = bool(freezing.interval) and step % freezing.interval == 0
         limit = threshold(freezing, step, self.steps)
         for signs in self.signs:
-            record, negative = signs.record, signs.negative()
+            record = signs.record
             assert isinstance(record, _Record)
-            record.frequency.lerp_((negative != record.previous).float(), m)
-            record.previous.copy_(negative)
-            sign = 1 - 2 * negative.int()
-            record.balance.add_(sign)
-            record.average.lerp_(sign.float(), m)
+            record.watch(signs, m)
             if freeze and limit < math.inf:
                 value = record.balance < 0 if freezing.value == "majority" else record.average < 0
                 new = (record.frequency > limit) & ~signs.frozen

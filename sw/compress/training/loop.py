@@ -58,6 +58,12 @@ class TrainConfig:
         Pixels by which training images are shifted at most, each way; they are also mirrored at random. 0: neither.
     erase
         Rows and columns of a square that is greyed out at a random place of each training image; 0 for none.
+    distort
+        Strength, 0..1, of random changes of brightness, contrast and saturation (by half at 1), and of a random
+        rotation (by 30 degrees), shear and scale (by 0.3).
+    mix
+        Share of the training images, 0..1, that are mixed with another one of the batch, and their labels with its
+        label: half of them by a rectangle (CutMix), half by a weighted mean (mixup), with uniform weights.
     precision
         ``float32``, or ``bfloat16`` for convolutions and products under autocast.
     seed
@@ -83,6 +89,8 @@ class TrainConfig:
     label_smoothing: float = 0.0
     crop: int = 4
     erase: int = 0
+    distort: float = 0.0
+    mix: float = 0.0
     precision: str = "float32"
     seed: int = 0
     threads: int = 2
@@ -96,10 +104,13 @@ class TrainConfig:
             raise CompressError(f"optimiser must be one of {', '.join(OPTIMISERS)}, not {self.optimiser!r}")
         if self.precision not in ("float32", "bfloat16"):
             raise CompressError(f"precision must be float32 or bfloat16, not {self.precision!r}")
-        for name in ("lr", "codebook_lr", "sign_lr", "weight_decay", "warmup", "label_smoothing"):
+        for name in ("lr", "codebook_lr", "sign_lr", "weight_decay", "warmup", "label_smoothing", "distort", "mix"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise CompressError(f"{name} must be finite and at least 0, not {value!r}")
+        for name in ("label_smoothing", "distort", "mix"):
+            if getattr(self, name) > 1:
+                raise CompressError(f"{name} must be in 0..1, not {getattr(self, name)!r}")
 
     def steps(self, images: int) -> int:
         """Steps of the whole training on that many images."""
@@ -132,17 +143,42 @@ def normalise(images: Tensor) -> Tensor:
     return stacked.contiguous(memory_format=torch.channels_last) if images.is_cuda else stacked
 
 
-def _draws(config: TrainConfig, images: int, size: int, epoch: int) -> NDArray[np.int16]:
-    """The random numbers of an epoch's augmentation, int16 ``[images, 5]``: shifts, mirror, and where to grey out."""
+# Columns of an epoch's random numbers: shifts, mirror, place to grey out; whole numbers.
+_WHOLE = 5
+# And in 0..1: brightness, contrast, saturation, rotation, shear, scale; kind, weight and place of mixing.
+_DISTORT, _MIX = slice(_WHOLE, _WHOLE + 6), slice(_WHOLE + 6, _WHOLE + 10)
+
+
+def _draws(config: TrainConfig, images: int, size: int, epoch: int) -> NDArray[np.float32]:
+    """The random numbers of an epoch's augmentation, float32 ``[images, 15]``."""
+    rng = np.random.default_rng([config.seed, epoch, 1])
     limits = (2 * config.crop + 1, 2 * config.crop + 1, 2, size, size)
-    draws: NDArray[np.int16] = np.random.default_rng([config.seed, epoch, 1]).integers(0, limits, (images, 5), np.int16)
-    return draws
+    whole = rng.integers(0, limits, (images, _WHOLE), np.int16)
+    rest = rng.random((images, _MIX.stop - _WHOLE), np.float32) if config.distort or config.mix else None
+    return whole.astype(np.float32) if rest is None else np.concatenate([whole, rest], axis=1, dtype=np.float32)
+
+
+def _distorted(images: Tensor, strength: float, draws: Tensor) -> Tensor:
+    """Images of 0..255 in other colours and another shape; grey comes in from outside."""
+    brightness, contrast, saturation, rotation, shear, scale = (2 * draws.T - 1)[:, :, None, None, None] * strength
+    values = images.float()
+    values = values * (1 + brightness / 2)
+    mean = values.mean((1, 2, 3), keepdim=True)
+    values = (values - mean) * (1 + contrast / 2) + mean
+    grey = values.mean(1, keepdim=True)
+    values = ((values - grey) * (1 + saturation / 2) + grey).clamp(0, 255)
+    angle, shear, scale = rotation.flatten() * (math.pi / 6), shear.flatten() * 0.3, 1 + scale.flatten() * 0.3
+    cosine, sine = angle.cos() * scale, angle.sin() * scale
+    zero = torch.zeros_like(angle)
+    matrix = torch.stack([cosine, shear - sine, zero, sine, cosine, zero], dim=1).reshape(-1, 2, 3)
+    grid = functional.affine_grid(matrix, list(values.shape), align_corners=False)
+    return functional.grid_sample(values - 124, grid, align_corners=False) + 124
 
 
 def _augment(images: Tensor, config: TrainConfig, draws: Tensor) -> Tensor:
-    """Shifted, mirrored, partly grey images."""
+    """Shifted, mirrored, distorted, partly grey images."""
     size = images.shape[2]
-    top, left, mirror, row, column = draws.long().T
+    top, left, mirror, row, column = draws[:, :_WHOLE].long().T
     span = torch.arange(size, device=images.device)
     if config.crop:
         rows = (top - config.crop)[:, None] + span
@@ -152,11 +188,28 @@ def _augment(images: Tensor, config: TrainConfig, draws: Tensor) -> Tensor:
         rows, columns = rows.clamp(0, size - 1), columns.clamp(0, size - 1)
         moved = images.permute(0, 2, 3, 1)[numbers, rows[:, :, None], columns[:, None]]
         images = moved.permute(0, 3, 1, 2) * inside
+    if config.distort:
+        images = _distorted(images, config.distort, draws[:, _DISTORT])
     if config.erase:
         half = config.erase // 2
         rows, columns = (span - row[:, None]).abs() <= half, (span - column[:, None]).abs() <= half
         images = images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 124)
     return images
+
+
+def _mixed(images: Tensor, share: float, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Images with a part of the one at the same place from the batch's end; how much of each is its own, ``[b]``."""
+    size = images.shape[2]
+    kind, weight, row, column = draws.T
+    half = (1 - weight).sqrt() * size / 2
+    span = torch.arange(size, device=images.device)
+    rows = (span - row[:, None] * size).abs() < half[:, None]
+    columns = (span - column[:, None] * size).abs() < half[:, None]
+    kind = kind[:, None, None, None]
+    cut = rows[:, None, :, None] & columns[:, None, None, :] & (kind < share / 2)
+    blend = torch.where(kind < share, 1 - weight[:, None, None, None], 0.0)
+    others = torch.where(cut | (kind < share / 2), cut.float(), blend)
+    return torch.lerp(images, images.flip(0), others), 1 - others.mean((1, 2, 3))
 
 
 def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
@@ -211,32 +264,44 @@ class _Step:
         self.done = 0
         self.running = torch.zeros((), device=device)
 
-    def __call__(self, images: Tensor, labels: Tensor) -> None:
-        """Train on uint8 images and add the loss to ``running``."""
+    def __call__(self, *batch: Tensor) -> None:
+        """Train on uint8 images, labels and random numbers, and add the loss to ``running``."""
         if self.stream is None:
-            self._work(images, labels)
+            self._work(*batch)
             return
         if self.done < self.usual_steps:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
-                self._work(images, labels)
+                self._work(*batch)
             torch.cuda.current_stream().wait_stream(self.stream)
         else:
             if self.graph is None:
-                self.images, self.labels = images.clone(), labels.clone()
+                self.batch = [part.clone() for part in batch]
                 self.graph = torch.cuda.CUDAGraph()
                 self.optimiser.zero_grad(set_to_none=True)
                 with torch.cuda.graph(self.graph):
-                    self._work(self.images, self.labels)
-            self.images.copy_(images)
-            self.labels.copy_(labels)
+                    self._work(*self.batch)
+            for part, new in zip(self.batch, batch, strict=True):
+                part.copy_(new)
             self.graph.replay()
         self.done += 1
 
-    def _work(self, images: Tensor, labels: Tensor) -> None:
-        with _autocast(self.config, self.device):
-            logits = self.network(normalise(images))
-        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+    def _work(self, images: Tensor, labels: Tensor, draws: Tensor) -> None:
+        config = self.config
+        inputs = normalise(_augment(images, config, draws))
+        own = None
+        if config.mix:
+            inputs, own = _mixed(inputs, config.mix, draws[:, _MIX])
+        with _autocast(config, self.device):
+            logits = self.network(inputs).float()
+        loss = functional.cross_entropy(
+            logits, labels, label_smoothing=config.label_smoothing, reduction="mean" if own is None else "none"
+        )
+        if own is not None:
+            other = functional.cross_entropy(
+                logits, labels.flip(0), label_smoothing=config.label_smoothing, reduction="none"
+            )
+            loss = torch.lerp(other, loss, own).mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
@@ -339,7 +404,9 @@ def fit(
             number = step % per_epoch
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
-                order = np.random.default_rng([config.seed, epoch]).permutation(len(data))
+                order = torch.from_numpy(np.random.default_rng([config.seed, epoch]).permutation(len(data)))
+                if isinstance(data.images, np.ndarray):
+                    order = order.to(device)
                 draws = torch.from_numpy(_draws(config, len(data), data.size, epoch)).to(device)
             first = number * config.batch + rank * share
             images, labels = data.batch(order[first : first + share], device)
@@ -349,7 +416,7 @@ def fit(
                     group["lr"].fill_(rate)
                 else:
                     group["lr"] = rate
-            advance(_augment(images, config, draws[first : first + share]), labels)
+            advance(images, labels, draws[first : first + share])
             for call in after_step:
                 call(step + 1)
             if number == per_epoch - 1:
@@ -378,7 +445,7 @@ def images_of(
     """The first ``limit`` images, normalised, and their labels, in batches."""
     count = len(data) if limit is None else min(limit, len(data))
     for first in range(0, count, batch):
-        images, labels = data.batch(np.arange(first, min(first + batch, count)), torch.device(device))
+        images, labels = data.batch(torch.arange(first, min(first + batch, count)), torch.device(device))
         yield normalise(images), labels
 
 

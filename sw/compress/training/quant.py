@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -9,32 +13,50 @@ from torch import Tensor, nn
 
 from sw.compress.methods import CompressError
 
-__all__ = ["ActivationQuantiser", "StepSize", "fake_quantise", "integers", "weight_range"]
+__all__ = ["ActivationQuantiser", "StepSize", "fake_quantise", "integers", "kernels_for", "weight_range"]
 
 # Shares of max-abs that calibration tries as the range: a few outliers must not cost everyone else a bit.
 _SHARES = [share / 50 for share in range(10, 51)]
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    return importlib.import_module("sw.compress.training.fused") if importlib.util.find_spec("triton") else None
+
+
+def kernels_for(values: Tensor) -> ModuleType | None:
+    """:mod:`sw.compress.training.fused` for tensors on a GPU, if Triton is installed; otherwise None."""
+    return _kernels() if values.is_cuda else None
 
 
 class _FakeQuantise(torch.autograd.Function):
     """:func:`fake_quantise`, keeping no more than its inputs for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, size: Tensor, low: int, high: int) -> Tensor:
+    def forward(ctx: Any, values: Tensor, size: Tensor, low: int, high: int, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(values, size)
         ctx.range = low, high
-        return integers(values.float(), size, low, high).mul_(size)
+        kernels = kernels_for(values) if size.numel() == 1 else None
+        if kernels is not None:
+            fused: Tensor = kernels.fake_quantise(values, size, low, high, dtype)
+            return fused
+        return integers(values.float(), size, low, high).mul_(size).to(dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None, None, None]:
         values, size = ctx.saved_tensors
         low, high = ctx.range
         (gradient,) = gradients
+        factor = (values.numel() / size.numel() * high) ** -0.5
+        kernels = kernels_for(values) if size.numel() == 1 else None
+        if kernels is not None:
+            passed, slope = kernels.fake_quantise_backward(gradient, values, size, low, high)
+            return passed, slope.reshape(size.shape) * factor, None, None, None
         ratio = values.float() / size
         clamped = ratio.clamp(low, high)
         inside = ratio == clamped
-        slope = clamped.round() - torch.where(inside, ratio, 0)
-        factor = (values.numel() / size.numel() * high) ** -0.5
-        return (gradient * inside).to(values.dtype), (gradient * slope).sum_to_size(size.shape) * factor, None, None
+        slope = gradient * (clamped.round() - torch.where(inside, ratio, 0))
+        return (gradient * inside).to(values.dtype), slope.sum_to_size(size.shape) * factor, None, None, None
 
 
 class StepSize(nn.Module):
@@ -86,8 +108,15 @@ def fake_quantise(values: Tensor, size: Tensor, low: int, high: int) -> Tensor:
         Step size, positive; broadcasts against ``values``.
     low, high
         Range of the integers.
+
+    Returns
+    -------
+    Tensor
+        Under autocast in its precision, which what comes next would round to anyway; otherwise in that of ``values``.
     """
-    quantised: Tensor = _FakeQuantise.apply(values, size, low, high)  # type: ignore[no-untyped-call]
+    device = values.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype
+    quantised: Tensor = _FakeQuantise.apply(values, size, low, high, dtype)  # type: ignore[no-untyped-call]
     return quantised
 
 

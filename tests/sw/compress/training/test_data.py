@@ -56,7 +56,7 @@ def test_formats(data_set: tuple[Path, np.ndarray, np.ndarray]) -> None:
     path, images, labels = data_set
     train, test = load_data(path, "train"), load_data(path, "test")
     assert (len(train), len(test), train.classes, train.size) == (6, 2, 3, 32)
-    batch, numbers = train.batch(np.array([4, 1]), CPU)
+    batch, numbers = train.batch(torch.tensor([4, 1]), CPU)
     np.testing.assert_array_equal(batch.numpy(), images[[4, 1]].transpose(0, 3, 1, 2))
     assert numbers.tolist() == labels[[4, 1]].tolist()
 
@@ -71,7 +71,7 @@ def test_folder_of_images(tmp_path: Path) -> None:
                 flat = np.full((40, 60, 3), 40 * (2 * label + i), np.uint8)
                 image_module.fromarray(flat).save(folder / f"{i}.png")
     data = load_data(tmp_path, "test", size=16)
-    batch, labels = data.batch(np.array([3, 0]), CPU)
+    batch, labels = data.batch(torch.tensor([3, 0]), CPU)
     assert batch.shape == (2, 3, 16, 16)
     assert labels.tolist() == [1, 0]
     assert batch[0].unique().tolist() == [120]
@@ -88,7 +88,7 @@ def test_mosaics(tmp_path: Path) -> None:
     np.savez(tmp_path / "labels.npz", train=labels, test=labels)
     assert main([str(tmp_path), str(tmp_path / "out.npz")]) == 0
     data = load_data(tmp_path / "out.npz", "train")
-    batch, found = data.batch(np.array([0, 999, 41]), CPU)
+    batch, found = data.batch(torch.tensor([0, 999, 41]), CPU)
     np.testing.assert_array_equal(batch.numpy(), images[[0, 999, 41]].transpose(0, 3, 1, 2))
     assert found.tolist() == [0, 9, 1]
     np.savez(tmp_path / "labels.npz", train=labels, test=labels[:500])
