@@ -360,19 +360,40 @@ class AcceleratorConfig:
 
     @property
     def streams(self) -> Mapping[str, int]:
-        """Packed weight streams and the bits that each gives one row of the array: ``{name: bits}``.
+        """Packed fields and the bits that each gives one row of the array: ``{name: bits}``.
 
         ``weight`` for raw int8; otherwise ``index`` and, as the variant has them, ``mask`` and ``sign``. Bit layouts:
-        :mod:`hw.layout`.
+        :mod:`hw.layout`. Rows of raw weights in a variant with a codebook: :attr:`raw_streams`.
         """
         if not self.features.codebook:
-            return {"weight": 8 * self.L}
+            return self.raw_streams
         widths = {
             "index": self.index_bits * self.tiles,
             "mask": self.mask_bits * self.mask_groups * self.tiles,
             "sign": (self.Q if self.features.sign else 0) * self.tiles,
         }
         return {name: bits for name, bits in widths.items() if bits}
+
+    @property
+    def tile_weights(self) -> int:
+        """Most weights that a layer tile gives a PE, A*B*D: all of the WRF, but 1 in ``ws``; the others wait there."""
+        return 1 if self.variant == "ws" else self.wrf_depth
+
+    @property
+    def raw_streams(self) -> Mapping[str, int]:
+        """As :attr:`streams`, for rows of raw weights; in the sparse tile their positions come as masks."""
+        masks = self.mask_bits * self.mask_groups * self.tiles if self.features.sparse else 0
+        return {"weight": self.raw_bits, **({"mask": masks} if masks else {})}
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Input streams of weights: ``weight``, and ``mask`` and ``sign`` where the variant has them."""
+        return ("weight", *(name for name in ("mask", "sign") if name in self.streams))
+
+    @property
+    def decoder_stages(self) -> int:
+        """Cycles from the fields of a row write to the write of the row."""
+        return 3 if self.features.codebook else 1
 
     # Dictionaries and overrides
 

@@ -14,7 +14,13 @@ from hw.control.weight_loader import WeightLoader
 from hw.emission import shared
 from hw.memory.register_file import RegisterFile
 
-__all__ = ["AcceleratorCore"]
+__all__ = ["EVENTS_LAYOUT", "AcceleratorCore"]
+
+#: Events of a cycle. An operation is issued, or the array waits: for weights if no command runs but one is here, for an
+#: activation, or for an entry of the PRF. At most one of these four. And one row of the WRF is written.
+EVENTS_LAYOUT = data.StructLayout(
+    {"issue": 1, "wait_weights": 1, "wait_activations": 1, "wait_psums": 1, "row_write": 1}
+)
 
 
 class AcceleratorCore(wiring.Component):
@@ -32,10 +38,12 @@ class AcceleratorCore(wiring.Component):
     -------
     i_command
         :func:`hw.control.command.command_layout`, one a layer tile.
-    i_codebook
-        One codeword a transfer, element 0 in the lowest bits (not in ``ews``).
-    i_index, i_mask, i_sign or i_weight
-        Packed words, ``word_width`` bits. A layer starts with a new word. Order: :func:`hw.layout.row_subvectors`.
+    i_weight
+        Words of ``word_width`` bits: first the codewords that the command asks for, element 0 in the lowest bits, then
+        assignments or raw weights. Codebook, assignments and raw weights begin with a new word each.
+    i_mask, i_sign
+        Packed words, ``word_width`` bits, as the variant has them. A layer starts with a new word. Order:
+        :func:`hw.layout.row_subvectors`.
     i_activation
         H x int8: one activation vector of H input channels; zero where a channel does not exist.
     i_psum
@@ -44,6 +52,8 @@ class AcceleratorCore(wiring.Component):
         L x ``psum_width``, in the order position, s.
     o_idle
         Nothing is running or waiting to leave; commands and weights may still be on their way in.
+    o_events
+        :data:`EVENTS_LAYOUT`: what happened in the cycle before, for performance counters.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -51,15 +61,13 @@ class AcceleratorCore(wiring.Component):
         psums = data.ArrayLayout(signed(config.psum_width), config.L)
         members = {
             "i_command": In(stream.Signature(command_layout(config))),
-            **{f"i_{name}": In(stream.Signature(config.word_width)) for name in config.streams},
+            **{f"i_{name}": In(stream.Signature(config.word_width)) for name in config.channels},
             "i_activation": In(stream.Signature(data.ArrayLayout(signed(8), config.H))),
             "i_psum": In(stream.Signature(psums)),
             "o_psum": Out(stream.Signature(psums)),
             "o_idle": Out(1),
+            "o_events": Out(EVENTS_LAYOUT),
         }
-        if config.features.codebook:
-            codeword = data.ArrayLayout(config.codeword_bits, config.d)
-            members["i_codebook"] = In(stream.Signature(codeword))
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -70,14 +78,8 @@ class AcceleratorCore(wiring.Component):
         m.submodules.control = control = LoopController(config)
         wiring.connect(m, wiring.flipped(self.i_command), loader.i_command)
         wiring.connect(m, loader.o_command, control.i_command)
-        for name in config.streams:
+        for name in config.channels:
             wiring.connect(m, wiring.flipped(getattr(self, f"i_{name}")), getattr(loader, f"i_{name}"))
-        if config.features.codebook:
-            m.d.comb += [
-                loader.i_codebook.payload.eq(self.i_codebook.payload.as_value()),
-                loader.i_codebook.valid.eq(self.i_codebook.valid),
-                self.i_codebook.ready.eq(loader.i_codebook.ready),
-            ]
         m.d.comb += loader.i_release.eq(control.o_release)
 
         m.submodules.arf = arf = RegisterFile(config.arf_depth, 8 * config.H)
@@ -130,5 +132,12 @@ class AcceleratorCore(wiring.Component):
             self.i_psum.ready.eq(control.o_drain_valid & adds & self.o_psum.ready),
             control.i_drain.eq(self.o_psum.valid & self.o_psum.ready),
             self.o_idle.eq(control.o_idle),
+        ]
+        m.d.sync += [
+            self.o_events.issue.eq(control.o_issue),
+            self.o_events.wait_weights.eq(~control.o_running & (loader.o_busy | self.i_command.valid)),
+            self.o_events.wait_activations.eq(control.o_wait_activations),
+            self.o_events.wait_psums.eq(control.o_wait_psums),
+            self.o_events.row_write.eq(loader.o_write.any()),
         ]
         return m

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
 from hw.config import AcceleratorConfig
-from hw.core import AcceleratorCore
+from hw.core import EVENTS_LAYOUT, AcceleratorCore
 from sim.program import LayerOutputs, LayerProgram
 
 __all__ = ["run_programs"]
@@ -22,6 +23,7 @@ def run_programs(
     programs: Sequence[LayerProgram],
     pauses: Mapping[str, float] | None = None,
     seed: int = 0,
+    events: Counter[str] | None = None,
 ) -> tuple[list[list[int]], list[int]]:
     """Run layers back to back.
 
@@ -29,6 +31,8 @@ def run_programs(
     ----------
     pauses, seed
         As in :class:`sim.cosim.Session`.
+    events
+        Counts the cycles with each event of ``o_events``, if given.
 
     Returns
     -------
@@ -46,9 +50,7 @@ def run_programs(
     draw = random.Random(seed).random
     outputs = LayerOutputs(programs)
     ends: list[int] = []
-    names = ["i_command", "i_activation", "i_psum", *(f"i_{name}" for name in config.streams)]
-    if config.features.codebook:
-        names.append("i_codebook")
+    names = ["i_command", "i_activation", "i_psum", *(f"i_{name}" for name in config.channels)]
     queues = {name: [x for program in programs for x in program.streams.get(name, ())][::-1] for name in names}
 
     def willing(name: str) -> bool:
@@ -79,6 +81,8 @@ def run_programs(
             since += 1
             assert since < PATIENCE, f"nothing came out for {PATIENCE} cycles; {outputs.layers_done} layers are done"
             await ctx.tick()
+            if events is not None:
+                events.update(name for name, _ in EVENTS_LAYOUT if ctx.get(core.o_events[name]))
             for name in taken:
                 offered[name] = False
                 ctx.set(getattr(core, name).valid, 0)

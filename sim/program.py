@@ -12,6 +12,7 @@ from hw.config import AcceleratorConfig
 from hw.control.command import command_layout
 from hw.layout import LayerTile, Schedule, layer_tiles, mask_unrank
 from sw.format import CompressedLayer, layer_streams
+from sw.format.packing import pack_fields, rank_masks
 from sw.format.streams import StreamLayout
 from sw.golden import (
     PsumOverflowError,
@@ -24,7 +25,7 @@ from sw.golden import (
     tile_psums,
 )
 from sw.perf import LayerRun, check_schedule
-from sw.perf.schedule import layer_run
+from sw.perf.schedule import layer_run, raw_passes, runs_raw
 
 __all__ = ["LayerOutputs", "LayerProgram", "ProgramError", "Score", "layer_program", "score"]
 
@@ -77,13 +78,15 @@ class LayerProgram:
 def _check(config: AcceleratorConfig, layer: CompressedLayer) -> None:
     features = config.features
     where = f"layer {layer.name!r} on {config.variant}"
-    if not features.codebook:
+    if runs_raw(config, layer):
+        if features.sign and int(layer.integer_weights().min()) == -128:
+            raise ProgramError(f"{where}: raw weights must be in -127..127, not -128")
         return
     method = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}[
         features.mask, features.sign
     ]
     if layer.method != method:
-        raise ProgramError(f"{where}: method must be {method}, not {layer.method}")
+        raise ProgramError(f"{where}: method must be {method} or int8, not {layer.method}")
     wanted = {"d": config.d, "n": config.N, "m": config.M}
     for name, value in wanted.items():
         if (name == "d" or features.mask) and getattr(layer, name) != value:
@@ -118,10 +121,64 @@ def _words(data: bytes, bits: int, width: int) -> list[int]:
     return [int.from_bytes(data[i * size : (i + 1) * size], "little") for i in range(-(-bits // width))]
 
 
-def _codewords(codebook: NDArray[np.int8], bits: int) -> list[int]:
-    if bits == 8:
-        return [int.from_bytes(codeword.tobytes(), "little") for codeword in codebook]
-    return [sum(int(element) << i * bits for i, element in enumerate(codeword)) for codeword in codebook]
+def _sparse_rows(
+    config: AcceleratorConfig, layer: CompressedLayer, schedule: Schedule, passes: int
+) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
+    """Raw rows of a sparse tile: weights ``[rows, L/M, N]`` and ranks of the masks ``[rows, L/M]``."""
+    H, L, N, M = config.H, config.L, config.N, config.M
+    K, C, R, S = layer.shape
+    weights = np.zeros((-(-K // L) * L, -(-C // H) * H, R, S), np.int8)
+    weights[:K, :C] = layer.integer_weights()
+    found, places = [], []
+    for tile in layer_tiles(layer.shape, schedule):
+        block = weights[tile.k0 :, tile.c0 :, tile.r0 :, tile.s0 :][: tile.A * L, : tile.B * H, : tile.Dr, : tile.Ds]
+        # Kernel columns, kernel rows, row groups, column groups, rows; and the N:M groups of each row.
+        axes = (6, 5, 3, 0, 4, 1, 2)
+        groups = block.reshape(tile.A, L // M, M, tile.B, H, tile.Dr, tile.Ds).transpose(axes)
+        if passes == 1:
+            # What is not zero, and of the rest the first.
+            kept = np.sort(np.argsort(groups == 0, axis=-1, kind="stable")[..., :N], axis=-1)
+            values = np.take_along_axis(groups, kept, axis=-1)
+            exists = np.arange(tile.B)[:, None] * H + np.arange(H) < (tile.B - 1) * H + tile.rows
+            exists = np.broadcast_to(exists[:, None], values.shape[:5])
+            found.append(values[exists])
+            places.append(kept[exists])
+            continue
+        first = np.minimum(np.arange(passes) * N, M - N)
+        kept = first[:, None] + np.arange(N)
+        given = kept < np.arange(passes)[:, None] * N
+        values = np.where(given, 0, groups[..., kept]).transpose(0, 1, 2, 6, 3, 4, 5, 7)
+        found.append(values.reshape(-1, L // M, N))
+        places.append(np.broadcast_to(kept[:, None, None, None], values.shape).reshape(-1, L // M, N))
+    positions = np.concatenate(places)
+    masks = np.zeros((*positions.shape[:2], M), np.bool_)
+    np.put_along_axis(masks, positions, True, axis=-1)
+    return np.concatenate(found), rank_masks(masks, N)
+
+
+def _weight_streams(
+    config: AcceleratorConfig, layer: CompressedLayer, schedule: Schedule, raw: bool, passes: int
+) -> dict[str, list[int]]:
+    """Words of the weight channels: codebook and assignments, or raw weights; masks; signs."""
+
+    def words(data: bytes, bits: int) -> list[int]:
+        return _words(data, bits, config.word_width)
+
+    if raw and config.features.sparse:
+        weights, ranks = _sparse_rows(config, layer, schedule, passes)
+        streams = {"i_weight": words(weights.tobytes(), 8 * weights.size)}
+        if config.mask_bits:
+            streams["i_mask"] = words(pack_fields(ranks, config.mask_bits), ranks.size * config.mask_bits)
+        return streams
+    layout = StreamLayout.of(layer, schedule, raw)
+    fields = layout.row_writes * (schedule.L // layout.block)
+    packed = layer_streams(layer, schedule, raw)
+    streams = {f"i_{name}": words(data, fields * layout.bits[name]) for name, data in packed.items()}
+    if not raw:
+        bits = config.codeword_bits
+        codebook = words(pack_fields(layer.codebook.view(np.uint8), bits), layer.codebook.size * bits)
+        streams["i_weight"] = codebook + streams.pop("i_index")
+    return streams
 
 
 def layer_program(
@@ -134,7 +191,7 @@ def layer_program(
     config
         The instance.
     layer
-        A layer of the variant's method; ``ews`` takes any, as raw weights.
+        A layer of the variant's method, or ``int8`` as raw weights; ``ws`` and ``ews`` take any as raw weights.
     activations
         int8 ``[C, rows, columns]``, or ``[C]`` for a linear layer.
     schedule
@@ -148,8 +205,8 @@ def layer_program(
         The schedule or the activations do not fit.
     """
     _check(config, layer)
-    check_schedule(config, schedule)
-    codebook = config.features.codebook
+    raw, passes = runs_raw(config, layer), raw_passes(config, layer)
+    check_schedule(config, schedule, passes)
     if activations.ndim == 1:
         activations = activations[:, None, None]
     E, F = output_size(layer, *activations.shape[1:])
@@ -157,15 +214,7 @@ def layer_program(
     if max(E, F) > limit:
         raise ProgramError(f"layer {layer.name!r}: output must be at most {limit} x {limit}, not {E} x {F}")
 
-    layout = StreamLayout.of(layer, schedule, raw=not codebook)
-    fields = layout.row_writes * (schedule.L // layout.block)
-    streams: dict[str, list[int]] = {
-        f"i_{name}": _words(data, fields * layout.bits[name], config.word_width)
-        for name, data in layer_streams(layer, schedule, raw=not codebook).items()
-    }
-    if codebook:
-        streams["i_codebook"] = _codewords(layer.codebook, config.codeword_bits)
-
+    streams = _weight_streams(config, layer, schedule, raw, passes)
     tiles = list(layer_tiles(layer.shape, schedule))
     positions_of = {name: field.offset for name, field in command_layout(config)}
     streams["i_command"], streams["i_activation"] = [], []
@@ -173,21 +222,21 @@ def layer_program(
         command = {
             "start": int(number == 0),
             "A": tile.A,
-            "B": tile.B,
+            "B": tile.B * passes,
             "D": tile.D,
-            "rows": tile.rows,
+            "rows": tile.rows if passes == 1 else config.H,
             "width": F,
             "height": E,
-            "advance": advance(layer, tile),
+            "advance": advance(layer, tile) * passes,
             "accumulate": int(not tile.first),
         }
-        if codebook:
-            command["codewords"] = layer.k if number == 0 else 0
+        if config.features.codebook:
+            command |= {"codewords": layer.k if number == 0 and not raw else 0, "raw": int(raw)}
         streams["i_command"].append(sum(value << positions_of[name] for name, value in command.items()))
-        vectors = tile_activations(layer, tile, activations, schedule)
+        vectors = np.repeat(tile_activations(layer, tile, activations, schedule), passes, axis=0)
         streams["i_activation"] += [int.from_bytes(vector.tobytes(), "little") for vector in vectors]
 
-    psums = tile_psums(_filled_up(layer, config.L, not codebook), activations, schedule, config.psum_width)
+    psums = tile_psums(_filled_up(layer, config.L, raw), activations, schedule, config.psum_width)
     expected = np.concatenate([result.accumulated for result in psums]).astype(np.int32)
     try:
         check_psum_width(layer, config.psum_width)

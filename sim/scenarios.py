@@ -13,7 +13,7 @@ from hw.layout import Schedule
 from sim.cosim import Job, JobResult, Session, run_sessions
 from sw.format import CompressedLayer, Requantisation, unrank_masks
 from sw.perf import choose_schedule
-from sw.perf.schedule import candidate_schedules
+from sw.perf.schedule import candidate_schedules, raw_passes
 
 __all__ = ["VALUES", "random_activations", "random_job", "random_layer", "run_preset", "sessions"]
 
@@ -51,12 +51,15 @@ def random_layer(
     name: str = "layer",
     values: str = "uniform",
     masks: str = "uniform",
+    raw: str = "",
     **fields: Any,
 ) -> CompressedLayer:
     """A layer for an instance: random codebook, assignments, masks, signs and requantisation, or raw weights.
 
     Parameters
     ----------
+    raw
+        ``dense``: raw weights on a variant that has a codebook. ``sparse``: with no more than N of every M.
     values, masks
         One of :data:`VALUES` and one of ``uniform``, ``ends`` (first or last rank), ``first``, ``last``.
     fields
@@ -72,8 +75,15 @@ def random_layer(
     fields = {"kind": "conv", **fields, "name": name, "shape": shape, "scale": np.ones(1, np.float32)}
     fields["requantisation"] = requantisation
     features = config.features
-    if not features.codebook:
-        return CompressedLayer(method="int8", weights=_draw(rng, shape, values), **fields)
+    if raw or not features.codebook:
+        weights = _draw(rng, shape, values)
+        if features.codebook and features.sign:
+            weights = np.maximum(weights, -127)
+        if raw == "sparse":
+            groups = -(-K // config.M)
+            kept = rng.random((groups, config.M, *shape[1:])).argsort(axis=1) < config.N
+            weights = weights * kept.reshape(-1, *shape[1:])[:K]
+        return CompressedLayer(method="int8", weights=weights.astype(np.int8), **fields)
     d, k = config.d, config.k
     n, m = (config.N, config.M) if features.mask else (d, d)
     NG = int(np.prod(shape)) // d
@@ -104,10 +114,14 @@ def _job(
     schedule: Schedule | None = None,
     values: str = "uniform",
     masks: str = "uniform",
+    any_schedule: bool = False,
     **fields: Any,
 ) -> Job:
     layer = random_layer(config, rng, shape, name, values, masks, **fields)
     activations = random_activations(rng, (shape[1], *size), values)
+    if any_schedule:
+        schedules = list(candidate_schedules(config, shape, raw_passes(config, layer)))
+        schedule = schedules[int(rng.integers(len(schedules)))]
     return Job(layer, activations, schedule or choose_schedule(config, layer, *size))
 
 
@@ -127,7 +141,11 @@ def random_job(
     def pick(*choices: Any) -> Any:
         return choices[int(rng.integers(len(choices)))]
 
-    step = config.d if config.features.codebook else 1
+    raw = ""
+    if config.features.codebook:
+        room = min(config.arf_depth, config.tile_weights) * (config.N if config.features.sparse else config.M)
+        raw = pick("", "", "sparse", "dense" if room >= config.M else "sparse")
+    step = config.d if config.features.codebook and not raw else 1
     R, S = pick((1, 1), (1, 3), (2, 2), (3, 2), *([(1, 1), (3, 3), (5, 5), (1, 7)] if groups > 2 else []))
     K = step * int(rng.integers(1, groups * config.L // step + 1))
     C = int(rng.integers(1, groups * config.H + 2))
@@ -140,8 +158,6 @@ def random_job(
         max(1, (out - 1) * t + dil * (kernel - 1) + 1 - 2 * pad)
         for out, t, dil, kernel, pad in zip((E, F), stride, dilation, (R, S), padding, strict=True)
     ]
-    schedules = list(candidate_schedules(config, (K, C, R, S)))
-    schedule = schedules[int(rng.integers(len(schedules)))]
     values, masks = pick("uniform", "normal", "corners"), pick("uniform", "ends")
     return _job(
         config,
@@ -149,9 +165,10 @@ def random_job(
         (K, C, R, S),
         (size[0], size[1]),
         name,
-        schedule,
-        values,
-        masks,
+        values=values,
+        masks=masks,
+        any_schedule=True,
+        raw=raw,
         stride=stride,
         padding=padding,
         dilation=dilation,
@@ -172,9 +189,19 @@ def _kernels(config: AcceleratorConfig, rng: np.random.Generator) -> list[Job]:
         _job(config, rng, (L, H + 2, 1, 7), (5, 9), "1x7", padding=(0, 3)),
         _job(config, rng, (L, H, 3, 3), (8, 9), "3x3-dilated", dilation=(2, 2), padding=(2, 2)),
         _job(config, rng, (odd, 5 * H + 2, 1, 1), (1, 1), "linear", kind="linear", values="normal"),
+        *_raw_kernels(config, rng, odd),
         # Every layer tile gives one vector.
         _job(config, rng, (L, 2 * H + 1, 1, 1), (1, 1), "linear-A1", Schedule(H, L), kind="linear"),
     ]
+
+
+def _raw_kernels(config: AcceleratorConfig, rng: np.random.Generator, K: int) -> list[Job]:
+    """Raw weights on a variant that has a codebook; what has zeros at random needs one pass in a sparse tile."""
+    if not config.features.codebook:
+        return []
+    dense = _job(config, rng, (K + 1, config.H + 2, 3, 3), (8, 7), "raw", raw="dense", padding=(1, 1))
+    sparse = _job(config, rng, (K, 2 * config.H, 1, 1), (7, 6), "raw-one-pass", raw="sparse")
+    return [dense, sparse]
 
 
 def _corners(config: AcceleratorConfig, rng: np.random.Generator) -> list[Job]:
@@ -187,6 +214,8 @@ def _corners(config: AcceleratorConfig, rng: np.random.Generator) -> list[Job]:
     room = (1 << (config.psum_width - 1)) // (127 * 128)
     wrapping = -(-(room + 1) // 9)
     jobs.append(_job(config, rng, (L, wrapping, 3, 3), (4, 4), "wraps", values="lowest", masks="first", padding=(1, 1)))
+    if config.features.codebook:
+        jobs.append(_job(config, rng, (L, H, 1, 3), (4, 5), "raw-corners", values="corners", raw="dense"))
     for values in ("lowest", "highest"):
         jobs.append(_job(config, rng, (L, H, 1, 1), (3, 4), f"all-{values}", values=values))
     return jobs
@@ -217,9 +246,7 @@ def sessions(config: AcceleratorConfig, seed: int = 0, thorough: bool = True) ->
     Layers of a session follow each other without a reset, each with a codebook of its own.
     """
     rng = np.random.default_rng([seed, *config.variant.encode(), config.H])
-    streams = ["i_command", "i_activation", "i_psum", "o_psum", *(f"i_{name}" for name in config.streams)]
-    if config.features.codebook:
-        streams.append("i_codebook")
+    streams = ["i_command", "i_activation", "i_psum", "o_psum", *(f"i_{name}" for name in config.channels)]
     if not thorough:
         jobs = [random_job(config, rng, f"random-{i}", 20) for i in range(3)]
         return [

@@ -307,9 +307,12 @@ def _draw_loader(drawing: Drawing, config: AcceleratorConfig) -> None:
     rows = {"index": 122, "weight": 122, "mask": 172, "sign": 218}
     for stream_name, bits in config.streams.items():
         y = rows[stream_name]
-        _draw_port(drawing, y, f"i_{stream_name}", config.word_width)
-        words = f"{config.word_width} to {bits} bit a row"
-        drawing.block(108, y - 20, 136, 40, ["unpacker", words], colours[stream_name])
+        lines = ["unpacker", f"{config.word_width} to {bits} bit a row"]
+        if stream_name in config.channels:
+            _draw_port(drawing, y, f"i_{stream_name}", config.word_width)
+        else:
+            lines = ["unpackers", lines[1], f"or {config.raw_bits} bit raw"]
+        drawing.block(108, y - 20, 136, 40, lines, colours[stream_name])
 
     command = command_layout(config).size
     _draw_port(drawing, 264, "i_command", command)
@@ -324,10 +327,16 @@ def _draw_loader(drawing: Drawing, config: AcceleratorConfig) -> None:
         drawing.arrow((246, 122), (820, 122))
         return
 
-    _draw_port(drawing, 66, "i_codebook", config.d * config.codeword_bits, end=294)
+    codeword = config.d * config.codeword_bits
+    _draw_port(drawing, 94, "i_weight", config.word_width, end=100)
+    drawing.arrow((100, 94), (100, 66), (106, 66))
+    drawing.arrow((100, 94), (100, 122), (106, 122))
+    drawing.block(108, 46, 136, 40, ["unpacker", f"{config.word_width} to {codeword} bit codewords"], BLUE)
+    drawing.arrow((246, 66), (294, 66))
     ports = _counted(config.tiles, "read port")
     codebook = f"{config.k} x {config.d * config.codeword_bits} bit, {ports}"
-    drawing.block(296, 46, 170, 92, ["CRF", codebook, f"{config.k} codewords of {config.d}"], BLUE)
+    lines = ["CRF", codebook, f"{config.k} codewords of {config.d}", "raw weights pass beside it"]
+    drawing.block(296, 46, 170, 92, lines, BLUE)
     drawing.arrow((246, 122), (294, 122))
     chain: list[tuple[int, int, list[str]]] = []  # x, width, lines, from the CRF to the row write
     if features.mask:
@@ -456,7 +465,9 @@ def streams(config: AcceleratorConfig, name: str) -> str:
         colour = {"index": BLUE, "mask": GREEN, "sign": RED, "weight": BLUE}[stream_name]
         cycles = max(1.0, bits / config.word_width)
         about = f"{bits} bits a row write in words of {config.word_width}: {cycles:.4g} or more cycles a row write"
-        heading(y, f"i_{stream_name}", about)
+        if stream_name not in config.channels:
+            about = f"assignments, behind the codewords: {about}"
+        heading(y, f"i_{stream_name}" if stream_name in config.channels else "i_weight", about)
         pitch = 932 / (words * config.word_width)
         fields, row = [], 0
         while sum(width for width, _, _ in fields) < words * config.word_width:
@@ -513,7 +524,7 @@ class Trace:
     Attributes
     ----------
     commands, codewords
-        Cycles in which ``i_command`` and ``i_codebook`` transferred.
+        Cycles in which ``i_command``, and words of the codebook by ``i_weight``, transferred.
     wrf_writes, arf_writes
         One row of a WRF entry, and an ARF entry, were written.
     operations
@@ -549,6 +560,7 @@ def core_trace(config: AcceleratorConfig, program: LayerProgram) -> Trace:
     outputs = LayerOutputs([program])
     trace = Trace()
     addresses: list[tuple[int, int]] = []
+    codebook_words = -(-program.run.codewords * config.d * config.codeword_bits // config.word_width)
 
     async def bench(ctx):
         cycle = 0
@@ -571,7 +583,7 @@ def core_trace(config: AcceleratorConfig, program: LayerProgram) -> Trace:
                     trace.arf_writes.append((cycle, ctx.get(control.o_arf_write_address)))
                 elif name == "i_command":
                     trace.commands.append(cycle)
-                elif name == "i_codebook":
+                elif name == "i_weight" and len(trace.codewords) < codebook_words:
                     trace.codewords.append(cycle)
                 queues[name].pop()
             if ctx.get(core.o_psum.valid):
@@ -880,9 +892,9 @@ def schedule_part() -> Iterator[str]:
     trace = core_trace(config, program)
     predicted = sequence_cycles(config, [program.run])[0]
     yield (
-        f"{trace.leaves[-1][0] + 1} cycles, {predicted} predicted by `sw.perf`; {len(trace.codewords)} codewords, "
-        f"{len(trace.wrf_writes)} row writes, {len(trace.operations)} operations, {len(trace.arf_writes)} activation "
-        f"vectors, {len(trace.leaves)} vectors of sums."
+        f"{trace.leaves[-1][0] + 1} cycles, {predicted} predicted by `sw.perf`; {len(trace.codewords)} words of "
+        f"codebook, {len(trace.wrf_writes)} row writes, {len(trace.operations)} operations, {len(trace.arf_writes)} "
+        f"activation vectors, {len(trace.leaves)} vectors of sums."
     )
 
 

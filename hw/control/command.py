@@ -15,12 +15,15 @@ def command_layout(config: AcceleratorConfig) -> data.StructLayout:
     """Fields of a command: one layer tile (:class:`hw.layout.LayerTile`).
 
     ``codewords``
-        Codewords to take from ``i_codebook`` into the CRF before the weights, 0..k; 0 keeps the CRF. Not in ``ews``.
+        Codewords to take from ``i_weight`` into the CRF before the rows, 0..k; 0 keeps the CRF. Not in ``ws``, ``ews``.
     ``start``
         The tile is the first of a layer: bits left over in the packed weight streams are padding and are dropped.
     ``A``, ``B``, ``D``
         Extensions of the loop nest (MVQ figure 7), each at least 1; ``A*B*D <= wrf_depth``, ``B*D <= arf_depth``,
         ``A <= prf_depth``.
+    ``raw``
+        The rows come as raw int8 weights by ``i_weight``, not as assignments. Not in ``ws``, ``ews``: there they always
+        do.
     ``rows``
         Array rows that have an input channel in the last of the B row groups, 1..H.
     ``width``, ``height``
@@ -32,20 +35,22 @@ def command_layout(config: AcceleratorConfig) -> data.StructLayout:
         Add a vector of ``i_psum`` to each vector that leaves by ``o_psum``.
     """
     wrf, arf = config.wrf_depth, config.arf_depth
-    fields = {
-        "start": 1,
-        "A": range(min(wrf, config.prf_depth) + 1),
-        "B": range(min(wrf, arf) + 1),
-        "D": range(min(wrf, arf) + 1),
-        "rows": range(config.H + 1),
-        "width": config.loop_bits,
-        "height": config.loop_bits,
-        "advance": range(min(wrf, arf) + 1),
-        "accumulate": 1,
-    }
-    if config.features.codebook:
-        fields = {"codewords": range(config.k + 1), **fields}
-    return data.StructLayout(fields)
+    codebook = config.features.codebook
+    return data.StructLayout(
+        {
+            **({"codewords": range(config.k + 1)} if codebook else {}),
+            "start": 1,
+            "A": range(min(wrf, config.prf_depth) + 1),
+            "B": range(min(wrf, arf) + 1),
+            "D": range(min(wrf, arf) + 1),
+            **({"raw": 1} if codebook else {}),
+            "rows": range(config.H + 1),
+            "width": config.loop_bits,
+            "height": config.loop_bits,
+            "advance": range(min(wrf, arf) + 1),
+            "accumulate": 1,
+        }
+    )
 
 
 class LoopNest(wiring.Component):

@@ -40,6 +40,9 @@ class LoopController(wiring.Component):
         The oldest finished PRF entry, whether ``i_psum`` is to be added to it, and that it has left.
     o_idle
         No command runs and no finished entry waits.
+    o_running, o_issue, o_wait_activations, o_wait_psums
+        A command runs; while it does, in each cycle exactly one of the other three: an operation is issued, or has to
+        wait for its activation, or for a PRF entry.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -62,6 +65,10 @@ class LoopController(wiring.Component):
                 "o_drain_accumulate": Out(1),
                 "i_drain": In(1),
                 "o_idle": Out(1),
+                "o_running": Out(1),
+                "o_issue": Out(1),
+                "o_wait_activations": Out(1),
+                "o_wait_psums": Out(1),
             }
         )
 
@@ -139,7 +146,14 @@ class LoopController(wiring.Component):
         with m.If(ends_position):
             m.d.sync += first_slot.eq(first_slot + command.A)
 
-        m.d.comb += issue.eq(running & (unread != 0) & (~nest.o_first | (occupied != config.prf_depth)))
+        activation, entry_free = unread != 0, ~nest.o_first | (occupied != config.prf_depth)
+        m.d.comb += [
+            issue.eq(running & activation & entry_free),
+            self.o_running.eq(running),
+            self.o_issue.eq(issue),
+            self.o_wait_activations.eq(running & ~activation),
+            self.o_wait_psums.eq(running & activation & ~entry_free),
+        ]
 
         # What the accumulator needs to know travels beside the operands.
         tag_layout = data.StructLayout(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,22 +18,25 @@ class WeightLoader(wiring.Component):
     """Fills the CRF and the WRFs from the packed streams, one array row a cycle, and passes the command on.
 
     For each command: ``codewords`` codewords into the CRF; then, for ``q < D: r < B: s < A`` and every row with an
-    input channel, one field of each packed stream is decoded and written; then the command goes to the loop
-    controller. The WRF is a ring: the next layer tile is loaded beside the running one as far as there are free
-    entries.
+    input channel, one field of each packed stream is decoded and written, or one row of raw weights; then the command
+    goes to the loop controller. The WRF is a ring: the next layer tile is loaded beside the running one as far as there
+    are free entries.
+
+    Codewords, assignments and raw weights share the words of ``i_weight``; each has an unpacker of its own, which takes
+    words while its fields are asked for.
 
     Members
     -------
     i_command, o_command
         Commands in; commands whose weights are in place out.
-    i_codebook
-        Codewords, in variants that have a CRF.
-    i_index, i_mask, i_sign, i_weight
-        Packed words of ``word_width`` bits: the streams of the variant.
+    i_weight, i_mask, i_sign
+        Packed words of ``word_width`` bits: :attr:`hw.config.AcceleratorConfig.channels`.
     o_write, o_write_address, o_write_weights, o_write_positions
         To the tiles: H row enables, the WRF entry, and one row of L weights, or of Q of every d with their positions.
     i_release
         A WRF entry is no longer needed, in the order in which they were written.
+    o_busy
+        A command is here.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -42,14 +45,13 @@ class WeightLoader(wiring.Component):
         members = {
             "i_command": In(stream.Signature(command)),
             "o_command": Out(stream.Signature(command)),
-            **{f"i_{name}": In(stream.Signature(config.word_width)) for name in config.streams},
+            **{f"i_{name}": In(stream.Signature(config.word_width)) for name in config.channels},
             "o_write": Out(config.H),
             "o_write_address": Out(range(config.wrf_depth)),
             "o_write_weights": Out(config.tiles * config.multipliers * 8),
             "i_release": In(1),
+            "o_busy": Out(1),
         }
-        if config.features.codebook:
-            members["i_codebook"] = In(stream.Signature(config.d * config.codeword_bits))
         if config.position_bits:
             members["o_write_positions"] = Out(config.tiles * config.mrf_width)
         super().__init__(members)
@@ -70,24 +72,42 @@ class WeightLoader(wiring.Component):
         opens_entry = take & (row == 0)
         m.d.sync += used.eq(used + opens_entry - self.i_release)
 
-        fields = {}
-        flush = Signal()
-        for name, bits in config.streams.items():
+        # A word goes to the unpackers of its channel; the one that needs it takes it.
+        taken_by: dict[str, list[Value]] = {name: [] for name in config.channels}
+
+        def unpacker(name: str, channel: str, bits: int) -> Unpacker:
             m.submodules[f"unpack_{name}"] = unpacker = Unpacker(config.word_width, bits)
-            wiring.connect(m, wiring.flipped(getattr(self, f"i_{name}")), unpacker.i_word)
+            words = getattr(self, f"i_{channel}")
+            m.d.comb += [unpacker.i_word.payload.eq(words.payload), unpacker.i_word.valid.eq(words.valid)]
+            taken_by[channel].append(unpacker.i_word.ready)
+            return unpacker
+
+        accept = self.i_command.valid & self.i_command.ready
+        fields = {}
+        raw = command.raw if config.features.codebook else Const(1)
+        here = Const(1)
+        for name, bits in {**config.streams, "weight": config.raw_bits}.items():
+            # Rows of assignments take all streams of the variant, raw rows those of raw_streams.
+            wanted = Const(1)
+            if name not in config.raw_streams:
+                wanted = ~raw
+            elif name not in config.streams:
+                wanted = raw
+            channel = name if name in config.channels else "weight"
+            unpack = unpacker(name, channel, bits)
             m.d.comb += [
-                unpacker.i_flush.eq(flush),
-                unpacker.i_request.eq(request),
-                unpacker.o_field.ready.eq(take),
+                unpack.i_flush.eq(accept & self.i_command.payload.start),
+                unpack.i_request.eq(request & wanted),
+                unpack.o_field.ready.eq(take),
             ]
-            fields[name] = unpacker.o_field
-        m.d.comb += take.eq(Cat(field.valid for field in fields.values()).all())
+            fields[name] = unpack.o_field.payload
+            here = here & (unpack.o_field.valid | ~wanted)
+        m.d.comb += take.eq(request & here)
 
         # Row number and entry go down a pipeline beside the decoder's.
-        stages = WeightDecoder.stages if config.features.codebook else 1
         valid, row_at, address_at = take, row, address
         valids = []
-        for stage in range(stages):
+        for stage in range(config.decoder_stages):
             next_valid = Signal(name=f"valid_{stage}")
             next_row = Signal.like(row, name=f"row_{stage}", reset_less=True)
             next_address = Signal.like(address, name=f"address_{stage}", reset_less=True)
@@ -108,12 +128,16 @@ class WeightLoader(wiring.Component):
                 m.d.sync += address.eq(address + 1)
 
         m.d.comb += self.o_command.payload.eq(command)
-        codeword = Signal(range(config.k))
-        with m.FSM():
+        if config.features.codebook:
+            codeword = Signal(range(config.k))
+            codebook = unpacker("codeword", "weight", config.d * config.codeword_bits)
+            # The words of a codebook end with it.
+            m.d.comb += [codebook.i_flush.eq(accept), codebook.o_field.ready.eq(1)]
+        with m.FSM() as fsm:
+            m.d.comb += self.o_busy.eq(~fsm.ongoing("IDLE"))
             with m.State("IDLE"):
                 m.d.comb += self.i_command.ready.eq(1)
                 with m.If(self.i_command.valid):
-                    m.d.comb += flush.eq(self.i_command.payload.start)
                     m.d.sync += command.eq(self.i_command.payload)
                     m.next = "ROWS"
                     if config.features.codebook:
@@ -121,8 +145,8 @@ class WeightLoader(wiring.Component):
                             m.next = "CODEBOOK"
             if config.features.codebook:
                 with m.State("CODEBOOK"):
-                    m.d.comb += self.i_codebook.ready.eq(1)
-                    with m.If(self.i_codebook.valid):
+                    m.d.comb += codebook.i_request.eq(1)
+                    with m.If(codebook.o_field.valid):
                         m.d.sync += codeword.eq(codeword + 1)
                         with m.If(codeword + 1 == command.codewords):
                             m.d.sync += codeword.eq(0)
@@ -140,16 +164,20 @@ class WeightLoader(wiring.Component):
         if config.features.codebook:
             m.submodules.decoder = decoder = WeightDecoder(config)
             m.d.comb += [
-                decoder.i_codeword_write.eq(self.i_codebook.valid & self.i_codebook.ready),
+                decoder.i_codeword_write.eq(codebook.o_field.valid),
                 decoder.i_codeword_address.eq(codeword),
-                decoder.i_codeword.eq(self.i_codebook.payload),
-                *(getattr(decoder, f"i_{name}").eq(field.payload) for name, field in fields.items()),
+                decoder.i_codeword.eq(codebook.o_field.payload),
+                *(getattr(decoder, f"i_{name}").eq(fields[name]) for name in config.streams),
+                decoder.i_raw.eq(raw),
+                decoder.i_weights.eq(fields["weight"]),
                 self.o_write_weights.eq(decoder.o_weights),
             ]
             if config.position_bits:
                 m.d.comb += self.o_write_positions.eq(decoder.o_positions)
         else:
             weights = Signal(8 * config.L, reset_less=True)
-            m.d.sync += weights.eq(fields["weight"].payload)
+            m.d.sync += weights.eq(fields["weight"])
             m.d.comb += self.o_write_weights.eq(weights)
+        for name, ready in taken_by.items():
+            m.d.comb += getattr(self, f"i_{name}").ready.eq(Cat(ready).any())
         return m

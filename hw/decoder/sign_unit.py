@@ -14,25 +14,25 @@ class SignUnit(wiring.Component):
 
     Members
     -------
-    i_magnitudes
-        ``count`` x 7 bits, 0..127.
+    i_values
+        ``count`` x 8 bits: magnitudes 0..127, or weights that are to pass unchanged.
     i_signs
-        ``count`` bits, high where the weight is negative.
+        ``count`` bits, high where the value is to be negated.
     o_weights
         ``count`` x 8 bits, two's complement, -127..127.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        super().__init__({"i_magnitudes": In(7 * count), "i_signs": In(count), "o_weights": Out(8 * count)})
+        super().__init__({"i_values": In(8 * count), "i_signs": In(count), "o_weights": Out(8 * count)})
 
     def elaborate(self, platform):
         m = Module()
         m.d.comb += self.o_weights.eq(
             Cat(
-                Mux(self.i_signs[i], -magnitude, magnitude)[:8]
+                Mux(self.i_signs[i], -value, value)[:8]
                 for i in range(self.count)
-                for magnitude in [self.i_magnitudes.word_select(i, 7)]
+                for value in [self.i_values.word_select(i, 8)]
             )
         )
         return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -22,7 +22,10 @@ class WeightDecoder(wiring.Component):
     positions. The paper has leading-zero counters in every array row; a row is written in one cycle, so here one
     encoder a tile serves all H rows.
 
-    A pipeline of :attr:`stages` registers that never stalls.
+    Raw weights pass beside the CRF into the registers of the codewords: in sparse tiles into those of the elements that
+    the selection takes for positions of 0. Masks then only give positions, and signs are not used.
+
+    A pipeline of :attr:`hw.config.AcceleratorConfig.decoder_stages` registers that never stalls.
 
     Members
     -------
@@ -30,14 +33,14 @@ class WeightDecoder(wiring.Component):
         Writes the CRF.
     i_index, i_mask, i_sign
         The fields of one row write (:attr:`hw.config.AcceleratorConfig.streams`), as the variant has them.
+    i_raw, i_weights
+        The row is raw, and its weights, as ``o_weights``. ``i_raw`` is constant while rows of one kind are on their
+        way.
     o_weights
-        ``tiles`` x ``multipliers`` x 8 bits, ``stages`` cycles later.
+        ``tiles`` x ``multipliers`` x 8 bits, ``decoder_stages`` cycles later.
     o_positions
         In sparse variants the position codes of the kept weights, ``tiles`` x ``mrf_width`` bits.
     """
-
-    #: Registers from the fields to the outputs.
-    stages = 3
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
@@ -46,6 +49,8 @@ class WeightDecoder(wiring.Component):
             "i_codeword_address": In(range(config.k)),
             "i_codeword": In(config.d * config.codeword_bits),
             **{f"i_{name}": In(bits) for name, bits in config.streams.items()},
+            "i_raw": In(1),
+            "i_weights": In(config.raw_bits),
             "o_weights": Out(config.tiles * config.multipliers * 8),
         }
         if config.position_bits:
@@ -70,12 +75,23 @@ class WeightDecoder(wiring.Component):
         index = register(self.i_index, "index")
         ranks = register(self.i_mask, "ranks") if config.mask_bits else None
         signs = register(register(self.i_sign, "signs_0"), "signs_1") if config.features.sign else None
+        raw = register(self.i_weights, "raw_weights")
+        # A dense tile stores all elements of a group, a sparse one N of them.
+        stored = config.multipliers // config.mask_groups
+        group_size = config.d // config.mask_groups
 
         weights, positions = [], []
         for tile in range(config.tiles):
             m.d.comb += getattr(crf, f"i_address_{tile}").eq(index.word_select(tile, config.index_bits))
-            codeword = register(getattr(crf, f"o_data_{tile}"), f"codeword_{tile}")
-            elements = [codeword.word_select(i, config.codeword_bits) for i in range(config.d)]
+            codeword = getattr(crf, f"o_data_{tile}")
+            elements = []
+            for i in range(config.d):
+                element = codeword.word_select(i, config.codeword_bits)
+                group, place = divmod(i, group_size)
+                if place < stored:
+                    number = (tile * config.mask_groups + group) * stored + place
+                    element = Mux(self.i_raw, raw.word_select(number, 8), element)
+                elements.append(register(element, f"element_{tile}_{i}"))
 
             if config.features.mask:
                 kept = []
@@ -90,7 +106,8 @@ class WeightDecoder(wiring.Component):
                     members = elements[group * config.M : (group + 1) * config.M]
                     if not config.features.sparse:
                         kept += [
-                            element & bit.replicate(len(element)) for element, bit in zip(members, mask, strict=True)
+                            element & (bit | self.i_raw).replicate(len(element))
+                            for element, bit in zip(members, mask, strict=True)
                         ]
                         continue
                     m.submodules[f"encoder_{number}"] = encoder = PositionEncoder(config.N, config.M)
@@ -99,7 +116,8 @@ class WeightDecoder(wiring.Component):
                     for i, position in enumerate(found):
                         # Kept weight i is at position i..M-N+i, so the multiplexer needs no other inputs.
                         choices = members[: config.M - config.N + i + 1]
-                        kept.append(Array([choices[max(p, i)] for p in range(len(choices))])[position])
+                        chosen = position & ~self.i_raw.replicate(len(position))
+                        kept.append(Array([choices[max(p, i)] for p in range(len(choices))])[chosen])
                     if config.position_bits:
                         positions.append(encode_positions(found))
                 elements = kept
@@ -107,8 +125,8 @@ class WeightDecoder(wiring.Component):
             if config.features.sign:
                 m.submodules[f"sign_unit_{tile}"] = sign_unit = SignUnit(len(elements))
                 m.d.comb += [
-                    sign_unit.i_magnitudes.eq(Cat(elements)),
-                    sign_unit.i_signs.eq(signs.word_select(tile, len(elements))),
+                    sign_unit.i_values.eq(Cat(Value.cast(element) | Const(0, 8) for element in elements)),
+                    sign_unit.i_signs.eq(signs.word_select(tile, len(elements)) & ~self.i_raw.replicate(len(elements))),
                 ]
                 weights.append(sign_unit.o_weights)
             else:

@@ -7,9 +7,9 @@ beside the array as far as the ring of WRF entries allows.
 What follows from the RTL, cycle by cycle:
 
 - a command is taken one cycle after the one before it has gone on to the loop controller;
-- the codewords follow from the next cycle on, one a cycle, then the rows; the first row of a WRF entry waits until the
-  entry ``wrf_depth`` before it has been read for the last time;
-- the command goes on :data:`LOADER_LATENCY` cycles after the last row, but not before the cycle in which the running
+- the codewords follow from the next cycle on, one a cycle or as their words come, then the rows; the first row of a
+  WRF entry waits until the entry ``wrf_depth`` before it has been read for the last time;
+- the command goes on :func:`loader_latency` cycles after the last row, but not before the cycle in which the running
   tile issues its last operation; the first operation of the tile is issued in the next cycle;
 - the first operation for a PRF entry waits until the entry ``prf_depth`` before it has left. A sum can leave
   ``config.latency`` cycles after its last operation. With ``prf_depth > config.latency`` that never waits, and a tile
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -30,11 +30,7 @@ from numpy.typing import NDArray
 from hw.config import AcceleratorConfig
 from hw.layout import LayerTile, Schedule, layer_tiles
 
-__all__ = ["LOADER_LATENCY", "LayerRun", "TileTiming", "issue_slots", "sequence_cycles", "tile_timings"]
-
-#: Cycles from the last row write that enters the weight decoder to the earliest hand-over of the command, with a
-#: codebook register file (True) and without (False): the decoder's pipeline, and the state that waits for it to drain.
-LOADER_LATENCY = {True: 4, False: 2}
+__all__ = ["LayerRun", "TileTiming", "issue_slots", "loader_latency", "sequence_cycles", "tile_timings"]
 
 _LONG_AGO = -(1 << 60)
 
@@ -53,12 +49,18 @@ class LayerRun:
         How the layer is cut into layer tiles.
     codewords
         Codewords that its first command loads, 0 for raw weights.
+    raw
+        The rows are raw int8 weights. In variants without a codebook they always are.
+    passes
+        Times that each activation vector is sent (:func:`sw.perf.schedule.raw_passes`); row groups are whole then.
     """
 
     shape: tuple[int, int, int, int]
     positions: int
     schedule: Schedule
     codewords: int = 0
+    raw: bool = False
+    passes: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,23 @@ class TileTiming:
     finished: int
 
 
+def loader_latency(config: AcceleratorConfig) -> int:
+    """Cycles from the last row that enters the weight decoder to the earliest hand-over of the command.
+
+    The decoder's pipeline, and the state that waits for it to drain.
+    """
+    return config.decoder_stages + 1
+
+
+def _tiles(run: LayerRun) -> Iterator[LayerTile]:
+    """The layer tiles as the array sees them: B counts row groups times passes."""
+    for tile in layer_tiles(run.shape, run.schedule):
+        yield tile if run.passes == 1 else replace(tile, B=tile.B * run.passes, rows=run.schedule.H)
+
+
 def issue_slots(run: LayerRun) -> int:
     """Array operations of a layer: ``positions * A*B*D`` summed over its layer tiles (MVQ figure 7)."""
-    return sum(run.positions * tile.A * tile.B * tile.D for tile in layer_tiles(run.shape, run.schedule))
+    return sum(run.positions * tile.A * tile.B * tile.D for tile in _tiles(run))
 
 
 def _rows(config: AcceleratorConfig, tile: LayerTile) -> int:
@@ -95,19 +111,31 @@ def _rows(config: AcceleratorConfig, tile: LayerTile) -> int:
     return tile.A * tile.D * ((tile.B - 1) * config.H + tile.rows)
 
 
-def _row_ends(config: AcceleratorConfig, run: LayerRun) -> NDArray[np.int64]:
-    """Cycles that the first i row writes of a layer take, int64 ``[rows + 1]``.
+def _field_ends(config: AcceleratorConfig, count: int, widths: Iterable[int]) -> NDArray[np.int64]:
+    """Cycles that the first i fields of several streams take, int64 ``[count + 1]``.
 
     A field that ends in the i-th word of its stream waits for that word; every stream gives a word a cycle.
     """
-    K, C, R, S = run.shape
-    rows = -(-K // config.L) * C * R * S
-    number = np.arange(rows + 1, dtype=np.int64)
-    cycles = np.ones(rows, np.int64)
-    for bits in config.streams.values():
+    number = np.arange(count + 1, dtype=np.int64)
+    cycles = np.ones(count, np.int64)
+    for bits in widths:
         words = -(-number * bits // config.word_width)
         cycles = np.maximum(cycles, np.diff(words))
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(cycles)])
+
+
+def _row_ends(config: AcceleratorConfig, run: LayerRun) -> NDArray[np.int64]:
+    """Cycles that the first i row writes of a layer take, int64 ``[rows + 1]``."""
+    K, C, R, S = run.shape
+    if run.passes > 1:
+        C = -(-C // config.H) * config.H * run.passes
+    streams = config.raw_streams if run.raw else config.streams
+    return _field_ends(config, -(-K // config.L) * C * R * S, streams.values())
+
+
+def _codebook_cycles(config: AcceleratorConfig, codewords: int) -> int:
+    """Cycles that a codebook takes, bound by its words where a codeword is longer than one."""
+    return int(_field_ends(config, codewords, [config.d * config.codeword_bits])[-1])
 
 
 class _Array:
@@ -131,10 +159,13 @@ class _Array:
         self.released = deque((cycle + cycles for cycle in self.released), self.released.maxlen)
         self.left = deque((cycle + cycles for cycle in self.left), self.left.maxlen)
 
-    def run(self, tile: LayerTile, positions: int, codewords: int, row_ends: NDArray[np.int64], row: int) -> TileTiming:
-        """Advance by one layer tile, whose first row write is number ``row`` of its layer."""
+    def run(self, tile: LayerTile, positions: int, codebook: int, row_ends: NDArray[np.int64], row: int) -> TileTiming:
+        """Advance by one layer tile, whose first row write is number ``row`` of its layer.
+
+        Its codebook takes ``codebook`` cycles.
+        """
         accepted = self.accept
-        cycle = accepted + 1 + codewords
+        cycle = accepted + 1 + codebook
         ends = row_ends[row:]
         entry_rows = [self.config.H] * (tile.A * (tile.B - 1)) + [tile.rows] * tile.A
         written = 0
@@ -144,7 +175,7 @@ class _Array:
             cycle = max(cycle, freed[entry] + 1) + int(ends[written + rows] - ends[written])
             written += rows
         loaded = cycle - 1
-        handed_over = max(loaded + LOADER_LATENCY[self.config.features.codebook], self.issued)
+        handed_over = max(loaded + loader_latency(self.config), self.issued)
         self.accept = handed_over + 1
         self._issue(tile, positions, handed_over)
         return TileTiming(tile, accepted, loaded, handed_over + 1, self.issued, self.left[-1])
@@ -184,11 +215,11 @@ def tile_timings(config: AcceleratorConfig, runs: Iterable[LayerRun]) -> Iterato
     array = _Array(config)
     for number, run in enumerate(runs):
         row_ends = _row_ends(config, run)
-        row, codewords = 0, run.codewords
-        for tile in layer_tiles(run.shape, run.schedule):
-            yield number, array.run(tile, run.positions, codewords, row_ends, row)
+        row, codebook = 0, _codebook_cycles(config, run.codewords)
+        for tile in _tiles(run):
+            yield number, array.run(tile, run.positions, codebook, row_ends, row)
             row += _rows(config, tile)
-            codewords = 0
+            codebook = 0
 
 
 def sequence_cycles(config: AcceleratorConfig, runs: Iterable[LayerRun]) -> list[int]:
@@ -203,15 +234,15 @@ def sequence_cycles(config: AcceleratorConfig, runs: Iterable[LayerRun]) -> list
     for run in runs:
         row_ends = _row_ends(config, run)
         even = int(row_ends[-1]) == int(row_ends[1]) * (len(row_ends) - 1)
-        row, codewords = 0, run.codewords
-        for _, alike in groupby(layer_tiles(run.shape, run.schedule), lambda x: (x.A, x.B, x.D, x.rows)):
+        row, codebook = 0, _codebook_cycles(config, run.codewords)
+        for _, alike in groupby(_tiles(run), lambda x: (x.A, x.B, x.D, x.rows)):
             tiles = list(alike)
             state: tuple[int, ...] = ()
             for number, tile in enumerate(tiles, 1):
                 issued = array.issued
-                array.run(tile, run.positions, codewords, row_ends, row)
+                array.run(tile, run.positions, codebook, row_ends, row)
                 row += _rows(config, tile)
-                codewords = 0
+                codebook = 0
                 # Once a tile leaves the rings as it found them, all that are like it take as many cycles.
                 found, state = state, array.state()
                 if even and state == found:

@@ -56,6 +56,11 @@ def test_bits_of_the_papers_codes() -> None:
     assert (config.index_bits, config.mask_bits, config.position_bits, config.Q, config.tiles) == (9, 11, 4, 4, 4)
     assert preset("ews-msvq-16").streams == {"index": 5, "mask": 11, "sign": 4}
     assert preset("ews-ssvq-16").streams == {"index": 8, "sign": 16}
+    assert preset("ews-msvq-16").channels == ("weight", "mask", "sign")
+    assert preset("ews-msvq-16").raw_streams == {"weight": 32, "mask": 11}
+    assert preset("ews-cm-16").raw_streams == {"weight": 128}
+    assert preset("ws-16").channels == ("weight",)
+    assert (preset("ws-16").tile_weights, preset("ews-16").tile_weights) == (1, 16)
 
 
 @pytest.mark.parametrize(

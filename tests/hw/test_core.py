@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -10,9 +13,9 @@ from hw.layout import Schedule
 from sim.amaranth_bench import run_programs
 from sim.program import layer_program, score
 from sim.scenarios import random_activations, random_layer
-from sw.perf import sequence_cycles
+from sw.perf import issue_slots, sequence_cycles, tile_timings
 
-STREAMS = ("i_command", "i_activation", "i_psum", "o_psum", "i_codebook", "i_index", "i_mask", "i_sign", "i_weight")
+STREAMS = ("i_command", "i_activation", "i_psum", "o_psum", "i_weight", "i_mask", "i_sign")
 
 
 def program(config, seed, shape, size, extensions, **fields):
@@ -22,13 +25,17 @@ def program(config, seed, shape, size, extensions, **fields):
     return layer_program(config, layer, activations, Schedule(config.H, config.L, *extensions))
 
 
+#: A ``ws`` array runs one weight a PE at a time.
+EXTENSIONS = {"ws": (1, 1, 1, 1)}
+
+
 @pytest.mark.parametrize(
     ("variant", "density"), [*((variant, 1) for variant in VARIANTS), ("ews", 0.4), ("ews-msvq", 0.4)]
 )
 def test_two_layers_back_to_back(variant: str, density: float) -> None:
     config = preset(f"{variant}-tiny")
     programs = [
-        program(config, 0, (12, 6, 1, 3), (2, 4), (2, 2, 1, 3), padding=(0, 1)),
+        program(config, 0, (12, 6, 1, 3), (2, 4), EXTENSIONS.get(variant, (2, 2, 1, 3)), padding=(0, 1)),
         program(config, 1, (8, 9, 2, 1), (2, 3), (1, 1, 1, 1), values="corners", masks="ends"),
     ]
     outputs, cycles = run_programs(config, programs, dict.fromkeys(STREAMS, density))
@@ -44,11 +51,61 @@ def test_two_layers_back_to_back(variant: str, density: float) -> None:
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_pauses_of_one_stream(stream: str) -> None:
-    config = preset("ews-tiny" if stream == "i_weight" else "ews-msvq-tiny")
+    config = preset("ews-msvq-tiny")
     layer = program(config, 2, (8, 9, 1, 2), (2, 4), (1, 2, 1, 2), stride=(1, 2))
     outputs, _ = run_programs(config, [layer], {stream: 0.2}, seed=3)
     result = score(config, layer, outputs[0])
     assert not result.mismatches, result.message
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if VARIANTS[name].codebook])
+@pytest.mark.parametrize("density", [1, 0.5])
+def test_raw_layers_between_coded_ones(variant: str, density: float) -> None:
+    """Dense raw weights in passes where the tile is sparse, and in one pass where they have zeros enough."""
+    config = preset(f"{variant}-tiny").override(["word_width=24"])
+    programs = [
+        program(config, 0, (12, 6, 1, 1), (2, 3), (2, 2, 1, 1)),
+        program(config, 1, (11, 6, 1, 3), (2, 4), (1, 2, 1, 1), raw="dense", padding=(0, 1)),
+        program(config, 2, (9, 5, 1, 3), (2, 4), (2, 1, 1, 3), raw="sparse", stride=(1, 2)),
+        program(config, 3, (8, 5, 1, 1), (2, 3), (1, 1, 1, 1)),
+    ]
+    assert [layer.run.passes for layer in programs] == [1, 2 if config.features.sparse else 1, 1, 1]
+    outputs, cycles = run_programs(config, programs, dict.fromkeys(STREAMS, density), seed=1)
+    for layer, vectors in zip(programs, outputs, strict=True):
+        result = score(config, layer, vectors)
+        assert not result.mismatches, result.message
+    if density == 1:
+        assert cycles == sequence_cycles(config, [layer.run for layer in programs])
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "pauses"),
+    [
+        ("ews-cms-tiny", [], {}),
+        ("ews-cms-tiny", [], {"i_activation": 0.3}),
+        ("ews-msvq-tiny", ["prf_depth=2"], {"o_psum": 0.5}),
+        ("ws-tiny", ["word_width=8"], {}),
+        ("ews-tiny", [], dict.fromkeys(STREAMS, 0.5)),
+    ],
+)
+def test_events_account_for_every_cycle(name: str, changes: list[str], pauses: dict[str, float]) -> None:
+    config = preset(name).override(changes)
+    layer = program(config, 5, (8, 9, 1, 2), (2, 4), (1, 1, 1, 1))
+    events: Counter[str] = Counter()
+    _, (cycles,) = run_programs(config, [layer], pauses, 7, events)
+    assert events["issue"] == issue_slots(layer.run)
+    assert events["row_write"] == 9 * 2
+    if not pauses:
+        # The first command is there in the first cycle, and the last sum leaves the latency after its operation.
+        waits = events["wait_weights"] + events["wait_activations"] + events["wait_psums"]
+        assert events["issue"] + waits == cycles - config.latency
+        assert not events["wait_activations"] + events["wait_psums"]
+        timings = [timing for _, timing in tile_timings(config, [layer.run])]
+        gaps = [b.started - a.issued - 1 for a, b in pairwise(timings)]
+        assert events["wait_weights"] == timings[0].started + sum(gaps)
+    for stream, event in (("i_activation", "wait_activations"), ("o_psum", "wait_psums")):
+        if [*pauses] == [stream]:
+            assert events[event] > 0
 
 
 def test_psums_wrap_at_their_width() -> None:

@@ -50,7 +50,7 @@ def test_ports_of_the_manifest_are_those_of_the_verilog(generated) -> None:
 
 def test_streams_and_command_layout(generated) -> None:
     streams = generated.manifest["streams"]
-    assert {"i_command", "i_codebook", "i_index", "i_mask", "i_activation", "i_psum", "o_psum"} == set(streams)
+    assert {"i_command", "i_weight", "i_mask", "i_activation", "i_psum", "o_psum"} == set(streams)
     assert streams["o_psum"]["direction"] == "out"
     element = {"width": CONFIG.psum_width, "signed": True}
     assert streams["o_psum"]["payload"] == {
@@ -76,7 +76,7 @@ def test_list(capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "ews-17"], r"unknown preset 'ews-17'; the presets are ews-16,"),
+        (["--preset", "ews-17"], r"unknown preset 'ews-17'; the presets are ws-16,"),
         (["--preset", "ews-tiny", "--set", "H"], r"expected field=value, not 'H'"),
         (["--preset", "ews-tiny", "--set", "height=4"], r"unknown field 'height'; the fields are variant,"),
         (["--preset", "ews-tiny", "--set", "H=0"], r"H must be in 1\.\.256, not 0"),

@@ -54,7 +54,7 @@ def test_random_layers(variant: str, seed: int) -> None:
     jobs = [random_job(config, rng, f"random-{i}", positions=6, groups=2) for i in range(2 - seed % 2)]
     programs = [layer_program(config, job.layer, job.activations, job.schedule) for job in jobs]
     paused = seed % 2 == 1
-    streams = ("i_command", "i_activation", "i_psum", "o_psum", "i_codebook", *(f"i_{name}" for name in config.streams))
+    streams = ("i_command", "i_activation", "i_psum", "o_psum", *(f"i_{name}" for name in config.channels))
     outputs, cycles = run_programs(config, programs, dict.fromkeys(streams, 0.6) if paused else {}, seed)
     for program, vectors in zip(programs, outputs, strict=True):
         result = score(config, program, vectors)

@@ -50,6 +50,11 @@ def pack(values, bits: int) -> int:
     return sum((value & (1 << bits) - 1) << i * bits for i, value in enumerate(values))
 
 
+def pack_positions(config: AcceleratorConfig, positions) -> int:
+    groups = [positions[i : i + config.N] for i in range(0, len(positions), config.N)]
+    return pack([position_code(group, config.M) for group in groups], config.mrf_width // config.mask_groups)
+
+
 CASES = [(shape, style) for shape in SHAPES for style in MASK_DECODERS[: 2 if VARIANTS[shape["variant"]].mask else 1]]
 
 
@@ -81,7 +86,24 @@ def test_rows_come_out_after_the_stages(simulate, shape: dict, style: str) -> No
             ctx.set(decoder.i_codeword, pack(codeword, config.codeword_bits))
             await ctx.tick()
         ctx.set(decoder.i_codeword_write, 0)
-        for cycle in range(len(rows) + WeightDecoder.stages):
+        # Raw rows first: weights pass, masks give positions, the other fields mean nothing.
+        ctx.set(decoder.i_raw, 1)
+        for indices, ranks, signs in rows[:5]:
+            ctx.set(decoder.i_index, pack(indices, config.index_bits))
+            if config.mask_bits:
+                ctx.set(decoder.i_mask, pack(ranks, config.mask_bits))
+            if config.features.sign:
+                ctx.set(decoder.i_sign, pack(signs, 1))
+            raw = rng.getrandbits(config.raw_bits)
+            ctx.set(decoder.i_weights, raw)
+            for _ in range(config.decoder_stages):
+                await ctx.tick()
+            assert ctx.get(decoder.o_weights) == raw
+            if config.position_bits:
+                _, positions = reference(config, codebook, indices, ranks, signs)
+                assert ctx.get(decoder.o_positions) == pack_positions(config, positions)
+        ctx.set(decoder.i_raw, 0)
+        for cycle in range(len(rows) + config.decoder_stages):
             if cycle < len(rows):
                 indices, ranks, signs = rows[cycle]
                 ctx.set(decoder.i_index, pack(indices, config.index_bits))
@@ -89,13 +111,11 @@ def test_rows_come_out_after_the_stages(simulate, shape: dict, style: str) -> No
                     ctx.set(decoder.i_mask, pack(ranks, config.mask_bits))
                 if config.features.sign:
                     ctx.set(decoder.i_sign, pack(signs, 1))
-            if cycle >= WeightDecoder.stages:
-                weights, positions = reference(config, codebook, *rows[cycle - WeightDecoder.stages])
+            if cycle >= config.decoder_stages:
+                weights, positions = reference(config, codebook, *rows[cycle - config.decoder_stages])
                 assert ctx.get(decoder.o_weights) == pack(weights, 8)
                 if config.position_bits:
-                    groups = [positions[i : i + config.N] for i in range(0, len(positions), config.N)]
-                    codes = [position_code(group, config.M) for group in groups]
-                    assert ctx.get(decoder.o_positions) == pack(codes, config.mrf_width // config.mask_groups)
+                    assert ctx.get(decoder.o_positions) == pack_positions(config, positions)
             await ctx.tick()
 
     simulate(decoder, bench)

@@ -74,19 +74,21 @@ def test_progress_reaches_the_end() -> None:
     assert 0 < seen[0] < seen[-1] == 1
 
 
-STREAMS = ("i_codebook", "i_index", "i_mask", "i_sign", "i_activation")
+#: A stream, and whether the bit is of its last word: ``i_weight`` begins with codewords and ends with assignments.
+FLIPS = (("i_weight", False), ("i_weight", True), ("i_mask", False), ("i_sign", False), ("i_activation", False))
 
 
 def test_one_wrong_bit_in_any_stream_is_seen() -> None:
     config = preset("ews-msvq-tiny")
     job = random_job(config, np.random.default_rng(1), "flipped")
     runner, manifest = build_model(config, "ews-msvq-tiny")
-    sessions = [Session(stream, [job]) for stream in STREAMS]
-    programs = [[layer_program(config, job.layer, job.activations, job.schedule)] for _ in STREAMS]
-    for stream, (program,) in zip(STREAMS, programs, strict=True):
-        # In a codeword: of an element that the first subvector, whose assignment is 0, keeps.
-        element = int(np.flatnonzero(job.layer.masks[0])[0]) if stream == "i_codebook" else 0
-        program.streams[stream][0] ^= 1 << 7 * element
+    sessions = [Session(f"{stream}-{last}", [job]) for stream, last in FLIPS]
+    programs = [[layer_program(config, job.layer, job.activations, job.schedule)] for _ in FLIPS]
+    for (stream, last), (program,) in zip(FLIPS, programs, strict=True):
+        # In the first codeword: of an element that the first subvector, whose assignment is 0, keeps.
+        first = stream == "i_weight" and not last
+        word, bit = divmod(7 * int(np.flatnonzero(job.layer.masks[0])[0]) if first else 0, config.word_width)
+        program.streams[stream][-1 if last else word] ^= 1 << bit
     results = simulate(config, sessions, programs, runner, manifest, "flipped")
     for result in results:
         assert result.mismatches, result.session

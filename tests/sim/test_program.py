@@ -88,7 +88,7 @@ def test_outputs_are_sorted_by_layer_and_fed_back_but_for_last_tiles() -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ("ews-c-tiny", "layer 'test' on ews-cms: method must be mvq, not vq"),
+        ("ews-c-tiny", "layer 'test' on ews-cms: method must be mvq or int8, not vq"),
         ("ews-cms-16", "layer 'test' on ews-cms: d must be 4, not 16"),
         ({"N": 1}, "layer 'test' on ews-cms: n must be 2, not 1"),
         ({"M": 2, "N": 2}, "layer 'test' on ews-cms: m must be 4, not 2"),
@@ -102,6 +102,29 @@ def test_layer_of_another_instance(other, message: str) -> None:
     layer = random_layer(made_for, rng, (16, 4, 1, 1), "test")
     with pytest.raises(ProgramError, match=f"^{re.escape(message)}$"):
         layer_program(CONFIG, layer, random_activations(rng, (4, 2, 2)), Schedule(4, 8))
+
+
+def test_raw_weights_of_a_sign_split_instance() -> None:
+    config = preset("ews-msvq-tiny")
+    layer = random_layer(CONFIG, np.random.default_rng(0), (8, 4, 1, 1), "test", raw="dense")
+    layer.weights[0, 0, 0, 0] = -128
+    with pytest.raises(ProgramError, match=r"^layer 'test' on ews-msvq: raw weights must be in -127\.\.127, not -128$"):
+        layer_program(config, layer, np.zeros((4, 2, 2), np.int8), Schedule(4, 8))
+
+
+@pytest.mark.parametrize(("raw", "passes"), [("dense", 3), ("sparse", 1)])
+def test_raw_rows_of_a_sparse_tile_hold_every_weight_once(raw: str, passes: int) -> None:
+    config = CONFIG.override(["d=8", "M=8", "N=3", "word_width=8"])
+    rng = np.random.default_rng(0)
+    layer = random_layer(config, rng, (13, 6, 1, 2), "test", raw=raw)
+    made = layer_program(config, layer, random_activations(rng, (6, 3, 4)), Schedule(4, 8, 2, 1, 1, 2))
+    assert made.run.passes == passes
+    words = np.array(made.streams["i_weight"], np.uint8).view(np.int8)
+    rows = 2 * 2 * (3 * 2 * 4 if raw == "dense" else 6)
+    assert words.shape == (rows * 3,)
+    assert np.count_nonzero(words) == np.count_nonzero(layer.weights)
+    assert words.sum(dtype=np.int64) == layer.weights.sum(dtype=np.int64)
+    assert len(made.streams["i_mask"]) == -(-rows * config.mask_bits // 8)
 
 
 def test_output_too_large() -> None:

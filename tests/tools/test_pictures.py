@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from hw.config import PRESETS, preset
-from hw.decoder.weight_decoder import WeightDecoder
 from hw.layout import Schedule
 from sim.program import layer_program
 from sim.scenarios import random_activations, random_layer
 from sw.golden import advance
 from sw.perf import tile_timings
-from sw.perf.cycles import LOADER_LATENCY
+from sw.perf.cycles import loader_latency
 from tools import pictures
 
 
@@ -75,7 +74,6 @@ def test_trace_is_in_the_predicted_cycles(traced) -> None:
     config, layer, trace = traced
     timings = [timing for _, timing in tile_timings(config, [layer.run])]
     assert trace.commands == [timing.accepted for timing in timings]
-    decoder = WeightDecoder.stages if config.features.codebook else 1
     written, entry = 0, 0
     for timing in timings:
         tile = timing.tile
@@ -85,7 +83,7 @@ def test_trace_is_in_the_predicted_cycles(traced) -> None:
             entry += 1
         rows = trace.wrf_writes[written : written + len(entries)]
         assert [address for _, address in rows] == entries
-        assert rows[-1][0] == timing.loaded + decoder
+        assert rows[-1][0] == timing.loaded + config.decoder_stages
         written += len(entries)
     assert written == len(trace.wrf_writes)
     ends = np.cumsum(layer.vectors) - 1
@@ -111,7 +109,7 @@ def test_entries_are_written_between_their_uses(traced) -> None:
     """What docs/architecture.md says of hazards: distances in cycles, which are the least where something waits."""
     config, layer, trace = traced
     pipeline = 4 if config.features.codebook else 2
-    assert LOADER_LATENCY[config.features.codebook] == pipeline
+    assert loader_latency(config) == pipeline
     to_write, to_read = distances(trace.wrf_writes, [(op.cycle, op.wrf) for op in trace.operations])
     assert min(to_read) >= 1
     tile = layer.tiles[0]

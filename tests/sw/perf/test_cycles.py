@@ -11,7 +11,7 @@ import pytest
 from hw.config import preset
 from hw.layout import Schedule
 from sw.perf import LayerRun, issue_slots, sequence_cycles, tile_timings
-from sw.perf.cycles import LOADER_LATENCY
+from sw.perf.cycles import loader_latency
 from sw.perf.schedule import candidate_schedules
 
 CONFIG = preset("ews-cms-tiny")  # H = 4, L = 8
@@ -35,8 +35,9 @@ def test_one_tile(positions: int, extensions, codewords: int) -> None:
     ((_, tile),) = tile_timings(CONFIG, [run((8 * A, 4 * B, Dr, Ds), positions, extensions, codewords)])
     rows = A * B * D * 4
     assert tile.accepted == 0
-    assert tile.loaded == codewords + rows
-    assert tile.started == tile.loaded + LOADER_LATENCY[True] + 1
+    # A codeword of 32 bits is two words.
+    assert tile.loaded == 2 * codewords + rows
+    assert tile.started == tile.loaded + loader_latency(CONFIG) + 1
     assert tile.issued == tile.started + positions * A * B * D - 1
     assert tile.finished == tile.issued + CONFIG.latency
 

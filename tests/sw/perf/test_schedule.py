@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -18,8 +20,9 @@ from sw.perf import (
     choose_schedule,
     psum_accesses,
     sequence_cycles,
+    tile_timings,
 )
-from sw.perf.schedule import candidate_schedules, layer_run
+from sw.perf.schedule import candidate_schedules, layer_run, raw_passes
 
 CONFIG = preset("ews-tiny")  # H = 4, L = 8, WRF 16, PRF 8
 
@@ -98,6 +101,34 @@ def test_psum_accesses_fall_with_b_and_d() -> None:
 def test_schedules_that_do_not_fit(schedule: Schedule, message: str) -> None:
     with pytest.raises(ScheduleError, match=f"^{message}$"):
         check_schedule(CONFIG, schedule)
+
+
+def test_passes_of_raw_weights() -> None:
+    config = preset("ews-cms-tiny")  # 2:4
+    weights = np.ones((16, 9, 1, 1), np.int8)
+    dense = CompressedLayer("x", "conv", weights.shape, "int8", np.ones(1, np.float32), weights=weights)
+    assert raw_passes(config, dense) == 2
+    assert raw_passes(CONFIG, dense) == 1
+    thinned = weights * (np.arange(16) % 4 < 2).astype(np.int8)[:, None, None, None]
+    assert raw_passes(config, CompressedLayer("x", "conv", weights.shape, "int8", dense.scale, weights=thinned)) == 1
+    assert {x.B for x in candidate_schedules(config, weights.shape, 2)} == {1, 2, 3}
+    assert max(x.A * x.B for x in candidate_schedules(config, weights.shape, 4)) == 4
+    with pytest.raises(ScheduleError, match=r"^B\*D times passes must be in 1\.\.8, not 10$"):
+        check_schedule(config, Schedule(4, 8, B=5), 2)
+    with pytest.raises(ScheduleError, match=r"^A\*B\*D times passes must be in 1\.\.2, not 4$"):
+        choose_schedule(config.override(["N=1", "wrf_depth=2"]), dense, 4, 4)
+
+
+def test_a_weight_stationary_array_computes_with_one_weight() -> None:
+    config = preset("ws-tiny")
+    assert set(candidate_schedules(config, (16, 9, 3, 3))) == {Schedule(4, 8)}
+    with pytest.raises(ScheduleError, match=r"^A\*B\*D must be in 1\.\.1, not 2$"):
+        check_schedule(config, Schedule(4, 8, A=2))
+    # Loading hides behind computing, and an operation is issued in every cycle.
+    run = LayerRun((8, 40, 1, 1), 64, Schedule(4, 8))
+    timings = [timing for _, timing in tile_timings(config, [run])]
+    assert all(b.started == a.issued + 1 for a, b in pairwise(timings))
+    assert all(timing.issued - timing.started == 63 for timing in timings)
 
 
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
