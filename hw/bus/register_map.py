@@ -134,6 +134,7 @@ REGISTERS: tuple[Register, ...] = (
     Register("PROGRAM_LOW", 0x20, Access.WRITE, "DRAM byte address of the program, a multiple of 64; lower half"),
     Register("PROGRAM_HIGH", 0x24, Access.WRITE, "upper half; address bits that the instance lacks stay 0"),
     Register("DESCRIPTORS", 0x28, Access.READ, "descriptors of the program given out so far"),
+    Register("PROGRAM_DESCRIPTORS", 0x2C, Access.WRITE, "descriptors of the program, END included"),
     *(
         Register(f"COUNTER_{name.upper()}", 0x40 + 4 * number, Access.READ, meaning)
         for number, (name, meaning) in enumerate(COUNTERS.items())
@@ -160,8 +161,8 @@ def _markdown() -> Iterator[str]:
     yield from (
         "# Registers",
         "",
-        "AXI4-Lite, 32 bit, little-endian. Made by `python -m hw.bus.register_map markdown`; `header` makes the C header,",
-        "and the manifest of a generated instance has the same under `registers`.",
+        "AXI4-Lite, 32 bit, little-endian. Made by `python -m hw.bus.register_map markdown`; `header` makes the C",
+        "header, and the manifest of a generated instance has the same under `registers`.",
         "",
         "Accesses to other addresses, and writes to registers that can only be read, are answered with SLVERR and",
         "change nothing. The two lowest address bits do not count.",
@@ -187,9 +188,10 @@ def _markdown() -> Iterator[str]:
         "",
         "## Running a program",
         "",
-        "1. Write the program's address to PROGRAM_LOW and PROGRAM_HIGH, and INTERRUPT_ENABLE.",
-        "2. Write CONTROL.start. STATUS.done, STATUS.failed, ERROR, ERROR_DESCRIPTOR, DESCRIPTORS and the counters start",
-        "   anew.",
+        "1. Write the program's address to PROGRAM_LOW and PROGRAM_HIGH, its length to PROGRAM_DESCRIPTORS, and",
+        "   INTERRUPT_ENABLE.",
+        "2. Write CONTROL.start. STATUS.done, STATUS.failed, ERROR, ERROR_DESCRIPTOR, DESCRIPTORS and the counters",
+        "   start anew.",
         "3. At the interrupt, read STATUS, and ERROR where it has failed; write the bits of INTERRUPT back to clear",
         "   them.",
         "",

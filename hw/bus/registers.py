@@ -13,7 +13,7 @@ from hw.control.counters import COUNTER_BITS, COUNTERS
 from hw.control.descriptor import BYTES
 from hw.control.errors import Cause
 
-__all__ = ["RegisterBank"]
+__all__ = ["ADDRESS_BITS", "RegisterBank"]
 
 
 class RegisterBank(wiring.Component):
@@ -30,13 +30,13 @@ class RegisterBank(wiring.Component):
         AXI4-Lite, the subordinate's side. One read and one write at a time; they don't wait for each other.
     o_start, o_abort
         One cycle each. A start comes only while nothing runs, an abort only while something does.
-    o_program
-        Byte address of the first descriptor.
+    o_program_address, o_program_descriptors
+        Byte address of the first descriptor, and their number.
     i_busy
         A program runs: high from the cycle after ``o_start``.
     i_done, i_failed
         One cycle at the end of a program: one of them.
-    i_cause, i_error_descriptor
+    i_cause, i_descriptor
         Why, and at which descriptor; together with ``i_failed``.
     i_descriptors, i_counters
         Shown as they are; counter 0 in the lowest bits.
@@ -51,12 +51,13 @@ class RegisterBank(wiring.Component):
                 "s_axil": In(Axi4LiteSignature(ADDRESS_BITS)),
                 "o_start": Out(1),
                 "o_abort": Out(1),
-                "o_program": Out(config.address_bits),
+                "o_program_address": Out(config.address_bits),
+                "o_program_descriptors": Out(32),
                 "i_busy": In(1),
                 "i_done": In(1),
                 "i_failed": In(1),
                 "i_cause": In(Cause),
-                "i_error_descriptor": In(32),
+                "i_descriptor": In(32),
                 "i_descriptors": In(32),
                 "i_counters": In(COUNTER_BITS * len(COUNTERS)),
                 "o_interrupt": Out(1),
@@ -75,7 +76,7 @@ class RegisterBank(wiring.Component):
         cause = Signal(Cause)
         error_descriptor = Signal(32)
         busy = Signal()
-        m.d.comb += [busy.eq(self.i_busy | self.o_start), self.o_program.eq(program)]
+        m.d.comb += [busy.eq(self.i_busy | self.o_start), self.o_program_address.eq(program)]
         values: dict[str, Value] = {
             **{name: Const(by_name[name].reset, 32) for name in ("ID", "VERSION")},
             "CONTROL": Const(0, 32),
@@ -87,6 +88,7 @@ class RegisterBank(wiring.Component):
             "PROGRAM_LOW": program[:32],
             "PROGRAM_HIGH": program[32:],
             "DESCRIPTORS": self.i_descriptors,
+            "PROGRAM_DESCRIPTORS": self.o_program_descriptors,
             **{
                 f"COUNTER_{name.upper()}": self.i_counters.word_select(number, COUNTER_BITS)
                 for number, name in enumerate(COUNTERS)
@@ -163,5 +165,5 @@ class RegisterBank(wiring.Component):
         with m.If(self.i_done):
             m.d.sync += done.eq(1)
         with m.If(self.i_failed):
-            m.d.sync += [failed.eq(1), cause.eq(self.i_cause), error_descriptor.eq(self.i_error_descriptor)]
+            m.d.sync += [failed.eq(1), cause.eq(self.i_cause), error_descriptor.eq(self.i_descriptor)]
         return m

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from hw.bus.axi import BORDER, Axi4Signature, burst_length, word_bytes
 from hw.bus.reader import ID_BITS
 from hw.config import AcceleratorConfig
+from hw.control.errors import Cause
 
 __all__ = ["AHEAD", "OUTSTANDING", "DmaWriter", "write_layout"]
 
@@ -44,8 +45,8 @@ class DmaWriter(wiring.Component):
         The words of the requests.
     o_done
         One cycle for each request, when all its bursts have been answered.
-    o_error
-        One cycle for each burst that failed (WRITE_RESPONSE), no later than ``o_done``.
+    o_error, o_error_cause
+        One cycle for each burst that failed, no later than ``o_done``; WRITE_RESPONSE.
     i_stop
         No new bursts; those that were begun end with words that write nothing. Requests and words that come are thrown
         away, and there is no ``o_done``. To be held until ``o_idle``.
@@ -69,6 +70,7 @@ class DmaWriter(wiring.Component):
                 "i_data": In(stream.Signature(config.word_width)),
                 "o_done": Out(1),
                 "o_error": Out(1),
+                "o_error_cause": Out(Cause),
                 "i_stop": In(1),
                 "o_idle": Out(1),
                 "m_axi": Out(Axi4Signature(config.address_bits, config.word_width, ID_BITS, read=False)),
@@ -94,6 +96,7 @@ class DmaWriter(wiring.Component):
             issue.eq(left.any() & lengths.w_rdy & (open_ != OUTSTANDING) & ~axi.awvalid & ~self.i_stop),
             lengths.w_en.eq(issue),
             lengths.w_data.eq(length - 1),
+            self.o_error_cause.eq(Cause.WRITE_RESPONSE),
             axi.awsize.eq(offset),
             axi.awburst.eq(1),  # INCR
             axi.awcache.eq(0b0011),  # normal memory, not cached, bufferable

@@ -47,7 +47,7 @@ class Sequencer:
     async def run(self, ctx) -> None:
         bank = self.bank
         while True:
-            _, _, start, abort, program = await ctx.tick().sample(bank.o_start, bank.o_abort, bank.o_program)
+            _, _, start, abort, program = await ctx.tick().sample(bank.o_start, bank.o_abort, bank.o_program_address)
             if start:
                 assert not self.busy
                 self.started.append(program)
@@ -59,13 +59,13 @@ class Sequencer:
         bank = self.bank
         ctx.set(bank.i_failed if cause else bank.i_done, 1)
         ctx.set(bank.i_cause, cause)
-        ctx.set(bank.i_error_descriptor, descriptor)
+        ctx.set(bank.i_descriptor, descriptor)
         self.busy = False
         await ctx.tick()
         ctx.set(bank.i_failed, 0)
         ctx.set(bank.i_done, 0)
         ctx.set(bank.i_cause, 0)
-        ctx.set(bank.i_error_descriptor, 0)
+        ctx.set(bank.i_descriptor, 0)
         await ctx.tick()
 
 
@@ -77,7 +77,7 @@ def test_values_after_reset_and_addresses_that_do_not_exist(simulate, stall: flo
     async def bench(ctx) -> None:
         for register in REGISTERS:
             assert await host.read(ctx, register.offset) == (register.reset, Response.OKAY)
-        for address in (0x2C, 0x3C, 0x80, 0xFFC):
+        for address in (0x30, 0x3C, 0x80, 0xFFC):
             assert await host.read(ctx, address) == (0, Response.SLVERR)
             assert await host.write(ctx, address, 0xFFFFFFFF) is Response.SLVERR
         for register in REGISTERS:
@@ -111,11 +111,13 @@ def test_program_address(simulate, address_bits: int) -> None:
     async def bench(ctx) -> None:
         await host.set(ctx, "PROGRAM_LOW", 0xFFFFFFFF)
         await host.set(ctx, "PROGRAM_HIGH", 0xFFFFFFFF)
-        assert ctx.get(bank.o_program) == within
+        assert ctx.get(bank.o_program_address) == within
         assert await host.get(ctx, "PROGRAM_LOW") == within & 0xFFFFFFFF
         assert await host.get(ctx, "PROGRAM_HIGH") == within >> 32
         await host.set(ctx, "PROGRAM_LOW", 0x12345678, 0b0010)
         assert await host.get(ctx, "PROGRAM_LOW") == (within & 0xFFFF00FF) | 0x5600
+        await host.set(ctx, "PROGRAM_DESCRIPTORS", 0x89ABCDEF)
+        assert ctx.get(bank.o_program_descriptors) == await host.get(ctx, "PROGRAM_DESCRIPTORS") == 0x89ABCDEF
 
     simulate(bank, bench)
 

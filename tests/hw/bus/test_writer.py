@@ -9,6 +9,7 @@ import pytest
 from hw.bus.axi import BORDER, Response
 from hw.bus.writer import AHEAD, OUTSTANDING, DmaWriter
 from hw.config import preset
+from hw.control.errors import Cause
 from hw.generate import to_rtlil
 from sim.accelerator.axi_memory import AxiMemory
 
@@ -154,6 +155,7 @@ def test_bus_error_is_told_by_the_time_of_done(simulate, response: Response) -> 
     async def bench(ctx) -> None:
         for _ in range(100):
             await ctx.tick()
+        assert ctx.get(writer.o_error_cause) == Cause.WRITE_RESPONSE
 
     simulate(writer, bench, beside=[memory.run, store.run])
     assert len(store.done) == 2
