@@ -16,7 +16,7 @@ import os
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import gcd, isfinite
@@ -27,11 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig, ConfigError
-from hw.control.descriptor import BYTES, Descriptor, DescriptorError
+from hw.control.descriptor import BYTES, Descriptor, DescriptorError, Opcode
 from sw.format.output import write_atomically
 from sw.format.strict_json import parse_json
 
 __all__ = [
+    "COUNTED",
     "MAGIC",
     "MAX_DRAM_BYTES",
     "VERSION",
@@ -51,6 +52,16 @@ VERSION = 1
 
 #: Most DRAM that a program may use. It bounds what a reader may have to allocate.
 MAX_DRAM_BYTES = 1 << 30
+
+#: Whose commands each of :data:`hw.control.descriptor.EVENTS` counts. RECORDs are the store unit's, and count too.
+COUNTED: Mapping[str, Opcode] = {
+    "loaded": Opcode.LOAD,
+    "copied": Opcode.COPY,
+    "fed": Opcode.TILE,
+    "stored": Opcode.OUTPUT,
+    "vectored": Opcode.VECTOR,
+    "written": Opcode.STORE,
+}
 
 _PREFIX = struct.Struct("<8sII")
 _CHECKSUM = struct.Struct("<I")

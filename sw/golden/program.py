@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 from hw.config import AcceleratorConfig
 from hw.control.descriptor import BYTES, EVENTS, WAIT_REACH, Channel, Descriptor, Opcode, VectorOp
-from sw.compiler.program import Program
+from sw.compiler.program import COUNTED, Program
 from sw.format.layer import Requantisation
 from sw.format.packing import unrank_masks
 from sw.golden.layer import GoldenError, requantise
@@ -50,16 +50,8 @@ COUNTS = (
     "descriptors",
 )
 
-#: Which unit's commands an event counts; RECORDs are the store unit's too.
-_COUNTED = {
-    "loaded": Opcode.LOAD,
-    "copied": Opcode.COPY,
-    "fed": Opcode.TILE,
-    "stored": Opcode.OUTPUT,
-    "vectored": Opcode.VECTOR,
-    "written": Opcode.STORE,
-}
-_UNITS = (Opcode.LOAD, Opcode.COPY, Opcode.TILE, Opcode.OUTPUT, Opcode.VECTOR, Opcode.STORE)
+#: The units by the commands that they run; the store unit runs RECORD too.
+_UNITS = tuple(COUNTED.values())
 #: Bytes of the parameters of one channel: bias, multiplier and shift.
 _PARAMETER = 12
 
@@ -423,7 +415,7 @@ class _Machine:
     def waits(self, descriptor: Descriptor) -> dict[Opcode, int]:
         counts: dict[Opcode, int] = {}
         for event in EVENTS:
-            given = self.given[_COUNTED[event]]
+            given = self.given[COUNTED[event]]
             behind = (given - descriptor.waits.get(event, 0)) % (1 << 16)
             if behind > WAIT_REACH:
                 raise ValueError(
@@ -431,7 +423,7 @@ class _Machine:
                     f"modulo 2**16, not {descriptor.waits.get(event, 0)}"
                 )
             if given - behind > 0:
-                counts[_COUNTED[event]] = given - behind
+                counts[COUNTED[event]] = given - behind
         return counts
 
     def reason(self, command: _Command) -> str:
@@ -565,23 +557,25 @@ class _Machine:
         body, written = command.descriptor.body, command.descriptor.opcode == Opcode.STORE
         if body["words"] < 1:
             raise ValueError(f"words must be at least 1, not {body['words']}")
-        size = body["words"] * self.config.l2_word
-        place = self.dram(body["address"], size, self.program.alignment, written)
+        # Whole words of DRAM: what a STORE does not fill of its last one becomes 0.
+        words = -(-body["words"] * self.config.l2_word // self.word_bytes)
+        place = self.dram(body["address"], words * self.word_bytes, self.program.alignment, written)
         if self.dram_order is not None:
             access = self.dram_order.write if written else self.dram_order.read
             units = np.arange(place.start // self.program.alignment, -(-place.stop // self.program.alignment))
             access(units, _UNITS.index(command.descriptor.opcode), command.turn, known)
-        words = -(-size // self.word_bytes)
         self.count(command.descriptor, "dram_writes" if written else "dram_reads", words)
         return place, body["l2_base"] + np.arange(body["words"])
 
     def load(self, command: _Command, known: NDArray[np.int64]) -> None:
         place, words = self.transfer(command, known)
-        self.write_l2(command, words, self.memory[place].reshape(len(words), -1), known)
+        size = words.size * self.config.l2_word
+        self.write_l2(command, words, self.memory[place][:size].reshape(len(words), -1), known)
 
     def store(self, command: _Command, known: NDArray[np.int64]) -> None:
         place, words = self.transfer(command, known)
-        self.memory[place] = self.read_l2(command, words, known).reshape(-1)
+        data = self.read_l2(command, words, known).reshape(-1)
+        self.memory[place] = np.concatenate([data, np.zeros(place.stop - place.start - len(data), np.uint8)])
 
     def record(self, command: _Command, known: NDArray[np.int64]) -> None:
         self.dram(command.descriptor.body["address"], BYTES, BYTES, written=True)
