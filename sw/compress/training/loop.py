@@ -214,7 +214,8 @@ def _mixed(images: Tensor, share: float, draws: Tensor) -> tuple[Tensor, Tensor]
 
 def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Parameter groups of the optimiser; ``factor`` is the share of the learning rate."""
-    codebooks = [module.codebook for module in model.modules() if isinstance(module, CodebookDecoder)]
+    # Layers may share a codebook.
+    codebooks = list(dict.fromkeys(m.codebook for m in model.modules() if isinstance(m, CodebookDecoder)))
     latents = [module.latent for module in model.modules() if isinstance(module, SignBits)]
     special = {id(parameter) for parameter in (*codebooks, *latents)}
     others = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in special]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sw.compress.kmeans import member_counts
-from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer
+from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, misfit, recipe_for
 from sw.compress.network import module_sources, progress_bar
 from sw.compress.training.quant import StepSize, fake_quantise, integers, kernels_for, weight_range
 from sw.format.layer import CompressedLayer
@@ -40,6 +39,7 @@ __all__ = [
     "members_of",
     "recipe_for",
     "replace_layer",
+    "share_codebook",
 ]
 
 
@@ -222,13 +222,13 @@ class UniformDecoder(WeightDecoder):
 
     @torch.no_grad()
     def fields(self) -> dict[str, Any]:
-        """Method ``int8``: the container has no field for fewer bits, so 2 to 4 bits take a byte in the file."""
         size = self.step()
         weights = integers(self.weight, size, self.low, self.high)
         return {
             "method": "int8",
             "weights": weights.to("cpu", torch.int8).numpy(),
             "scale": size.flatten().cpu().numpy(),
+            "weight_bits": self.bits,
         }
 
 
@@ -260,6 +260,7 @@ class CodebookDecoder(WeightDecoder):
 
     assignments: Tensor
     counts: Tensor
+    factor: Tensor | None
     masks: Tensor | None
     positions: Tensor | None
     members: Tensor
@@ -282,6 +283,8 @@ class CodebookDecoder(WeightDecoder):
             raise CompressError(f"weight must have shape {list(layer.shape)}, not {list(weight.shape)}")
         self.method, self.d, self.k, self.n, self.m = layer.method, layer.d, layer.k, layer.n, layer.m
         self.low = 0 if layer.signs is not None else -128
+        self.codebook_name = layer.codebook_name
+        self.register_buffer("factor", None)
         scale = float(layer.scale[0])
         self.step = StepSize(torch.tensor(scale))
         self.codebook = nn.Parameter(torch.from_numpy(layer.codebook.astype(np.float32)) * scale)
@@ -316,7 +319,12 @@ class CodebookDecoder(WeightDecoder):
         return subvectors.reshape(K // self.d, C, R, S, self.d).permute(0, 4, 1, 2, 3).reshape(self.shape)
 
     def forward(self) -> Tensor:
-        codebook = fake_quantise(self.codebook, self.step(), self.low, 127)
+        values: Tensor = self.codebook
+        size: Tensor = self.step()
+        if self.factor is not None:
+            # Of a shared codebook, in this layer's scale.
+            values, size = values * self.factor, size * self.factor
+        codebook = fake_quantise(values, size, self.low, 127)
         members = self.members, self.offsets
         subvectors = masked_lookup(codebook, self.assignments, self.masks, self.counts, members)
         if self.signs is not None:
@@ -336,12 +344,42 @@ class CodebookDecoder(WeightDecoder):
             "k": self.k,
             "n": self.n,
             "m": self.m,
-            "scale": size.reshape(1).cpu().numpy(),
+            "scale": (size if self.factor is None else size * self.factor).reshape(1).cpu().numpy(),
             "codebook": codebook.to("cpu", torch.int8).numpy(),
+            "codebook_name": self.codebook_name,
             "assignments": self.assignments.cpu().numpy(),
             "masks": None if self.masks is None else self.masks.cpu().numpy(),
             "signs": None if self.signs is None else self.signs.negative().cpu().numpy(),
         }
+
+
+@torch.no_grad()
+def share_codebook(decoders: Sequence[CodebookDecoder]) -> None:
+    """Have decoders whose layers share a codebook train one: one parameter, one step, equation 6 over all members.
+
+    Each layer's scale is the step times a fixed ``factor`` of its own. The step starts at a power of two near the
+    layers' scales, so that their products are exact.
+    """
+    first = decoders[0]
+    scales = torch.stack([decoder.step.base for decoder in decoders])
+    start = torch.exp2(scales.log2().mean().round())
+    codebook = nn.Parameter(integers(first.codebook, first.step(), first.low, 127) * start)
+    step = StepSize(start)
+    counts = sum(
+        member_counts(None if d.masks is None else d.masks.numpy(), d.assignments.numpy(), d.k, d.d) for d in decoders
+    )
+    for decoder, scale in zip(decoders, scales, strict=True):
+        decoder.codebook, decoder.step, decoder.factor = codebook, step, scale / start
+        decoder.counts = torch.as_tensor(counts, dtype=torch.float32).clamp_min(1)
+
+
+def _share_codebooks(decoders: Sequence[WeightDecoder]) -> None:
+    named: dict[str, list[CodebookDecoder]] = {}
+    for decoder in decoders:
+        if isinstance(decoder, CodebookDecoder) and decoder.codebook_name is not None:
+            named.setdefault(decoder.codebook_name, []).append(decoder)
+    for group in named.values():
+        share_codebook(group)
 
 
 class DecodedConv2d(nn.Module):
@@ -393,14 +431,6 @@ class DecodedLinear(nn.Module):
 Decoded = DecodedConv2d | DecodedLinear
 
 
-def recipe_for(name: str, rules: Sequence[tuple[str, Recipe]]) -> Recipe:
-    """The recipe of the first rule whose shell pattern matches the layer's name; 8 bit if none does."""
-    for pattern, recipe in rules:
-        if fnmatchcase(name, pattern):
-            return recipe
-    return Recipe("int8")
-
-
 def replace_layer(model: nn.Module, source: LayerSource, decoder: WeightDecoder) -> None:
     """Put a decoded layer in the place of the ``Conv2d`` or ``Linear`` layer, or decoded layer, of that name."""
     parent, _, child = source.name.rpartition(".")
@@ -421,9 +451,14 @@ def convert(
     alpha: float = 1.0,
     learn_signs: bool = True,
     threads: int | None = None,
+    device: str = "cpu",
     progress: bool = True,
 ) -> list[CompressedLayer]:
-    """Compress all ``Conv2d`` and ``Linear`` layers of a network, in place.
+    """Compress all ``Conv2d`` and ``Linear`` layers of a network, in place, for training in that form.
+
+    Layers of one crosslayer recipe train one codebook (:func:`share_codebook`), those of ``dkm`` weights and attention
+    (:class:`sw.compress.training.dkm.DkmDecoder`), and for ``pqf`` channels are reordered first
+    (:func:`sw.compress.training.permutation.permute_network`).
 
     Parameters
     ----------
@@ -435,8 +470,8 @@ def convert(
         channel for convolutions, one for all of a linear layer, so that the sums of a classifier can be compared.
     alpha, learn_signs
         As in :class:`CodebookDecoder`.
-    threads
-        As in :func:`sw.compress.kmeans.kmeans`.
+    threads, device
+        Of the clustering, as in :func:`sw.compress.kmeans.kmeans_layers`.
     progress
         Show a bar on standard error.
 
@@ -453,16 +488,33 @@ def convert(
     sources = module_sources(model)
     if not sources:
         raise CompressError("the network must have at least one convolution or linear layer, not 0")
+    # They import this module.
+    from sw.compress.training.dkm import DkmDecoder
+    from sw.compress.training.permutation import permute_network
+
+    recipes = [recipe_for(source.name, rules) for source in sources]
+    permuted: dict[tuple[int, int], list[str]] = {}
+    for source, recipe in zip(sources, recipes, strict=True):
+        if recipe.method == "pqf" and misfit(source, recipe) is None:
+            permuted.setdefault((recipe.d, recipe.seed), []).append(source.name)
+    for (d, seed), names in permuted.items():
+        permute_network(model, d, seed=seed, layers=names, progress=progress)
+        sources = module_sources(model)
     with progress_bar(progress) as bar:
-        for source in bar.track(sources, description="clustering"):
-            layer = compress_layer(source, recipe_for(source.name, rules), threads=threads)
-            weight = torch.from_numpy(source.weight)
-            decoder: WeightDecoder
-            if layer.method == "int8":
-                decoder = UniformDecoder(weight, per_channel=source.kind == "conv")
-            else:
-                decoder = CodebookDecoder(layer, weight, alpha=alpha, learn_signs=learn_signs)
-            replace_layer(model, source, decoder)
+        task = bar.add_task("clustering", total=len(sources))
+        layers = compress_layers(sources, recipes, threads=threads, device=device, done=lambda: bar.advance(task))
+    decoders: list[WeightDecoder] = []
+    for source, recipe, layer in zip(sources, recipes, layers, strict=True):
+        weight = torch.from_numpy(source.weight)
+        if layer.method == "int8":
+            decoders.append(UniformDecoder(weight, layer.weight_bits, per_channel=source.kind == "conv"))
+        elif recipe.method == "dkm":
+            decoders.append(DkmDecoder(layer, weight))
+        else:
+            decoders.append(CodebookDecoder(layer, weight, alpha=alpha, learn_signs=learn_signs))
+    _share_codebooks(decoders)
+    for source, decoder in zip(sources, decoders, strict=True):
+        replace_layer(model, source, decoder)
     return compressed_layers(model)
 
 
@@ -478,6 +530,7 @@ def load_layers(model: nn.Module, layers: Sequence[CompressedLayer]) -> None:
         The model has no layer of that name, or one of another shape.
     """
     sources = {source.name: source for source in module_sources(model)}
+    replaced: list[tuple[LayerSource, WeightDecoder]] = []
     for layer in layers:
         source = sources.get(layer.name)
         if source is None or source.shape != layer.shape:
@@ -485,10 +538,14 @@ def load_layers(model: nn.Module, layers: Sequence[CompressedLayer]) -> None:
             raise CompressError(f"layer {layer.name!r} must have shape {list(layer.shape)} in the model, not {found}")
         decoder: WeightDecoder
         if layer.method == "int8":
-            decoder = UniformDecoder(torch.from_numpy(layer.float_weights()), per_channel=len(layer.scale) > 1)
+            weight = torch.from_numpy(layer.float_weights())
+            decoder = UniformDecoder(weight, layer.weight_bits, per_channel=len(layer.scale) > 1)
             decoder.step.restart(torch.from_numpy(layer.scale).reshape(-1, 1, 1, 1))
         else:
             decoder = CodebookDecoder(layer)
+        replaced.append((source, decoder))
+    _share_codebooks([decoder for _, decoder in replaced])
+    for source, decoder in replaced:
         replace_layer(model, source, decoder)
 
 

@@ -6,12 +6,15 @@ for the order whose subvectors have the covariance with the smallest determinant
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from sw.compress.grouping import GroupingError
+from sw.compress.network import progress_bar
 from sw.compress.training.graph import trace
 
 __all__ = ["channel_order", "log_determinant", "permute_network"]
@@ -89,7 +92,15 @@ def channel_order(weight: NDArray[np.float32], d: int, *, swaps: int = 5000, see
     return order
 
 
-def permute_network(model: nn.Module, d: int, *, swaps: int = 5000, seed: int = 0) -> list[str]:
+def permute_network(
+    model: nn.Module,
+    d: int,
+    *,
+    swaps: int = 5000,
+    seed: int = 0,
+    layers: Collection[str] | None = None,
+    progress: bool = False,
+) -> list[str]:
     """Reorder the channels between two convolutions, in place; the network computes the same.
 
     Only channels that go from one convolution to one other, through batch norm and activations alone: those of a
@@ -101,6 +112,10 @@ def permute_network(model: nn.Module, d: int, *, swaps: int = 5000, seed: int = 
         That torch.fx can trace, with ``Conv2d`` layers.
     d, swaps, seed
         As in :func:`channel_order`. Convolutions whose channels d does not divide are left alone.
+    layers
+        Names of the convolutions whose output channels may be reordered; all by default.
+    progress
+        Show a bar on standard error.
 
     Returns
     -------
@@ -109,10 +124,13 @@ def permute_network(model: nn.Module, d: int, *, swaps: int = 5000, seed: int = 
     """
     graph = trace(model)
     modules = dict(graph.named_modules())
-    done = []
+    found: list[tuple[str, nn.Conv2d, list[nn.BatchNorm2d], nn.Conv2d]] = []
     for node in graph.graph.nodes:
-        conv = modules.get(str(node.target)) if node.op == "call_module" else None
+        name = str(node.target)
+        conv = modules.get(name) if node.op == "call_module" else None
         if not isinstance(conv, nn.Conv2d) or conv.groups != 1 or conv.out_channels % d:
+            continue
+        if layers is not None and name not in layers:
             continue
         norms: list[nn.BatchNorm2d] = []
         last, after = node, None
@@ -123,11 +141,12 @@ def permute_network(model: nn.Module, d: int, *, swaps: int = 5000, seed: int = 
                 norms.append(after)
             elif not isinstance(after, nn.ReLU | nn.ReLU6) and last.target is not nn.functional.relu:
                 break
-        if not isinstance(after, nn.Conv2d) or after.groups != 1:
-            continue
-        order = torch.from_numpy(channel_order(conv.weight.detach().cpu().numpy(), d, swaps=swaps, seed=seed))
-        order = order.to(conv.weight.device)
-        with torch.no_grad():
+        if isinstance(after, nn.Conv2d) and after.groups == 1:
+            found.append((name, conv, norms, after))
+    with progress_bar(progress) as bar, torch.no_grad():
+        for _, conv, norms, after in bar.track(found, description="permutation"):
+            order = torch.from_numpy(channel_order(conv.weight.cpu().numpy(), d, swaps=swaps, seed=seed))
+            order = order.to(conv.weight.device)
             conv.weight.copy_(conv.weight[order])
             if conv.bias is not None:
                 conv.bias.copy_(conv.bias[order])
@@ -136,5 +155,4 @@ def permute_network(model: nn.Module, d: int, *, swaps: int = 5000, seed: int = 
                     if tensor is not None:
                         tensor.copy_(tensor[order])
             after.weight.copy_(after.weight[:, order])
-        done.append(str(node.target))
-    return done
+    return [name for name, *_ in found]

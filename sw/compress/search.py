@@ -1,0 +1,351 @@
+"""Mixed compression: which method, N:M, k and d each layer gets, so that a network fits into a number of bytes.
+
+Every layer is compressed by every candidate. Among all choices whose file keeps within the budget, the one with the
+least sum of ``sensitivity * squared error`` over the layers is the solution of a multiple-choice knapsack, which
+:func:`scipy.optimize.milp` solves exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, misfit
+from sw.compress.network import progress_bar
+from sw.format.container import container_size, layer_fields, section_bytes
+from sw.format.layer import CompressedLayer
+
+__all__ = ["CANDIDATES", "Plan", "choose", "loss_sensitivity", "plan_json", "read_rules", "search"]
+
+
+def _candidates() -> tuple[Recipe, ...]:
+    recipes = [Recipe(method) for method in ("int8", "lsq4", "lsq3", "lsq2")]
+    recipes += [Recipe("vq", k, d, 0, 0) for d in (4, 8) for k in (64, 256, 1024)]
+    recipes += [Recipe("ssvq", k, d, 0, 0) for d in (8, 16) for k in (4, 16, 64)]
+    recipes += [Recipe("mvq", k, 16, n, 16) for n in (4, 6, 8) for k in (64, 256, 512)]
+    recipes += [Recipe("msvq", k, 16, n, 16) for n in (3, 4, 6, 8) for k in (4, 16, 32, 128)]
+    return tuple(recipes)
+
+
+#: What a layer is tried with by default.
+CANDIDATES = _candidates()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`search` found.
+
+    Attributes
+    ----------
+    recipes
+        By name of the layer; the method is ``int8`` where it stays at 8 bit.
+    bytes
+        Of the file, to the byte.
+    error
+        Sum of ``sensitivity * squared error``.
+    """
+
+    recipes: dict[str, Recipe]
+    bytes: int
+    error: float
+
+    @property
+    def rules(self) -> list[tuple[str, Recipe]]:
+        """For :func:`sw.compress.training.modules.convert` and :func:`sw.compress.network.compress_network`."""
+        return [(glob.escape(name), recipe) for name, recipe in self.recipes.items()]
+
+
+@torch.no_grad()
+def loss_sensitivity(
+    model: nn.Module, layers: Sequence[CompressedLayer], images: Tensor, *, batch: int = 250, progress: bool = True
+) -> dict[str, float]:
+    """How much a squared error of 1 in each layer changes what the network says.
+
+    For each layer, the mean divergence ``KL(p, q)`` of the network's softmax p from q, that of the network with this
+    one layer compressed, divided by the layer's squared error. It needs no labels, and is never negative.
+
+    Parameters
+    ----------
+    model
+        Its layers have the names of ``layers``. Its weights are changed and put back.
+    layers
+        Compressed by one medium recipe, so that errors have a likely size.
+    images
+        Normalised floats, on the model's device.
+    batch
+        Images at a time.
+    progress
+        Show a bar on standard error.
+
+    Raises
+    ------
+    CompressError
+        A divergence is NaN or infinite.
+    """
+
+    def outputs() -> Tensor:
+        return torch.cat([model(part).float().log_softmax(-1) for part in torch.split(images, batch)])
+
+    training = model.training
+    model.eval()
+    expected = outputs()
+    found = {}
+    with progress_bar(progress) as bar:
+        for layer in bar.track(layers, description="sensitivity"):
+            weight = model.get_parameter(f"{layer.name}.weight")
+            original = weight.detach().clone()
+            decoded = torch.from_numpy(layer.float_weights()).to(weight).reshape(weight.shape)
+            error = float((decoded.double() - original.double()).square().sum())
+            weight.copy_(decoded)
+            try:
+                divergence = functional.kl_div(outputs(), expected, reduction="batchmean", log_target=True)
+            finally:
+                weight.copy_(original)
+            found[layer.name] = max(float(divergence), 0.0) / error if error else 0.0
+            if not math.isfinite(found[layer.name]):
+                raise CompressError(f"layer {layer.name!r}: divergence must be finite, not {float(divergence)}")
+    model.train(training)
+    return found
+
+
+def choose(sizes: Sequence[Sequence[int]], errors: Sequence[Sequence[float]], budget: int) -> list[int]:
+    """One entry of each row, with the least sum of errors, whose sizes sum to at most the budget: exact.
+
+    Parameters
+    ----------
+    sizes
+        At least 0, a row a layer.
+    errors
+        At least 0, finite, in rows of the same lengths.
+    budget
+        In the unit of the sizes.
+
+    Returns
+    -------
+    list
+        The number of the chosen entry of each row. Of entries with equal size and error the first.
+
+    Raises
+    ------
+    CompressError
+        The least sizes sum to more than the budget.
+    """
+    least = sum(min(row) for row in sizes)
+    if least > budget:
+        raise CompressError(f"the budget must be at least {least}, the sum of the least sizes, not {budget}")
+    useful = [_undominated(*row) for row in zip(sizes, errors, strict=True)]
+    size = np.array([sizes[i][j] for i, row in enumerate(useful) for j in row], np.float64)
+    error = np.array([errors[i][j] for i, row in enumerate(useful) for j in row], np.float64)
+    belongs: NDArray[np.float64] = np.zeros((len(useful), len(size)))
+    ends = np.cumsum([len(row) for row in useful])
+    for i, (end, row) in enumerate(zip(ends, useful, strict=True)):
+        belongs[i, end - len(row) : end] = 1
+    allowed = budget
+    while True:
+        # The solver allows for an error of 1e-6 in each constraint: ask again for less where it made use of that.
+        found = milp(
+            error / (error.max() or 1.0),
+            integrality=np.ones(len(size)),
+            bounds=Bounds(0, 1),
+            constraints=[LinearConstraint(belongs, 1, 1), LinearConstraint(size[None] / budget, 0, allowed / budget)],
+            options={"mip_rel_gap": 0},
+        )
+        if found.x is None:
+            raise CompressError(f"no choice fits into {budget} bytes: {found.message}")
+        picked = [int(np.argmax(found.x[end - len(row) : end])) for end, row in zip(ends, useful, strict=True)]
+        chosen = [row[j] for row, j in zip(useful, picked, strict=True)]
+        total = sum(row[j] for row, j in zip(sizes, chosen, strict=True))
+        if total <= budget:
+            return chosen
+        allowed -= total - budget
+
+
+def _undominated(sizes: Sequence[int], errors: Sequence[float]) -> list[int]:
+    """Entries that no other one beats or equals in both."""
+    kept: list[int] = []
+    for i in sorted(range(len(sizes)), key=lambda i: (sizes[i], errors[i], i)):
+        if not kept or errors[i] < errors[kept[-1]]:
+            kept.append(i)
+    return kept
+
+
+def search(
+    sources: Sequence[LayerSource],
+    budget: int,
+    *,
+    candidates: Sequence[Recipe] = CANDIDATES,
+    sensitivity: Mapping[str, float] | None = None,
+    keep: Sequence[str] = (),
+    requantised: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> Plan:
+    """A recipe for each layer, so that the network's file has at most ``budget`` bytes and the least error.
+
+    The same arguments give the same plan on any number of threads.
+
+    Parameters
+    ----------
+    sources
+        Of the whole network.
+    budget
+        Bytes of the container, with everything in it.
+    candidates
+        Layerwise recipes. A layer is not tried with those that do not fit it
+        (:func:`sw.compress.methods.misfit`); 8 bit is always tried.
+    sensitivity
+        Weight of each layer's squared error, by name (:func:`loss_sensitivity`); 1 for all by default.
+    keep
+        Shell patterns of layers that stay at 8 bit.
+    requantised, metadata
+        Whether the file is to have each layer's requantisation, and the writer's own data in it: they take bytes, too.
+    threads, device
+        As in :func:`sw.compress.methods.compress_layers`.
+    progress
+        Show a bar on standard error.
+
+    Raises
+    ------
+    CompressError
+        An argument is out of range, or the budget is too small for the smallest candidates.
+    """
+    if type(budget) is not int or budget < 1:
+        raise CompressError(f"budget must be an integer of at least 1, not {budget!r}")
+    for recipe in candidates:
+        if recipe.scope != "layerwise" or recipe.method == "pqf":
+            raise CompressError(f"candidates must be layerwise and not pqf, not {recipe.scope} {recipe.method}")
+    if not sources:
+        raise CompressError("the network must have at least one convolution or linear layer, not 0")
+    weights = [1.0 if sensitivity is None else sensitivity.get(source.name, math.nan) for source in sources]
+    for source, weight in zip(sources, weights, strict=True):
+        if not (math.isfinite(weight) and weight >= 0):
+            raise CompressError(f"sensitivity of layer {source.name!r} must be finite and at least 0, not {weight!r}")
+    tried = list(dict.fromkeys([Recipe("int8"), *candidates]))
+    kept = [any(fnmatchcase(source.name, pattern) for pattern in keep) for source in sources]
+    options: list[list[Recipe]] = [[] for _ in sources]
+    fields: list[list[dict[str, Any]]] = [[] for _ in sources]
+    errors: list[list[float]] = [[] for _ in sources]
+    with progress_bar(progress) as bar:
+        task = bar.add_task("candidates", total=len(tried) * len(sources))
+        for recipe in tried:
+            fitting = [
+                i
+                for i, source in enumerate(sources)
+                if recipe.method == "int8" or not (kept[i] or misfit(source, recipe))
+            ]
+            bar.advance(task, len(sources) - len(fitting))
+            layers = compress_layers(
+                [sources[i] for i in fitting],
+                [recipe] * len(fitting),
+                threads=threads,
+                device=device,
+                done=lambda: bar.advance(task),
+            )
+            for i, layer in zip(fitting, layers, strict=True):
+                # As `convert` stores it: a linear layer of integers has one scale, so that logits can be compared.
+                scales = recipe.stored == "int8" and layer.kind == "conv" and len(layer.scale) > 1
+                described = layer_fields(layer) | {"requantised": requantised, "channel_scales": scales}
+                options[i].append(recipe)
+                fields[i].append(described)
+                difference = layer.float_weights() - sources[i].weight.astype(np.float64)
+                errors[i].append(weights[i] * float((difference**2).sum()))
+    chosen = _within(fields, errors, budget, metadata)
+    return Plan(
+        {source.name: row[j] for source, row, j in zip(sources, options, chosen, strict=True)},
+        _size(fields, chosen, metadata),
+        math.fsum(row[j] for row, j in zip(errors, chosen, strict=True)),
+    )
+
+
+def _size(fields: list[list[dict[str, Any]]], chosen: Sequence[int], metadata: Mapping[str, Any] | None) -> int:
+    return container_size([row[j] for row, j in zip(fields, chosen, strict=True)], metadata)
+
+
+def _within(
+    fields: list[list[dict[str, Any]]], errors: list[list[float]], budget: int, metadata: Mapping[str, Any] | None
+) -> list[int]:
+    """:func:`choose` for a budget of the whole file.
+
+    What a layer takes in the header depends on the other layers' fields, of which the header states the most frequent
+    ones once. So the choice starts from sections alone, and the header's bytes are taken off the budget until they fit.
+    """
+    sizes = [[section_bytes([each])[0] for each in row] for row in fields]
+    smallest = [int(np.argmin(row)) for row in sizes]
+    if (least := _size(fields, smallest, metadata)) > budget:
+        raise CompressError(
+            f"the budget must be at least {least} bytes, which the smallest candidates take, not {budget}"
+        )
+    for_sections, best, best_error = budget, None, math.inf
+    seen = set()
+    while for_sections not in seen:
+        seen.add(for_sections)
+        chosen = choose(sizes, errors, for_sections)
+        over = _size(fields, chosen, metadata) - sum(row[j] for row, j in zip(sizes, chosen, strict=True))
+        error = math.fsum(row[j] for row, j in zip(errors, chosen, strict=True))
+        if _size(fields, chosen, metadata) <= budget and error < best_error:
+            best, best_error = chosen, error
+        for_sections = budget - over
+    least = sum(min(row) for row in sizes)
+    while best is None:
+        # The header grows and shrinks with the choice: give way by some bytes.
+        for_sections -= 16
+        chosen = choose(sizes, errors, for_sections) if for_sections >= least else smallest
+        if _size(fields, chosen, metadata) <= budget:
+            best = chosen
+    return best
+
+
+def plan_json(plan: Plan, **more: Any) -> dict[str, Any]:
+    """A plan as plain Python values for JSON, and what else is to be said of it."""
+    rules = [{"layer": name, "recipe": dataclasses.asdict(recipe)} for name, recipe in plan.recipes.items()]
+    return {**more, "bytes": plan.bytes, "error": plan.error, "rules": rules}
+
+
+def read_rules(path: str | os.PathLike[str]) -> list[tuple[str, Recipe]]:
+    """The rules of a JSON file of :func:`plan_json`; a rule may have a shell ``pattern`` in place of a ``layer``.
+
+    Raises
+    ------
+    CompressError
+        The file is no such JSON, or a recipe is out of range.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CompressError(f"cannot read rules {os.fspath(path)!r}: {error}") from error
+    entries = content.get("rules") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise CompressError(f"rules {os.fspath(path)!r} must be an object with a list of rules")
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    rules = []
+    for number, entry in enumerate(entries):
+        place = f"rules {os.fspath(path)!r}, rule {number}"
+        if not isinstance(entry, dict) or set(entry) not in ({"layer", "recipe"}, {"pattern", "recipe"}):
+            raise CompressError(f"{place} must have a layer or a pattern, and a recipe")
+        given, name = entry["recipe"], entry.get("layer", entry.get("pattern"))
+        if not isinstance(name, str):
+            raise CompressError(f"{place}: the name must be text, not {name!r}")
+        if not isinstance(given, dict) or not set(given) <= names:
+            raise CompressError(f"{place}: the recipe must be an object of {', '.join(sorted(names))}")
+        try:
+            rules.append((glob.escape(name) if "layer" in entry else name, Recipe(**given)))
+        except ValueError as error:
+            raise CompressError(f"{place}: {error}") from None
+    return rules

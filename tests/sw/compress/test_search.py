@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers
+from sw.compress.network import compress_network, module_sources
+from sw.compress.search import Plan, choose, loss_sensitivity, plan_json, read_rules, search
+from sw.compress.training.modules import compressed_layers, convert
+from sw.format.container import write_container
+
+CANDIDATES = (
+    Recipe("lsq3"),
+    Recipe("vq", 16, 8, 0, 0),
+    Recipe("ssvq", 8, 8, 0, 0),
+    Recipe("mvq", 32, 16, 4, 16),
+    Recipe("msvq", 4, 16, 4, 16),
+    Recipe("msvq", 16, 16, 8, 16),
+)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        OrderedDict(
+            stem=nn.Conv2d(3, 32, 3, padding=1),
+            relu=nn.ReLU(),
+            depthwise=nn.Conv2d(32, 32, 3, padding=1, groups=32),
+            wide=nn.Conv2d(32, 64, 3, padding=1),
+            average=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            classify=nn.Linear(64, 10),
+        )
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_choice_is_as_good_as_the_best_of_all(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = [int(rng.integers(1, 6)) for _ in range(5)]
+    sizes = [rng.integers(1, 1000, count).tolist() for count in rows]
+    # Some errors are equal, some 0.
+    errors = [(rng.integers(0, 4, count) * rng.random(count).round(1)).tolist() for count in rows]
+    low, high = sum(map(min, sizes)), sum(map(max, sizes))
+    for budget in np.linspace(low, high + 1, 7).astype(int).tolist():
+        allowed = [
+            sum(row[j] for row, j in zip(errors, chosen, strict=True))
+            for chosen in itertools.product(*map(range, rows))
+            if sum(row[j] for row, j in zip(sizes, chosen, strict=True)) <= budget
+        ]
+        chosen = choose(sizes, errors, budget)
+        assert sum(row[j] for row, j in zip(sizes, chosen, strict=True)) <= budget
+        assert sum(row[j] for row, j in zip(errors, chosen, strict=True)) == pytest.approx(min(allowed), abs=1e-9)
+
+
+def test_choice_keeps_to_a_budget_that_the_solvers_tolerance_would_pass() -> None:
+    sizes, errors = [[10**7 + 1, 0], [10**7, 0]], [[0.0, 1.0], [0.0, 1.0]]
+    assert sorted(choose(sizes, errors, 2 * 10**7)) == [0, 1]
+    assert choose(sizes, errors, 2 * 10**7 + 1) == [0, 0]
+
+
+def test_choice_refuses_a_budget_below_the_least() -> None:
+    with pytest.raises(CompressError, match="the budget must be at least 7, the sum of the least sizes, not 6"):
+        choose([[3, 9], [4, 5]], [[0, 0], [0, 0]], 6)
+
+
+@pytest.mark.parametrize("budget", [5_500, 6_500, 9_000, 13_000, 21_000, 40_000])
+def test_plan_fits_to_the_byte_and_no_other_choice_is_better(budget: int, tmp_path: Path) -> None:
+    sources = module_sources(network())
+    sensitivity = {"stem": 3.0, "depthwise": 10.0, "wide": 1.0, "classify": 0.0}
+    plan = search(sources, budget, candidates=CANDIDATES, sensitivity=sensitivity, progress=False)
+    assert plan.bytes <= budget
+
+    model = network()
+    convert(model, plan.rules, progress=False)
+    write_container(tmp_path / "network", compressed_layers(model))
+    assert (tmp_path / "network").stat().st_size == plan.bytes
+
+    def error(recipes: tuple[Recipe, ...]) -> float:
+        layers = compress_layers(sources, recipes)
+        return math.fsum(
+            sensitivity[source.name] * float(((layer.float_weights() - source.weight.astype(np.float64)) ** 2).sum())
+            for source, layer in zip(sources, layers, strict=True)
+        )
+
+    assert plan.error == pytest.approx(error(tuple(plan.recipes.values())))
+    if budget not in (6_500, 13_000):
+        return
+    # The classifier's error weighs nothing, so it takes the fewest bits; depthwise and it can only be uniform.
+    tried = (Recipe("int8"), *CANDIDATES)
+    uniform = tried[:2]
+    better = []
+    for recipes in itertools.product(tried, uniform, tried, uniform[1:]):
+        trial = network()
+        rules = list(zip(plan.recipes, recipes, strict=True))
+        found = error(recipes)
+        if found < plan.error * (1 - 1e-9):
+            convert(trial, rules, progress=False)
+            write_container(tmp_path / "trial", compressed_layers(trial))
+            if (tmp_path / "trial").stat().st_size <= budget:
+                better.append((recipes, found))
+    assert not better
+
+
+def test_same_plan_on_any_threads() -> None:
+    sources = module_sources(network())
+    plans = [search(sources, 9_000, candidates=CANDIDATES, threads=threads, progress=False) for threads in (1, 2)]
+    assert plans[0] == plans[1]
+
+
+def test_kept_layers_requantisation_and_metadata(tmp_path: Path) -> None:
+    sources = module_sources(network())
+    plan = search(sources, 9_600, candidates=CANDIDATES, keep=["stem", "class*"], progress=False)
+    assert plan.recipes["stem"] == plan.recipes["classify"] == Recipe("int8")
+    full = search(
+        sources,
+        9_600,
+        candidates=CANDIDATES,
+        keep=["stem", "class*"],
+        requantised=True,
+        metadata={"operations": ["x" * 1000]},
+        progress=False,
+    )
+    assert full.bytes <= 9_600
+    assert full.error > plan.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"budget": 0}, "budget must be an integer of at least 1, not 0"),
+        ({"budget": 1000.0}, "budget must be an integer of at least 1, not 1000.0"),
+        ({"budget": 1000}, r"the budget must be at least \d{4} bytes, which the smallest candidates take, not 1000"),
+        ({"candidates": [Recipe("pqf", 8, 8, 0, 0)]}, "candidates must be layerwise and not pqf, not layerwise pqf"),
+        ({"candidates": [Recipe("vq", scope="crosslayer")]}, "must be layerwise and not pqf, not crosslayer vq"),
+        ({"sources": []}, "at least one convolution or linear layer, not 0"),
+        ({"sensitivity": {"stem": 1.0}}, "sensitivity of layer 'depthwise' must be finite and at least 0, not nan"),
+    ],
+)
+def test_search_refuses(arguments: dict[str, Any], message: str) -> None:
+    given = {"sources": module_sources(network()), "budget": 9000, "candidates": CANDIDATES} | arguments
+    with pytest.raises(CompressError, match=message):
+        search(**given, progress=False)
+
+
+def test_sensitivity_is_larger_where_an_error_says_more() -> None:
+    model = network()
+    with torch.no_grad():
+        model.wide.weight[8:] = 0
+        model.wide.bias.zero_()
+        model.wide.weight[:8] *= 20
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    layers, _ = compress_network(module_sources(model), Recipe("lsq3"), progress=False)
+    images = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = loss_sensitivity(model, layers, images, batch=7, progress=False)
+    assert list(found) == ["stem", "depthwise", "wide", "classify"]
+    assert min(found.values()) > 0
+    # One wrong weight of the depthwise convolution moves a whole channel.
+    assert found["depthwise"] > 10 * found["wide"]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+
+
+def test_sensitivity_refuses_what_is_not_finite() -> None:
+    model = network()
+    layers, _ = compress_network(module_sources(model), Recipe("lsq2"), progress=False)
+    with pytest.raises(CompressError, match="layer 'stem': divergence must be finite, not nan"):
+        loss_sensitivity(model, layers, torch.full((1, 3, 8, 8), math.nan), progress=False)
+
+
+def test_rules_survive_json(tmp_path: Path) -> None:
+    plan = Plan({"a[0].conv": CANDIDATES[0], "b": Recipe("msvq", 4, 8, 2, 8)}, 10, 0.5)
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan_json(plan, network="x")))
+    assert read_rules(path) == plan.rules
+    content = json.loads(path.read_text())
+    assert (content["network"], content["bytes"], content["error"]) == ("x", 10, 0.5)
+    layers, _ = compress_network(
+        [LayerSource("a[0].conv", "conv", np.ones((8, 8, 1, 1), np.float32))], read_rules(path), progress=False
+    )
+    assert layers[0].weight_bits == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot read rules"),
+        ("[]", "must be an object with a list of rules"),
+        ('{"rules": 3}', "must be an object with a list of rules"),
+        ('{"rules": [{"layer": "a"}]}', "rule 0 must have a layer or a pattern, and a recipe"),
+        ('{"rules": [{"layer": "a", "pattern": "b", "recipe": {}}]}', "rule 0 must have a layer or a pattern, and"),
+        ('{"rules": [{"layer": 3, "recipe": {}}]}', "rule 0: the name must be text, not 3"),
+        ('{"rules": [{"layer": "a", "recipe": {"bits": 2}}]}', "rule 0: the recipe must be an object of d, empty"),
+        ('{"rules": [{"pattern": "a", "recipe": {"k": 0}}]}', r"rule 0: k must be an integer in 1\.\.65536, not 0"),
+        ('{"rules": [{"pattern": "a", "recipe": {"n": 3, "m": 5}}]}', "rule 0: m must be at least 1 and divide"),
+    ],
+)
+def test_rules_refuse(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "rules.json"
+    path.write_text(content)
+    with pytest.raises(CompressError, match=message):
+        read_rules(path)
+
+
+def test_missing_rules(tmp_path: Path) -> None:
+    with pytest.raises(CompressError, match=r"cannot read rules .*nowhere"):
+        read_rules(tmp_path / "nowhere")
