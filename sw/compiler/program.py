@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig, ConfigError
-from hw.control.descriptor import BYTES, Descriptor, DescriptorError, Opcode
+from hw.control.descriptor import BYTES, Descriptor, DescriptorError, Field, Opcode, body_offsets, head_offsets
 from sw.format.output import write_atomically
 from sw.format.strict_json import parse_json
 
@@ -529,6 +529,40 @@ class Program:
             except DescriptorError as error:
                 raise ProgramError(f"descriptor {number}", str(error)) from None
         return tuple(decoded)
+
+    def bodies(self) -> list[tuple[Opcode, dict[str, int]]]:
+        """Opcode and all fields, those of the head too, of each descriptor: :attr:`listing`, many times faster.
+
+        Raises
+        ------
+        ProgramError
+            A descriptor has an unknown opcode.
+        """
+        start = self.descriptors - self.base
+        table = np.frombuffer(self.image, np.uint8, BYTES * self.descriptor_count, start).reshape(-1, BYTES)
+        padded = np.pad(table, ((0, 0), (0, 8)))
+
+        def column(numbers: NDArray[np.int64], offset: int, entry: Field) -> list[int]:
+            first = offset // 8
+            values = np.ascontiguousarray(padded[numbers, first : first + 8]).view("<u8").reshape(-1)
+            values = values >> np.uint64(offset % 8) & np.uint64((1 << entry.bits) - 1)
+            if not entry.signed:
+                return list(values.tolist())
+            unused = 64 - entry.bits
+            return list(((values << np.uint64(unused)).view(np.int64) >> unused).tolist())
+
+        found: list[tuple[Opcode, dict[str, int]]] = [(Opcode.END, {})] * len(table)
+        unknown = ~np.isin(table[:, 0], np.array(list(Opcode)))
+        if unknown.any():
+            number = int(unknown.argmax())
+            raise ProgramError(f"descriptor {number}", f"opcode must be in 1..{max(Opcode)}, not {table[number, 0]}")
+        for opcode in Opcode:
+            numbers = np.flatnonzero(table[:, 0] == opcode)
+            offsets = head_offsets() | body_offsets(opcode)
+            columns = [column(numbers, *place) for place in offsets.values()]
+            for number, values in zip(numbers.tolist(), zip(*columns, strict=True), strict=True):
+                found[number] = opcode, dict(zip(offsets, values, strict=True))
+        return found
 
     def memory(self, images: Sequence[NDArray[np.int8]] = ()) -> NDArray[np.uint8]:
         """The DRAM from ``base`` on as the host prepares it, uint8 ``[dram_bytes]``; 0 where nothing is written.
