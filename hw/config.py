@@ -115,7 +115,8 @@ class AcceleratorConfig:
         A pipeline register behind every this many levels of the adder trees; 0 for none. The presets' pipeline is cut
         for the paper's clock of 300 MHz.
     zero_gating
-        A PE's operands hold where the weight or the activation is 0, so that nothing toggles (MVQ section 5.3).
+        A PE's operands hold where the weight or the activation is 0, so that nothing toggles (MVQ section 5.3). Costs an
+        activation register a PE and a cycle of latency.
     address_bits
         Bits of a DRAM byte address, 16..64.
     l2_bytes, l2_word_bytes
@@ -347,14 +348,14 @@ class AcceleratorConfig:
     @property
     def product_latency(self) -> int:
         """Cycles from the issue of an array operation to its products at the adder trees."""
-        return 1 + int(self.product_register)
+        return 1 + int(self.zero_gating) + int(self.product_register)
 
     @property
     def latency(self) -> int:
         """Cycles from the issue of an array operation to the edge that writes its sum to the PRF, that edge included.
 
-        One for the operand registers, one for the product register where there is one, the tree's registers, and the
-        PRF.
+        One for the operand registers, two with zero gating, one for the product register where there is one, the tree's
+        registers, and the PRF.
         """
         return self.product_latency + self.tree_registers + 1
 
@@ -446,9 +447,10 @@ def _presets() -> dict[str, AcceleratorConfig]:
     # Codebooks at equal bits a weight (1.25): MVQ tables 3 and 5 for C, CM and CMS; DESIGN's choice for MSVQ; SSVQ's
     # DeiT-T setting, the only one whose k and d are known.
     codebooks: dict[str, dict[str, Any]] = {
-        # Two weights a PE, of which one computes and one loads; its sums leave after every operation, so the PRF only
-        # covers the pipeline.
-        "ws": {"d": 16, "k": 2, "N": 16, "M": 16, "wrf_depth": 2, "arf_depth": 2},
+        # Two weights a PE, of which one computes and one loads; two activation vectors and, as a sum leaves after every
+        # operation, as many sums as the pipeline needs for one operation a cycle. That is more than its latency: 4 at
+        # 64, else 3.
+        "ws": {"d": 16, "k": 2, "N": 16, "M": 16, "wrf_depth": 2, "arf_depth": 2, "prf_depth": 4},
         "ews": {"d": 16, "k": 2, "N": 16, "M": 16},
         "ews-c": {"d": 8, "k": 1024, "N": 8, "M": 8},
         "ews-cm": {"d": 16, "k": 512, "N": 4, "M": 16},
@@ -461,6 +463,8 @@ def _presets() -> dict[str, AcceleratorConfig]:
         for size in (16, 32, 64):
             # MVQ section 5.1: L1 of 128 KB for 16 x 16, 256 KB for the larger ones.
             l1 = (1 << 16) if size == 16 else (1 << 17)
+            if variant == "ws" and size == 64:
+                codebook = {**codebook, "prf_depth": 8}
             presets[f"{variant}-{size}"] = AcceleratorConfig(
                 variant=variant, H=size, L=size, l1_ifmap_bytes=l1, l1_psum_bytes=l1, **codebook
             )

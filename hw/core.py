@@ -94,12 +94,12 @@ class AcceleratorCore(wiring.Component):
         ]
         m.d.sync += activations.eq(arf.o_data_0)
 
-        mrf_address = control.o_wrf_address
-        if config.position_bits:
-            for stage in range(config.product_latency):
-                delayed = Signal.like(mrf_address, name=f"mrf_address_{stage}", reset_less=True)
-                m.d.sync += delayed.eq(mrf_address)
-                mrf_address = delayed
+        # WRF entries of the operations issued in this cycle and in the ones before.
+        entries = [control.o_wrf_address]
+        for stage in range(config.product_latency):
+            delayed = Signal.like(control.o_wrf_address, name=f"entry_{stage}", reset_less=True)
+            m.d.sync += delayed.eq(entries[-1])
+            entries.append(delayed)
 
         psums = []
         for t in range(config.tiles):
@@ -109,7 +109,8 @@ class AcceleratorCore(wiring.Component):
                 tile.i_write.eq(loader.o_write),
                 tile.i_write_address.eq(loader.o_write_address),
                 tile.i_write_weights.eq(loader.o_write_weights.word_select(t, 8 * config.multipliers)),
-                tile.i_address.eq(control.o_wrf_address),
+                # With zero gating the weights are looked at beside the registered activations.
+                tile.i_address.eq(entries[int(config.zero_gating)]),
                 tile.i_activations.eq(activations),
                 tile.i_accumulate.eq(control.o_accumulate),
                 tile.i_first.eq(control.o_first),
@@ -118,7 +119,7 @@ class AcceleratorCore(wiring.Component):
             ]
             if config.position_bits:
                 positions = loader.o_write_positions.word_select(t, config.mrf_width)
-                m.d.comb += [tile.i_write_positions.eq(positions), tile.i_mrf_address.eq(mrf_address)]
+                m.d.comb += [tile.i_write_positions.eq(positions), tile.i_mrf_address.eq(entries[-1])]
             psums.append(tile.o_psums)
 
         own = Cat(psums)

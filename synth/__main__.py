@@ -22,7 +22,7 @@ __all__ = ["MATRIX", "main"]
 
 #: What ``make synth`` reports.
 MATRIX = tuple(
-    f"{variant}-{size}" for size in (16, 64) for variant in ("ews", "ews-c", "ews-cm", "ews-cms", "ews-msvq")
+    f"{variant}-{size}" for size in (16, 64) for variant in ("ws", "ews", "ews-c", "ews-cm", "ews-cms", "ews-msvq")
 )
 
 

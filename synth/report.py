@@ -60,6 +60,7 @@ BLOCKS = (*_INSTANCES.values(), "other")
 
 #: MVQ table 7: mm2 at 40 nm of the array with CRF, by variant and array size. The paper has one figure for C and CM.
 PAPER: Mapping[str, Mapping[int, float]] = {
+    "ws": {16: 0.188, 32: 0.734, 64: 2.812},
     "ews": {16: 0.36, 32: 1.14, 64: 4.236},
     "ews-c": {16: 0.650, 32: 1.505, 64: 4.776},
     "ews-cm": {16: 0.650, 32: 1.505, 64: 4.776},
@@ -310,7 +311,7 @@ def markdown(reports: Mapping[str, AreaReport], storage: str) -> str:
                 "" if paper is None else change(paper, paper_ews),
                 # The paper's CRF is what C and CM have over EWS (derived).
                 ""
-                if paper is None or paper_ews is None or variant == "ews"
+                if paper is None or paper_ews is None or variant in ("ws", "ews")
                 else change(paper - (PAPER["ews-cm"][size] - paper_ews), paper_ews),
             ]
         )

@@ -809,8 +809,13 @@ def command_part() -> Iterator[str]:
 def pipeline_stages(config: AcceleratorConfig) -> dict[int, list[str]]:
     """What an array operation does, by cycles after its issue."""
     stages: dict[int, list[str]] = {cycle: [] for cycle in range(config.latency + 1)}
-    stages[0].append("WRF and ARF are read; operand registers")
-    stages[1].append("multipliers" + ("; product registers" if config.product_register else ""))
+    if config.zero_gating:
+        stages[0].append("ARF is read; register")
+        stages[1].append("WRF is read; operand registers hold where one is 0")
+    else:
+        stages[0].append("WRF and ARF are read; operand registers")
+    products = stages[config.product_latency - int(config.product_register)]
+    products.append("multipliers" + ("; product registers" if config.product_register else ""))
     if config.position_bits:
         stages[config.product_latency].append("MRF is read; demultiplexers")
     every = config.tree_register_levels or config.tree_levels

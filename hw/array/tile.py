@@ -25,7 +25,8 @@ class Tile(wiring.Component):
     i_write_address, i_write_weights, i_write_positions
         As for :class:`hw.array.tile_row.TileRow`.
     i_address, i_mrf_address
-        WRF entry of the operation issued in this cycle; MRF entry of the one issued ``product_latency`` cycles before.
+        WRF entry of the operation issued in this cycle, or in the one before with zero gating; MRF entry of the one
+        issued ``product_latency`` cycles before.
     i_activations
         H x 8 bits for the operation issued one cycle before.
     i_accumulate, i_first, i_slot

@@ -18,32 +18,60 @@ __all__ = ["Demux", "Multiplier", "TileRow"]
 class Multiplier(wiring.Component):
     """8 x 8 bit signed multiplier with an operand register for the weight and an optional product register.
 
-    The activation's operand register is shared by a whole array row and is outside.
+    The activation's operand register is shared by a whole array row and is outside, unless the multiplier is gated:
+    then both operands are registered here, and where either is 0 all registers hold and the product is forced to 0, so
+    that nothing in the multiplier toggles (MVQ section 5.3).
+
+    Parameters
+    ----------
+    width
+        Bits of the product.
+    registered
+        There is a product register.
+    gated
+        Hold where an operand is 0.
 
     Members
     -------
     i_weight
         8 bits, two's complement.
     i_activation
-        8 bits, two's complement, already registered.
+        8 bits, two's complement: in the cycle after ``i_weight``, or in its cycle if gated.
     o_product
         ``width`` bits, two's complement.
     """
 
-    def __init__(self, width: int, registered: bool) -> None:
-        self.width, self.registered = width, registered
+    def __init__(self, width: int, registered: bool, gated: bool = False) -> None:
+        self.width, self.registered, self.gated = width, registered, gated
         super().__init__({"i_weight": In(8), "i_activation": In(8), "o_product": Out(width)})
 
     def elaborate(self, platform):
         m = Module()
         weight = Signal(8, reset_less=True)
-        m.d.sync += weight.eq(self.i_weight)
-        product = weight.as_signed() * self.i_activation.as_signed()
+        product = Signal(self.width)
+        held = Signal(self.width, reset_less=True)
+        if not self.gated:
+            m.d.sync += weight.eq(self.i_weight)
+            m.d.comb += product.eq(weight.as_signed() * self.i_activation.as_signed())
+            if self.registered:
+                m.d.sync += held.eq(product)
+            m.d.comb += self.o_product.eq(held if self.registered else product)
+            return m
+
+        activation = Signal(8, reset_less=True)
+        zero = Signal(reset_less=True)
+        m.d.sync += zero.eq((self.i_weight == 0) | (self.i_activation == 0))
+        with m.If(self.i_weight.any() & self.i_activation.any()):
+            m.d.sync += [weight.eq(self.i_weight), activation.eq(self.i_activation)]
+        m.d.comb += product.eq(weight.as_signed() * activation.as_signed())
+        self._held = [weight, activation, held]  # for tests
         if self.registered:
-            held = Signal(self.width, reset_less=True)
-            m.d.sync += held.eq(product)
-            product = held
-        m.d.comb += self.o_product.eq(product)
+            with m.If(~zero):
+                m.d.sync += held.eq(product)
+            product, zero_before = held, zero
+            zero = Signal(name="product_zero", reset_less=True)
+            m.d.sync += zero.eq(zero_before)
+        m.d.comb += self.o_product.eq(product & ~zero.replicate(self.width))
         return m
 
 
@@ -97,12 +125,13 @@ class TileRow(wiring.Component):
     i_address
         The WRF entry to read.
     i_mrf_address
-        The MRF entry of the products at the demultiplexers: ``i_address`` of
+        The MRF entry of the products at the demultiplexers, the WRF entry of the operation that was issued
         :attr:`hw.config.AcceleratorConfig.product_latency` cycles before. Sparse rows only.
     i_activation
-        8 bits, one cycle after ``i_address``.
+        8 bits, one cycle after ``i_address``; in its cycle with zero gating.
     o_products
-        ``d`` x ``product_width`` bits, one cycle after ``i_activation`` with a product register, else in its cycle.
+        ``d`` x ``product_width`` bits. With a product register one cycle after ``i_activation``, else in its cycle;
+        with zero gating one more.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -140,7 +169,7 @@ class TileRow(wiring.Component):
         m.submodules.wrf = wrf = register_file(8 * count, self.i_write_weights, self.i_address)
         products = []
         for i in range(count):
-            multiplier = Multiplier(width, config.product_register)
+            multiplier = Multiplier(width, config.product_register, config.zero_gating)
             m.submodules[f"multiplier_{i}"] = shared(multiplier, platform)
             m.d.comb += [
                 multiplier.i_weight.eq(wrf.o_data_0.word_select(i, 8)),

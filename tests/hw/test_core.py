@@ -108,6 +108,23 @@ def test_events_account_for_every_cycle(name: str, changes: list[str], pauses: d
             assert events[event] > 0
 
 
+@pytest.mark.parametrize("variant", ["ews", "ews-msvq"])
+@pytest.mark.parametrize("product_register", ["false", "true"])
+def test_zero_gating_changes_nothing_but_the_latency(variant: str, product_register: str) -> None:
+    plain = preset(f"{variant}-tiny").override([f"product_register={product_register}"])
+    gated = plain.override(["zero_gating=true"])
+    assert gated.latency == plain.latency + 1
+    # "corners" are 0 in every sixth place; activations are padded too.
+    programs = [
+        program(gated, 0, (12, 6, 1, 3), (2, 4), (2, 2, 1, 3), padding=(1, 1), values="corners"),
+        program(gated, 1, (8, 9, 2, 1), (2, 3), (1, 1, 1, 1), padding=(0, 1)),
+    ]
+    outputs, cycles = run_programs(gated, programs)
+    assert outputs == run_programs(plain, programs)[0]
+    assert not any(score(gated, layer, vectors).mismatches for layer, vectors in zip(programs, outputs, strict=True))
+    assert cycles == sequence_cycles(gated, [layer.run for layer in programs])
+
+
 def test_psums_wrap_at_their_width() -> None:
     config = preset("ews-tiny").override(["psum_width=16"])
     layer = program(config, 4, (8, 4, 1, 1), (2, 2), (1, 1, 1, 1), values="lowest")

@@ -43,6 +43,7 @@ def sampled(variant: str, seed: int) -> AcceleratorConfig:
         mask_decoder=rng.choice(MASK_DECODERS),
         product_register=rng.random() < 0.5,
         tree_register_levels=rng.choice([0, 1, 2, 3]),
+        zero_gating=rng.random() < 0.3,
     )
 
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from hw.array.tile_row import Demux, TileRow
+from hw.array.tile_row import Demux, Multiplier, TileRow
 from hw.config import AcceleratorConfig
 from hw.layout import position_code
 
@@ -48,15 +48,20 @@ def random_entry(config: AcceleratorConfig, rng: random.Random):
 
 
 @pytest.mark.parametrize("product_register", [False, True])
+@pytest.mark.parametrize("zero_gating", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda x: "-".join(map(str, x.values())))
-def test_products_of_stored_weights(simulate, shape: dict, product_register: bool) -> None:
+def test_products_of_stored_weights(simulate, shape: dict, product_register: bool, zero_gating: bool) -> None:
     config = AcceleratorConfig(
-        **{"N": shape["d"], "M": shape["d"], **shape}, L=shape["d"], wrf_depth=8, product_register=product_register
+        **{"N": shape["d"], "M": shape["d"], **shape},
+        L=shape["d"],
+        wrf_depth=8,
+        product_register=product_register,
+        zero_gating=zero_gating,
     )
     rng = random.Random(str(shape))
     row = TileRow(config)
     entries = [random_entry(config, rng) for _ in range(config.wrf_depth)]
-    latency = 1 + product_register
+    latency = config.product_latency - zero_gating
 
     async def write(ctx, address: int, entry) -> None:
         ctx.set(row.i_write, 1)
@@ -71,8 +76,9 @@ def test_products_of_stored_weights(simulate, shape: dict, product_register: boo
             await ctx.tick()
         expected, activation, addresses = [], 0, []
         for _ in range(60):
-            # The entry is read in one cycle, its activation arrives in the next.
-            ctx.set(row.i_activation, activation)
+            # The entry is read in one cycle, its activation arrives in the next, or at once with zero gating.
+            if not zero_gating:
+                ctx.set(row.i_activation, activation)
             if len(expected) >= latency:
                 if config.position_bits:
                     ctx.set(row.i_mrf_address, addresses[-latency])
@@ -81,6 +87,8 @@ def test_products_of_stored_weights(simulate, shape: dict, product_register: boo
             addresses.append(address)
             activation = rng.choice([-128, 127, 0, rng.randint(-128, 127)])
             ctx.set(row.i_address, address)
+            if zero_gating:
+                ctx.set(row.i_activation, activation)
             expected.append([weight * activation for weight in entries[address][2]])
             # Writing beside reading: the entry that is read now still gives its old weights. Where there is an MRF, the
             # loader writes no entry whose positions are still to be read.
@@ -94,6 +102,29 @@ def test_products_of_stored_weights(simulate, shape: dict, product_register: boo
             await ctx.tick()
 
     simulate(row, bench)
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_gated_multiplier_holds_where_an_operand_is_zero(simulate, registered: bool) -> None:
+    multiplier = Multiplier(16, registered, gated=True)
+    rng = random.Random(0)
+    pairs = [(rng.choice([0, rng.randint(-128, 127)]), rng.choice([0, rng.randint(-128, 127)])) for _ in range(300)]
+
+    async def bench(ctx) -> None:
+        operands, product, products = (0, 0), 0, [0, 0]
+        for weight, activation in pairs:
+            ctx.set(multiplier.i_weight, weight & 255)
+            ctx.set(multiplier.i_activation, activation & 255)
+            await ctx.tick()
+            if registered and products[-1]:
+                product = products[-1]
+            if weight and activation:
+                operands = (weight & 255, activation & 255)
+            products.append(weight * activation)
+            assert ctx.get(multiplier.o_product.as_signed()) == products[-1 - registered]
+            assert tuple(ctx.get(signal) for signal in multiplier._held) == (*operands, product & 0xFFFF)
+
+    simulate(multiplier, bench)
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 2), (2, 4), (4, 4), (3, 7), (4, 16)])
