@@ -1,0 +1,307 @@
+"""``python -m sw.run``: run a program on the golden model or on the simulated hardware, or predict its cycles."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from sw.compiler.program import Input, Program, Tensor, read_program
+from sw.format.output import staged
+from sw.golden.program import execute
+from sw.perf.program import CAUSES, LayerTiming, measured, predict, total, traffic_bytes, utilisation
+
+__all__ = ["RunError", "main", "quantise_input", "read_images"]
+
+BACKENDS = ("golden", "rtl", "perf")
+#: Logits of this many classes are printed, the largest first.
+TOP = 5
+
+
+class RunError(ValueError):
+    """An input that does not fit the program, or a simulation that fails. The message says what is wrong."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns the exit status: 1 where ``--check`` finds a difference; with one line on standard error 2 for bad input
+    and 130 for Ctrl-C.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sw.run", description=__doc__)
+    parser.add_argument("--backend", choices=BACKENDS, default="golden", help="%(default)s")
+    parser.add_argument("program", metavar="PROGRAM")
+    parser.add_argument(
+        "inputs",
+        metavar="INPUT",
+        nargs="*",
+        help=".npy of [C, rows, columns] or [images, C, rows, columns], int8 or normalised float; or a picture. One for"
+        " each input of the program; none for perf",
+    )
+    parser.add_argument("--output", metavar="FILE", help="write the outputs: .npy for one, .npz for several")
+    parser.add_argument("--check", action="store_true", help="golden: prove that there are no races; rtl: compare with"
+                        " golden")  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", help="write the table of layers (rtl, perf)")
+    parser.add_argument("--mean", type=_numbers, help="of a picture's channels, 0..1; with --std")
+    parser.add_argument("--std", type=_numbers, help="of a picture's channels, 0..1; with --mean")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    program = read_program(options.program)
+    if options.backend == "perf":
+        if options.inputs or options.output:
+            raise RunError("perf takes no INPUT and no --output: cycles do not depend on values")
+        return _report(program, predict(program), None, options.json)
+    if options.backend == "golden" and options.json:
+        raise RunError("--json is for rtl and perf: the golden model has no cycles")
+    if len(options.inputs) != len(program.inputs):
+        raise RunError(f"there must be {len(program.inputs)} INPUTs, not {len(options.inputs)}")
+    if (options.mean is None) != (options.std is None):
+        raise RunError("--mean and --std must be given together")
+    batches = [
+        read_images(path, entry, options.mean, options.std)
+        for path, entry in zip(options.inputs, program.inputs, strict=True)
+    ]
+    counts = {len(batch) for batch in batches}
+    if len(counts) > 1:
+        raise RunError(f"all INPUTs must have as many images, not {sorted(counts)}")
+    memories = [program.memory(images) for images in zip(*batches, strict=True)]
+    with ExitStack() as files:
+        # Before the work, which can take minutes.
+        target = files.enter_context(staged(options.output)) if options.output else None
+        if options.backend == "golden":
+            done = [
+                execute(program, memory, check=options.check, progress=not options.quiet).memory for memory in memories
+            ]
+        else:
+            done = _simulate(options.program, program, memories)
+        results = {
+            tensor.name: np.stack([program.read(memory, tensor) for memory in done]) for tensor in program.outputs
+        }
+        if target:
+            _write(target, options.output, results)
+    for name, values in results.items():
+        _print_output(name, values)
+    if options.backend == "golden":
+        return 0
+    status = _report(program, measured(program, done[-1]), predict(program), options.json)
+    return _compare(program, memories, done, not options.quiet) if options.check else status
+
+
+# Inputs and outputs
+
+
+def quantise_input(entry: Input, values: NDArray[Any]) -> NDArray[np.int8]:
+    """Values as a program's int8 input: int8 as they are, floats divided by its scale and rounded, halves to even.
+
+    Raises
+    ------
+    RunError
+        Another dtype, a value that is not finite, or an input whose scale is not known.
+    """
+    where = f"input {entry.tensor.name!r}"
+    if values.dtype == np.int8:
+        return values
+    if values.dtype.kind != "f":
+        raise RunError(f"{where}: values must be int8 or float, not {values.dtype}")
+    if entry.tensor.scale is None:
+        raise RunError(f"{where}: values must be int8, since the program does not say the input's scale")
+    if not np.isfinite(values).all():
+        raise RunError(f"{where}: values must be finite")
+    integers: NDArray[np.float32] = np.rint(values.astype(np.float32) / np.float32(entry.tensor.scale))
+    return integers.clip(-128, 127).astype(np.int8)
+
+
+def read_images(
+    path: str, entry: Input, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> NDArray[np.int8]:
+    """The images of a file, int8 ``[images, C, rows, columns]``.
+
+    Parameters
+    ----------
+    path
+        ``.npy``, or a picture: its middle square is resized to the input's size.
+    entry
+        The input that they are for.
+    mean, std
+        How a picture is normalised, for each channel: ``(pixel / 255 - mean) / std``.
+
+    Raises
+    ------
+    RunError
+        The file is neither, has another shape than the input, or is a picture without mean and std.
+    OSError
+        The file cannot be read.
+    """
+    shape = entry.shape
+    values = _array(path) if Path(path).suffix == ".npy" else _picture(path, shape, mean, std)
+    if values.ndim == 3:
+        values = values[None]
+    if values.ndim != 4 or values.shape[1:] != shape or not len(values):
+        wanted = " x ".join(map(str, shape))
+        raise RunError(f"{path}: must be [{wanted}] or [images x {wanted}], not {list(values.shape)}")
+    return quantise_input(entry, values)
+
+
+def _array(path: str) -> NDArray[Any]:
+    try:
+        values: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise RunError(f"{path}: must be an array in .npy format: {error}") from None
+    return values
+
+
+def _picture(
+    path: str, shape: tuple[int, int, int], mean: Sequence[float] | None, std: Sequence[float] | None
+) -> NDArray[np.float32]:
+    from PIL import Image, UnidentifiedImageError
+
+    channels, rows, columns = shape
+    if mean is None or std is None or len(mean) != channels or len(std) != channels or not all(std):
+        raise RunError(f"{path}: a picture needs --mean and --std of {channels} channels, the latter not 0")
+    if channels not in (1, 3):
+        raise RunError(f"{path}: a picture must be for an input of 1 or 3 channels, not {channels}")
+    try:
+        with Image.open(path) as picture:
+            side = min(picture.size)
+            left, top = ((extent - side) // 2 for extent in picture.size)
+            square = picture.convert("RGB" if channels == 3 else "L").crop((left, top, left + side, top + side))
+    except UnidentifiedImageError:
+        raise RunError(f"{path}: must be .npy or a picture") from None
+    pixels = np.asarray(square.resize((columns, rows), Image.Resampling.BICUBIC), np.float32).reshape(rows, columns, -1)
+    normalised = (pixels / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1).astype(np.float32))
+
+
+def _write(target: Path, name: str, results: dict[str, NDArray[Any]]) -> None:
+    with open(target, "wb") as file:
+        if Path(name).suffix == ".npz":
+            np.savez(file, allow_pickle=False, **results)
+        elif len(results) == 1:
+            np.save(file, next(iter(results.values())))
+        else:
+            raise RunError(f"--output must end in .npz for {len(results)} outputs, not {name!r}")
+
+
+def _print_output(name: str, values: NDArray[Any]) -> None:
+    size = " x ".join(map(str, values.shape))
+    print(f"{name}: {values.dtype} [{size}], CRC-32 {zlib.crc32(values.tobytes()):08x}")
+    if values.dtype == np.int32 and values[0].size == values.shape[1]:
+        for number, logits in enumerate(values.reshape(len(values), -1)):
+            largest = np.argsort(-logits.astype(np.int64), kind="stable")[:TOP]
+            print(f"  image {number}: " + ", ".join(f"class {c} {logits[c]}" for c in largest))
+
+
+# The simulated hardware
+
+
+def _simulate(path: str, program: Program, memories: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """DRAM after each run. The simulation is another program: software does not depend on it."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [(Path(folder, f"{i}.before"), Path(folder, f"{i}.after")) for i in range(len(memories))]
+        for (before, _), memory in zip(files, memories, strict=True):
+            before.write_bytes(memory.tobytes())
+        command = [sys.executable, "-m", "sim.accelerator", path, *(str(file) for pair in files for file in pair)]
+        status = subprocess.run(command, check=False).returncode
+        if status:
+            raise RunError(f"the simulation ended with status {status}")
+        return [np.frombuffer(after.read_bytes(), np.uint8).copy() for _, after in files]
+
+
+def _compare(
+    program: Program, memories: Sequence[NDArray[np.uint8]], done: Sequence[NDArray[np.uint8]], progress: bool
+) -> int:
+    """Compare every tensor in DRAM with the golden run's; the exit status."""
+    tensors: list[Tensor] = [layer.tensor for layer in program.layers if layer.tensor] + list(program.outputs)
+    checked = 0
+    for number, (memory, found) in enumerate(zip(memories, done, strict=True)):
+        expected = execute(program, memory, progress=progress).memory
+        for tensor in tensors:
+            place = slice(tensor.address - program.base, tensor.address - program.base + tensor.size)
+            differing = np.flatnonzero(found[place] != expected[place])
+            checked += tensor.size
+            if len(differing):
+                first = int(differing[0])
+                print(
+                    f"image {number}: {len(differing)} of {tensor.size} bytes of {tensor.name!r} differ from golden; "
+                    f"first byte {first}: {found[place][first]}, not {expected[place][first]}"
+                )
+                return 1
+    print(f"{checked} bytes of {len(tensors)} tensors, {len(memories)} images: equal to golden")
+    return 0
+
+
+# The table of layers
+
+
+def _report(program: Program, timings: list[LayerTiming], model: list[LayerTiming] | None, path: str | None) -> int:
+    if not timings:
+        print("no layer has a record of the counters")
+        return 0
+    predicted = {timing.name: timing.counters["cycles"] for timing in model or []}
+    rows = [*timings, LayerTiming("total", "", sum(timing.macs for timing in timings), total(timings))]
+    if model:
+        predicted["total"] = sum(predicted.get(timing.name, 0) for timing in timings)
+    headings = ["cycles", *(["model %"] if model else []), "MACs", "utilisation %", *CAUSES, "other"]
+    traffic = list(traffic_bytes(program.config, rows[0].counters))
+    table = Table("layer", "operation", box=None)
+    for heading in (*headings, *(name.replace("_", " ") for name in traffic)):
+        table.add_column(heading, justify="right")
+    report = []
+    for timing in rows:
+        counters = timing.counters
+        cycles = counters["cycles"]
+        lost = {cause: counters[counter] for cause, counter in CAUSES.items()}
+        other = cycles - counters["operations"] - sum(lost.values())
+        used = utilisation(program.config, timing.macs, cycles)
+        moved = traffic_bytes(program.config, counters)
+        entry: dict[str, Any] = {"layer": timing.name, "operation": timing.operation, "macs": timing.macs}
+        entry |= {"utilisation": used, "lost": lost | {"other": other}, "bytes": moved, "counters": counters}
+        cells = [str(cycles)]
+        if model:
+            entry["model_cycles"] = predicted.get(timing.name)
+            apart = entry["model_cycles"] / cycles - 1 if cycles and entry["model_cycles"] is not None else None
+            cells.append("-" if apart is None else f"{100 * apart:+.2f}")
+        cells += [str(timing.macs), f"{100 * used:.1f}", *(str(x) for x in lost.values()), str(other)]
+        table.add_row(timing.name, timing.operation, *cells, *(str(x) for x in moved.values()))
+        report.append(entry)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    if path:
+        with staged(path) as target:
+            target.write_text(json.dumps({"layers": report[:-1], "total": report[-1]}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
