@@ -30,6 +30,7 @@ from torch.nn import functional
 from sw.compress.methods import CompressError
 from sw.compress.training.graph import operation
 from sw.compress.training.modules import DecodedConv2d, DecodedLinear, compressed_layers
+from sw.compress.training.operations import ADD_BITS, check_input_scale, check_operations
 from sw.compress.training.quant import ActivationQuantiser, integers
 from sw.format.container import read_container, write_container
 from sw.format.layer import CompressedLayer, Requantisation
@@ -39,7 +40,6 @@ __all__ = ["IntegerNetwork", "export_integers", "fixed_point", "read_network", "
 
 # Half of int32's range is left to the sums.
 _MAX_BIAS = 1 << 29
-_ADD_BITS = 22
 
 
 def fixed_point(factors: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
@@ -90,7 +90,8 @@ class IntegerNetwork:
         With requantisation, by name.
     operations
         In order; each a dictionary with ``op``, the numbers of the operations it reads in ``in``, and what the rules
-        above name. The first is ``input``, the last ``logits``. JSON can hold them.
+        above name. The first is ``input``, with the ``shape`` of an image, the last ``logits``. JSON can hold them.
+        :func:`sw.compress.training.operations.check_operations` says what they must be.
     input_scale
         Of the int8 input.
     """
@@ -218,6 +219,7 @@ class _Exporter:
     graph: fx.GraphModule
     layers: dict[str, CompressedLayer]
     sizes: dict[str, tuple[int, ...]]
+    image_shape: tuple[int, int, int]
     operations: list[dict[str, Any]] = field(default_factory=list)
     # Number and scale of each int8 value.
     done: dict[fx.Node, tuple[int, float]] = field(default_factory=dict)
@@ -238,11 +240,14 @@ class _Exporter:
         source: Any = node.args[0] if node.args else None
         module = self.graph.get_submodule(str(node.target)) if node.op == "call_module" else None
         if kind == "input":
-            self.pending[node] = _Pending({"op": "input"}, np.ones(1), np.zeros(1))
+            op = {"op": "input", "shape": list(self.image_shape)}
+            self.pending[node] = _Pending(op, np.ones(1), np.zeros(1))
         elif kind == "layer":
             assert isinstance(module, DecodedConv2d | DecodedLinear)
             number, scale = self.value(source, node)
             layer = self.layers[module.name]
+            if layer.requantisation is not None or any(p.op.get("layer") == layer.name for p in self.pending.values()):
+                raise CompressError(f"layer {layer.name!r} must be used once: it has one requantisation")
             bias = np.zeros(1) if module.bias is None else module.bias.detach().cpu().double().numpy()
             gain = layer.scale.astype(np.float64) * scale
             self.pending[node] = _Pending({"op": "layer", "in": [number], "layer": layer.name}, gain, bias)
@@ -298,8 +303,8 @@ class _Exporter:
             )
         elif op["op"] == "add":
             factors = before.gain / scale
-            shift = max(0, _ADD_BITS - int(np.frexp(factors.max())[1]))
-            multipliers = np.minimum(np.rint(np.ldexp(factors, shift)), 2**_ADD_BITS - 1)
+            shift = min(max(0, ADD_BITS - int(np.frexp(factors.max())[1])), 62)
+            multipliers = np.minimum(np.rint(np.ldexp(factors, shift)), 2**ADD_BITS - 1)
             op |= {"multipliers": [int(x) for x in multipliers], "shift": shift}
         else:
             multiplier, shifts = fixed_point(before.gain / scale)
@@ -397,7 +402,7 @@ def export_integers(graph: fx.GraphModule, image_shape: tuple[int, int, int]) ->
     device = next(graph.parameters()).device
     sizes = _Sizes(graph)
     sizes.run(torch.zeros(1, *image_shape, device=device))
-    exporter = _Exporter(graph, {layer.name: layer for layer in compressed_layers(graph)}, sizes.sizes)
+    exporter = _Exporter(graph, {layer.name: layer for layer in compressed_layers(graph)}, sizes.sizes, image_shape)
     for node in graph.graph.nodes:
         exporter.add_node(node)
     graph.train(training)
@@ -405,7 +410,15 @@ def export_integers(graph: fx.GraphModule, image_shape: tuple[int, int, int]) ->
 
 
 def write_network(path: str | os.PathLike[str], network: IntegerNetwork) -> None:
-    """Write a network into one container; the operations go into its metadata."""
+    """Write a network into one container; the operations go into its metadata.
+
+    Raises
+    ------
+    CompressError
+        The operations cannot run on the layers. Nothing is written.
+    """
+    check_operations(network.operations, network.layers)
+    check_input_scale(network.input_scale)
     metadata = {"operations": network.operations, "input_scale": network.input_scale}
     write_container(path, list(network.layers.values()), metadata=metadata)
 
@@ -418,11 +431,16 @@ def read_network(path: str | os.PathLike[str]) -> IntegerNetwork:
     ContainerError
         The file is damaged.
     CompressError
-        The container holds layers, but no operations.
+        The container holds layers, but no operations, or some that cannot run on them.
     """
     container = read_container(path)
     operations = container.metadata.get("operations")
-    if not isinstance(operations, list) or "input_scale" not in container.metadata:
+    if operations is None or "input_scale" not in container.metadata:
         raise CompressError(f"container {os.fspath(path)!r} must hold a network's operations, not layers alone")
     layers = {layer.name: layer for layer in container.layers}
-    return IntegerNetwork(layers, operations, container.metadata["input_scale"])
+    try:
+        check_operations(operations, layers)
+        scale = check_input_scale(container.metadata["input_scale"])
+    except CompressError as error:
+        raise CompressError(f"container {os.fspath(path)!r}: {error}") from None
+    return IntegerNetwork(layers, operations, scale)
