@@ -31,10 +31,27 @@ __all__ = [
     "VectorOp",
     "body_offsets",
     "head_offsets",
+    "markdown",
 ]
 
 #: Bytes of a descriptor.
 BYTES = 64
+
+#: What the opcodes do, for the documentation.
+SUMMARIES: Mapping[str, str] = {
+    "FETCH": "DRAM words to a packed stream of the weight loader, or to the requantiser's parameters. Its waits are not"
+    " looked at.",
+    "LOAD": "DRAM to L2.",
+    "COPY": "A region of a tensor from L2 to L1, with zero padding (ifmap loader).",
+    "TILE": "One layer tile (MVQ figure 7): weight loader, array, activation reader and psum buffer. Its waits hold back"
+    " the activation reader alone; weights load at once.",
+    "OUTPUT": "Where and how the sums of one group of output channels go (requantiser, ofmap storer). It counts from its"
+    " last TILE on.",
+    "VECTOR": "Pooling and addition, L2 to L2 (vector unit).",
+    "STORE": "L2 to DRAM.",
+    "RECORD": "The performance counters to DRAM.",
+    "END": "End of the program: interrupt once all units are idle.",
+}
 
 #: A wait for an event that lies at most this many events of its kind in the past is safe.
 WAIT_REACH = 1 << 14
@@ -45,25 +62,16 @@ class DescriptorError(ValueError):
 
 
 class Opcode(IntEnum):
-    """What a descriptor does, and which unit runs it."""
+    """What a descriptor does; :data:`SUMMARIES` says more."""
 
-    #: DRAM words to a packed stream of the weight loader, or to the requantiser's parameters (DMA reader).
     FETCH = 1
-    #: DRAM to L2 (load unit).
     LOAD = 2
-    #: L2 to L1, with zero padding (ifmap loader).
     COPY = 3
-    #: One layer tile: weight loader, array, activation reader and psum buffer.
     TILE = 4
-    #: Where and how the sums of one group of output channels go: requantiser and ofmap storer.
     OUTPUT = 5
-    #: Pooling and addition, L2 to L2 (vector unit).
     VECTOR = 6
-    #: L2 to DRAM (store unit).
     STORE = 7
-    #: The performance counters to DRAM (store unit).
     RECORD = 8
-    #: End of the program: interrupt once all units are idle.
     END = 9
 
 
@@ -326,3 +334,37 @@ class Descriptor:
             head["layer"],
             {event: head[f"wait_{event}"] for event in EVENTS},
         )
+
+
+def markdown() -> str:
+    """The page ``docs/descriptors.md``: ``python -m hw.control.descriptor``."""
+    lines = [
+        "# Descriptors",
+        "",
+        f"A program is a list of descriptors of {BYTES} bytes in DRAM, little-endian; bit 0 is the lowest bit of the first",
+        "byte. Made by `python -m hw.control.descriptor`. Fields that an opcode does not name are 0.",
+        "",
+        "## Head",
+        "",
+        *_table(head_offsets()),
+    ]
+    for opcode in Opcode:
+        lines += ["", f"## {opcode.name} ({opcode.value})", "", SUMMARIES[opcode.name]]
+        if BODIES[opcode]:
+            lines += ["", *_table(body_offsets(opcode))]
+    for title, numbers in (("Channels of FETCH", Channel), ("Operations of VECTOR", VectorOp)):
+        lines += ["", f"## {title}", "", "| number | name |", "|--:|---|"]
+        lines += [f"| {number.value} | {number.name.lower()} |" for number in numbers]
+    return "\n".join(lines) + "\n"
+
+
+def _table(table: Mapping[str, tuple[int, Field]]) -> list[str]:
+    lines = ["| bits | field | meaning |", "|---|---|---|"]
+    for name, (offset, entry) in table.items():
+        signed = "; signed" if entry.signed else ""
+        lines.append(f"| {offset + entry.bits - 1}:{offset} | `{name}` | {entry.meaning}{signed} |")
+    return lines
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from hw.control.descriptor import BODIES, BYTES, EVENTS, Descriptor, DescriptorError, Opcode, body_offsets, head_offsets
+from hw.control.descriptor import (
+    BODIES,
+    BYTES,
+    EVENTS,
+    SUMMARIES,
+    Descriptor,
+    DescriptorError,
+    Opcode,
+    body_offsets,
+    head_offsets,
+    markdown,
+)
 
 
 @pytest.mark.parametrize("opcode", list(Opcode))
@@ -47,3 +60,9 @@ def test_refusals() -> None:
         Descriptor.unpack(bytes(63))
     with pytest.raises(DescriptorError, match=r"opcode must be in 1\.\.9, not 0"):
         Descriptor.unpack(bytes(64))
+
+
+def test_the_page_is_of_this_table() -> None:
+    page = Path(__file__).parents[3] / "docs" / "descriptors.md"
+    assert page.read_text() == markdown(), "python -m hw.control.descriptor > docs/descriptors.md"
+    assert list(SUMMARIES) == [opcode.name for opcode in Opcode]
