@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hw.config import preset
+from sw import run
+from sw.compiler.program import Input, Program, write_program
+from sw.format.example import random_layer
+from sw.golden.program import run_program
+from sw.run import main, read_images
+from tests.sw.assembler import layer_program
+
+SHAPE = (3, 5, 4)
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    layer = random_layer(np.random.default_rng(0), "int8", (9, 3, 5, 4), requantised=True, name="head")
+    made = layer_program(preset("ews-tiny"), layer, *SHAPE[1:], wide=True)
+    return replace(made, inputs=(Input(replace(made.inputs[0].tensor, scale=0.25)),))
+
+
+@pytest.fixture
+def path(program: Program, tmp_path: Path) -> str:
+    write_program(tmp_path / "p", program)
+    return str(tmp_path / "p")
+
+
+def saved(path: Path, values) -> str:
+    np.save(path, values)
+    return str(path)
+
+
+def test_golden_writes_and_prints(program: Program, path: str, tmp_path: Path, capsys) -> None:
+    images = np.random.default_rng(1).integers(-128, 128, (2, *SHAPE)).astype(np.int8)
+    expected = np.stack([run_program(program, [values])["output0"] for values in images])
+    arguments = ["--check", "--quiet", path, saved(tmp_path / "x.npy", images)]
+    assert main([*arguments, "--output", str(tmp_path / "y.npy")]) == 0
+    assert np.array_equal(np.load(tmp_path / "y.npy"), expected)
+    shown = capsys.readouterr().out
+    assert "output0: int32 [2 x 9 x 1 x 1], CRC-32" in shown
+    best = int(expected[1].argmax())
+    assert f"image 1: class {best} {expected[1].reshape(-1)[best]}, class" in shown
+    assert main([*arguments, "--output", str(tmp_path / "y.npz")]) == 0
+    assert np.array_equal(np.load(tmp_path / "y.npz")["output0"], expected)
+
+
+def test_floats_are_divided_by_the_scale(program: Program, tmp_path: Path) -> None:
+    values = np.zeros(SHAPE, np.float32)
+    values.reshape(-1)[:5] = [0.125, 0.375, -0.625, 100, -100]
+    images = read_images(saved(tmp_path / "x.npy", values), program.inputs[0])
+    assert images.dtype == np.int8
+    assert images.shape == (1, *SHAPE)
+    assert images.reshape(-1)[:6].tolist() == [0, 2, -2, 127, -128, 0]
+
+
+def test_picture_is_cropped_resized_and_normalised(program: Program, tmp_path: Path) -> None:
+    pixels = np.zeros((10, 30, 3), np.uint8)
+    pixels[:, 10:20] = (255, 51, 0)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    images = read_images(str(tmp_path / "x.png"), program.inputs[0], (0, 0.2, 0.5), (1, 1, 0.25))
+    assert images[0].reshape(3, -1).min(axis=1).tolist() == images[0].reshape(3, -1).max(axis=1).tolist() == [4, 0, -8]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{p}"], "there must be 1 INPUTs, not 0"),
+        (["{p}", "{x}", "{x}"], "there must be 1 INPUTs, not 2"),
+        (["{p}", "{wrong}"], "must be [3 x 5 x 4] or [images x 3 x 5 x 4], not [4, 4]"),
+        (["{p}", "{double}"], "input 'input0': values must be int8 or float, not int64"),
+        (["{p}", "{nan}"], "input 'input0': values must be finite"),
+        (["{p}", "{p}"], "a picture needs --mean and --std of 3 channels"),
+        (["{p}", "{p}", "--mean", "0,0,0", "--std", "1,1,1"], "must be .npy or a picture"),
+        (["{p}", "{x}", "--mean", "0,0,0"], "--mean and --std must be given together"),
+        (["{p}", "{bad}"], "must be an array in .npy format"),
+        (["{p}", "{x}", "--json", "{t}"], "--json is for rtl and perf"),
+        (["--backend", "perf", "{p}", "{x}"], "perf takes no INPUT and no --output"),
+        (["{x}", "{x}"], "magic: the file must begin with"),
+    ],
+)
+def test_refusals(path: str, tmp_path: Path, capsys, arguments: list[str], message: str) -> None:
+    (tmp_path / "bad.npy").write_bytes(b"")
+    names = {
+        "p": path,
+        "t": str(tmp_path / "t"),
+        "bad": str(tmp_path / "bad.npy"),
+        "x": saved(tmp_path / "x.npy", np.zeros(SHAPE, np.int8)),
+        "wrong": saved(tmp_path / "w.npy", np.zeros((4, 4), np.int8)),
+        "double": saved(tmp_path / "d.npy", np.zeros(SHAPE, np.int64)),
+        "nan": saved(tmp_path / "n.npy", np.full(SHAPE, np.nan, np.float32)),
+    }
+    assert main([argument.format(**names) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("python -m sw.run: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "t").exists()
+
+
+def test_floats_need_a_scale(program: Program, tmp_path: Path) -> None:
+    entry = Input(replace(program.inputs[0].tensor, scale=None))
+    with pytest.raises(run.RunError, match="values must be int8, since the program does not say the input's scale"):
+        read_images(saved(tmp_path / "x.npy", np.zeros(SHAPE, np.float32)), entry)
+
+
+def test_perf_prints_and_writes_the_table(path: str, tmp_path: Path, capsys) -> None:
+    assert main(["--backend", "perf", path, "--json", str(tmp_path / "t.json")]) == 0
+    table = json.loads((tmp_path / "t.json").read_text())
+    (layer,) = table["layers"]
+    assert layer["layer"] == "head"
+    counters = layer["counters"]
+    assert counters["operations"] == 2 * 20
+    assert sum(layer["lost"].values()) + counters["operations"] == counters["cycles"] > 40
+    assert layer["bytes"]["l1_writes"] == 4 * counters["l1_writes"]
+    assert table["total"]["counters"] == counters
+    assert str(counters["cycles"]) in capsys.readouterr().out
+
+
+def test_nothing_of_the_simulation_is_imported() -> None:
+    code = "import sys, sw.run; assert not [name for name in sys.modules if name.split('.')[0] == 'sim']"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("fault", [None, "byte", "status"])
+def test_rtl_by_a_simulation_that_is_golden(
+    program: Program, path: str, tmp_path: Path, capsys, monkeypatch, fault: str | None
+) -> None:
+    """In the place of the simulation, with its arguments: the golden model, which may be made to err."""
+    record = program.base + program.dram_bytes
+    layers = (replace(program.layers[0], record=record),)
+    write_program(path, replace(program, dram_bytes=program.dram_bytes + 64, layers=layers))
+
+    def simulation(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        assert command[1:3] == ["-m", "sim.accelerator"]
+        given = run.read_program(command[3])
+        for before, after in zip(command[4::2], command[5::2], strict=True):
+            memory = run.execute(given, np.fromfile(before, np.uint8)).memory
+            memory[-64:].view("<u4")[:3] = [1000, 40, 7]
+            if fault == "byte":
+                memory[given.outputs[0].address - given.base + 2] ^= 1
+            memory.tofile(after)
+        return subprocess.CompletedProcess(command, 3 if fault == "status" else 0)
+
+    monkeypatch.setattr(run.subprocess, "run", simulation)
+    images = np.random.default_rng(1).integers(-128, 128, (2, *SHAPE)).astype(np.int8)
+    status = main(["--backend", "rtl", "--check", "--quiet", path, saved(tmp_path / "x.npy", images)])
+    shown, errors = capsys.readouterr()
+    if fault == "status":
+        assert status == 2
+        assert "the simulation ended with status 3" in errors
+        return
+    assert status == (1 if fault else 0)
+    if fault:
+        assert "image 0: 1 of 64 bytes of 'output0' differ from golden; first byte 2: " in shown
+    else:
+        assert "128 bytes of 1 tensors, 2 images: equal to golden" in shown
+    assert "1000" in shown
