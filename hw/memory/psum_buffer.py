@@ -25,8 +25,8 @@ class PsumBuffer(wiring.Component):
     before will write: tiles that add to the same output channels use the same entries, so that this is all that a read
     can depend on.
 
-    No signal of a stream of the core depends on another one in the same cycle, but for ``i_psum.ready`` on the others'
-    ``ready``: the core's own paths between ``i_psum`` and ``o_psum`` close no loop here.
+    In the same cycle, ``i_psum.ready`` depends on ``o_sums.ready`` and ``i_command.ready`` on ``o_psum.ready``, and
+    nothing else on anything: the core's own paths between ``i_psum`` and ``o_psum`` close no loop here.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ class PsumBuffer(wiring.Component):
         blocked, fetched, loaded, move = Signal(), Signal(), Signal(), Signal()
         out = Signal(width, reset_less=True)
         m.d.comb += [
-            blocked.eq(waiting & writing & ~last & (read_address >= write_address)),
+            blocked.eq(waiting & writing & (read_address >= write_address)),
             move.eq(fetched & (~loaded | self.o_psum.ready)),
             read.eq(reading & ~blocked & (~fetched | move)),
             sram.i_read.eq(read),

@@ -77,7 +77,7 @@ def run(simulate, traffic, config: AcceleratorConfig, tiles: list[dict[str, int]
 
 
 def test_random_tiles(simulate, traffic, config: AcceleratorConfig) -> None:
-    run(simulate, traffic, config, [random_tile(config, traffic.rng) for _ in range(15)])
+    run(simulate, traffic, config, [random_tile(config, traffic.rng) for _ in range(8)])
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def read_words(config: AcceleratorConfig, copy: dict[str, int]) -> int:
 
 
 def test_random_regions(simulate, traffic, config: AcceleratorConfig) -> None:
-    run(simulate, traffic, config, [random_copy(config, traffic.rng) for _ in range(12)])
+    run(simulate, traffic, config, [random_copy(config, traffic.rng) for _ in range(10)])
 
 
 @pytest.mark.parametrize("config", [{}], indirect=True)

@@ -107,7 +107,7 @@ def run(simulate, traffic, config: AcceleratorConfig, tiles: list[dict]):
 
 
 def test_groups_of_tiles(simulate, traffic, config: AcceleratorConfig) -> None:
-    tiles = [tile for _ in range(8) for tile in group(config, traffic.rng, traffic.rng.randint(1, 4))]
+    tiles = [tile for _ in range(5) for tile in group(config, traffic.rng, traffic.rng.randint(1, 4))]
     run(simulate, traffic, config, tiles)
 
 

@@ -53,7 +53,7 @@ def l2_memory(config: AcceleratorConfig) -> L2Memory:
 @pytest.mark.parametrize(
     "unit", [l2_memory, IfmapMemory, PsumBuffer, LoadUnit, StoreUnit, IfmapLoader, ActivationReader]
 )
-@pytest.mark.parametrize("name", ["ws-64", "ews-msvq-64", "ews-c-32", "ews-cms-tiny"])
+@pytest.mark.parametrize("name", ["ws-64", "ews-msvq-64"])
 def test_presets_are_emitted_without_the_contents_of_memories(name: str, unit) -> None:
     text = to_rtlil(unit(preset(name)), "unit")
     assert len(text) < 100_000
