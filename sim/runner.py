@@ -123,7 +123,8 @@ class VerilatorRunner(Verilator):
     @property
     def _library(self) -> Path:
         """Objects of the simulator's own library: most of a small model's build, and the same in every model."""
-        options = [verilator_version().encode(), *(option.encode() for option in self.options)]
+        options = [verilator_version().encode()]
+        options += [option.encode() for option in self.options if not option.startswith("-G")]  # parameters
         return LIBRARIES / f"library-{_digest(options)[:16]}"
 
     def _keep_library(self) -> None:
@@ -159,6 +160,8 @@ class VerilatorRunner(Verilator):
             One of them is missing.
         """
         options = [option.encode() for option in self.options]
+        # Sources in C++ are options of their own.
+        options += [Path(option).read_bytes() for option in self.options if Path(option).is_file()]
         environment = [verilator_version().encode(), str(cocotb_tools.config.libs_dir).encode(), self.top.encode()]
         fingerprint = _digest([*environment, *options, *(path.read_bytes() for path in self.verilog)])
         self.build_dir.mkdir(parents=True, exist_ok=True)

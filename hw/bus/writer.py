@@ -115,7 +115,7 @@ class DmaWriter(wiring.Component):
             m.d.sync += left.eq(0)
 
         # Words
-        sent = Signal.like(lengths.r_data)
+        sent = Signal(len(lengths.r_data))
         fill = Signal()  # the register of the W channel takes a word
         last = Signal()
         free = ~axi.wvalid | axi.wready
