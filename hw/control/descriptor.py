@@ -43,10 +43,10 @@ SUMMARIES: Mapping[str, str] = {
     " looked at.",
     "LOAD": "DRAM to L2.",
     "COPY": "A region of a tensor from L2 to L1, with zero padding (ifmap loader).",
-    "TILE": "One layer tile (MVQ figure 7): weight loader, array, activation reader and psum buffer. Its waits hold back"
-    " the activation reader alone; weights load at once.",
-    "OUTPUT": "Where and how the sums of one group of output channels go (requantiser, ofmap storer). It counts from its"
-    " last TILE on.",
+    "TILE": "One layer tile (MVQ figure 7): weight loader, array, activation reader and psum buffer. Its waits hold"
+    " back the activation reader alone; weights load at once.",
+    "OUTPUT": "Where and how the sums of one group of output channels go (requantiser, ofmap storer). It counts from"
+    " its last TILE on.",
     "VECTOR": "Pooling and addition, L2 to L2 (vector unit).",
     "STORE": "L2 to DRAM.",
     "RECORD": "The performance counters to DRAM.",
@@ -341,8 +341,8 @@ def markdown() -> str:
     lines = [
         "# Descriptors",
         "",
-        f"A program is a list of descriptors of {BYTES} bytes in DRAM, little-endian; bit 0 is the lowest bit of the first",
-        "byte. Made by `python -m hw.control.descriptor`. Fields that an opcode does not name are 0.",
+        f"A program is a list of descriptors of {BYTES} bytes in DRAM, little-endian; bit 0 is the lowest bit of the",
+        "first byte. Made by `python -m hw.control.descriptor`. Fields that an opcode does not name are 0.",
         "",
         "## Head",
         "",
