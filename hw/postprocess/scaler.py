@@ -1,0 +1,161 @@
+"""Scaling by a multiplier and a right shift, rounded and clamped to int8: of the requantiser and of the vector unit."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["Rounder", "Scaler"]
+
+
+class Rounder(wiring.Component):
+    """``clamp(round(value / 2**shift), low, high)``, halves away from zero, exact for every value and shift.
+
+    Of the shifted value only the bits are kept that tell the results from one another, and whether one of the others
+    differs from the sign. A value of 0 or more is rounded up from the half on; a negative one only above the half, that
+    is, if a bit below it is set too.
+
+    Parameters
+    ----------
+    width
+        Bits of the value.
+    shift_bits
+        Bits of the shift, at least 2; ``width`` is at most ``2**shift_bits + 7``.
+
+    Members
+    -------
+    i_enable
+        The pipeline of :attr:`stages` registers goes on.
+    i_value, i_shift
+        The value and its shift.
+    i_low, i_high
+        The range of the result. They hold while values are in the pipeline.
+    o_result
+        The result.
+    """
+
+    stages = 3
+
+    def __init__(self, width: int, shift_bits: int = 6) -> None:
+        self.width, self.shift_bits = width, shift_bits
+        super().__init__(
+            {
+                "i_enable": In(1),
+                "i_value": In(signed(width)),
+                "i_shift": In(shift_bits),
+                "i_low": In(signed(8)),
+                "i_high": In(signed(8)),
+                "o_result": Out(signed(8)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+
+        def registered(name, value):
+            held = Signal.like(value, name=name, reset_less=True)
+            with m.If(self.i_enable):
+                m.d.sync += held.eq(value)
+            return held
+
+        # Twice the value, so that the lowest bit after the shift is the half; 9 bits of it are -128..127.5 and one
+        # half beyond. Large shifts first: what the smaller ones can no longer bring down is cut off.
+        value = Signal(signed(8 + (1 << self.shift_bits)))
+        m.d.comb += value.eq(Cat(0, self.i_value).as_signed())
+        negative, shift = self.i_value[-1], self.i_shift
+        beyond = below = 0
+        for level in reversed(range(self.shift_bits)):
+            step = 1 << level
+            kept = 8 + step
+            shifted = Signal(signed(kept), name=f"shifted_{step}")
+            m.d.comb += shifted.eq(Mux(shift[level], value[step:], value[:kept]))
+            cut = value[kept - 1 :]
+            beyond = beyond | (~shift[level] & (cut ^ negative.replicate(len(cut))).any())
+            below = below | (shift[level] & value[:step].any())
+            value = shifted
+            if level in (self.shift_bits // 2, 0):
+                value, negative = registered(f"value_{step}", value), registered(f"negative_{step}", negative)
+                beyond, below = registered(f"beyond_{step}", beyond), registered(f"below_{step}", below)
+                shift = registered(f"shift_{step}", shift) if level else None
+
+        rounded = Signal(signed(9))
+        result = Signal(signed(8))
+        m.d.comb += [rounded.eq((value + (~negative | below)) >> 1), result.eq(rounded)]
+        with m.If(Mux(beyond, negative, rounded < self.i_low)):
+            m.d.comb += result.eq(self.i_low)
+        with m.Elif(beyond | (rounded > self.i_high)):
+            m.d.comb += result.eq(self.i_high)
+        m.d.comb += self.o_result.eq(registered("result", result))
+        return m
+
+
+class Scaler(wiring.Component):
+    """One lane: ``clamp(round((x0 * y0 + x1 * y1 * unit) / 2**shift), low, high)``; ``unit`` is 1, or 2**16.
+
+    With ``unit`` 2**16, the two products are those of one value by the halves of one int32 multiplier.
+
+    Parameters
+    ----------
+    width
+        Bits of x0 and x1.
+
+    Members
+    -------
+    i_enable
+        The pipeline of :attr:`stages` registers goes on.
+    i_x0, i_y0, i_x1, i_y1
+        The factors.
+    i_halves
+        ``unit`` is 2**16. Holds while values are in the pipeline.
+    i_shift
+        0..63, with the factors.
+    i_low, i_high, o_result
+        As in :class:`Rounder`.
+    """
+
+    stages = 2 + Rounder.stages
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        super().__init__(
+            {
+                "i_enable": In(1),
+                "i_x0": In(signed(width)),
+                "i_y0": In(signed(17)),
+                "i_x1": In(signed(width)),
+                "i_y1": In(signed(16)),
+                "i_halves": In(1),
+                "i_shift": In(6),
+                "i_low": In(signed(8)),
+                "i_high": In(signed(8)),
+                "o_result": Out(signed(8)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        # The halves of a 32-bit multiplier give no more than the width of one product with it.
+        products = [
+            Signal(signed(self.width + bits), name=f"product_{i}", reset_less=True) for i, bits in ((0, 17), (1, 16))
+        ]
+        total = Signal(signed(self.width + 32), reset_less=True)
+        shifts = [Signal(6, name=f"shift_{i}", reset_less=True) for i in range(2)]
+        m.submodules.rounder = rounder = Rounder(self.width + 32)
+        with m.If(self.i_enable):
+            m.d.sync += [
+                products[0].eq(self.i_x0 * self.i_y0),
+                products[1].eq(self.i_x1 * self.i_y1),
+                total.eq(products[0] + Mux(self.i_halves, products[1] << 16, products[1])),
+                shifts[0].eq(self.i_shift),
+                shifts[1].eq(shifts[0]),
+            ]
+        m.d.comb += [
+            rounder.i_enable.eq(self.i_enable),
+            rounder.i_value.eq(total),
+            rounder.i_shift.eq(shifts[1]),
+            rounder.i_low.eq(self.i_low),
+            rounder.i_high.eq(self.i_high),
+            self.o_result.eq(rounder.o_result),
+        ]
+        return m

@@ -1,0 +1,198 @@
+"""Vector unit: pooling and addition of feature maps in L2."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.config import AcceleratorConfig
+from hw.control.bodies import body_layout
+from hw.control.descriptor import Opcode, VectorOp
+from hw.emission import shared
+from hw.memory.ports import ReadPort, WritePort
+from hw.postprocess.loops import count
+from hw.postprocess.scaler import Scaler
+from hw.postprocess.window_walker import WindowWalker
+from hw.postprocess.word_assembler import WordAssembler
+
+__all__ = ["SUM_BITS", "VectorUnit"]
+
+#: Bits of a sum over a window of 255 x 255 int8, and of a multiplier of ADD and its sign with one to spare.
+SUM_BITS = 24
+
+
+class VectorUnit(wiring.Component):
+    """Runs VECTOR commands: for each output word, the words of its window are read and combined.
+
+    With ``G = l2_word / vector_unit_lanes`` cycles to scale a word, and K words in a window (ADD: 2, one of each
+    tensor), an output word takes ``K + max(G - 2, 0)`` cycles, and ``G`` if K is 1. Words outside the tensor take a
+    cycle each and are the least int8 for MAXIMUM and 0 otherwise. MAXIMUM clamps to ``low`` and ``high``, too.
+
+    Members
+    -------
+    i_command
+        A VECTOR.
+    o_l2_read, o_l2_write
+        To L2.
+    o_done
+        The last word of a command is in L2.
+    o_busy
+        A command runs.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        word = 8 * config.l2_word
+        super().__init__(
+            {
+                "i_command": In(stream.Signature(body_layout(Opcode.VECTOR))),
+                "o_l2_read": Out(ReadPort(config.l2_depth, word)),
+                "o_l2_write": Out(WritePort(config.l2_depth, word)),
+                "o_done": Out(1),
+                "o_busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        channels, lanes = config.l2_word, config.vector_unit_lanes
+        groups = channels // lanes
+
+        command = Signal(body_layout(Opcode.VECTOR))
+        add, maximum = Signal(), Signal()
+        m.d.comb += [add.eq(command.operation == VectorOp.ADD), maximum.eq(command.operation == VectorOp.MAXIMUM)]
+        given = self.i_command.payload
+        word = Signal(range(config.l2_depth))
+        start, finish = Signal(), Signal()
+        m.submodules.walker = walker = WindowWalker(config)
+        m.d.comb += [
+            walker.i_command.payload.eq(given),
+            walker.i_command.valid.eq(self.i_command.valid & ~self.o_busy),
+            self.i_command.ready.eq(walker.i_command.ready & ~self.o_busy),
+            start.eq(self.i_command.valid & self.i_command.ready),
+        ]
+        m.d.sync += self.o_done.eq(finish)
+        with m.If(finish):
+            m.d.sync += self.o_busy.eq(0)
+        with m.If(start):
+            m.d.sync += [self.o_busy.eq(1), command.eq(given), word.eq(given.l2_base)]
+            with m.If(given.operation == VectorOp.MAXIMUM):
+                m.d.sync += [command.multiplier_a.eq(1), command.shift.eq(0)]
+
+        # Words from L2: one may be on its way or kept, one more is in `operand`.
+        tap = walker.o_tap
+        flags = Signal(data.StructLayout({"outside": 1, "first": 1, "last": 1}))
+        come, fresh = Signal(), Signal()
+        kept, incoming, operand = (
+            Signal(8 * channels, name=n, reset_less=True) for n in ("kept", "incoming", "operand")
+        )
+        operand_valid, operand_first, operand_last, use = (
+            Signal(name=n) for n in ("operand_valid", "operand_first", "operand_last", "use")
+        )
+        move, room = Signal(), Signal()
+        m.d.comb += [
+            move.eq(come & (~operand_valid | use)),
+            room.eq(~come | move),
+            self.o_l2_read.valid.eq(tap.valid & ~tap.p.outside & room),
+            self.o_l2_read.address.eq(tap.p.address),
+            tap.ready.eq(room & (tap.p.outside | self.o_l2_read.ready)),
+            incoming.eq(Mux(fresh, self.o_l2_read.data, kept)),
+        ]
+        m.d.sync += fresh.eq(self.o_l2_read.valid & self.o_l2_read.ready)
+        with m.If(fresh):
+            m.d.sync += kept.eq(self.o_l2_read.data)
+        with m.If(tap.valid & tap.ready):
+            m.d.sync += [
+                come.eq(1),
+                flags.outside.eq(tap.p.outside),
+                flags.first.eq(tap.p.first),
+                flags.last.eq(tap.p.last),
+            ]
+        with m.Elif(move):
+            m.d.sync += come.eq(0)
+        with m.If(move):
+            outside = Mux(maximum, 0x80, 0)
+            m.d.sync += [
+                operand_valid.eq(1),
+                operand.eq(Mux(flags.outside, Cat(outside[:8] for _ in range(channels)), incoming)),
+                operand_first.eq(flags.first),
+                operand_last.eq(flags.last),
+            ]
+        with m.Elif(use):
+            m.d.sync += operand_valid.eq(0)
+
+        # Combine. ADD keeps its first word in the lower byte and its second one above it.
+        totals, combined = (
+            [Signal(signed(SUM_BITS), name=f"{name}_{i}", reset_less=name == "total") for i in range(channels)]
+            for name in ("total", "combined")
+        )
+        for channel, (total, result) in enumerate(zip(totals, combined, strict=True)):
+            value = operand.word_select(channel, 8).as_signed()
+            lower = total[:8].as_signed()
+            with m.If(operand_first):
+                m.d.comb += result.eq(value)
+            with m.Elif(maximum):
+                m.d.comb += result.eq(Mux(value > lower, value, lower))
+            with m.Elif(add):
+                m.d.comb += result.eq(Cat(lower, value))
+            with m.Else():
+                m.d.comb += result.eq(total + value)
+            with m.If(use):
+                m.d.sync += total.eq(result)
+
+        # Scale. The first group of a word comes from `combined`, the others from `totals` afterwards.
+        enable, scale = Signal(), Signal()
+        group = Signal(range(groups))
+        last_group = group == groups - 1
+        m.d.comb += [
+            use.eq(operand_valid & enable & ((group == 0) | (last_group & ~operand_last))),
+            scale.eq((use & operand_last) | (group != 0)),
+        ]
+        with m.If(enable & scale):
+            m.d.sync += group.eq(Mux(last_group, 0, group + 1))
+        factors = Signal(SUM_BITS * lanes, reset_less=True)
+        selected = Cat(totals).word_select(group, SUM_BITS * lanes)
+        tags = Signal(1 + Scaler.stages)
+        with m.If(enable):
+            m.d.sync += [
+                factors.eq(Mux(group == 0, Cat(combined[:lanes]), selected)),
+                tags.eq(Cat(scale, tags[:-1])),
+            ]
+        results = []
+        for lane in range(lanes):
+            factor = factors.word_select(lane, SUM_BITS)
+            scaler = Scaler(SUM_BITS)
+            m.submodules[f"scaler_{lane}"] = shared(scaler, platform)
+            m.d.comb += [
+                scaler.i_enable.eq(enable),
+                scaler.i_x0.eq(Mux(add, command.multiplier_a, factor.as_signed())),
+                scaler.i_y0.eq(Mux(add, factor[:8].as_signed(), command.multiplier_a[:16])),
+                scaler.i_x1.eq(Mux(add, command.multiplier_b, factor.as_signed())),
+                scaler.i_y1.eq(Mux(add, factor[8:16].as_signed(), command.multiplier_a[16:].as_signed())),
+                scaler.i_halves.eq(~add),
+                scaler.i_shift.eq(command.shift),
+                scaler.i_low.eq(command.low),
+                scaler.i_high.eq(command.high),
+            ]
+            results.append(scaler.o_result)
+
+        # Words into L2.
+        m.submodules.assembler = assembler = WordAssembler(lanes, channels)
+        put = Signal()
+        stored = count(m, put, {"word": command.pixel_words, "word_column": command.width, "word_row": command.height})
+        m.d.comb += [
+            assembler.i_slot.valid.eq(tags[-1]),
+            assembler.i_slot.payload.eq(Cat(results)),
+            enable.eq(~tags[-1] | assembler.i_slot.ready),
+            self.o_l2_write.valid.eq(assembler.o_word.valid),
+            self.o_l2_write.data.eq(assembler.o_word.payload),
+            self.o_l2_write.address.eq(word),
+            assembler.o_word.ready.eq(self.o_l2_write.ready),
+            put.eq(assembler.o_word.valid & self.o_l2_write.ready),
+            finish.eq(put & stored["word_row"]),
+        ]
+        with m.If(put):
+            m.d.sync += word.eq(word + 1)
+        return m
