@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, ResetInserter, Signal
 from amaranth.lib import wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.bus.axi import Axi4LiteSignature, Axi4Signature, connect_flat, flat_members, word_bytes
@@ -17,53 +16,13 @@ from hw.control.sequencer import Sequencer
 from hw.core import AcceleratorCore
 from hw.memory.activation_reader import ActivationReader
 from hw.memory.ifmap_loader import IfmapLoader
-from hw.memory.l2 import L2Memory
-from hw.memory.ports import ReadPort, WritePort
+from hw.memory.l2 import IfmapMemory, L2Memory
 from hw.memory.psum_buffer import PsumBuffer
 from hw.memory.transfer import LoadUnit, StoreUnit
 from hw.postprocess.ofmap_storer import OfmapStorer
 from hw.postprocess.vector_unit import VectorUnit
 
-__all__ = ["Accelerator", "IfmapMemory"]
-
-
-class IfmapMemory(wiring.Component):
-    """L1's activation vectors: one is read and one written a cycle.
-
-    Parameters
-    ----------
-    config
-        The instance.
-
-    Members
-    -------
-    i_read, i_write
-        The ports, always ready.
-    """
-
-    def __init__(self, config: AcceleratorConfig) -> None:
-        self.config = config
-        self.depth, self.width = config.l1_ifmap_depth, 8 * config.H
-        super().__init__(
-            {"i_read": In(ReadPort(self.depth, self.width)), "i_write": In(WritePort(self.depth, self.width))}
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.memory = memory = Memory(shape=self.width, depth=self.depth, init=[])
-        write, read = memory.write_port(), memory.read_port()
-        m.d.comb += [
-            self.i_read.ready.eq(1),
-            read.addr.eq(self.i_read.address),
-            read.en.eq(self.i_read.valid),
-            self.i_read.data.eq(read.data),
-            self.i_write.ready.eq(1),
-            write.addr.eq(self.i_write.address),
-            write.data.eq(self.i_write.data),
-            write.en.eq(self.i_write.valid),
-        ]
-        m.d.sync += self.i_read.data_valid.eq(self.i_read.valid)
-        return m
+__all__ = ["Accelerator"]
 
 
 class Accelerator(wiring.Component):
@@ -165,8 +124,8 @@ class Accelerator(wiring.Component):
         wiring.connect(m, ifmap_loader.o_l2, l2.i_read_0)
         wiring.connect(m, vector.o_l2_read, l2.i_read_1)
         wiring.connect(m, store.o_l2, l2.i_read_2)
-        wiring.connect(m, ifmap_loader.o_l1, ifmap.i_write)
-        wiring.connect(m, activation_reader.o_l1, ifmap.i_read)
+        wiring.connect(m, ifmap_loader.o_l1, ifmap.i_write_0)
+        wiring.connect(m, activation_reader.o_l1, ifmap.i_read_0)
         wiring.connect(m, activation_reader.o_activation, core.i_activation)
         wiring.connect(m, core.o_psum, psum_buffer.i_psum)
         wiring.connect(m, psum_buffer.o_psum, core.i_psum)
@@ -200,9 +159,6 @@ class Accelerator(wiring.Component):
             m.d.comb += sequencer.i_error_cause.eq(writer.o_error_cause)
 
         # Performance counters
-        def taken(*ports):
-            return Cat(port.valid & port.ready for port in ports).any()
-
         events = {
             "cycles": sequencer.o_busy,
             "operations": core.o_events.issue,
@@ -212,10 +168,10 @@ class Accelerator(wiring.Component):
             "row_writes": core.o_events.row_write,
             "dram_reads": self.m_axi_rvalid & self.m_axi_rready,
             "dram_writes": self.m_axi_wvalid & self.m_axi_wready,
-            "l2_reads": taken(ifmap_loader.o_l2, vector.o_l2_read, store.o_l2),
-            "l2_writes": taken(load.o_l2, storer.o_l2, vector.o_l2_write),
-            "l1_reads": taken(activation_reader.o_l1),
-            "l1_writes": taken(ifmap_loader.o_l1),
+            "l2_reads": l2.o_read,
+            "l2_writes": l2.o_write,
+            "l1_reads": ifmap.o_read,
+            "l1_writes": ifmap.o_write,
             "psum_reads": psum_buffer.o_read,
             "psum_writes": psum_buffer.o_write,
             "vector_cycles": vector.o_busy,
