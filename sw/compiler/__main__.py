@@ -1,0 +1,84 @@
+"""``python -m sw.compiler``: a network's container to a program. ``python -m sw.compiler list PROGRAM`` lists one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import Progress
+
+from hw.config import PRESETS, preset
+from sw.compiler import listing
+from sw.format.output import staged
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["list"]:
+        return listing.main(given[1:])
+    parser = _parser()
+    options = parser.parse_args(given)
+    try:
+        _compile(options)
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sw.compiler", description=__doc__)
+    parser.add_argument("container", metavar="CONTAINER", help="a network with its operations, from fine-tuning")
+    parser.add_argument("--preset", default="ews-cms-16", metavar="NAME", help=f"{', '.join(PRESETS)} (%(default)s)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the preset; repeatable"
+    )
+    parser.add_argument("--image", metavar="C,R,S", help="channels, rows and columns of the image (the container's)")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the program")
+    parser.add_argument("--dump", action="store_true", help="store every layer's result, for comparison")
+    parser.add_argument("--base", type=int, default=0, metavar="ADDRESS", help="DRAM address of the program (0)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _image(text: str) -> tuple[int, int, int]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ValueError(f"--image must be three integers C,R,S, such as 3,224,224, not {text!r}")
+    C, rows, columns = map(int, parts)
+    return C, rows, columns
+
+
+def _compile(options: argparse.Namespace) -> None:
+    # Torch takes seconds to load, and the listing does without it.
+    from sw.compiler.compile import compile_network
+    from sw.compiler.program import write_program
+    from sw.compress.training.integer import read_network
+
+    config = preset(options.preset).override(options.set)
+    network = read_network(options.container)
+    shape = _image(options.image or ",".join(map(str, network.operations[0].get("shape", ()))))
+    with staged(options.output) as path:
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=options.quiet or not console.is_terminal) as bar:
+            task = bar.add_task("layers", total=None)
+
+            def show(name: str, done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total, description=name)
+
+            program = compile_network(network, shape, config, dump=options.dump, base=options.base, progress=show)
+        write_program(path, program)
+    print(
+        f"{options.output}: {program.descriptor_count} descriptors, image of {len(program.image)} bytes, "
+        f"{program.dram_bytes} bytes of DRAM"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

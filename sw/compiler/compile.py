@@ -1,0 +1,333 @@
+"""The compiler: a network of compressed layers, or layers by themselves, as a program for one instance."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.config import AcceleratorConfig
+from hw.control.descriptor import BYTES, Descriptor, Opcode
+from sw.compiler.emission import Dram, Emitter, Mapped
+from sw.compiler.graph import CompileError, Convolution, Graph, Value, convolution, lower
+from sw.compiler.placement import Place, pixel_words, place
+from sw.compiler.program import Fold, Input, Program, ProgramError, ProgramLayer, Tensor
+from sw.compiler.tiling import Geometry, Plan, choose_plan, tiles
+from sw.compiler.weights import Weights, is_coded
+from sw.compress.training.integer import IntegerNetwork
+from sw.format.layer import CompressedLayer
+from sw.golden import check_psum_width
+
+__all__ = ["compile_layer", "compile_layers", "compile_network"]
+
+Progress = Callable[[str, int, int], None]
+
+
+def compile_network(
+    network: IntegerNetwork,
+    image_shape: tuple[int, int, int],
+    config: AcceleratorConfig,
+    *,
+    dump: bool = False,
+    records: bool = True,
+    base: int = 0,
+    progress: Progress | None = None,
+) -> Program:
+    """A network as a program.
+
+    Parameters
+    ----------
+    network
+        As :func:`sw.compress.training.integer.read_network` gives it.
+    image_shape
+        ``[C, rows, columns]`` of the image.
+    config
+        The instance.
+    dump
+        Store every layer's result to DRAM, for comparison.
+    records
+        Write the performance counters to DRAM after every layer.
+    base
+        DRAM address of the program, a multiple of 64.
+    progress
+        Called with the name of each layer before it is compiled, its number and the number of layers.
+
+    Raises
+    ------
+    sw.compress.methods.CompressError
+        The operations contradict each other, the layers or the image.
+    CompileError
+        An operation or its weights cannot run on the instance, or L1 or L2 is too small.
+    sw.golden.PsumOverflowError
+        A layer's partial sums may overflow ``config.psum_width``.
+    sw.compiler.program.ProgramError
+        The program does not fit the address space.
+    """
+    graph = lower(network, image_shape)
+    scales = {number: network.input_scale for number in graph.inputs}
+    return _Compiler(config, graph, dump, records, base, scales, progress).run()
+
+
+def compile_layers(
+    layers: Sequence[tuple[CompressedLayer, tuple[int, int, int]]],
+    config: AcceleratorConfig,
+    *,
+    records: bool = True,
+    base: int = 0,
+    progress: Progress | None = None,
+) -> Program:
+    """Layers that do not feed one another, each with an input and an output in DRAM, as one program.
+
+    Parameters
+    ----------
+    layers
+        Each with the shape ``[C, rows, columns]`` of its input. A linear layer takes every pixel by itself: for tokens,
+        ``[C, 1, tokens]``. A layer without requantisation gives its int32 sums.
+    config, records, base, progress
+        As for :func:`compile_network`.
+
+    Returns
+    -------
+    Program
+        Inputs and outputs are in the order of the layers; an output has its layer's name.
+
+    Raises
+    ------
+    CompileError, sw.golden.PsumOverflowError, sw.compiler.program.ProgramError
+        As :func:`compile_network`.
+    """
+    if not layers:
+        raise CompileError("there must be at least one layer")
+    graph = Graph()
+    for layer, shape in layers:
+        source = graph.add(Value(f"input of {layer.name}", *shape))
+        graph.inputs.append(source)
+        wide = layer.requantisation is None
+        graph.operations.append(convolution(graph, layer, source, name=layer.name, wide=wide))
+        graph.outputs.append(graph.operations[-1].target)
+    return _Compiler(config, graph, False, records, base, {}, progress).run()
+
+
+def compile_layer(
+    layer: CompressedLayer,
+    image_shape: tuple[int, int, int],
+    config: AcceleratorConfig,
+    *,
+    records: bool = True,
+    base: int = 0,
+) -> Program:
+    """One layer as a program: :func:`compile_layers` of this one."""
+    return compile_layers([(layer, image_shape)], config, records=records, base=base)
+
+
+@dataclass
+class _Compiler:
+    config: AcceleratorConfig
+    graph: Graph
+    dump: bool
+    records: bool
+    base: int
+    scales: dict[int, float]
+    progress: Progress | None
+
+    def run(self) -> Program:
+        config, graph = self.config, self.graph
+        convolutions = [number for number, x in enumerate(graph.operations) if isinstance(x, Convolution)]
+        for number in convolutions:
+            layer = graph.operations[number]
+            assert isinstance(layer, Convolution)
+            if layer.layer is not None:
+                check_psum_width(layer.layer, config.psum_width)
+        folds = self._folds()
+        chosen: dict[int, tuple[Weights, Geometry, Plan]] = {}
+        for count, number in enumerate(convolutions):
+            if self.progress:
+                self.progress(graph.operations[number].name, count, len(convolutions))
+            chosen[number] = self._choose(number)
+        stored = range(len(graph.values)) if self.dump else graph.outputs
+        made = {operation.target: number for number, operation in enumerate(graph.operations)}
+        stored = [number for number in stored if number in made]
+        places = place(config, graph, {number: made[number] for number in stored})
+
+        dram = Dram(self.base, config.word_width // 8)
+        mapped = self._pack(chosen, dram)
+        return self._assemble(dram, places, mapped, folds, stored)
+
+    def _geometry(self, operation: Convolution) -> Geometry:
+        return Geometry.of(operation, self.graph.values[operation.source], self.graph.values[operation.target])
+
+    def _choose(self, number: int) -> tuple[Weights, Geometry, Plan]:
+        operation = self.graph.operations[number]
+        assert isinstance(operation, Convolution)
+        weights = Weights(self.config, operation, is_coded(self.config, operation))
+        geometry = self._geometry(operation)
+        return weights, geometry, choose_plan(weights, geometry)
+
+    def _folds(self) -> dict[int, Fold]:
+        """Rearrange inputs where the first convolution gains from it. Returns the fold of each such input."""
+        found = {}
+        for source in self.graph.inputs:
+            readers = self.graph.readers(source)
+            operation = self.graph.operations[readers[0]] if len(readers) == 1 else None
+            if not isinstance(operation, Convolution) or operation.first is not None:
+                continue
+            if operation.dilation == (1, 1) and operation.shape[2:] != (1, 1):
+                fold = self._best_fold(readers[0], operation)
+                if fold is not None:
+                    found[source] = fold
+        return found
+
+    def _best_fold(self, number: int, plain: Convolution) -> Fold | None:
+        """The fold with which the input is loaded and convolved in the fewest cycles; it takes its place in the graph.
+
+        The convolution begins while the input is still coming, so the slower of the two counts.
+        """
+        config, graph = self.config, self.graph
+        value = graph.values[plain.source]
+        best: tuple[tuple[float, int], Fold | None, Value, Convolution] | None = None
+        for fold_rows in range(plain.shape[2] + 1):
+            fold, operation, folded = None, plain, value
+            if fold_rows:
+                try:
+                    fold = Fold(
+                        *(value.channels, value.rows, value.columns), plain.shape[2:], plain.stride, plain.padding,
+                        fold_rows,
+                    )  # fmt: skip
+                except ProgramError:
+                    continue
+                folded = Value(value.name, *fold.shape)
+                operation = dataclasses.replace(
+                    plain,
+                    shape=(plain.shape[0], fold.shape[0], *fold.layer_kernel),
+                    stride=fold.layer_stride,
+                    padding=(0, 0),
+                    dilation=fold.layer_dilation,
+                    weights=fold.weights(plain.weights),
+                    layer=None,
+                )
+            graph.values[plain.source], graph.operations[number] = folded, operation
+            sizes = pixel_words(config, graph)
+            words = folded.rows * folded.columns * sizes[plain.source]
+            target = graph.values[plain.target]
+            room = config.l2_depth - target.rows * target.columns * sizes[plain.target]
+            if fold is not None and (words > room or max(folded.rows, folded.columns, folded.channels) > 65535):
+                continue
+            try:
+                cycles = self._choose(number)[2].cycles
+            except CompileError:
+                if fold is not None:
+                    continue
+                cycles = float("inf")
+            loading = words * config.l2_word / (config.word_width / 8) if words <= room else float("inf")
+            cost = (max(cycles, loading), words)
+            if best is None or cost < best[0]:
+                best = (cost, fold, folded, operation)
+        assert best is not None
+        graph.values[plain.source], graph.operations[number] = best[2], best[3]
+        return best[1]
+
+    def _pack(self, chosen: dict[int, tuple[Weights, Geometry, Plan]], dram: Dram) -> dict[int, Mapped]:
+        """Streams and parameters of all layers, in the image."""
+        mapped: dict[int, Mapped] = {}
+        codebook = b""
+        for number, (weights, geometry, plan) in chosen.items():
+            found = tiles(weights, plan)
+            streams = weights.streams(tile for group in found for tile in group)
+            addresses = {}
+            for name, data in streams.channels.items():
+                before = streams.codebook if name == "weight" else b""
+                addresses[name] = dram.put(before + data) + len(before)
+            parameters = []
+            for group in found:
+                data = self._parameters(weights.convolution, group[0].i, group[0].A)
+                parameters.append((dram.put(data), data))
+            load = bool(streams.codebook) and streams.codebook != codebook
+            codebook = streams.codebook or codebook
+            mapped[number] = Mapped(
+                number, weights.convolution, weights, plan, geometry, found, streams, load, addresses, parameters
+            )
+        return mapped
+
+    def _parameters(self, operation: Convolution, i: int, A: int) -> bytes:
+        """Requantisation parameters of A groups of L output channels: bias, multiplier and shift, 12 bytes each."""
+        L = self.config.L
+        given = operation.requantisation
+        table: NDArray[np.int32] = np.zeros((A * L, 3), "<i4")
+        parts = np.stack([given.bias, given.multiplier, given.shift.astype(np.int32)], axis=1)[i * L : (i + A) * L]
+        table[: len(parts)] = parts
+        data = table.tobytes()
+        return data + bytes(-len(data) % (self.config.word_width // 8))
+
+    def _assemble(
+        self, dram: Dram, places: list[Place], mapped: dict[int, Mapped], folds: dict[int, Fold], stored: list[int]
+    ) -> Program:
+        config, graph = self.config, self.graph
+        tensors: dict[int, Tensor] = {}
+        end = 0
+        for number in (*graph.inputs, *stored):
+            end += -end % dram.alignment
+            value, given = graph.values[number], places[number]
+            tensors[number] = Tensor(
+                value.name, end, value.channels, value.rows, value.columns, config.l2_word, given.pixel_words,
+                "int32" if value.wide else "int8", self.scales.get(number),
+            )  # fmt: skip
+            end += tensors[number].size
+        end += -end % dram.alignment
+        records = {}
+        if self.records:
+            records = {number: end + number * BYTES for number in range(len(graph.operations))}
+            end += len(records) * BYTES
+        inputs, stores = ({number: tensors[number] for number in part} for part in (graph.inputs, stored))
+        descriptors = Emitter(config, graph, places, mapped, inputs, stores, records).run()
+
+        # Only now it is known how many descriptors there are, and so where the tensors begin: behind the image.
+        first = dram.put(bytes(len(descriptors) * BYTES))
+        dram.put(b"")
+        behind = dram.base + len(dram.image)
+        tensors = {number: dataclasses.replace(x, address=x.address + behind) for number, x in tensors.items()}
+        dram.image[first - dram.base : first - dram.base + len(descriptors) * BYTES] = b"".join(
+            _moved(descriptor, behind).pack() for descriptor in descriptors
+        )
+        layers = [
+            ProgramLayer(
+                operation.name,
+                operation.operation,
+                operation.macs,
+                records[number] + behind if self.records else None,
+                tensors[operation.target] if self.dump else None,
+                _note(mapped[number]) if number in mapped else "",
+            )
+            for number, operation in enumerate(graph.operations)
+        ]
+        return Program(
+            config=config,
+            base=self.base,
+            image=bytes(dram.image),
+            descriptors=first,
+            descriptor_count=len(descriptors),
+            dram_bytes=len(dram.image) + end,
+            inputs=tuple(Input(tensors[number], folds.get(number)) for number in graph.inputs),
+            outputs=tuple(tensors[number] for number in graph.outputs),
+            layers=tuple(layers),
+        )
+
+
+def _moved(descriptor: Descriptor, distance: int) -> Descriptor:
+    """A descriptor whose tensor or record lies so many bytes further back."""
+    if descriptor.opcode not in (Opcode.LOAD, Opcode.STORE, Opcode.RECORD):
+        return descriptor
+    body = {**descriptor.body, "address": descriptor.body["address"] + distance}
+    return dataclasses.replace(descriptor, body=body)
+
+
+def _note(entry: Mapped) -> str:
+    plan, weights = entry.plan, entry.weights
+    kind = "coded" if weights.coded else "raw" if weights.passes == 1 else f"raw in {weights.passes} passes"
+    streaming = ", channels in turn" if plan.streaming and not weights.banded else ""
+    return (
+        f"{kind}, A={plan.A} B={plan.B} D={plan.Dr}x{plan.Ds}, {len(entry.blocks)} blocks of "
+        f"{plan.height}x{plan.width}{streaming}"
+    )

@@ -1,0 +1,382 @@
+"""Lowering: a network of integer operations as convolutions and vector operations between tensors on the chip.
+
+- ``layer`` and ``logits`` become convolutions; a linear layer is one of 1 x 1. After ``flatten`` of a map of several
+  rows or columns, its weights ``[K, C*R*S]`` are those of a convolution whose kernel is the whole map: the canonical
+  order of subvectors is the same.
+- ``shortcut`` becomes a convolution of 1 x 1 with the identity as raw weights.
+- ``add``, ``maximum`` and ``average`` become vector operations. So does a range by itself (a sum over 1 x 1), unless it
+  can go into the operation that makes its input.
+- ``flatten`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.control.descriptor import VectorOp
+from sw.compress.training.integer import IntegerNetwork
+from sw.compress.training.operations import check_operations
+from sw.format.layer import CompressedLayer, Requantisation
+from sw.golden import GoldenError, output_size
+
+__all__ = ["CompileError", "Convolution", "Graph", "Value", "Vector", "convolution", "lower"]
+
+
+class CompileError(ValueError):
+    """A network that an instance cannot run. The message names the layer, what is wrong and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor on the chip: int8, or int32 where ``wide``."""
+
+    name: str
+    channels: int
+    rows: int
+    columns: int
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution or a linear layer.
+
+    Parameters
+    ----------
+    name, operation
+        For the layer table.
+    source, target
+        Numbers of values.
+    shape
+        ``[K, C, R, S]``; C are all input channels, also of a grouped convolution.
+    stride, padding, dilation
+        (rows, columns).
+    weights
+        int8 ``[K, Cb, R, S]``: of output channel k, those of the Cb input channels from ``first[k]`` on.
+    first
+        int64 ``[K]`` of a banded convolution: grouped, depthwise, or a shortcut. None: Cb = C, and all are 0.
+    layer
+        Where the weights come from, if they may be decoded in hardware.
+    requantisation
+        Of the sums.
+    wide
+        The result is sum + bias, int32.
+    low, high
+        Range of the int8 result.
+    macs
+        Useful multiply-accumulates.
+    """
+
+    name: str
+    operation: str
+    source: int
+    target: int
+    shape: tuple[int, int, int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    weights: NDArray[np.int8]
+    first: NDArray[np.int64] | None
+    layer: CompressedLayer | None
+    requantisation: Requantisation
+    wide: bool
+    low: int
+    high: int
+    macs: int
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Numbers of the values that it reads."""
+        return (self.source,)
+
+
+@dataclass(frozen=True)
+class Vector:
+    """Pooling, an addition, or a range by itself.
+
+    Parameters
+    ----------
+    name, operation
+        For the layer table.
+    kind
+        What the vector unit computes.
+    sources, target
+        Numbers of values.
+    kernel, stride, padding
+        (rows, columns).
+    multipliers, shift
+        Of the requantisation.
+    low, high
+        Range of the result.
+    """
+
+    name: str
+    operation: str
+    kind: VectorOp
+    sources: tuple[int, ...]
+    target: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    multipliers: tuple[int, int] = (0, 0)
+    shift: int = 0
+    low: int = -128
+    high: int = 127
+    macs: int = 0
+
+
+@dataclass
+class Graph:
+    """Values and operations, in an order in which they can run.
+
+    Attributes
+    ----------
+    values
+        All tensors.
+    operations
+        Each makes one value.
+    inputs, outputs
+        Numbers of the values that come from and go to DRAM.
+    results
+        Of each operation of the network, the number of the value that holds its result, or that of the range or
+        flattening that follows it.
+    """
+
+    values: list[Value] = field(default_factory=list)
+    operations: list[Convolution | Vector] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    results: list[int] = field(default_factory=list)
+
+    def add(self, value: Value) -> int:
+        """Number of a new value."""
+        self.values.append(value)
+        return len(self.values) - 1
+
+    def readers(self, number: int) -> list[int]:
+        """Numbers of the operations that read a value."""
+        return [i for i, operation in enumerate(self.operations) if number in operation.sources]
+
+
+def convolution(
+    graph: Graph,
+    layer: CompressedLayer,
+    source: int,
+    *,
+    name: str,
+    operation: str = "layer",
+    wide: bool = False,
+    limits: tuple[int, int] = (-128, 127),
+) -> Convolution:
+    """A layer that reads a value; its result is added to the values.
+
+    Raises
+    ------
+    CompileError
+        The layer does not fit the value.
+    """
+    value = graph.values[source]
+    channels = layer.shape[1] * layer.groups
+    area = value.rows * value.columns
+    if layer.kind == "linear" and area > 1 and channels == value.channels * area:
+        layer = _unflattened(layer, value)
+        channels = value.channels
+    if channels != value.channels:
+        raise CompileError(f"layer {name!r}: its input must have {channels} channels, not {value.channels}")
+    try:
+        E, F = output_size(layer, value.rows, value.columns)
+    except GoldenError as error:
+        raise CompileError(str(error)) from None
+    K, C, R, S = layer.shape
+    requantisation = layer.requantisation
+    if requantisation is None:
+        if not wide:
+            raise CompileError(f"layer {name!r}: requantisation must exist, not None")
+        requantisation = Requantisation(np.zeros(K, np.int32), np.ones(K, np.int32), np.zeros(K, np.uint8))
+    target = graph.add(Value(name, K, E, F, wide))
+    return Convolution(
+        name,
+        operation,
+        source,
+        target,
+        (K, channels, R, S),
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        layer.integer_weights(),
+        None if layer.groups == 1 else np.arange(K) // (K // layer.groups) * C,
+        layer if layer.groups == 1 else None,
+        requantisation,
+        wide,
+        *limits,
+        macs=K * C * R * S * E * F,
+    )
+
+
+def _unflattened(layer: CompressedLayer, value: Value) -> CompressedLayer:
+    """A linear layer behind ``flatten`` as a convolution whose kernel is the whole map."""
+    shape = (layer.shape[0], value.channels, value.rows, value.columns)
+    weights = None if layer.weights is None else layer.weights.reshape(shape)
+    return dataclasses.replace(layer, kind="conv", shape=shape, weights=weights)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+@dataclass
+class _Lowering:
+    network: IntegerNetwork
+    image_shape: tuple[int, int, int]
+    graph: Graph = field(default_factory=Graph)
+    names: Counter[str] = field(default_factory=Counter)
+
+    def name(self, text: str) -> str:
+        self.names[text] += 1
+        return text if self.names[text] == 1 else self.name(f"{text} ({self.names[text]})")
+
+    def run(self) -> Graph:
+        operations = self.network.operations
+        readers = Counter(source for operation in operations for source in operation.get("in", ()))
+        for operation in operations:
+            inputs = [self.graph.results[source] for source in operation.get("in", ())]
+            self.graph.results.append(self.lower(operation, inputs, readers))
+        self.graph.outputs = [self.graph.results[-1]]
+        return self.graph
+
+    def lower(self, operation: Mapping[str, Any], inputs: Sequence[int], readers: Mapping[int, int]) -> int:
+        """Number of the value that holds an operation's result."""
+        graph, kind = self.graph, operation["op"]
+        low, high = operation.get("range", (-128, 127))
+        if kind == "input":
+            C, rows, columns = self.image_shape
+            graph.inputs.append(graph.add(Value(self.name("input"), C, rows, columns)))
+            return graph.inputs[-1]
+        source = inputs[0]
+        value = graph.values[source]
+        if kind in ("layer", "logits"):
+            layer = self.network.layers[operation["layer"]]
+            name = self.name(layer.name)
+            graph.operations.append(
+                convolution(graph, layer, source, name=name, operation=kind, wide=kind == "logits", limits=(low, high))
+            )
+        elif kind == "shortcut":
+            graph.operations.append(self.shortcut(operation, source))
+        elif kind == "flatten":
+            return source
+        elif kind == "range":
+            if readers[operation["in"][0]] == 1 and self.fold_range(source, low, high):
+                return source
+            size = value.rows, value.columns
+            self.vector("range", VectorOp.SUM, source, size, multipliers=(1, 0), limits=(low, high))
+        elif kind == "average":
+            kernel = (value.rows, value.columns)
+            if max(kernel) > 255:
+                raise CompileError(f"average pooling: the map must be at most 255 x 255, not {kernel[0]} x {kernel[1]}")
+            self.vector(
+                "average", VectorOp.SUM, source, (1, 1), kernel=kernel, multipliers=(operation["multiplier"], 0),
+                shift=operation["shift"], limits=(low, high),
+            )  # fmt: skip
+        elif kind == "maximum":
+            window: dict[str, Any] = {key: _pair(operation[key]) for key in ("kernel", "stride", "padding")}
+            if max(*window["kernel"], *window["stride"], *window["padding"]) > 255:
+                raise CompileError(f"max pooling: kernel, stride and padding must be at most 255, not {window}")
+            E, F = (
+                (extent + 2 * p - k) // s + 1
+                for extent, k, s, p in zip((value.rows, value.columns), *window.values(), strict=True)
+            )
+            self.vector("maximum", VectorOp.MAXIMUM, source, (E, F), **window)
+        else:
+            assert kind == "add", kind
+            self.add(operation, inputs, (low, high))
+        return graph.operations[-1].target
+
+    def add(self, operation: Mapping[str, Any], inputs: Sequence[int], limits: tuple[int, int]) -> None:
+        value = self.graph.values[inputs[0]]
+        multipliers, shift = _pair(operation["multipliers"]), operation["shift"]
+        if shift > 31:
+            # The sum is below 2**30, so nothing is left of it; the vector unit shifts by 31 at most.
+            multipliers, shift = (0, 0), 0
+        self.vector(
+            "add", VectorOp.ADD, inputs[0], (value.rows, value.columns), other=inputs[1], multipliers=multipliers,
+            shift=shift, limits=limits,
+        )  # fmt: skip
+
+    def vector(
+        self,
+        operation: str,
+        kind: VectorOp,
+        source: int,
+        size: tuple[int, int],
+        *,
+        other: int | None = None,
+        limits: tuple[int, int] = (-128, 127),
+        **fields: Any,
+    ) -> None:
+        value = self.graph.values[source]
+        name = self.name(f"{operation} {value.name}")
+        target = self.graph.add(Value(name, value.channels, *size))
+        sources = (source,) if other is None else (source, other)
+        low, high = limits
+        self.graph.operations.append(Vector(name, operation, kind, sources, target, low=low, high=high, **fields))
+
+    def shortcut(self, operation: Mapping[str, Any], source: int) -> Convolution:
+        value = self.graph.values[source]
+        before, step = operation["before"], operation["stride"]
+        C, K = value.channels, before + value.channels + operation["after"]
+        E, F = -(-value.rows // step), -(-value.columns // step)
+        name = self.name(f"shortcut {value.name}")
+        target = self.graph.add(Value(name, K, E, F))
+        reads = np.arange(K) - before
+        exists = (reads >= 0) & (reads < C)
+        return Convolution(
+            name,
+            "shortcut",
+            source,
+            target,
+            (K, C, 1, 1),
+            (step, step),
+            (0, 0),
+            (1, 1),
+            exists.astype(np.int8).reshape(K, 1, 1, 1),
+            reads.clip(0, C - 1),
+            None,
+            Requantisation(np.zeros(K, np.int32), np.ones(K, np.int32), np.zeros(K, np.uint8)),
+            False,
+            -128,
+            127,
+            macs=0,
+        )
+
+    def fold_range(self, source: int, low: int, high: int) -> bool:
+        """Clamp in the operation that makes a value, if it can: two clamps, one after the other, are one."""
+        for number, before in enumerate(self.graph.operations):
+            if before.target == source and (isinstance(before, Convolution) or before.kind != VectorOp.MAXIMUM):
+                ends = [min(max(end, low), high) for end in (before.low, before.high)]
+                self.graph.operations[number] = dataclasses.replace(before, low=ends[0], high=ends[1])
+                return True
+        return False
+
+
+def lower(network: IntegerNetwork, image_shape: tuple[int, int, int]) -> Graph:
+    """A network's operations for an image ``[C, rows, columns]``.
+
+    Raises
+    ------
+    CompressError
+        The operations contradict each other, the layers or the image. The message names the first one.
+    CompileError
+        An operation cannot run on the accelerator. The message names it.
+    """
+    first, *others = network.operations or [{}]
+    if first.get("shape", list(image_shape)) != list(image_shape):
+        raise CompileError(f"the image must be {first['shape']}, as the network says, not {list(image_shape)}")
+    check_operations([{**first, "shape": list(image_shape)}, *others], network.layers)
+    return _Lowering(network, image_shape).run()

@@ -1,0 +1,140 @@
+"""Places of tensors in L2: no two that are needed at the same time overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hw.config import AcceleratorConfig
+from sw.compiler.graph import CompileError, Graph, Vector
+
+__all__ = ["FOREVER", "Place", "lifetimes", "pixel_words", "place"]
+
+#: The end of a tensor whose space is not used again.
+FOREVER = 1 << 30
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies in L2, in words.
+
+    ``first`` and ``last`` are the numbers of the operations from the one that makes it to the last that reads it; an
+    input comes before the first reader.
+    """
+
+    base: int
+    words: int
+    pixel_words: int
+    columns: int
+    first: int
+    last: int
+
+    @property
+    def row_words(self) -> int:
+        """Words from one row to the next."""
+        return self.columns * self.pixel_words
+
+    @property
+    def end(self) -> int:
+        """The word behind the tensor."""
+        return self.base + self.words
+
+
+def pixel_words(config: AcceleratorConfig, graph: Graph) -> list[int]:
+    """Words that a pixel of each value takes.
+
+    What the storer writes are whole vectors of L channels. An input needs no more than its channels do, but all
+    operands and results of a vector operation have pixels of one size.
+    """
+    W, L = config.l2_word, config.L
+    vectors = {number for x in graph.operations if isinstance(x, Vector) for number in x.sources}
+    sizes = []
+    for number, value in enumerate(graph.values):
+        if number in graph.inputs and number not in vectors:
+            sizes.append(-(-value.channels // W))
+        else:
+            sizes.append(-(-value.channels // L) * (4 if value.wide else 1) * (L // W))
+    return sizes
+
+
+def lifetimes(graph: Graph, early: bool) -> list[tuple[int, int]]:
+    """First and last operation at which each value is in L2.
+
+    ``early``: results of vector operations exist one operation sooner, so that these can run beside the convolution
+    that makes their operand.
+    """
+    spans = [[FOREVER, -1] for _ in graph.values]
+    for number, operation in enumerate(graph.operations):
+        for source in operation.sources:
+            spans[source] = [min(spans[source][0], number), max(spans[source][1], number)]
+        ahead = early and isinstance(operation, Vector)
+        spans[operation.target] = [max(0, number - 1) if ahead else number, number]
+    return [(first, last) for first, last in spans]
+
+
+def _first_fit(
+    order: Sequence[int], words: Sequence[int], spans: Sequence[tuple[int, int]], depth: int
+) -> list[int] | int:
+    """The lowest base for each value in turn; or the number of the first value for which there is no room."""
+    bases = [-1] * len(words)
+    placed: list[int] = []
+    for number in order:
+        first, last = spans[number]
+        base = 0
+        for other in sorted(
+            (other for other in placed if spans[other][0] <= last and spans[other][1] >= first), key=bases.__getitem__
+        ):
+            if bases[other] - base >= words[number]:
+                break
+            base = max(base, bases[other] + words[other])
+        if base + words[number] > depth:
+            return number
+        bases[number] = base
+        placed.append(number)
+    return bases
+
+
+def place(config: AcceleratorConfig, graph: Graph, kept: Mapping[int, int]) -> list[Place]:
+    """A place for each value.
+
+    Parameters
+    ----------
+    config
+        The instance.
+    graph
+        The network.
+    kept
+        Last operation until which a value must stay, beside its readers.
+
+    Raises
+    ------
+    CompileError
+        L2 is too small. The message names the operation with the largest tensors, and their size.
+    """
+    pixels = pixel_words(config, graph)
+    words = [value.rows * value.columns * size for value, size in zip(graph.values, pixels, strict=True)]
+    for early in (True, False):
+        spans = [
+            (first, max(last, kept.get(number, -1))) for number, (first, last) in enumerate(lifetimes(graph, early))
+        ]
+        orders = (
+            sorted(range(len(words)), key=lambda number: (-words[number], number)),
+            sorted(range(len(words)), key=lambda number: (spans[number][0], -words[number])),
+        )
+        for order in orders:
+            bases = _first_fit(order, words, spans, config.l2_depth)
+            if not isinstance(bases, int):
+                return [
+                    Place(base, size, pixel, value.columns, *span)
+                    for base, size, pixel, value, span in zip(bases, words, pixels, graph.values, spans, strict=True)
+                ]
+    live = [
+        sum(words[number] for number, (first, last) in enumerate(spans) if first <= step <= last)
+        for step in range(len(graph.operations))
+    ]
+    worst = max(range(len(live)), key=live.__getitem__)
+    W = config.l2_word
+    raise CompileError(
+        f"layer {graph.operations[worst].name!r}: needs {live[worst] * W} bytes of L2, the instance has "
+        f"{config.l2_depth * W}"
+    )

@@ -1,0 +1,370 @@
+"""How a convolution is cut: extensions of the loop nest, blocks of output positions, and what L1 holds at a time.
+
+A layer runs block by block: some output rows (or a part of one row, where L1 holds no more). In a block all output
+groups come one after the other, and the weights are fetched again for each block. L1 holds the part of the input that
+a block reads, and beside it that of the next block where there is room. Where L1 cannot hold all channels of a block,
+each range of row groups is copied when it is needed (streaming), again for each output group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from sw.compiler.graph import CompileError, Convolution, Value
+from sw.compiler.weights import Tile, Weights
+
+__all__ = ["Block", "Geometry", "Plan", "blocks", "choose_plan", "tiles"]
+
+#: Cycles beyond the fewest, as a part of them, that a plan may take if it saves accesses to L1.
+TOLERANCE = 0.01
+#: COPYs that bring the input of a block, where L1 holds all of it: the first tiles start before the last COPY.
+CHUNKS = 4
+#: Cycles of the sequencer for each descriptor, beside its words on the bus, and of the array between two tiles.
+DESCRIPTOR_CYCLES, TILE_CYCLES = 7, 3
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The input of a convolution as COPY and TILE see it.
+
+    A kernel of one row needs every stride-th input row alone: then the tensor's rows are counted in strides, and the
+    stride is 1. The same for columns.
+
+    Attributes
+    ----------
+    rows, columns
+        Of the tensor, counted that way.
+    row_step, column_step
+        Tensor rows and columns to a counted one.
+    kernel, stride, padding, dilation
+        (rows, columns), counted that way.
+    output
+        E and F.
+    """
+
+    rows: int
+    columns: int
+    row_step: int
+    column_step: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    output: tuple[int, int]
+
+    @classmethod
+    def of(cls, convolution: Convolution, source: Value, target: Value) -> Geometry:
+        """The geometry of a convolution between two values."""
+        counted = []
+        for extent, kernel, stride, padding in zip(
+            (source.rows, source.columns),
+            convolution.shape[2:],
+            convolution.stride,
+            convolution.padding,
+            strict=True,
+        ):
+            step = stride if kernel == 1 and padding % stride == 0 else 1
+            counted.append((-(-extent // step), step, stride // step, padding // step))
+        (rows, row_step, *down), (columns, column_step, *across) = counted
+        return cls(
+            rows=rows,
+            columns=columns,
+            row_step=row_step,
+            column_step=column_step,
+            kernel=convolution.shape[2:],
+            stride=(down[0], across[0]),
+            padding=(down[1], across[1]),
+            dilation=convolution.dilation,
+            output=(target.rows, target.columns),
+        )
+
+    def region(self, axis: int, positions: int) -> int:
+        """Input rows (axis 0) or columns (axis 1) under so many output positions."""
+        return (positions - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1
+
+    @property
+    def advance_columns(self) -> bool:
+        """Whether the window slides: with a column dilation it has gaps, which slide past each other."""
+        return self.dilation[1] == 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a convolution is cut.
+
+    Parameters
+    ----------
+    A, B, Dr, Ds
+        Extensions of the loop nest (MVQ figure 7); B counts row groups of input channels.
+    passes
+        Passes of raw weights on a sparse array in one TILE.
+    height, width
+        Output positions of a block.
+    chunk
+        Row groups that one COPY brings.
+    streaming
+        Copy the chunks again for each A groups of output channels.
+    cycles
+        Estimate for the layer.
+    """
+
+    A: int
+    B: int
+    Dr: int
+    Ds: int
+    passes: int
+    height: int
+    width: int
+    chunk: int
+    streaming: bool
+    cycles: float
+
+
+@dataclass(frozen=True)
+class Block:
+    """Output rows ``e .. e+height-1`` and columns ``f .. f+width-1``."""
+
+    e: int
+    f: int
+    height: int
+    width: int
+
+
+def blocks(geometry: Geometry, plan: Plan) -> Iterator[Block]:
+    """The blocks of a layer in order."""
+    E, F = geometry.output
+    for e in range(0, E, plan.height):
+        for f in range(0, F, plan.width):
+            yield Block(e, f, min(plan.height, E - e), min(plan.width, F - f))
+
+
+def tiles(weights: Weights, plan: Plan) -> list[list[Tile]]:
+    """The tiles of a block: for each set of A output groups those that add to its sums, in order."""
+    convolution, H = weights.convolution, weights.config.H
+    _, C, R, S = convolution.shape
+    sets = []
+    for i in range(0, weights.output_groups, plan.A):
+        found: list[Tile] = []
+        groups = weights.row_groups(i)
+        for g in range(groups.start, groups.stop, plan.B):
+            B = min(plan.B, groups.stop - g)
+            for r0 in range(0, R, plan.Dr):
+                for s0 in range(0, S, plan.Ds):
+                    for p0 in range(0, weights.passes, plan.passes):
+                        passes = min(plan.passes, weights.passes - p0)
+                        found.append(
+                            Tile(
+                                i=i,
+                                A=min(plan.A, weights.output_groups - i),
+                                g=g,
+                                B=B,
+                                r0=r0,
+                                s0=s0,
+                                Dr=plan.Dr,
+                                Ds=plan.Ds,
+                                p0=p0,
+                                passes=passes,
+                                # In several passes, absent rows are written as zeros.
+                                rows=H if passes > 1 else min(H, C - (g + B - 1) * H),
+                                first=not found,
+                                last=False,
+                                chunk=(g - groups.start) // plan.chunk,
+                            )
+                        )
+        found[-1] = Tile(**{**vars(found[-1]), "last": True})
+        sets.append(found)
+    return sets
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    A: int
+    B: int
+    Dr: int
+    Ds: int
+    passes: int
+
+
+def _divisors(number: int) -> list[int]:
+    return [x for x in range(1, number + 1) if number % x == 0]
+
+
+def _schedules(weights: Weights) -> Iterator[_Schedule]:
+    """All extensions that the register files hold and that do not exceed the layer."""
+    config = weights.config
+    _, _, R, S = weights.convolution.shape
+    most_groups = max(len(weights.row_groups(i)) for i in range(weights.output_groups))
+    window = min(config.wrf_depth, config.arf_depth)
+    # All passes in one tile, where they fit: fewer sums to keep.
+    for passes in {1, weights.passes} if weights.passes <= window else {1}:
+        for Dr in _divisors(R):
+            for Ds in _divisors(S):
+                room = window // (Dr * Ds * passes)
+                for B in range(1, min(room, most_groups) + 1):
+                    most = min(config.wrf_depth // (B * passes * Dr * Ds), config.prf_depth, weights.output_groups)
+                    for A in range(1, (1 if weights.banded else most) + 1):
+                        yield _Schedule(A, B, Dr, Ds, passes)
+
+
+class _Model:
+    """Cycles of a convolution, in closed form; what is counted is what differs between plans.
+
+    A tile takes as long as its operations, or as its weights where they come slower. Weights of the next tile load into
+    WRF entries that the running tile leaves free; what does not fit there loads between the two. The last tile of a
+    group can be held up by the storer. The bus brings all words of all streams.
+    """
+
+    def __init__(self, weights: Weights, geometry: Geometry) -> None:
+        self.weights, self.geometry = weights, geometry
+        config = weights.config
+        words = [bits / config.word_width for bits in weights.bits.values()]
+        # Cycles of a row write, and its words on the bus.
+        self.row_cycles, self.row_words = max(1.0, *words), sum(words)
+        self.copy_words = config.H // config.l2_word
+        # Sums a cycle that the storer takes, 1 / this.
+        self.store = max(config.L / config.requantiser_lanes, config.L / config.l2_word)
+        self.descriptor = 512 / config.word_width
+        self.group_counts = [len(weights.row_groups(i)) for i in range(weights.output_groups)]
+        self.C = weights.convolution.shape[1]
+
+    def tile(self, schedule: _Schedule, positions: float, A: int, B: int, rows: int, last: bool) -> tuple[float, float]:
+        """Cycles, and words on the bus, of one tile; ``rows`` in all its row groups together, each pass."""
+        config = self.weights.config
+        D = schedule.Dr * schedule.Ds
+        entries = A * B * schedule.passes * D
+        operations = positions * max(entries, A * self.store if last else 0)
+        loads = A * D * rows * schedule.passes
+        held = min(1.0, max(0, 2 * entries - config.wrf_depth) / entries)
+        cycles = loads * self.row_cycles
+        total = operations + held * cycles + max(0.0, (1 - held) * cycles - operations) + TILE_CYCLES
+        return max(total, self.descriptor + DESCRIPTOR_CYCLES), loads * self.row_words + self.descriptor
+
+    def block(self, schedule: _Schedule, positions: float) -> tuple[float, float, int]:
+        """Cycles of the array, words on the bus, and tiles, of a block of so many positions."""
+        weights, H = self.weights, self.weights.config.H
+        _, _, R, S = weights.convolution.shape
+        kernel = (R // schedule.Dr) * (S // schedule.Ds) * (-(-weights.passes // schedule.passes))
+        cycles = words = 0.0
+        count = 0
+        groups_k = weights.output_groups
+        if weights.banded:
+            kinds = [(1, groups, 1) for groups in self.group_counts]
+        else:
+            kinds = [(schedule.A, self.group_counts[0], groups_k // schedule.A)]
+            if groups_k % schedule.A:
+                kinds.append((groups_k % schedule.A, self.group_counts[0], 1))
+        for A, groups, times in kinds:
+            full, rest = divmod(groups, schedule.B)
+            # The last row group may have fewer rows.
+            tail = H if schedule.passes > 1 or weights.banded else self.C - (groups - 1) * H
+            B = rest or schedule.B
+            edge = self.tile(schedule, positions, A, B, (B - 1) * H + tail, False)
+            last = self.tile(schedule, positions, A, B, (B - 1) * H + tail, True)
+            inner = self.tile(schedule, positions, A, schedule.B, schedule.B * H, False)
+            inside = (full if rest else full - 1) * kernel
+            for (one, bus), number in ((inner, inside), (edge, kernel - 1), (last, 1)):
+                cycles += times * number * one
+                words += times * number * bus
+            count += times * (inside + kernel)
+        return cycles, words, count
+
+    def plan(self, schedule: _Schedule) -> Iterator[Plan]:
+        """Plans with these extensions: the largest blocks that fit, with and without room for two in L1."""
+        config, geometry, weights = self.weights.config, self.geometry, self.weights
+        E, F = geometry.output
+        limit = (1 << config.loop_bits) - 1
+        _, _, tile_count = self.block(schedule, 1)
+        several = tile_count > len(range(0, weights.output_groups, schedule.A))
+        sums = config.l1_psum_depth // schedule.A if several else limit * limit
+        most = max(self.group_counts)
+        # Row groups in one COPY, and in L1 at a time: all that a set of output groups reads, or what one tile reads.
+        choices = [(most, most, True), (schedule.B, schedule.B, True)]
+        if not weights.banded:
+            chunk = -(-most // min(CHUNKS, -(-most // schedule.B)) // schedule.B) * schedule.B
+            choices[0] = (chunk, most, False)
+        seen = set()
+        for chunk, size, streaming in choices:
+            for copies in (2, 1):
+                found = self._largest(config.l1_ifmap_depth // copies, size, sums, limit)
+                if found is None:
+                    continue
+                height, width = found
+                # Blocks of about the same size.
+                height = ceil(E / ceil(E / height))
+                width = ceil(F / ceil(F / width))
+                if (height, width, chunk) in seen:
+                    continue
+                seen.add((height, width, chunk))
+                plan = Plan(**vars(schedule), height=height, width=width, chunk=chunk, streaming=streaming, cycles=0)
+                yield Plan(**{**vars(plan), "cycles": self.cycles(plan, schedule, copies == 2)})
+
+    def _largest(self, vectors: int, groups: int, sums: int, limit: int) -> tuple[int, int] | None:
+        """Most output rows, or if not even one fits, most columns of one row, whose input and sums fit."""
+        geometry = self.geometry
+        E, F = geometry.output
+
+        def fits(height: int, width: int) -> bool:
+            region = geometry.region(0, height) * geometry.region(1, width) * groups
+            return region <= vectors and height * width <= sums and max(height, width) <= limit
+
+        def most(high: int, test: object) -> int:
+            assert callable(test)
+            low = 0
+            while low < high:
+                middle = (low + high + 1) // 2
+                low, high = (middle, high) if test(middle) else (low, middle - 1)
+            return low
+
+        if height := most(E, lambda height: fits(height, F)):
+            return height, F
+        if width := most(F, lambda width: fits(1, width)):
+            return 1, width
+        return None
+
+    def cycles(self, plan: Plan, schedule: _Schedule, ahead: bool) -> float:
+        """Estimate for the layer; ``ahead``: the next block is copied while one is computed."""
+        geometry, weights = self.geometry, self.weights
+        E, F = geometry.output
+        across, down = ceil(F / plan.width), ceil(E / plan.height)
+        number = across * down
+        array, words, _ = self.block(schedule, E * F / number)
+        region = geometry.region(0, plan.height) * geometry.region(1, plan.width) * self.copy_words
+        if weights.banded:
+            copy = region * sum(self.group_counts)
+        else:
+            times = ceil(weights.output_groups / plan.A) if plan.streaming else 1
+            copy = region * self.group_counts[0] * times
+        first = region * min(plan.chunk, self.group_counts[0])
+        parameters = 12 * weights.config.L * weights.output_groups / (weights.config.word_width / 8)
+        each = max(array, words + parameters)
+        each = max(each, copy) if ahead else each + copy
+        return number * each + first
+
+
+def choose_plan(weights: Weights, geometry: Geometry) -> Plan:
+    """The plan with the fewest accesses to L1 of those that take the fewest cycles, or up to 1 % more.
+
+    Raises
+    ------
+    CompileError
+        L1 does not hold what one output position needs, or the register files not what one kernel position needs.
+    """
+    model = _Model(weights, geometry)
+    plans = [plan for schedule in _schedules(weights) for plan in model.plan(schedule)]
+    config, name = weights.config, weights.convolution.name
+    if not plans:
+        needed = geometry.region(0, 1) * geometry.region(1, 1)
+        raise CompileError(
+            f"layer {name!r}: one output position needs {needed} vectors of L1, the instance has "
+            f"{config.l1_ifmap_depth} of activations"
+        )
+    limit = min(plan.cycles for plan in plans) * (1 + TOLERANCE)
+
+    def cost(plan: Plan) -> tuple[float, float, float]:
+        # Sums that leave the array or come back: 1/(B*D) of the operations; activations: 1/(A*Ds) (MVQ section 5.1).
+        reuse = plan.Ds / min(geometry.stride[1], plan.Ds) if geometry.advance_columns else 1
+        return 1 / (plan.B * plan.passes * plan.Dr * plan.Ds), 1 / (plan.A * reuse), plan.cycles
+
+    return min((plan for plan in plans if plan.cycles <= limit), key=cost)

@@ -1,0 +1,275 @@
+"""Packed weight streams of a convolution, in the order in which its TILEs consume them.
+
+A layer runs coded, if its method and codebook fit the instance, or raw: as int8 weights. On a sparse array, which has N
+multipliers for every M columns, raw rows with more than N weights in M columns take ceil(M/N) passes; pass p gives the
+positions ``p*N .. p*N+N-1``, the last pass the last N positions with zeros where a weight has been given already. Rows
+of a depthwise convolution or a shortcut have one weight each and need one pass: each row has its own mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.config import AcceleratorConfig
+from sw.compiler.graph import CompileError, Convolution
+from sw.format.packing import pack_fields, rank_masks
+
+__all__ = ["Streams", "Tile", "Weights", "is_coded"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A layer tile: what one TILE computes for one block of output positions.
+
+    ``i`` is the first group of L output channels, ``g`` the first row group of H input channels, and the tile covers
+    ``A`` and ``B`` of them; kernel rows ``r0 .. r0+Dr-1`` and columns ``s0 .. s0+Ds-1``; passes ``p0 .. p0+passes-1``.
+    ``rows`` are the array rows of the last row group that get weights. ``first`` and ``last`` are those of the tiles
+    that add to the same sums. ``chunk`` numbers the COPY that brings its activations.
+    """
+
+    i: int
+    A: int
+    g: int
+    B: int
+    r0: int
+    s0: int
+    Dr: int
+    Ds: int
+    p0: int
+    passes: int
+    rows: int
+    first: bool
+    last: bool
+    chunk: int
+
+    @property
+    def D(self) -> int:
+        """Kernel positions."""
+        return self.Dr * self.Ds
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Streams of a convolution, each padded to whole DRAM words.
+
+    Attributes
+    ----------
+    codebook
+        Codewords, for the weight channel; empty for raw weights.
+    channels
+        ``weight`` (indices or raw weights), and ``mask`` and ``sign`` where they exist.
+    """
+
+    codebook: bytes
+    channels: dict[str, bytes]
+
+
+def is_coded(config: AcceleratorConfig, convolution: Convolution) -> bool:
+    """Whether the weights of a convolution can be decoded by the instance."""
+    layer, features = convolution.layer, config.features
+    if layer is None or not features.codebook:
+        return False
+    method = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}
+    if layer.method != method[features.mask, features.sign] or layer.d != config.d or layer.k > config.k:
+        return False
+    return not features.mask or (layer.n, layer.m) == (config.N, config.M)
+
+
+class Weights:
+    """The weights of one convolution on one instance.
+
+    Parameters
+    ----------
+    config
+        The instance.
+    convolution
+        The convolution.
+    coded
+        Decode them in hardware.
+
+    Attributes
+    ----------
+    passes
+        Passes that each row group takes.
+    bits
+        Bits of each stream in one row write.
+
+    Raises
+    ------
+    CompileError
+        A raw weight is -128 where the array multiplies by magnitudes and signs.
+    """
+
+    def __init__(self, config: AcceleratorConfig, convolution: Convolution, coded: bool) -> None:
+        self.config, self.convolution, self.coded = config, convolution, coded
+        self.passes = 1
+        sparse = config.features.sparse
+        self.bits = dict(config.streams)
+        if not coded:
+            self.bits = {"weight": config.raw_bits}
+            if sparse and config.mask_bits:
+                self.bits["mask"] = config.mask_bits * config.mask_groups * config.tiles
+            if config.features.sign and convolution.weights.min() < -127:
+                raise CompileError(
+                    f"layer {convolution.name!r}: raw weights on {config.variant} must be in -127..127, not -128"
+                )
+            if sparse and not self._one_pass():
+                self.passes = -(-config.M // config.N)
+        elif "index" in self.bits:
+            self.bits["weight"] = self.bits.pop("index")
+
+    @property
+    def banded(self) -> bool:
+        """Each output channel reads only some of the input channels."""
+        return self.convolution.first is not None
+
+    @property
+    def output_groups(self) -> int:
+        """Groups of L output channels."""
+        return -(-self.convolution.shape[0] // self.config.L)
+
+    def row_groups(self, i: int) -> range:
+        """Row groups of H input channels that a group of L output channels reads."""
+        C, H, L = self.convolution.shape[1], self.config.H, self.config.L
+        first = self.convolution.first
+        if first is None:
+            return range(-(-C // H))
+        part = slice(i * L, (i + 1) * L)
+        used = self.convolution.weights[part].any(axis=(1, 2, 3))
+        if not used.any():
+            return range(1)
+        starts = first[part][used]
+        return range(int(starts.min()) // H, -(-(int(starts.max()) + self.convolution.weights.shape[1]) // H))
+
+    def _raw(self, i: int, A: int, g: int, B: int) -> NDArray[np.int8]:
+        """Weights of A*L output channels and B*H input channels, int8 ``[A*L, B*H, R, S]``; 0 where there are none."""
+        H, L = self.config.H, self.config.L
+        weights, first = self.convolution.weights, self.convolution.first
+        part = weights[i * L : (i + A) * L]
+        block = np.zeros((A * L, B * H, *weights.shape[2:]), np.int8)
+        if first is None:
+            part = part[:, g * H : (g + B) * H]
+            block[: part.shape[0], : part.shape[1]] = part
+            return block
+        channels = first[i * L : (i + A) * L, None] - g * H + np.arange(weights.shape[1])
+        k, c = np.nonzero((channels >= 0) & (channels < B * H))
+        block[k, channels[k, c]] = part[k, c]
+        return block
+
+    def _one_pass(self) -> bool:
+        """Whether no row has more than N weights in M columns."""
+        config = self.config
+        for i in range(self.output_groups):
+            groups = self.row_groups(i)
+            block = self._raw(i, 1, groups.start, len(groups))
+            kept = (block != 0).reshape(-1, config.M, *block.shape[1:]).sum(axis=1)
+            if int(kept.max()) > config.N:
+                return False
+        return True
+
+    @cached_property
+    def _fields(self) -> dict[str, NDArray[Any]]:
+        """Fields of all subvectors of a coded layer, ``[groups of L * L/d, groups of H * H, R, S, fields]``."""
+        layer, config = self.convolution.layer, self.config
+        assert layer is not None
+        assert layer.assignments is not None
+        K, C, R, S = layer.shape
+        parts: dict[str, NDArray[Any]] = {"weight": layer.assignments.reshape(-1, 1)}
+        if "mask" in self.bits:
+            assert layer.masks is not None
+            parts["mask"] = rank_masks(layer.masks.reshape(-1, config.mask_groups, layer.m), layer.n)
+        if "sign" in self.bits:
+            assert layer.signs is not None
+            parts["sign"] = layer.signs
+        filled = {}
+        for name, values in parts.items():
+            shape = (self.output_groups * config.tiles, -(-C // config.H) * config.H, R, S, values.shape[-1])
+            filled[name] = np.zeros(shape, values.dtype)
+            filled[name][: K // layer.d, :C] = values.reshape(K // layer.d, C, R, S, -1)
+        return filled
+
+    def _coded_rows(self, tile: Tile) -> dict[str, NDArray[Any]]:
+        config = self.config
+        K = slice(tile.i * config.tiles, (tile.i + tile.A) * config.tiles)
+        C = slice(tile.g * config.H, (tile.g + tile.B) * config.H)
+        return {name: self._arrange(values[K, C], tile) for name, values in self._fields.items()}
+
+    def _raw_rows(self, tile: Tile) -> dict[str, NDArray[Any]]:
+        config = self.config
+        block = self._raw(tile.i, tile.A, tile.g, tile.B)[..., None]
+        if not config.features.sparse:
+            return {"weight": self._arrange(block, tile)}
+        N, M = config.N, config.M
+        weights, masks = [], []
+        for number in range(tile.p0, tile.p0 + tile.passes):
+            rows = self._arrange(block, tile, keep_axes=True)
+            groups = rows.reshape(*rows.shape[:5], config.L // M, M)
+            if self.passes == 1:
+                # Weights that are not 0 first, then as many others as there is room for, in order.
+                order = np.sort(np.argsort(groups == 0, axis=-1, kind="stable")[..., :N], axis=-1)
+                kept = np.take_along_axis(groups, order, axis=-1)
+            else:
+                start = min(number * N, M - N)
+                kept = groups[..., start : start + N].copy()
+                kept[..., : number * N - start] = 0
+                order = np.broadcast_to(np.arange(start, start + N), kept.shape)
+            mask = np.zeros(groups.shape, np.bool_)
+            np.put_along_axis(mask, order, True, axis=-1)
+            weights.append(kept.reshape(*rows.shape[:5], -1))
+            masks.append(rank_masks(mask, N))
+        found = {"weight": weights, "mask": masks} if "mask" in self.bits else {"weight": weights}
+        # Passes come between row groups and output groups: [Ds, Dr, B, pass, A, H, fields]
+        return {name: self._flat(np.stack(parts, axis=3), tile) for name, parts in found.items()}
+
+    def _arrange(self, values: NDArray[Any], tile: Tile, keep_axes: bool = False) -> NDArray[Any]:
+        """Fields ``[A*x, B*H, R, S, y]`` in the order of row writes: kernel columns, kernel rows, row groups, A, H."""
+        A, B, H = tile.A, tile.B, self.config.H
+        cut = values[:, :, tile.r0 : tile.r0 + tile.Dr, tile.s0 : tile.s0 + tile.Ds]
+        cut = cut.reshape(A, -1, B, H, tile.Dr, tile.Ds, values.shape[-1]).transpose(5, 4, 2, 0, 3, 1, 6)
+        cut = cut.reshape(tile.Ds, tile.Dr, B, A, H, -1)
+        return cut if keep_axes else self._flat(cut[:, :, :, None], tile)
+
+    def _flat(self, values: NDArray[Any], tile: Tile) -> NDArray[Any]:
+        """``[Ds, Dr, B, passes, A, H, fields]`` without the absent rows of the last row group, flat."""
+        if tile.rows == self.config.H:
+            return values.reshape(-1)
+        present = np.ones(values.shape[2:6], np.bool_)
+        present[-1, ..., tile.rows :] = False
+        return values[:, :, present].reshape(-1)
+
+    def streams(self, tiles: Iterable[Tile]) -> Streams:
+        """The streams of these tiles, one after the other."""
+        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in self.bits}
+        for tile in tiles:
+            rows = self._coded_rows(tile) if self.coded else self._raw_rows(tile)
+            for name, values in rows.items():
+                parts[name].append(values)
+        config = self.config
+        widths = {
+            "weight": config.index_bits if self.coded else 8,
+            "mask": config.mask_bits,
+            "sign": 1,
+        }
+        channels = {}
+        for name, found in parts.items():
+            fields = np.concatenate(found)
+            if fields.dtype == np.int8:
+                fields = fields.view(np.uint8)
+            channels[name] = self._padded(pack_fields(fields, widths[name]))
+        codebook = b""
+        if self.coded:
+            layer = self.convolution.layer
+            assert layer is not None
+            assert layer.codebook is not None
+            unsigned = layer.codebook.view(np.uint8) & np.uint8((1 << config.codeword_bits) - 1)
+            codebook = self._padded(pack_fields(unsigned, config.codeword_bits))
+        return Streams(codebook, channels)
+
+    def _padded(self, data: bytes) -> bytes:
+        return data + bytes(-len(data) % (self.config.word_width // 8))

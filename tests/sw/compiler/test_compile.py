@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from hw.config import VARIANTS, AcceleratorConfig, preset
+from hw.control.descriptor import Opcode
+from sw.compiler import emission
+from sw.compiler.compile import compile_layer, compile_layers, compile_network
+from sw.compiler.graph import CompileError, lower
+from sw.compiler.program import Program
+from sw.compress.methods import CompressError
+from sw.compress.training import integer
+from sw.compress.training.integer import IntegerNetwork
+from sw.format.layer import CompressedLayer
+from sw.golden import PsumOverflowError, layer_sums, requantise
+from sw.golden.program import execute, run_program
+from tests.sw.networks import Builder, every_operation, random_layer, residual_network
+
+SHAPE = (3, 13, 11)
+
+
+def config(name: str, **fields: object) -> AcceleratorConfig:
+    return dataclasses.replace(preset(name), **{"psum_width": 26, **fields})
+
+
+def image(shape: tuple[int, int, int], seed: int = 0) -> NDArray[np.int8]:
+    return np.random.default_rng(seed).integers(-128, 128, shape).astype(np.int8)
+
+
+def values(network: IntegerNetwork, picture: NDArray[np.int8]) -> list[NDArray[np.int32]]:
+    """What every operation gives, by the rules of integer networks."""
+    given = torch.from_numpy(picture)[None]
+    found: list[torch.Tensor] = []
+    for operation in network.operations:
+        inputs = [found[source] for source in operation.get("in", ())] or [given]
+        found.append(integer._apply(operation, inputs, network.layers, integer._golden_sums))
+    return [value[0].numpy() for value in found]
+
+
+def check_every_layer(program: Program, network: IntegerNetwork, shape: tuple[int, int, int]) -> None:
+    """All dumped tensors are those of the network, and the program has no races."""
+    picture = image(shape)
+    memory = execute(program, program.memory([picture]), check=True).memory
+    graph, expected = lower(network, shape), values(network, picture)
+    tensors = {layer.tensor.name: layer.tensor for layer in program.layers if layer.tensor}
+    last = {number: i for i, number in enumerate(graph.results) if number not in graph.inputs}
+    assert len(tensors) == len(last) == len(graph.operations)
+    for number, i in last.items():
+        got = program.read(memory, tensors[graph.values[number].name])
+        assert np.array_equal(got, expected[i].reshape(got.shape)), network.operations[i]
+    logits = expected[-1]
+    assert np.unique(logits).size > len(logits) // 2  # not all saturated
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("size", ["tiny", "16"])
+def test_every_operation_on_every_variant(variant: str, size: str) -> None:
+    instance = config(f"{variant}-{size}")
+    network = every_operation(np.random.default_rng(1), instance)
+    check_every_layer(compile_network(network, SHAPE, instance, dump=True), network, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("ews-tiny", {"H": 16, "l2_word_bytes": 4}),
+        ("ews-tiny", {"H": 1, "l1_ifmap_bytes": 256}),
+        ("ews-c-tiny", {"H": 12, "L": 4, "word_width": 64, "burst_words": 2}),
+        ("ews-cm-tiny", {"H": 8, "L": 4, "N": 3, "l1_ifmap_bytes": 512, "wrf_depth": 8, "arf_depth": 4}),
+        ("ews-cms-tiny", {"H": 3, "word_width": 128, "l1_psum_bytes": 256}),
+        ("ews-cms-tiny", {"L": 32, "d": 8, "M": 8, "N": 3, "wrf_depth": 4, "arf_depth": 2, "prf_depth": 2}),
+        ("ews-msvq-tiny", {"H": 8, "N": 1, "word_width": 8, "k": 3}),
+        ("ews-msvq-tiny", {"H": 6, "L": 12, "N": 4, "l1_ifmap_bytes": 256, "l1_psum_bytes": 512}),
+        ("ews-ssvq-tiny", {"L": 20, "H": 5, "word_width": 32, "k": 2}),
+        ("ws-tiny", {"H": 2, "L": 4, "l2_bytes": 1 << 15}),
+    ],
+)
+def test_every_operation_on_odd_instances(name: str, fields: dict[str, object]) -> None:
+    instance = config(name, **{"l2_bytes": 1 << 16, **fields})
+    network = every_operation(np.random.default_rng(2), instance, channels=2, width=2 * instance.d + instance.d)
+    shape = (2, 12, 15)
+    check_every_layer(compile_network(network, shape, instance, dump=True), network, shape)
+
+
+@pytest.mark.parametrize("variant", ["ews", "ews-cms", "ews-msvq"])
+def test_without_dump_space_is_used_again_and_the_logits_are_the_same(variant: str) -> None:
+    instance = config(f"{variant}-tiny", l2_bytes=1 << 12)
+    network = every_operation(np.random.default_rng(3), instance)
+    program = compile_network(network, SHAPE, instance, records=False, base=1 << 20)
+    total = sum(value.channels * value.rows * value.columns for value in lower(network, SHAPE).values)
+    assert total > instance.l2_bytes
+    picture = image(SHAPE)
+    logits = run_program(program, [picture], check=True)["logits"]
+    assert np.array_equal(logits.reshape(-1), network.run(torch.from_numpy(picture)[None])[0].numpy())
+    assert all(layer.record is None and layer.tensor is None for layer in program.layers)
+
+
+def test_residual_network_as_for_cifar() -> None:
+    instance = preset("ews-cms-16")
+    network = residual_network(
+        np.random.default_rng(0), instance, blocks=(3, 3, 3), widths=(16, 32, 64), size=32, classes=10, option="A"
+    )
+    program = compile_network(network, (3, 32, 32), instance)
+    picture = image((3, 32, 32))
+    logits = run_program(program, [picture], check=True)["linear"].reshape(-1)
+    assert np.array_equal(logits, network.run(torch.from_numpy(picture)[None])[0].numpy())
+    assert np.unique(logits).size == 10
+
+
+def test_input_is_folded_where_that_fills_the_rows() -> None:
+    instance = preset("ews-16")
+    builder = Builder(np.random.default_rng(0), instance)
+    stem = builder.layer("stem", 0, (16, 3, 7, 7), padding=(3, 3), stride=(2, 2), amplitude=5)
+    flat = builder.op("flatten", builder.op("average", stem, multiplier=1 << 30, shift=34))
+    builder.layer("logits", flat, (4, 16, 1, 1), op="logits", kind="linear")
+    network = builder.network()
+    shape = (3, 31, 29)
+    program = compile_network(network, shape, instance)
+    fold = program.inputs[0].fold
+    assert fold is not None
+    picture = image(shape)
+    logits = run_program(program, [picture], check=True)["logits"].reshape(-1)
+    assert np.array_equal(logits, network.run(torch.from_numpy(picture)[None])[0].numpy())
+    # 147 weights a column in rows of 16, instead of 49 kernel positions with 3 of 16 rows in use.
+    operations = execute(program, program.memory([picture])).layers[0]["operations"]
+    positions = 16 * 15
+    assert 147 / 16 * positions <= operations <= 12 * positions
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_linear_layer_behind_a_flattened_map_is_a_convolution_over_all_of_it(raw: bool) -> None:
+    instance = config("ews-msvq-tiny")
+    builder = Builder(np.random.default_rng(4), instance)
+    stem = builder.layer("stem", 0, (5, 3, 3, 3), stride=(4, 4))
+    flat = builder.op("flatten", stem)
+    builder.layer("logits", flat, (8, 5 * 3 * 2, 1, 1), raw=raw, kind="linear", op="logits")
+    network, shape = builder.network(), (3, 11, 7)
+    program = compile_network(network, shape, instance)
+    picture = image(shape)
+    logits = run_program(program, [picture], check=True)["logits"].reshape(-1)
+    assert np.array_equal(logits, network.run(torch.from_numpy(picture)[None])[0].numpy())
+
+
+def test_layers_by_themselves_with_tokens_as_positions() -> None:
+    instance = config("ews-ssvq-tiny")
+    rng = np.random.default_rng(5)
+    tokens = 19
+    layers = [
+        (random_layer(rng, instance, "qkv", (24, 8, 1, 1), kind="linear"), (8, 1, tokens)),
+        (random_layer(rng, instance, "fc1", (32, 8, 1, 1), kind="linear", requantised=False), (8, 1, tokens)),
+        (random_layer(rng, instance, "fc2", (8, 32, 1, 1), kind="linear"), (32, 1, tokens)),
+    ]
+    program = compile_layers(layers, instance)
+    inputs = [image(shape, seed) for seed, (_, shape) in enumerate(layers)]
+    results = run_program(program, inputs, check=True)
+    for (layer, _), given in zip(layers, inputs, strict=True):
+        sums = layer_sums(layer, np.ascontiguousarray(given[:, 0].T)).T
+        expected = sums if layer.requantisation is None else requantise(sums[:, :, None], layer.requantisation)[..., 0]
+        assert np.array_equal(results[layer.name][:, 0], expected)
+
+
+@pytest.mark.parametrize("shift", [22, 31, 32, 62])
+def test_additions_of_every_shift(shift: int) -> None:
+    instance = config("ews-tiny")
+    builder = Builder(np.random.default_rng(8), instance)
+    hidden = builder.layer("hidden", 0, (4, 4, 1, 1))
+    most = (1 << 22) - 1
+    total = builder.op("add", 0, hidden, multipliers=[most, most], shift=shift, range=[-90, 100])
+    builder.layer("logits", builder.op("flatten", total), (8, 4, 1, 1), op="logits", kind="linear")
+    network, shape = builder.network(), (4, 1, 1)
+    check_every_layer(compile_network(network, shape, instance, dump=True), network, shape)
+
+
+def test_codewords_are_loaded_once_for_layers_that_share_them() -> None:
+    instance = config("ews-c-tiny")
+    rng = np.random.default_rng(6)
+    one = random_layer(rng, instance, "one", (8, 8, 1, 1), codebook_name="shared")
+    two = random_layer(rng, instance, "two", (8, 8, 1, 1), codebook_name="shared")
+    other = dataclasses.replace(two, name="other", codebook_name=None)
+    program = compile_layers(
+        [(one, (8, 3, 3)), (dataclasses.replace(two, codebook=one.codebook), (8, 3, 3)), (other, (8, 3, 3))], instance
+    )
+    loads = [x.body["codewords"] for x in program.listing if x.opcode == Opcode.TILE and x.body["codewords"]]
+    assert loads == [instance.k, instance.k]
+    run_program(program, [image((8, 3, 3))] * 3, check=True)
+
+
+def test_same_network_gives_the_same_bytes() -> None:
+    instance = config("ews-cms-tiny")
+    programs = [compile_network(every_operation(np.random.default_rng(1), instance), SHAPE, instance) for _ in "ab"]
+    assert programs[0].image == programs[1].image
+
+
+def test_waits_stay_within_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events of a long layer are waited for again and again, lest a wait lies too far back."""
+    reach = 32
+    monkeypatch.setattr(emission, "WAIT_REACH", reach)
+    instance = config("ews-tiny", arf_depth=2)
+    network = every_operation(np.random.default_rng(1), instance)
+    program = compile_network(network, SHAPE, instance)
+    counted = {Opcode.LOAD: "loaded", Opcode.COPY: "copied", Opcode.TILE: "fed", Opcode.OUTPUT: "stored"}
+    given = dict.fromkeys(counted.values(), 0)
+    for descriptor in program.listing:
+        if descriptor.opcode != Opcode.FETCH:
+            for event, count in given.items():
+                assert count - reach <= descriptor.waits[event] <= count
+        if descriptor.opcode in counted:
+            given[counted[descriptor.opcode]] += 1
+    assert given["fed"] > 2 * reach
+
+
+# Refusals
+
+
+def logits_of(instance: AcceleratorConfig, *, name: str = "fc", source: int = 0, **given: object) -> IntegerNetwork:
+    builder = Builder(np.random.default_rng(0), instance)
+    builder.layer(name, source, (8, 4, 1, 1), op="logits", **given)
+    return builder.network()
+
+
+def test_psum_width_is_proven() -> None:
+    instance = preset("ews-tiny")
+    layer = random_layer(np.random.default_rng(0), instance, "heavy", (8, 64, 3, 3), amplitude=127)
+    with pytest.raises(PsumOverflowError, match=r"layer 'heavy': output channel \d+ reaches .* of 20 bits"):
+        compile_layer(layer, (64, 4, 4), instance)
+
+
+def test_l2_that_is_too_small_is_named() -> None:
+    instance = config("ews-tiny", l2_bytes=1 << 10)
+    layer = random_layer(np.random.default_rng(0), instance, "large", (8, 4, 1, 1))
+    with pytest.raises(CompileError, match=r"layer 'large': needs 4800 bytes of L2, the instance has 1024"):
+        compile_layer(layer, (4, 20, 20), instance)
+
+
+def test_l1_that_is_too_small_is_named() -> None:
+    instance = config("ews-tiny", H=64, l1_ifmap_bytes=256)
+    layer = random_layer(np.random.default_rng(0), instance, "wide", (8, 4, 3, 3), dilation=(1, 2))
+    with pytest.raises(CompileError, match=r"layer 'wide': one output position needs 15 vectors of L1, .* has 4"):
+        compile_layer(layer, (4, 6, 6), instance)
+
+
+def test_raw_weights_of_minus_128_are_refused_where_signs_are_split() -> None:
+    instance = config("ews-ssvq-tiny")
+    layer = random_layer(np.random.default_rng(0), instance, "raw", (8, 4, 1, 1), raw=True)
+    assert isinstance(layer, CompressedLayer)
+    assert layer.weights is not None
+    layer.weights[3, 2] = -128
+    with pytest.raises(CompileError, match=r"layer 'raw': raw weights on ews-ssvq must be in -127\.\.127, not -128"):
+        compile_layer(layer, (4, 3, 3), instance)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4, 4), (3, 4, 70000), (3.0, 4, 4)])
+def test_image_shape_is_checked(shape: tuple[int, int, int]) -> None:
+    instance = config("ews-tiny")
+    with pytest.raises(CompressError, match=r"operation 0 \(input\): shape must be 3 integers in 1\.\.65535"):
+        compile_network(logits_of(instance), shape, instance)
+
+
+def test_channels_must_fit() -> None:
+    instance = config("ews-tiny")
+    with pytest.raises(CompressError, match="layer 'fc' must read 4 channels, not 3"):
+        compile_network(logits_of(instance), (3, 1, 1), instance)
+    with pytest.raises(CompileError, match="layer 'alone': its input must have 4 channels, not 3"):
+        compile_layer(random_layer(np.random.default_rng(0), instance, "alone", (8, 4, 1, 1)), (3, 1, 1), instance)
+
+
+def test_image_must_be_that_of_the_network() -> None:
+    instance = config("ews-tiny")
+    network = logits_of(instance)
+    network.operations[0]["shape"] = [4, 2, 2]
+    with pytest.raises(CompileError, match=r"the image must be \[4, 2, 2\], as the network says, not \[4, 1, 1\]"):
+        compile_network(network, (4, 1, 1), instance)
+
+
+def test_kernel_larger_than_the_map_is_refused() -> None:
+    instance = config("ews-tiny")
+    layer = random_layer(np.random.default_rng(0), instance, "deep", (8, 4, 5, 5))
+    with pytest.raises(CompileError, match="layer 'deep'"):
+        compile_layer(layer, (4, 3, 3), instance)
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        ({"op": "average", "multiplier": 1, "shift": 0}, "average pooling: the map must be at most 255 x 255"),
+        (
+            {"op": "maximum", "kernel": (1, 256), "stride": 1, "padding": 0},
+            "max pooling: kernel, stride and padding must",
+        ),
+    ],
+)
+def test_operations_that_cannot_run_are_named(operation: dict[str, object], message: str) -> None:
+    instance = config("ews-tiny")
+    builder = Builder(np.random.default_rng(0), instance)
+    builder.operations.append({**operation, "in": [0]})
+    builder.layer("fc", 1, (8, 4, 1, 1), op="logits")
+    with pytest.raises(CompileError, match=message):
+        compile_network(builder.network(), (4, 3, 256), instance)
+
+
+def test_no_layers_are_refused() -> None:
+    with pytest.raises(CompileError, match="at least one layer"):
+        compile_layers([], config("ews-tiny"))

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hw.config import preset
+from sw.compiler.__main__ import main
+from sw.compiler.program import read_program
+from sw.compress.training.integer import write_network
+from sw.format.container import write_container
+from sw.golden.program import run_program
+from tests.sw.networks import every_operation
+
+SHAPE = (3, 9, 8)
+
+
+@pytest.fixture(scope="module")
+def container(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("networks") / "network.mvq"
+    write_network(path, every_operation(np.random.default_rng(0), preset("ews-cms-tiny")))
+    return path
+
+
+def test_container_to_program(container: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "network.program"
+    changes = ["--preset", "ews-cms-tiny", "--set", "psum_width=26", "--set", "H=8"]
+    assert main([str(container), *changes, "--image", "3,9,8", "-o", str(output), "--dump", "--base", "4096"]) == 0
+    program = read_program(output)
+    assert (program.config.H, program.config.psum_width, program.base) == (8, 26, 4096)
+    assert all(layer.tensor and layer.record is not None for layer in program.layers)
+    text = capsys.readouterr().out
+    assert f"{program.descriptor_count} descriptors, image of {len(program.image)} bytes" in text
+    picture = np.random.default_rng(1).integers(-128, 128, SHAPE).astype(np.int8)
+    network = every_operation(np.random.default_rng(0), preset("ews-cms-tiny"))
+    expected = network.run(torch.from_numpy(picture)[None])[0].numpy()
+    assert np.array_equal(run_program(program, [picture])["logits"].reshape(-1), expected)
+
+    assert main(["list", str(output)]) == 0
+    assert "depthwise" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--image", "3,9"], "--image must be three integers C,R,S, such as 3,224,224, not '3,9'"),
+        (["--preset", "ews-17"], "unknown preset 'ews-17'"),
+        (["--set", "H=0"], "H must be in 1..256, not 0"),
+        (["--image", "4,9,8"], "layer 'stem' must read 3 channels, not 4"),
+        (["--base", "7"], "base must be"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_file(
+    container: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], message: str
+) -> None:
+    output = tmp_path / "network.program"
+    given = ["--preset", "ews-cms-tiny", "--set", "psum_width=26", "--image", "3,9,8", "-o", str(output)]
+    assert main([str(container), *given, *changes]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not output.exists()
+
+
+def test_container_of_layers_alone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = every_operation(np.random.default_rng(0), preset("ews-cms-tiny"))
+    path = tmp_path / "layers.mvq"
+    write_container(path, list(network.layers.values()))
+    assert main([str(path), "--image", "3,9,8", "-o", str(tmp_path / "network.program")]) == 2
+    assert "must hold a network's operations, not layers alone" in capsys.readouterr().err
