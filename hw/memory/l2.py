@@ -94,7 +94,8 @@ class SharedMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.sram = sram = Sram(self.depth, self.width)
+        sram = Sram(self.depth, self.width)
+        m.submodules[sram.name] = sram
 
         def arbitrate(name, ports):
             """Requests that are taken in this cycle."""

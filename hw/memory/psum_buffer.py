@@ -63,7 +63,8 @@ class PsumBuffer(wiring.Component):
         m = Module()
         config = self.config
         width = config.L * config.psum_width
-        m.submodules.sram = sram = Sram(config.l1_psum_depth, width)
+        sram = Sram(config.l1_psum_depth, width)
+        m.submodules[sram.name] = sram
 
         tile_layout = data.StructLayout(
             {

@@ -100,10 +100,15 @@ class Sram(wiring.Component):
             }
         )
 
+    @property
+    def name(self) -> str:
+        """For the instance: modules in Verilog are called after it, so that each size can be told from the others."""
+        return f"sram_{self.depth}x{self.width}"
+
     def elaborate(self, platform):
         if isinstance(platform, Emission):
             # Amaranth emits a memory with all its initial words: 17 MB of zeros, and 45 s, for an L2 of 2 MB.
-            name = f"{platform.prefix}_sram_{self.depth}x{self.width}"
+            name = f"{platform.prefix}_{self.name}"
             platform.texts[name] = sram_rtlil(name, self.depth, self.width)
             ports = [
                 ("i" if member.flow is wiring.In else "o", port, getattr(self, port))

@@ -8,7 +8,6 @@ import pytest
 from amaranth.back import rtlil
 
 from hw.config import AcceleratorConfig, preset
-from hw.emission import Emission
 from hw.generate import to_rtlil
 from hw.memory.activation_reader import ActivationReader
 from hw.memory.ifmap_loader import IfmapLoader
@@ -62,7 +61,6 @@ def test_presets_are_emitted_without_the_contents_of_memories(name: str, unit) -
         assert "$meminit" not in text
 
 
-def test_one_module_for_equal_memories() -> None:
-    platform = Emission("top")
-    text = platform.emit(L2Memory(preset("ews-64"), 2, 2), "top")
-    assert text.count("module \\top_sram_32768x512") == 1
+def test_modules_are_called_after_their_size() -> None:
+    text = to_rtlil(L2Memory(preset("ews-64"), 2, 2), "top")
+    assert text.count("module \\top_sram_32768x512\n") == 1
