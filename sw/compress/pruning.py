@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PruningError", "check_nm", "nm_mask"]
+__all__ = ["PruningError", "check_nm", "nm_mask", "parse_nm"]
 
 
 class PruningError(ValueError):
@@ -24,6 +24,20 @@ def check_nm(n: int, m: int, d: int) -> None:
         raise PruningError(f"m must be at least 1 and divide d = {d}, not {m}")
     if not 1 <= n <= m:
         raise PruningError(f"n must be in 1..m = 1..{m}, not {n}")
+
+
+def parse_nm(text: str) -> tuple[int, int]:
+    """N and M of the option ``--nm``, such as ``4:16``.
+
+    Raises
+    ------
+    PruningError
+        The text is something else.
+    """
+    n, colon, m = text.partition(":")
+    if not (colon and n.isascii() and n.isdigit() and m.isascii() and m.isdigit()):
+        raise PruningError(f"--nm must be N:M, such as 4:16, not {text!r}")
+    return int(n), int(m)
 
 
 def nm_mask(subvectors: NDArray[np.floating], n: int, m: int) -> NDArray[np.bool_]:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
+import re
+import sys
+import types
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from sw.compress.__main__ import main
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers
 from sw.compress.network import compress_network, module_sources
 from sw.compress.search import Plan, choose, loss_sensitivity, plan_json, read_rules, search
@@ -214,3 +219,70 @@ def test_rules_refuse(content: str, message: str, tmp_path: Path) -> None:
 def test_missing_rules(tmp_path: Path) -> None:
     with pytest.raises(CompressError, match=r"cannot read rules .*nowhere"):
         read_rules(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network can be imported as ``users:network``."""
+    module = types.ModuleType("users")
+    module.network = network  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "users", module)
+
+
+def candidates(folder: Path) -> str:
+    rules = [{"pattern": "*", "recipe": dataclasses.asdict(recipe)} for recipe in CANDIDATES]
+    (folder / "candidates.json").write_text(json.dumps({"rules": rules}))
+    return str(folder / "candidates.json")
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_command_and_container_of_its_rules(
+    users: None, measured: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["search", "users:network", "--bytes", "9000", "--candidates", candidates(tmp_path), "--quiet"]
+    arguments += ["-o", str(tmp_path / "plan.json"), "--keep", "stem"]
+    if measured:
+        images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
+        np.savez(tmp_path / "data.npz", train_images=images, train_labels=np.zeros(20, np.int64))
+        arguments += ["--data", str(tmp_path / "data.npz"), "--images", "16"]
+    assert main(arguments) == 0
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["bytes"] <= plan["budget"] == 9000
+    assert (plan["sensitivity"] is not None) == measured
+    assert f"{plan['bytes']} bytes of 9000" in capsys.readouterr().out
+    assert plan["rules"][0]["recipe"]["method"] == "int8"
+    container = tmp_path / "network"
+    compress = ["--model", "users:network", "--rules", str(tmp_path / "plan.json"), "-o", str(container), "--quiet"]
+    assert main(compress) == 0
+    # Without training, a linear layer of integers has a scale for each channel.
+    assert 0 <= container.stat().st_size - plan["bytes"] < 100
+
+
+def test_command_on_a_checkpoint(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "x.pth")
+    arguments = ["search", str(tmp_path / "x.pth"), "--bytes", "9000", "--candidates", candidates(tmp_path), "--quiet"]
+    assert main(arguments) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["users:network", "--bytes", "10"], r"the budget must be at least \d+ bytes"),
+        (["users:network", "--bytes", "9000", "--images", "0"], "--images must be at least 1, not 0"),
+        (["users:network", "--bytes", "9000", "--threads", "0"], "--threads must be at least 1, not 0"),
+        (["nowhere.npz", "--bytes", "9000"], "cannot read checkpoint 'nowhere.npz'"),
+        (["nowhere.npz", "--bytes", "9000", "--data", "x"], "--weights and --data need a network, not a checkpoint"),
+        (["vgg:", "--bytes", "9000"], "model must be one of"),
+        (["users:network", "--bytes", "9000", "--candidates", "nowhere"], "cannot read rules 'nowhere'"),
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(
+    users: None, arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "--candidates" not in arguments:
+        arguments = [*arguments, "--candidates", candidates(tmp_path)]
+    assert main(["search", *arguments, "--quiet", "-o", str(tmp_path / "plan.json")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert error.count("\n") == 1
+    assert not (tmp_path / "plan.json").exists()

@@ -1,0 +1,483 @@
+"""A network from its floats to a file, in one call: sparse training, clustering, fine-tuning, integers.
+
+Every method goes the same way; the recipes alone differ. ``python -m sw.compress finetune`` is its command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import glob
+import json
+import os
+import platform
+import sys
+import zlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sw.compress.methods import RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, recipe_for
+from sw.compress.network import module_sources
+from sw.compress.pruning import parse_nm
+from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
+from sw.compress.search import read_rules
+from sw.compress.sources import load_model
+from sw.compress.training.data import SPLITS, ImageData, load_data
+from sw.compress.training.freezing import VALUES, Freezing, SignFreezer
+from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
+from sw.compress.training.integer import IntegerNetwork, export_integers, write_network
+from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of
+from sw.compress.training.modules import SignBits, compressed_layers, convert
+from sw.compress.training.sparse import SCHEMES, finish_sparse, start_sparse
+from sw.format.container import write_container
+from sw.format.layer import CompressedLayer
+from sw.format.output import staged
+
+__all__ = ["DEFAULTS", "Finetuned", "Finetuning", "finetune", "method_rules", "prepare"]
+
+#: k, d, N and M of each method where none are given: those of the papers' ablations, and DKM and PQF as plain VQ.
+DEFAULTS: dict[str, tuple[int, int, int, int]] = {
+    "mvq": (512, 16, 4, 16),
+    "msvq": (32, 16, 4, 16),
+    "ssvq": (16, 8, 0, 0),
+    "vq": (1024, 8, 0, 0),
+    "pqf": (1024, 8, 0, 0),
+    "dkm": (1024, 8, 0, 0),
+}
+
+#: Training images that set the scales of activations, and that recalibrate batch norm.
+CALIBRATION, RECALIBRATION = 500, 5000
+
+#: Test images whose logits :mod:`sw.golden` computes too, to be compared with those of the faster integers.
+GOLDEN = 8
+
+
+def method_rules(
+    sources: Sequence[LayerSource], recipe: Recipe, keep: Sequence[str] | None = None
+) -> list[tuple[str, Recipe]]:
+    """Rules that compress all layers by one recipe, but for some that stay at 8 bit.
+
+    Parameters
+    ----------
+    sources
+        Of the network.
+    recipe
+        How.
+    keep
+        Shell patterns of the layers that stay; by default the first and the last layer.
+    """
+    if keep is None:
+        keep = [glob.escape(source.name) for source in (*sources[:1], *sources[-1:])]
+    return [*((pattern, Recipe("int8")) for pattern in keep), ("*", recipe)]
+
+
+def prepare(
+    model: nn.Module,
+    rules: Sequence[tuple[str, Recipe]],
+    images: Tensor,
+    *,
+    alpha: float = 1.0,
+    learn_signs: bool = True,
+    threads: int | None = None,
+    progress: bool = True,
+) -> tuple[nn.Module, str | None]:
+    """Compress a network and quantise its activations: the form that :func:`sw.compress.training.loop.fit` trains.
+
+    Parameters
+    ----------
+    model
+        On the device of ``images``. Its layers are changed.
+    rules, alpha, learn_signs, threads, progress
+        As in :func:`sw.compress.training.modules.convert`.
+    images
+        Normalised floats ``[batch, C, rows, columns]`` that set the scales of the activations.
+
+    Returns
+    -------
+    tuple
+        The network in evaluation mode; and why it has no integer form, or None if it has. Without one, the inputs of
+        its layers are quantised, and the rest is float.
+    """
+    convert(model, rules, alpha=alpha, learn_signs=learn_signs, threads=threads, progress=progress)
+    reason: str | None = None
+    try:
+        graph = quantise_activations(model).eval()
+        calibrate(graph, images)
+        _, C, rows, columns = images.shape
+        export_integers(graph, (C, rows, columns))
+        return graph, None
+    except CompressError as error:
+        reason = str(error)
+    except Exception as error:  # torch.fx raises errors of every kind where it cannot trace a network
+        reason = f"it cannot be traced: {' '.join(str(error).split())[:200]}"
+    quantise_inputs(model).eval()
+    calibrate(model, images)
+    return model, reason
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """All that decides what :func:`finetune` makes of a network and data.
+
+    Parameters
+    ----------
+    rules
+        Recipe of each layer (:func:`sw.compress.methods.recipe_for`).
+    config
+        Of the fine-tuning.
+    sparse
+        Of N:M sparse training before clustering, of the layers with a masked recipe; None for none.
+    scheme
+        Of sparse training: one of :data:`sw.compress.training.sparse.SCHEMES`.
+    alpha, learn_signs
+        Of sign-split methods (:class:`sw.compress.training.modules.CodebookDecoder`).
+    freezing
+        Of signs, or None.
+    """
+
+    rules: Sequence[tuple[str, Recipe]]
+    config: TrainConfig
+    sparse: TrainConfig | None = None
+    scheme: str = "sr-ste"
+    alpha: float = 1.0
+    learn_signs: bool = True
+    freezing: Freezing | None = dataclasses.field(default_factory=Freezing)
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What :func:`finetune` made.
+
+    Attributes
+    ----------
+    model
+        In evaluation mode, in the form that was trained.
+    layers
+        Its layers as integers.
+    network
+        All of it as integers, or None if it has no integer form.
+    report
+        Accuracies in per cent, ratios, losses, for JSON.
+    """
+
+    model: nn.Module
+    layers: list[CompressedLayer]
+    network: IntegerNetwork | None
+    report: dict[str, Any]
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the container: the network's operations are in it if it has an integer form."""
+        if self.network is None:
+            write_container(path, self.layers)
+        else:
+            write_network(path, self.network)
+
+    def rest(self) -> dict[str, Tensor]:
+        """The state that the container of a network without integer form does not hold: all but layers' weights."""
+        return {key: value.cpu() for key, value in self.model.state_dict().items() if ".decoder." not in key}
+
+
+def _settings(job: Finetuning) -> dict[str, Any]:
+    """A job as JSON gives it back."""
+    rules = [[pattern, dataclasses.asdict(recipe)] for pattern, recipe in job.rules]
+    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(job) | {"rules": rules}))
+    return settings
+
+
+def _sparse_training(
+    model: nn.Module, job: Finetuning, train: ImageData, device: str, checkpoint: Path | None, progress: bool
+) -> list[float]:
+    assert job.sparse is not None
+    patterns: dict[tuple[int, int], list[str]] = {}
+    for source in module_sources(model):
+        recipe = recipe_for(source.name, job.rules)
+        if recipe.masked:
+            patterns.setdefault((recipe.n, recipe.m), []).append(glob.escape(source.name))
+    if not patterns:
+        raise CompressError("sparse training needs a layer of method mvq or msvq: no rule gives one")
+    for (n, m), names in patterns.items():
+        start_sparse(model, names, n, m, job.scheme)
+    losses = fit(model, train, job.sparse, device=device, checkpoint=checkpoint, progress=progress)
+    finish_sparse(model)
+    return losses
+
+
+def finetune(
+    model: nn.Module,
+    train: ImageData,
+    test: ImageData,
+    job: Finetuning,
+    *,
+    device: str = "cpu",
+    work: str | os.PathLike[str] | None = None,
+    every: int = 100,
+    progress: bool = True,
+) -> Finetuned:
+    """Train sparse, cluster, fine-tune, and turn into integers.
+
+    Under ``torchrun``, with the process group initialised and each process's own ``device``, the training is shared.
+
+    Parameters
+    ----------
+    model
+        Trained, in floats. Changed.
+    train, test
+        Images: to train on, and to measure accuracies.
+    job
+        What to make of it.
+    device
+        Where to train.
+    work
+        Directory of checkpoints. Called again with the same arguments after it was stopped, training goes on from
+        there, and ends with the same bytes.
+    every
+        Steps from one checkpoint to the next.
+    progress
+        Show bars on standard error.
+
+    Raises
+    ------
+    CompressError
+        A setting does not fit the network or the data, or ``work`` has checkpoints of another job.
+    """
+    checkpoints: dict[str, Path | None] = {"sparse": None, "finetune": None}
+    first = not _distributed() or torch.distributed.get_rank() == 0
+    if work is not None:
+        checkpoints = {stage: Path(work, f"{stage}.pt") for stage in checkpoints}
+        start = {key: zlib.crc32(value.cpu().contiguous().numpy()) for key, value in model.state_dict().items()}
+        _claim(Path(work, "job.json"), _settings(job) | {"images": len(train), "start": start}, first)
+    progress = progress and first
+    torch.set_num_threads(job.config.threads)
+    model.to(device)
+    report: dict[str, Any] = {"accuracy_float": accuracy(model, test, device=device)}
+    if job.sparse is not None:
+        report["sparse_losses"] = _sparse_training(model, job, train, device, checkpoints["sparse"], progress)
+        report["accuracy_sparse"] = accuracy(model, test, device=device)
+    images = next(images_of(train, device, batch=CALIBRATION))[0]
+    compressed, reason = prepare(
+        model, job.rules, images, alpha=job.alpha, learn_signs=job.learn_signs, progress=progress
+    )
+    report["no_integer_form"] = reason
+
+    def recalibrate() -> None:
+        recalibrate_batch_norm(compressed, (part for part, _ in images_of(train, device, limit=RECALIBRATION)))
+
+    recalibrate()
+    report["accuracy_clustered"] = accuracy(compressed, test, device=device)
+    calls = []
+    if job.freezing is not None and any(isinstance(module, SignBits) for module in compressed.modules()):
+        freezer = SignFreezer(compressed, job.freezing, job.config.steps(len(train)))
+        calls.append(freezer.step)
+    report["losses"] = fit(
+        compressed,
+        train,
+        job.config,
+        device=device,
+        after_step=calls,
+        checkpoint=checkpoints["finetune"],
+        every=every,
+        progress=progress,
+    )
+    recalibrate()
+    compressed.eval()
+    layers = compressed_layers(compressed)
+    if calls:
+        report["frozen_signs"] = freezer.frozen_share()
+    report["accuracy_trained"] = accuracy(compressed, test, device=device)
+    network = None
+    if reason is None:
+        network = export_integers(_traced(compressed), (3, test.size, test.size))
+        report |= _measured(network, test, device)
+    bits = sum_bits(map(layer_bits, layers))
+    report |= {"bits_per_weight": bits.per_weight, "ratio_ideal": ideal_ratio(bits), "weights": bits.weight_count}
+    return Finetuned(compressed, layers, network, report)
+
+
+def _traced(model: nn.Module) -> torch.fx.GraphModule:
+    assert isinstance(model, torch.fx.GraphModule)
+    return model
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _claim(path: Path, settings: dict[str, Any], write: bool) -> None:
+    """Refuse a directory of another job; make it this job's if it is new."""
+    if path.exists():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CompressError(f"cannot read {str(path)!r}: {error}") from error
+        if found != settings:
+            raise CompressError(
+                f"work {str(path.parent)!r} must be new or of the same job, weights and number of images"
+            )
+    elif write:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staged(path) as temporary:
+            temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def _measured(network: IntegerNetwork, test: ImageData, device: str) -> dict[str, Any]:
+    """Accuracy of the integers, and whether the golden model agrees with them on some images."""
+    images = network.quantise(next(images_of(test, device, batch=GOLDEN))[0])
+    equal = torch.equal(network.run(images).cpu(), network.run(images, golden=False).cpu())
+    percent = accuracy(lambda values: network.run(network.quantise(values), golden=False), test, device=device)
+    return {"accuracy_integers": percent, "golden_logits_equal": equal}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; the same command goes on if it has --work", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sw.compress finetune",
+        description="Compress a network, train it in that form, and write it as integers.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("network", help="package.module:callable, timm:NAME, torchvision:NAME or efficientnet-lite0")
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint of the network")
+    parser.add_argument("--data", required=True, help="CIFAR-10's archive, .npz, or a directory of images")
+    parser.add_argument("--size", type=int, default=224, help="rows and columns of images of a directory")
+    parser.add_argument("--images", type=int, help="use only that many images of each part, to try the command")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the container to write")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
+    parser.add_argument(
+        "--rest", metavar="FILE", help="write what the container of a network without integer form lacks"
+    )
+    parser.add_argument("--work", metavar="DIRECTORY", help="checkpoints; the same command again goes on from there")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    how = parser.add_argument_group("compression")
+    how.add_argument("--method", choices=RECIPE_METHODS, default="mvq")
+    how.add_argument("--k", type=int, help="codewords")
+    how.add_argument("--d", type=int, help="codeword length")
+    how.add_argument("--nm", metavar="N:M", help="keep N of every M weights")
+    how.add_argument("--scope", choices=SCOPES, default="layerwise", help="which layers share a codebook")
+    how.add_argument("--rules", metavar="FILE", help="a recipe for each layer, as the command search writes them")
+    how.add_argument("--keep", metavar="PATTERN", nargs="*", help="layers at 8 bit; by default the first and the last")
+    how.add_argument("--sparse", choices=SCHEMES, help="train N:M sparse before clustering")
+    how.add_argument("--sparse-epochs", type=int, default=10)
+    how.add_argument("--sparse-lr", type=float, default=0.01)
+    how.add_argument("--alpha", type=float, default=1.0, help="latent signs start as alpha times the weight")
+    how.add_argument("--fixed-signs", action="store_true", help="do not learn signs")
+    how.add_argument(
+        "--freeze-interval", type=int, default=500, help="steps from one freezing of signs to the next; 0: never"
+    )
+    how.add_argument("--freeze-value", choices=VALUES, default="majority")
+    training = parser.add_argument_group("fine-tuning")
+    types = get_type_hints(TrainConfig)
+    for field in dataclasses.fields(TrainConfig):
+        default = 10 if field.name == "epochs" else field.default
+        training.add_argument(f"--{field.name.replace('_', '-')}", type=types[field.name], default=default, help=" ")
+    return parser
+
+
+def _job(options: argparse.Namespace, sources: Sequence[LayerSource]) -> Finetuning:
+    if options.rules:
+        rules = read_rules(options.rules)
+    else:
+        k, d, n, m = DEFAULTS.get(options.method, (1, 1, 0, 0))
+        if options.nm is not None:
+            n, m = parse_nm(options.nm)
+        recipe = Recipe(
+            options.method,
+            k if options.k is None else options.k,
+            d if options.d is None else options.d,
+            n,
+            m,
+            seed=options.seed,
+            scope=options.scope,
+        )
+        rules = method_rules(sources, recipe, options.keep)
+    config = TrainConfig(**{field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)})
+    sparse = None
+    if options.sparse:
+        sparse = dataclasses.replace(
+            config, epochs=options.sparse_epochs, optimiser="sgd", lr=options.sparse_lr, weight_decay=5e-5
+        )
+    freezing = Freezing(options.freeze_interval, value=options.freeze_value) if not options.fixed_signs else None
+    return Finetuning(
+        rules, config, sparse, options.sparse or "sr-ste", options.alpha, not options.fixed_signs, freezing
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    outputs = [path for path in (options.output, options.json, options.rest) if path is not None]
+    if len({Path(path).resolve() for path in outputs}) < len(outputs):
+        raise CompressError(f"-o, --json and --rest must name different files, not {', '.join(outputs)}")
+    if options.images is not None and options.images < 1:
+        raise CompressError(f"--images must be at least 1, not {options.images}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        torch.distributed.init_process_group("nccl" if options.device.startswith("cuda") else "gloo")
+        if options.device == "cuda":
+            options.device = f"cuda:{os.environ['LOCAL_RANK']}"
+    first = not _distributed() or torch.distributed.get_rank() == 0
+    try:
+        model = load_model(options.network, options.weights)
+        parts = [load_data(options.data, split, size=options.size) for split in SPLITS]
+        if options.images is not None:
+            parts = [ImageData(x.images[: options.images], x.labels[: options.images], x.size) for x in parts]
+        train, test = parts
+        job = _job(options, module_sources(model))
+        with ExitStack() as files:
+            # Before the work, which takes long; none takes its place unless all are complete.
+            names = ("output", "json", "rest") if first else ()
+            staging = {name: files.enter_context(staged(path)) for name in names if (path := getattr(options, name))}
+            quiet = options.quiet
+            done = finetune(model, train, test, job, device=options.device, work=options.work, progress=not quiet)
+            if first:
+                _finish(options, job, done, staging)
+    finally:
+        if _distributed():
+            torch.distributed.destroy_process_group()
+    return 0
+
+
+def _finish(options: argparse.Namespace, job: Finetuning, done: Finetuned, staging: dict[str, Path]) -> None:
+    done.write(staging["output"])
+    size = staging["output"].stat().st_size
+    report = {
+        "network": options.network,
+        "method": None if options.rules else options.method,
+        "job": _settings(job),
+        **done.report,
+        "bytes": size,
+        "ratio": 4 * done.report["weights"] / size,
+        "device": torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else "CPU",
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
+    }
+    if "json" in staging:
+        staging["json"].write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if "rest" in staging:
+        torch.save(done.rest(), staging["rest"])
+    if done.network is None:
+        print(f"no integer form: {done.report['no_integer_form']}")
+    percent = done.report.get("accuracy_integers", done.report["accuracy_trained"])
+    print(
+        f"{options.output}: {size} bytes, {report['ratio']:.2f} times smaller than float32 weights;"
+        f" accuracy {percent:.2f} %, float {done.report['accuracy_float']:.2f} %"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

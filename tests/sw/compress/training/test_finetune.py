@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sw.compress.methods import CompressError, Recipe
+from sw.compress.network import module_sources
+from sw.compress.training import finetune as module
+from sw.compress.training.data import load_data
+from sw.compress.training.finetune import DEFAULTS, Finetuning, finetune, main, method_rules
+from sw.compress.training.freezing import Freezing
+from sw.compress.training.graph import quantise_inputs
+from sw.compress.training.integer import read_network
+from sw.compress.training.loop import TrainConfig
+from sw.compress.training.modules import load_layers
+from sw.format.container import read_container
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 4),
+    )
+
+
+class Gelu(nn.Module):
+    """Not in integers, and torch.fx cannot trace it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.wide, self.head = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 32), nn.Linear(32, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.patches(images).flatten(2).mean(2)
+        if values.isnan().any():
+            raise ValueError("NaN")
+        return self.head(nn.functional.gelu(self.wide(values)))
+
+
+def images(count: int, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Red, green, blue or dark, which is the label."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, count)
+    values = rng.integers(0, 80, (count, 8, 8, 3))
+    for image, label in zip(values, labels, strict=True):
+        image[..., label : label + 1] += 150
+    return values.astype(np.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("data") / "toy.npz"
+    (train, train_labels), (test, test_labels) = images(64, 0), images(32, 1)
+    np.savez(path, train_images=train, train_labels=train_labels, test_images=test, test_labels=test_labels)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importable as ``users``."""
+    users = types.ModuleType("users")
+    users.network, users.gelu = network, Gelu  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "users", users)
+
+
+CONFIG = TrainConfig(1, 32, crop=0, threads=1)
+SMALL = {
+    "mvq": Recipe("mvq", 8, 16, 4, 16),
+    "msvq": Recipe("msvq", 4, 16, 4, 16),
+    "ssvq": Recipe("ssvq", 4, 8, 0, 0),
+    "vq": Recipe("vq", 8, 8, 0, 0),
+    "pqf": Recipe("pqf", 8, 8, 0, 0),
+    "dkm": Recipe("dkm", 8, 8, 0, 0),
+    "crosslayer": Recipe("mvq", 16, 16, 4, 16, scope="crosslayer"),
+    **{name: Recipe(name) for name in ("lsq2", "lsq3", "lsq4", "int8")},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_method_goes_the_same_way(name: str, data: str, tmp_path: Path) -> None:
+    recipe, model = SMALL[name], network()
+    job = Finetuning(method_rules(module_sources(model), recipe), CONFIG, freezing=Freezing(1))
+    done = finetune(model, *(load_data(data, split) for split in ("train", "test")), job, progress=False)
+    methods = [(layer.method, layer.weight_bits) for layer in done.layers]
+    assert methods == [("int8", 8), *[(recipe.stored, recipe.weight_bits)] * 2, ("int8", 8)]
+    done.write(tmp_path / "network")
+    assert done.network is not None
+    restored = read_network(tmp_path / "network")
+    values = restored.quantise(torch.randn(3, 3, 8, 8))
+    assert torch.equal(restored.run(values), done.network.run(values))
+    report = done.report
+    assert report["golden_logits_equal"]
+    assert abs(report["accuracy_integers"] - report["accuracy_trained"]) < 15
+    assert report["no_integer_form"] is None
+    assert ("frozen_signs" in report) == (name in ("ssvq", "msvq"))
+    json.dumps(report, allow_nan=False)
+
+
+def test_training_is_worth_it(data: str) -> None:
+    model = network()
+    parts = [load_data(data, split) for split in ("train", "test")]
+    config = TrainConfig(50, 32, lr=0.01, crop=0, threads=1)
+    job = Finetuning([("*", Recipe("mvq", 8, 16, 4, 16))], config)
+    report = finetune(model, *parts, job, progress=False).report
+    assert report["accuracy_integers"] > 85 > 50 > report["accuracy_float"]
+
+
+def arguments(data: str, output: Path, *more: str) -> list[str]:
+    return [
+        *("users:network", "--data", data, "-o", str(output), "--device", "cpu", "--quiet"),
+        *("--method", "msvq", "--k", "4", "--epochs", "2", "--batch", "32", "--crop", "0", "--threads", "1"),
+        *("--sparse", "sr-ste", "--sparse-epochs", "2", "--freeze-interval", "1"),
+        *more,
+    ]
+
+
+@pytest.mark.parametrize("stage", ["sparse", "finetune"])
+def test_interrupted_and_called_again_gives_the_same_bytes(
+    stage: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(data, tmp_path / "straight", "--json", str(tmp_path / "straight.json"))) == 0
+    work = ["--work", str(tmp_path / "work")]
+    real: Callable[..., list[float]] = module.fit
+
+    def interrupted(*given: Any, checkpoint: Path, **keywords: Any) -> list[float]:
+        def stop(step: int) -> None:
+            if step == 3 and checkpoint.stem == stage:
+                raise KeyboardInterrupt
+
+        calls = [*keywords.pop("after_step", ()), stop]
+        return real(*given, checkpoint=checkpoint, **keywords | {"every": 1, "after_step": calls})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "fit", interrupted)
+        assert main(arguments(data, tmp_path / "resumed", *work)) == 130
+    assert "interrupted; the same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "resumed").exists()
+    assert main(arguments(data, tmp_path / "resumed", *work)) == 0
+    assert (tmp_path / "resumed").read_bytes() == (tmp_path / "straight").read_bytes()
+    # Once more, all is there already.
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("trained again"))
+    assert main(arguments(data, tmp_path / "again", *work)) == 0
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "straight").read_bytes()
+    assert main(arguments(data, tmp_path / "other", *work, "--lr", "0.5")) == 2
+    assert "must be new or of the same job" in capsys.readouterr().err
+    report = json.loads((tmp_path / "straight.json").read_text())
+    assert report["bytes"] == (tmp_path / "straight").stat().st_size
+    assert report["ratio"] == 4 * report["weights"] / report["bytes"]
+    assert len(report["losses"]) == len(report["sparse_losses"]) == 2
+
+
+def test_network_without_integer_form(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / name for name in ("layers", "report", "rest")]
+    command = ["users:gelu", "--data", data, "-o", str(paths[0]), "--json", str(paths[1]), "--rest", str(paths[2])]
+    command += ["--method", "ssvq", "--k", "4", "--epochs", "1", "--batch", "32", "--crop", "0", "--quiet"]
+    assert main([*command, "--device", "cpu", "--threads", "1"]) == 0
+    assert "no integer form: " in capsys.readouterr().out
+    report = json.loads(paths[1].read_text())
+    assert "accuracy_integers" not in report
+    # The container and the rest together are the network.
+    model = Gelu()
+    layers = read_container(paths[0]).layers
+    assert [layer.method for layer in layers] == ["int8", "ssvq", "int8"]
+    load_layers(model, layers)
+    quantise_inputs(model)
+    model.load_state_dict(torch.load(paths[2], weights_only=True), strict=False)
+    test = load_data(data, "test")
+    assert module.accuracy(model, test) == report["accuracy_trained"]
+
+
+def test_rules_of_a_file(data: str, tmp_path: Path) -> None:
+    rules = {"rules": [{"layer": "2", "recipe": {"method": "lsq2"}}, {"pattern": "*", "recipe": {"method": "lsq4"}}]}
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    command = ["users:network", "--data", data, "-o", str(tmp_path / "o"), "--rules", str(tmp_path / "rules.json")]
+    assert main([*command, "--epochs", "1", "--batch", "32", "--device", "cpu", "--quiet", "--images", "32"]) == 0
+    assert [layer.weight_bits for layer in read_container(tmp_path / "o").layers] == [4, 2, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--nm", "4"], "--nm must be N:M, such as 4:16, not '4'"),
+        (["--images", "0"], "--images must be at least 1, not 0"),
+        (["--json", "o"], "-o, --json and --rest must name different files"),
+        (["--k", "0"], r"k must be an integer in 1..65536, not 0"),
+        (["--epochs", "0"], "epochs must be an integer of at least 1, not 0"),
+        (["--batch", "65"], "batch must be at most the 64 images, not 65"),
+        (["--method", "vq", "--sparse", "asp"], "sparse training needs a layer of method mvq or msvq"),
+        (["--rules", "nowhere"], "cannot read rules 'nowhere'"),
+        (["--weights", "nowhere"], "cannot read checkpoint 'nowhere'"),
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(
+    more: list[str],
+    message: str,
+    data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["users:network", "--data", data, "-o", "o", "--device", "cpu", "--quiet", *more]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_defaults_are_recipes() -> None:
+    for method, values in DEFAULTS.items():
+        assert Recipe(method, *values).k == values[0]
+
+
+def test_a_directory_of_something_else(data: str, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text("{")
+    parts = [load_data(data, split) for split in ("train", "test")]
+    with pytest.raises(CompressError, match=r"cannot read .*job.json"):
+        finetune(network(), *parts, Finetuning([], CONFIG), work=tmp_path, progress=False)
