@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import pickle
 import sys
@@ -22,11 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "SPLITS", "ImageData", "load_data", "mosaics"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "SPLITS", "ImageData", "crop_boxes", "load_data", "mosaics"]
 
 #: Of ImageNet's red, green and blue, 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -69,19 +71,35 @@ class ImageData:
         """One more than the largest label."""
         return int(self.labels.max()) + 1
 
-    def batch(self, numbers: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """These images and labels on a device: uint8 ``[b, 3, rows, columns]`` and int64 ``[b]``.
+    def batch(
+        self, numbers: Tensor, device: torch.device, *, draws: Tensor | None = None, area: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Images and labels on a device: uint8 ``[b, 3, rows, columns]`` and int64 ``[b]``.
 
         Images in memory go to the device once, all of them; numbers that are there already cost no transfer.
+
+        Parameters
+        ----------
+        numbers
+            Of the images.
+        device
+            Where they go.
+        draws, area
+            Random numbers ``[b, 4]`` and least area for :func:`crop_boxes`, which are resized to the whole. None:
+            images as they are, those of files without their edges.
         """
         if isinstance(self.images, np.ndarray):
             if self._on_device is None or self._on_device[0].device != device:
                 self._on_device = torch.from_numpy(self.images).to(device), torch.from_numpy(self.labels).to(device)
             chosen = numbers.to(device)
-            return self._on_device[0][chosen], self._on_device[1][chosen]
+            found = self._on_device[0][chosen]
+            return found if draws is None else _resized(found, draws, area), self._on_device[1][chosen]
         paths, chosen = self.images, numbers.cpu()
+        crops = [None] * len(chosen) if draws is None else list(draws.cpu())
         with ThreadPoolExecutor() as pool:
-            decoded = list(pool.map(lambda number: _decode(paths[number], self.size), chosen.tolist()))
+            decoded = list(
+                pool.map(lambda number, crop: _decode(paths[number], self.size, crop, area), chosen.tolist(), crops)
+            )
         labels = torch.from_numpy(self.labels)[chosen]
         return torch.from_numpy(np.stack(decoded)).to(device), labels.to(device)
 
@@ -188,10 +206,48 @@ def _folder(path: Path, split: str, size: int) -> ImageData:
     return ImageData(paths, np.array(labels, np.int64), size)
 
 
-def _decode(path: Path, size: int) -> NDArray[np.uint8]:
+def crop_boxes(draws: Tensor, area: float, width: int, height: int) -> Tensor:
+    """Random crops of random shape, as ImageNet's networks are trained on: left, top, right, bottom, ``[b, 4]``.
+
+    The share of the image is uniform in ``area..1``, the logarithm of width / height uniform between 3/4 and 4/3, and
+    so is the place. A side that would be longer than the image's is as long as that.
+
+    Parameters
+    ----------
+    draws
+        Random numbers in 0..1, float ``[b, 4]``.
+    area
+        The least share, in 0..1.
+    width, height
+        Of the image.
+    """
+    share, shape, x, y = draws.T
+    pixels = (area + (1 - area) * share) * (width * height)
+    ratio = torch.exp((2 * shape - 1) * math.log(4 / 3))
+    columns, rows = (pixels * ratio).sqrt().clamp(max=width), (pixels / ratio).sqrt().clamp(max=height)
+    left, top = x * (width - columns), y * (height - rows)
+    return torch.stack([left, top, left + columns, top + rows], dim=1)
+
+
+def _resized(images: Tensor, draws: Tensor, area: float) -> Tensor:
+    """Crops of uint8 images, as large as the images."""
+    size = images.shape[2]
+    left, top, right, bottom = crop_boxes(draws.to(images.device), area, size, size).T / size
+    zero = torch.zeros_like(left)
+    rows = [right - left, zero, left + right - 1, zero, bottom - top, top + bottom - 1]
+    grid = functional.affine_grid(torch.stack(rows, dim=1).reshape(-1, 2, 3), list(images.shape), align_corners=False)
+    sampled = functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    return sampled.round().to(torch.uint8)
+
+
+def _decode(path: Path, size: int, crop: Tensor | None = None, area: float = 1.0) -> NDArray[np.uint8]:
     from PIL import Image
 
     with Image.open(path) as image:
+        if crop is not None:
+            (box,) = crop_boxes(crop[None], area, *image.size).tolist()
+            cropped = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, tuple(box))
+            return np.asarray(cropped).transpose(2, 0, 1)
         short = round(size * 256 / 224)
         factor = short / min(image.size)
         resized = image.convert("RGB").resize(

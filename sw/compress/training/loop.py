@@ -56,6 +56,9 @@ class TrainConfig:
         Of the cross entropy.
     crop
         Pixels by which training images are shifted at most, each way; they are also mirrored at random. 0: neither.
+    area
+        Least share of its area, 0..1, that a random crop of a training image takes, which is resized to the whole
+        (:func:`sw.compress.training.data.crop_boxes`; usual for ImageNet: 0.08). Images are mirrored, too. 0: none.
     erase
         Rows and columns of a square that is greyed out at a random place of each training image; 0 for none.
     distort
@@ -88,6 +91,7 @@ class TrainConfig:
     warmup: float = 0.0
     label_smoothing: float = 0.0
     crop: int = 4
+    area: float = 0.0
     erase: int = 0
     distort: float = 0.0
     mix: float = 0.0
@@ -104,11 +108,12 @@ class TrainConfig:
             raise CompressError(f"optimiser must be one of {', '.join(OPTIMISERS)}, not {self.optimiser!r}")
         if self.precision not in ("float32", "bfloat16"):
             raise CompressError(f"precision must be float32 or bfloat16, not {self.precision!r}")
-        for name in ("lr", "codebook_lr", "sign_lr", "weight_decay", "warmup", "label_smoothing", "distort", "mix"):
+        shares = ("label_smoothing", "area", "distort", "mix")
+        for name in ("lr", "codebook_lr", "sign_lr", "weight_decay", "warmup", *shares):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise CompressError(f"{name} must be finite and at least 0, not {value!r}")
-        for name in ("label_smoothing", "distort", "mix"):
+        for name in shares:
             if getattr(self, name) > 1:
                 raise CompressError(f"{name} must be in 0..1, not {getattr(self, name)!r}")
 
@@ -147,15 +152,21 @@ def normalise(images: Tensor) -> Tensor:
 _WHOLE = 5
 # And in 0..1: brightness, contrast, saturation, rotation, shear, scale; kind, weight and place of mixing.
 _DISTORT, _MIX = slice(_WHOLE, _WHOLE + 6), slice(_WHOLE + 6, _WHOLE + 10)
+# The last, in 0..1: of a random crop.
+_CROP = slice(-4, None)
 
 
 def _draws(config: TrainConfig, images: int, size: int, epoch: int) -> NDArray[np.float32]:
-    """The random numbers of an epoch's augmentation, float32 ``[images, 15]``."""
+    """The random numbers of an epoch's augmentation, float32 ``[images, columns]``."""
     rng = np.random.default_rng([config.seed, epoch, 1])
     limits = (2 * config.crop + 1, 2 * config.crop + 1, 2, size, size)
     whole = rng.integers(0, limits, (images, _WHOLE), np.int16)
-    rest = rng.random((images, _MIX.stop - _WHOLE), np.float32) if config.distort or config.mix else None
-    return whole.astype(np.float32) if rest is None else np.concatenate([whole, rest], axis=1, dtype=np.float32)
+    parts: list[NDArray[Any]] = [whole]
+    if config.distort or config.mix:
+        parts.append(rng.random((images, _MIX.stop - _WHOLE), np.float32))
+    if config.area:
+        parts.append(rng.random((images, 4), np.float32))
+    return np.concatenate(parts, axis=1, dtype=np.float32)
 
 
 def _distorted(images: Tensor, strength: float, draws: Tensor) -> Tensor:
@@ -180,7 +191,7 @@ def _augment(images: Tensor, config: TrainConfig, draws: Tensor) -> Tensor:
     size = images.shape[2]
     top, left, mirror, row, column = draws[:, :_WHOLE].long().T
     span = torch.arange(size, device=images.device)
-    if config.crop:
+    if config.crop or config.area:
         rows = (top - config.crop)[:, None] + span
         columns = (left - config.crop)[:, None] + torch.where(mirror[:, None] == 1, size - 1 - span, span)
         inside = ((rows >= 0) & (rows < size))[:, None, :, None] & ((columns >= 0) & (columns < size))[:, None, None, :]
@@ -410,14 +421,16 @@ def fit(
                     order = order.to(device)
                 draws = torch.from_numpy(_draws(config, len(data), data.size, epoch)).to(device)
             first = number * config.batch + rank * share
-            images, labels = data.batch(order[first : first + share], device)
+            own = draws[first : first + share]
+            crops = own[:, _CROP] if config.area else None
+            images, labels = data.batch(order[first : first + share], device, draws=crops, area=config.area)
             for group in optimiser.param_groups:
                 rate = config.rate(step, steps) * group["factor"]
                 if isinstance(group["lr"], Tensor):
                     group["lr"].fill_(rate)
                 else:
                     group["lr"] = rate
-            advance(images, labels, draws[first : first + share])
+            advance(images, labels, own)
             for call in after_step:
                 call(step + 1)
             if number == per_epoch - 1:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sw.compress.methods import CompressError
-from sw.compress.training.data import ImageData, load_data, main, mosaics
+from sw.compress.training.data import ImageData, crop_boxes, load_data, main, mosaics
 
 CPU = torch.device("cpu")
 
@@ -136,3 +136,50 @@ def test_bad_data(tmp_path: Path) -> None:
         load_data(tmp_path / "x.npz", "train")
     with pytest.raises(CompressError, match="data must have a label for each image, not 1 for 2"):
         ImageData(pixels(2), np.zeros(1, np.int64), 32)
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (500, 40), (30, 400)])
+def test_crops_are_inside_and_as_described(width: int, height: int) -> None:
+    draws = torch.rand(2000, 4, generator=torch.Generator().manual_seed(0))
+    left, top, right, bottom = crop_boxes(draws, 0.08, width, height).double().T
+    assert min(left.min(), top.min()) >= 0
+    assert right.max() <= width + 1e-3
+    assert bottom.max() <= height + 1e-3
+    columns, rows = right - left, bottom - top
+    share = columns * rows / (width * height)
+    assert share.max() <= 1 + 1e-5
+    # Sides that end at the image's make a crop smaller, never larger.
+    whole = (columns < width - 1e-3) & (rows < height - 1e-3)
+    assert share[whole].min() > 0.0799
+    shape = (columns / rows)[whole]
+    assert shape.min() > 0.7499
+    assert shape.max() < 1.3334
+    if width == height:
+        assert share.mean() == pytest.approx(0.54 - 0.02, abs=0.02)
+        assert shape.log().mean() == pytest.approx(0, abs=0.02)
+
+
+def test_crops_of_arrays_and_files_are_the_same_places(tmp_path: Path) -> None:
+    image_module = pytest.importorskip("PIL.Image")
+    rows, columns = np.mgrid[:48, :48]
+    image = np.stack([5 * rows, 5 * columns, rows + columns], axis=-1).astype(np.uint8)
+    folder = tmp_path / "train" / "ant"
+    folder.mkdir(parents=True)
+    image_module.fromarray(image).save(folder / "0.png")
+    files = load_data(tmp_path, "train", size=48)
+    arrays = ImageData(image[None].transpose(0, 3, 1, 2), np.zeros(1, np.int64), 48)
+    for seed in range(5):
+        draws = torch.rand(1, 4, generator=torch.Generator().manual_seed(seed))
+        batches = [data.batch(torch.tensor([0]), CPU, draws=draws, area=0.08)[0].int() for data in (files, arrays)]
+        assert batches[0].shape == batches[1].shape == (1, 3, 48, 48)
+        assert (batches[0] - batches[1]).abs().max() <= 3
+        left, top, right, bottom = crop_boxes(draws, 0.08, 48, 48)[0].tolist()
+        middle = batches[1][0, :2, 23:25, 23:25].float().mean((1, 2)) / 5
+        assert middle.tolist() == pytest.approx([(top + bottom - 1) / 2, (left + right - 1) / 2], abs=0.3)
+
+
+def test_the_whole_image_is_a_crop_too() -> None:
+    data = ImageData(pixels(3).transpose(0, 3, 1, 2), np.zeros(3, np.int64), 32)
+    draws = torch.full((3, 4), 0.5)
+    same = data.batch(torch.arange(3), CPU, draws=draws, area=1.0)[0]
+    assert torch.equal(same, torch.from_numpy(data.images))

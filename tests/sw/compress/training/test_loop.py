@@ -118,6 +118,7 @@ def test_images_are_normalised_in_order() -> None:
         ({"epochs": 1, "optimiser": "lion"}, "optimiser must be one of sgd, adamw, not 'lion'"),
         ({"epochs": 1, "precision": "half"}, "precision must be float32 or bfloat16, not 'half'"),
         ({"epochs": 1, "lr": float("nan")}, "lr must be finite and at least 0, not nan"),
+        ({"epochs": 1, "area": 1.5}, r"area must be in 0\.\.1, not 1.5"),
     ],
 )
 def test_bad_settings(fields: dict[str, object], message: str) -> None:

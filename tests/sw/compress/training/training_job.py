@@ -43,7 +43,8 @@ def main() -> None:
     convert(model, [("3", Recipe("msvq", 8, 16, 4, 16))], progress=False)
     graph = quantise_activations(model)
     calibrate(graph, next(images_of(data, "cpu"))[0])
-    config = TrainConfig(3, 16, lr=0.01, warmup=0.5, weight_decay=0.01, label_smoothing=0.1, crop=1, erase=3, threads=1)
+    augmentation = {"crop": 1, "area": 0.5, "erase": 3, "distort": 0.2, "mix": 0.5}
+    config = TrainConfig(3, 16, lr=0.01, warmup=0.5, weight_decay=0.01, label_smoothing=0.1, threads=1, **augmentation)
     if short:
         config = TrainConfig(1, 16, "sgd", 0.01, crop=1, threads=1)
     freezer = SignFreezer(graph, Freezing(interval=2, momentum=0.3, first=0.2, last=0.1), config.steps(len(data)))
