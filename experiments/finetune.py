@@ -8,7 +8,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ import torch
 from torch import nn
 
 from experiments.models import build
-from sw.compress.methods import MASKED, SIGN_SPLIT, LayerSource, Recipe, compress_layer, kept_weights
+from sw.compress.grouping import group
+from sw.compress.methods import LayerSource, Recipe, compress_layers, kept_weights, misfit
 from sw.compress.network import module_sources
+from sw.compress.pruning import nm_mask
 from sw.compress.ratio import ideal_ratio, layer_bits, storage_bits, sum_bits
+from sw.compress.search import CANDIDATES, loss_sensitivity, search
 from sw.compress.training.data import ImageData
 from sw.compress.training.freezing import Freezing, SignFreezer
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
@@ -28,8 +32,9 @@ from sw.compress.training.integer import export_integers, read_network, write_ne
 from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of
 from sw.compress.training.modules import (
     CodebookDecoder,
-    UniformDecoder,
+    SignBits,
     compressed_layers,
+    convert,
     load_layers,
     replace_layer,
 )
@@ -53,7 +58,7 @@ class Case:
     name
         In the tables.
     recipe
-        Method, k, d, N:M; ``k = 0``: for each layer the most codewords that ``bits`` allows.
+        Method, k, d, N:M of the layers; the first and the last layer stay at 8 bit.
     sparse
         Start from the network that was trained N:M sparse.
     masks
@@ -61,10 +66,11 @@ class Case:
     permute
         Reorder channels before clustering (PQF).
     bits
-        Bits a weight with codebook, of each layer, for ``k = 0``.
-    uniform
-        Instead of a recipe: uniform weights of that many bits (LSQ).
-    learn_signs, freezing
+        Instead of the recipe's k: the most codewords with which a layer, or all layers that share a codebook, take at
+        most so many bits a weight, codebook included.
+    file_bytes
+        Instead of a recipe: the one for each layer that a search finds for a file of that size.
+    learn_signs, freezing, alpha
         Of sign-split methods.
     training
         Fields of the :class:`~sw.compress.training.loop.TrainConfig` that differ from the study's.
@@ -76,42 +82,96 @@ class Case:
     masks: bool = False
     permute: bool = False
     bits: float | None = None
-    uniform: int = 0
+    file_bytes: int = 0
     learn_signs: bool = True
     freezing: Freezing | None = None
+    alpha: float = 1.0
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def most_codewords(source: LayerSource, recipe: Recipe, bits: float, masked: bool) -> int:
-    """The largest k, a power of 2 or 1.5 times one, with which a layer takes at most ``bits`` a weight; 0 for none."""
-    weights = source.weight.size
-    signed = recipe.method in SIGN_SPLIT
+#: Layers that stay at 8 bit: the first and the last.
+KEPT_8BIT = ("conv1", "patches", "features.0", "linear")
+
+
+def most_codewords(weights: int, recipe: Recipe, bits: float, masked: bool) -> int:
+    """The largest k, a power of 2 or 1.5 times one, with which so many weights take at most ``bits`` each; 0: none."""
     candidates = sorted({2**i for i in range(1, 14)} | {3 * 2**i for i in range(1, 13)})
     fitting = [
         k
         for k in candidates
         if k <= weights // recipe.d
-        and storage_bits(weights, d=recipe.d, k=k, n=recipe.n, m=recipe.m, masked=masked, signed=signed).per_weight
+        and storage_bits(
+            weights, d=recipe.d, k=k, n=recipe.n, m=recipe.m, masked=masked, signed=recipe.signed
+        ).per_weight
         <= bits
     ]
     return max(fitting, default=0)
 
 
-def compress(source: LayerSource, case: Case, seed: int) -> CompressedLayer:
-    """One layer by a case; at 8 bit where the case does not fit."""
-    masked = case.masks or case.recipe.method in MASKED
+def rules_for(sources: Sequence[LayerSource], case: Case, seed: int) -> list[tuple[str, Recipe]]:
+    """A recipe for each layer by a case, but for ``file_bytes``; none for layers that stay at 8 bit."""
+    masked = case.masks or case.recipe.masked
     recipe = dataclasses.replace(case.recipe, seed=seed)
-    if case.bits is not None:
-        k = most_codewords(source, recipe, case.bits, masked)
-        recipe = dataclasses.replace(recipe, k=k) if k else Recipe("int8")
-    layer = compress_layer(source, recipe, threads=int(os.environ.get("OMP_NUM_THREADS", "2")))
-    if case.masks and layer.method == "vq":
-        kept = kept_weights(source.weight, recipe.n, recipe.m)
-        assert kept is not None
-        K, C, R, S = source.shape
-        masks = kept.reshape(K // layer.d, layer.d, C, R, S).transpose(0, 2, 3, 4, 1).reshape(-1, layer.d)
-        layer = dataclasses.replace(layer, method="mvq", n=recipe.n, m=recipe.m, masks=np.ascontiguousarray(masks))
-    return layer
+    coded = [source for source in sources if source.name not in KEPT_8BIT]
+    if case.bits is None:
+        return [(source.name, recipe) for source in coded]
+    shared = 0
+    if recipe.scope == "crosslayer":
+        # With one codeword, what a layer cannot take at all does not fit.
+        coded = [source for source in coded if misfit(source, dataclasses.replace(recipe, k=1)) is None]
+        shared = sum(source.weight.size for source in coded)
+    found = [(source.name, most_codewords(shared or source.weight.size, recipe, case.bits, masked)) for source in coded]
+    return [(name, dataclasses.replace(recipe, k=k)) for name, k in found if k]
+
+
+def _mask(model: nn.Module, sources: Sequence[LayerSource], layers: Sequence[CompressedLayer], recipe: Recipe) -> None:
+    """Give layers of method ``vq`` the masks of the weights that N:M pruning keeps."""
+    for source, layer in zip(sources, layers, strict=True):
+        if layer.method == "vq":
+            masks = nm_mask(group(source.weight, recipe.m), recipe.n, recipe.m)
+            layer = dataclasses.replace(layer, method="mvq", n=recipe.n, m=recipe.m, masks=masks)
+            replace_layer(model, source, CodebookDecoder(layer))
+
+
+def compress(
+    model: nn.Module, case: Case, seed: int, images: torch.Tensor, device: str, progress: bool = True
+) -> list[CompressedLayer]:
+    """Convert a network by a case, in place. ``images`` tell the search what each layer matters."""
+    if case.permute:
+        permute_network(model, case.recipe.d, seed=seed)
+    sources = module_sources(model)
+    threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
+    if case.file_bytes:
+        middle = [Recipe("int8" if source.name in KEPT_8BIT else "lsq2") for source in sources]
+        model.to(device)
+        sensitivity = loss_sensitivity(model, compress_layers(sources, middle), images, progress=progress)
+        model.cpu()
+        rules = search(
+            sources,
+            case.file_bytes,
+            candidates=[dataclasses.replace(recipe, seed=seed) for recipe in CANDIDATES],
+            sensitivity=sensitivity,
+            keep=KEPT_8BIT,
+            requantised=True,
+            threads=threads,
+            device=device,
+            progress=progress,
+        ).rules
+    else:
+        rules = rules_for(sources, case, seed)
+    layers = convert(
+        model,
+        rules,
+        alpha=case.alpha,
+        learn_signs=case.learn_signs,
+        threads=threads,
+        device=device,
+        progress=progress,
+    )
+    if case.masks:
+        _mask(model, sources, layers, case.recipe)
+        layers = compressed_layers(model)
+    return layers
 
 
 def run(
@@ -123,7 +183,6 @@ def run(
     *,
     device: str,
     capture: bool = True,
-    keep_8bit: tuple[str, ...] = ("conv1", "patches", "features.0", "linear"),
     container: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -142,30 +201,25 @@ def run(
     model = build(network, weights)
     unquantised = accuracy(model.to(device), test, device=device)
     model.cpu()
+    sample = next(images_of(train, device, batch=CALIBRATION))[0]
+    layers = compress(model, case, config.seed, sample, device, progress)
+    original = build(network, weights)
     if case.permute:
-        permute_network(model, case.recipe.d, seed=config.seed)
-    integer = network != "vit"
+        permute_network(original, case.recipe.d, seed=config.seed)
     errors = np.zeros(2)
-    for source in module_sources(model):
-        stays = source.name in keep_8bit
-        weight = torch.from_numpy(source.weight)
-        if case.uniform and not stays:
-            replace_layer(model, source, UniformDecoder(weight, case.uniform))
-            continue
-        layer = compress(source, Case("int8") if stays else case, config.seed)
-        if layer.method == "int8":
-            replace_layer(model, source, UniformDecoder(weight, per_channel=source.kind == "conv"))
+    for source, layer in zip(module_sources(original), layers, strict=True):
+        if source.name in KEPT_8BIT:
             continue
         squares = (layer.float_weights() - source.weight.astype(np.float64)) ** 2
         kept = kept_weights(source.weight, 4, 16)
         errors += squares.sum(), 0.0 if kept is None else squares[kept].sum()
-        replace_layer(model, source, CodebookDecoder(layer, weight, learn_signs=case.learn_signs))
     times["clustering"] = time.perf_counter()
+    integer = network != "vit"
     graph: nn.Module = quantise_activations(model) if integer else quantise_inputs(model)
     graph.to(device)
     if device.startswith("cuda"):
         graph.to(memory_format=torch.channels_last)
-    calibrate(graph, next(images_of(train, device, batch=CALIBRATION))[0])
+    calibrate(graph, sample)
 
     def recalibrate() -> None:
         recalibrate_batch_norm(graph, (images for images, _ in images_of(train, device, limit=RECALIBRATION)))
@@ -173,7 +227,8 @@ def run(
     recalibrate()
     before = accuracy(graph, test, device=device)
     times["calibration"] = time.perf_counter()
-    freezer = SignFreezer(graph, case.freezing, config.steps(len(train))) if case.freezing else None
+    signed = any(isinstance(module, SignBits) for module in graph.modules())
+    freezer = SignFreezer(graph, case.freezing, config.steps(len(train))) if case.freezing and signed else None
     losses = fit(
         graph,
         train,
@@ -186,17 +241,13 @@ def run(
     times["training"] = time.perf_counter()
     recalibrate()
     layers = compressed_layers(graph)
-    coded = [layer for layer in layers if layer.method != "int8"]
-    if case.uniform:
-        ratios: dict[str, float] = {"ratio_ideal": 32 / case.uniform}
-    else:
-        bits = sum_bits(layer_bits(layer) for layer in coded or layers)
-        ratios = {"ratio_ideal": ideal_ratio(bits), "bits_per_weight": bits.per_weight}
+    depthwise = {layer.name for layer in layers if layer.groups > 1 and layer.shape[1] == 1}
+    coded = [layer for layer in layers if layer.name not in {*KEPT_8BIT, *depthwise}]
+    bits = sum_bits(map(layer_bits, coded))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network")
-        if coded:
-            write_container(path, coded)
-            ratios["ratio_file"] = 4 * sum_bits(map(layer_bits, coded)).weight_count / path.stat().st_size
+        write_container(path, coded)
+        ratio_file = 4 * bits.weight_count / path.stat().st_size
         result: dict[str, Any] = {"accuracy_training_form": accuracy(graph, test, device=device)}
         if integer:
             write_network(path, export_integers(graph, (3, test.size, test.size)))
@@ -218,7 +269,7 @@ def run(
             shutil.copyfile(path, container)
     times["measuring"] = time.perf_counter()
     stages = {name: end - begin for (_, begin), (name, end) in itertools.pairwise(times.items())}
-    weights_all = sum(int(np.prod(layer.shape)) for layer in layers)
+    methods = Counter(f"{layer.method} {layer.n}:{layer.m} k={layer.k} d={layer.d}" for layer in coded)
     return {
         "case": case.name,
         "network": network,
@@ -226,10 +277,13 @@ def run(
         **result,
         "accuracy_float": unquantised,
         "accuracy_before": before,
-        **ratios,
-        "ratio_whole_file": 4 * weights_all / result["file_bytes"],
+        "ratio_ideal": ideal_ratio(bits),
+        "bits_per_weight": bits.per_weight,
+        "ratio_file": ratio_file,
+        "ratio_whole_file": 4 * sum(int(np.prod(layer.shape)) for layer in layers) / result["file_bytes"],
         "sse": float(errors[0]),
         "kept_sse": float(errors[1]),
+        "layers": dict(methods),
         "coded_layers": len(coded),
         "int8_layers": len(layers) - len(coded),
         "frozen_signs": freezer.frozen_share() if freezer else None,
@@ -245,4 +299,4 @@ def _from_container(network: str, weights: Path, layers: list[CompressedLayer]) 
     return model
 
 
-__all__ = ["Case", "compress", "most_codewords", "run"]
+__all__ = ["Case", "compress", "most_codewords", "rules_for", "run"]

@@ -192,16 +192,27 @@ def _report(study: Study, network: str, files: list[Path], output: Path) -> None
                 name,
                 spread(accuracies),
                 spread([entry["accuracy_before"] for entry in group]),
-                f"{first['accuracy_float']:.2f}" if "accuracy_float" in first else "-",
+                f"{first['accuracy_float']:.2f}",
                 f"{first['ratio_ideal']:.2f}",
-                f"{first['ratio_file']:.2f}" if "ratio_file" in first else "-",
+                f"{first['ratio_file']:.2f}",
                 f"{first['ratio_whole_file']:.2f}",
+                f"{first['file_bytes']:,}",
                 f"{first['kept_sse']:.1f}",
                 len(group),
                 first["config"]["epochs"],
             ]
         )
-    headings = ["case", "accuracy", "before training", "float", "ratio, eq. 7", "ratio, file", "whole file", "kept SSE"]
+    headings = [
+        "case",
+        "accuracy",
+        "before training",
+        "float",
+        "ratio, eq. 7",
+        "ratio, file",
+        "ratio, whole file",
+        "bytes",
+    ]
+    headings += ["kept SSE", "seeds", "epochs"]
     devices = sorted({entry["machine"]["device"] for entry in runs})
     report = {
         "experiment": study.name,
@@ -210,7 +221,12 @@ def _report(study: Study, network: str, files: list[Path], output: Path) -> None
         "summary": summary,
         "runs": runs,
     }
-    write_report(output / f"{study.name}-{network}.json", report, [*headings, "seeds", "epochs"], rows)
+    write_report(
+        output / f"{study.name}-{network}.json",
+        report,
+        headings,
+        rows,
+    )
     print((output / f"{study.name}-{network}.md").read_text())
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from experiments import signs, table3, train_float
-from experiments.finetune import Case, compress, most_codewords
+from experiments.finetune import Case, compress, most_codewords, rules_for
 from experiments.models import MODELS, build
-from sw.compress.methods import CompressError, LayerSource, Recipe
-from sw.compress.ratio import layer_bits
+from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, compress_layers
+from sw.compress.ratio import layer_bits, sum_bits
 
 
 @pytest.fixture(scope="module")
@@ -40,25 +42,36 @@ def test_unknown_model() -> None:
         build("vgg")
 
 
+def conv(shape: tuple[int, ...]) -> LayerSource:
+    return LayerSource("layer", "conv", np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+
+
 @pytest.mark.parametrize("method", ["vq", "mvq", "ssvq", "msvq"])
 def test_most_codewords_fill_the_bits(method: str) -> None:
-    weight = np.random.default_rng(0).standard_normal((64, 64, 3, 3)).astype(np.float32)
-    source, recipe = LayerSource("layer", "conv", weight), Recipe(method, 2, 16, 4, 16)
-    k = most_codewords(source, recipe, 1.5, recipe.masked)
-    layer = compress(source, Case("case", recipe, bits=1.5), 0)
-    assert layer.k == k
-    assert 1.2 < layer_bits(layer).per_weight <= 1.5
-    assert most_codewords(source, recipe, 0.01, recipe.masked) == 0
+    source, recipe = conv((64, 64, 3, 3)), Recipe(method, 2, 16, 4, 16)
+    ((name, chosen),) = rules_for([source], Case("case", recipe, bits=1.5), 0)
+    assert (name, chosen.k) == ("layer", most_codewords(64 * 64 * 9, recipe, 1.5, recipe.masked))
+    assert 1.2 < layer_bits(compress_layer(source, chosen)).per_weight <= 1.5
+    assert most_codewords(64 * 64 * 9, recipe, 0.01, recipe.masked) == 0
+
+
+def test_a_shared_codebook_fills_the_bits_of_all_layers() -> None:
+    sources = [replace(conv((32, 16, 3, 3)), name=name) for name in ("conv1", "a", "b")]
+    rules = rules_for(sources, Case("case", Recipe("mvq", 2, 16, 4, 16, scope="crosslayer"), bits=1.4), 0)
+    layers = compress_layers(sources[1:], [recipe for _, recipe in rules])
+    assert [name for name, _ in rules] == ["a", "b"]
+    assert 1.2 < sum_bits(map(layer_bits, layers)).per_weight <= 1.4
 
 
 def test_case_c_decodes_with_the_masks_of_the_weights() -> None:
-    weight = np.random.default_rng(0).standard_normal((32, 16, 3, 3)).astype(np.float32)
+    model = nn.Sequential(nn.Conv2d(16, 32, 3))
+    weight = model[0].weight.detach().clone().numpy()
     case = Case("C", Recipe("vq", 16, 16, 4, 16), masks=True)
-    layer = compress(LayerSource("layer", "conv", weight), case, 0)
+    (layer,) = compress(model, case, 0, torch.zeros(1), "cpu", progress=False)
     assert layer.method == "mvq"
     kept = np.sort(np.abs(weight).reshape(2, 16, -1), axis=1)[:, 12]
     np.testing.assert_array_equal(
-        layer.integer_weights().reshape(2, 16, -1) != 0, np.abs(weight).reshape(2, 16, -1) >= kept[:, None]
+        layer.masks, (np.abs(weight).reshape(2, 16, -1) >= kept[:, None]).transpose(0, 2, 1).reshape(-1, 16)
     )
 
 
@@ -67,15 +80,19 @@ def test_the_way_from_floats_to_a_table(cifar: Path, tmp_path: Path, capsys: pyt
     dense, sparse = str(tmp_path / "dense.pt"), str(tmp_path / "sparse.pt")
     assert train_float.main(["resnet20", *common, "--weights", dense]) == 0
     assert train_float.main(["resnet20", *common, "--start", dense, "--sparse", "sr-ste", "--weights", sparse]) == 0
+    chosen = ["C", "D crosslayer", "MSVQ", "PQF-style", "LSQ 2 bit"]
     study = ["resnet20", *common, "--weights", dense, "--sparse-weights", sparse, "--runs", str(tmp_path / "runs")]
-    assert table3.main([*study, "--seeds", "0", "--cases", "C", "MSVQ", "PQF-style", "LSQ 2 bit"]) == 0
+    assert table3.main([*study, "--seeds", "0", "--cases", *chosen, "--containers"]) == 0
     report = json.loads((tmp_path / "table3-resnet20.json").read_text())
-    assert [run["case"] for run in report["runs"]] == ["C", "MSVQ", "PQF-style", "LSQ 2 bit"]
+    assert [run["case"] for run in report["runs"]] == chosen
     assert all(run["golden_logits_equal"] for run in report["runs"])
-    assert 21 < report["runs"][1]["ratio_ideal"] < 25
+    assert 21 < report["runs"][2]["ratio_ideal"] < 25
+    assert report["runs"][4]["ratio_ideal"] == pytest.approx(16)
+    file = tmp_path / "runs" / "MSVQ-0.msvq"
+    assert file.stat().st_size == report["runs"][2]["file_bytes"]
     assert "| MSVQ |" in (tmp_path / "table3-resnet20.md").read_text()
     assert table3.main([*study, "--cases", "E"]) == 2
-    assert "case must be one of A, B, C, D, MSVQ" in capsys.readouterr().err
+    assert "case must be one of A, B, C, D, D crosslayer" in capsys.readouterr().err
 
 
 def test_reports_need_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

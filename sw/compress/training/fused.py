@@ -9,53 +9,92 @@ same inputs give the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["fake_quantise", "fake_quantise_backward", "member_sums", "watch_signs"]
+__all__ = ["Stored", "decode", "decode_backward", "fake_quantise", "fake_quantise_backward", "watch_signs"]
 
 _BLOCK = 4096
-_ROWS = 32
+_ROWS, _TILE = 32, 64
 _PROGRAMS = 4096
 
 # Adding it to a float32 below 2^22 leaves no bits after the point: rounding, halves to even.
 _ROUND = tl.constexpr(12582912.0)
+_TINY = tl.constexpr(1.1754943508222875e-38)
 _ALL = tl.constexpr(tl.PropagateNan.ALL)
 
 
 @triton.jit
-def _clamped(values_at, size_at, at, inside, low, high):
+def _step_size(base_at, factor_at):
+    """:class:`sw.compress.training.quant.StepSize`'s value."""
+    return tl.maximum(tl.load(base_at) * tl.exp(tl.load(factor_at)), _TINY)
+
+
+@triton.jit
+def _clamped(values, size, low, high):
     """``v / s``, and that in low..high."""
-    values = tl.load(values_at + at, mask=inside, other=0.0).to(tl.float32)
-    ratio = tl.div_rn(values, tl.load(size_at))
+    ratio = tl.div_rn(values, size)
     return ratio, tl.clamp(ratio, low, high, propagate_nan=_ALL)
 
 
 @triton.jit
-def _fake_quantise(values_at, size_at, results_at, count, low, high, BLOCK: tl.constexpr):
+def _rounded(values):
+    return (values + _ROUND) - _ROUND
+
+
+@triton.jit
+def _lsq(gradients, values, size, low, high):
+    """LSQ's gradients: of the values, and their shares in the step's."""
+    ratio, clamped = _clamped(values, size, low, high)
+    unclamped = ratio == clamped
+    slopes = _rounded(clamped) - tl.where(unclamped, ratio, 0.0)
+    return tl.where(unclamped, gradients, 0.0), gradients * slopes
+
+
+@triton.jit
+def _fake_quantise(values_at, base_at, factor_at, results_at, count, low, high, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
-    _, clamped = _clamped(values_at, size_at, at, inside, low, high)
-    result = ((clamped + _ROUND) - _ROUND) * tl.load(size_at)
-    tl.store(results_at + at, result.to(results_at.dtype.element_ty), mask=inside)
+    size = _step_size(base_at, factor_at)
+    _, clamped = _clamped(tl.load(values_at + at, mask=inside, other=0.0).to(tl.float32), size, low, high)
+    tl.store(results_at + at, (_rounded(clamped) * size).to(results_at.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _fake_quantise_backward(
-    gradients_at, values_at, size_at, results_at, slopes_at, count, low, high, BLOCK: tl.constexpr
+    gradients_at, values_at, base_at, factor_at, results_at, slopes_at, count, low, high, BLOCK: tl.constexpr
 ):
     program = tl.program_id(0)
     at = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
-    ratio, clamped = _clamped(values_at, size_at, at, inside, low, high)
+    values = tl.load(values_at + at, mask=inside, other=0.0).to(tl.float32)
     gradients = tl.load(gradients_at + at, mask=inside, other=0.0).to(tl.float32)
-    unclamped = ratio == clamped
-    slopes = ((clamped + _ROUND) - _ROUND) - tl.where(unclamped, ratio, 0.0)
-    passed = tl.where(unclamped, gradients, 0.0)
+    passed, slopes = _lsq(gradients, values, _step_size(base_at, factor_at), low, high)
     tl.store(results_at + at, passed.to(results_at.dtype.element_ty), mask=inside)
-    tl.store(slopes_at + program, tl.sum(gradients * slopes, axis=0))
+    tl.store(slopes_at + program, tl.sum(slopes, axis=0))
+
+
+@triton.jit
+def _step_gradient(slopes_at, base_at, factor_at, result_at, count, scale, BLOCK: tl.constexpr):
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, count, BLOCK):
+        at = first + tl.arange(0, BLOCK)
+        total += tl.load(slopes_at + at, mask=at < count, other=0.0)
+    size = tl.load(base_at) * tl.exp(tl.load(factor_at))
+    gradient = tl.sum(total, axis=0) * scale * size
+    tl.store(result_at, tl.where(size >= _TINY, gradient, 0.0))
+
+
+def _gradient_of_step(slopes: Tensor, base: Tensor, factor: Tensor, values: int, high: int) -> Tensor:
+    """Gradient of the step's logarithm, from its parts: LSQ's factor, and ``ds / dlog s = s``."""
+    result = torch.empty_like(factor)
+    _step_gradient[(1,)](slopes, base, factor, result, slopes.numel(), (values * high) ** -0.5, BLOCK=1024, num_warps=4)
+    return result
 
 
 def _dense(values: Tensor) -> Tensor:
@@ -63,21 +102,20 @@ def _dense(values: Tensor) -> Tensor:
     return values if torch.empty_like(values).stride() == values.stride() else values.contiguous()
 
 
-def fake_quantise(values: Tensor, size: Tensor, low: int, high: int, dtype: torch.dtype) -> Tensor:
-    """``s * clamp(round(v / s), low, high)`` with one step size, in the memory order of ``values``."""
+def fake_quantise(values: Tensor, base: Tensor, factor: Tensor, low: int, high: int, dtype: torch.dtype) -> Tensor:
+    """``s * clamp(round(v / s), low, high)`` in the memory order of ``values``; one step ``s = base * exp(factor)``."""
     values = _dense(values)
-    results = torch.empty_like(values, dtype=dtype)
-    count = values.numel()
+    results, count = torch.empty_like(values, dtype=dtype), values.numel()
     _fake_quantise[(triton.cdiv(count, _BLOCK),)](
-        values, size, results, count, float(low), float(high), BLOCK=_BLOCK, num_warps=8
+        values, base, factor, results, count, float(low), float(high), BLOCK=_BLOCK, num_warps=8
     )
     return results
 
 
 def fake_quantise_backward(
-    gradient: Tensor, values: Tensor, size: Tensor, low: int, high: int
+    gradient: Tensor, values: Tensor, base: Tensor, factor: Tensor, low: int, high: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the values, and of the step size before LSQ's factor."""
+    """Gradients of the values and of the step's factor."""
     values = _dense(values)
     if gradient.stride() != values.stride():
         gradient = torch.empty_like(values, dtype=gradient.dtype).copy_(gradient)
@@ -85,16 +123,82 @@ def fake_quantise_backward(
     programs = triton.cdiv(count, _BLOCK)
     slopes = torch.empty(programs, device=values.device)
     _fake_quantise_backward[(programs,)](
-        gradient, values, size, results, slopes, count, float(low), float(high), BLOCK=_BLOCK, num_warps=8
+        gradient, values, base, factor, results, slopes, count, float(low), float(high), BLOCK=_BLOCK, num_warps=8
     )
-    return results, slopes.sum()
+    return results, _gradient_of_step(slopes, base, factor, count, high)
 
 
 @triton.jit
-def _member_sums(
-    gradients_at, masks_at, members_at, offsets_at, sums_at, k, d, parts,
-    MASKED: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
+def _decode(
+    codebook_at, base_at, factor_at, assignments_at, slots_at, latents_at, frozen_at, fixed_at, weight_at,
+    count, d, n, per_block, points, k_stride, c_stride, p_stride, low, high,
+    MASKED: tl.constexpr, SIGNED: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    elements = tl.arange(0, D)
+    present = (rows < count)[:, None] & (elements < d)[None, :]
+    codes = tl.load(assignments_at + rows, mask=rows < count, other=0)
+    codewords = tl.load(codebook_at + codes[:, None] * d + elements[None, :], mask=present, other=0.0)
+    size = _step_size(base_at, factor_at)
+    _, clamped = _clamped(codewords, size, low, high)
+    weights = _rounded(clamped) * size
+    at = rows[:, None] * d + elements[None, :]
+    kept = present
+    if MASKED:
+        slots = tl.load(slots_at + at, mask=present, other=-1).to(tl.int32)
+        kept = slots >= 0
+        at = rows[:, None] * n + slots
+        weights = tl.where(kept, weights, 0.0)
+    if SIGNED:
+        negative = tl.load(latents_at + at, mask=kept, other=0.0).to(tl.int32, bitcast=True) < 0
+        frozen = tl.load(frozen_at + at, mask=kept, other=0) != 0
+        negative = tl.where(frozen, tl.load(fixed_at + at, mask=kept, other=0) != 0, negative)
+        weights = tl.where(negative, -weights, weights)
+    rest = rows % per_block
+    begin = (rows // per_block) * d * k_stride + (rest // points) * c_stride + (rest % points) * p_stride
+    to = begin[:, None] + elements[None, :] * k_stride
+    tl.store(weight_at + to, weights.to(weight_at.dtype.element_ty), mask=present)
+
+
+@triton.jit
+def _decode_backward(
+    gradients_at, codebook_at, base_at, factor_at, assignments_at, slots_at, latents_at, frozen_at, fixed_at,
+    signed_at, latent_gradients_at,
+    count, d, n, per_block, points, k_stride, c_stride, p_stride, low, high,
+    MASKED: tl.constexpr, SIGNED: tl.constexpr, LEARN: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    elements = tl.arange(0, D)
+    present = (rows < count)[:, None] & (elements < d)[None, :]
+    rest = rows % per_block
+    begin = (rows // per_block) * d * k_stride + (rest // points) * c_stride + (rest % points) * p_stride
+    gradients = tl.load(gradients_at + begin[:, None] + elements[None, :] * k_stride, mask=present, other=0.0)
+    gradients = gradients.to(tl.float32)
+    places = rows[:, None] * d + elements[None, :]
+    at = places
+    kept = present
+    if MASKED:
+        slots = tl.load(slots_at + at, mask=present, other=-1).to(tl.int32)
+        kept = slots >= 0
+        at = rows[:, None] * n + slots
+        gradients = tl.where(kept, gradients, 0.0)
+    if SIGNED:
+        negative = tl.load(latents_at + at, mask=kept, other=0.0).to(tl.int32, bitcast=True) < 0
+        frozen = tl.load(frozen_at + at, mask=kept, other=0) != 0
+        negative = tl.where(frozen, tl.load(fixed_at + at, mask=kept, other=0) != 0, negative)
+        if LEARN:
+            codes = tl.load(assignments_at + rows, mask=rows < count, other=0)
+            codewords = tl.load(codebook_at + codes[:, None] * d + elements[None, :], mask=present, other=0.0)
+            size = _step_size(base_at, factor_at)
+            _, clamped = _clamped(codewords, size, low, high)
+            slopes = tl.where(frozen, 0.0, gradients * (_rounded(clamped) * size))
+            tl.store(latent_gradients_at + at, slopes, mask=kept)
+        gradients = tl.where(negative, -gradients, gradients)
+    tl.store(signed_at + places, gradients.to(signed_at.dtype.element_ty), mask=present)
+
+
+@triton.jit
+def _member_sums(gradients_at, members_at, offsets_at, sums_at, k, d, parts, ROWS: tl.constexpr, D: tl.constexpr):
     code, part = tl.program_id(0), tl.program_id(1)
     begin, end = tl.load(offsets_at + code), tl.load(offsets_at + code + 1)
     span = (end - begin + parts - 1) // parts
@@ -106,43 +210,132 @@ def _member_sums(
         rows = row + tl.arange(0, ROWS)
         present = (rows < last)[:, None] & (elements < d)[None, :]
         members = tl.load(members_at + rows, mask=rows < last, other=0)
-        places = members.to(tl.int64)[:, None] * d + elements[None, :]
-        if MASKED:
-            present = present & (tl.load(masks_at + places, mask=present, other=0) != 0)
+        places = members[:, None] * d + elements[None, :]
         total += tl.load(gradients_at + places, mask=present, other=0.0).to(tl.float32)
     places = (part * k + code) * d + elements
     tl.store(sums_at + places, tl.sum(total, axis=0), mask=elements < d)
 
 
-def member_sums(gradient: Tensor, masks: Tensor | None, members: Tensor, offsets: Tensor) -> Tensor:
-    """Sum of the gradients of each codeword's members, where their masks keep them.
+@triton.jit
+def _codebook_gradient(
+    sums_at, counts_at, codebook_at, base_at, factor_at, results_at, slopes_at, count, parts, low, high,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    at = program * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    total = tl.zeros((BLOCK,), tl.float32)
+    for part in range(0, parts):
+        total += tl.load(sums_at + part * count + at, mask=inside, other=0.0)
+    mean = total / tl.load(counts_at + at, mask=inside, other=1.0)
+    codewords = tl.load(codebook_at + at, mask=inside, other=0.0)
+    passed, slopes = _lsq(mean, codewords, _step_size(base_at, factor_at), low, high)
+    tl.store(results_at + at, passed, mask=inside)
+    tl.store(slopes_at + program, tl.sum(slopes, axis=0))
 
-    Parameters
+
+@dataclass(frozen=True)
+class Stored:
+    """What of a layer with a codebook does not change while training.
+
+    Attributes
     ----------
-    gradient
-        ``[NG, d]``.
-    masks
-        bool ``[NG, d]``, or None.
+    shape
+        ``[K, C, R, S]``.
+    d, n, low
+        Codeword length; kept weights of a subvector; least integer of a codeword.
+    assignments
+        int32 ``[NG]``.
+    slots
+        int8 ``[NG, d]``: number of each kept weight among those of its subvector, -1 where pruned; or None.
+    counts
+        float32 ``[k, d]``, as in :func:`sw.compress.training.modules.masked_lookup`.
     members
         int32 ``[NG]``: numbers of the subvectors, those of codeword 0 first.
     offsets
         int32 ``[k + 1]``: where each codeword's members begin.
-
-    Returns
-    -------
-    Tensor
-        float32 ``[k, d]``.
     """
-    gradient = gradient.contiguous()
-    count, d = gradient.shape
-    k = len(offsets) - 1
+
+    shape: tuple[int, int, int, int]
+    d: int
+    n: int
+    low: int
+    assignments: Tensor
+    slots: Tensor | None
+    counts: Tensor
+    members: Tensor
+    offsets: Tensor
+
+    def geometry(self, weight: Tensor) -> tuple[int, ...]:
+        """What the kernels need to find a subvector's weights, from the strides of ``weight``."""
+        _, C, R, S = self.shape
+        strides = weight.stride()
+        # Rows and columns of a kernel have one stride in both memory orders; of 1 x 1 kernels it does not count.
+        return len(self.assignments), self.d, self.n, C * R * S, R * S, strides[0], strides[1], strides[3]
+
+
+def decode(
+    stored: Stored, codebook: Tensor, base: Tensor, factor: Tensor, signs: Sequence[Tensor], dtype: torch.dtype
+) -> Tensor:
+    """The weight, ``[K, C, R, S]``, channels last. ``signs``: latents, which are frozen, to what; or nothing."""
+    R, S = stored.shape[2:]
+    weight = torch.empty(
+        stored.shape,
+        dtype=dtype,
+        device=codebook.device,
+        memory_format=torch.contiguous_format if R * S == 1 else torch.channels_last,
+    )
+    slots = codebook if stored.slots is None else stored.slots
+    latent, frozen, fixed = _sign_arguments(signs, codebook)
+    _decode[(triton.cdiv(len(stored.assignments), _TILE),)](
+        codebook, base, factor, stored.assignments, slots, latent, frozen, fixed, weight, *stored.geometry(weight),
+        float(stored.low), 127.0, MASKED=stored.slots is not None, SIGNED=bool(signs), ROWS=_TILE,
+        D=triton.next_power_of_2(stored.d), num_warps=4,
+    )  # fmt: skip
+    return weight
+
+
+def decode_backward(
+    stored: Stored,
+    gradient: Tensor,
+    codebook: Tensor,
+    base: Tensor,
+    factor: Tensor,
+    signs: Sequence[Tensor],
+    learn: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of the codebook (MVQ equation 6), of its step's factor, and of the latent signs if they learn."""
+    if not gradient.is_contiguous() and not gradient.is_contiguous(memory_format=torch.channels_last):
+        gradient = gradient.contiguous()
+    count, (k, d) = len(stored.assignments), codebook.shape
+    signed = torch.empty((count, d), dtype=gradient.dtype, device=gradient.device)
+    slots = codebook if stored.slots is None else stored.slots
+    latent, frozen, fixed = _sign_arguments(signs, codebook)
+    latent_gradient = torch.empty_like(latent) if signs and learn else None
+    wide = triton.next_power_of_2(d)
+    _decode_backward[(triton.cdiv(count, _TILE),)](
+        gradient, codebook, base, factor, stored.assignments, slots, latent, frozen, fixed, signed,
+        codebook if latent_gradient is None else latent_gradient, *stored.geometry(gradient),
+        float(stored.low), 127.0, MASKED=stored.slots is not None, SIGNED=bool(signs),
+        LEARN=latent_gradient is not None, ROWS=_TILE, D=wide, num_warps=4,
+    )  # fmt: skip
     parts = max(1, min(_PROGRAMS // k, count // (k * _ROWS)))
     sums = torch.empty((parts, k, d), device=gradient.device)
-    _member_sums[(k, parts)](
-        gradient, gradient if masks is None else masks.view(torch.uint8), members, offsets, sums, k, d, parts,
-        MASKED=masks is not None, ROWS=_ROWS, D=triton.next_power_of_2(d), num_warps=4,
+    _member_sums[(k, parts)](signed, stored.members, stored.offsets, sums, k, d, parts, ROWS=_ROWS, D=wide, num_warps=4)
+    programs = triton.cdiv(k * d, 1024)
+    results, slopes = torch.empty_like(codebook), torch.empty(programs, device=gradient.device)
+    _codebook_gradient[(programs,)](
+        sums, stored.counts, codebook, base, factor, results, slopes, k * d, parts, float(stored.low), 127.0,
+        BLOCK=1024, num_warps=4,
     )  # fmt: skip
-    return sums.sum(0)
+    return results, _gradient_of_step(slopes, base, factor, k * d, 127), latent_gradient
+
+
+def _sign_arguments(signs: Sequence[Tensor], unused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if not signs:
+        return unused, unused, unused
+    latent, frozen, fixed = signs
+    return latent, frozen.view(torch.uint8), fixed.view(torch.uint8)
 
 
 @triton.jit

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,7 +36,6 @@ __all__ = [
     "decoded_layers",
     "load_layers",
     "masked_lookup",
-    "members_of",
     "recipe_for",
     "replace_layer",
     "share_codebook",
@@ -45,40 +44,22 @@ __all__ = [
 
 class _MaskedLookup(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        codebook: Tensor,
-        assignments: Tensor,
-        masks: Tensor | None,
-        counts: Tensor,
-        members: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
-        ctx.save_for_backward(assignments, masks, counts, *(members or ()))
+    def forward(ctx: Any, codebook: Tensor, assignments: Tensor, masks: Tensor | None, counts: Tensor) -> Tensor:
+        ctx.save_for_backward(assignments, masks, counts)
         ctx.dtype = codebook.dtype
         decoded = codebook[assignments]
         return decoded if masks is None else decoded.mul_(masks)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None, None]:
-        assignments, masks, counts, *members = ctx.saved_tensors
-        (gradient,) = gradients
-        kernels = kernels_for(gradient) if members else None
-        if kernels is not None:
-            sums = kernels.member_sums(gradient, masks, *members)
-        else:
-            gradient = gradient.float() if masks is None else gradient.float() * masks
-            # Unlike index_add, this sum is deterministic on every device, and fast on the CPU.
-            sums = torch.ops.aten.embedding_dense_backward(gradient.contiguous(), assignments, len(counts), -1, False)
-        return (sums / counts).to(ctx.dtype), None, None, None, None
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None]:
+        assignments, masks, counts = ctx.saved_tensors
+        gradient = gradients[0].float() if masks is None else gradients[0].float() * masks
+        # Unlike index_add, this sum is deterministic on every device, and fast on the CPU.
+        sums = torch.ops.aten.embedding_dense_backward(gradient.contiguous(), assignments, len(counts), -1, False)
+        return (sums / counts).to(ctx.dtype), None, None, None
 
 
-def masked_lookup(
-    codebook: Tensor,
-    assignments: Tensor,
-    masks: Tensor | None,
-    counts: Tensor,
-    members: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
+def masked_lookup(codebook: Tensor, assignments: Tensor, masks: Tensor | None, counts: Tensor) -> Tensor:
     """The subvectors ``c[a_j] o bm_j``, with the gradient of MVQ equation 6 for the codewords.
 
     Codeword i gets ``sum_p (dL/dv_p o n_p) / sum_p n_p`` over its members p: the mean over the weights that each of its
@@ -94,23 +75,44 @@ def masked_lookup(
         bool ``[NG, d]``, or None.
     counts
         float ``[k, d]``: weights that each element stands for (:func:`sw.compress.kmeans.member_counts`), at least 1.
-    members
-        Of :func:`members_of`; with it the gradient is faster on a GPU.
 
     Returns
     -------
     Tensor
         float ``[NG, d]``.
     """
-    decoded: Tensor = _MaskedLookup.apply(codebook, assignments, masks, counts, members)  # type: ignore[no-untyped-call]
+    decoded: Tensor = _MaskedLookup.apply(codebook, assignments, masks, counts)  # type: ignore[no-untyped-call]
     return decoded
 
 
-def members_of(assignments: NDArray[np.integer[Any]], k: int) -> tuple[Tensor, Tensor]:
-    """int32 numbers of the subvectors in the order of their codewords, and where each codeword's begin, ``[k + 1]``."""
-    order = np.argsort(assignments, kind="stable").astype(np.int32)
-    offsets = np.concatenate([[0], np.bincount(assignments, minlength=k).cumsum()]).astype(np.int32)
-    return torch.from_numpy(order), torch.from_numpy(offsets)
+class _FusedDecode(torch.autograd.Function):
+    """What :meth:`CodebookDecoder.forward` computes, by kernels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        codebook: Tensor,
+        base: Tensor,
+        factor: Tensor,
+        latent: Tensor | None,
+        frozen: tuple[Tensor, ...],
+        stored: Any,
+        kernels: ModuleType,
+    ) -> Tensor:
+        ctx.save_for_backward(codebook, base, factor, latent, *frozen)
+        ctx.stored, ctx.kernels = stored, kernels
+        signs = () if latent is None else (latent, *frozen)
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else codebook.dtype
+        weight: Tensor = kernels.decode(stored, codebook, base, factor, signs, dtype)
+        return weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        codebook, base, factor, latent, *frozen = ctx.saved_tensors
+        signs = () if latent is None else (latent, *frozen)
+        learn = ctx.needs_input_grad[3]
+        given = ctx.kernels.decode_backward(ctx.stored, gradients[0], codebook, base, factor, signs, learn)
+        return given[0], None, given[1], given[2], None, None, None
 
 
 class _Sign(torch.autograd.Function):
@@ -218,7 +220,7 @@ class UniformDecoder(WeightDecoder):
         self.step = StepSize(torch.where(step > 0, step, 1.0))
 
     def forward(self) -> Tensor:
-        return fake_quantise(self.weight, self.step(), self.low, self.high)
+        return self.step.quantise(self.weight, self.low, self.high)
 
     @torch.no_grad()
     def fields(self) -> dict[str, Any]:
@@ -263,8 +265,6 @@ class CodebookDecoder(WeightDecoder):
     factor: Tensor | None
     masks: Tensor | None
     positions: Tensor | None
-    members: Tensor
-    offsets: Tensor
 
     def __init__(
         self,
@@ -293,8 +293,6 @@ class CodebookDecoder(WeightDecoder):
         self.register_buffer("counts", torch.from_numpy(counts.astype(np.float32)).clamp_min_(1), persistent=False)
         masks = None if layer.masks is None else torch.from_numpy(layer.masks.copy())
         self.register_buffer("masks", masks)
-        for name, tensor in zip(("members", "offsets"), members_of(layer.assignments, layer.k), strict=True):
-            self.register_buffer(name, tensor, persistent=False)
         self.signs: SignBits | None = None
         positions = None
         if layer.signs is not None:
@@ -308,6 +306,23 @@ class CodebookDecoder(WeightDecoder):
             # The layer's signs count, also where its magnitude, or the weight, is 0.
             self.signs = SignBits(negative, torch.where(negative, -magnitudes, magnitudes), learn_signs)
         self.register_buffer("positions", positions, persistent=False)
+        self._stored: Any = None
+
+    def _for_kernels(self, kernels: ModuleType) -> Any:
+        """The layer's indices and masks in the form that the kernels want, made when they are first used."""
+        device = self.codebook.device
+        if self._stored is None or self._stored.counts.device != device:
+            slots = None
+            if self.masks is not None:
+                slots = torch.where(self.masks, self.masks.cumsum(1) - 1, -1).to(torch.int8)
+            members = self.assignments.sort(stable=True).indices.int()
+            sizes = torch.bincount(self.assignments, minlength=self.k)
+            offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).int()
+            kept = self.d if self.masks is None else self.d * self.n // self.m
+            self._stored = kernels.Stored(
+                self.shape, self.d, kept, self.low, self.assignments.int(), slots, self.counts, members, offsets
+            )
+        return self._stored
 
     def _grouped(self, weight: Tensor) -> Tensor:
         """``[K, C, R, S]`` to ``[NG, d]``: :func:`sw.compress.grouping.group` on tensors."""
@@ -319,19 +334,28 @@ class CodebookDecoder(WeightDecoder):
         return subvectors.reshape(K // self.d, C, R, S, self.d).permute(0, 4, 1, 2, 3).reshape(self.shape)
 
     def forward(self) -> Tensor:
+        # A shared codebook goes the plain way: it is small.
+        kernels = kernels_for(self.codebook) if self.factor is None else None
+        if kernels is not None:
+            signs = self.signs
+            latent, frozen = (None, ()) if signs is None else (signs.latent, (signs.frozen, signs.frozen_negative))
+            stored = self._for_kernels(kernels)
+            weight: Tensor = _FusedDecode.apply(  # type: ignore[no-untyped-call]
+                self.codebook, self.step.base, self.step.log_factor, latent, frozen, stored, kernels
+            )
+            return weight
         values: Tensor = self.codebook
         size: Tensor = self.step()
         if self.factor is not None:
             # Of a shared codebook, in this layer's scale.
             values, size = values * self.factor, size * self.factor
         codebook = fake_quantise(values, size, self.low, 127)
-        members = self.members, self.offsets
-        subvectors = masked_lookup(codebook, self.assignments, self.masks, self.counts, members)
+        subvectors = masked_lookup(codebook, self.assignments, self.masks, self.counts)
         if self.signs is not None:
-            signs: Tensor = self.signs()
+            bits: Tensor = self.signs()
             if self.positions is not None:
-                signs = signs.new_zeros(subvectors.shape).scatter(1, self.positions, signs)
-            subvectors = subvectors * signs.to(subvectors.dtype)
+                bits = bits.new_zeros(subvectors.shape).scatter(1, self.positions, bits)
+            subvectors = subvectors * bits.to(subvectors.dtype)
         return self._ungrouped(subvectors)
 
     @torch.no_grad()

@@ -36,10 +36,6 @@ class _FakeQuantise(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, size: Tensor, low: int, high: int, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(values, size)
         ctx.range = low, high
-        kernels = kernels_for(values) if size.numel() == 1 else None
-        if kernels is not None:
-            fused: Tensor = kernels.fake_quantise(values, size, low, high, dtype)
-            return fused
         return integers(values.float(), size, low, high).mul_(size).to(dtype)
 
     @staticmethod
@@ -47,16 +43,36 @@ class _FakeQuantise(torch.autograd.Function):
         values, size = ctx.saved_tensors
         low, high = ctx.range
         (gradient,) = gradients
-        factor = (values.numel() / size.numel() * high) ** -0.5
-        kernels = kernels_for(values) if size.numel() == 1 else None
-        if kernels is not None:
-            passed, slope = kernels.fake_quantise_backward(gradient, values, size, low, high)
-            return passed, slope.reshape(size.shape) * factor, None, None, None
         ratio = values.float() / size
         clamped = ratio.clamp(low, high)
         inside = ratio == clamped
         slope = gradient * (clamped.round() - torch.where(inside, ratio, 0))
+        factor = (values.numel() / size.numel() * high) ** -0.5
         return (gradient * inside).to(values.dtype), slope.sum_to_size(size.shape) * factor, None, None, None
+
+
+class _FusedFakeQuantise(torch.autograd.Function):
+    """:func:`fake_quantise` with a step of base and factor, by kernels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, base: Tensor, factor: Tensor, low: int, high: int, kernels: ModuleType
+    ) -> Tensor:
+        ctx.save_for_backward(values, base, factor)
+        ctx.range, ctx.kernels = (low, high), kernels
+        quantised: Tensor = kernels.fake_quantise(values, base, factor, low, high, _precision(values))
+        return quantised
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, Tensor, None, None, None]:
+        passed, slope = ctx.kernels.fake_quantise_backward(gradients[0], *ctx.saved_tensors, *ctx.range)
+        return passed, None, slope, None, None, None
+
+
+def _precision(values: Tensor) -> torch.dtype:
+    """Of quantised values: autocast's, which what comes next would round to anyway; otherwise that of ``values``."""
+    device = values.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype
 
 
 class StepSize(nn.Module):
@@ -81,6 +97,16 @@ class StepSize(nn.Module):
     def forward(self) -> Tensor:
         """The step size; not below the smallest normal float32."""
         return (self.base * self.log_factor.exp()).clamp_min(torch.finfo(torch.float32).tiny)
+
+    def quantise(self, values: Tensor, low: int, high: int) -> Tensor:
+        """:func:`fake_quantise` with this step."""
+        kernels = kernels_for(values) if self.base.numel() == 1 else None
+        if kernels is None:
+            return fake_quantise(values, self(), low, high)
+        fused: Tensor = _FusedFakeQuantise.apply(  # type: ignore[no-untyped-call]
+            values, self.base, self.log_factor, low, high, kernels
+        )
+        return fused
 
     @torch.no_grad()
     def restart(self, base: Tensor) -> None:
@@ -112,11 +138,9 @@ def fake_quantise(values: Tensor, size: Tensor, low: int, high: int) -> Tensor:
     Returns
     -------
     Tensor
-        Under autocast in its precision, which what comes next would round to anyway; otherwise in that of ``values``.
+        Under autocast in its precision; otherwise in that of ``values``.
     """
-    device = values.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype
-    quantised: Tensor = _FakeQuantise.apply(values, size, low, high, dtype)  # type: ignore[no-untyped-call]
+    quantised: Tensor = _FakeQuantise.apply(values, size, low, high, _precision(values))  # type: ignore[no-untyped-call]
     return quantised
 
 
@@ -169,7 +193,7 @@ class ActivationQuantiser(nn.Module):
         """``scale * integer`` for every value."""
         if self.observing:
             self.calibrate(values)
-        return fake_quantise(values, self.step(), -128, 127) if self.ready else values
+        return self.step.quantise(values, -128, 127) if self.ready else values
 
     def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
         super()._load_from_state_dict(*arguments, **keywords)
