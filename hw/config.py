@@ -109,14 +109,18 @@ class AcceleratorConfig:
     mask_decoder
         How a mask rank becomes a mask: ``arithmetic`` (a chain of compare-and-subtract) or ``table`` (a look-up table
         of all masks, as the paper has it).
+    decoder_registers
+        Pipeline registers inside each mask decoder, 0..8.
+    mrf_register
+        A pipeline register between the MRF and the demultiplexers. Sparse variants alone.
     product_register
         A pipeline register behind each multiplier.
     tree_register_levels
         A pipeline register behind every this many levels of the adder trees; 0 for none. The presets' pipeline is cut
         for the paper's clock of 300 MHz.
     zero_gating
-        A PE's operands hold where the weight or the activation is 0, so that nothing toggles (MVQ section 5.3). Costs an
-        activation register a PE and a cycle of latency.
+        A PE's operands hold where the weight or the activation is 0, so that nothing toggles (MVQ section 5.3). Costs a
+        register for each PE's activation, and a cycle of latency.
     address_bits
         Bits of a DRAM byte address, 16..64.
     l2_bytes, l2_word_bytes
@@ -152,6 +156,8 @@ class AcceleratorConfig:
     word_width: int = 64
     loop_bits: int = 12
     mask_decoder: str = "arithmetic"
+    decoder_registers: int = 0
+    mrf_register: bool = False
     product_register: bool = True
     tree_register_levels: int = 6
     zero_gating: bool = False
@@ -189,6 +195,7 @@ class AcceleratorConfig:
             ("psum_width", 16, 32),
             ("word_width", 8, 512),
             ("loop_bits", 4, 16),
+            ("decoder_registers", 0, 8),
             ("tree_register_levels", 0, 8),
             ("address_bits", 16, 64),
             ("l2_bytes", 256, 1 << 30),
@@ -394,7 +401,9 @@ class AcceleratorConfig:
     @property
     def decoder_stages(self) -> int:
         """Cycles from the fields of a row write to the write of the row."""
-        return 3 if self.features.codebook else 1
+        if not self.features.codebook:
+            return 1
+        return 3 + (self.decoder_registers if self.features.mask else 0)
 
     # Dictionaries and overrides
 

@@ -96,7 +96,8 @@ class AcceleratorCore(wiring.Component):
 
         # WRF entries of the operations issued in this cycle and in the ones before.
         entries = [control.o_wrf_address]
-        for stage in range(config.product_latency):
+        mrf_read = config.product_latency - int(config.mrf_register) if config.position_bits else 0
+        for stage in range(max(mrf_read, int(config.zero_gating))):
             delayed = Signal.like(control.o_wrf_address, name=f"entry_{stage}", reset_less=True)
             m.d.sync += delayed.eq(entries[-1])
             entries.append(delayed)
@@ -119,7 +120,10 @@ class AcceleratorCore(wiring.Component):
             ]
             if config.position_bits:
                 positions = loader.o_write_positions.word_select(t, config.mrf_width)
-                m.d.comb += [tile.i_write_positions.eq(positions), tile.i_mrf_address.eq(entries[-1])]
+                m.d.comb += [
+                    tile.i_write_positions.eq(positions),
+                    tile.i_mrf_address.eq(entries[mrf_read]),
+                ]
             psums.append(tile.o_psums)
 
         own = Cat(psums)

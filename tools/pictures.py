@@ -817,7 +817,8 @@ def pipeline_stages(config: AcceleratorConfig) -> dict[int, list[str]]:
     products = stages[config.product_latency - int(config.product_register)]
     products.append("multipliers" + ("; product registers" if config.product_register else ""))
     if config.position_bits:
-        stages[config.product_latency].append("MRF is read; demultiplexers")
+        stages[config.product_latency - int(config.mrf_register)].append("MRF is read")
+        stages[config.product_latency].append("demultiplexers")
     every = config.tree_register_levels or config.tree_levels
     for i in range(config.tree_registers + 1):
         first, last = i * every + 1, min((i + 1) * every, config.tree_levels)

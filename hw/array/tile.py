@@ -26,7 +26,7 @@ class Tile(wiring.Component):
         As for :class:`hw.array.tile_row.TileRow`.
     i_address, i_mrf_address
         WRF entry of the operation issued in this cycle, or in the one before with zero gating; MRF entry of the one
-        issued ``product_latency`` cycles before.
+        issued ``product_latency`` cycles before, one less with an MRF register.
     i_activations
         H x 8 bits for the operation issued one cycle before.
     i_accumulate, i_first, i_slot

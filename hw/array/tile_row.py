@@ -116,7 +116,8 @@ class TileRow(wiring.Component):
 
     Dense: ``d`` multipliers, one a lane. Sparse: Q multipliers, a mask register file (MRF) with the position of each
     of the Q weights, and demultiplexers to the ``d`` lanes. Both read one WRF entry a cycle. The MRF is read when the
-    products are there, which saves registers that would carry the positions beside them.
+    products are there, or one cycle before with an MRF register, which saves registers that would carry the positions
+    beside them.
 
     Members
     -------
@@ -125,8 +126,8 @@ class TileRow(wiring.Component):
     i_address
         The WRF entry to read.
     i_mrf_address
-        The MRF entry of the products at the demultiplexers, the WRF entry of the operation that was issued
-        :attr:`hw.config.AcceleratorConfig.product_latency` cycles before. Sparse rows only.
+        The WRF entry of the operation that was issued :attr:`hw.config.AcceleratorConfig.product_latency` cycles ago,
+        one less with an MRF register. Sparse rows only.
     i_activation
         8 bits, one cycle after ``i_address``; in its cycle with zero gating.
     o_products
@@ -182,6 +183,10 @@ class TileRow(wiring.Component):
             return m
 
         m.submodules.mrf = mrf = register_file(config.mrf_width, self.i_write_positions, self.i_mrf_address)
+        positions = mrf.o_data_0
+        if config.mrf_register:
+            positions = Signal(config.mrf_width, reset_less=True)
+            m.d.sync += positions.eq(mrf.o_data_0)
         code = config.mrf_width // config.mask_groups
         lanes = []
         for group in range(config.mask_groups):
@@ -190,7 +195,7 @@ class TileRow(wiring.Component):
             first = group * config.N
             m.d.comb += [
                 demux.i_products.eq(Cat(products[first : first + config.N])),
-                demux.i_positions.eq(mrf.o_data_0.word_select(group, code)),
+                demux.i_positions.eq(positions.word_select(group, code)),
             ]
             lanes.append(demux.o_lanes)
         m.d.comb += self.o_products.eq(Cat(lanes))

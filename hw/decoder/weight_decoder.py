@@ -66,16 +66,26 @@ class WeightDecoder(wiring.Component):
             m.d.sync += held.eq(value)
             return held
 
+        def delayed(value, name):
+            """Beside the masks, up to the registers of the codewords."""
+            for stage in range(config.decoder_stages - 2):
+                value = register(value, f"{name}_{stage}")
+            return value
+
+        # A codeword is written one cycle late. The first row that can read it enters one cycle behind it, and reads at
+        # the earliest one cycle later.
+        write = Signal()
+        m.d.sync += write.eq(self.i_codeword_write)
         m.submodules.crf = crf = RegisterFile(config.k, config.d * config.codeword_bits, config.tiles)
         m.d.comb += [
-            crf.i_write.eq(self.i_codeword_write),
-            crf.i_write_address.eq(self.i_codeword_address),
-            crf.i_write_data.eq(self.i_codeword),
+            crf.i_write.eq(write),
+            crf.i_write_address.eq(register(self.i_codeword_address, "codeword_address")),
+            crf.i_write_data.eq(register(self.i_codeword, "codeword")),
         ]
-        index = register(self.i_index, "index")
+        index = delayed(self.i_index, "index")
         ranks = register(self.i_mask, "ranks") if config.mask_bits else None
-        signs = register(register(self.i_sign, "signs_0"), "signs_1") if config.features.sign else None
-        raw = register(self.i_weights, "raw_weights")
+        signs = register(delayed(self.i_sign, "signs"), "signs") if config.features.sign else None
+        raw = delayed(self.i_weights, "raw_weights")
         # A dense tile stores all elements of a group, a sparse one N of them.
         stored = config.multipliers // config.mask_groups
         group_size = config.d // config.mask_groups
@@ -98,7 +108,7 @@ class WeightDecoder(wiring.Component):
                 for group in range(config.mask_groups):
                     number = tile * config.mask_groups + group
                     m.submodules[f"mask_decoder_{number}"] = decoder = MaskDecoder(
-                        config.N, config.M, config.mask_decoder
+                        config.N, config.M, config.mask_decoder, config.decoder_registers
                     )
                     if ranks is not None:
                         m.d.comb += decoder.i_rank.eq(ranks.word_select(number, config.mask_bits))

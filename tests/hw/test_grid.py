@@ -44,6 +44,8 @@ def sampled(variant: str, seed: int) -> AcceleratorConfig:
         product_register=rng.random() < 0.5,
         tree_register_levels=rng.choice([0, 1, 2, 3]),
         zero_gating=rng.random() < 0.3,
+        decoder_registers=rng.choice([0, 1, 3]),
+        mrf_register=rng.random() < 0.5,
     )
 
 

@@ -32,3 +32,24 @@ def test_masks_of_all_ranks(simulate, style: str, n: int, m: int) -> None:
             assert mask_rank(bits, n) == rank
 
     simulate(decoder, bench, clocked=False)
+
+
+@pytest.mark.parametrize("style", MASK_DECODERS)
+@pytest.mark.parametrize(("n", "m", "registers"), [(1, 1, 2), (1, 2, 3), (2, 4, 1), (4, 4, 1), (3, 5, 2), (4, 16, 3)])
+def test_pipelined_decoder_takes_a_rank_a_cycle(simulate, style: str, n: int, m: int, registers: int) -> None:
+    rng = random.Random(0)
+    ranks = [rng.randrange(comb(m, n)) for _ in range(60)]
+    decoder = MaskDecoder(n, m, style, registers)
+
+    async def bench(ctx) -> None:
+        for cycle, rank in enumerate(ranks):
+            ctx.set(decoder.i_rank, rank)
+            await ctx.delay(1e-7)
+            if cycle >= registers:
+                mask = ctx.get(decoder.o_mask)
+                assert [bool(mask >> position & 1) for position in range(m)] == mask_unrank(
+                    ranks[cycle - registers], n, m
+                )
+            await ctx.tick()
+
+    simulate(decoder, bench)

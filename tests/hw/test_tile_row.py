@@ -7,7 +7,7 @@ import random
 import pytest
 
 from hw.array.tile_row import Demux, Multiplier, TileRow
-from hw.config import AcceleratorConfig
+from hw.config import VARIANTS, AcceleratorConfig
 from hw.layout import position_code
 
 SHAPES = [
@@ -49,14 +49,20 @@ def random_entry(config: AcceleratorConfig, rng: random.Random):
 
 @pytest.mark.parametrize("product_register", [False, True])
 @pytest.mark.parametrize("zero_gating", [False, True])
+@pytest.mark.parametrize("mrf_register", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda x: "-".join(map(str, x.values())))
-def test_products_of_stored_weights(simulate, shape: dict, product_register: bool, zero_gating: bool) -> None:
+def test_products_of_stored_weights(
+    simulate, shape: dict, mrf_register: bool, product_register: bool, zero_gating: bool
+) -> None:
+    if mrf_register and not VARIANTS[shape["variant"]].sparse:
+        pytest.skip("no MRF")
     config = AcceleratorConfig(
         **{"N": shape["d"], "M": shape["d"], **shape},
         L=shape["d"],
         wrf_depth=8,
         product_register=product_register,
         zero_gating=zero_gating,
+        mrf_register=mrf_register,
     )
     rng = random.Random(str(shape))
     row = TileRow(config)
@@ -80,7 +86,7 @@ def test_products_of_stored_weights(simulate, shape: dict, product_register: boo
             if not zero_gating:
                 ctx.set(row.i_activation, activation)
             if len(expected) >= latency:
-                if config.position_bits:
+                if config.position_bits and not mrf_register:
                     ctx.set(row.i_mrf_address, addresses[-latency])
                 assert ctx.get(row.o_products) == pack(expected[-latency], config.product_width)
             address = rng.randrange(config.wrf_depth)
@@ -89,6 +95,8 @@ def test_products_of_stored_weights(simulate, shape: dict, product_register: boo
             ctx.set(row.i_address, address)
             if zero_gating:
                 ctx.set(row.i_activation, activation)
+            if mrf_register and config.position_bits and len(addresses) >= latency:
+                ctx.set(row.i_mrf_address, addresses[-latency])
             expected.append([weight * activation for weight in entries[address][2]])
             # Writing beside reading: the entry that is read now still gives its old weights. Where there is an MRF, the
             # loader writes no entry whose positions are still to be read.

@@ -61,8 +61,9 @@ CASES = [(shape, style) for shape in SHAPES for style in MASK_DECODERS[: 2 if VA
 @pytest.mark.parametrize(
     ("shape", "style"), CASES, ids=lambda x: x if isinstance(x, str) else "-".join(map(str, x.values()))
 )
-def test_rows_come_out_after_the_stages(simulate, shape: dict, style: str) -> None:
-    config = AcceleratorConfig(H=2, mask_decoder=style, **shape)
+@pytest.mark.parametrize("registers", [0, 2])
+def test_rows_come_out_after_the_stages(simulate, shape: dict, style: str, registers: int) -> None:
+    config = AcceleratorConfig(H=2, mask_decoder=style, decoder_registers=registers, **shape)
     rng = random.Random(str(shape))
     low = 0 if config.features.sign else -128
     codebook = [[rng.randint(low, 127) for _ in range(config.d)] for _ in range(config.k)]
@@ -86,6 +87,7 @@ def test_rows_come_out_after_the_stages(simulate, shape: dict, style: str) -> No
             ctx.set(decoder.i_codeword, pack(codeword, config.codeword_bits))
             await ctx.tick()
         ctx.set(decoder.i_codeword_write, 0)
+        await ctx.tick()
         # Raw rows first: weights pass, masks give positions, the other fields mean nothing.
         ctx.set(decoder.i_raw, 1)
         for indices, ranks, signs in rows[:5]:
