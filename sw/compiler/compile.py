@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hw.config import AcceleratorConfig
 from hw.control.descriptor import BYTES, Descriptor, Opcode
 from sw.compiler.emission import Dram, Emitter, Mapped
-from sw.compiler.graph import CompileError, Convolution, Graph, Value, convolution, lower
+from sw.compiler.graph import CompileError, Convolution, Graph, Value, convolution, lower, trimmed
 from sw.compiler.placement import Place, pixel_words, place
 from sw.compiler.program import Fold, Input, Program, ProgramError, ProgramLayer, Tensor
 from sw.compiler.tiling import Geometry, Plan, choose_plan, tiles
@@ -136,11 +136,10 @@ class _Compiler:
     def run(self) -> Program:
         config, graph = self.config, self.graph
         convolutions = [number for number, x in enumerate(graph.operations) if isinstance(x, Convolution)]
-        for number in convolutions:
-            layer = graph.operations[number]
-            assert isinstance(layer, Convolution)
-            if layer.layer is not None:
-                check_psum_width(layer.layer, config.psum_width)
+        ranges = graph.ranges()
+        for operation in graph.operations:
+            if isinstance(operation, Convolution) and operation.layer is not None:
+                check_psum_width(operation.layer, config.psum_width, ranges[operation.source])
         folds = self._folds()
         chosen: dict[int, tuple[Weights, Geometry, Plan]] = {}
         for count, number in enumerate(convolutions):
@@ -156,14 +155,14 @@ class _Compiler:
         mapped = self._pack(chosen, dram)
         return self._assemble(dram, places, mapped, folds, stored)
 
-    def _geometry(self, operation: Convolution) -> Geometry:
-        return Geometry.of(operation, self.graph.values[operation.source], self.graph.values[operation.target])
-
     def _choose(self, number: int) -> tuple[Weights, Geometry, Plan]:
         operation = self.graph.operations[number]
         assert isinstance(operation, Convolution)
-        weights = Weights(self.config, operation, is_coded(self.config, operation))
-        geometry = self._geometry(operation)
+        coded = is_coded(self.config, operation)
+        if not coded:
+            operation = trimmed(operation)
+        weights = Weights(self.config, operation, coded)
+        geometry = Geometry.of(operation, self.graph.values[operation.source], self.graph.values[operation.target])
         return weights, geometry, choose_plan(weights, geometry)
 
     def _folds(self) -> dict[int, Fold]:

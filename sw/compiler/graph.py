@@ -26,7 +26,7 @@ from sw.compress.training.operations import check_operations
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.golden import GoldenError, output_size
 
-__all__ = ["CompileError", "Convolution", "Graph", "Value", "Vector", "convolution", "lower"]
+__all__ = ["CompileError", "Convolution", "Graph", "Value", "Vector", "convolution", "lower", "trimmed"]
 
 
 class CompileError(ValueError):
@@ -63,7 +63,7 @@ class Convolution:
     first
         int64 ``[K]`` of a banded convolution: grouped, depthwise, or a shortcut. None: Cb = C, and all are 0.
     layer
-        Where the weights come from, if they may be decoded in hardware.
+        Where the weights come from; None if from nowhere, or not as they are.
     requantisation
         Of the sums.
     wide
@@ -160,6 +160,21 @@ class Graph:
         self.values.append(value)
         return len(self.values) - 1
 
+    def ranges(self) -> list[tuple[int, int]]:
+        """Least and greatest integer that each value can hold; int8 for the inputs."""
+        found = [(-128, 127)] * len(self.values)
+        for operation in self.operations:
+            low, high = operation.low, operation.high
+            given = [found[source] for source in operation.sources]
+            if isinstance(operation, Vector) and operation.kind == VectorOp.MAXIMUM:
+                low, high = given[0]
+            elif isinstance(operation, Vector) and min(operation.multipliers) >= 0 and min(given)[0] >= 0:
+                low = max(low, min(0, high))
+            elif operation.operation == "shortcut":
+                low, high = min(0, given[0][0]), max(0, given[0][1])
+            found[operation.target] = low, high
+        return found
+
     def readers(self, number: int) -> list[int]:
         """Numbers of the operations that read a value."""
         return [i for i, operation in enumerate(self.operations) if number in operation.sources]
@@ -212,11 +227,35 @@ def convolution(
         layer.dilation,
         layer.integer_weights(),
         None if layer.groups == 1 else np.arange(K) // (K // layer.groups) * C,
-        layer if layer.groups == 1 else None,
+        layer,
         requantisation,
         wide,
         *limits,
         macs=K * C * R * S * E * F,
+    )
+
+
+def trimmed(convolution: Convolution) -> Convolution:
+    """A convolution without the kernel rows and columns at its edges that hold no weight, for raw weights.
+
+    A convolution whose padding is not the same on all sides can be written with such rows; they cost nothing then. The
+    padding at the top and left shrinks, and may become negative; that at the other sides follows from the output.
+    """
+    edges = []
+    for axis in (2, 3):
+        found = np.flatnonzero(np.moveaxis(convolution.weights, axis, 0).any(axis=(1, 2, 3)))
+        edges.append((int(found[0]), int(found[-1]) + 1) if found.size else (0, 1))
+    (top, bottom), (left, right) = edges
+    weights = np.ascontiguousarray(convolution.weights[:, :, top:bottom, left:right])
+    if weights.shape == convolution.weights.shape:
+        return convolution
+    padding, dilation = convolution.padding, convolution.dilation
+    return dataclasses.replace(
+        convolution,
+        shape=(*convolution.shape[:2], *weights.shape[2:]),
+        padding=(padding[0] - top * dilation[0], padding[1] - left * dilation[1]),
+        weights=weights,
+        layer=None,
     )
 
 

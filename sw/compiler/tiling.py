@@ -21,6 +21,8 @@ __all__ = ["Block", "Geometry", "Plan", "blocks", "choose_plan", "tiles"]
 TOLERANCE = 0.01
 #: COPYs that bring the input of a block, where L1 holds all of it: the first tiles start before the last COPY.
 CHUNKS = 4
+#: Numbers of blocks that are tried, as multiples of the least.
+PARTS = (1, 2, 3, 4, 6)
 #: Cycles of the sequencer for each descriptor, beside its words on the bus, and of the array between two tiles.
 DESCRIPTOR_CYCLES, TILE_CYCLES = 7, 3
 
@@ -290,15 +292,18 @@ class _Model:
                 found = self._largest(config.l1_ifmap_depth // copies, size, sums, limit)
                 if found is None:
                     continue
-                height, width = found
-                # Blocks of about the same size.
-                height = ceil(E / ceil(E / height))
-                width = ceil(F / ceil(F / width))
-                if (height, width, chunk) in seen:
-                    continue
-                seen.add((height, width, chunk))
-                plan = Plan(**vars(schedule), height=height, width=width, chunk=chunk, streaming=streaming, cycles=0)
-                yield Plan(**{**vars(plan), "cycles": self.cycles(plan, schedule, copies == 2)})
+                width = ceil(F / ceil(F / found[1]))
+                # Of smaller blocks, the next layer can begin sooner; weights are fetched more often.
+                for parts in PARTS:
+                    # Blocks of about the same size.
+                    height = ceil(E / min(E, parts * ceil(E / found[0])))
+                    if (height, width, chunk) in seen:
+                        continue
+                    seen.add((height, width, chunk))
+                    plan = Plan(
+                        **vars(schedule), height=height, width=width, chunk=chunk, streaming=streaming, cycles=0
+                    )
+                    yield Plan(**{**vars(plan), "cycles": self.cycles(plan, schedule, copies == 2)})
 
     def _largest(self, vectors: int, groups: int, sums: int, limit: int) -> tuple[int, int] | None:
         """Most output rows, or if not even one fits, most columns of one row, whose input and sums fit."""

@@ -73,7 +73,7 @@ class Streams:
 def is_coded(config: AcceleratorConfig, convolution: Convolution) -> bool:
     """Whether the weights of a convolution can be decoded by the instance."""
     layer, features = convolution.layer, config.features
-    if layer is None or not features.codebook:
+    if layer is None or convolution.first is not None or not features.codebook:
         return False
     method = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}
     if layer.method != method[features.mask, features.sign] or layer.d != config.d or layer.k > config.k:

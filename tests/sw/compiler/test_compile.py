@@ -132,6 +132,27 @@ def test_input_is_folded_where_that_fills_the_rows() -> None:
     assert 147 / 16 * positions <= operations <= 12 * positions
 
 
+def test_kernel_edges_without_weights_cost_nothing() -> None:
+    """Padding of one row at the bottom and one column at the right alone, as TensorFlow has it for a stride of 2."""
+    instance = config("ews-tiny")
+    builder = Builder(np.random.default_rng(9), instance)
+    first = builder.layer("first", 0, (4, 4, 1, 1), padding=(3, 2), range=(0, 127))
+    strided = builder.layer("strided", first, (4, 1, 4, 4), stride=(2, 2), padding=(1, 1), groups=4)
+    for name, edges in (("first", ()), ("strided", ((0, slice(None)), (slice(None), 0)))):
+        for edge in edges:
+            builder.layers[name].weights[(slice(None), slice(None), *edge)] = 0
+    last = builder.layer("last", strided, (4, 4, 5, 3), padding=(1, 1), dilation=(1, 2))
+    builder.layers["last"].weights[:, :, [0, 1, 4]] = 0
+    average = builder.op("average", last, multiplier=1 << 30, shift=33)
+    builder.layer("logits", builder.op("flatten", average), (9, 4, 1, 1), op="logits", kind="linear")
+    network, shape = builder.network(), (4, 10, 8)
+    program = compile_network(network, shape, instance, dump=True)
+    check_every_layer(program, network, shape)
+    layers = execute(program, program.memory([image(shape)])).layers
+    assert layers[1]["operations"] == 8 * 6 * 9
+    assert layers[2]["operations"] == 6 * 4 * 2 * 3
+
+
 @pytest.mark.parametrize("raw", [False, True])
 def test_linear_layer_behind_a_flattened_map_is_a_convolution_over_all_of_it(raw: bool) -> None:
     instance = config("ews-msvq-tiny")
@@ -228,6 +249,32 @@ def test_psum_width_is_proven() -> None:
     layer = random_layer(np.random.default_rng(0), instance, "heavy", (8, 64, 3, 3), amplitude=127)
     with pytest.raises(PsumOverflowError, match=r"layer 'heavy': output channel \d+ reaches .* of 20 bits"):
         compile_layer(layer, (64, 4, 4), instance)
+
+
+@pytest.mark.parametrize(("least", "fits"), [(0, True), (-1, True), (-128, False)])
+def test_psum_proof_knows_the_range_of_activations(least: int, fits: bool) -> None:
+    """Sums of 64 products with weights of both signs: 19 bits are enough for activations that are not negative."""
+    instance = config("ews-tiny", psum_width=19)
+    builder = Builder(np.random.default_rng(0), instance)
+    hidden = builder.layer("hidden", 0, (64, 4, 1, 1), range=(least, 127))
+    hidden = builder.op("maximum", hidden, kernel=2, stride=1, padding=0)
+    hidden = builder.op("add", hidden, hidden, multipliers=[1, 1], shift=1, range=[least, 127])
+    hidden = builder.op("average", hidden, multiplier=1, shift=0, range=[least, 127])
+    builder.layer("heavy", builder.op("flatten", hidden), (2, 64, 1, 1), op="logits", kind="linear")
+    builder.layers["heavy"].weights[0] = np.tile([[[63]], [[-63]]], (32, 1, 1))
+    network, shape = builder.network(), (4, 3, 3)
+    if fits:
+        check_every_layer(compile_network(network, shape, instance, dump=True), network, shape)
+    else:
+        with pytest.raises(PsumOverflowError, match="layer 'heavy'"):
+            compile_network(network, shape, instance)
+
+
+def test_psums_of_depthwise_layers_are_proven_too() -> None:
+    instance = preset("ews-tiny")
+    layer = random_layer(np.random.default_rng(0), instance, "deep", (4, 1, 9, 9), amplitude=127, groups=4)
+    with pytest.raises(PsumOverflowError, match="layer 'deep'"):
+        compile_layer(layer, (4, 9, 9), dataclasses.replace(instance, psum_width=16))
 
 
 def test_l2_that_is_too_small_is_named() -> None:

@@ -195,6 +195,22 @@ def test_psum_bounds_are_reached_and_never_passed(weights: list[int]) -> None:
         check_psum_width(layer, bits - 1)
 
 
+@pytest.mark.parametrize("activations", [(0, 127), (-128, 0), (-3, 90), (5, 20), (-7, -2)])
+def test_psum_bounds_of_a_range_of_activations(activations: tuple[int, int]) -> None:
+    weights = [3, -5, 127, -128, 0]
+    low, high = (int(bound[1]) for bound in psum_bounds(small_layer(weights), activations))
+    # Padding gives 0 wherever it lies; a sum over some of the positions is a sum with 0 at the others.
+    ends = (*activations, 0)
+    assert low == sum(min(weight * end for end in ends) for weight in weights)
+    assert high == sum(max(weight * end for end in ends) for weight in weights)
+
+
+@pytest.mark.parametrize("activations", [(3, 2), (-129, 0), (0, 128), (0.0, 1)])
+def test_ranges_of_activations_are_checked(activations: tuple[int, int]) -> None:
+    with pytest.raises(GoldenError, match=r"activations must be two integers that ascend in -128\.\.127"):
+        psum_bounds(small_layer([1]), activations)
+
+
 def test_psum_message_and_limits() -> None:
     # 128 * 8 = 1024 is one too many for 11 bits, -1024 just fits.
     check_psum_width(small_layer([8]), 11)
