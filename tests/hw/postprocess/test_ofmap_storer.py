@@ -77,7 +77,7 @@ def parameters_of(config: AcceleratorConfig, rng, A: int) -> tuple[Requantisatio
 class Job:
     """Commands, what they take, and what they leave in L2."""
 
-    def __init__(self, config: AcceleratorConfig, rng, commands: int, **fixed) -> None:
+    def __init__(self, config: AcceleratorConfig, rng, fixed: list[dict]) -> None:
         self.config = config
         self.commands: list[dict] = []
         self.parameters: list[int] = []
@@ -85,8 +85,8 @@ class Job:
         self.expected: dict[int, int] = {}
         previous, part = None, None
         L, W = config.L, config.l2_word
-        for _ in range(commands):
-            previous = command = random_command(config, rng, previous, **fixed)
+        for fields in fixed:
+            previous = command = random_command(config, rng, previous, **fields)
             A, width, height = command["A"], command["width"], command["height"]
             self.commands.append({name: value for name, value in command.items() if name != "loaded"})
             if command["parameters"]:
@@ -122,7 +122,7 @@ class Job:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_commands_one_after_the_other(simulate, traffic, config: AcceleratorConfig) -> None:
     storer = OfmapStorer(config)
-    job = Job(config, np.random.default_rng(len(config.variant) + config.L), 7)
+    job = Job(config, np.random.default_rng(len(config.variant) + config.L), [{}] * 7)
 
     async def bench(ctx) -> None:
         job.attach(traffic, storer)
@@ -137,6 +137,22 @@ def test_commands_one_after_the_other(simulate, traffic, config: AcceleratorConf
 
 
 @pytest.mark.parametrize("density", [1], indirect=True)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_nothing_of_a_command_is_left_for_the_next(simulate, traffic, config: AcceleratorConfig) -> None:
+    storer = OfmapStorer(config)
+    # Padding behind parameters; a wide command, and another one that has nothing to wait for.
+    kinds = [(1, 1), (0, 0), (1, 0), (0, 1), (0, 0)]
+    job = Job(config, np.random.default_rng(0), [{"A": 1, "parameters": p, "wide": w} for p, w in kinds])
+
+    async def bench(ctx) -> None:
+        job.attach(traffic, storer)
+        await traffic.until(ctx, lambda: len(job.done.cycles) == len(kinds))
+        assert job.memory == job.expected
+
+    simulate(storer, bench)
+
+
+@pytest.mark.parametrize("density", [1], indirect=True)
 @pytest.mark.parametrize("wide", [0, 1])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_rate(simulate, traffic, config: AcceleratorConfig, wide: int) -> None:
@@ -144,7 +160,7 @@ def test_rate(simulate, traffic, config: AcceleratorConfig, wide: int) -> None:
     words = config.L // config.l2_word * (4 if wide else 1)
     fixed = {"A": 2, "width": 4, "height": 3, "channels": 2 * config.L, "wide": wide, "parameters": 1}
     fixed |= {"position_words": 2 * words, "line_words": 8 * words}
-    job = Job(config, np.random.default_rng(0), 1, **fixed)
+    job = Job(config, np.random.default_rng(0), [fixed])
 
     async def bench(ctx) -> None:
         job.attach(traffic, storer)
@@ -167,7 +183,7 @@ def test_parameters_are_loaded_beside_the_running_command(simulate, traffic, A: 
     words = A * TINY.L // TINY.l2_word
     fixed = {"A": A, "width": 9, "height": 36 // A, "channels": A * TINY.L, "wide": 0, "parameters": 1}
     fixed |= {"position_words": words, "line_words": 9 * words}
-    job = Job(TINY, np.random.default_rng(0), 2, **fixed)
+    job = Job(TINY, np.random.default_rng(0), [fixed] * 2)
 
     async def bench(ctx) -> None:
         job.attach(traffic, storer)
