@@ -89,7 +89,9 @@ class DkmDecoder(WeightDecoder):
         wide = self.weight.detach().double()
         # Where all weights are codewords, there is no distance to take a share of.
         distance = torch.maximum((wide - decoded).square().mean(), 1e-6 * wide.square().mean()) * layer.d
-        self.register_buffer("temperature", torch.where(distance > 0, temperature * distance, 1.0).float())
+        share = (temperature * distance).float()
+        # Of weights so small that their squares vanish, all codewords are as near.
+        self.register_buffer("temperature", torch.where(share >= torch.finfo(torch.float32).tiny, share, 1.0))
         self.register_buffer("codebook", torch.from_numpy(layer.codebook).float() * float(layer.scale[0]))
 
     def _grouped(self) -> Tensor:
