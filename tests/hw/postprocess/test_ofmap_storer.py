@@ -122,7 +122,7 @@ class Job:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_commands_one_after_the_other(simulate, traffic, config: AcceleratorConfig) -> None:
     storer = OfmapStorer(config)
-    job = Job(config, np.random.default_rng(len(config.variant) + config.L), [{}] * 7)
+    job = Job(config, np.random.default_rng(len(config.variant) + config.L), [{}] * 5)
 
     async def bench(ctx) -> None:
         job.attach(traffic, storer)
@@ -158,8 +158,8 @@ def test_nothing_of_a_command_is_left_for_the_next(simulate, traffic, config: Ac
 def test_rate(simulate, traffic, config: AcceleratorConfig, wide: int) -> None:
     storer = OfmapStorer(config)
     words = config.L // config.l2_word * (4 if wide else 1)
-    fixed = {"A": 2, "width": 4, "height": 3, "channels": 2 * config.L, "wide": wide, "parameters": 1}
-    fixed |= {"position_words": 2 * words, "line_words": 8 * words}
+    fixed = {"A": 2, "width": 3, "height": 2, "channels": 2 * config.L, "wide": wide, "parameters": 1}
+    fixed |= {"position_words": 2 * words, "line_words": 6 * words}
     job = Job(config, np.random.default_rng(0), [fixed])
 
     async def bench(ctx) -> None:
@@ -168,7 +168,7 @@ def test_rate(simulate, traffic, config: AcceleratorConfig, wide: int) -> None:
         assert job.memory == job.expected
         period = max(config.L // config.requantiser_lanes * (4 if wide else 1), words)
         cycles = job.writes.cycles
-        assert cycles[-1] - cycles[words - 1] == 23 * period
+        assert cycles[-1] - cycles[words - 1] == 11 * period
         assert job.done.cycles == [cycles[-1] + 1]
         # From the last sums to the last word: the pipeline, and the words of at most two vectors.
         assert cycles[-1] - job.vectors.cycles[-1] <= 12 + 2 * words
