@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from sw.compress.methods import CompressError
-from sw.compress.training.modules import DecodedConv2d, DecodedLinear, decoded_layers
+from sw.compress.training.modules import DecodedConv2d, DecodedLinear, DecodedModule, decoded_layers
 from sw.compress.training.quant import ActivationQuantiser
 
 __all__ = [
@@ -51,7 +51,7 @@ class PadShortcut(nn.Module):
         return functional.pad(values[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
-_LEAVES = (DecodedConv2d, DecodedLinear, ActivationQuantiser, PadShortcut)
+_LEAVES = (DecodedConv2d, DecodedLinear, DecodedModule, ActivationQuantiser, PadShortcut)
 
 _MODULES: tuple[tuple[type[nn.Module], str], ...] = (
     (DecodedConv2d, "layer"),
@@ -182,11 +182,14 @@ def quantise_inputs(model: nn.Module) -> nn.Module:
     """Put an :class:`ActivationQuantiser` in front of every decoded layer, in place.
 
     For networks with operations that have no integer form, such as transformers: what the array computes is then int8,
-    what lies between its layers is float.
+    what lies between its layers is float. ``MultiheadAttention`` does not call its layer but takes the weight, so the
+    input of that layer stays float.
     """
     for name, layer in list(decoded_layers(model)):
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, _QuantisedInput(layer))
+        owner = model.get_submodule(parent)
+        if not isinstance(owner, nn.MultiheadAttention):
+            setattr(owner, child, _QuantisedInput(layer))
     return model
 
 

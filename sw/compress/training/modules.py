@@ -28,6 +28,7 @@ __all__ = [
     "Decoded",
     "DecodedConv2d",
     "DecodedLinear",
+    "DecodedModule",
     "SignBits",
     "UniformDecoder",
     "WeightDecoder",
@@ -446,26 +447,77 @@ class DecodedLinear(nn.Module):
         self.name, self.kind = source.name, source.kind
         self.stride, self.padding, self.dilation, self.groups = (1, 1), (0, 0), (1, 1), 1
 
+    @property
+    def weight(self) -> Tensor:
+        """The decoded weight ``[K, C]``, for modules that do not call the layer, such as ``MultiheadAttention``."""
+        weight: Tensor = self.decoder()
+        return weight.flatten(1)
+
     def forward(self, values: Tensor) -> Tensor:
         """The product of ``values`` with the decoded weight, and the bias."""
         return functional.linear(values, self.decoder().flatten(1), self.bias)
 
 
-#: The two layers of a converted network.
-Decoded = DecodedConv2d | DecodedLinear
+class DecodedModule(nn.Module):
+    """A convolution or linear layer of a class with a forward of its own, which runs with the decoded weight.
+
+    Such as one that pads by the size of its input. It has no integer form. Parameters: :class:`DecodedConv2d`.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, decoder: WeightDecoder, source: LayerSource) -> None:
+        super().__init__()
+        del layer.weight
+        self.decoder, self.layer = decoder, layer
+        self.name, self.kind = source.name, source.kind
+        self.stride, self.padding, self.dilation, self.groups = (
+            source.stride,
+            source.padding,
+            source.dilation,
+            source.groups,
+        )
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The layer's own forward."""
+        weight = self.decoder()
+        self.layer.weight = cast(nn.Parameter, weight if self.kind == "conv" else weight.flatten(1))
+        try:
+            result: Tensor = self.layer(values)
+            return result
+        finally:
+            del self.layer.weight
+
+
+#: The layers of a converted network.
+Decoded = DecodedConv2d | DecodedLinear | DecodedModule
+
+
+def _own_forward(layer: nn.Module) -> bool:
+    """Whether the class of a layer computes something else than ``Conv2d`` or ``Linear``."""
+    kind: Any = type(layer)
+    if isinstance(layer, nn.Conv2d):
+        return kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward
+    return isinstance(layer, nn.Linear) and kind.forward is not nn.Linear.forward
 
 
 def replace_layer(model: nn.Module, source: LayerSource, decoder: WeightDecoder) -> None:
-    """Put a decoded layer in the place of the ``Conv2d`` or ``Linear`` layer, or decoded layer, of that name."""
-    parent, _, child = source.name.rpartition(".")
+    """Put a decoded layer in the place of the ``Conv2d`` or ``Linear`` layer, or decoded layer, of that name.
+
+    Wherever the network has this very layer under other names, they get the decoded one, too.
+    """
     old = model.get_submodule(source.name)
-    device = next(iter(old.parameters())).device
+    device, training = next(iter(old.parameters())).device, old.training
+    names = [name for name, module in model.named_modules(remove_duplicate=False) if module is old]
     new: nn.Module
-    if source.kind == "conv":
+    if _own_forward(old):
+        new = DecodedModule(cast(nn.Conv2d, old), decoder, source)
+    elif source.kind == "conv":
         new = DecodedConv2d(cast(nn.Conv2d, old), decoder, source)
     else:
         new = DecodedLinear(cast(nn.Linear, old), decoder, source)
-    setattr(model.get_submodule(parent), child, new.to(device).train(old.training))
+    new = new.to(device).train(training)
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, new)
 
 
 def convert(
@@ -576,7 +628,7 @@ def load_layers(model: nn.Module, layers: Sequence[CompressedLayer]) -> None:
 def decoded_layers(model: nn.Module) -> Iterator[tuple[str, Decoded]]:
     """The decoded layers of a network and their names, in its order."""
     for name, module in model.named_modules():
-        if isinstance(module, DecodedConv2d | DecodedLinear):
+        if isinstance(module, Decoded):
             yield name, module
 
 

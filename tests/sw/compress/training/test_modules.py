@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 from collections import OrderedDict
@@ -14,10 +15,12 @@ from sw.compress.methods import CompressError, LayerSource, Recipe, compress_lay
 from sw.compress.network import compress_network, module_sources
 from sw.compress.training import permutation
 from sw.compress.training.dkm import DkmDecoder
+from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs
 from sw.compress.training.modules import (
     CodebookDecoder,
     DecodedConv2d,
     DecodedLinear,
+    DecodedModule,
     UniformDecoder,
     compressed_layers,
     convert,
@@ -307,3 +310,60 @@ def test_narrow_weights_survive_the_container(tmp_path: Path) -> None:
         assert a.weight_bits == b.weight_bits == 3
         np.testing.assert_array_equal(a.weights, b.weights)
         np.testing.assert_array_equal(a.scale, b.scale)
+
+
+class PaddedConv2d(nn.Conv2d):
+    """Pads below and to the right alone, as networks from other frameworks do for a stride of 2."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.pad(values, (0, 1, 0, 1)))
+
+
+class ScaledLinear(nn.Linear):
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(values, 2 * self.weight, self.bias)
+
+
+def test_layers_with_a_forward_of_their_own_keep_it() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(PaddedConv2d(3, 16, 3, 2), nn.Flatten(), ScaledLinear(64, 16))
+    reference = copy.deepcopy(model)
+    layers = convert(model, [("*", Recipe("ssvq", 4, 8, 0, 0))], progress=False)
+    assert all(isinstance(model[i], DecodedModule) for i in (0, 2))
+    with torch.no_grad():
+        for i, layer in ((0, layers[0]), (2, layers[1])):
+            reference[i].weight.copy_(torch.from_numpy(layer.float_weights()).reshape(reference[i].weight.shape))
+    images = torch.randn(2, 3, 4, 4)
+    assert torch.equal(model(images), reference(images))
+    names = {name for name, _ in model.named_parameters()}
+    assert "0.layer.bias" in names
+    assert "0.layer.weight" not in names
+    train(model)
+    again = copy.deepcopy(model)
+    assert torch.equal(again(images), model(images))
+    with pytest.raises(CompressError, match="has no integer form"):
+        quantise_activations(model)
+    quantise_inputs(model)
+    calibrate(model, images)
+
+
+def test_a_layer_under_two_names_is_one_decoded_layer() -> None:
+    conv = nn.Conv2d(16, 16, 1)
+    model = nn.Sequential(conv, nn.Sequential(conv))
+    convert(model, [("*", Recipe("lsq2"))], progress=False)
+    assert model[0] is model[1][0]
+    assert isinstance(model[0], DecodedConv2d)
+
+
+def test_attention_takes_the_decoded_weight() -> None:
+    torch.manual_seed(0)
+    model = nn.MultiheadAttention(16, 2, batch_first=True)
+    reference, values = copy.deepcopy(model), torch.randn(2, 5, 16)
+    (layer,) = convert(model, [("*", Recipe("lsq2"))], progress=False)
+    quantise_inputs(model)
+    with torch.no_grad():
+        reference.out_proj.weight.copy_(torch.from_numpy(layer.float_weights()[:, :, 0, 0]))
+        for training in (True, False):
+            model.train(training)
+            reference.train(training)
+            torch.testing.assert_close(model(values, values, values)[0], reference(values, values, values)[0])
