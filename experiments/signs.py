@@ -19,8 +19,8 @@ from sw.compress.training.loop import TrainConfig
 BITS = 32 / 21
 
 CONFIGS = {
-    "vit": TrainConfig(15, 256, "adamw", 5e-4, warmup=0.5, label_smoothing=0.1, distort=0.5, mix=0.5),
-    "mobilenetv2": TrainConfig(8, 256, "adamw", 1e-3, warmup=0.5, label_smoothing=0.1),
+    "vit": TrainConfig(7, 256, "adamw", 5e-4, warmup=0.3, label_smoothing=0.1, distort=0.5, mix=0.5),
+    "mobilenetv2": TrainConfig(4, 256, "adamw", 1e-3, warmup=0.3, label_smoothing=0.1),
 }
 
 

@@ -147,7 +147,9 @@ _parts: tuple[ImageData, ImageData] | None = None
 def _start_worker(numbers: Any, options: argparse.Namespace) -> None:
     """Choose the worker's GPU, before anything has touched it, and load the images."""
     global _parts
-    os.environ["CUDA_VISIBLE_DEVICES"] = str(numbers.get() % options.gpus)
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = given.split(",") if given else [str(number) for number in range(options.gpus)]
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[numbers.get() % len(gpus)]
     _parts = data(options)
 
 

@@ -22,17 +22,21 @@ BITS = 32 / 22
 BYTES = {"resnet18": 1_952_693, "resnet20": 56_000}
 
 CONFIGS = {
-    "resnet18": TrainConfig(6, 256, "adamw", 3e-4, codebook_lr=0.3, warmup=0.2, label_smoothing=0.1),
-    "resnet20": TrainConfig(15, 256, "adamw", 2e-3, codebook_lr=1.0, warmup=0.5),
+    "resnet18": TrainConfig(5, 256, "adamw", 1e-3, codebook_lr=0.15, sign_lr=0.3, warmup=0.2, label_smoothing=0.1),
+    "resnet20": TrainConfig(10, 256, "adamw", 4e-3, warmup=0.5),
 }
 
 FREEZING = Freezing(interval=100)
+
+#: Where weights themselves are trained, a smaller rate.
+WEIGHT_LR = {"resnet18": {"lr": 2e-4}, "resnet20": {"lr": 2e-3}}
 
 
 def cases(network: str) -> list[Case]:
     """The rows of the table."""
     small = network == "resnet20"
     bits = BITS if small else None
+    weights = WEIGHT_LR[network]
 
     def recipe(method: str, k: int, d: int, scope: str = "layerwise") -> Recipe:
         return Recipe(method, k, d, 4, 16, scope=scope)
@@ -47,11 +51,11 @@ def cases(network: str) -> list[Case]:
         Case("MSVQ", recipe("msvq", 64, 16), sparse=True, bits=bits, freezing=FREEZING),
         Case("SSVQ", Recipe("ssvq", 8, 8, 0, 0), bits=bits, freezing=FREEZING),
         Case("PQF-style", recipe("vq", 1024, 8), permute=True, bits=bits),
-        Case("DKM", recipe("dkm", 1024, 8), bits=bits),
-        Case("mixed search", sparse=True, file_bytes=BYTES[network], freezing=FREEZING),
-        Case("LSQ 2 bit", Recipe("lsq2")),
-        Case("LSQ 3 bit", Recipe("lsq3")),
-        Case("LSQ 4 bit", Recipe("lsq4")),
+        Case("DKM", recipe("dkm", 1024, 8), bits=bits, training=weights),
+        Case("mixed search", sparse=True, file_bytes=BYTES[network], freezing=FREEZING, training=weights),
+        Case("LSQ 2 bit", Recipe("lsq2"), training=weights),
+        Case("LSQ 3 bit", Recipe("lsq3"), training=weights),
+        Case("LSQ 4 bit", Recipe("lsq4"), training=weights),
     ]
 
 

@@ -31,9 +31,9 @@ CONFIGS = {
 #: Settings of sparse training. Learning rate and decay of SR-STE are DominoSearch's, which MVQ uses.
 SPARSE = {
     "resnet18": TrainConfig(30, 256, "sgd", 0.05, weight_decay=5e-4, warmup=1, label_smoothing=0.1, erase=8),
-    "resnet20": TrainConfig(60, 128, "sgd", 0.05, weight_decay=1e-4, warmup=1),
+    "resnet20": TrainConfig(30, 256, "sgd", 0.05, weight_decay=1e-4, warmup=1),
     "mobilenetv2": TrainConfig(10, 256, "sgd", 0.01, weight_decay=5e-5, crop=4),
-    "vit": TrainConfig(15, 256, "adamw", 3e-4, weight_decay=0.05, warmup=1, crop=4),
+    "vit": TrainConfig(8, 256, "adamw", 3e-4, weight_decay=0.05, warmup=0.5, label_smoothing=0.1, distort=0.5, mix=0.5),
 }
 
 #: Layers that stay dense: the first and the last.

@@ -61,7 +61,7 @@ class ImageData:
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels) or not len(self.labels):
             raise CompressError(f"data must have a label for each image, not {len(self.labels)} for {len(self.images)}")
-        self._on_device: tuple[Tensor, Tensor] | None = None
+        self._on_device: tuple[torch.device, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -89,19 +89,24 @@ class ImageData:
             images as they are, those of files without their edges.
         """
         if isinstance(self.images, np.ndarray):
-            if self._on_device is None or self._on_device[0].device != device:
-                self._on_device = torch.from_numpy(self.images).to(device), torch.from_numpy(self.labels).to(device)
+            # By the device asked for: a tensor's own has a number, so `cuda` is never equal to it.
+            if self._on_device is None or self._on_device[0] != device:
+                self._on_device = (
+                    device,
+                    torch.from_numpy(self.images).to(device),
+                    torch.from_numpy(self.labels).to(device),
+                )
             chosen = numbers.to(device)
-            found = self._on_device[0][chosen]
-            return found if draws is None else _resized(found, draws, area), self._on_device[1][chosen]
+            _, images, labels = self._on_device
+            found = images[chosen]
+            return found if draws is None else _resized(found, draws, area), labels[chosen]
         paths, chosen = self.images, numbers.cpu()
         crops = [None] * len(chosen) if draws is None else list(draws.cpu())
         with ThreadPoolExecutor() as pool:
             decoded = list(
                 pool.map(lambda number, crop: _decode(paths[number], self.size, crop, area), chosen.tolist(), crops)
             )
-        labels = torch.from_numpy(self.labels)[chosen]
-        return torch.from_numpy(np.stack(decoded)).to(device), labels.to(device)
+        return torch.from_numpy(np.stack(decoded)).to(device), torch.from_numpy(self.labels)[chosen].to(device)
 
 
 def load_data(path: str | os.PathLike[str], split: str, *, size: int = 224) -> ImageData:

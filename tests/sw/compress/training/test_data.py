@@ -183,3 +183,14 @@ def test_the_whole_image_is_a_crop_too() -> None:
     draws = torch.full((3, 4), 0.5)
     same = data.batch(torch.arange(3), CPU, draws=draws, area=1.0)[0]
     assert torch.equal(same, torch.from_numpy(data.images))
+
+
+def test_images_go_to_the_device_once() -> None:
+    data = ImageData(np.zeros((4, 3, 2, 2), np.uint8), np.arange(4), 2)
+    # A tensor there is on "cpu": the two are not equal, as "cuda" and "cuda:0" are not.
+    device = torch.device("cpu:0")
+    assert torch.zeros(1).device != device
+    data.batch(torch.tensor([0]), device)
+    there = data._on_device
+    data.batch(torch.tensor([1]), device)
+    assert data._on_device is there
