@@ -6,6 +6,7 @@ PYTHON ?=
 PDK ?=
 LIB ?=
 
+LIBRARY = $(if $(PDK),--pdk "$(PDK)") $(if $(LIB),--lib "$(LIB)")
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -35,8 +36,9 @@ test: $(READY) ## all tests, ruff and mypy among them
 sim: $(READY) ## co-simulate every variant against the golden model; JUnit XML in build/sim
 	@$(RUN) -m sim
 
-synth: $(READY) ## area of every variant at 16 and 64: build/synth/area.json and .md
-	@$(RUN) -m synth $(if $(PDK),--pdk "$(PDK)") $(if $(LIB),--lib "$(LIB)")
+synth: $(READY) ## area of every variant at 16 and 64, and delays at 64: build/synth/area.* and timing.*
+	@$(RUN) -m synth $(LIBRARY)
+	@$(RUN) -m synth.timing $(LIBRARY)
 
 lint: $(READY) ## ruff and mypy alone
 	@$(RUN) -m ruff check .

@@ -8,6 +8,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Cell:
     flip_flop: bool = False
     dont_use: bool = False
     inputs: list[str] = field(default_factory=list)
+    capacitances: dict[str, float] = field(default_factory=dict)  # of inputs, in the library's unit
     outputs: dict[str, str] = field(default_factory=dict)  # pin -> function
     latch: dict[str, str] | None = None  # attributes of the latch group
     clock_gate: str = ""
@@ -207,6 +209,8 @@ def _cells(text: str, path: Path) -> Iterator[Cell]:
                 for pin in map(str.strip, name.split(",")):
                     if attributes.get("direction") == "input":
                         cell.inputs.append(pin)
+                        with suppress(ValueError):
+                            cell.capacitances[pin] = float(attributes.get("capacitance", ""))
                     elif "function" in attributes or "clock_gate_out_pin" in attributes:
                         cell.outputs[pin] = attributes.get("function", "")
                     for role in ("clock", "enable", "out", "test"):

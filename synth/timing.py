@@ -1,0 +1,412 @@
+"""``python -m synth.timing``: ABC's estimate of the longest delay of each block, into build/synth/timing.json and .md.
+
+For areas every module is mapped alone, small and without buffers, and ABC does not see into full-adder cells; delays
+come from netlists of their own. A *section* is what lies between registers: a block with all that is below it,
+flattened, and where a path goes on into the next block, both. Adders are gates, and ABC maps for speed, puts buffers
+into nets of a high fan-out and sizes the cells. So a section is larger than its block in the area report; its own area
+stands beside its delay. Not included: wires, and the flip-flops at both ends of a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hw.command_line import interruptible, writable_folder, write_text
+from hw.config import AcceleratorConfig, ConfigError, preset
+from hw.generate import source_hash, to_rtlil
+from hw.rtlil import RtlilModule, parse_modules
+from hw.yosys import YosysError, run_yosys, yosys_version
+from synth.cache import keep, kept
+from synth.liberty import Library, LibraryError
+from synth.libraries import LibraryParser
+from synth.report import CACHE, table
+
+__all__ = ["PIPELINE", "PRESETS", "SECTIONS", "Delay", "Section", "delays", "main", "markdown"]
+
+#: What is timed by default, with the fields of :data:`PIPELINE`.
+PRESETS = ("ews-64", "ews-cms-64", "ews-msvq-64")
+
+#: Where 64 x 64 arrays are cut for 500 MHz in a 45 nm library.
+PIPELINE: Mapping[str, Any] = {"decoder_registers": 4, "mrf_register": True, "tree_register_levels": 3}
+
+_FOLDER = Path(__file__).parent
+#: The part of a clock cycle that ABC may use; the rest is for flip-flops.
+_LOGIC = 0.9
+
+
+def _first_tree_rows(config: AcceleratorConfig) -> AcceleratorConfig:
+    """As many rows as meet in the first registers of the adder trees: all paths from the multipliers to there."""
+    rows = 1 << (config.tree_register_levels or config.tree_levels)
+    return replace(_one_tile(config), H=min(rows, config.H))
+
+
+def _one_tile(config: AcceleratorConfig) -> AcceleratorConfig:
+    return replace(config, L=config.d, post_lanes=0, vector_lanes=0, l2_word_bytes=0)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the design that is timed by itself.
+
+    Parameters
+    ----------
+    name
+        In the report.
+    top
+        Instance that it consists of, without its number; empty for all of the component.
+    without
+        Instances whose pins are its borders, because registers are there.
+    component
+        Module and class of the component that has the instance.
+    shrink
+        Gives a configuration with the same paths in fewer copies.
+    exists
+        Whether a configuration has the section.
+    """
+
+    name: str
+    top: str = ""
+    without: tuple[str, ...] = ()
+    component: tuple[str, str] = ("hw.core", "AcceleratorCore")
+    shrink: Callable[[AcceleratorConfig], AcceleratorConfig] = lambda config: config
+    exists: Callable[[AcceleratorConfig], bool] = lambda config: True
+
+
+def _masked(config: AcceleratorConfig) -> bool:
+    return config.features.mask and config.mask_bits > 0
+
+
+def _coded(config: AcceleratorConfig) -> bool:
+    return config.features.codebook
+
+
+def _unit(name: str, module: str, component: str) -> Section:
+    # Static memories have registered inputs and outputs of their own.
+    return Section(name, without=("sram", "memory"), component=(module, component))
+
+
+#: The blocks of the core, then the units around it.
+SECTIONS = (
+    Section("unpackers and weight loader", "weight_loader", ("decoder",)),
+    Section("mask decoder", "mask_decoder", exists=_masked),
+    Section("LZC, selection, signs", "decoder", ("crf", "mask_decoder"), exists=_coded),
+    Section("CRF", "crf", exists=_coded),
+    Section("loop controller", "control"),
+    Section("ARF, weight loader, loop controller", "", ("tile", "decoder"), shrink=_one_tile),
+    Section("WRF, MRF, multipliers, demux", "row"),
+    Section(
+        "demux to first tree register",
+        "tile",
+        ("wrf", "prf", "multiplier"),
+        shrink=_first_tree_rows,
+        exists=lambda config: config.features.sparse and config.product_register,
+    ),
+    Section(
+        "multipliers to first tree register",
+        "tile",
+        ("wrf", "prf"),
+        shrink=_first_tree_rows,
+        exists=lambda config: not config.product_register,
+    ),
+    Section("adder tree", "tree"),
+    Section("PRF, accumulators, output", "", ("row", "tree", "weight_loader", "control", "arf"), shrink=_one_tile),
+    _unit("sequencer", "hw.control.sequencer", "Sequencer"),
+    _unit("registers", "hw.bus.registers", "RegisterBank"),
+    _unit("DMA reader", "hw.bus.reader", "DmaReader"),
+    _unit("DMA writer", "hw.bus.writer", "DmaWriter"),
+    _unit("load unit", "hw.memory.transfer", "LoadUnit"),
+    _unit("store unit", "hw.memory.transfer", "StoreUnit"),
+    _unit("ifmap loader", "hw.memory.ifmap_loader", "IfmapLoader"),
+    _unit("activation reader", "hw.memory.activation_reader", "ActivationReader"),
+    _unit("psum buffer", "hw.memory.psum_buffer", "PsumBuffer"),
+    _unit("ofmap storer", "hw.postprocess.ofmap_storer", "OfmapStorer"),
+    _unit("vector unit", "hw.postprocess.vector_unit", "VectorUnit"),
+)
+
+
+@dataclass(frozen=True)
+class Delay:
+    """The longest path of a section.
+
+    Attributes
+    ----------
+    delay
+        ABC's estimate in the library's time unit, ps for most; 0.0 without gates.
+    area
+        Of the section's netlist, in the library's unit.
+    path
+        Where it begins and ends, as ABC names it.
+    """
+
+    delay: float
+    area: float
+    path: str
+
+
+def _stem(instance: str) -> str:
+    return re.sub(r"(_\d+|\$\d+)+$", "", instance.removeprefix("\\"))
+
+
+def _section_text(modules: Mapping[str, RtlilModule], top: str, without: Sequence[str]) -> str:
+    """RTLIL of ``top`` as module ``design``, with all below it; instances in ``without`` are black boxes."""
+    level, texts, boxes = [top], {}, {}
+    while level:
+        name = level.pop()
+        module = modules[name]
+        body = module.body[:]
+        for line, kind, instance in module.instances:
+            if kind not in modules:
+                continue
+            if _stem(instance) in without:
+                # The name of a black box says nothing; its ports do.
+                ports = "\n".join(modules[kind].ports)
+                box = f"\\box_{hashlib.sha256(ports.encode()).hexdigest()[:16]}"
+                boxes[box] = f"attribute \\blackbox 1\nattribute \\keep 1\nmodule {box}\n{ports}\nend\n"
+                body[line] = f"  cell {box} {instance}"
+            elif kind not in texts:
+                level.append(kind)
+        title = "\\design" if name == top else name
+        texts[name] = "\n".join([f"module {title}", *module.ports, *module.wires, *body, "end", ""])
+    return "\n".join([*boxes.values(), *texts.values()])
+
+
+def _buffer(library: Library) -> str:
+    """The smallest buffer, which drives the inputs of a section."""
+    cells = [
+        cell
+        for cell in library.cells.values()
+        if not cell.dont_use and len(cell.inputs) == 1 and list(cell.outputs.values()) == [cell.inputs[0]] and cell.area
+    ]
+    if not cells:
+        raise LibraryError(f"library {library.name} has no buffer, which delays need")
+    return min(cells, key=lambda cell: (cell.area, cell.name)).name
+
+
+def _femtofarads(library: Library) -> float:
+    """Capacitance of an input of the smallest two-input NAND in fF."""
+    unit = re.search(r"capacitive_load_unit\s*\(\s*([\d.]+)\s*,\s*\"?([a-z]+)", library.texts[0], re.IGNORECASE)
+    factor = float(unit[1]) * {"ff": 1.0, "pf": 1e3}[unit[2].lower()] if unit else 1e3
+    pins = library.nand2.capacitances
+    return factor * max(pins.values(), default=0.0)
+
+
+def _abc(text: str, commands: Sequence[str], library: Library, clock: float, load: float, cache: Path) -> Delay:
+    files = {name: (_FOLDER / name).read_text() for name in ("register_file.v", "column.v")}
+    liberty = " ".join(f"-liberty {i}.lib" for i in range(len(library.texts)))
+    dont_use = " ".join(f"-dont_use {cell.name}" for cell in library.cells.values() if cell.dont_use)
+    commands = [
+        *commands,
+        "techmap",
+        "opt -full",
+        f"dfflibmap {liberty} {dont_use}",
+        f"abc {liberty} {dont_use} -constr limits -D {clock * _LOGIC:.0f}",
+        "opt_clean",
+        "stat " + liberty,
+    ]
+    files |= {"design.il": text, "limits": f"set_driving_cell {_buffer(library)}\nset_load {load:.4f} [all_outputs]\n"}
+    key = hashlib.sha256(json.dumps([yosys_version(), library.sha256, commands, files]).encode()).hexdigest()
+    path = cache / f"{key}.timing.json"
+    known = kept(path)
+    if known is not None:
+        return Delay(**json.loads(known))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file, content in files.items():
+            (folder / file).write_text(content)
+        for i, content in enumerate(library.texts):
+            (folder / f"{i}.lib").write_text(content)
+        log = run_yosys(commands, folder)
+    # One result for each clock domain and pass of ABC; the last word on each domain is the one behind its sizing.
+    found = [float(value) for value in re.findall(r"ABC:.*Delay = *([\d.]+) ps", log)]
+    ends = re.findall(r"ABC: Start-point = \w+ \((.*)\)\.\s+End-point = \w+ \((.*)\)\.", log)
+    area = re.findall(r"Chip area for (?:top )?module.*: ([\d.]+)", log)
+    result = Delay(found[-1] if found else 0.0, float(area[-1]) if area else 0.0, " to ".join(ends[-1]) if ends else "")
+    keep(path, json.dumps(asdict(result)))
+    return result
+
+
+_READ = ("read_rtlil design.il", "hierarchy -top design", "delete t:$meminit t:$meminit_v2", "setattr -unset init w:*")
+_MAP_FILES = ("proc", "opt_expr", "opt_clean", "memory_collect", "techmap -map register_file.v")
+_OPTIMISE = ("flatten", "opt -full", "wreduce", "opt_clean", "booth", "alumacc", "opt -full")
+
+
+def _flat(text: str, library: Library, clock: float, cache: Path) -> Delay:
+    columns = ("read_verilog -icells column.v", "memory_map", "hierarchy -top design", "proc")
+    load = 4 * _femtofarads(library)
+    return _abc(text, [*_READ, *_MAP_FILES, *columns, *_OPTIMISE], library, clock, load, cache)
+
+
+def _register_file(text: str, size: int, width: int, ports: int, library: Library, clock: float, cache: Path) -> Delay:
+    """A large register file: the decoders, loaded by one gate of each column, and then one column of its bits."""
+    load = _femtofarads(library)
+    decoders = _abc(text, [*_READ, *_MAP_FILES, "memory_map", *_OPTIMISE], library, clock, width * load, cache)
+    commands = [
+        "read_verilog -icells column.v",
+        f"chparam -set SIZE {size} -set PORTS {ports} register_file_column",
+        "hierarchy -top register_file_column",
+        "proc",
+        "opt -full",
+    ]
+    column = _abc("", commands, library, clock, 4 * load, cache)
+    return Delay(decoders.delay + column.delay, decoders.area + width * column.area, f"{decoders.path}; {column.path}")
+
+
+def _rtlil(component: tuple[str, str], config: AcceleratorConfig, cache: Path) -> str:
+    key = hashlib.sha256(json.dumps([source_hash(), component, config.to_dict()]).encode()).hexdigest()
+    path = cache / f"{key}.il"
+    text = kept(path)
+    if text is None:
+        text = to_rtlil(getattr(import_module(component[0]), component[1])(config))
+        keep(path, text)
+    return text
+
+
+def _delay(section: Section, config: AcceleratorConfig, library: Library, clock: float, cache: Path) -> Delay:
+    modules = parse_modules(_rtlil(section.component, section.shrink(config), cache))
+    top = next(iter(modules))
+    if section.top:
+        kinds = [
+            kind
+            for module in modules.values()
+            for _, kind, instance in module.instances
+            if _stem(instance) == section.top and kind in modules
+        ]
+        top = kinds[0]
+    text = _section_text(modules, top, section.without)
+    if section.top == "crf":
+        width = config.d * config.codeword_bits
+        return _register_file(text, config.k, width, config.tiles, library, clock, cache)
+    return _flat(text, library, clock, cache)
+
+
+def delays(
+    config: AcceleratorConfig,
+    library: Library,
+    clock: float = 2000.0,
+    sections: Sequence[Section] = SECTIONS,
+    workers: int = 2,
+    cache: Path = CACHE,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Delay]:
+    """The delay of each section that an instance has.
+
+    Parameters
+    ----------
+    clock
+        The cycle for which ABC sizes, in ps.
+    workers
+        Yosys processes at a time.
+    progress
+        Called with the numbers of finished and of all sections.
+
+    Raises
+    ------
+    hw.yosys.YosysError
+        Yosys refuses a section.
+    synth.liberty.LibraryError
+        The library has no buffer.
+    """
+    wanted = [section for section in sections if section.exists(config)]
+    found: dict[str, Delay] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(_delay, section, config, library, clock, cache): section.name for section in wanted}
+        try:
+            for future in as_completed(futures):
+                found[futures[future]] = future.result()
+                progress(len(found), len(futures))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return {section.name: found[section.name] for section in wanted}
+
+
+def markdown(results: Mapping[str, Mapping[str, Delay]], library: Library, clock: float) -> Iterator[str]:
+    """Delays by section and instance, line by line."""
+    names = list(dict.fromkeys(section for found in results.values() for section in found))
+    unit = "ps" if library.area_unit == "um2" else "tau"
+    rows = [[name, *(f"{r[name].delay:,.0f}" if name in r else "" for r in results.values())] for name in names]
+    rows.append(["longest", *(f"{max(x.delay for x in found.values()):,.0f}" for found in results.values())])
+    yield f"# Delays, library {library.name}, Yosys {yosys_version()}"
+    yield ""
+    yield table([f"section, {unit}", *results], rows)
+    yield ""
+    yield (
+        f"ABC's estimates, sized for {clock * _LOGIC:,.0f} {unit} of a clock of {clock:,.0f} {unit}; adders as gates, "
+        "nets buffered. Flip-flops and wires are not included."
+    )
+
+
+@interruptible
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
+    parser = LibraryParser("synth.timing", (__doc__ or "").partition("\n")[0])
+    parser.add_argument("--preset", metavar="NAME", action="append", help=f"default: {', '.join(PRESETS)}")
+    pipeline = " ".join(f"{name}={json.dumps(value)}" for name, value in PIPELINE.items())
+    parser.add_argument(
+        "--set", metavar="FIELD=VALUE", action="extend", nargs="+", help=f"override a field (default: {pipeline})"
+    )
+    parser.add_argument("--section", metavar="NAME", action="append", help="time this section alone; may be repeated")
+    parser.add_argument("--clock", metavar="PS", type=float, default=2000.0, help="clock cycle (default: 2000)")
+    options = parser.parse_args(arguments)
+    try:
+        if not 0 < options.clock < 1e6:
+            parser.error(f"--clock must be above 0 and below 1000000, not {options.clock:g}")
+        known = {section.name: section for section in SECTIONS}
+        for name in options.section or ():
+            if name not in known:
+                parser.error(f"unknown section {name!r}; the sections are {', '.join(known)}")
+        sections = [known[name] for name in options.section or known]
+        changes = pipeline.split() if options.set is None else options.set
+        configs = {name: preset(name).override(changes) for name in options.preset or PRESETS}
+        library = parser.library(options)
+        folder = writable_folder(options.folder)
+        console = Console(stderr=True)
+        results = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console) as progress:
+            for name, config in configs.items():
+                task = progress.add_task(name, total=None)
+
+                def step(done: int, total: int, task: Any = task) -> None:
+                    progress.update(task, completed=done, total=total)
+
+                results[name] = delays(config, library, options.clock, sections, progress=step)
+        text = "\n".join(markdown(results, library, options.clock)) + "\n"
+        described = {
+            "library": {"name": library.name, "sha256": library.sha256},
+            "clock": options.clock,
+            "tools": {"yosys": yosys_version()},
+            "hw_sha256": source_hash(),
+            "presets": {
+                name: {
+                    "configuration": configs[name].to_dict(),
+                    "sections": {section: asdict(delay) for section, delay in found.items()},
+                }
+                for name, found in results.items()
+            },
+        }
+        write_text(folder / "timing.json", json.dumps(described, indent=1) + "\n")
+        write_text(folder / "timing.md", text)
+    except (ConfigError, LibraryError, YosysError) as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"cannot write: {error}")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

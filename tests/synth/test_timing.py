@@ -1,0 +1,119 @@
+"""Delays of sections between registers."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from hw.config import preset
+from hw.rtlil import parse_modules
+from synth import timing
+from synth.generic import generic
+from synth.liberty import LibraryError
+
+SECTIONS = {section.name: section for section in timing.SECTIONS}
+
+
+def delay(name: str, config, cache) -> timing.Delay:
+    (found,) = timing.delays(config, generic(), 2000.0, [SECTIONS[name]], cache=cache).values()
+    return found
+
+
+def test_registers_in_the_mask_decoder_make_it_faster(tmp_path) -> None:
+    config = preset("ews-cms-16")
+    plain, cut = (delay("mask decoder", replace(config, decoder_registers=n), tmp_path) for n in (0, 4))
+    assert 0 < cut.delay < 0.6 * plain.delay
+    assert cut.area > 0
+    assert " to " in cut.path
+    # From the cache it is the same.
+    files = sorted(tmp_path.glob("*.timing.json"))
+    assert delay("mask decoder", config, tmp_path) == plain
+    assert sorted(tmp_path.glob("*.timing.json")) == files
+
+
+def test_path_through_the_demultiplexers_goes_on_into_the_tree(tmp_path) -> None:
+    config = preset("ews-cms-tiny").override(["H=8", "tree_register_levels=1"])
+    name = "demux to first tree register"
+    one = delay(name, config, tmp_path)
+    assert SECTIONS[name].shrink(config).H == 2
+    two = delay(name, replace(config, tree_register_levels=2), tmp_path)
+    read = delay(name, replace(config, mrf_register=True), tmp_path)
+    assert read.delay < one.delay < two.delay
+
+
+def test_wide_register_file_loads_its_decoders(tmp_path) -> None:
+    config = preset("ews-cms-tiny").override(["k=32"])
+    narrow, wide = (delay("CRF", replace(config, d=d, M=d, L=d, l2_word_bytes=0), tmp_path) for d in (4, 32))
+    assert 0 < narrow.delay < wide.delay
+    assert wide.area > 4 * narrow.area
+
+
+@pytest.mark.parametrize(
+    ("name", "absent"),
+    [
+        ("ews-tiny", {"mask decoder", "LZC, selection, signs", "CRF", "demux to first tree register"}),
+        ("ews-c-tiny", {"mask decoder", "demux to first tree register"}),
+        ("ews-msvq-tiny", set()),
+    ],
+)
+def test_sections_of_a_variant(name: str, absent: set[str]) -> None:
+    missing = {section for section, x in SECTIONS.items() if not x.exists(preset(name))}
+    assert missing - {"multipliers to first tree register"} == absent
+
+
+def test_borders_of_a_section_are_black_boxes(tmp_path) -> None:
+    section = SECTIONS["PRF, accumulators, output"]
+    config = section.shrink(preset("ews-cms-tiny"))
+    modules = parse_modules(timing._rtlil(section.component, config, tmp_path))
+    text = timing._section_text(modules, next(iter(modules)), section.without)
+    kept = re.findall(r"^module \\(\w+)", text, re.MULTILINE)
+    assert "design" in kept
+    assert any("prf" in name for name in kept)
+    assert not any(part in name for name in kept for part in ("row", "tree", "control", "wrf"))
+    assert text.count("attribute \\blackbox 1") == 5
+
+
+def test_command_line(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)  # for its cache
+    arguments = ["--preset", "ews-cms-tiny", "--section", "mask decoder", "--section", "loop controller", "-o", "out"]
+    assert timing.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert text.strip() == (tmp_path / "out" / "timing.md").read_text().strip()
+    described = json.loads((tmp_path / "out" / "timing.json").read_text())["presets"]["ews-cms-tiny"]
+    assert described["configuration"]["decoder_registers"] == timing.PIPELINE["decoder_registers"]
+    found = {name: round(value["delay"]) for name, value in described["sections"].items()}
+    assert set(found) == {"mask decoder", "loop controller"}
+    for name, value in [*found.items(), ("longest", max(found.values()))]:
+        assert f"| {name} | {value} |" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--section", "crf"], r"unknown section 'crf'; the sections are unpackers and weight loader,"),
+        (["--clock", "0"], r"--clock must be above 0 and below 1000000, not 0"),
+        (["--clock", "nan"], r"--clock must be above 0 and below 1000000, not nan"),
+        (["--preset", "ews-1"], r"unknown preset 'ews-1'"),
+        (["--set", "decoder_registers=9"], r"decoder_registers must be in 0\.\.8, not 9"),
+        (["--lib", "missing.lib"], r"missing\.lib: cannot read the Liberty file"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments: list[str], message: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        timing.main(arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert error.count("\n") == 1
+
+
+def test_library_without_a_buffer(tmp_path) -> None:
+    library = generic()
+    cells = {name: cell for name, cell in library.cells.items() if name != "BUF"}
+    with pytest.raises(LibraryError, match="library generic has no buffer, which delays need"):
+        timing.delays(
+            preset("ews-tiny"), replace(library, cells=cells), 2000.0, [SECTIONS["loop controller"]], cache=tmp_path
+        )
