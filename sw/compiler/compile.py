@@ -186,7 +186,7 @@ class _Compiler:
         """
         config, graph = self.config, self.graph
         value = graph.values[plain.source]
-        best: tuple[tuple[float, int], Fold | None, Value, Convolution] | None = None
+        best: tuple[tuple[bool, float, int], Fold | None, Value, Convolution] | None = None
         for fold_rows in range(plain.shape[2] + 1):
             fold, operation, folded = None, plain, value
             if fold_rows:
@@ -212,6 +212,10 @@ class _Compiler:
             words = folded.rows * folded.columns * sizes[plain.source]
             target = graph.values[plain.target]
             room = config.l2_depth - target.rows * target.columns * sizes[plain.target]
+            following = {graph.operations[reader].target for reader in graph.readers(plain.target)}
+            beside = room - sum(
+                graph.values[x].rows * graph.values[x].columns * sizes[x] for x in following - {plain.target}
+            )
             if fold is not None and (words > room or max(folded.rows, folded.columns, folded.channels) > 65535):
                 continue
             try:
@@ -221,7 +225,8 @@ class _Compiler:
                     continue
                 cycles = float("inf")
             loading = words * config.l2_word / (config.word_width / 8) if words <= room else float("inf")
-            cost = (max(cycles, loading), words)
+            # What follows runs beside the convolution, if there is room for its result too.
+            cost = (words > beside, max(cycles, loading), words)
             if best is None or cost < best[0]:
                 best = (cost, fold, folded, operation)
         assert best is not None

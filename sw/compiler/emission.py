@@ -297,11 +297,8 @@ class Emitter:
         for number, operation in enumerate(self.graph.operations):
             if isinstance(operation, Convolution):
                 self._convolution(number, self.mapped[number])
-            else:
-                self._pump()
-            assert self.done[number], "operations come in an order in which they can run"
-        assert not self.copies
-        assert not self.vectors
+            while not self.done[number]:
+                self._ahead(True)
         self._emit(Opcode.END, len(self.graph.operations), {})
         return self.descriptors
 
@@ -310,13 +307,14 @@ class Emitter:
             for number in range(len(entry.blocks)):
                 yield entry, number
 
-    def _pump(self) -> None:
-        """Give out all that can run ahead."""
+    def _ahead(self, needed: bool = False) -> None:
+        """Give out what can run ahead of the array; if something more is needed, by the next LOAD."""
+        if needed:
+            given = self.loads and self._load()
+            assert given, "operations come in an order in which they can run"
         moved = True
         while moved:
             moved = False
-            while self.loads and self._load():
-                moved = True
             while self.vectors and self._vector():
                 moved = True
             while self.copies and self._copy():
@@ -498,7 +496,12 @@ class Emitter:
             self.passes.popleft()
             for group, found in enumerate(entry.tiles):
                 for tile in found:
-                    self._pump()
+                    self._ahead()
+                    while self._key(entry, block, group, tile) not in self.given:
+                        self._ahead(True)
+                    # A LOAD at a time, lest they fill the sequencer's queue and hold up the rest.
+                    if self.loads and self.tensors[self.loads[0][0]].place.first <= number + 1:
+                        self._load()
                     if tile.last and group == len(entry.tiles) - 1 and self.passes:
                         self._fetch_pass(*self.passes[0])
                     if tile.last:
@@ -509,7 +512,7 @@ class Emitter:
                 target.writes.append((block.e + block.height, "stored", self.counts["stored"]))
         assert target.ready == E
         self._finish(number)
-        self._pump()
+        self._ahead()
 
     def _output(self, entry: Mapped, block: Block, group: int, tile: Tile, parameters: bool) -> None:
         convolution, config, number = entry.convolution, self.config, entry.number

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from hw.config import AcceleratorConfig
 from sw.compiler.graph import CompileError, Graph, Vector
 
-__all__ = ["FOREVER", "Place", "lifetimes", "pixel_words", "place"]
+__all__ = ["Place", "lifetimes", "pixel_words", "place"]
 
-#: The end of a tensor whose space is not used again.
-FOREVER = 1 << 30
+_NEVER = 1 << 30
+#: Operations for which the space of a tensor stays unused before the next one takes it, tried in turn: the more, the
+#: further can transfers and vector operations run ahead of the array.
+SLACK = (4, 2, 1, 0)
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,13 @@ def pixel_words(config: AcceleratorConfig, graph: Graph) -> list[int]:
     return sizes
 
 
-def lifetimes(graph: Graph, early: bool) -> list[tuple[int, int]]:
-    """First and last operation at which each value is in L2.
-
-    ``early``: results of vector operations exist one operation sooner, so that these can run beside the convolution
-    that makes their operand.
-    """
-    spans = [[FOREVER, -1] for _ in graph.values]
+def lifetimes(graph: Graph) -> list[tuple[int, int]]:
+    """First and last operation at which each value is in L2."""
+    spans = [[_NEVER, -1] for _ in graph.values]
     for number, operation in enumerate(graph.operations):
         for source in operation.sources:
             spans[source] = [min(spans[source][0], number), max(spans[source][1], number)]
-        ahead = early and isinstance(operation, Vector)
-        spans[operation.target] = [max(0, number - 1) if ahead else number, number]
+        spans[operation.target] = [number, number]
     return [(first, last) for first, last in spans]
 
 
@@ -113,10 +110,9 @@ def place(config: AcceleratorConfig, graph: Graph, kept: Mapping[int, int]) -> l
     """
     pixels = pixel_words(config, graph)
     words = [value.rows * value.columns * size for value, size in zip(graph.values, pixels, strict=True)]
-    for early in (True, False):
-        spans = [
-            (first, max(last, kept.get(number, -1))) for number, (first, last) in enumerate(lifetimes(graph, early))
-        ]
+    needed = [(first, max(last, kept.get(number, -1))) for number, (first, last) in enumerate(lifetimes(graph))]
+    for slack in SLACK:
+        spans = [(first - slack, last) for first, last in needed]
         orders = (
             sorted(range(len(words)), key=lambda number: (-words[number], number)),
             sorted(range(len(words)), key=lambda number: (spans[number][0], -words[number])),
@@ -126,10 +122,10 @@ def place(config: AcceleratorConfig, graph: Graph, kept: Mapping[int, int]) -> l
             if not isinstance(bases, int):
                 return [
                     Place(base, size, pixel, value.columns, *span)
-                    for base, size, pixel, value, span in zip(bases, words, pixels, graph.values, spans, strict=True)
+                    for base, size, pixel, value, span in zip(bases, words, pixels, graph.values, needed, strict=True)
                 ]
     live = [
-        sum(words[number] for number, (first, last) in enumerate(spans) if first <= step <= last)
+        sum(words[number] for number, (first, last) in enumerate(needed) if first <= step <= last)
         for step in range(len(graph.operations))
     ]
     worst = max(range(len(live)), key=live.__getitem__)

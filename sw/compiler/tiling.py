@@ -23,8 +23,11 @@ TOLERANCE = 0.01
 CHUNKS = 4
 #: Numbers of blocks that are tried, as multiples of the least.
 PARTS = (1, 2, 3, 4, 6)
-#: Cycles of the sequencer for each descriptor, beside its words on the bus, and of the array between two tiles.
-DESCRIPTOR_CYCLES, TILE_CYCLES = 7, 3
+#: Cycles of the sequencer for each descriptor, beside its words on the bus; of the array between two tiles, and between
+#: two blocks.
+DESCRIPTOR_CYCLES, TILE_CYCLES, BLOCK_CYCLES = 7, 3, 60
+#: Cycles from a free place in a channel's FIFO to the word for it.
+READ_LATENCY = 24
 
 
 @dataclass(frozen=True)
@@ -222,8 +225,13 @@ class _Model:
         self.weights, self.geometry = weights, geometry
         config = weights.config
         words = [bits / config.word_width for bits in weights.bits.values()]
-        # Cycles of a row write, and its words on the bus.
-        self.row_cycles, self.row_words = max(1.0, *words), sum(words)
+        # Words a cycle that one channel brings: a burst is asked for when there is room for it.
+        rate = min(1.0, config.fifo_words / (config.burst_words + READ_LATENCY))
+        # Cycles of a row write, and its words on the bus; cycles of the codebook.
+        self.row_cycles, self.row_words = max(1.0, max(words) / rate), sum(words)
+        layer = weights.convolution.layer
+        elements = layer.k * layer.d if weights.coded and layer is not None else 0
+        self.codebook = elements * config.codeword_bits / config.word_width / rate
         self.copy_words = config.H // config.l2_word
         # Sums a cycle that the storer takes, 1 / this.
         self.store = max(config.L / config.requantiser_lanes, config.L / config.l2_word)
@@ -343,9 +351,12 @@ class _Model:
             copy = region * self.group_counts[0] * times
         first = region * min(plan.chunk, self.group_counts[0])
         parameters = 12 * weights.config.L * weights.output_groups / (weights.config.word_width / 8)
-        each = max(array, words + parameters)
+        each = max(array, words + parameters) + BLOCK_CYCLES
         each = max(each, copy) if ahead else each + copy
-        return number * each + first
+        # The codebook comes once the last tile of the layer before has its weights, and while that computes: for this
+        # layer, too, a long last tile hides the codebook of the next.
+        last = E * F / number * plan.A * plan.B * plan.passes * plan.Dr * plan.Ds
+        return number * each + first + max(0.0, self.codebook - last)
 
 
 def choose_plan(weights: Weights, geometry: Geometry) -> Plan:
