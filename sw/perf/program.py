@@ -9,8 +9,10 @@ follow the FIFOs of the DMA reader: full while the loader rests, filled at the r
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,10 @@ __all__ = ["CAUSES", "Latencies", "LayerTiming", "measured", "predict", "total",
 
 #: What the array's cycles are lost to, and the counter of each.
 CAUSES = {"weights": "wait_weights", "activations": "wait_activations", "sums": "wait_psums"}
+
+
+#: Bits of a channel's requantisation parameters.
+PARAMETER_BITS = 96
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Latencies:
         From a tap to its word in L2.
     """
 
-    read: int = 16
+    read: int = 32
     write: int = 8
     request: int = 6
     decode: int = 6
@@ -123,45 +129,74 @@ def measured(program: Program, memory: NDArray[np.uint8]) -> list[LayerTiming]:
     return timings
 
 
+class _Signal:
+    """What a process can wait for."""
+
+    def __init__(self) -> None:
+        self.waiting: list[_Process] = []
+
+
+#: A process yields the cycle until which it sleeps, or what it waits for.
+_Process = Generator["float | _Signal", None, None]
+
+
+class _Kernel:
+    """Runs processes in the order of time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.heap: list[tuple[float, int, _Process | Callable[[], None]]] = []
+        self.number = 0
+
+    def at(self, time: float, what: _Process | Callable[[], None]) -> None:
+        """Resume a process, or call a function, at a time."""
+        self.number += 1
+        heappush(self.heap, (max(time, self.now), self.number, what))
+
+    def fire(self, signal: _Signal) -> None:
+        """Resume all that wait."""
+        waiting, signal.waiting = signal.waiting, []
+        for process in waiting:
+            self.at(self.now, process)
+
+    def run(self) -> None:
+        """Until nothing is left to do."""
+        while self.heap:
+            self.now, _, what = heappop(self.heap)
+            if callable(what):
+                what()
+                continue
+            try:
+                wanted = next(what)
+            except StopIteration:
+                continue
+            if isinstance(wanted, _Signal):
+                wanted.waiting.append(what)
+            else:
+                self.at(wanted, what)
+
+
 class _Channel:
-    """One packed stream at the core: words in its FIFO, and when FETCHes were given out."""
+    """A channel of the DMA reader: requests, space in its FIFO, and the bursts that have been asked for."""
 
-    def __init__(self, rate: float, depth: int) -> None:
-        self.rate, self.depth = rate, depth
-        self.level = 0.0
-        self.time = 0.0
-        # Words of the FETCHes that were given out, and the cycle of each from which its words can come.
-        self.fetches: deque[tuple[int, float]] = deque()
-        self.fetched = 0
-        self.taken = 0
-        # When the reader began each of the last requests.
-        self.begun: deque[float] = deque([0.0, 0.0], 2)
+    def __init__(self, space: int) -> None:
+        self.requests: deque[list[int]] = deque()
+        self.address = 0
+        self.left = 0
+        self.free = space
+        # Cycle of the first bit that is there, and bits that are left.
+        self.bursts: deque[list[float]] = deque()
+        self.bits = 0
+        self.begun, self.arrived = _Signal(), _Signal()
 
-    def advance(self, time: float) -> None:
-        """The FIFO fills until then."""
-        if time > self.time:
-            self.level = min(self.depth, self.level + self.rate * (time - self.time), self.fetched - self.taken)
-            self.time = time
 
-    def come(self, words: int, time: float) -> float:
-        """The cycle in which the next so many words have been taken, at the earliest, from ``time`` on."""
-        self.taken += words
-        while self.fetches and self.fetches[0][0] <= self.taken - words:
-            self.fetches.popleft()
-        # Words that belong to a FETCH which came late.
-        for end, ready in self.fetches:
-            if ready > time:
-                time = ready
-                self.level, self.time = 0.0, ready
-            if end >= self.taken:
-                break
-        self.level = min(self.depth, self.level + self.rate * max(0.0, time - self.time))
-        self.time = max(self.time, time)
-        missing = max(0.0, words - self.level)
-        done = time + missing / self.rate
-        self.level = max(0.0, self.level - words)
-        self.time = done
-        return done
+class _Queue:
+    """Commands that were given to a unit."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.commands: deque[tuple[dict[str, int], dict[str, int], float]] = deque()
+        self.given, self.taken = _Signal(), _Signal()
 
 
 def _bits(value: int) -> int:
@@ -169,39 +204,58 @@ def _bits(value: int) -> int:
 
 
 class _Model:
-    """Times of all units while descriptors go by."""
+    """All units, each a process."""
 
     def __init__(self, program: Program, latencies: Latencies) -> None:
         self.program, self.config, self.t = program, program.config, latencies
         config = self.config
+        self.kernel = _Kernel()
         self.word_bytes = config.word_width // 8
-        t = latencies
-        round_trip = t.read + t.request + config.burst_words
-        self.rate = min(1.0, config.fifo_words / round_trip)
-        names = ["weight", *(name for name in ("mask", "sign") if name in config.streams), "parameter"]
-        self.channels = {name: _Channel(self.rate, config.fifo_words) for name in names}
-        self.layers = [dict.fromkeys(COUNTERS, 0) for _ in program.layers] + [dict.fromkeys(COUNTERS, 0)]
+        streams = [name for name in ("mask", "sign") if name in config.streams]
+        names = ["weight", *streams, "parameter", "descriptor", "load"]
+        self.channels = {name: _Channel(config.fifo_words) for name in names}
+        self.wanted = _Signal()
+        self.layers = [dict.fromkeys(COUNTERS, 0) for _ in range(len(program.layers) + 1)]
         self.ends = [0.0] * len(self.layers)
         self.recorded: dict[int, float] = {}
-        self.events: dict[str, list[float]] = {event: [] for event in COUNTED}
-        self.free = dict.fromkeys(COUNTED.values(), 0.0)
-        # The cycles in which the last commands of a unit left its queue.
-        self.taken: dict[Opcode, deque[float]] = {unit: deque([0.0] * 5, 5) for unit in COUNTED.values()}
-        self.tiles_taken: deque[float] = deque([0.0] * 4, 4)
-        self.sequencer = float(t.read + t.request)
-        self.bus = 0.0
-        # Core
-        self.accept = 0.0
-        self.issued = 0.0
-        self.released: deque[float] = deque([0.0] * config.wrf_depth, config.wrf_depth)
-        self.read_free = 0.0
-        self.drained = 0.0
-        self.bits = dict.fromkeys(names, 0)
-        # Storer: the OUTPUT that waits for sums, when it can begin, and when the one before is complete.
-        self.outputs: deque[tuple[dict[str, int], float, float]] = deque()
-        self.storer_free = 0.0
-        self.storer_begun = 0.0
-        self.storer_A = 0
+        self.times: dict[str, list[float]] = {event: [] for event in COUNTED}
+        self.happened = {event: _Signal() for event in COUNTED}
+        self.given = dict.fromkeys(COUNTED, 0)
+        # A command that waits for events stands behind the queue's four places.
+        self.queues = {opcode: _Queue(5) for opcode in COUNTED.values()}
+        self.tiles = _Queue(4)
+        # Tiles whose weights are there, with the cycles in which the loader took them and passed them on; and the
+        # cycles in which the activation reader began.
+        self.loaded: deque[tuple[dict[str, int], float, float]] = deque()
+        self.read: deque[float] = deque()
+        self.ready, self.started = _Signal(), _Signal()
+        self.tiles_started = 0
+        self.issued = self.read_free = 0.0
+        # The storer's command, vectors that it still takes, and the cycle from which it takes them.
+        self.outputs: deque[list[Any]] = deque()
+        self.opened, self.stored = _Signal(), _Signal()
+        self.storing = 0
+
+    def run(self) -> None:
+        for process in (
+            self.sequencer(),
+            self.reader(),
+            self.loads(),
+            self.copies(),
+            self.vectors(),
+            self.stores(),
+            self.loader(),
+            self.activations(),
+            self.array(),
+            self.storer(),
+        ):
+            self.kernel.at(0, process)
+        self.kernel.run()
+        before = 0.0
+        for number, counters in enumerate(self.layers[:-1]):
+            end = max(before, self.recorded.get(number, self.ends[number]))
+            counters["cycles"] = round(end) - round(before)
+            before = end
 
     def count(self, fields: Mapping[str, int], **amounts: int) -> dict[str, int]:
         counters = self.layers[min(fields["layer"], len(self.layers) - 1)]
@@ -209,127 +263,238 @@ class _Model:
             counters[name] += amount
         return counters
 
-    def waits(self, fields: Mapping[str, int]) -> float:
-        """When the last event that a command waits for reaches its unit."""
-        latest = 0.0
-        for event, times in self.events.items():
-            behind = (len(times) - fields[f"wait_{event}"]) % (1 << 16)
-            if len(times) > behind:
-                latest = max(latest, times[len(times) - behind - 1])
-        return latest
+    # Events and queues
 
-    def happened(self, fields: Mapping[str, int], event: str, time: float) -> None:
-        times = self.events[event]
-        times.append(max(time + self.t.event, times[-1] if times else 0.0))
+    def happens(self, fields: Mapping[str, int], event: str, time: float) -> None:
+        """A command is complete at a time from now on."""
         layer = min(fields["layer"], len(self.layers) - 1)
         self.ends[layer] = max(self.ends[layer], time)
 
-    def give(self, opcode: Opcode, fields: dict[str, int]) -> None:
-        words = max(1, BYTES // self.word_bytes)
-        self.count(fields, descriptors=1, dram_reads=words)
-        self.sequencer += max(words, words / self.rate) + self.t.decode
-        self.bus += words
-        if opcode == Opcode.FETCH:
-            self.fetch(fields)
-            return
-        if opcode == Opcode.END:
-            return
-        unit = Opcode.STORE if opcode == Opcode.RECORD else opcode
-        queue = self.taken[unit]
-        # The queue has four places, and a fifth command waits behind it.
-        self.sequencer = max(self.sequencer, queue[0])
-        if opcode == Opcode.TILE:
-            self.sequencer = max(self.sequencer, self.tiles_taken[0])
-        given = self.sequencer + self.t.queue
-        if opcode == Opcode.TILE:
-            self.tile(fields, given)
-        elif opcode == Opcode.OUTPUT:
-            self.output(fields, given)
-        else:
-            begin = max(given, self.waits(fields), self.free[unit])
-            queue.append(begin)
-            _RUN[opcode](self, fields, begin)
+        def done() -> None:
+            self.times[event].append(self.kernel.now)
+            self.kernel.fire(self.happened[event])
 
-    # DMA
+        self.kernel.at(time, done)
 
-    def fetch(self, fields: dict[str, int]) -> None:
-        channel = self.channels[Channel(fields["channel"]).name.lower()]
-        self.count(fields, dram_reads=fields["words"])
-        self.sequencer = max(self.sequencer, channel.begun[0])
-        # Bursts of the request before have all been asked for when all but a FIFO of its words have been taken.
-        channel.begun.append(max(self.sequencer, channel.time if channel.fetched - channel.taken else 0.0))
-        channel.fetched += fields["words"]
-        channel.fetches.append((channel.fetched, self.sequencer + self.t.request + self.t.read))
+    def next_command(self, queue: _Queue) -> Generator[float | _Signal, None, dict[str, int]]:
+        """The next command of a queue, once its events have happened."""
+        while not queue.commands:
+            yield queue.given
+        fields, waits, given = queue.commands[0]
+        begin = given + self.t.queue
+        for event, count in waits.items():
+            while len(self.times[event]) < count:
+                yield self.happened[event]
+            begin = max(begin, self.times[event][count - 1] + self.t.event)
+        yield begin
+        queue.commands.popleft()
+        self.kernel.fire(queue.taken)
+        return fields
 
-    def load(self, fields: dict[str, int], begin: float) -> None:
+    def sequencer(self) -> _Process:
+        kernel, words = self.kernel, max(1, BYTES // self.word_bytes)
+        bodies = self.program.bodies()
+        yield float(self.t.queue)
+        self.request("descriptor", self.program.descriptors, words * len(bodies))
+        for opcode, fields in bodies:
+            yield from self.take("descriptor", words)
+            self.count(fields, descriptors=1, dram_reads=words)
+            yield kernel.now + self.t.decode
+            if opcode == Opcode.END:
+                return
+            if opcode == Opcode.FETCH:
+                name = Channel(fields["channel"]).name.lower()
+                channel = self.channels[name]
+                while len(channel.requests) >= 2:
+                    yield channel.begun
+                self.count(fields, dram_reads=fields["words"])
+                self.request(name, fields["address"], fields["words"])
+                continue
+            unit = Opcode.STORE if opcode == Opcode.RECORD else opcode
+            queues = [self.queues[unit]] + ([self.tiles] if opcode == Opcode.TILE else [])
+            for queue in queues:
+                while len(queue.commands) >= queue.places:
+                    yield queue.taken
+            waits = {}
+            for event, given in self.given.items():
+                behind = (given - fields[f"wait_{event}"]) % (1 << 16)
+                if given > behind:
+                    waits[event] = given - behind
+            for event, of in COUNTED.items():
+                self.given[event] += of == unit
+            fields["opcode"] = opcode
+            for queue in queues:
+                queue.commands.append((fields, waits if queue is queues[0] else {}, kernel.now))
+                kernel.fire(queue.given)
+
+    # DRAM
+
+    def request(self, name: str, address: int, words: int) -> None:
+        channel = self.channels[name]
+        channel.requests.append([address, words])
+        self.kernel.fire(self.wanted)
+
+    def reader(self) -> _Process:
+        """Asks for bursts, channel by channel in turn, as long as their FIFOs have space."""
+        config, kernel = self.config, self.kernel
+        border = 4096 // self.word_bytes
+        longest = min(config.burst_words, border)
+        turn, bus = 0, 0.0
+        channels = list(self.channels.values())
+        while True:
+            for place in range(len(channels)):
+                channel = channels[(turn + place) % len(channels)]
+                if not channel.left and channel.requests:
+                    address, channel.left = channel.requests.popleft()
+                    channel.address = address // self.word_bytes
+                    kernel.fire(channel.begun)
+                if channel.left and channel.free >= longest:
+                    turn = (turn + place + 1) % len(channels)
+                    break
+            else:
+                yield self.wanted
+                continue
+            length = min(longest, channel.left, border - channel.address % border)
+            channel.left -= length
+            channel.address += length
+            channel.free -= length
+            first = max(kernel.now + self.t.request + self.t.read, bus)
+            bus = first + length
+            channel.bursts.append([first, length * config.word_width])
+            kernel.fire(channel.arrived)
+            yield kernel.now + 2
+
+    def give_back(self, channel: _Channel, bits: int) -> None:
+        """So many bits were taken: space for the words that are gone."""
+        width = self.config.word_width
+        before, channel.bits = channel.bits, channel.bits + bits
+        if words := channel.bits // width - before // width:
+            channel.free += words
+            self.kernel.fire(self.wanted)
+
+    def drop(self, channel: _Channel, bits: int) -> None:
+        """Take bits that are there."""
+        self.give_back(channel, bits)
+        while bits:
+            burst = channel.bursts[0]
+            taken = min(bits, int(burst[1]))
+            burst[0] += taken / self.config.word_width
+            burst[1] -= taken
+            bits -= taken
+            if not burst[1]:
+                channel.bursts.popleft()
+
+    def take(self, name: str, words: int, each: float = 1.0) -> _Process:
+        """Take words as they come, each for so many cycles."""
+        channel, width = self.channels[name], self.config.word_width
+        while words:
+            while not channel.bursts:
+                yield channel.arrived
+            first, bits = channel.bursts[0]
+            part = min(words, int(bits) // width)
+            yield max(max(self.kernel.now, first) + part * each, first + part)
+            self.drop(channel, part * width)
+            words -= part
+
+    def loads(self) -> _Process:
         config = self.config
-        words = -(-fields["words"] * config.l2_word // self.word_bytes)
-        self.count(fields, dram_reads=words, l2_writes=fields["words"])
-        # The next request is made while this one's words arrive.
-        first = max(begin + self.t.request + self.t.read, self.free[Opcode.LOAD])
-        end = first + max(words / self.rate, fields["words"])
-        self.free[Opcode.LOAD] = end
-        self.happened(fields, "loaded", end)
+        queue = self.queues[Opcode.LOAD]
+        each = max(1.0, self.word_bytes / config.l2_word)
+        asked: deque[tuple[dict[str, int], int]] = deque()
+        more, less = _Signal(), _Signal()
 
-    def store(self, fields: dict[str, int], begin: float) -> None:
-        words = -(-fields["words"] * self.config.l2_word // self.word_bytes)
-        self.count(fields, dram_writes=words, l2_reads=fields["words"])
-        end = begin + self.t.request + max(words, fields["words"]) + self.t.write
-        self.free[Opcode.STORE] = end
-        self.happened(fields, "written", end)
+        def ask() -> _Process:
+            while True:
+                fields = yield from self.next_command(queue)
+                words = -(-fields["words"] * config.l2_word // self.word_bytes)
+                self.count(fields, dram_reads=words, l2_writes=fields["words"])
+                self.request("load", fields["address"], words)
+                asked.append((fields, words))
+                self.kernel.fire(more)
+                # One command beside the one whose words arrive.
+                while len(asked) > 1:
+                    yield less
 
-    def record(self, fields: dict[str, int], begin: float) -> None:
-        words = max(1, BYTES // self.word_bytes)
-        self.count(fields, dram_writes=words)
-        self.recorded[min(fields["layer"], len(self.layers) - 1)] = begin
-        end = begin + self.t.request + max(words, BYTES // self.config.l2_word) + self.t.write
-        self.free[Opcode.STORE] = end
-        self.happened(fields, "written", end)
+        self.kernel.at(0, ask())
+        while True:
+            while not asked:
+                yield more
+            fields, words = asked[0]
+            yield from self.take("load", words, each)
+            asked.popleft()
+            self.kernel.fire(less)
+            self.happens(fields, "loaded", self.kernel.now + 1)
+
+    def stores(self) -> _Process:
+        config, t = self.config, self.t
+        while True:
+            fields = yield from self.next_command(self.queues[Opcode.STORE])
+            begin = self.kernel.now
+            if fields["opcode"] == Opcode.RECORD:
+                words = max(1, BYTES // self.word_bytes)
+                self.count(fields, dram_writes=words)
+                self.recorded[min(fields["layer"], len(self.layers) - 1)] = begin
+                cycles = max(words, BYTES // config.l2_word)
+            else:
+                words = -(-fields["words"] * config.l2_word // self.word_bytes)
+                self.count(fields, dram_writes=words, l2_reads=fields["words"])
+                cycles = max(words, fields["words"])
+            end = begin + t.request + cycles + t.write
+            self.happens(fields, "written", end)
+            yield end
 
     # L2
 
-    def copy(self, fields: dict[str, int], begin: float) -> None:
-        rows, columns = (
-            max(0, min(first + extent, limit) - max(first, 0))
-            for first, extent, limit in (
-                (fields["first_row"], fields["height"], fields["rows"]),
-                (fields["first_column"], fields["width"], fields["columns"]),
-            )
-        )
-        groups, per_vector = fields["groups"], self.config.H // self.config.l2_word
-        words = min(fields["channel_words"], groups * per_vector)
-        pixel = words + groups - -(-words // per_vector)
-        vectors = fields["height"] * fields["width"] * groups
-        self.count(fields, l2_reads=rows * columns * words, l1_writes=vectors)
-        seek = 2 + max(_bits(fields["first_row"]), _bits(fields["first_column"]))
-        end = begin + seek + vectors + rows * columns * (pixel - groups)
-        self.free[Opcode.COPY] = end
-        self.happened(fields, "copied", end + self.t.copy)
-
-    def vector(self, fields: dict[str, int], begin: float) -> None:
+    def copies(self) -> _Process:
         config = self.config
-        outputs = fields["height"] * fields["width"] * fields["pixel_words"]
-        operation = VectorOp(fields["operation"])
-        taps = 2 if operation == VectorOp.ADD else fields["kernel_rows"] * fields["kernel_columns"]
-        inside = outputs * 2
-        if operation != VectorOp.ADD:
-            inside = fields["pixel_words"]
-            for axis, extent in (("rows", fields["height"]), ("columns", fields["width"])):
-                start = np.arange(extent) * fields[f"stride_{axis}"] - fields[f"padding_{axis}"]
-                stop = np.minimum(start + fields[f"kernel_{axis}"], fields[axis])
-                inside *= int(np.maximum(stop - np.maximum(start, 0), 0).sum())
-        groups = config.l2_word // config.vector_unit_lanes
-        each = groups if taps == 1 else taps + max(groups - 2, 0)
+        per_vector = config.H // config.l2_word
+        while True:
+            fields = yield from self.next_command(self.queues[Opcode.COPY])
+            rows, columns = (
+                max(0, min(first + extent, limit) - max(first, 0))
+                for first, extent, limit in (
+                    (fields["first_row"], fields["height"], fields["rows"]),
+                    (fields["first_column"], fields["width"], fields["columns"]),
+                )
+            )
+            groups = fields["groups"]
+            words = min(fields["channel_words"], groups * per_vector)
+            # A vector of which no word is there takes a cycle, too.
+            more = words - -(-words // per_vector)
+            vectors = fields["height"] * fields["width"] * groups
+            self.count(fields, l2_reads=rows * columns * words, l1_writes=vectors)
+            seek = 2 + max(_bits(fields["first_row"]), _bits(fields["first_column"]))
+            end = self.kernel.now + seek + vectors + rows * columns * more
+            self.happens(fields, "copied", end + self.t.copy)
+            yield end
+
+    def vectors(self) -> _Process:
+        config = self.config
+        scaling = config.l2_word // config.vector_unit_lanes
         factors = ("columns", "stride_rows", "stride_columns", "padding_rows", "padding_columns")
-        setup = 2 + sum(1 + max(1, _bits(fields[name])) for name in factors)
-        end = begin + setup + outputs * each + self.t.vector
-        self.count(fields, l2_reads=inside, l2_writes=outputs, vector_cycles=round(end - begin))
-        self.free[Opcode.VECTOR] = end
-        self.happened(fields, "vectored", end)
+        while True:
+            fields = yield from self.next_command(self.queues[Opcode.VECTOR])
+            outputs = fields["height"] * fields["width"] * fields["pixel_words"]
+            if fields["operation"] == VectorOp.ADD:
+                taps, inside = 2, outputs * 2
+            else:
+                taps = fields["kernel_rows"] * fields["kernel_columns"]
+                inside = fields["pixel_words"]
+                for axis, extent in (("rows", fields["height"]), ("columns", fields["width"])):
+                    start = np.arange(extent) * fields[f"stride_{axis}"] - fields[f"padding_{axis}"]
+                    stop = np.minimum(start + fields[f"kernel_{axis}"], fields[axis])
+                    inside *= int(np.maximum(stop - np.maximum(start, 0), 0).sum())
+            each = scaling if taps == 1 else taps + max(scaling - 2, 0)
+            setup = 2 + sum(1 + max(1, _bits(fields[name])) for name in factors)
+            cycles = setup + outputs * each + self.t.vector
+            self.count(fields, l2_reads=inside, l2_writes=outputs, vector_cycles=cycles)
+            end = self.kernel.now + cycles
+            self.happens(fields, "vectored", end)
+            yield end
 
     # Core
 
-    def stream_bits(self, fields: Mapping[str, int], raw: bool) -> dict[str, int]:
+    def row_bits(self, raw: bool) -> dict[str, int]:
         """Bits that a row write takes from each stream."""
         config = self.config
         if not raw:
@@ -339,129 +504,162 @@ class _Model:
             sizes["mask"] = config.streams["mask"]
         return sizes
 
-    def words(self, name: str, bits: int) -> int:
-        """Words that the next so many bits of a stream need; keeps what is left of the last one."""
-        width = self.config.word_width
-        left = self.bits[name]
-        needed = max(0, -(-(bits - left) // width))
-        self.bits[name] = left + needed * width - bits
-        return needed
+    def take_rows(self, rows: int, sizes: Mapping[str, int]) -> _Process:
+        """Take the fields of row writes: one row a cycle, or as the words of the packed streams come."""
+        width, kernel = self.config.word_width, self.kernel
+        streams = [(self.channels[name], bits) for name, bits in sizes.items()]
+        while rows:
+            part, start, end = rows, kernel.now, 0.0
+            for channel, bits in streams:
+                while not channel.bursts:
+                    yield channel.arrived
+                # Rows in the first burst; one that does not end there waits for the next one.
+                there = int(channel.bursts[0][1]) // bits
+                if not there:
+                    there = 1
+                    while sum(burst[1] for burst in channel.bursts) < bits:
+                        yield channel.arrived
+                part = min(part, there)
+            start = max(start, kernel.now)
+            for channel, bits in streams:
+                needed, place = part * bits, 0.0
+                for first, left in channel.bursts:
+                    taken = min(needed, left)
+                    place = max(place, first) + taken / width
+                    start = max(start, first)
+                    needed -= int(taken)
+                    if not needed:
+                        break
+                end = max(end, place)
+            yield max(start + part, end, start + max(part * bits / width for _, bits in streams))
+            for channel, bits in streams:
+                self.drop(channel, part * bits)
+            rows -= part
 
-    def tile(self, fields: dict[str, int], given: float) -> None:
+    def loader(self) -> _Process:
+        """Codewords and row writes, as far ahead of the array as the WRF has entries."""
+        config, kernel, width = self.config, self.kernel, self.config.word_width
+        number, before = 0, 0
+        while True:
+            fields = yield from self.next_command(self.tiles)
+            accepted = kernel.now
+            raw = bool(fields["raw"]) or not config.features.codebook
+            sizes = self.row_bits(raw)
+            entries = fields["A"] * fields["B"] * fields["D"]
+            each = fields["A"] * fields["D"] * ((fields["B"] - 1) * config.H + fields["rows"]) / entries
+            self.count(fields, row_writes=round(entries * each))
+            yield kernel.now + 1
+            for name in sizes if fields["start"] else ():
+                self.drop(self.channels[name], -self.channels[name].bits % width)
+            if fields["codewords"]:
+                bits = fields["codewords"] * config.d * config.codeword_bits
+                yield from self.take("weight", -(-bits // width), max(1.0, width / (config.d * config.codeword_bits)))
+            # The tile before has its own entries; they come free one by one at its last position.
+            room = min(entries, config.wrf_depth - before)
+            yield from self.take_rows(round(room * each), sizes)
+            while self.tiles_started < number:
+                yield self.started
+            if room < entries:
+                yield self.issued - before + 2
+                yield from self.take_rows(round(entries * each) - round(room * each), sizes)
+            yield max(kernel.now - 1 + loader_latency(config), self.issued)
+            self.loaded.append((fields, accepted, kernel.now))
+            kernel.fire(self.ready)
+            number, before = number + 1, entries
+            yield kernel.now + 1
+
+    def activations(self) -> _Process:
+        """The activation reader: it is free when it has read a tile, which it does as fast as the array takes it."""
+        while True:
+            yield from self.next_command(self.queues[Opcode.TILE])
+            self.read.append(self.kernel.now)
+            self.kernel.fire(self.ready)
+            number = self.tiles_started
+            while self.tiles_started == number:
+                yield self.started
+            yield self.read_free
+
+    def array(self) -> _Process:
         config, t = self.config, self.t
-        A, B, D, Dr = (fields[name] for name in ("A", "B", "D", "Dr"))
-        width, height, advance = fields["width"], fields["height"], fields["advance_columns"]
-        positions = width * height
-        Ds = D // Dr
-        raw = bool(fields["raw"]) or not config.features.codebook
-        rows = A * D * ((B - 1) * config.H + fields["rows"])
-        operations = positions * A * B * D
-        vectors = height * (Ds + (width - 1) * min(advance, Ds)) * Dr * B
-        counters = self.count(fields, operations=operations, row_writes=rows, l1_reads=vectors)
-        if fields["accumulate"]:
-            counters["psum_reads"] += positions * A
-        if not fields["last"]:
-            counters["psum_writes"] += positions * A
+        while True:
+            while not (self.loaded and self.read):
+                yield self.ready
+            fields, accepted, handed_over = self.loaded.popleft()
+            A, B, D, Dr = (fields[name] for name in ("A", "B", "D", "Dr"))
+            width, height = fields["width"], fields["height"]
+            sums = width * height * A
+            operations = sums * B * D
+            Ds = D // Dr
+            vectors = height * (Ds + (width - 1) * min(fields["advance_columns"], Ds)) * Dr * B
+            counters = self.count(fields, operations=operations, l1_reads=vectors)
+            if fields["accumulate"]:
+                counters["psum_reads"] += sums
+            if not fields["last"]:
+                counters["psum_writes"] += sums
 
-        # Weights
-        sizes = self.stream_bits(fields, raw)
-        if fields["start"]:
-            for name in sizes:
-                self.bits[name] = 0
-        cycle = max(self.accept, given)
-        self.tiles_taken.append(cycle)
-        cycle += 1
-        if fields["codewords"]:
-            needed = self.words("weight", fields["codewords"] * config.d * config.codeword_bits)
-            self.bits["weight"] = 0
-            cycle = max(cycle + fields["codewords"], self.channels["weight"].come(needed, cycle))
-        entries = [config.H] * (A * (B - 1)) + [fields["rows"]] * A
-        freed = list(self.released)
-        for entry, count in enumerate(entries * D):
-            begin = max(cycle, freed[entry] + 1)
-            cycle = begin + count
-            total = 0
-            for name, bits in sizes.items():
-                needed = self.words(name, count * bits)
-                total += needed
-                cycle = max(cycle, self.channels[name].come(needed, begin))
-        loaded = cycle - 1
-        handed_over = max(loaded + loader_latency(config), self.issued)
-        self.accept = handed_over + 1
-
-        # Activations
-        begin = max(given, self.waits(fields), self.read_free)
-        self.taken[Opcode.TILE].append(begin)
-        ready = begin + t.feed
-        start = max(handed_over + 1, ready)
-        idle = self.issued + 1
-        counters["wait_weights"] += round(max(0.0, handed_over + 1 - idle))
-        counters["wait_activations"] += round(max(0.0, start - max(handed_over + 1, idle)))
-
-        # Operations: as many as the reader feeds and the sums' way out takes.
-        duration = float(max(operations, vectors))
-        counters["wait_activations"] += max(0, vectors - operations)
-        issued = start + duration - 1
-        sums = positions * A
-        if fields["last"]:
-            issued = max(issued, self.last_sums(start, issued, sums, fields))
-        else:
-            self.drained = max(self.drained + 1, issued + config.latency)
-        counters["wait_psums"] += round(max(0.0, issued - start + 1 - duration))
-        self.released.extend(issued - A * B * D + 1 + number for number in range(A * B * D))
-        self.issued = issued
-        self.read_free = max(begin + vectors, issued - config.arf_depth * A + 1)
-        self.happened(fields, "fed", self.read_free)
+            begin = self.read.popleft()
+            idle = self.issued + 1
+            start = max(handed_over + 1, begin + t.feed, idle)
+            counters["wait_weights"] += round(max(0.0, handed_over + 1 - max(idle, accepted)))
+            counters["wait_activations"] += round(max(0.0, start - max(handed_over + 1, idle)))
+            duration = max(operations, vectors)
+            counters["wait_activations"] += duration - operations
+            issued = start + duration - 1
+            if fields["last"]:
+                while not self.outputs:
+                    yield self.opened
+                issued = max(issued, self.last_sums(start, issued, sums))
+            counters["wait_psums"] += round(issued - start + 1 - duration)
+            self.issued = issued
+            self.read_free = max(begin + vectors, issued - config.arf_depth * A + 1)
+            self.tiles_started += 1
+            self.happens(fields, "fed", self.read_free)
+            self.kernel.fire(self.started)
 
     # Sums
 
-    def output(self, fields: dict[str, int], given: float) -> None:
-        begin = max(given, self.waits(fields), self.storer_begun)
-        self.taken[Opcode.OUTPUT].append(begin)
-        self.outputs.append((fields, begin, given))
+    def storer(self) -> _Process:
+        config, kernel = self.config, self.kernel
+        held = 0
+        while True:
+            fields = yield from self.next_command(self.queues[Opcode.OUTPUT])
+            if fields["parameters"]:
+                # Parameters are taken beside the command before, if there is room for both.
+                while self.storing and held + fields["A"] > config.prf_depth:
+                    yield self.stored
+                held = fields["A"]
+                words = -(-fields["A"] * config.L * PARAMETER_BITS // config.word_width)
+                yield from self.take("parameter", words, max(1.0, config.word_width / PARAMETER_BITS))
+            while self.storing:
+                yield self.stored
+            self.storing = 1
+            self.outputs.append([fields, fields["height"] * fields["width"] * fields["A"], kernel.now + 1])
+            kernel.fire(self.opened)
 
-    def last_sums(self, start: float, issued: float, sums: int, fields: dict[str, int]) -> float:
-        """Hand the sums of a last tile to the storer. Returns the cycle of the last operation."""
+    def last_sums(self, start: float, issued: float, sums: int) -> float:
+        """Hand the sums of a last tile to the storer. Returns the cycle of the last operation that it allows."""
         config, t = self.config, self.t
-        out, begin, _ = self.outputs.popleft()
-        lanes = config.requantiser_lanes
-        each = max(config.L // lanes, config.L // config.l2_word) * (4 if out["wide"] else 1)
-        begin = max(begin, self.storer_begun)
-        if out["parameters"]:
-            entries = out["A"] * config.L
-            words = -(-entries * 12 // self.word_bytes)
-            if self.storer_A + out["A"] > config.prf_depth:
-                begin = max(begin, self.storer_free)
-            begin = max(
-                begin + entries * max(1.0, 96 / config.word_width), self.channels["parameter"].come(words, begin)
-            )
-            self.storer_A = out["A"]
-        self.storer_begun = max(begin, self.storer_free) + 1
-        first = max(self.storer_begun, start + config.latency + 3)
+        output = self.outputs[0]
+        fields, left, begin = output
+        words = config.L // config.l2_word
+        each = max(config.L // config.requantiser_lanes, words) * (4 if fields["wide"] else 1)
+        passed = config.latency + 3
+        end = max(max(begin, start + passed) + sums * each, issued + passed + each)
+        output[1:] = left - sums, end
+        if left <= sums:
+            self.outputs.popleft()
+            vectors = fields["height"] * fields["width"] * fields["A"]
+            self.count(fields, l2_writes=vectors * words * (4 if fields["wide"] else 1))
+            self.happens(fields, "stored", end + t.storer)
+            self.kernel.at(end + t.storer, self.close)
         # The PRF and two registers hold what the storer has not taken.
-        end = max(first + sums * each, issued + config.latency + 3 + each)
-        self.storer_free = end
-        per_word = out["height"] * out["width"] * out["A"] * (config.L // config.l2_word) * (4 if out["wide"] else 1)
-        self.count(out, l2_writes=per_word)
-        self.happened(out, "stored", end + t.storer)
-        return end - config.latency - 3 - (config.prf_depth + 2) * each
+        kept = config.prf_depth + 2
+        return float(end - passed - kept * each) if sums > kept else issued
 
-    def finish(self) -> None:
-        """Split the cycles among the layers: from one record to the next."""
-        before = 0.0
-        for number, counters in enumerate(self.layers[:-1]):
-            end = max(before, self.recorded.get(number, self.ends[number]))
-            counters["cycles"] = round(end) - round(before)
-            before = end
-
-
-_RUN = {
-    Opcode.LOAD: _Model.load,
-    Opcode.COPY: _Model.copy,
-    Opcode.VECTOR: _Model.vector,
-    Opcode.STORE: _Model.store,
-    Opcode.RECORD: _Model.record,
-}
+    def close(self) -> None:
+        """The storer is done with an OUTPUT."""
+        self.storing = 0
+        self.kernel.fire(self.stored)
 
 
 def predict(program: Program, latencies: Latencies | None = None) -> list[LayerTiming]:
@@ -480,9 +678,7 @@ def predict(program: Program, latencies: Latencies | None = None) -> list[LayerT
         A descriptor has an unknown opcode.
     """
     model = _Model(program, latencies or Latencies())
-    for opcode, fields in program.bodies():
-        model.give(opcode, fields)
-    model.finish()
+    model.run()
     return [
         LayerTiming(layer.name, layer.operation, layer.macs, counters)
         for layer, counters in zip(program.layers, model.layers, strict=False)
