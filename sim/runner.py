@@ -73,15 +73,25 @@ class VerilatorRunner(Verilator):
         The top module.
     options
         Further options for ``verilator``.
+    make_options
+        Further options for ``make``, such as ``OPT_FAST=-O2``.
     """
 
-    def __init__(self, name: str, verilog: Sequence[Path], top: str, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        verilog: Sequence[Path],
+        top: str,
+        options: Sequence[str] = (),
+        make_options: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.name = name
         self.verilog = [Path(path).resolve() for path in verilog]
         self.top = top
         self.hosted = find_libpython.find_libpython() is None
         self.options = [*options, *(HOSTED if self.hosted else [])]
+        self.make_options = list(make_options)
         self.build_dir = BUILD / name
 
     def _set_env_common(self) -> None:
@@ -111,7 +121,7 @@ class VerilatorRunner(Verilator):
             if self._library.exists()
             else []
         )
-        return [verilate, *copies, make]
+        return [verilate, *copies, [*make, *self.make_options]]
 
     def _test_command(self) -> list[list[str]]:
         (command,) = super()._test_command()
@@ -124,7 +134,9 @@ class VerilatorRunner(Verilator):
     def _library(self) -> Path:
         """Objects of the simulator's own library: most of a small model's build, and the same in every model."""
         options = [verilator_version().encode()]
-        options += [option.encode() for option in self.options if not option.startswith("-G")]  # parameters
+        # Parameters and sources of the design don't matter to it.
+        settings = [option for option in self.options if not (option.startswith("-G") or Path(option).is_file())]
+        options += [option.encode() for option in (*settings, *self.make_options)]
         return LIBRARIES / f"library-{_digest(options)[:16]}"
 
     def _keep_library(self) -> None:
@@ -159,7 +171,7 @@ class VerilatorRunner(Verilator):
         sim.toolchain.ToolchainError
             One of them is missing.
         """
-        options = [option.encode() for option in self.options]
+        options = [option.encode() for option in (*self.options, *self.make_options)]
         # Sources in C++ are options of their own.
         options += [Path(option).read_bytes() for option in self.options if Path(option).is_file()]
         environment = [verilator_version().encode(), str(cocotb_tools.config.libs_dir).encode(), self.top.encode()]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -16,20 +13,10 @@ from sim.accelerator.model import accelerator_runner
 from sim.accelerator.run import Bus, Job, run_jobs
 from sim.runner import SimulationError
 
-HERE = Path(__file__).parent
-
-
-def _copier():
-    spec = importlib.util.spec_from_file_location("copier", HERE / "copier.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["copier"] = module  # where the fingerprint of a design looks for its source
-    spec.loader.exec_module(module)
-    return module.Copier
-
 
 @pytest.fixture(scope="module")
-def runner():
-    return accelerator_runner(preset("ews-cms-16"), "copier", _copier())
+def runner(copier):
+    return accelerator_runner(preset("ews-cms-16"), "copier", copier)
 
 
 def contents(pieces: int, seed: int = 0) -> bytes:
