@@ -169,7 +169,7 @@ class AcceleratorConfig:
     post_lanes: int = 0
     vector_lanes: int = 0
     burst_words: int = 16
-    fifo_words: int = 32
+    fifo_words: int = 64
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
