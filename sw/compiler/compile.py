@@ -173,6 +173,9 @@ class _Compiler:
             operation = self.graph.operations[readers[0]] if len(readers) == 1 else None
             if not isinstance(operation, Convolution) or operation.first is not None:
                 continue
+            # Folding takes raw weights; compressed ones stay compressed in DRAM.
+            if is_coded(self.config, operation):
+                continue
             if operation.dilation == (1, 1) and operation.shape[2:] != (1, 1):
                 fold = self._best_fold(readers[0], operation)
                 if fold is not None:

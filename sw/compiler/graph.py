@@ -3,7 +3,8 @@
 - ``layer`` and ``logits`` become convolutions; a linear layer is one of 1 x 1. After ``flatten`` of a map of several
   rows or columns, its weights ``[K, C*R*S]`` are those of a convolution whose kernel is the whole map: the canonical
   order of subvectors is the same.
-- ``shortcut`` becomes a convolution of 1 x 1 with the identity as raw weights.
+- ``shortcut`` becomes a convolution of 1 x 1 with the identity as raw weights. So does a range without 0, if it cannot
+  go into the layer that makes its input.
 - ``add``, ``maximum`` and ``average`` become vector operations. So does a range by itself (a sum over 1 x 1), unless it
   can go into the operation that makes its input.
 - ``flatten`` costs nothing.
@@ -307,14 +308,17 @@ class _Lowering:
                 convolution(graph, layer, source, name=name, operation=kind, wide=kind == "logits", limits=(low, high))
             )
         elif kind == "shortcut":
-            graph.operations.append(self.shortcut(operation, source))
+            self.identity("shortcut", source, **{name: operation[name] for name in ("stride", "before", "after")})
         elif kind == "flatten":
             return source
         elif kind == "range":
             if readers[operation["in"][0]] == 1 and self.fold_range(source, low, high):
                 return source
-            size = value.rows, value.columns
-            self.vector("range", VectorOp.SUM, source, size, multipliers=(1, 0), limits=(low, high))
+            if low <= 0 <= high:
+                size = value.rows, value.columns
+                self.vector("range", VectorOp.SUM, source, size, multipliers=(1, 0), limits=(low, high))
+            else:
+                self.identity("range", source, limits=(low, high))
         elif kind == "average":
             kernel = (value.rows, value.columns)
             if max(kernel) > 255:
@@ -359,46 +363,62 @@ class _Lowering:
         limits: tuple[int, int] = (-128, 127),
         **fields: Any,
     ) -> None:
+        low, high = limits
+        if not low <= 0 <= high:
+            # The vector unit would clamp the padding of the pixels too, which must stay 0: the storer does not.
+            self.vector(operation, kind, source, size, other=other, **fields)
+            self.identity("range", self.graph.operations[-1].target, limits=limits)
+            return
         value = self.graph.values[source]
         name = self.name(f"{operation} {value.name}")
         target = self.graph.add(Value(name, value.channels, *size))
         sources = (source,) if other is None else (source, other)
-        low, high = limits
         self.graph.operations.append(Vector(name, operation, kind, sources, target, low=low, high=high, **fields))
 
-    def shortcut(self, operation: Mapping[str, Any], source: int) -> Convolution:
+    def identity(
+        self,
+        operation: str,
+        source: int,
+        *,
+        stride: int = 1,
+        before: int = 0,
+        after: int = 0,
+        limits: tuple[int, int] = (-128, 127),
+    ) -> None:
+        """A convolution of 1 x 1 that moves channels, with channels of zeros before and after them."""
         value = self.graph.values[source]
-        before, step = operation["before"], operation["stride"]
-        C, K = value.channels, before + value.channels + operation["after"]
-        E, F = -(-value.rows // step), -(-value.columns // step)
-        name = self.name(f"shortcut {value.name}")
-        target = self.graph.add(Value(name, K, E, F))
+        C, K = value.channels, before + value.channels + after
+        name = self.name(f"{operation} {value.name}")
+        target = self.graph.add(Value(name, K, -(-value.rows // stride), -(-value.columns // stride)))
         reads = np.arange(K) - before
         exists = (reads >= 0) & (reads < C)
-        return Convolution(
-            name,
-            "shortcut",
-            source,
-            target,
-            (K, C, 1, 1),
-            (step, step),
-            (0, 0),
-            (1, 1),
-            exists.astype(np.int8).reshape(K, 1, 1, 1),
-            reads.clip(0, C - 1),
-            None,
-            Requantisation(np.zeros(K, np.int32), np.ones(K, np.int32), np.zeros(K, np.uint8)),
-            False,
-            -128,
-            127,
-            macs=0,
+        self.graph.operations.append(
+            Convolution(
+                name,
+                operation,
+                source,
+                target,
+                (K, C, 1, 1),
+                (stride, stride),
+                (0, 0),
+                (1, 1),
+                exists.astype(np.int8).reshape(K, 1, 1, 1),
+                reads.clip(0, C - 1),
+                None,
+                Requantisation(np.zeros(K, np.int32), np.ones(K, np.int32), np.zeros(K, np.uint8)),
+                False,
+                *limits,
+                macs=0,
+            )
         )
 
     def fold_range(self, source: int, low: int, high: int) -> bool:
         """Clamp in the operation that makes a value, if it can: two clamps, one after the other, are one."""
         for number, before in enumerate(self.graph.operations):
-            if before.target == source and (isinstance(before, Convolution) or before.kind != VectorOp.MAXIMUM):
+            if before.target == source:
                 ends = [min(max(end, low), high) for end in (before.low, before.high)]
+                if isinstance(before, Vector) and (before.kind == VectorOp.MAXIMUM or not ends[0] <= 0 <= ends[1]):
+                    return False
                 self.graph.operations[number] = dataclasses.replace(before, low=ends[0], high=ends[1])
                 return True
         return False
