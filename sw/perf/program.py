@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hw.config import AcceleratorConfig
 from hw.control.counters import COUNTERS
 from hw.control.descriptor import BYTES, Channel, Opcode, VectorOp
-from sw.compiler.program import COUNTED, Program
+from sw.compiler.program import COUNTED, Program, ProgramError
 from sw.perf.cycles import loader_latency
 
 __all__ = ["CAUSES", "Latencies", "LayerTiming", "measured", "predict", "total", "traffic_bytes", "utilisation"]
@@ -218,6 +218,8 @@ class _Model:
         self.layers = [dict.fromkeys(COUNTERS, 0) for _ in range(len(program.layers) + 1)]
         self.ends = [0.0] * len(self.layers)
         self.recorded: dict[int, float] = {}
+        # Descriptors that have been given out.
+        self.reached = 0
         self.times: dict[str, list[float]] = {event: [] for event in COUNTED}
         self.happened = {event: _Signal() for event in COUNTED}
         self.given = dict.fromkeys(COUNTED, 0)
@@ -251,6 +253,9 @@ class _Model:
         ):
             self.kernel.at(0, process)
         self.kernel.run()
+        missing = [f"{given - len(self.times[event])} {event}" for event, given in self.given.items()]
+        if self.reached < self.program.descriptor_count or any(not text.startswith("0 ") for text in missing):
+            raise ProgramError(f"descriptor {self.reached}", f"the program hangs; events to come: {', '.join(missing)}")
         before = 0.0
         for number, counters in enumerate(self.layers[:-1]):
             end = max(before, self.recorded.get(number, self.ends[number]))
@@ -296,11 +301,13 @@ class _Model:
         bodies = self.program.bodies()
         yield float(self.t.queue)
         self.request("descriptor", self.program.descriptors, words * len(bodies))
-        for opcode, fields in bodies:
+        for number, (opcode, fields) in enumerate(bodies):
+            self.reached = number
             yield from self.take("descriptor", words)
             self.count(fields, descriptors=1, dram_reads=words)
             yield kernel.now + self.t.decode
             if opcode == Opcode.END:
+                self.reached = len(bodies)
                 return
             if opcode == Opcode.FETCH:
                 name = Channel(fields["channel"]).name.lower()
@@ -668,14 +675,14 @@ def predict(program: Program, latencies: Latencies | None = None) -> list[LayerT
     Parameters
     ----------
     program
-        One that the golden executor runs; others may give any result.
+        One that the golden executor runs.
     latencies
         Of the system and of the hand-overs.
 
     Raises
     ------
     sw.compiler.program.ProgramError
-        A descriptor has an unknown opcode.
+        A descriptor has an unknown opcode, or the program hangs.
     """
     model = _Model(program, latencies or Latencies())
     model.run()
