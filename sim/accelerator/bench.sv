@@ -1,7 +1,7 @@
-// The accelerator between a DRAM and a host. Python sets the settings before reset ends, then only asks for accesses to
-// registers and waits for the interrupt.
+// The accelerator between a DRAM and a host. Python sets the DRAM up, then only asks for accesses to registers and waits
+// for the interrupt.
 //
-// Python acts at falling edges: `irq` and `host_done` change there.
+// The settings of the DRAM are taken at each rising edge at which `configure` is high. Python acts at falling edges: `irq` and `host_done` change there.
 //
 // An access: set host_write, host_address and host_data, then toggle host_request; when host_done toggles, host_result
 // and host_response hold the answer. `edges` counts clock cycles; `irq_edge` is its value when the interrupt rose,
@@ -14,6 +14,7 @@ module bench #(
 ) (
     input clk,
     input rst,
+    input configure,
     input reorder,
     input [63:0] base,
     input [63:0] seed,
@@ -34,7 +35,8 @@ module bench #(
     output reg [63:0] start_edge,
     output reg [63:0] irq_edge
 );
-  import "DPI-C" function void dram_reset(
+  import "DPI-C" function void dram_reset();
+  import "DPI-C" function void dram_configure(
       input bit reorder, input longint unsigned base, input longint unsigned seed, input int unsigned latency,
       input int unsigned stall, input int unsigned fault, input longint unsigned fault_address);
   import "DPI-C" function void dram_cycle(
@@ -96,9 +98,10 @@ module bench #(
   bit [511:0] new_rdata;
   int unsigned new_rid, new_rresp, new_bid, new_bresp;
 
-  always @(posedge clk)
+  always @(posedge clk) begin
+    if (configure) dram_configure(reorder, base, seed, latency, 32'(stall), 32'(fault), fault_address);
     if (rst) begin
-      dram_reset(reorder, base, seed, latency, 32'(stall), 32'(fault), fault_address);
+      dram_reset();
       {arready, awready, wready, rvalid, bvalid, violation} <= 0;
     end else begin
       dram_cycle(WORD_WIDTH / 8,
@@ -121,6 +124,7 @@ module bench #(
       bresp <= new_bresp[1:0];
       violation <= new_violation;
     end
+  end
 
   // Host
   reg seen_request, busy, was_interrupt, done;

@@ -125,9 +125,8 @@ Request request(uint64_t address, uint32_t length, uint32_t size, uint32_t burst
 
 }  // namespace
 
-extern "C" void dram_reset(svBit reorder_, uint64_t base_, uint64_t seed, uint32_t latency_, uint32_t stall_,
-                           uint32_t fault_, uint64_t fault_address_) {
-    if (!memory) open_memory();
+extern "C" void dram_configure(svBit reorder_, uint64_t base_, uint64_t seed, uint32_t latency_, uint32_t stall_,
+                               uint32_t fault_, uint64_t fault_address_) {
     reorder = reorder_;
     base = base_;
     latency = latency_;
@@ -135,6 +134,10 @@ extern "C" void dram_reset(svBit reorder_, uint64_t base_, uint64_t seed, uint32
     fault = fault_;
     fault_address = fault_address_;
     random_state = seed * 0x9E3779B97F4A7C15ull | 1;
+}
+
+extern "C" void dram_reset() {
+    if (!memory) open_memory();
     cycle = 0;
     reads.clear();
     writes.clear();

@@ -28,6 +28,7 @@ class Host:
     def __init__(self, dut) -> None:
         self.dut = dut
         dut.rst.value = 1
+        dut.configure.value = 0
         dut.host_request.value = 0
         self._request = 0
         Clock(dut.clk, PERIOD, unit="step").start()
@@ -81,6 +82,9 @@ async def run_job(host: Host, job: dict[str, Any], memory: mmap.mmap, watch) -> 
     memory[: len(data)] = data
     for name, value in job["settings"].items():
         getattr(dut, name).value = value
+    dut.configure.value = 1
+    await host.cycles(1)
+    dut.configure.value = 0
     if job["reset"]:
         await host.reset()
     await host.write("INTERRUPT", 0b111)

@@ -74,7 +74,7 @@ class Job:
         ``(cycle, action)``: what the host does so many cycles after the doorbell, one of :data:`ACTIONS`. A reset ends
         the job.
     reset
-        Reset the accelerator first. Without it, it is as the job before has left it, and so is the bus.
+        Reset the accelerator first. Without it, it is as the job before has left it.
     limit
         Cycles after which the program counts as hung.
     """

@@ -1,27 +1,40 @@
-"""The ports work with the AXI models of a third party."""
+"""The accelerator's ports work with the AXI models of a third party."""
 
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hw.config import preset
+from hw.layout import Schedule
 from sim.accelerator.model import bare_runner
+from sim.scenarios import random_activations, random_layer
+from sw.golden.program import execute
+from tests.sw.assembler import layer_program
 
-HERE = Path(__file__).parent
-BASE = 1 << 12
+CONFIG = preset("ews-msvq-tiny")
 
 
-@pytest.mark.parametrize("stall", [0, 0.3, 0.8])
-def test_copier(copier, tmp_path, monkeypatch, stall: float) -> None:
-    monkeypatch.syspath_prepend(str(HERE))
-    memory = random.Random(0).randbytes(64 * 30) + bytes(64 * 30)
-    (tmp_path / "memory").write_bytes(memory)
-    (tmp_path / "expected").write_bytes(memory[: 64 * 30] * 2)
-    job = {"base": BASE, "address": BASE, "descriptors": 30, "size": 1 << 14, "stall": stall, "seed": 1, "limit": 20000}
+@pytest.mark.parametrize("stall", [0, 0.3, 0.7])
+def test_layer_is_bit_exact(tmp_path, monkeypatch, stall: float) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    rng = np.random.default_rng(0)
+    program = layer_program(CONFIG, random_layer(CONFIG, rng, (8, 8, 3, 1)), 4, 4, Schedule(CONFIG.H, CONFIG.L, 1, 1))
+    memory = program.memory([random_activations(rng, (8, 4, 4), "uniform")])
+    (tmp_path / "memory").write_bytes(memory.tobytes())
+    (tmp_path / "expected").write_bytes(execute(program, memory, check=True).memory.tobytes())
+    job = {
+        "base": program.base,
+        "address": program.descriptors,
+        "descriptors": program.descriptor_count,
+        "size": 2 * program.base,
+        "stall": stall,
+        "seed": 1,
+        "limit": 50000,
+    }
     (tmp_path / "job.json").write_text(json.dumps(job))
-    runner = bare_runner(preset("ews-cms-16"), "copier", copier)
+    runner = bare_runner(CONFIG, "ews-msvq-tiny-accelerator")
     runner.run_tests("cocotbext_bench", label=f"stall-{stall}", environment={"ACCELERATOR_FOLDER": str(tmp_path)})

@@ -12,11 +12,12 @@ from hw.control.errors import Cause
 from sim.accelerator.model import accelerator_runner
 from sim.accelerator.run import Bus, Job, run_jobs
 from sim.runner import SimulationError
+from tests.sim.accelerator.copier import Copier
 
 
 @pytest.fixture(scope="module")
-def runner(copier):
-    return accelerator_runner(preset("ews-cms-16"), "copier", copier)
+def runner():
+    return accelerator_runner(preset("ews-cms-16"), "copier", Copier)
 
 
 def contents(pieces: int, seed: int = 0) -> bytes:
