@@ -106,20 +106,27 @@ def prepare(
         its layers are quantised, and the rest is float.
     """
     convert(model, rules, alpha=alpha, learn_signs=learn_signs, threads=threads, progress=progress)
-    reason: str | None = None
-    try:
-        graph = quantise_activations(model).eval()
+    graph, reason = _graph(model)
+    if graph is not None:
         calibrate(graph, images)
-        _, C, rows, columns = images.shape
-        export_integers(graph, (C, rows, columns))
-        return graph, None
-    except CompressError as error:
-        reason = str(error)
-    except Exception as error:  # torch.fx raises errors of every kind where it cannot trace a network
-        reason = f"it cannot be traced: {' '.join(str(error).split())[:200]}"
+        try:
+            export_integers(graph, (images.shape[1], images.shape[2], images.shape[3]))
+            return graph, None
+        except CompressError as error:
+            reason = str(error)
     quantise_inputs(model).eval()
     calibrate(model, images)
     return model, reason
+
+
+def _graph(model: nn.Module) -> tuple[torch.fx.GraphModule | None, str]:
+    """The network with quantisers between its operations; or None, and why there is no such form."""
+    try:
+        return quantise_activations(model).eval(), ""
+    except CompressError as error:
+        return None, str(error)
+    except Exception as error:  # torch.fx raises errors of every kind where it cannot trace a network
+        return None, f"it cannot be traced: {' '.join(str(error).split())[:200]}"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ __all__ = ["OPTIMISERS", "TrainConfig", "accuracy", "deterministic", "fit", "ima
 
 OPTIMISERS = ("sgd", "adamw")
 
+# Of a batch that is not trained on: 83 images of 224 x 224.
+_BATCH_PIXELS = 1 << 22
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -456,7 +459,8 @@ def _autocast(config: TrainConfig, device: torch.device) -> Any:
 def images_of(
     data: ImageData, device: torch.device | str, *, batch: int = 500, limit: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first ``limit`` images, normalised, and their labels, in batches."""
+    """The first ``limit`` images, normalised, and their labels, in batches: smaller ones of large images."""
+    batch = max(1, min(batch, _BATCH_PIXELS // data.size**2))
     count = len(data) if limit is None else min(limit, len(data))
     for first in range(0, count, batch):
         images, labels = data.batch(torch.arange(first, min(first + batch, count)), torch.device(device))

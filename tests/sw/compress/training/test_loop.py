@@ -102,6 +102,11 @@ def test_rate_rises_and_falls() -> None:
     assert (np.diff(rates[20:]) < 0).all()
 
 
+def test_batches_of_large_images_are_smaller() -> None:
+    large = ImageData(np.zeros((20, 3, 1000, 1000), np.uint8), np.zeros(20, np.int64), 1000)
+    assert [len(labels) for _, labels in images_of(large, "cpu", limit=9)] == [4, 4, 1]
+
+
 def test_images_are_normalised_in_order() -> None:
     batches = list(images_of(data(), "cpu", batch=5, limit=7))
     assert [len(labels) for _, labels in batches] == [5, 2]
