@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +18,7 @@ from hw.yosys import YosysError
 from synth.flow import STORAGES
 from synth.liberty import LibraryError
 from synth.libraries import LibraryParser
-from synth.report import CACHE, area, rtlil_texts, unit_area, write
+from synth.report import CACHE, area, rtlil_texts, unit_area, unit_areas, write
 
 __all__ = ["MATRIX", "main"]
 
@@ -60,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     progress.update(task, completed=done, total=total)
 
                 reports[name] = area(config, library, options.storage, CACHE, texts[name], step)
+                if config.word_width & (config.word_width - 1) == 0:  # others have no bus
+                    task = progress.add_task(f"{name}, around the array", total=None)
+                    units, bits = unit_areas(config, library, options.storage, CACHE, partial(step, task=task))
+                    reports[name] = replace(reports[name], units=units, memory_bits=bits)
         paths = write(reports, library, options.storage, options.folder)
     except (ConfigError, LibraryError, YosysError, ValueError) as error:
         parser.error(str(error))

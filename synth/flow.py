@@ -140,8 +140,10 @@ class Synthesiser:
             "opt -full",
             "wreduce",
             "opt_clean",
-            # Booth multipliers are the smallest of those compared; adders become full adders.
-            "booth -lowpower",
+            # Booth multipliers are the smallest of those compared, in the form that there is for signed ones alone;
+            # adders become full adders.
+            "booth -lowpower t:$mul r:A_SIGNED=1 %i r:B_SIGNED=1 %i",
+            "booth",
             "techmap -map arithmetic.v",
             "alumacc",  # comparisons
             "opt",
@@ -150,6 +152,7 @@ class Synthesiser:
             "techmap -map adder.v",
             "techmap",
             "opt -full",
+            "simplemap",  # multiplexers that opt has made
         ]
         if gate is not None:
             pins = f"{gate.cell} {gate.enable}:{gate.clock}:{gate.out}"

@@ -7,9 +7,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,18 @@ __all__ = [
     "BLOCKS",
     "CACHE",
     "PAPER",
+    "UNITS",
     "AreaReport",
     "BlockArea",
     "area",
     "change",
+    "component_rtlil",
+    "is_memory",
     "markdown",
     "rtlil_texts",
     "table",
     "unit_area",
+    "unit_areas",
     "write",
 ]
 
@@ -57,6 +61,25 @@ _INSTANCES = {
 
 #: Blocks of a report. ``weight loader`` holds unpackers, mask decoder and sign unit; ``other`` the psum accumulators.
 BLOCKS = (*_INSTANCES.values(), "other")
+
+#: What stands around the array: instances of :class:`hw.accelerator.Accelerator`, and their names in reports.
+UNITS: Mapping[str, str] = {
+    "sequencer": "sequencer",
+    "registers": "registers",
+    "reader": "DMA reader",
+    "writer": "DMA writer",
+    "load_unit": "load unit",
+    "store_unit": "store unit",
+    "ifmap_loader": "ifmap loader",
+    "activation_reader": "activation reader",
+    "psum_buffer": "psum buffer",
+    "ofmap_storer": "ofmap storer",
+    "vector_unit": "vector unit",
+    "l2": "L2",
+    "l1_ifmap": "L1 ifmap",
+}
+
+_MEMORY = re.compile(r"\\\w*sram_(\d+)x(\d+)")
 
 #: MVQ table 7: mm2 at 40 nm of the array with CRF, by variant and array size. The paper has one figure for C and CM.
 PAPER: Mapping[str, Mapping[int, float]] = {
@@ -97,6 +120,9 @@ class AreaReport:
         Area of the library's NAND2.
     blocks
         By name, in the order of :data:`BLOCKS`; blocks that the variant doesn't have are left out.
+    units, memory_bits
+        What stands around the array (:func:`unit_areas`), if it was asked for: area of the logic, and bits of the
+        static memories, by unit.
     """
 
     configuration: Mapping[str, Any]
@@ -104,6 +130,8 @@ class AreaReport:
     unit: str
     nand2: float
     blocks: Mapping[str, BlockArea]
+    units: Mapping[str, BlockArea] = field(default_factory=dict)
+    memory_bits: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -132,11 +160,18 @@ class AreaReport:
             "blocks": {
                 name: {**asdict(block), "nand2": block.area / self.nand2} for name, block in self.blocks.items()
             },
+            "units": {name: {**asdict(unit), "nand2": unit.area / self.nand2} for name, unit in self.units.items()},
+            "memory_bits": dict(self.memory_bits),
         }
 
 
-def _walk(modules: Mapping[str, RtlilModule], top: str, block: str) -> Iterator[tuple[str, str, int]]:
-    """(module, block, count) of everything below ``top``; equal (module, block) may come more than once."""
+def _walk(
+    modules: Mapping[str, RtlilModule], top: str, block: str, names: Mapping[str, str] = _INSTANCES
+) -> Iterator[tuple[str, str, int]]:
+    """(module, block, count) of everything below ``top``; equal (module, block) may come more than once.
+
+    An instance that has a name in ``names`` begins a block.
+    """
     level = Counter({(top, block): 1})
     while level:
         following: Counter[tuple[str, str]] = Counter()
@@ -145,7 +180,7 @@ def _walk(modules: Mapping[str, RtlilModule], top: str, block: str) -> Iterator[
             for _, kind, instance in modules[name].instances:
                 if kind in modules:
                     stem = re.sub(r"(_\d+|\$\d+)+$", "", instance.removeprefix("\\"))
-                    following[kind, _INSTANCES.get(stem, block)] += count
+                    following[kind, names.get(stem, block)] += count
         level = following
 
 
@@ -155,11 +190,14 @@ def _blocks(
     library: Library,
     top: str,
     block: str = "other",
+    names: Mapping[str, str] = _INSTANCES,
 ) -> dict[str, BlockArea]:
     areas: dict[str, float] = defaultdict(float)
     sequential: dict[str, float] = defaultdict(float)
     delays: dict[str, list[float]] = defaultdict(list)
-    for name, owner, count in _walk(modules, top, block):
+    for name, owner, count in _walk(modules, top, block, names):
+        if name.removeprefix("\\") not in netlists:
+            continue
         netlist = netlists[name.removeprefix("\\")]
         for kind, number in netlist.cells.items():
             cell = library.cells[kind]
@@ -169,21 +207,29 @@ def _blocks(
             delays[owner].append(netlist.delay)
     return {
         name: BlockArea(areas[name], sequential[name], max(delays[name], default=None))
-        for name in BLOCKS
+        for name in dict.fromkeys([*names.values(), block])
         if name in areas
     }
 
 
-def _rtlil(config: AcceleratorConfig, cache: Path) -> str:
-    from hw.core import AcceleratorCore
+def is_memory(module: str) -> bool:
+    """Whether a module is a static memory (:class:`hw.memory.sram.Sram`): a macro, not gates."""
+    return _MEMORY.fullmatch(module) is not None
 
-    key = json.dumps([source_hash(), metadata.version("amaranth"), config.to_dict()])
+
+def component_rtlil(config: AcceleratorConfig, cache: Path, module: str, component: str) -> str:
+    """RTLIL of ``module.component(config)``, from the cache if it is there."""
+    key = json.dumps([source_hash(), metadata.version("amaranth"), config.to_dict(), module, component])
     path = cache / f"{sha256(key.encode()).hexdigest()}.il"
     text = kept(path)
     if text is None:
-        text = to_rtlil(AcceleratorCore(config))
+        text = to_rtlil(getattr(import_module(module), component)(config))
         keep(path, text)
     return text
+
+
+def _rtlil(config: AcceleratorConfig, cache: Path) -> str:
+    return component_rtlil(config, cache, "hw.core", "AcceleratorCore")
 
 
 def rtlil_texts(
@@ -235,6 +281,45 @@ def area(
     netlists = Synthesiser(library, cache, storage).netlists(text, progress=progress)
     blocks = _blocks(parse_modules(text), netlists, library, f"\\{TOP}")
     return AreaReport(config.to_dict(), library.name, library.area_unit, library.nand2.area, blocks)
+
+
+def unit_areas(
+    config: AcceleratorConfig,
+    library: Library,
+    storage: str = "flipflop",
+    cache: Path = CACHE,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[dict[str, BlockArea], dict[str, int]]:
+    """What stands around the array in :class:`hw.accelerator.Accelerator`, by the names of :data:`UNITS`.
+
+    Returns
+    -------
+    tuple
+        Area of the logic of each unit, ``counters`` being what is between them; and bits of the static memories of each
+        unit that has any. The memories are macros and have no area here.
+
+    Raises
+    ------
+    hw.config.ConfigError
+        The configuration has no bus: its ``word_width`` is no power of two.
+    """
+    text = component_rtlil(config, cache, "hw.accelerator", "Accelerator")
+    modules = parse_modules(text)
+    top, names = f"\\{TOP}", {**UNITS, "core": "core"}
+    bits: Counter[str] = Counter()
+    wanted = set()
+    for name, owner, count in _walk(modules, top, "counters", names):
+        memory = _MEMORY.fullmatch(name)
+        if owner == "core":
+            continue
+        if memory:
+            bits[owner] += int(memory[1]) * int(memory[2]) * count
+        else:
+            wanted.add(name)
+    netlists = Synthesiser(library, cache, storage).netlists(text, progress=progress, only=wanted)
+    # Modules that the core shares with a unit have a netlist too.
+    blocks = _blocks(modules, netlists, library, top, "counters", names)
+    return {name: block for name, block in blocks.items() if name != "core"}, dict(bits)
 
 
 def unit_area(
@@ -330,17 +415,33 @@ def markdown(reports: Mapping[str, AreaReport], storage: str) -> str:
     for name, report in reports.items():
         values = [report.blocks[block].area if block in report.blocks else None for block in names]
         block_rows.append([name, *("" if value is None else f"{value / scale:.4f}" for value in values)])
+    around = [
+        f"Around the array, {unit}; static memories are not included:",
+        _unit_table(reports, scale),
+    ]
     return "\n\n".join(
         [
             f"# Area, library {any_report.library}, registers: {storage}, Yosys {yosys_version()}",
             table(header, rows),
             f"Blocks, {unit}:",
             table(["preset", *names], block_rows),
+            *(around if any(report.units for report in reports.values()) else []),
             "Cells alone: no buffers, clock tree, scan chain or wiring. The paper's figures are of Synopsys DC at 40 "
             "nm; the depths of its ARF and PRF are not published. It states one figure for EWS-C and EWS-CM.",
             "",
         ]
     )
+
+
+def _unit_table(reports: Mapping[str, AreaReport], scale: float) -> str:
+    names = list(dict.fromkeys(name for report in reports.values() for name in report.units))
+    rows = []
+    for name, report in reports.items():
+        units = report.units
+        sizes = [sum(unit.area for unit in units.values()), *(units[x].area if x in units else 0.0 for x in names)]
+        memory = sum(report.memory_bits.values()) / 8192
+        rows.append([name, *(f"{size / scale:.4f}" for size in sizes), f"{memory:,.0f}"])
+    return table(["preset", "all", *names, "memories, KiB"], rows)
 
 
 def write(reports: Mapping[str, AreaReport], library: Library, storage: str, folder: Path) -> list[Path]:

@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hw.command_line import interruptible, writable_folder, write_text
 from hw.config import AcceleratorConfig, ConfigError, preset
-from hw.generate import source_hash, to_rtlil
+from hw.generate import source_hash
 from hw.rtlil import RtlilModule, parse_modules
 from hw.yosys import YosysError, run_yosys, yosys_version
 from synth.cache import keep, kept
 from synth.liberty import Library, LibraryError
 from synth.libraries import LibraryParser
-from synth.report import CACHE, table
+from synth.report import CACHE, UNITS, component_rtlil, is_memory, table
 
 __all__ = ["PIPELINE", "PRESETS", "SECTIONS", "Delay", "Section", "delays", "main", "markdown"]
 
@@ -93,9 +92,8 @@ def _coded(config: AcceleratorConfig) -> bool:
     return config.features.codebook
 
 
-def _unit(name: str, module: str, component: str) -> Section:
-    # Static memories have registered inputs and outputs of their own.
-    return Section(name, without=("sram", "memory"), component=(module, component))
+def _unit(name: str, top: str) -> Section:
+    return Section(name, top, component=("hw.accelerator", "Accelerator"))
 
 
 #: The blocks of the core, then the units around it.
@@ -123,17 +121,8 @@ SECTIONS = (
     ),
     Section("adder tree", "tree"),
     Section("PRF, accumulators, output", "", ("row", "tree", "weight_loader", "control", "arf"), shrink=_one_tile),
-    _unit("sequencer", "hw.control.sequencer", "Sequencer"),
-    _unit("registers", "hw.bus.registers", "RegisterBank"),
-    _unit("DMA reader", "hw.bus.reader", "DmaReader"),
-    _unit("DMA writer", "hw.bus.writer", "DmaWriter"),
-    _unit("load unit", "hw.memory.transfer", "LoadUnit"),
-    _unit("store unit", "hw.memory.transfer", "StoreUnit"),
-    _unit("ifmap loader", "hw.memory.ifmap_loader", "IfmapLoader"),
-    _unit("activation reader", "hw.memory.activation_reader", "ActivationReader"),
-    _unit("psum buffer", "hw.memory.psum_buffer", "PsumBuffer"),
-    _unit("ofmap storer", "hw.postprocess.ofmap_storer", "OfmapStorer"),
-    _unit("vector unit", "hw.postprocess.vector_unit", "VectorUnit"),
+    *(_unit(block, instance) for instance, block in UNITS.items()),
+    Section("counters", "", ("core", *UNITS), component=("hw.accelerator", "Accelerator")),
 )
 
 
@@ -170,7 +159,8 @@ def _section_text(modules: Mapping[str, RtlilModule], top: str, without: Sequenc
         for line, kind, instance in module.instances:
             if kind not in modules:
                 continue
-            if _stem(instance) in without:
+            # Static memories are macros, with registers at their borders.
+            if _stem(instance) in without or is_memory(kind):
                 # The name of a black box says nothing; its ports do.
                 ports = "\n".join(modules[kind].ports)
                 box = f"\\box_{hashlib.sha256(ports.encode()).hexdigest()[:16]}"
@@ -211,6 +201,7 @@ def _abc(text: str, commands: Sequence[str], library: Library, clock: float, loa
         *commands,
         "techmap",
         "opt -full",
+        "simplemap",  # multiplexers that opt has made
         f"dfflibmap {liberty} {dont_use}",
         f"abc {liberty} {dont_use} -constr limits -D {clock * _LOGIC:.0f}",
         "opt_clean",
@@ -264,18 +255,8 @@ def _register_file(text: str, size: int, width: int, ports: int, library: Librar
     return Delay(decoders.delay + column.delay, decoders.area + width * column.area, f"{decoders.path}; {column.path}")
 
 
-def _rtlil(component: tuple[str, str], config: AcceleratorConfig, cache: Path) -> str:
-    key = hashlib.sha256(json.dumps([source_hash(), component, config.to_dict()]).encode()).hexdigest()
-    path = cache / f"{key}.il"
-    text = kept(path)
-    if text is None:
-        text = to_rtlil(getattr(import_module(component[0]), component[1])(config))
-        keep(path, text)
-    return text
-
-
 def _delay(section: Section, config: AcceleratorConfig, library: Library, clock: float, cache: Path) -> Delay:
-    modules = parse_modules(_rtlil(section.component, section.shrink(config), cache))
+    modules = parse_modules(component_rtlil(section.shrink(config), cache, *section.component))
     top = next(iter(modules))
     if section.top:
         kinds = [

@@ -19,7 +19,7 @@ from synth.__main__ import main
 from synth.flow import Synthesiser, _adder_map
 from synth.generic import generic
 from synth.liberty import LibraryError
-from synth.report import area, markdown, unit_area, write
+from synth.report import UNITS, AreaReport, area, markdown, unit_area, unit_areas, write
 
 # The generic cells as Verilog, for equivalence checks.
 FA = "module FA (input A, B, C, output S, CO); assign {CO, S} = A + B + C; endmodule\n"
@@ -167,6 +167,22 @@ def test_report(tmp_path) -> None:
     assert markdown_path.read_text() == markdown(reports, "flipflop")
     change = 100 * (report.total / reports["ews-tiny"].total - 1)
     assert f"{change:+.1f} %" in markdown(reports, "flipflop")
+
+
+def test_units_around_the_array(tmp_path) -> None:
+    library, config = generic(), preset("ews-cms-tiny")
+    units, bits = unit_areas(config, library, cache=tmp_path)
+    assert set(units) == {*UNITS.values(), "counters"}
+    assert all(unit.area > 0 for unit in units.values())
+    # 15 counters of 32 bits, and an event each.
+    assert units["counters"].sequential > 15 * 33 * library.cells["DFF"].area
+    assert bits["L2"] == 8 * config.l2_word * config.l2_depth
+    assert bits["L1 ifmap"] == 8 * config.H * config.l1_ifmap_depth
+    report = AreaReport(config.to_dict(), "generic", "NAND2", 1.0, units, units, bits)
+    text = markdown({"x": report}, "flipflop")
+    assert "| preset | all | sequencer |" in text
+    assert f"| {sum(unit.area for unit in units.values()) / 1e3:.4f} | {units['sequencer'].area / 1e3:.4f} |" in text
+    assert report.to_dict()["memory_bits"] == bits
 
 
 def test_unit(tmp_path, monkeypatch, capsys) -> None:

@@ -13,6 +13,7 @@ from hw.rtlil import parse_modules
 from synth import timing
 from synth.generic import generic
 from synth.liberty import LibraryError
+from synth.report import component_rtlil
 
 SECTIONS = {section.name: section for section in timing.SECTIONS}
 
@@ -67,7 +68,7 @@ def test_sections_of_a_variant(name: str, absent: set[str]) -> None:
 def test_borders_of_a_section_are_black_boxes(tmp_path) -> None:
     section = SECTIONS["PRF, accumulators, output"]
     config = section.shrink(preset("ews-cms-tiny"))
-    modules = parse_modules(timing._rtlil(section.component, config, tmp_path))
+    modules = parse_modules(component_rtlil(config, tmp_path, *section.component))
     text = timing._section_text(modules, next(iter(modules)), section.without)
     kept = re.findall(r"^module \\(\w+)", text, re.MULTILINE)
     assert "design" in kept
