@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     parser.add_argument("--init", choices=INITS, default="k-means++", help="initial codewords (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads; does not change the result (all processors)")
+    parser.add_argument("--device", default="cpu", help="of the clustering: cpu or cuda (%(default)s)")
     parser.add_argument("--ablation", action="store_true", help="MVQ table 3 on the larger convolutions, and MSVQ")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the compressed container")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
@@ -139,7 +140,9 @@ def _compress(
     recipe: Recipe | list[tuple[str, Recipe]],
     output: Path | None,
 ) -> dict[str, Any]:
-    layers, rows = compress_network(sources, recipe, threads=options.threads, progress=not options.quiet)
+    layers, rows = compress_network(
+        sources, recipe, threads=options.threads, device=options.device, progress=not options.quiet
+    )
     totals = [total_row(rows)]
     if any(row.reason is None for row in rows):
         totals.insert(0, total_row(rows, compressed_only=True))

@@ -38,6 +38,38 @@ def test_writes_container_and_report(checkpoint: str, tmp_path: Path, capsys: py
     assert "depthwise" in capsys.readouterr().out
 
 
+def test_one_codebook_for_all_layers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {f"{name}.weight": rng.standard_normal((32, 16, 3, 3)).astype(np.float32) for name in "ab"}
+    np.savez(tmp_path / "net.npz", **weights)
+    sizes = []
+    for scope in ("layerwise", "crosslayer"):
+        arguments = ["--checkpoint", str(tmp_path / "net.npz"), "--k", "32", "--scope", scope, "--quiet"]
+        assert main([*arguments, "-o", str(tmp_path / scope), "--json", str(tmp_path / "report.json")]) == 0
+        sizes.append((tmp_path / scope).stat().st_size)
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["recipe"]["scope"] == scope
+    # A codebook and its checksum less, and a name in the header.
+    assert 450 < sizes[0] - sizes[1] < 516
+    # 288 assignments of 5 bits and masks of 11 bits in each layer, and one codebook of 32 x 16.
+    assert report["totals"][-1]["bits_per_weight"] == (2 * 576 * 16 // 2 + 32 * 16 * 8) / (2 * 32 * 16 * 9)
+
+
+@pytest.mark.parametrize(("method", "bits"), [("lsq2", 2), ("lsq4", 4)])
+def test_uniform_weights(checkpoint: str, method: str, bits: int, tmp_path: Path) -> None:
+    assert main(["--checkpoint", checkpoint, "--method", method, "-o", str(tmp_path / "o.mvq"), "--quiet"]) == 0
+    assert {layer.weight_bits for layer in read_container(tmp_path / "o.mvq").layers} == {bits}
+
+
+def test_rules_of_a_file(checkpoint: str, tmp_path: Path) -> None:
+    rules = {"rules": [{"layer": "conv", "recipe": {"method": "ssvq", "k": 4, "d": 8, "n": 0, "m": 0}}]}
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    outputs = ["-o", str(tmp_path / "o.mvq"), "--json", str(tmp_path / "o.json")]
+    assert main(["--checkpoint", checkpoint, "--rules", str(tmp_path / "rules.json"), "--quiet", *outputs]) == 0
+    assert [layer.method for layer in read_container(tmp_path / "o.mvq").layers] == ["ssvq", "int8", "int8"]
+    assert json.loads((tmp_path / "o.json").read_text())["recipe"] is None
+
+
 def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weight = np.random.default_rng(0).standard_normal((128, 256, 1, 1)).astype(np.float32)
     np.savez(tmp_path / "net.npz", **{"conv.weight": weight})
@@ -62,6 +94,8 @@ def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--rules", "nowhere"], "cannot read rules 'nowhere'"),
+        (["--k", "16", "--device", "cuda:99"], "cuda:99"),
         (["--nm", "4"], "--nm must be N:M, such as 4:16, not '4'"),
         (["--nm", "a:b"], "--nm must be N:M, such as 4:16, not 'a:b'"),
         (["--nm", "17:16"], "n must be in 1..m = 1..16, not 17"),
