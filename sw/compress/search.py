@@ -314,8 +314,9 @@ def _within(
             f"the budget must be at least {least} bytes, which the smallest candidates take, not {budget}"
         )
     for_sections, best, best_error = budget, None, math.inf
+    fewest = sum(min(row) for row in sizes)
     seen = set()
-    while for_sections not in seen:
+    while for_sections not in seen and for_sections >= fewest:
         seen.add(for_sections)
         chosen = choose(sizes, errors, for_sections)
         over = _size(fields, chosen, metadata) - sum(row[j] for row, j in zip(sizes, chosen, strict=True))
@@ -323,11 +324,10 @@ def _within(
         if _size(fields, chosen, metadata) <= budget and error < best_error:
             best, best_error = chosen, error
         for_sections = budget - over
-    least = sum(min(row) for row in sizes)
     while best is None:
         # The header grows and shrinks with the choice: give way by some bytes.
         for_sections -= 16
-        chosen = choose(sizes, errors, for_sections) if for_sections >= least else smallest
+        chosen = choose(sizes, errors, for_sections) if for_sections >= fewest else smallest
         if _size(fields, chosen, metadata) <= budget:
             best = chosen
     return best
