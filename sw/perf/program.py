@@ -42,7 +42,7 @@ class Latencies:
     read
         From the address of a burst on the bus to its first word.
     write
-        From the last word of a burst to its response.
+        From the address of a burst to its response.
     request
         From the command of a transfer to the address on the bus, and from the bus back to the consumer.
     decode
@@ -55,21 +55,22 @@ class Latencies:
         From the last word read to the last vector written.
     feed
         From the first vector's address to its operation.
-    storer
-        From a vector of sums to its words in L2.
+    storer, rounding
+        From a vector of sums to its words in L2, and how much of that is for multiplying, shifting and rounding.
     vector
         From a tap to its word in L2.
     """
 
     read: int = 32
-    write: int = 8
+    write: int = 32
     request: int = 6
     decode: int = 6
     queue: int = 3
-    event: int = 3
-    copy: int = 3
-    feed: int = 5
+    event: int = 1
+    copy: int = 2
+    feed: int = 4
     storer: int = 10
+    rounding: int = 5
     vector: int = 10
 
 
@@ -176,6 +177,51 @@ class _Kernel:
                 self.at(wanted, what)
 
 
+class _Port:
+    """The read port of L2: what several units want beyond a word a cycle is shared evenly."""
+
+    def __init__(self, kernel: _Kernel) -> None:
+        self.kernel = kernel
+        # Cycles of work left and words a cycle of each user.
+        self.users: list[list[Any]] = []
+        self.time = 0.0
+        self.version = 0
+
+    def speeds(self) -> list[float]:
+        """The part of its own speed that each user reaches."""
+        speeds = [1.0] * len(self.users)
+        left, count = 1.0, len(self.users)
+        for place in sorted(range(len(self.users)), key=lambda i: self.users[i][1]):
+            rate = self.users[place][1]
+            reached = min(rate, left / count)
+            speeds[place] = reached / rate if rate else 1.0
+            left, count = left - reached, count - 1
+        return speeds
+
+    def update(self, user: list[Any] | None = None) -> None:
+        """Let time pass, take in a user, and wake those that are done."""
+        passed = self.kernel.now - self.time
+        for other, speed in zip(self.users, self.speeds(), strict=True):
+            other[0] -= passed * speed
+        self.time = self.kernel.now
+        for other in [x for x in self.users if x[0] <= 1e-6]:
+            self.users.remove(other)
+            self.kernel.fire(other[2])
+        if user:
+            self.users.append(user)
+        self.version += 1
+        version = self.version
+        if self.users:
+            following = min(x[0] / speed for x, speed in zip(self.users, self.speeds(), strict=True))
+            self.kernel.at(self.kernel.now + following, lambda: self.update() if version == self.version else None)
+
+    def use(self, cycles: float, words: int) -> _Process:
+        """Read so many words in so many cycles, or more."""
+        done = _Signal()
+        self.update([float(cycles), words / cycles, done])
+        yield done
+
+
 class _Channel:
     """A channel of the DMA reader: requests, space in its FIFO, and the bursts that have been asked for."""
 
@@ -210,6 +256,7 @@ class _Model:
         self.program, self.config, self.t = program, program.config, latencies
         config = self.config
         self.kernel = _Kernel()
+        self.l2 = _Port(self.kernel)
         self.word_bytes = config.word_width // 8
         streams = [name for name in ("mask", "sign") if name in config.streams]
         names = ["weight", *streams, "parameter", "descriptor", "load"]
@@ -237,6 +284,8 @@ class _Model:
         self.outputs: deque[list[Any]] = deque()
         self.opened, self.stored = _Signal(), _Signal()
         self.storing = 0
+        # When the storer has taken the last sums, and how long it takes for each.
+        self.leaving = 0.0, 0
 
     def run(self) -> None:
         for process in (
@@ -446,7 +495,10 @@ class _Model:
                 words = -(-fields["words"] * config.l2_word // self.word_bytes)
                 self.count(fields, dram_writes=words, l2_reads=fields["words"])
                 cycles = max(words, fields["words"])
-            end = begin + t.request + cycles + t.write
+                yield from self.l2.use(cycles, fields["words"])
+                begin = self.kernel.now - cycles
+            # Addresses run two bursts ahead, and the last response counts from its own.
+            end = begin + t.request + max(cycles, max(0, cycles - 2 * config.burst_words) + t.write)
             self.happens(fields, "written", end)
             yield end
 
@@ -471,9 +523,9 @@ class _Model:
             vectors = fields["height"] * fields["width"] * groups
             self.count(fields, l2_reads=rows * columns * words, l1_writes=vectors)
             seek = 2 + max(_bits(fields["first_row"]), _bits(fields["first_column"]))
-            end = self.kernel.now + seek + vectors + rows * columns * more
-            self.happens(fields, "copied", end + self.t.copy)
-            yield end
+            yield self.kernel.now + seek
+            yield from self.l2.use(vectors + rows * columns * more, rows * columns * words)
+            self.happens(fields, "copied", self.kernel.now + self.t.copy)
 
     def vectors(self) -> _Process:
         config = self.config
@@ -493,11 +545,13 @@ class _Model:
                     inside *= int(np.maximum(stop - np.maximum(start, 0), 0).sum())
             each = scaling if taps == 1 else taps + max(scaling - 2, 0)
             setup = 2 + sum(1 + max(1, _bits(fields[name])) for name in factors)
-            cycles = setup + outputs * each + self.t.vector
+            begin = self.kernel.now
+            yield begin + setup
+            yield from self.l2.use(outputs * each, inside)
+            yield self.kernel.now + self.t.vector
+            cycles = round(self.kernel.now - begin)
             self.count(fields, l2_reads=inside, l2_writes=outputs, vector_cycles=cycles)
-            end = self.kernel.now + cycles
-            self.happens(fields, "vectored", end)
-            yield end
+            self.happens(fields, "vectored", self.kernel.now)
 
     # Core
 
@@ -611,11 +665,12 @@ class _Model:
             counters["wait_activations"] += round(max(0.0, start - max(handed_over + 1, idle)))
             duration = max(operations, vectors)
             counters["wait_activations"] += duration - operations
-            issued = start + duration - 1
+            rest = A * (B * D - 1)
+            issued = max(start + duration - 1, self.held_back(sums, A, rest))
             if fields["last"]:
                 while not self.outputs:
                     yield self.opened
-                issued = max(issued, self.last_sums(start, issued, sums))
+                issued = max(issued, self.last_sums(start, issued, sums, rest))
             counters["wait_psums"] += round(issued - start + 1 - duration)
             self.issued = issued
             self.read_free = max(begin + vectors, issued - config.arf_depth * A + 1)
@@ -643,25 +698,40 @@ class _Model:
             self.outputs.append([fields, fields["height"] * fields["width"] * fields["A"], kernel.now + 1])
             kernel.fire(self.opened)
 
-    def last_sums(self, start: float, issued: float, sums: int) -> float:
-        """Hand the sums of a last tile to the storer. Returns the cycle of the last operation that it allows."""
+    def last_sums(self, start: float, issued: float, sums: int, rest: int) -> float:
+        """Hand the sums of a last tile to the storer. Returns the cycle of the last operation that it allows.
+
+        ``rest`` is the number of operations from the first to the last one of a PRF entry.
+        """
         config, t = self.config, self.t
         output = self.outputs[0]
         fields, left, begin = output
         words = config.L // config.l2_word
         each = max(config.L // config.requantiser_lanes, words) * (4 if fields["wide"] else 1)
-        passed = config.latency + 3
-        end = max(max(begin, start + passed) + sums * each, issued + passed + each)
+        passed = config.latency + 1
+        first = max(begin, start + rest + passed)
+        end = max(first + sums * each, issued + passed + each)
         output[1:] = left - sums, end
+        # An entry of the PRF is free again when the storer has taken the vector before it.
+        self.leaving = end - 1, each
+        allowed = float(end + each * (-1 - config.prf_depth) + rest) if sums > config.prf_depth else issued
         if left <= sums:
             self.outputs.popleft()
             vectors = fields["height"] * fields["width"] * fields["A"]
             self.count(fields, l2_writes=vectors * words * (4 if fields["wide"] else 1))
-            self.happens(fields, "stored", end + t.storer)
-            self.kernel.at(end + t.storer, self.close)
-        # The PRF and two registers hold what the storer has not taken.
-        kept = config.prf_depth + 2
-        return float(end - passed - kept * each) if sums > kept else issued
+            # Wide sums pass by the stages that multiply, shift and round.
+            end += t.storer - (t.rounding if fields["wide"] else 0)
+            self.happens(fields, "stored", end)
+            self.kernel.at(end, self.close)
+        return allowed
+
+    def held_back(self, sums: int, A: int, rest: int) -> float:
+        """The last operation of a tile that begins while sums of the one before wait in the PRF."""
+        end, each = self.leaving
+        depth = self.config.prf_depth
+        entry = min(sums, depth) - 1
+        free = end - each * (depth - entry)
+        return free + 1 - entry % A + (sums // A - entry // A) * (rest + A) - 1
 
     def close(self) -> None:
         """The storer is done with an OUTPUT."""
