@@ -93,7 +93,8 @@ def _coded(config: AcceleratorConfig) -> bool:
 
 
 def _unit(name: str, top: str) -> Section:
-    return Section(name, top, component=("hw.accelerator", "Accelerator"))
+    # The lanes of requantiser and vector unit are sections of their own.
+    return Section(name, top, ("scaler",), component=("hw.accelerator", "Accelerator"))
 
 
 #: The blocks of the core, then the units around it.
@@ -122,6 +123,8 @@ SECTIONS = (
     Section("adder tree", "tree"),
     Section("PRF, accumulators, output", "", ("row", "tree", "weight_loader", "control", "arf"), shrink=_one_tile),
     *(_unit(block, instance) for instance, block in UNITS.items()),
+    Section("requantiser lane", "scaler", component=("hw.postprocess.ofmap_storer", "OfmapStorer")),
+    Section("vector unit lane", "scaler", component=("hw.postprocess.vector_unit", "VectorUnit")),
     Section("counters", "", ("core", *UNITS), component=("hw.accelerator", "Accelerator")),
 )
 

@@ -35,6 +35,14 @@ def test_lint_of_tiny_presets(variant: str, tmp_path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("variant", ["ws", "ews-cm", "ews-msvq"])
+def test_lint_with_all_pipeline_registers(variant: str, tmp_path) -> None:
+    changes = ["zero_gating=true", "decoder_registers=4", "mrf_register=true", "tree_register_levels=1"]
+    name = f"{variant}-tiny"
+    done = _lint(generate(preset(name).override(changes), name).verilog, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_lint_sees_a_broken_design_and_every_waiver_is_needed(tmp_path) -> None:
     verilog = generate(preset("ews-cms-tiny"), "ews-cms-tiny").verilog
     undriven = verilog.replace(
