@@ -335,6 +335,6 @@ def _note(entry: Mapped) -> str:
     kind = "coded" if weights.coded else "raw" if weights.passes == 1 else f"raw in {weights.passes} passes"
     streaming = ", channels in turn" if plan.streaming and not weights.banded else ""
     return (
-        f"{kind}, A={plan.A} B={plan.B} D={plan.Dr}x{plan.Ds}, {len(entry.blocks)} blocks of "
+        f"{kind}, A={plan.A} B={plan.B} D={plan.Dr}x{plan.Ds}, {len(entry.strips)} strips of "
         f"{plan.height}x{plan.width}{streaming}"
     )

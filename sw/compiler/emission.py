@@ -1,6 +1,6 @@
 """Descriptors of a graph whose convolutions have plans and whose tensors have places.
 
-The array takes its tiles in order: layer by layer, block by block. COPYs and vector operations run ahead of that order
+The array takes its tiles in order: layer by layer, strip by strip. COPYs and vector operations run ahead of that order
 as far as their operands allow: each is put into the program as soon as all descriptors that it depends on are in it.
 So a descriptor waits only for events of descriptors before it, where an OUTPUT counts from its last TILE on.
 
@@ -20,7 +20,7 @@ from hw.control.descriptor import BYTES, WAIT_REACH, Channel, Descriptor, Opcode
 from sw.compiler.graph import Convolution, Graph, Vector
 from sw.compiler.placement import Place
 from sw.compiler.program import Tensor
-from sw.compiler.tiling import Block, Geometry, Plan, blocks
+from sw.compiler.tiling import Geometry, Plan, Strip, strips
 from sw.compiler.weights import Streams, Tile, Weights
 
 __all__ = ["Dram", "Emitter", "Mapped"]
@@ -36,7 +36,7 @@ _COUNTED = {
 }
 _CHANNELS = {"weight": Channel.WEIGHT, "mask": Channel.MASK, "sign": Channel.SIGN}
 #: Parts in which an input comes, and in which a vector operation runs: what needs the first part need not wait for all.
-_PARTS = 8
+_LOADS, _VECTORS = 16, 8
 
 Waits = dict[str, int]
 
@@ -78,14 +78,14 @@ class Mapped:
     ----------
     number
         Of its operation.
-    load_codebook
-        The codebook is not that of the coded layer before.
     tiles
-        Of one block, for each set of output groups.
+        Of one strip, for each set of output groups.
     streams
         The weights of all of them.
-    codebook, addresses
-        DRAM addresses of the codewords and of the streams; the weight channel's follow the codewords.
+    load_codebook
+        The codebook is not that of the coded layer before.
+    addresses
+        DRAM addresses of the streams; in the weight channel's the codewords come right before.
     parameters
         Address and bytes of each set's requantisation parameters.
     """
@@ -102,9 +102,9 @@ class Mapped:
     parameters: list[tuple[int, bytes]]
 
     @property
-    def blocks(self) -> list[Block]:
-        """The blocks of the layer."""
-        return list(blocks(self.geometry, self.plan))
+    def strips(self) -> list[Strip]:
+        """The strips of the layer."""
+        return list(strips(self.geometry, self.plan))
 
 
 @dataclass
@@ -140,7 +140,7 @@ class _Tensor:
 
 @dataclass
 class _Copy:
-    """A COPY: a chunk of row groups of a block. ``uses``: TILEs that read it and are not in the program yet.
+    """A COPY: a chunk of row groups of a strip. ``uses``: TILEs that read it and are not in the program yet.
 
     ``key`` is what a tile finds it by. ``together``: vectors that lie in L1 in one piece, this copy's and those of the
     copies that follow it; 0 if it follows another. ``base`` is its place in L1, ``copied`` its event, ``fed`` that of
@@ -148,7 +148,7 @@ class _Copy:
     """
 
     number: int
-    block: Block
+    strip: Strip
     key: tuple[int, ...]
     g: int
     groups: int
@@ -232,7 +232,8 @@ class Emitter:
         self.inputs = inputs
         self.regions: deque[_Region] = deque()
         self.next_vector = 0
-        self.passes: deque[tuple[Mapped, bool]] = deque()
+        # Blocks to come, with whether each is its layer's first.
+        self.passes = deque((entry, index == 0) for entry in mapped.values() for index in range(len(entry.strips)))
         self.given: dict[tuple[int, ...], _Copy] = {}
         self.done = [False] * len(graph.operations)
 
@@ -241,7 +242,7 @@ class Emitter:
     def _load_parts(self, tensor: Tensor) -> Iterator[tuple[int, int]]:
         """First word and words of each LOAD of an input, on borders of DRAM words."""
         unit = max(1, self.config.word_width // 8 // self.config.l2_word)
-        size = -(-tensor.words // _PARTS)
+        size = -(-tensor.words // _LOADS)
         size = -(-size // unit) * unit
         for start in range(0, tensor.words, size):
             yield start, min(size, tensor.words - start)
@@ -249,29 +250,29 @@ class Emitter:
     def _vector_parts(self, operation: Vector) -> Iterator[tuple[int, int]]:
         """Output rows of each VECTOR of an operation."""
         rows = self.graph.values[operation.target].rows
-        size = -(-rows // _PARTS)
+        size = -(-rows // _VECTORS)
         for start in range(0, rows, size):
             yield start, min(start + size, rows)
 
     def _copies(self, number: int, entry: Mapped) -> Iterator[_Copy]:
         """The COPYs of a layer in the order in which its tiles need them."""
-        for block in entry.blocks:
+        for strip in entry.strips:
             chunks: dict[tuple[int, ...], list[Tile]] = {}
             for group, found in enumerate(entry.tiles):
                 for tile in found:
-                    chunks.setdefault(self._key(entry, block, group, tile), []).append(tile)
-            pixels = entry.geometry.region(0, block.height) * entry.geometry.region(1, block.width)
+                    chunks.setdefault(self._key(entry, strip, group, tile), []).append(tile)
+            pixels = entry.geometry.region(0, strip.height) * entry.geometry.region(1, strip.width)
             groups = [max(tile.g + tile.B for tile in readers) - readers[0].g for readers in chunks.values()]
             for index, (key, readers) in enumerate(chunks.items()):
                 vectors = pixels * groups[index]
                 # What L1 holds for all output groups must not overlap, what comes again for each may.
                 together = vectors if entry.plan.streaming else pixels * sum(groups) if index == 0 else 0
-                yield _Copy(number, block, key, readers[0].g, groups[index], len(readers), vectors, together)
+                yield _Copy(number, strip, key, readers[0].g, groups[index], len(readers), vectors, together)
 
     @staticmethod
-    def _key(entry: Mapped, block: Block, group: int, tile: Tile) -> tuple[int, ...]:
+    def _key(entry: Mapped, strip: Strip, group: int, tile: Tile) -> tuple[int, ...]:
         """What names the COPY that a tile of a set of output groups reads."""
-        return (entry.number, block.e, block.f, group if entry.plan.streaming else 0, tile.chunk)
+        return (entry.number, strip.e, strip.f, group if entry.plan.streaming else 0, tile.chunk)
 
     # Output
 
@@ -291,7 +292,6 @@ class Emitter:
 
     def run(self) -> list[Descriptor]:
         """All descriptors, the END included."""
-        self.passes.extend((entry, number == 0) for entry, number in self._passes())
         if self.passes:
             self._fetch_pass(*self.passes[0])
         for number, operation in enumerate(self.graph.operations):
@@ -301,11 +301,6 @@ class Emitter:
                 self._ahead(True)
         self._emit(Opcode.END, len(self.graph.operations), {})
         return self.descriptors
-
-    def _passes(self) -> Iterator[tuple[Mapped, int]]:
-        for entry in self.mapped.values():
-            for number in range(len(entry.blocks)):
-                yield entry, number
 
     def _ahead(self, needed: bool = False) -> None:
         """Give out what can run ahead of the array; if something more is needed, by the next LOAD."""
@@ -408,11 +403,11 @@ class Emitter:
     def _copy(self) -> bool:
         copy = self.copies[0]
         entry = self.mapped[copy.number]
-        geometry, block, config = entry.geometry, copy.block, self.config
+        geometry, strip, config = entry.geometry, copy.strip, self.config
         source = self.tensors[entry.convolution.source]
         value = self.graph.values[entry.convolution.source]
-        height, width = geometry.region(0, block.height), geometry.region(1, block.width)
-        first_row = block.e * geometry.stride[0] - geometry.padding[0]
+        height, width = geometry.region(0, strip.height), geometry.region(1, strip.width)
+        first_row = strip.e * geometry.stride[0] - geometry.padding[0]
         # Tensor rows up to the last one that is read; none if the region lies in the padding.
         bottom = min(geometry.rows, first_row + height)
         needed = (bottom - 1) * geometry.row_step + 1 if bottom > 0 else 0
@@ -438,7 +433,7 @@ class Emitter:
                 "row_words": source.place.row_words * geometry.row_step,
                 "pixel_words": source.place.pixel_words * geometry.column_step,
                 "first_row": first_row,
-                "first_column": block.f * geometry.stride[1] - geometry.padding[1],
+                "first_column": strip.f * geometry.stride[1] - geometry.padding[1],
                 "height": height,
                 "width": width,
                 "first_word": first_word,
@@ -468,7 +463,7 @@ class Emitter:
     # Convolutions
 
     def _fetch_pass(self, entry: Mapped, first: bool) -> None:
-        """Weights of all tiles of a block; codewords for the first block alone."""
+        """Weights of all tiles of a strip; codewords for the first strip alone."""
         for name, data in entry.streams.channels.items():
             address = entry.addresses[name]
             if name == "weight" and first and entry.load_codebook:
@@ -492,12 +487,12 @@ class Emitter:
         target = self.tensors[entry.convolution.target]
         several = len(entry.tiles) > 1
         E, F = entry.geometry.output
-        for index, block in enumerate(entry.blocks):
+        for index, strip in enumerate(entry.strips):
             self.passes.popleft()
             for group, found in enumerate(entry.tiles):
                 for tile in found:
                     self._ahead()
-                    while self._key(entry, block, group, tile) not in self.given:
+                    while self._key(entry, strip, group, tile) not in self.given:
                         self._ahead(True)
                     # A LOAD at a time, lest they fill the sequencer's queue and hold up the rest.
                     if self.loads and self.tensors[self.loads[0][0]].place.first <= number + 1:
@@ -505,16 +500,16 @@ class Emitter:
                     if tile.last and group == len(entry.tiles) - 1 and self.passes:
                         self._fetch_pass(*self.passes[0])
                     if tile.last:
-                        self._output(entry, block, group, tile, several or index == 0)
+                        self._output(entry, strip, group, tile, several or index == 0)
                     start = group == 0 and tile is found[0]
-                    self._tile(entry, block, group, tile, start, start and index == 0)
-            if block.f + block.width == F:
-                target.writes.append((block.e + block.height, "stored", self.counts["stored"]))
+                    self._tile(entry, strip, group, tile, start, start and index == 0)
+            if strip.f + strip.width == F:
+                target.writes.append((strip.e + strip.height, "stored", self.counts["stored"]))
         assert target.ready == E
         self._finish(number)
         self._ahead()
 
-    def _output(self, entry: Mapped, block: Block, group: int, tile: Tile, parameters: bool) -> None:
+    def _output(self, entry: Mapped, strip: Strip, group: int, tile: Tile, parameters: bool) -> None:
         convolution, config, number = entry.convolution, self.config, entry.number
         target = self.tensors[convolution.target]
         assert self._free(target), "tensors that share space are used one after the other"
@@ -526,14 +521,14 @@ class Emitter:
             Opcode.OUTPUT,
             number,
             {
-                "l2_base": place.base + block.e * place.row_words + block.f * place.pixel_words + tile.i * vector_words,
+                "l2_base": place.base + strip.e * place.row_words + strip.f * place.pixel_words + tile.i * vector_words,
                 "line_words": place.row_words,
                 "position_words": place.pixel_words,
                 "A": tile.A,
                 "low": convolution.low,
                 "high": convolution.high,
-                "width": block.width,
-                "height": block.height,
+                "width": strip.width,
+                "height": strip.height,
                 "channels": min(tile.A * config.L, convolution.shape[0] - tile.i * config.L),
                 "parameters": int(parameters),
                 "wide": int(convolution.wide),
@@ -542,14 +537,13 @@ class Emitter:
         )
         _later(target.accesses, {"stored": count})
 
-    def _tile(self, entry: Mapped, block: Block, group: int, tile: Tile, start: bool, first: bool) -> None:
+    def _tile(self, entry: Mapped, strip: Strip, group: int, tile: Tile, start: bool, first: bool) -> None:
         geometry, convolution = entry.geometry, entry.convolution
-        copy = self.given[self._key(entry, block, group, tile)]
-        width = geometry.region(1, block.width)
+        copy = self.given[self._key(entry, strip, group, tile)]
+        width = geometry.region(1, strip.width)
         dr_pitch, ds_pitch = geometry.dilation[0] * width * copy.groups, geometry.dilation[1] * copy.groups
         layer = convolution.layer
         assert layer is not None or not entry.weights.coded
-        reused = geometry.dilation[1] == 1
         copy.fed = self._emit(
             Opcode.TILE,
             entry.number,
@@ -559,10 +553,10 @@ class Emitter:
                 "D": tile.D,
                 "Dr": tile.Dr,
                 "rows": tile.rows,
-                "width": block.width,
-                "height": block.height,
+                "width": strip.width,
+                "height": strip.height,
                 "codewords": layer.k if layer is not None and entry.load_codebook and first else 0,
-                "advance_columns": min(geometry.stride[1], tile.Ds) if reused else tile.Ds,
+                "advance_columns": min(geometry.stride[1], tile.Ds) if geometry.slides else tile.Ds,
                 "passes": tile.passes,
                 "start": int(start),
                 "raw": int(not entry.weights.coded),

@@ -1,31 +1,31 @@
-"""How a convolution is cut: extensions of the loop nest, blocks of output positions, and what L1 holds at a time.
+"""How a convolution is cut: extensions of the loop nest, strips of output positions, and what L1 holds at a time.
 
-A layer runs block by block: some output rows (or a part of one row, where L1 holds no more). In a block all output
-groups come one after the other, and the weights are fetched again for each block. L1 holds the part of the input that
-a block reads, and beside it that of the next block where there is room. Where L1 cannot hold all channels of a block,
+A layer runs strip by strip: some output rows (or a part of one row, where L1 holds no more). In a strip all output
+groups come one after the other, and the weights are fetched again for each strip. L1 holds the part of the input that
+a strip reads, and beside it that of the next strip where there is room. Where L1 cannot hold all channels of a strip,
 each range of row groups is copied when it is needed (streaming), again for each output group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from math import ceil
 
 from sw.compiler.graph import CompileError, Convolution, Value
 from sw.compiler.weights import Tile, Weights
 
-__all__ = ["Block", "Geometry", "Plan", "blocks", "choose_plan", "tiles"]
+__all__ = ["Geometry", "Plan", "Strip", "choose_plan", "strips", "tiles"]
 
 #: Cycles beyond the fewest, as a part of them, that a plan may take if it saves accesses to L1.
 TOLERANCE = 0.01
-#: COPYs that bring the input of a block, where L1 holds all of it: the first tiles start before the last COPY.
+#: COPYs that bring the input of a strip, where L1 holds all of it: the first tiles start before the last COPY.
 CHUNKS = 4
-#: Numbers of blocks that are tried, as multiples of the least.
+#: Numbers of strips that are tried, as multiples of the least.
 PARTS = (1, 2, 3, 4, 6)
 #: Cycles of the sequencer for each descriptor, beside its words on the bus; of the array between two tiles, and between
-#: two blocks.
-DESCRIPTOR_CYCLES, TILE_CYCLES, BLOCK_CYCLES = 7, 3, 60
+#: two strips.
+DESCRIPTOR_CYCLES, TILE_CYCLES, STRIP_CYCLES = 7, 3, 60
 #: Cycles from a free place in a channel's FIFO to the word for it.
 READ_LATENCY = 24
 
@@ -90,8 +90,8 @@ class Geometry:
         return (positions - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1
 
     @property
-    def advance_columns(self) -> bool:
-        """Whether the window slides: with a column dilation it has gaps, which slide past each other."""
+    def slides(self) -> bool:
+        """Whether the window slides along a row: with a column dilation it has gaps, which slide past each other."""
         return self.dilation[1] == 1
 
 
@@ -106,7 +106,7 @@ class Plan:
     passes
         Passes of raw weights on a sparse array in one TILE.
     height, width
-        Output positions of a block.
+        Output positions of a strip.
     chunk
         Row groups that one COPY brings.
     streaming
@@ -128,7 +128,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Block:
+class Strip:
     """Output rows ``e .. e+height-1`` and columns ``f .. f+width-1``."""
 
     e: int
@@ -137,16 +137,16 @@ class Block:
     width: int
 
 
-def blocks(geometry: Geometry, plan: Plan) -> Iterator[Block]:
-    """The blocks of a layer in order."""
+def strips(geometry: Geometry, plan: Plan) -> Iterator[Strip]:
+    """The strips of a layer in order."""
     E, F = geometry.output
     for e in range(0, E, plan.height):
         for f in range(0, F, plan.width):
-            yield Block(e, f, min(plan.height, E - e), min(plan.width, F - f))
+            yield Strip(e, f, min(plan.height, E - e), min(plan.width, F - f))
 
 
 def tiles(weights: Weights, plan: Plan) -> list[list[Tile]]:
-    """The tiles of a block: for each set of A output groups those that add to its sums, in order."""
+    """The tiles of a strip: for each set of A output groups those that add to its sums, in order."""
     convolution, H = weights.convolution, weights.config.H
     _, C, R, S = convolution.shape
     sets = []
@@ -178,7 +178,7 @@ def tiles(weights: Weights, plan: Plan) -> list[list[Tile]]:
                                 chunk=(g - groups.start) // plan.chunk,
                             )
                         )
-        found[-1] = Tile(**{**vars(found[-1]), "last": True})
+        found[-1] = replace(found[-1], last=True)
         sets.append(found)
     return sets
 
@@ -203,7 +203,7 @@ def _schedules(weights: Weights) -> Iterator[_Schedule]:
     most_groups = max(len(weights.row_groups(i)) for i in range(weights.output_groups))
     window = min(config.wrf_depth, config.arf_depth)
     # All passes in one tile, where they fit: fewer sums to keep.
-    for passes in {1, weights.passes} if weights.passes <= window else {1}:
+    for passes in sorted({1, weights.passes}) if weights.passes <= window else [1]:
         for Dr in _divisors(R):
             for Ds in _divisors(S):
                 room = window // (Dr * Ds * passes)
@@ -251,8 +251,8 @@ class _Model:
         total = operations + held * cycles + max(0.0, (1 - held) * cycles - operations) + TILE_CYCLES
         return max(total, self.descriptor + DESCRIPTOR_CYCLES), loads * self.row_words + self.descriptor
 
-    def block(self, schedule: _Schedule, positions: float) -> tuple[float, float, int]:
-        """Cycles of the array, words on the bus, and tiles, of a block of so many positions."""
+    def strip(self, schedule: _Schedule, positions: float) -> tuple[float, float, int]:
+        """Cycles of the array, words on the bus, and tiles, of a strip of so many positions."""
         weights, H = self.weights, self.weights.config.H
         _, _, R, S = weights.convolution.shape
         kernel = (R // schedule.Dr) * (S // schedule.Ds) * (-(-weights.passes // schedule.passes))
@@ -281,11 +281,11 @@ class _Model:
         return cycles, words, count
 
     def plan(self, schedule: _Schedule) -> Iterator[Plan]:
-        """Plans with these extensions: the largest blocks that fit, with and without room for two in L1."""
+        """Plans with these extensions: the largest strips that fit, with and without room for two in L1."""
         config, geometry, weights = self.weights.config, self.geometry, self.weights
         E, F = geometry.output
         limit = (1 << config.loop_bits) - 1
-        _, _, tile_count = self.block(schedule, 1)
+        _, _, tile_count = self.strip(schedule, 1)
         several = tile_count > len(range(0, weights.output_groups, schedule.A))
         sums = config.l1_psum_depth // schedule.A if several else limit * limit
         most = max(self.group_counts)
@@ -301,7 +301,7 @@ class _Model:
                 if found is None:
                     continue
                 width = ceil(F / ceil(F / found[1]))
-                # Of smaller blocks, the next layer can begin sooner; weights are fetched more often.
+                # Of smaller strips, the next layer can begin sooner; weights are fetched more often.
                 for parts in PARTS:
                     # Blocks of about the same size.
                     height = ceil(E / min(E, parts * ceil(E / found[0])))
@@ -311,7 +311,7 @@ class _Model:
                     plan = Plan(
                         **vars(schedule), height=height, width=width, chunk=chunk, streaming=streaming, cycles=0
                     )
-                    yield Plan(**{**vars(plan), "cycles": self.cycles(plan, schedule, copies == 2)})
+                    yield replace(plan, cycles=self.cycles(plan, schedule, copies == 2))
 
     def _largest(self, vectors: int, groups: int, sums: int, limit: int) -> tuple[int, int] | None:
         """Most output rows, or if not even one fits, most columns of one row, whose input and sums fit."""
@@ -322,8 +322,7 @@ class _Model:
             region = geometry.region(0, height) * geometry.region(1, width) * groups
             return region <= vectors and height * width <= sums and max(height, width) <= limit
 
-        def most(high: int, test: object) -> int:
-            assert callable(test)
+        def most(high: int, test: Callable[[int], bool]) -> int:
             low = 0
             while low < high:
                 middle = (low + high + 1) // 2
@@ -337,12 +336,12 @@ class _Model:
         return None
 
     def cycles(self, plan: Plan, schedule: _Schedule, ahead: bool) -> float:
-        """Estimate for the layer; ``ahead``: the next block is copied while one is computed."""
+        """Estimate for the layer; ``ahead``: the next strip is copied while one is computed."""
         geometry, weights = self.geometry, self.weights
         E, F = geometry.output
         across, down = ceil(F / plan.width), ceil(E / plan.height)
         number = across * down
-        array, words, _ = self.block(schedule, E * F / number)
+        array, words, _ = self.strip(schedule, E * F / number)
         region = geometry.region(0, plan.height) * geometry.region(1, plan.width) * self.copy_words
         if weights.banded:
             copy = region * sum(self.group_counts)
@@ -351,7 +350,7 @@ class _Model:
             copy = region * self.group_counts[0] * times
         first = region * min(plan.chunk, self.group_counts[0])
         parameters = 12 * weights.config.L * weights.output_groups / (weights.config.word_width / 8)
-        each = max(array, words + parameters) + BLOCK_CYCLES
+        each = max(array, words + parameters) + STRIP_CYCLES
         each = max(each, copy) if ahead else each + copy
         # The codebook comes once the last tile of the layer before has its weights, and while that computes: for this
         # layer, too, a long last tile hides the codebook of the next.
@@ -380,7 +379,7 @@ def choose_plan(weights: Weights, geometry: Geometry) -> Plan:
 
     def cost(plan: Plan) -> tuple[float, float, float]:
         # Sums that leave the array or come back: 1/(B*D) of the operations; activations: 1/(A*Ds) (MVQ section 5.1).
-        reuse = plan.Ds / min(geometry.stride[1], plan.Ds) if geometry.advance_columns else 1
+        reuse = plan.Ds / min(geometry.stride[1], plan.Ds) if geometry.slides else 1
         return 1 / (plan.B * plan.passes * plan.Dr * plan.Ds), 1 / (plan.A * reuse), plan.cycles
 
     return min((plan for plan in plans if plan.cycles <= limit), key=cost)

@@ -25,7 +25,7 @@ __all__ = ["Streams", "Tile", "Weights", "is_coded"]
 
 @dataclass(frozen=True)
 class Tile:
-    """A layer tile: what one TILE computes for one block of output positions.
+    """A layer tile: what one TILE computes for one strip of output positions.
 
     ``i`` is the first group of L output channels, ``g`` the first row group of H input channels, and the tile covers
     ``A`` and ``B`` of them; kernel rows ``r0 .. r0+Dr-1`` and columns ``s0 .. s0+Ds-1``; passes ``p0 .. p0+passes-1``.
