@@ -156,9 +156,10 @@ class _Kernel:
 
     def fire(self, signal: _Signal) -> None:
         """Resume all that wait."""
-        waiting, signal.waiting = signal.waiting, []
-        for process in waiting:
-            self.at(self.now, process)
+        if signal.waiting:
+            waiting, signal.waiting = signal.waiting, []
+            for process in waiting:
+                self.at(self.now, process)
 
     def run(self) -> None:
         """Until nothing is left to do."""
@@ -261,7 +262,9 @@ class _Model:
         streams = [name for name in ("mask", "sign") if name in config.streams]
         names = ["weight", *streams, "parameter", "descriptor", "load"]
         self.channels = {name: _Channel(config.fifo_words) for name in names}
-        self.wanted = _Signal()
+        # In turn; and when the next burst can be asked for, and the bus is free for its words.
+        self.turns = deque(self.channels.values())
+        self.next_burst = self.bus = 0.0
         self.layers = [dict.fromkeys(COUNTERS, 0) for _ in range(len(program.layers) + 1)]
         self.ends = [0.0] * len(self.layers)
         self.recorded: dict[int, float] = {}
@@ -290,7 +293,6 @@ class _Model:
     def run(self) -> None:
         for process in (
             self.sequencer(),
-            self.reader(),
             self.loads(),
             self.copies(),
             self.vectors(),
@@ -386,39 +388,38 @@ class _Model:
     # DRAM
 
     def request(self, name: str, address: int, words: int) -> None:
-        channel = self.channels[name]
-        channel.requests.append([address, words])
-        self.kernel.fire(self.wanted)
+        self.channels[name].requests.append([address, words])
+        self.ask()
 
-    def reader(self) -> _Process:
-        """Asks for bursts, channel by channel in turn, as long as their FIFOs have space."""
-        config, kernel = self.config, self.kernel
+    def ask(self) -> None:
+        """Ask for bursts, channel by channel in turn, as long as their FIFOs have space."""
+        config, kernel, channels = self.config, self.kernel, self.turns
         border = 4096 // self.word_bytes
         longest = min(config.burst_words, border)
-        turn, bus = 0, 0.0
-        channels = list(self.channels.values())
-        while True:
-            for place in range(len(channels)):
-                channel = channels[(turn + place) % len(channels)]
-                if not channel.left and channel.requests:
-                    address, channel.left = channel.requests.popleft()
-                    channel.address = address // self.word_bytes
-                    kernel.fire(channel.begun)
-                if channel.left and channel.free >= longest:
-                    turn = (turn + place + 1) % len(channels)
-                    break
-            else:
-                yield self.wanted
+        passed = 0
+        while passed < len(channels):
+            channel = channels[0]
+            channels.rotate(-1)
+            passed += 1
+            if not channel.left:
+                if not channel.requests:
+                    continue
+                address, channel.left = channel.requests.popleft()
+                channel.address = address // self.word_bytes
+                kernel.fire(channel.begun)
+            if channel.free < longest:
                 continue
+            passed = 0
             length = min(longest, channel.left, border - channel.address % border)
             channel.left -= length
             channel.address += length
             channel.free -= length
-            first = max(kernel.now + self.t.request + self.t.read, bus)
-            bus = first + length
+            issue = max(kernel.now, self.next_burst)
+            self.next_burst = issue + 2
+            first = max(issue + self.t.request + self.t.read, self.bus)
+            self.bus = first + length
             channel.bursts.append([first, length * config.word_width])
             kernel.fire(channel.arrived)
-            yield kernel.now + 2
 
     def give_back(self, channel: _Channel, bits: int) -> None:
         """So many bits were taken: space for the words that are gone."""
@@ -426,7 +427,8 @@ class _Model:
         before, channel.bits = channel.bits, channel.bits + bits
         if words := channel.bits // width - before // width:
             channel.free += words
-            self.kernel.fire(self.wanted)
+            if channel.left or channel.requests:
+                self.ask()
 
     def drop(self, channel: _Channel, bits: int) -> None:
         """Take bits that are there."""
