@@ -75,10 +75,11 @@ class FetchChannel(wiring.Component):
     -------
     i_request, o_words
         The channel's streams.
-    o_wants, o_address, o_left
-        A burst may be asked for: there is space for the longest one. Word address and number of words left.
-    i_burst, i_length
-        A burst of so many words is asked for.
+    o_wants, o_address, o_length
+        A burst may be asked for: there is space for the longest one. Its word address, and its length, which is right
+        from the second cycle on after a burst.
+    i_burst
+        The burst is asked for.
     i_valid, i_word, i_crc
         A word has come; and the CRC of ``o_crc`` and that word.
     o_crc
@@ -96,9 +97,8 @@ class FetchChannel(wiring.Component):
                 "o_words": Out(stream.Signature(config.word_width)),
                 "o_wants": Out(1),
                 "o_address": Out(config.address_bits - offset),
-                "o_left": Out(32),
+                "o_length": Out(range(config.burst_words + 1)),
                 "i_burst": In(1),
-                "i_length": In(range(config.burst_words + 1)),
                 "i_valid": In(1),
                 "i_word": In(config.word_width),
                 "i_crc": In(32 if checked else 0),
@@ -129,18 +129,21 @@ class FetchChannel(wiring.Component):
 
         # The request that bursts are asked for; its words may still be on their way when the next one begins.
         begin = Signal()
+        left = Signal(32)
         m.d.comb += queue.r_en.eq(begin)
         with m.If(begin):
-            m.d.sync += [self.o_address.eq(head.address), self.o_left.eq(head.words)]
+            m.d.sync += [self.o_address.eq(head.address), left.eq(head.words)]
         with m.If(self.i_burst):
             m.d.sync += [
-                self.o_address.eq(self.o_address + self.i_length),
-                self.o_left.eq(self.o_left - self.i_length),
+                self.o_address.eq(self.o_address + self.o_length),
+                left.eq(left - self.o_length),
             ]
+        # A register of its own, as subtracting and choosing a channel in one cycle would take too long.
+        m.d.sync += self.o_length.eq(burst_length(config, self.o_address, left))
         free = Signal(range(config.fifo_words + 1), init=config.fifo_words)
         taken = self.o_words.valid & self.o_words.ready
-        m.d.sync += free.eq(free - Mux(self.i_burst, self.i_length, 0) + taken)
-        m.d.comb += self.o_wants.eq(self.o_left.any() & (free >= longest))
+        m.d.sync += free.eq(free - Mux(self.i_burst, self.o_length, 0) + taken)
+        m.d.comb += self.o_wants.eq(left.any() & (free >= longest))
 
         # Its output register is one word of its own: without it, two words in a row would not fit a FIFO of 2.
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=config.word_width, depth=config.fifo_words + 1)
@@ -153,7 +156,7 @@ class FetchChannel(wiring.Component):
         ]
 
         if not self.checked:
-            m.d.comb += begin.eq(queue.r_rdy & ~self.o_left.any())
+            m.d.comb += begin.eq(queue.r_rdy & ~left.any())
             return m
 
         m.d.comb += [into.checksum.eq(request.checksum), into.check.eq(request.check)]
@@ -163,7 +166,7 @@ class FetchChannel(wiring.Component):
         received = Signal(32)
         last = Signal()
         m.d.comb += [
-            begin.eq(queue.r_rdy & ~self.o_left.any() & begun.w_rdy),
+            begin.eq(queue.r_rdy & ~left.any() & begun.w_rdy),
             promise.words.eq(head.words),
             promise.checksum.eq(head.checksum),
             promise.check.eq(head.check),
@@ -265,21 +268,16 @@ class DmaReader(wiring.Component):
             m.d.sync += picked_valid.eq(0)
 
         address = Signal(len(channels[0].o_address))
-        left = Signal(32)
         length = Signal(range(config.burst_words + 1))
         with m.Switch(picked):
             for n, channel in channels.items():
                 with m.Case(n):
                     m.d.comb += [
                         address.eq(channel.o_address),
-                        left.eq(channel.o_left),
+                        length.eq(channel.o_length),
                         channel.i_burst.eq(issue),
-                        channel.i_length.eq(length),
                     ]
-        m.d.comb += [
-            length.eq(burst_length(config, address, left)),
-            issue.eq(picked_valid & ~axi.arvalid & ~self.i_stop),
-        ]
+        m.d.comb += issue.eq(picked_valid & ~axi.arvalid & ~self.i_stop)
         offset = config.address_bits - len(address)
         m.d.comb += [
             axi.arsize.eq(offset),
