@@ -14,6 +14,7 @@ from math import ceil
 
 from sw.compiler.graph import CompileError, Convolution, Value
 from sw.compiler.weights import Tile, Weights
+from sw.perf.schedule import candidate_schedules
 
 __all__ = ["Geometry", "Plan", "Strip", "choose_plan", "strips", "tiles"]
 
@@ -192,25 +193,17 @@ class _Schedule:
     passes: int
 
 
-def _divisors(number: int) -> list[int]:
-    return [x for x in range(1, number + 1) if number % x == 0]
-
-
 def _schedules(weights: Weights) -> Iterator[_Schedule]:
     """All extensions that the register files hold and that do not exceed the layer."""
     config = weights.config
-    _, _, R, S = weights.convolution.shape
-    most_groups = max(len(weights.row_groups(i)) for i in range(weights.output_groups))
-    window = min(config.wrf_depth, config.arf_depth)
+    K, _, R, S = weights.convolution.shape
+    # Of a banded convolution, output groups read other row groups, so each has its own tiles.
+    groups = max(len(weights.row_groups(i)) for i in range(weights.output_groups))
+    shape = (1 if weights.banded else K, groups * config.H, R, S)
     # All passes in one tile, where they fit: fewer sums to keep.
-    for passes in sorted({1, weights.passes}) if weights.passes <= window else [1]:
-        for Dr in _divisors(R):
-            for Ds in _divisors(S):
-                room = window // (Dr * Ds * passes)
-                for B in range(1, min(room, most_groups) + 1):
-                    most = min(config.wrf_depth // (B * passes * Dr * Ds), config.prf_depth, weights.output_groups)
-                    for A in range(1, (1 if weights.banded else most) + 1):
-                        yield _Schedule(A, B, Dr, Ds, passes)
+    for passes in sorted({1, weights.passes}):
+        for found in candidate_schedules(config, shape, passes):
+            yield _Schedule(found.A, found.B, found.Dr, found.Ds, passes)
 
 
 class _Model:
