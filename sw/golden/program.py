@@ -186,10 +186,7 @@ class _Decoder:
         """Bits that a tile takes from each stream, in turn."""
         config = self.config
         if raw:
-            sizes = {"weight": [rows * config.raw_bits]}
-            if config.features.sparse and config.mask_bits:
-                sizes["mask"] = [rows * config.streams["mask"]]
-            return sizes
+            return {name: [rows * bits] for name, bits in config.raw_streams.items()}
         sizes = {"weight": [rows * config.streams["index"]]}
         if body["codewords"]:
             sizes["weight"].insert(0, body["codewords"] * config.d * config.codeword_bits)
@@ -339,8 +336,7 @@ class _Machine:
         self.l1 = np.zeros((config.l1_ifmap_depth, config.H), np.float32)
         self.psum = np.zeros((config.l1_psum_depth, config.L), np.int32)
         self.psum_written = np.zeros(config.l1_psum_depth, np.bool_)
-        channels = ["weight", *(name for name in ("mask", "sign") if name in config.streams), "parameter"]
-        self.streams = {name: _Stream(self.word_bytes) for name in channels}
+        self.streams = {name: _Stream(self.word_bytes) for name in (*config.channels, "parameter")}
         self.decoder = _Decoder(config)
         self.raw: bool | None = None
         self.parameters: Requantisation | None = None
@@ -624,7 +620,7 @@ class _Machine:
         for name, value, low, high in (
             ("A", A, 1, config.prf_depth),
             ("B*D", B * D, 1, config.arf_depth),
-            ("A*B*D", A * B * D, 1, config.wrf_depth),
+            ("A*B*D", A * B * D, 1, config.tile_weights),
             ("Dr", Dr, 1, max(D, 1)),
             ("rows", body["rows"], 1, config.H),
             ("width", body["width"], 1, loop),

@@ -259,8 +259,7 @@ class _Model:
         self.kernel = _Kernel()
         self.l2 = _Port(self.kernel)
         self.word_bytes = config.word_width // 8
-        streams = [name for name in ("mask", "sign") if name in config.streams]
-        names = ["weight", *streams, "parameter", "descriptor", "load"]
+        names = [*config.channels, "parameter", "descriptor", "load"]
         self.channels = {name: _Channel(config.fifo_words) for name in names}
         # In turn; and when the next burst can be asked for, and the bus is free for its words.
         self.turns = deque(self.channels.values())
@@ -557,15 +556,11 @@ class _Model:
 
     # Core
 
-    def row_bits(self, raw: bool) -> dict[str, int]:
-        """Bits that a row write takes from each stream."""
-        config = self.config
-        if not raw:
-            return {"weight" if name == "index" else name: bits for name, bits in config.streams.items()}
-        sizes = {"weight": config.raw_bits}
-        if config.features.sparse and config.mask_bits:
-            sizes["mask"] = config.streams["mask"]
-        return sizes
+    def row_bits(self, raw: bool) -> Mapping[str, int]:
+        """Bits that a row write takes from each channel."""
+        if raw:
+            return self.config.raw_streams
+        return {"weight" if name == "index" else name: bits for name, bits in self.config.streams.items()}
 
     def take_rows(self, rows: int, sizes: Mapping[str, int]) -> _Process:
         """Take the fields of row writes: one row a cycle, or as the words of the packed streams come."""
