@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -259,10 +259,11 @@ class Sequencer(wiring.Component):
         m.d.comb += opcode.eq(head("opcode"))
         legal = Signal()
         verdicts = Signal(len(Opcode))
-        window, entries = Signal(16), Signal(24)
+        window, entries, advanced = Signal(16), Signal(24), Signal(16)
         m.d.sync += [
+            advanced.eq(field(Opcode.TILE, "advance_columns") * field(Opcode.TILE, "Dr")),
             window.eq(field(Opcode.TILE, "B") * field(Opcode.TILE, "D")),
-            entries.eq(window[:8] * field(Opcode.TILE, "A")),
+            entries.eq(window[:9] * field(Opcode.TILE, "A")),
         ]
         for number, of in enumerate(Opcode):
             parts = [opcode == of]
@@ -284,7 +285,8 @@ class Sequencer(wiring.Component):
                 parts.append(field(of, "address")[:6] == 0)
             if of is Opcode.TILE:
                 parts += [window <= config.arf_depth, entries <= config.wrf_depth]
-                parts += [field(of, "Dr") <= field(of, "D"), field(of, "advance_columns") <= field(of, "D")]
+                # With Dr >= 1 this is Dr <= D too.
+                parts += [advanced <= field(of, "D"), field(of, "passes") <= field(of, "B")]
                 if not config.features.codebook:
                     parts.append(field(of, "raw"))
             if of in (Opcode.FETCH, Opcode.LOAD, Opcode.STORE, Opcode.RECORD) and config.address_bits < 64:
@@ -303,7 +305,8 @@ class Sequencer(wiring.Component):
         empties, readies = [], {of: [] for of in Opcode}
 
         def queue(name, of, payload, values, output, gated=True):
-            m.submodules[f"queue_{name}"] = unit = CommandQueue(payload, gated)
+            unit = CommandQueue(payload, gated)
+            m.submodules[f"queue_{name}"] = ResetInserter(self.o_reset)(unit)
             others = readies[of]
             others.append(unit.i_command.ready)
             m.d.comb += [
@@ -327,7 +330,7 @@ class Sequencer(wiring.Component):
         values = {name: tile[name] for name in command.members if name in tile}
         # The window slides by whole kernel columns of Dr * B vectors, however often each vector is sent.
         advance = Signal(command["advance"].shape)
-        m.d.sync += advance.eq((tile["advance_columns"] * tile["Dr"])[:8] * tile["B"])
+        m.d.sync += advance.eq(advanced[:8] * tile["B"])
         values["advance"] = advance
         queues += [
             (Opcode.TILE, queue("tile", Opcode.TILE, command, values, self.o_tile, gated=False)),
@@ -336,7 +339,8 @@ class Sequencer(wiring.Component):
         ]
         for name, of, output in (("output", Opcode.OUTPUT, self.o_output), ("vector", Opcode.VECTOR, self.o_vector)):
             queues.append((of, queue(name, of, body_layout(of), body(of), output)))
-        m.submodules.queue_store = store = CommandQueue(store_layout())
+        store = CommandQueue(store_layout())
+        m.submodules.queue_store = ResetInserter(self.o_reset)(store)
         record = opcode == Opcode.RECORD
         m.d.comb += [
             store.i_command.payload.record.eq(record),
