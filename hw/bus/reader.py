@@ -9,6 +9,7 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from hw.bus.axi import BORDER, Axi4Signature, burst_length, word_bytes
+from hw.bus.fifo import WordFifo
 from hw.config import AcceleratorConfig
 from hw.control.errors import Cause
 
@@ -145,15 +146,9 @@ class FetchChannel(wiring.Component):
         m.d.sync += free.eq(free - Mux(self.i_burst, self.o_length, 0) + taken)
         m.d.comb += self.o_wants.eq(left.any() & (free >= longest))
 
-        # Its output register is one word of its own: without it, two words in a row would not fit a FIFO of 2.
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=config.word_width, depth=config.fifo_words + 1)
-        m.d.comb += [
-            fifo.w_data.eq(self.i_word),
-            fifo.w_en.eq(self.i_valid),
-            self.o_words.payload.eq(fifo.r_data),
-            self.o_words.valid.eq(fifo.r_rdy),
-            fifo.r_en.eq(self.o_words.ready),
-        ]
+        m.submodules.fifo = fifo = WordFifo(config.fifo_words, config.word_width)
+        m.d.comb += [fifo.i_word.eq(self.i_word), fifo.i_valid.eq(self.i_valid)]
+        wiring.connect(m, fifo.o_words, wiring.flipped(self.o_words))
 
         if not self.checked:
             m.d.comb += begin.eq(queue.r_rdy & ~left.any())

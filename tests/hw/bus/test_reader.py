@@ -118,7 +118,7 @@ def test_words_of_all_channels(simulate, name: str, density: float) -> None:
                 min(4 * config.burst_words, 96, 16384 // config.word_width),
                 channel in CHECKED and rng.random() < 0.8,
             )
-            for _ in range(4)
+            for _ in range(3)
         ]
         consumers.append(Consumer(reader, channel, requests, random.Random(rng.random()), density))
     errors = []
@@ -161,8 +161,8 @@ def test_a_channel_that_nobody_reads_holds_up_no_other(simulate) -> None:
     assert sum(words for channel, _, words in memory.reads if CHANNELS[channel] == "load") == TINY.fifo_words
 
 
-@pytest.mark.parametrize("channels", [("weight",), ("weight", "load"), ("weight", "mask", "parameter", "load")])
-@pytest.mark.parametrize("name", ["ews-cms-tiny", "ews-cms-16"])
+@pytest.mark.parametrize("channels", [("weight",), ("weight", "load"), ("weight", "parameter", "load")])
+@pytest.mark.parametrize("name", ["ews-cms-tiny", "ews-16"])
 def test_a_word_a_cycle(simulate, name: str, channels: tuple[str, ...]) -> None:
     """With a latency that the outstanding bursts of one FIFO cover."""
     config = preset(name)
@@ -171,9 +171,9 @@ def test_a_word_a_cycle(simulate, name: str, channels: tuple[str, ...]) -> None:
     latency = config.fifo_words - config.burst_words - 6
     memory = AxiMemory(reader.m_axi, memory_of(rng), latency=(latency, latency))
     size = config.word_width // 8
-    requests = [Request(0, 100), Request(100 * size, 100)]
+    requests = [Request(0, 80), Request(80 * size, 80)]
     consumers = [Consumer(reader, channel, requests, rng) for channel in channels]
-    total = 200 * len(channels)
+    total = 160 * len(channels)
 
     async def bench(ctx) -> None:
         cycles = await wait(ctx, lambda: sum(len(c.words) for c in consumers) == total)
@@ -225,7 +225,7 @@ def test_bus_error_is_told_before_the_word(simulate, channel: str, response: Res
     assert errors == [(Cause.READ_RESPONSE, CHANNELS.index(channel), True)]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_stop_at_any_time_then_go_on(simulate, seed: int) -> None:
     rng = random.Random(seed)
     reader = DmaReader(TINY)
