@@ -515,6 +515,11 @@ class _Machine:
             wrong = int(words.min()) if words.min() < 0 else highest
             raise ValueError(f"{memory.upper()} words must be in 0..{depth - 1}, not {wrong}")
 
+    def span(self, memory: str, base: int, count: int, depth: int) -> NDArray[np.int64]:
+        """Words that follow each other, checked before anything of their number is allocated."""
+        self.check_words(memory, np.array([base, base + count - 1]), depth)
+        return base + np.arange(count)
+
     # DRAM
 
     def dram(self, address: int, size: int, alignment: int, written: bool = False) -> slice:
@@ -561,7 +566,7 @@ class _Machine:
             units = np.arange(place.start // self.program.alignment, -(-place.stop // self.program.alignment))
             access(units, _UNITS.index(command.descriptor.opcode), command.turn, known)
         self.count(command.descriptor, "dram_writes" if written else "dram_reads", words)
-        return place, body["l2_base"] + np.arange(body["words"])
+        return place, self.span("l2", body["l2_base"], body["words"], len(self.l2))
 
     def load(self, command: _Command, known: NDArray[np.int64]) -> None:
         place, words = self.transfer(command, known)
@@ -583,6 +588,7 @@ class _Machine:
         body, config = command.descriptor.body, self.config
         height, width, groups = (at_least_one(body, name) for name in ("height", "width", "groups"))
         per_vector = config.H // config.l2_word
+        words = self.span("l1", body["l1_base"], height * width * groups, len(self.l1))
         copied = min(body["channel_words"], groups * per_vector)
         rows = body["first_row"] + np.arange(height)
         columns = body["first_column"] + np.arange(width)
@@ -595,8 +601,6 @@ class _Machine:
         )
         vectors = np.zeros((height, width, groups * per_vector, config.l2_word), np.uint8)
         vectors[np.ix_(*inside, np.arange(copied))] = self.read_l2(command, at, known)
-        words = body["l1_base"] + np.arange(height * width * groups)
-        self.check_words("l1", words, len(self.l1))
         if self.l1_order is not None:
             self.l1_order.write(words, _UNITS.index(Opcode.COPY), command.turn, known)
         values = vectors.reshape(-1, config.H).view(np.int8)
@@ -679,6 +683,12 @@ class _Machine:
         A, B, D, Dr, passes = (body[name] for name in ("A", "B", "D", "Dr", "passes"))
         Ds, groups, advance = D // Dr, B // passes, body["advance_columns"]
         width, height = body["width"], body["height"]
+        positions = height * width
+        entries = slice(body["psum_base"], body["psum_base"] + positions * A)
+        if (body["accumulate"] or not body["last"]) and entries.stop > len(self.psum):
+            raise ValueError(f"psum entries must be in 0..{len(self.psum) - 1}, not {entries.stop - 1}")
+        if body["last"] and positions * A * config.L > config.l2_bytes:
+            raise ValueError(f"positions of {A * config.L} channels must fit L2, not {height} x {width} of them")
         weights = self.tile_weights(body)
 
         # Where each vector of a window was read: at its own position, or at an earlier one from which it was kept.
@@ -695,7 +705,6 @@ class _Machine:
         self.check_words("l1", words, len(self.l1))
         if self.l1_order is not None:
             self.l1_order.read(words, _UNITS.index(Opcode.TILE), command.turn, known)
-        positions = height * width
         # Products of int8 sums of up to 2**10 terms are exact in float32.
         exact: Any = np.float32 if D * B * config.H <= 1 << 10 else np.float64
         activations = self.l1[words.reshape(positions, -1)].astype(exact, copy=False)
@@ -705,9 +714,6 @@ class _Machine:
         matrix = matrix.transpose(0, 1, 3, 2, 4).reshape(D * groups * config.H, A * config.L)
         own = (activations.reshape(positions, -1) @ matrix).astype(np.int32).reshape(positions * A, config.L)
 
-        entries = slice(body["psum_base"], body["psum_base"] + positions * A)
-        if (body["accumulate"] or not body["last"]) and entries.stop > len(self.psum):
-            raise ValueError(f"psum entries must be in 0..{len(self.psum) - 1}, not {entries.stop - 1}")
         if body["accumulate"]:
             if not self.psum_written[entries].all():
                 raise ValueError("accumulates psum entries that no TILE has written")
@@ -834,7 +840,7 @@ class _Machine:
             raise ValueError(f"shift must be in 0..{limit}, not {body['shift']}")
         if body["low"] > body["high"]:
             raise ValueError(f"low must be at most high = {body['high']}, not {body['low']}")
-        target = body["l2_base"] + np.arange(height * width * pixel).reshape(height, width, pixel)
+        target = self.span("l2", body["l2_base"], height * width * pixel, len(self.l2)).reshape(height, width, pixel)
         if operation == VectorOp.ADD:
             if (rows, columns) != (height, width):
                 raise ValueError(f"height x width must be {rows} x {columns} for ADD, not {height} x {width}")

@@ -138,6 +138,7 @@ def run(program: Program, check: bool = True):
         ("TILE", 1, {"raw": 1}, "start must be 1 between raw weights and codewords"),
         ("TILE", 0, {"l1_base": 250}, "L1 words must be in 0..255, not 272"),
         ("TILE", 0, {"psum_base": 250}, "psum entries must be in 0..203, not 261"),
+        ("TILE", 1, {"accumulate": 0, "width": 4000, "height": 9}, "positions of 8 channels must fit L2, not 9 x 4000"),
         ("TILE", 0, {"accumulate": 1}, "accumulates psum entries that no TILE has written"),
         ("TILE", 1, {"l1_base": 0}, "activations of rows 3..3 of the last row group must be 0"),
         ("OUTPUT", 0, {"A": 9}, "A must be in 1..8, not 9"),
