@@ -296,7 +296,13 @@ class _Exporter:
             op["range"] = [low, high]
         if op["op"] == "input":
             self.input_scale = scale
-        elif op["op"] == "layer":
+            limits = op.pop("range", None)
+            self.emit(node, scale, **op)
+            if limits is not None:
+                # Images come as they are: what clamps them is an operation of the network.
+                self.emit(node, scale, op="range", **{"in": [self.done[node][0]]}, range=limits)
+            return
+        if op["op"] == "layer":
             layer = self.layers[op["layer"]]
             self.layers[layer.name] = dataclasses.replace(
                 layer, requantisation=_requantisation(before, scale, layer.shape[0])

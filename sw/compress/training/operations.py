@@ -25,7 +25,7 @@ _MAX_GEOMETRY = 65535
 
 # Inputs of each kind of operation, its fields, and those that it may leave out.
 _KINDS: dict[str, tuple[int, tuple[str, ...], tuple[str, ...]]] = {
-    "input": (0, (), ("shape", "range")),
+    "input": (0, (), ("shape",)),
     "layer": (1, ("layer",), ("range",)),
     "logits": (1, ("layer",), ()),
     "add": (2, ("multipliers", "shift"), ("range",)),

@@ -216,3 +216,19 @@ def test_batch_norm_takes_the_plain_average(images: Tensor) -> None:
     torch.testing.assert_close(model[0].running_mean, images.mean((0, 2, 3)))
     assert model[0].momentum == 0.1
     assert model[0].training
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
+def test_an_activation_of_the_input_itself(images: Tensor, activation: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(activation(), nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.append(nn.Linear(16, 4))
+    convert(model, [], progress=False)
+    graph = quantise_activations(model).eval()
+    calibrate(graph, images)
+    exported = export_integers(graph, (3, SIZE, SIZE))
+    logits = exported.run(exported.quantise(images)).double()
+    with torch.no_grad():
+        expected = graph(images)
+    ratio = (expected * logits).sum() / (logits**2).sum()
+    assert (logits * ratio - expected).norm() / expected.norm() < 0.03

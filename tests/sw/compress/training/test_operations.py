@@ -107,6 +107,7 @@ def test_without_a_shape_channels_are_checked_still() -> None:
         (3, {"range": [-129, 0]}, r"range must be 2 integers in -128\.\.127, not \[-129, 0\]"),
         (3, {"range": [0, 0, 0]}, "range must be 2 integers"),
         (3, {"colour": 1}, r"operation 3 \(add\): unknown field 'colour'"),
+        (0, {"range": [0, 127]}, r"operation 0 \(input\): unknown field 'range'"),
         (0, {"in": []}, r"operation 0 \(input\): unknown field 'in'"),
         (0, {"shape": [3, 12]}, r"operation 0 \(input\): shape must be 3 integers in 1\.\.65535, not \[3, 12\]"),
         (0, {"shape": [3, 0, 4]}, "shape must be 3 integers"),
