@@ -13,13 +13,14 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv demo test sim synth lint bench docs clean distclean
+.PHONY: help venv demo test sim networks resnet20 resnet18 efficientnet deit speed synth lint bench docs clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=...   the interpreter to make .venv from (Python 3.11 or newer)"
+	@echo "  CIFAR10=... PICTURE=...   for make resnet20 and efficientnet: paths of CIFAR-10 and of a photograph"
 	@echo "  PDK=... LIB=...   for make synth: a named cell library, or the path of a Liberty file"
 
 $(READY): pyproject.toml constraints.txt tools/setup.sh
@@ -35,6 +36,23 @@ test: $(READY) ## all tests, ruff and mypy among them
 
 sim: $(READY) ## co-simulate every variant against the golden model; JUnit XML in build/sim
 	@$(RUN) -m sim
+
+networks: resnet20 resnet18 efficientnet deit speed ## all whole networks on the RTL, and the tables of speed
+
+resnet20: $(READY) ## ResNet-20 on the RTL of every variant, 20 images (CIFAR10=PATH)
+	@$(RUN) -m sim.networks resnet20
+
+resnet18: $(READY) ## ResNet-18 at 224 x 224 on the RTL of ews-cms-16, random weights
+	@$(RUN) -m sim.networks resnet18
+
+efficientnet: $(READY) ## EfficientNet-Lite0 at 224 x 224 on the RTL of ews-cms-16 (PICTURE=FILE)
+	@$(RUN) -m sim.networks efficientnet-lite0
+
+deit: $(READY) ## the linear layers of DeiT-tiny on the RTL of ews-ssvq-32, random weights
+	@$(RUN) -m sim.networks deit-tiny
+
+speed: $(READY) ## cycles of compressed beside 8-bit weights, from the cycle model
+	@$(RUN) -m sim.networks.speed
 
 synth: $(READY) ## area of every variant at 16 and 64, and delays at 64: build/synth/area.* and timing.*
 	@$(RUN) -m synth $(LIBRARY)

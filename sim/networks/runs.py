@@ -160,8 +160,8 @@ def run_workload(
         return Run(plain, model, [], [], [], 0, 0.0, 0.0)
     stored = workload.compile(True)
     progress(f"{name}: building the simulation", 0)
-    runner = accelerator_runner(config, model_name or f"accelerator-{name}")
-    runner.build_model()
+    model_name = model_name or f"accelerator-{name}"
+    accelerator_runner(config, model_name).build_model()
 
     begin = perf_counter()
     starts = [stored.memory(images) for images in workload.images]
@@ -179,7 +179,7 @@ def run_workload(
 
     def simulate(number: int) -> list[Outcome]:
         return run_jobs(
-            runner,
+            accelerator_runner(config, model_name),  # a runner runs one thing at a time
             [jobs[index] for index in parts[number]],
             f"networks-{number}",
             lambda job, cycles: show(number, job, cycles),

@@ -174,9 +174,11 @@ def random_resnet18(config: AcceleratorConfig, progress: bool = True) -> tuple[I
     """ResNet-18 with random weights, compressed for an instance, and a random image.
 
     The first and the last layer are int8; ``layer2.0.downsample.0``, which has no more than 512 subvectors, gets a
-    codebook of 256.
+    codebook of 256. An instance without codebook gets the weights of MVQ as int8: dense random weights would overflow
+    24 bits.
     """
-    recipe = dataclasses.replace(recipe_for_instance(config), iterations=2, init="random")
+    recipe = recipe_for_instance(config) if config.features.codebook else Recipe("mvq")
+    recipe = dataclasses.replace(recipe, iterations=2, init="random")
     generator = torch.Generator().manual_seed(SEED)
     images = torch.randn(2, 3, 224, 224, generator=generator)
 
@@ -193,7 +195,8 @@ def random_resnet18(config: AcceleratorConfig, progress: bool = True) -> tuple[I
 
 def _resnet18(config: AcceleratorConfig, options: argparse.Namespace) -> Workload:
     network, image = random_resnet18(config, not options.quiet)
-    return _network_workload(config, network, f"random, seed {SEED}; {recipe_for_instance(config).method}", image)
+    method = recipe_for_instance(config).method if config.features.codebook else "mvq as int8"
+    return _network_workload(config, network, f"random, seed {SEED}; {method}", image)
 
 
 def _efficientnet(config: AcceleratorConfig, options: argparse.Namespace) -> Workload:
