@@ -1,9 +1,9 @@
 """Cycles, traffic and utilisation of a whole program, predicted from its descriptors alone.
 
-Every unit has a time at which it is free; a command begins when its unit is free, it has been given out, and the
-events that it waits for have happened: a max-plus recurrence over the descriptors, one step each. Inside a command the
-rates count: an operation of the array, an L2 word, a DRAM word, a row write a cycle. The words of the packed streams
-follow the FIFOs of the DMA reader: full while the loader rests, filled at the rate of the bus while it works.
+Every unit is a process that takes its commands in turn, once the events that they wait for have happened. A command
+takes the time that its rates say: an operation of the array, an L2 word, a DRAM word, a row write a cycle. What units
+share is followed: the DRAM bus burst by burst, with the FIFOs of the DMA reader; the read port of L2; the entries of
+the WRF and of the PRF. Values are not, so that a network takes about a second.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ __all__ = ["CAUSES", "Latencies", "LayerTiming", "measured", "predict", "total",
 
 #: What the array's cycles are lost to, and the counter of each.
 CAUSES = {"weights": "wait_weights", "activations": "wait_activations", "sums": "wait_psums"}
-
 
 #: Bits of a channel's requantisation parameters.
 PARAMETER_BITS = 96
@@ -360,7 +359,10 @@ class _Model:
                 self.reached = len(bodies)
                 return
             if opcode == Opcode.FETCH:
-                name = Channel(fields["channel"]).name.lower()
+                names = {Channel[name.upper()]: name for name in (*self.config.channels, "parameter")}
+                if fields["channel"] not in names:
+                    raise ProgramError(f"descriptor {number}", f"channel must be one of {', '.join(names.values())}")
+                name = names[Channel(fields["channel"])]
                 channel = self.channels[name]
                 while len(channel.requests) >= 2:
                     yield channel.begun

@@ -7,12 +7,13 @@ import pytest
 
 from hw.config import PRESETS, VARIANTS, AcceleratorConfig
 from hw.control.counters import COUNTERS
+from hw.control.descriptor import Opcode
 from hw.layout import Schedule
 from sw.compiler.program import Program, ProgramError, ProgramLayer
 from sw.golden.program import COUNTS, execute
 from sw.perf.program import Latencies, measured, predict, total, traffic_bytes, utilisation
 from tests.sw.assembler import Assembler, add_input, add_layer, add_output, layer_program
-from tests.sw.golden.test_golden_program import some_layer, vector_program, with_descriptors
+from tests.sw.golden.test_golden_program import edited, some_layer, vector_program, with_descriptors
 
 CONFIG = PRESETS["ews-cms-16"]
 
@@ -146,3 +147,9 @@ def test_bytes_and_utilisation() -> None:
     }
     assert utilisation(CONFIG, 256 * 30, 40) == 0.75
     assert utilisation(CONFIG, 1, 0) == 0
+
+
+def test_unknown_channel_is_refused() -> None:
+    program = edited(long_layer(), Opcode.FETCH, 0, channel=2)
+    with pytest.raises(ProgramError, match="descriptor 2: channel must be one of weight, mask, parameter"):
+        predict(program)
