@@ -217,6 +217,8 @@ def convolution(
             raise CompileError(f"layer {name!r}: requantisation must exist, not None")
         requantisation = Requantisation(np.zeros(K, np.int32), np.ones(K, np.int32), np.zeros(K, np.uint8))
     target = graph.add(Value(name, K, E, F, wide))
+    weights = layer.integer_weights()
+    (top, bottom), (left, right) = _edges(weights)
     return Convolution(
         name,
         operation,
@@ -226,14 +228,23 @@ def convolution(
         layer.stride,
         layer.padding,
         layer.dilation,
-        layer.integer_weights(),
+        weights,
         None if layer.groups == 1 else np.arange(K) // (K // layer.groups) * C,
         layer,
         requantisation,
         wide,
         *limits,
-        macs=K * C * R * S * E * F,
+        macs=K * C * (bottom - top) * (right - left) * E * F,
     )
+
+
+def _edges(weights: NDArray[np.int8]) -> list[tuple[int, int]]:
+    """Kernel rows and columns from the first with a weight to behind the last: ``[(top, bottom), (left, right)]``."""
+    edges = []
+    for axis in (2, 3):
+        found = np.flatnonzero(np.moveaxis(weights, axis, 0).any(axis=(1, 2, 3)))
+        edges.append((int(found[0]), int(found[-1]) + 1) if found.size else (0, 1))
+    return edges
 
 
 def trimmed(convolution: Convolution) -> Convolution:
@@ -242,11 +253,7 @@ def trimmed(convolution: Convolution) -> Convolution:
     A convolution whose padding is not the same on all sides can be written with such rows; they cost nothing then. The
     padding at the top and left shrinks, and may become negative; that at the other sides follows from the output.
     """
-    edges = []
-    for axis in (2, 3):
-        found = np.flatnonzero(np.moveaxis(convolution.weights, axis, 0).any(axis=(1, 2, 3)))
-        edges.append((int(found[0]), int(found[-1]) + 1) if found.size else (0, 1))
-    (top, bottom), (left, right) = edges
+    (top, bottom), (left, right) = _edges(convolution.weights)
     weights = np.ascontiguousarray(convolution.weights[:, :, top:bottom, left:right])
     if weights.shape == convolution.weights.shape:
         return convolution

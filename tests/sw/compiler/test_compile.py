@@ -151,6 +151,7 @@ def test_kernel_edges_without_weights_cost_nothing() -> None:
     layers = execute(program, program.memory([image(shape)])).layers
     assert layers[1]["operations"] == 8 * 6 * 9
     assert layers[2]["operations"] == 6 * 4 * 2 * 3
+    assert [layer.macs for layer in program.layers[:3]] == [4 * 4 * 16 * 12, 4 * 9 * 8 * 6, 4 * 4 * 6 * 24]
 
 
 @pytest.mark.parametrize("raw", [False, True])
