@@ -90,7 +90,7 @@ class DmaWriter(wiring.Component):
         left = Signal(32)
         length = Signal(range(longest + 1))
         issue = Signal()
-        m.submodules.lengths = lengths = SyncFIFO(width=(longest - 1).bit_length(), depth=AHEAD)
+        m.submodules.lengths = lengths = SyncFIFO(width=max(1, (longest - 1).bit_length()), depth=AHEAD)
         m.d.comb += [
             length.eq(burst_length(config, address, left)),
             issue.eq(left.any() & lengths.w_rdy & (open_ != OUTSTANDING) & ~axi.awvalid & ~self.i_stop),
