@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import glob
+import inspect
 import json
 import os
 import platform
+import re
 import sys
 import zlib
 from collections.abc import Sequence
@@ -33,7 +35,7 @@ from sw.compress.training.data import SPLITS, ImageData, load_data
 from sw.compress.training.freezing import VALUES, Freezing, SignFreezer
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
 from sw.compress.training.integer import IntegerNetwork, export_integers, write_network
-from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of
+from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of, training_images
 from sw.compress.training.modules import SignBits, compressed_layers, convert
 from sw.compress.training.sparse import SCHEMES, finish_sparse, start_sparse
 from sw.format.container import write_container
@@ -274,7 +276,7 @@ def finetune(
     report["no_integer_form"] = reason
 
     def recalibrate() -> None:
-        recalibrate_batch_norm(compressed, (part for part, _ in images_of(train, device, limit=RECALIBRATION)))
+        recalibrate_batch_norm(compressed, training_images(train, job.config, device, limit=RECALIBRATION))
 
     recalibrate()
     report["accuracy_clustered"] = accuracy(compressed, test, device=device)
@@ -383,20 +385,31 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--rules", metavar="FILE", help="a recipe for each layer, as the command search writes them")
     how.add_argument("--keep", metavar="PATTERN", nargs="*", help="layers at 8 bit; by default the first and the last")
     how.add_argument("--sparse", choices=SCHEMES, help="train N:M sparse before clustering")
-    how.add_argument("--sparse-epochs", type=int, default=10)
-    how.add_argument("--sparse-lr", type=float, default=0.01)
+    how.add_argument("--sparse-epochs", type=int, default=10, help="of the sparse training")
+    how.add_argument("--sparse-lr", type=float, default=0.01, help="its learning rate")
     how.add_argument("--alpha", type=float, default=1.0, help="latent signs start as alpha times the weight")
     how.add_argument("--fixed-signs", action="store_true", help="do not learn signs")
     how.add_argument(
         "--freeze-interval", type=int, default=500, help="steps from one freezing of signs to the next; 0: never"
     )
-    how.add_argument("--freeze-value", choices=VALUES, default="majority")
+    how.add_argument("--freeze-value", choices=VALUES, default="majority", help="what a frozen sign stays at")
     training = parser.add_argument_group("fine-tuning")
-    types = get_type_hints(TrainConfig)
+    types, texts = get_type_hints(TrainConfig), _descriptions(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
         default = 10 if field.name == "epochs" else field.default
-        training.add_argument(f"--{field.name.replace('_', '-')}", type=types[field.name], default=default, help=" ")
+        option = f"--{field.name.replace('_', '-')}"
+        training.add_argument(option, type=types[field.name], default=default, help=texts.get(field.name, " "))
     return parser
+
+
+def _descriptions(described: type) -> dict[str, str]:
+    """What the docstring of a class says of its parameters: the first sentence, or half of one."""
+    text = (inspect.getdoc(described) or "").partition("Parameters\n----------\n")[2].partition("\n\n")[0]
+    found: dict[str, str] = {}
+    for names, lines in re.findall(r"^(\w[\w, ]*)\n((?:    .*\n?)+)", text, re.MULTILINE):
+        sentence = " ".join(lines.split()).replace("``", "").replace("%", "%%")
+        found |= dict.fromkeys(names.split(", "), re.split(r"[.;:] |\.$| \(:func:", sentence)[0])
+    return found
 
 
 def _job(options: argparse.Namespace, sources: Sequence[LayerSource]) -> Finetuning:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import types
@@ -223,6 +224,17 @@ def test_bad_options_are_one_line_and_status_2(
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_help_describes_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["-h"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--warmup WARMUP Epochs, also in part (default: 0.0)" in text
+    assert "--sign-lr SIGN_LR Of codebooks and of latent signs, as a factor of lr (default: 1.0)" in text
+    for field in dataclasses.fields(TrainConfig):
+        name = field.name.upper()
+        assert f"{name} (default" not in text
 
 
 def test_defaults_are_recipes() -> None:
