@@ -1,10 +1,8 @@
-"""Exact references in plain integers, and the models of what stands around a unit."""
+"""Exact references in plain integers."""
 
 from __future__ import annotations
 
 import pytest
-
-from tests.hw.memory.conftest import density, traffic  # noqa: F401
 
 
 def rounded(value: int, shift: int, low: int, high: int) -> int:
