@@ -46,6 +46,8 @@ MAX_D = 256
 #: Most weights of all layers together that have no stream (k = 1, no mask, no sign): the file's size does not bound
 #: them.
 MAX_WEIGHTS_WITHOUT_STREAM = 1 << 20
+#: Most elements of shared codebooks, each counted as often as layers share it: a reader checks them in every layer.
+MAX_SHARED = 1 << 30
 #: Largest stride, padding and dilation.
 MAX_GEOMETRY = 65535
 
@@ -188,6 +190,10 @@ def _share_codebooks(entries: Sequence[_Entry]) -> list[_Entry]:
     """The entries, of which only the first with a codebook of some name stores it."""
     first: dict[str, _Entry] = {}
     shared = []
+    elements = sum(e.layout.k * e.layout.d for e in entries if e.fields["codebook"] is not None)
+    if elements > MAX_SHARED:
+        text = f"shared codebooks, counted for each of their layers, must have at most {MAX_SHARED} elements"
+        raise ContainerError("header", f"{text}, not {elements}")
     for entry in entries:
         name = entry.fields["codebook"]
         owner = first.setdefault(name, entry) if name is not None else entry

@@ -607,3 +607,14 @@ def test_every_flipped_bit_of_version_2_is_found(path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(ContainerError):
             read_container(path)
+
+
+def test_shared_codebooks_cost_no_more_than_the_file_can_justify(path: Path) -> None:
+    fields = [{"name": str(i), "shape": [256, 1, 1, 1]} for i in range(65)]
+    header = {"layers": fields, "default": {"method": ["ssvq", 256, 65536, 256, 256], "codebook": "x"}}
+    path.write_bytes(assemble(header, [bytes(8)], 2))
+    message = (
+        "header: shared codebooks, counted for each of their layers, must have at most 1073741824 elements, not 1090"
+    )
+    with pytest.raises(ContainerError, match=message):
+        read_container(path)
