@@ -71,6 +71,7 @@ def _network(name: str, options: argparse.Namespace) -> int:
                 label,
                 workload,
                 rtl=not options.model,
+                label=name,
                 processes=options.processes,
                 progress=lambda text, share, task=task, bar=bar: bar.update(task, description=text, completed=share),
             )
@@ -113,7 +114,10 @@ def _line(report: dict) -> str:
         parts.append(f"after the first layer {100 * summary['after_first']['utilisation']:.1f} %")
     if "simulation" in report:
         simulation = report["simulation"]
-        parts.append(f"{simulation['cycles_a_second']} cycles/s, {simulation['elapsed_seconds']} s after the build")
+        parts.append(
+            f"{simulation['cycles_a_second']} cycles/s, {simulation['elapsed_seconds']} s after the build, "
+            f"{simulation['processor_seconds']} s of processor time"
+        )
     return "; ".join(parts)
 
 

@@ -66,8 +66,9 @@ class Run:
         Class with the largest logit, for each image; empty where the program has no logits.
     cycles, seconds
         Of all simulations together, one after the other.
-    elapsed
-        Seconds from the end of the build to the last comparison.
+    elapsed, processor
+        Seconds from the end of the build to the last comparison: by the clock, and of all processors together, which
+        does not depend on what else the machine does.
     """
 
     program: Program
@@ -78,6 +79,7 @@ class Run:
     cycles: int
     seconds: float
     elapsed: float
+    processor: float
 
 
 def check_memory(program: Program, found: Memory, expected: Memory) -> Check:
@@ -114,6 +116,12 @@ def _job(program: Program, memory: Memory) -> Job:
     return Job(memory.tobytes(), program.descriptors, program.descriptor_count, program.base)
 
 
+def _processor() -> float:
+    """Processor seconds of this process and of the ones that it has started."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def run_workload(
     config: AcceleratorConfig,
     name: str,
@@ -121,6 +129,7 @@ def run_workload(
     *,
     rtl: bool = True,
     model_name: str | None = None,
+    label: str = "network",
     processes: int | None = None,
     progress: Progress = lambda text, share: None,
 ) -> Run:
@@ -141,6 +150,8 @@ def run_workload(
         Without it, the cycle model alone.
     model_name
         Of the model in ``build/sim``; ``accelerator-<name>`` without it.
+    label
+        Of the result files in ``build/sim``: runs of one model at the same time need different ones.
     processes
         Simulations at a time; by default one for each core.
     progress
@@ -157,13 +168,13 @@ def run_workload(
     plain = workload.compile(False)
     model = predict(plain)
     if not rtl:
-        return Run(plain, model, [], [], [], 0, 0.0, 0.0)
+        return Run(plain, model, [], [], [], 0, 0.0, 0.0, 0.0)
     stored = workload.compile(True)
     progress(f"{name}: building the simulation", 0)
     model_name = model_name or f"accelerator-{name}"
     accelerator_runner(config, model_name).build_model()
 
-    begin = perf_counter()
+    begin, used = perf_counter(), _processor()
     starts = [stored.memory(images) for images in workload.images]
     jobs = [_job(stored, start) for start in starts]
     if stored.image != plain.image:
@@ -181,7 +192,7 @@ def run_workload(
         return run_jobs(
             accelerator_runner(config, model_name),  # a runner runs one thing at a time
             [jobs[index] for index in parts[number]],
-            f"networks-{number}",
+            f"{label}-{number}",
             lambda job, cycles: show(number, job, cycles),
         )
 
@@ -211,4 +222,5 @@ def run_workload(
         cycles=sum(outcome.cycles for outcome in outcomes.values()),
         seconds=sum(outcome.seconds for outcome in outcomes.values()),
         elapsed=perf_counter() - begin,
+        processor=_processor() - used,
     )

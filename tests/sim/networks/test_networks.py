@@ -102,7 +102,7 @@ def timing(name: str, operation: str, macs: int, **counters: int) -> LayerTiming
 def test_rows_say_where_cycles_went(workload: Workload) -> None:
     program = workload.compile(False)
     model = predict(program)
-    run = Run(program, model, [], [], [], 0, 0.0, 0.0)
+    run = Run(program, model, [], [], [], 0, 0.0, 0.0, 0.0)
     rows = layer_rows(CONFIG, run)
     assert [row["layer"] for row in rows] == [layer.name for layer in program.layers]
     for row, entry in zip(rows, model, strict=True):
