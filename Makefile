@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv demo test sim networks resnet20 resnet18 efficientnet deit speed synth lint bench docs clean distclean
+.PHONY: help venv demo test sim robustness grid networks resnet20 resnet18 efficientnet deit speed synth lint bench docs clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -36,6 +36,12 @@ test: $(READY) ## all tests, ruff and mypy among them
 
 sim: $(READY) ## co-simulate every variant against the golden model; JUnit XML in build/sim
 	@$(RUN) -m sim
+
+robustness: $(READY) ## the accelerator meets every kind of error, abort and reset, and recovers
+	@$(RUN) -m pytest --full tests/sim/accelerator/test_robustness.py
+
+grid: $(READY) ## instances all over the configuration space: lint, and a layer or network bit for bit
+	@$(RUN) -m pytest --full tests/hw/test_accelerator_grid.py
 
 networks: resnet20 resnet18 efficientnet deit speed ## all whole networks on the RTL, and the tables of speed
 
