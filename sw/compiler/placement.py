@@ -70,23 +70,28 @@ def lifetimes(graph: Graph) -> list[tuple[int, int]]:
 
 
 def _first_fit(
-    order: Sequence[int], words: Sequence[int], spans: Sequence[tuple[int, int]], depth: int
-) -> list[int] | int:
-    """The lowest base for each value in turn; or the number of the first value for which there is no room."""
+    order: Sequence[int], words: Sequence[int], spans: Sequence[tuple[int, int]], depth: int, both_ends: bool
+) -> list[int] | None:
+    """The lowest base for each value in turn, or with ``both_ends`` the highest for every other value.
+
+    None if there is no room for one.
+    """
     bases = [-1] * len(words)
     placed: list[int] = []
     for number in order:
         first, last = spans[number]
-        base = 0
-        for other in sorted(
-            (other for other in placed if spans[other][0] <= last and spans[other][1] >= first), key=bases.__getitem__
-        ):
-            if bases[other] - base >= words[number]:
+        size, top = words[number], both_ends and number % 2 == 1
+        beside = [other for other in placed if spans[other][0] <= last and spans[other][1] >= first]
+        # Seen from the end at which the value goes: where the others begin.
+        taken = sorted((depth - bases[other] - words[other] if top else bases[other], words[other]) for other in beside)
+        place = 0
+        for start, length in taken:
+            if start - place >= size:
                 break
-            base = max(base, bases[other] + words[other])
-        if base + words[number] > depth:
-            return number
-        bases[number] = base
+            place = max(place, start + length)
+        if place + size > depth:
+            return None
+        bases[number] = depth - place - size if top else place
         placed.append(number)
     return bases
 
@@ -113,13 +118,11 @@ def place(config: AcceleratorConfig, graph: Graph, kept: Mapping[int, int]) -> l
     needed = [(first, max(last, kept.get(number, -1))) for number, (first, last) in enumerate(lifetimes(graph))]
     for slack in SLACK:
         spans = [(first - slack, last) for first, last in needed]
-        orders = (
-            sorted(range(len(words)), key=lambda number: (-words[number], number)),
-            sorted(range(len(words)), key=lambda number: (spans[number][0], -words[number])),
-        )
-        for order in orders:
-            bases = _first_fit(order, words, spans, config.l2_depth)
-            if not isinstance(bases, int):
+        by_size = sorted(range(len(words)), key=lambda number: (-words[number], number))
+        by_time = sorted(range(len(words)), key=lambda number: (spans[number][0], -words[number]))
+        for order, both_ends in ((by_size, False), (by_time, False), (by_time, True), (by_size, True)):
+            bases = _first_fit(order, words, spans, config.l2_depth, both_ends)
+            if bases is not None:
                 return [
                     Place(base, size, pixel, value.columns, *span)
                     for base, size, pixel, value, span in zip(bases, words, pixels, graph.values, needed, strict=True)
@@ -129,8 +132,8 @@ def place(config: AcceleratorConfig, graph: Graph, kept: Mapping[int, int]) -> l
         for step in range(len(graph.operations))
     ]
     worst = max(range(len(live)), key=live.__getitem__)
-    W = config.l2_word
+    size, room = live[worst] * config.l2_word, config.l2_depth * config.l2_word
+    pieces = ", which its tensors do not fill without gaps" if size <= room else ""
     raise CompileError(
-        f"layer {graph.operations[worst].name!r}: needs {live[worst] * W} bytes of L2, the instance has "
-        f"{config.l2_depth * W}"
+        f"layer {graph.operations[worst].name!r}: needs {size} bytes of L2, the instance has {room}{pieces}"
     )
