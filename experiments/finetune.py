@@ -29,7 +29,7 @@ from sw.compress.training.data import ImageData
 from sw.compress.training.freezing import Freezing, SignFreezer
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
 from sw.compress.training.integer import export_integers, read_network, write_network
-from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of
+from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of, training_images
 from sw.compress.training.modules import (
     CodebookDecoder,
     SignBits,
@@ -222,7 +222,7 @@ def run(
     calibrate(graph, sample)
 
     def recalibrate() -> None:
-        recalibrate_batch_norm(graph, (images for images, _ in images_of(train, device, limit=RECALIBRATION)))
+        recalibrate_batch_norm(graph, training_images(train, config, device, limit=RECALIBRATION))
 
     recalibrate()
     before = accuracy(graph, test, device=device)
@@ -286,6 +286,7 @@ def run(
         "layers": dict(methods),
         "coded_layers": len(coded),
         "int8_layers": len(layers) - len(coded),
+        "recalibration": "training images",
         "frozen_signs": freezer.frozen_share() if freezer else None,
         "losses": losses,
         "seconds": sum(stages.values()),

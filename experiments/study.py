@@ -216,10 +216,15 @@ def _report(study: Study, network: str, files: list[Path], output: Path) -> None
     ]
     headings += ["kept SSE", "seeds", "epochs"]
     devices = sorted({entry["machine"]["device"] for entry in runs})
+    note = f"{study.note} Device: {', '.join(devices)}."
+    if any("recalibration" not in entry for entry in runs):
+        note += (
+            " Batch norm was recalibrated with images without augmentation, which costs accuracy (docs/training.md)."
+        )
     report = {
         "experiment": study.name,
         "network": network,
-        "note": f"{study.note} Device: {', '.join(devices)}.",
+        "note": note,
         "summary": summary,
         "runs": runs,
     }

@@ -12,7 +12,16 @@ from torch import nn
 
 from sw.compress.methods import CompressError
 from sw.compress.training.data import ImageData
-from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of, normalise
+from sw.compress.training.loop import (
+    TrainConfig,
+    _distorted,
+    _mixed,
+    accuracy,
+    fit,
+    images_of,
+    normalise,
+    training_images,
+)
 
 ROOT = Path(__file__).parents[4]
 JOB = Path(__file__).with_name("training_job.py")
@@ -115,6 +124,32 @@ def test_images_are_normalised_in_order() -> None:
     torch.testing.assert_close(white, torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]))
 
 
+def test_training_images_are_augmented_and_repeat() -> None:
+    config = TrainConfig(1, 8, crop=2)
+    first, again = ([*training_images(data(), config, "cpu", limit=7, batch=5)] for _ in range(2))
+    assert [len(part) for part in first] == [5, 2]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    plain = torch.cat([images for images, _ in images_of(data(), "cpu", limit=7)])
+    assert not torch.equal(torch.cat(first), plain)
+    assert torch.equal(torch.cat([*training_images(data(), TrainConfig(1, 8, crop=0), "cpu", limit=7)]), plain)
+
+
+def test_distortion_of_half_the_range_is_none() -> None:
+    images = torch.from_numpy(data().images[:4])
+    torch.testing.assert_close(_distorted(images, 1.0, torch.full((4, 6), 0.5)), images.float(), atol=1e-3, rtol=0)
+    assert (_distorted(images, 1.0, torch.full((4, 6), 0.9)) - images).abs().mean() > 5
+
+
+def test_mixing_shares_images_and_labels_alike() -> None:
+    torch.manual_seed(0)
+    images = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]).repeat(32, 1, 1, 1)
+    mixed, own = _mixed(images, 0.8, torch.rand(64, 4))
+    share = (mixed - images).abs().mean((1, 2, 3))
+    torch.testing.assert_close(1 - share, own)
+    assert 0.05 < (own == 1).float().mean() < 0.5
+    assert ((mixed != 0) & (mixed != 1)).any()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -122,6 +157,7 @@ def test_images_are_normalised_in_order() -> None:
         ({"epochs": 1, "batch": 1.5}, "batch must be an integer of at least 1, not 1.5"),
         ({"epochs": 1, "optimiser": "lion"}, "optimiser must be one of sgd, adamw, not 'lion'"),
         ({"epochs": 1, "precision": "half"}, "precision must be float32 or bfloat16, not 'half'"),
+        ({"epochs": 1, "mix": 1.5}, r"mix must be in 0\.\.1, not 1.5"),
         ({"epochs": 1, "lr": float("nan")}, "lr must be finite and at least 0, not nan"),
         ({"epochs": 1, "area": 1.5}, r"area must be in 0\.\.1, not 1.5"),
     ],

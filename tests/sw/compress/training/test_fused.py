@@ -1,0 +1,108 @@
+"""The kernels of the training step against plain PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from sw.compress.methods import LayerSource, Recipe, compress_layer
+from sw.compress.training import freezing, modules, quant
+from sw.compress.training.freezing import Freezing, SignFreezer
+from sw.compress.training.modules import CodebookDecoder
+from sw.compress.training.quant import StepSize
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available() or importlib.util.find_spec("triton") is None, reason="needs CUDA and triton"
+)
+
+LAYERS = [
+    ("vq", (32, 8, 3, 3), 20, 8),
+    ("vq", (16, 4, 1, 1), 3, 4),
+    ("mvq", (32, 8, 3, 3), 16, 16),
+    ("mvq", (48, 8, 2, 3), 16, 16),
+    ("ssvq", (64, 24, 1, 1), 16, 8),
+    ("msvq", (32, 5, 3, 3), 4, 16),
+]
+
+
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (quant, modules, freezing):
+        monkeypatch.setattr(module, "kernels_for", lambda values: None)
+
+
+def decoder(method: str, shape: tuple[int, ...], k: int, d: int) -> CodebookDecoder:
+    weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    nm = (4, 16) if method in ("mvq", "msvq") else (0, 0)
+    layer = compress_layer(LayerSource("layer", "conv", weight), Recipe(method, k, d, *nm, iterations=2))
+    made = CodebookDecoder(layer, torch.from_numpy(weight))
+    made.step.log_factor.data.fill_(-0.05)
+    torch.manual_seed(0)
+    if made.signs is not None:
+        made.signs.frozen.copy_(torch.rand(made.signs.frozen.shape) < 0.2)
+        made.signs.frozen_negative.copy_(torch.rand(made.signs.frozen.shape) < 0.5)
+    return made.cuda()
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 9, 3), (3, 5000)])
+def test_fake_quantisation(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    step, values, gradient = StepSize(torch.tensor(0.05)).cuda(), torch.randn(shape).cuda() * 3, torch.randn(shape)
+    if values.ndim == 4:
+        values = values.contiguous(memory_format=torch.channels_last)
+    results = []
+    for _ in range(2):
+        step.zero_grad()
+        given = values.clone().requires_grad_()
+        result = step.quantise(given, -128, 127)
+        result.backward(gradient.cuda())
+        results.append((result.detach(), given.grad, step.log_factor.grad.clone()))
+        plain(monkeypatch)
+    for fused, reference in zip(*results, strict=True):
+        torch.testing.assert_close(fused, reference, rtol=1e-4, atol=1e-4)
+
+
+def test_nan_stays_nan() -> None:
+    step = StepSize(torch.tensor(1.0)).cuda()
+    assert step.quantise(torch.tensor([float("nan"), 2.0]).cuda(), -128, 127).isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("method", "shape", "k", "d"), LAYERS)
+def test_decoding_and_its_gradients(
+    monkeypatch: pytest.MonkeyPatch, method: str, shape: tuple[int, ...], k: int, d: int, channels_last: bool
+) -> None:
+    made = decoder(method, shape, k, d)
+    gradient = torch.randn(shape).cuda()
+    if channels_last:
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+    results = []
+    for _ in range(2):
+        made.zero_grad()
+        weight = made()
+        weight.backward(gradient)
+        results.append((weight.detach(), *(p.grad.clone() for p in made.parameters() if p.requires_grad)))
+        plain(monkeypatch)
+    for fused, reference in zip(*results, strict=True):
+        torch.testing.assert_close(fused, reference, rtol=2e-4, atol=2e-5)
+
+
+def test_records_of_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = decoder("msvq", (32, 5, 3, 3), 4, 16)
+    states = []
+    for _ in range(2):
+        watched = copy.deepcopy(first)
+        freezer = SignFreezer(watched, Freezing(interval=2, momentum=0.5, first=0.3, last=0.3, begin=0), 10)
+        torch.manual_seed(1)
+        for step in range(1, 6):
+            flips = torch.rand(watched.signs.latent.shape) < 0.4
+            watched.signs.latent.data.mul_(torch.where(flips, -1.0, 1.0).cuda())
+            freezer.step(step)
+        states.append(watched.state_dict())
+        plain(monkeypatch)
+    assert freezer.frozen_share() > 0.2
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], msg=name)
