@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -157,6 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         program = read_program(options.program)
         for line in list_program(program, layers=options.layer, descriptors=not options.summary):
             print(line)
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

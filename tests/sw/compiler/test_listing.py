@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +53,12 @@ def test_layers_and_summary(program: Program, tmp_path: Path, capsys: pytest.Cap
         next(list_program(program, layers=["head"]))
     assert main([str(tmp_path / "none")]) == 2
     assert "No such file" in capsys.readouterr().err
+
+
+def test_reader_that_stops_early_is_no_error(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "p"
+    write_program(path, program)
+    command = f"{sys.executable} -m sw.compiler.listing {path} | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("program for ews, 4 x 8")
+    assert result.stderr == ""
