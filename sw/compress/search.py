@@ -15,6 +15,7 @@ import math
 import os
 import platform
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ def _candidates() -> tuple[Recipe, ...]:
     recipes += [Recipe("ssvq", k, d, 0, 0) for d in (8, 16) for k in (4, 16, 64)]
     recipes += [Recipe("mvq", k, 16, n, 16) for n in (4, 6, 8) for k in (64, 256, 512)]
     recipes += [Recipe("msvq", k, 16, n, 16) for n in (3, 4, 6, 8) for k in (4, 16, 32, 128)]
+    recipes += [Recipe("mvq", k, 16, 4, 16, scope="crosslayer") for k in (512, 2048)]
+    recipes += [Recipe("msvq", k, 16, 4, 16, scope="crosslayer") for k in (64, 256)]
     return tuple(recipes)
 
 
@@ -78,7 +81,7 @@ class Plan:
     bytes
         Of the file, to the byte.
     error
-        Sum of ``sensitivity * squared error``.
+        Sum of ``sensitivity * squared error``, for a crosslayer codebook that is clustered with all layers it fits.
     """
 
     recipes: dict[str, Recipe]
@@ -144,7 +147,14 @@ def loss_sensitivity(
     return found
 
 
-def choose(sizes: Sequence[Sequence[int]], errors: Sequence[Sequence[float]], budget: int) -> list[int]:
+def choose(
+    sizes: Sequence[Sequence[int]],
+    errors: Sequence[Sequence[float]],
+    budget: int,
+    shared: Sequence[Sequence[int | None]] | None = None,
+    charges: Sequence[int] = (),
+    charge_errors: Sequence[float] | None = None,
+) -> list[int]:
     """One entry of each row, with the least sum of errors, whose sizes sum to at most the budget: exact.
 
     Parameters
@@ -155,6 +165,12 @@ def choose(sizes: Sequence[Sequence[int]], errors: Sequence[Sequence[float]], bu
         At least 0, finite, in rows of the same lengths.
     budget
         In the unit of the sizes.
+    shared
+        For each entry the number of a charge, or None.
+    charges
+        Sizes that count once if any chosen entry has that number: codebooks that layers share.
+    charge_errors
+        What each charge adds to the sum of errors; nothing by default.
 
     Returns
     -------
@@ -169,38 +185,56 @@ def choose(sizes: Sequence[Sequence[int]], errors: Sequence[Sequence[float]], bu
     least = sum(min(row) for row in sizes)
     if least > budget:
         raise CompressError(f"the budget must be at least {least}, the sum of the least sizes, not {budget}")
-    useful = [_undominated(*row) for row in zip(sizes, errors, strict=True)]
+    if shared is None:
+        shared = [[None] * len(row) for row in sizes]
+    useful = [_undominated(*row) for row in zip(sizes, errors, shared, strict=True)]
+    uses = [shared[i][j] for i, row in enumerate(useful) for j in row]
     size = np.array([sizes[i][j] for i, row in enumerate(useful) for j in row], np.float64)
     error = np.array([errors[i][j] for i, row in enumerate(useful) for j in row], np.float64)
-    belongs: NDArray[np.float64] = np.zeros((len(useful), len(size)))
+    pools = np.eye(len(charges))
+    # An entry can be chosen only where its charge is paid.
+    paid = np.array([[*row, *-pools[use]] for row, use in zip(np.eye(len(size)), uses, strict=True) if use is not None])
+    belongs: NDArray[np.float64] = np.zeros((len(useful), len(size) + len(charges)))
     ends = np.cumsum([len(row) for row in useful])
     for i, (end, row) in enumerate(zip(ends, useful, strict=True)):
         belongs[i, end - len(row) : end] = 1
+    added = np.zeros(len(charges)) if charge_errors is None else np.array(charge_errors, np.float64)
+    costs = np.concatenate([error, added]) / (error.max() or 1.0)
+    weight = np.concatenate([size, np.array(charges, np.float64)])[None]
     allowed = budget
     while True:
         # The solver allows for an error of 1e-6 in each constraint: ask again for less where it made use of that.
+        limits = [LinearConstraint(belongs, 1, 1), LinearConstraint(weight / budget, 0, allowed / budget)]
+        if len(paid):
+            limits.append(LinearConstraint(paid, -1, 0))
         found = milp(
-            error / (error.max() or 1.0),
-            integrality=np.ones(len(size)),
-            bounds=Bounds(0, 1),
-            constraints=[LinearConstraint(belongs, 1, 1), LinearConstraint(size[None] / budget, 0, allowed / budget)],
-            options={"mip_rel_gap": 0},
+            costs, integrality=np.ones(len(costs)), bounds=Bounds(0, 1), constraints=limits, options={"mip_rel_gap": 0}
         )
         if found.x is None:
-            raise CompressError(f"no choice fits into {budget} bytes: {found.message}")
+            raise CompressError(f"the budget must be larger: no choice fits into {budget} bytes")
         picked = [int(np.argmax(found.x[end - len(row) : end])) for end, row in zip(ends, useful, strict=True)]
         chosen = [row[j] for row, j in zip(useful, picked, strict=True)]
-        total = sum(row[j] for row, j in zip(sizes, chosen, strict=True))
+        total = _total(sizes, shared, charges, chosen)
         if total <= budget:
             return chosen
         allowed -= total - budget
 
 
-def _undominated(sizes: Sequence[int], errors: Sequence[float]) -> list[int]:
-    """Entries that no other one beats or equals in both."""
+def _total(
+    sizes: Sequence[Sequence[int]],
+    shared: Sequence[Sequence[int | None]],
+    charges: Sequence[int],
+    chosen: Sequence[int],
+) -> int:
+    paid = {row[j] for row, j in zip(shared, chosen, strict=True)} - {None}
+    return sum(row[j] for row, j in zip(sizes, chosen, strict=True)) + sum(charges[x] for x in paid if x is not None)
+
+
+def _undominated(sizes: Sequence[int], errors: Sequence[float], shared: Sequence[int | None]) -> list[int]:
+    """Entries that no other one without a charge, or with the same, beats or equals in both."""
     kept: list[int] = []
     for i in sorted(range(len(sizes)), key=lambda i: (sizes[i], errors[i], i)):
-        if not kept or errors[i] < errors[kept[-1]]:
+        if not any(errors[j] <= errors[i] and shared[j] in (None, shared[i]) for j in kept):
             kept.append(i)
     return kept
 
@@ -229,8 +263,9 @@ def search(
     budget
         Bytes of the container, with everything in it.
     candidates
-        Layerwise recipes. A layer is not tried with those that do not fit it
-        (:func:`sw.compress.methods.misfit`); 8 bit is always tried.
+        A layer is not tried with those that do not fit it (:func:`sw.compress.methods.misfit`); 8 bit is always tried.
+        For a crosslayer recipe, all layers that it fits are clustered together; the bytes of its codebook count once,
+        if a layer takes it. Not ``pqf``.
     sensitivity
         Weight of each layer's squared error, by name (:func:`loss_sensitivity`); 1 for all by default.
     keep
@@ -250,8 +285,8 @@ def search(
     if type(budget) is not int or budget < 1:
         raise CompressError(f"budget must be an integer of at least 1, not {budget!r}")
     for recipe in candidates:
-        if recipe.scope != "layerwise" or recipe.method == "pqf":
-            raise CompressError(f"candidates must be layerwise and not pqf, not {recipe.scope} {recipe.method}")
+        if recipe.method == "pqf":
+            raise CompressError("candidates must not be of method pqf, which reorders channels of the whole network")
     if not sources:
         raise CompressError("the network must have at least one convolution or linear layer, not 0")
     weights = [1.0 if sensitivity is None else sensitivity.get(source.name, math.nan) for source in sources]
@@ -263,6 +298,7 @@ def search(
     options: list[list[Recipe]] = [[] for _ in sources]
     fields: list[list[dict[str, Any]]] = [[] for _ in sources]
     errors: list[list[float]] = [[] for _ in sources]
+    names: dict[Recipe, int] = {}
     with progress_bar(progress) as bar:
         task = bar.add_task("candidates", total=len(tried) * len(sources))
         for recipe in tried:
@@ -271,6 +307,8 @@ def search(
                 for i, source in enumerate(sources)
                 if recipe.method == "int8" or not (kept[i] or misfit(source, recipe))
             ]
+            if recipe.scope == "crosslayer" and recipe.k > sum(sources[i].weight.size for i in fitting) // recipe.d:
+                fitting = []
             bar.advance(task, len(sources) - len(fitting))
             layers = compress_layers(
                 [sources[i] for i in fitting],
@@ -283,16 +321,34 @@ def search(
                 # As `convert` stores it: a linear layer of integers has one scale, so that logits can be compared.
                 scales = recipe.stored == "int8" and layer.kind == "conv" and len(layer.scale) > 1
                 described = layer_fields(layer) | {"requantised": requantised, "channel_scales": scales}
+                if layer.codebook_name is not None:
+                    described["codebook"] = f"crosslayer-{names.setdefault(recipe, len(names))}"
                 options[i].append(recipe)
                 fields[i].append(described)
                 difference = layer.float_weights() - sources[i].weight.astype(np.float64)
                 errors[i].append(weights[i] * float((difference**2).sum()))
     chosen = _within(fields, errors, budget, metadata)
+    while short := _short(sources, options, chosen):
+        # A codebook needs as many subvectors as codewords of the layers that took it.
+        for i, row in enumerate(options):
+            left = [j for j, recipe in enumerate(row) if recipe not in short]
+            options[i], fields[i] = [row[j] for j in left], [fields[i][j] for j in left]
+            errors[i] = [errors[i][j] for j in left]
+        chosen = _within(fields, errors, budget, metadata)
     return Plan(
         {source.name: row[j] for source, row, j in zip(sources, options, chosen, strict=True)},
         _size(fields, chosen, metadata),
         math.fsum(row[j] for row, j in zip(errors, chosen, strict=True)),
     )
+
+
+def _short(sources: Sequence[LayerSource], options: Sequence[Sequence[Recipe]], chosen: Sequence[int]) -> set[Recipe]:
+    """Crosslayer recipes whose layers have fewer subvectors together than codewords."""
+    subvectors: Counter[Recipe] = Counter()
+    for source, row, j in zip(sources, options, chosen, strict=True):
+        if row[j].scope == "crosslayer":
+            subvectors[row[j]] += source.weight.size // row[j].d
+    return {recipe for recipe, count in subvectors.items() if count < recipe.k}
 
 
 def _size(fields: list[list[dict[str, Any]]], chosen: Sequence[int], metadata: Mapping[str, Any] | None) -> int:
@@ -307,19 +363,32 @@ def _within(
     What a layer takes in the header depends on the other layers' fields, of which the header states the most frequent
     ones once. So the choice starts from sections alone, and the header's bytes are taken off the budget until they fit.
     """
-    sizes = [[section_bytes([each])[0] for each in row] for row in fields]
-    smallest = [int(np.argmin(row)) for row in sizes]
+    charges: dict[str, int] = {}
+    sizes: list[list[int]] = []
+    for row in fields:
+        sizes.append([])
+        for each in row:
+            # The second of two layers does not store a codebook that they share.
+            first, second = section_bytes([each, each | {"name": each["name"] + "'"}])
+            sizes[-1].append(second)
+            if each["codebook"] is not None:
+                charges[each["codebook"]] = first - second
+    numbers = {name: i for i, name in enumerate(charges)}
+    shared = [[None if each["codebook"] is None else numbers[each["codebook"]] for each in row] for row in fields]
+    prices = list(charges.values())
+    everything = sum(map(max, sizes)) + sum(prices)
+    smallest = choose(sizes, sizes, everything, shared, prices, prices)
     if (least := _size(fields, smallest, metadata)) > budget:
         raise CompressError(
             f"the budget must be at least {least} bytes, which the smallest candidates take, not {budget}"
         )
     for_sections, best, best_error = budget, None, math.inf
-    fewest = sum(min(row) for row in sizes)
+    fewest = _total(sizes, shared, prices, smallest)
     seen = set()
     while for_sections not in seen and for_sections >= fewest:
         seen.add(for_sections)
-        chosen = choose(sizes, errors, for_sections)
-        over = _size(fields, chosen, metadata) - sum(row[j] for row, j in zip(sizes, chosen, strict=True))
+        chosen = choose(sizes, errors, for_sections, shared, prices)
+        over = _size(fields, chosen, metadata) - _total(sizes, shared, prices, chosen)
         error = math.fsum(row[j] for row, j in zip(errors, chosen, strict=True))
         if _size(fields, chosen, metadata) <= budget and error < best_error:
             best, best_error = chosen, error
@@ -327,7 +396,7 @@ def _within(
     while best is None:
         # The header grows and shrinks with the choice: give way by some bytes.
         for_sections -= 16
-        chosen = choose(sizes, errors, for_sections) if for_sections >= fewest else smallest
+        chosen = choose(sizes, errors, for_sections, shared, prices) if for_sections >= fewest else smallest
         if _size(fields, chosen, metadata) <= budget:
             best = chosen
     return best

@@ -145,8 +145,7 @@ def test_kept_layers_requantisation_and_metadata(tmp_path: Path) -> None:
         ({"budget": 0}, "budget must be an integer of at least 1, not 0"),
         ({"budget": 1000.0}, "budget must be an integer of at least 1, not 1000.0"),
         ({"budget": 1000}, r"the budget must be at least \d{4} bytes, which the smallest candidates take, not 1000"),
-        ({"candidates": [Recipe("pqf", 8, 8, 0, 0)]}, "candidates must be layerwise and not pqf, not layerwise pqf"),
-        ({"candidates": [Recipe("vq", scope="crosslayer")]}, "must be layerwise and not pqf, not crosslayer vq"),
+        ({"candidates": [Recipe("pqf", 8, 8, 0, 0)]}, "candidates must not be of method pqf, which reorders channels"),
         ({"sources": []}, "at least one convolution or linear layer, not 0"),
         ({"sensitivity": {"stem": 1.0}}, "sensitivity of layer 'depthwise' must be finite and at least 0, not nan"),
     ],
@@ -286,3 +285,48 @@ def test_bad_options_are_one_line_and_status_2(
     assert re.search(message, error)
     assert error.count("\n") == 1
     assert not (tmp_path / "plan.json").exists()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_choice_with_charges_is_as_good_as_the_best_of_all(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes, errors, shared = [], [], []
+    for _ in range(4):
+        sizes.append(rng.integers(200, 1000, 5).tolist())
+        errors.append(rng.random(5).tolist())
+        shared.append([None, 0, 0, 1, None])
+    charges = rng.integers(1, 400, 2).tolist()
+
+    def total(chosen: tuple[int, ...]) -> int:
+        paid = {row[j] for row, j in zip(shared, chosen, strict=True)} - {None}
+        return sum(row[j] for row, j in zip(sizes, chosen, strict=True)) + sum(charges[number] for number in paid)
+
+    every = list(itertools.product(range(5), repeat=4))
+    for budget in np.linspace(min(map(total, every)), max(map(total, every)), 6).astype(int).tolist():
+        best = min(
+            sum(row[j] for row, j in zip(errors, chosen, strict=True)) for chosen in every if total(chosen) <= budget
+        )
+        chosen = tuple(choose(sizes, errors, budget, shared, charges))
+        assert total(chosen) <= budget
+        assert sum(row[j] for row, j in zip(errors, chosen, strict=True)) == pytest.approx(best, abs=1e-9)
+
+
+def test_layers_share_a_codebook_where_that_pays(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Conv2d(32, 32, 3) for _ in range(4)))
+    candidates = [Recipe("vq", 64, 8, 0, 0), Recipe("vq", 64, 8, 0, 0, scope="crosslayer"), Recipe("lsq2")]
+    plan = search(module_sources(model), 4_700, candidates=candidates, progress=False)
+    assert [recipe.scope for recipe in plan.recipes.values()] == ["crosslayer"] * 4
+    convert(model, plan.rules, progress=False)
+    write_container(tmp_path / "network", compressed_layers(model))
+    assert (tmp_path / "network").stat().st_size == plan.bytes <= 4_700
+
+
+def test_a_codebook_for_too_few_subvectors_is_not_taken() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(32, 32, 3), nn.Conv2d(32, 32, 1))
+    candidates = [Recipe("vq", 256, 8, 0, 0, scope="crosslayer"), Recipe("lsq2")]
+    # The codebook suits the second layer, which alone has fewer subvectors than it has codewords.
+    plan = search(module_sources(model), 13_000, candidates=candidates, keep=["0"], progress=False)
+    assert plan.recipes["1"].scope == "layerwise"
+    convert(model, plan.rules, progress=False)
