@@ -217,7 +217,8 @@ def _report(study: Study, network: str, files: list[Path], output: Path) -> None
     headings += ["kept SSE", "seeds", "epochs"]
     devices = sorted({entry["machine"]["device"] for entry in runs})
     note = f"{study.note} Device: {', '.join(devices)}."
-    if any("recalibration" not in entry for entry in runs):
+    # The transformer has no batch norm.
+    if network != "vit" and any("recalibration" not in entry for entry in runs):
         note += (
             " Batch norm was recalibrated with images without augmentation, which costs accuracy (docs/training.md)."
         )
