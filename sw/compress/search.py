@@ -57,8 +57,8 @@ def _candidates() -> tuple[Recipe, ...]:
     recipes += [Recipe("ssvq", k, d, 0, 0) for d in (8, 16) for k in (4, 16, 64)]
     recipes += [Recipe("mvq", k, 16, n, 16) for n in (4, 6, 8) for k in (64, 256, 512)]
     recipes += [Recipe("msvq", k, 16, n, 16) for n in (3, 4, 6, 8) for k in (4, 16, 32, 128)]
-    recipes += [Recipe("mvq", k, 16, 4, 16, scope="crosslayer") for k in (512, 2048)]
-    recipes += [Recipe("msvq", k, 16, 4, 16, scope="crosslayer") for k in (64, 256)]
+    recipes += [Recipe("mvq", k, 16, 4, 16, scope="crosslayer") for k in (512, 1024, 2048)]
+    recipes += [Recipe("msvq", k, 16, 4, 16, scope="crosslayer") for k in (32, 64, 128, 256)]
     return tuple(recipes)
 
 
