@@ -75,6 +75,8 @@ bench: $(READY) ## time the masked k-means beside scikit-learn's
 docs: $(READY) ## draw the pictures, and write the tables of README.md from the last results
 	@$(RUN) -m tools.pictures
 	@$(RUN) -m tools.readme
+	@$(RUN) -m hw.bus.register_map markdown > docs/registers.md
+	@$(RUN) -m hw.control.descriptor > docs/descriptors.md
 
 clean: ## remove what was built
 	rm -rf build
