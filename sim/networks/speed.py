@@ -37,7 +37,7 @@ __all__ = ["main", "on_chip"]
 CLOCK_MHZ = 300
 RESNET18_PRESETS = ("ws-64", "ews-64", "ews-cms-64")
 #: Array sizes and widths of the bus in bits for DeiT-tiny.
-SIZES, WIDTHS = (16, 32, 64), (8, 16, 32, 64, 128)
+SIZES, WIDTHS = (32, 64), (8, 16, 32, 64)
 
 
 def on_chip(program: Program) -> Program:
