@@ -2,9 +2,10 @@
 
 For areas every module is mapped alone, small and without buffers, and ABC does not see into full-adder cells; delays
 come from netlists of their own. A *section* is what lies between registers: a block with all that is below it,
-flattened, and where a path goes on into the next block, both. Adders are gates, and ABC maps for speed, puts buffers
-into nets of a high fan-out and sizes the cells. So a section is larger than its block in the area report; its own area
-stands beside its delay. Not included: wires, and the flip-flops at both ends of a path.
+flattened, and where a path goes on into the next block, both. Adders are prefix adders of gates: Brent-Kung, and where
+the clock needs it, Kogge-Stone. ABC maps for speed, puts buffers into nets of a high fan-out and sizes the cells. So a
+section is larger than its block in the area report; its own area stands beside its delay. Not included: wires, and the
+flip-flops at both ends of a path.
 """
 
 from __future__ import annotations
@@ -196,13 +197,21 @@ def _femtofarads(library: Library) -> float:
     return factor * max(pins.values(), default=0.0)
 
 
-def _abc(text: str, commands: Sequence[str], library: Library, clock: float, load: float, cache: Path) -> Delay:
+def _abc(
+    text: str,
+    commands: Sequence[str],
+    library: Library,
+    clock: float,
+    load: float,
+    cache: Path,
+    adders: str = "techmap",
+) -> Delay:
     files = {name: (_FOLDER / name).read_text() for name in ("register_file.v", "column.v")}
     liberty = " ".join(f"-liberty {i}.lib" for i in range(len(library.texts)))
     dont_use = " ".join(f"-dont_use {cell.name}" for cell in library.cells.values() if cell.dont_use)
     commands = [
         *commands,
-        "techmap",
+        adders,
         "opt -full",
         "simplemap",  # multiplexers that opt has made
         f"dfflibmap {liberty} {dont_use}",
@@ -234,13 +243,20 @@ def _abc(text: str, commands: Sequence[str], library: Library, clock: float, loa
 
 _READ = ("read_rtlil design.il", "hierarchy -top design", "delete t:$meminit t:$meminit_v2", "setattr -unset init w:*")
 _MAP_FILES = ("proc", "opt_expr", "opt_clean", "memory_collect", "techmap -map register_file.v")
+#: Kogge-Stone adders where Yosys' own, Brent-Kung, are too slow.
+_FAST_ADDERS = "techmap -map +/techmap.v -map +/choices/kogge-stone.v"
 _OPTIMISE = ("flatten", "opt -full", "wreduce", "opt_clean", "booth", "alumacc", "opt -full")
 
 
 def _flat(text: str, library: Library, clock: float, cache: Path) -> Delay:
     columns = ("read_verilog -icells column.v", "memory_map", "hierarchy -top design", "proc")
     load = 4 * _femtofarads(library)
-    return _abc(text, [*_READ, *_MAP_FILES, *columns, *_OPTIMISE], library, clock, load, cache)
+    commands = [*_READ, *_MAP_FILES, *columns, *_OPTIMISE]
+    small = _abc(text, commands, library, clock, load, cache)
+    if small.delay <= clock * _LOGIC:
+        return small
+    fast = _abc(text, commands, library, clock, load, cache, _FAST_ADDERS)
+    return min(small, fast, key=lambda found: found.delay)
 
 
 def _register_file(text: str, size: int, width: int, ports: int, library: Library, clock: float, cache: Path) -> Delay:

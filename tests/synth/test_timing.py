@@ -45,6 +45,16 @@ def test_path_through_the_demultiplexers_goes_on_into_the_tree(tmp_path) -> None
     assert read.delay < one.delay < two.delay
 
 
+def test_faster_adders_where_the_clock_needs_them(tmp_path) -> None:
+    config = preset("ews-tiny").override(["H=32"])
+    section = [SECTIONS["adder tree"]]
+    slow, fast = (
+        timing.delays(config, generic(), clock, section, cache=tmp_path)["adder tree"] for clock in (1e5, 10.0)
+    )
+    assert len(list(tmp_path.glob("*.timing.json"))) == 3
+    assert 0 < fast.delay < slow.delay
+
+
 def test_wide_register_file_loads_its_decoders(tmp_path) -> None:
     config = preset("ews-cms-tiny").override(["k=32"])
     narrow, wide = (delay("CRF", replace(config, d=d, M=d, L=d, l2_word_bytes=0), tmp_path) for d in (4, 32))
