@@ -20,6 +20,7 @@ from sim.networks.runs import Run, check_memory, run_workload, top_classes
 from sim.networks.workloads import Workload, WorkloadError
 from sw.compiler.compile import compile_layers, compile_network
 from sw.compiler.program import Program
+from sw.compress.training.integer import write_network
 from sw.golden.program import execute
 from sw.perf.program import LayerTiming, predict
 from tests.sw.networks import random_layer, residual_network
@@ -158,6 +159,33 @@ def test_the_command_ends_with_one_line_on_bad_input(tmp_path: Path, capsys) -> 
     arguments = ["efficientnet-lite0", "--output", str(tmp_path), "--picture", str(tmp_path / "absent.jpg")]
     assert command.main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("instance", "container"), [("ews-msvq-tiny", "msvq"), ("ews-tiny", "int8"), ("ws-tiny", "int8")]
+)
+def test_an_instance_takes_the_container_that_it_decodes(instance: str, container: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, config in (("int8", preset("ews-tiny")), ("msvq", CONFIG), ("vq", preset("ews-c-tiny"))):
+        network = residual_network(
+            np.random.default_rng(0),
+            config,
+            blocks=(1, 1),
+            widths=(8, 16),
+            size=32,
+            classes=10,
+            option="A",
+            amplitude=6,
+        )
+        write_network(tmp_path / f"resnet20-{name}.msvq", network)
+    images = {f"{part}_images": rng.integers(0, 256, (3, 32, 32, 3)).astype(np.uint8) for part in ("train", "test")}
+    np.savez(tmp_path / "data.npz", train_labels=np.arange(3), test_labels=np.arange(3), **images)
+    options = argparse.Namespace(data=str(tmp_path / "data.npz"), containers=str(tmp_path), images=2)
+    found = workloads.WORKLOADS["resnet20"][0](preset(instance), options)
+    assert found.weights == f"resnet20-{container}.msvq, trained on CIFAR-10"
+    assert [len(images) for images in found.images] == [1, 1]
+    assert found.images[0][0].shape == (3, 32, 32)
+    assert list(found.labels) == [0, 1]
 
 
 @pytest.mark.parametrize(
