@@ -331,12 +331,13 @@ def test_ends_at_any_cycle(runner, memory: Memory, reference, action: str, full:
     cycles = [rng.randrange(reference[0].cycles * 9 // 10) for _ in trials]
     jobs = [memory.pair(bus, actions=[(cycle, action)]) for bus, cycle in zip(trials, cycles, strict=True)]
     outcomes = run_jobs(runner, [job for pair in jobs for job in pair], action)
+    # On a quick bus a program may be done before its time has come.
+    assert sum(outcome.done for outcome in outcomes[::2]) <= len(trials) // 10
     for bus, cycle, ended, then in zip(trials, cycles, outcomes[::2], outcomes[1::2], strict=True):
         name = f"{action} at {cycle} on {bus}"
-        assert not ended.done, name
-        assert ended.cause == (Cause.ABORTED if action == "abort" else Cause.NONE), name
+        assert ended.cause == (Cause.ABORTED if action == "abort" and not ended.done else Cause.NONE), name
         assert not ended.refused, name
-        check_memory(memory, ended, whole=False, name=name)
+        check_memory(memory, ended, whole=ended.done, name=name)
         check_second(memory, then, None if bus.stall else reference[1], name)
 
 
