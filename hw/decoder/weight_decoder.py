@@ -114,7 +114,7 @@ class WeightDecoder(wiring.Component):
                         m.d.comb += decoder.i_rank.eq(ranks.word_select(number, config.mask_bits))
                     mask = register(decoder.o_mask, f"mask_{number}")
                     members = elements[group * config.M : (group + 1) * config.M]
-                    if not config.features.sparse:
+                    if not config.position_bits:
                         kept += [
                             element & (bit | self.i_raw).replicate(len(element))
                             for element, bit in zip(members, mask, strict=True)
@@ -128,8 +128,7 @@ class WeightDecoder(wiring.Component):
                         choices = members[: config.M - config.N + i + 1]
                         chosen = position & ~self.i_raw.replicate(len(position))
                         kept.append(Array([choices[max(p, i)] for p in range(len(choices))])[chosen])
-                    if config.position_bits:
-                        positions.append(encode_positions(found))
+                    positions.append(encode_positions(found))
                 elements = kept
 
             if config.features.sign:
