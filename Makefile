@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv demo test sim robustness grid networks resnet20 resnet18 efficientnet deit speed synth lint bench docs clean distclean
+.PHONY: help venv demo test sim robustness grid networks resnet20 resnet18 efficientnet deit speed synth ip lint bench docs clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -60,8 +60,11 @@ deit: $(READY) ## the linear layers of DeiT-tiny on the RTL of ews-ssvq-32, rand
 speed: $(READY) ## cycles of compressed beside 8-bit weights, from the cycle model
 	@$(RUN) -m sim.networks.speed
 
-synth: $(READY) ## area of every variant at 16 and 64, and delays at 64: build/synth/area.* and timing.*
+synth: $(READY) ## area of every variant at 16 and 64: build/synth/area.json and .md
 	@$(RUN) -m synth $(LIBRARY)
+
+ip: $(READY) ## area of whole accelerators by block, and delays of all blocks: build/synth/ip and timing.*; slow
+	@$(RUN) -m synth --around --preset ews-64 --preset ews-cms-64 --preset ews-msvq-64 -o build/synth/ip $(LIBRARY)
 	@$(RUN) -m synth.timing $(LIBRARY)
 
 lint: $(READY) ## ruff and mypy alone

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field")
     parser.add_argument("--storage", choices=STORAGES, default=STORAGES[0], help="how registers are kept")
     parser.add_argument("--unit", metavar="NAME", help="print the area of one unit alone: mask_decoder, row, tile, ...")
+    parser.add_argument("--around", action="store_true", help="also what stands around the array: takes minutes")
     options = parser.parse_args(arguments)
     try:
         configs = {name: preset(name).override(options.set) for name in options.preset or MATRIX}
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     progress.update(task, completed=done, total=total)
 
                 reports[name] = area(config, library, options.storage, CACHE, texts[name], step)
-                if config.word_width & (config.word_width - 1) == 0:  # others have no bus
+                if options.around and config.word_width & (config.word_width - 1) == 0:  # others have no bus
                     task = progress.add_task(f"{name}, around the array", total=None)
                     units, bits = unit_areas(config, library, options.storage, CACHE, partial(step, task=task))
                     reports[name] = replace(reports[name], units=units, memory_bits=bits)
