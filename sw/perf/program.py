@@ -567,6 +567,10 @@ class _Model:
     def take_rows(self, rows: int, sizes: Mapping[str, int]) -> _Process:
         """Take the fields of row writes: one row a cycle, or as the words of the packed streams come."""
         width, kernel = self.config.word_width, self.kernel
+        if len(sizes) == 1 and not sizes.get("weight", 1) % width:
+            # Whole words leave the FIFO as they come, also where a row needs more of them than it holds.
+            yield from self.take("weight", rows * sizes["weight"] // width)
+            return
         streams = [(self.channels[name], bits) for name, bits in sizes.items()]
         while rows:
             part, start, end = rows, kernel.now, 0.0

@@ -9,11 +9,13 @@ from hw.config import PRESETS, VARIANTS, AcceleratorConfig
 from hw.control.counters import COUNTERS
 from hw.control.descriptor import Opcode
 from hw.layout import Schedule
+from sw.compiler.compile import compile_layer
 from sw.compiler.program import Program, ProgramError, ProgramLayer
 from sw.golden.program import COUNTS, execute
 from sw.perf.program import Latencies, measured, predict, total, traffic_bytes, utilisation
 from tests.sw.assembler import Assembler, add_input, add_layer, add_output, layer_program
 from tests.sw.golden.test_golden_program import edited, some_layer, vector_program, with_descriptors
+from tests.sw.networks import random_layer
 
 CONFIG = PRESETS["ews-cms-16"]
 
@@ -153,3 +155,13 @@ def test_unknown_channel_is_refused() -> None:
     program = edited(long_layer(), Opcode.FETCH, 0, channel=2)
     with pytest.raises(ProgramError, match="descriptor 2: channel must be one of weight, mask, parameter"):
         predict(program)
+
+
+def test_rows_longer_than_the_fifo_keep_the_bus_busy() -> None:
+    # 64 weights a row are as many words as a channel's FIFO holds; the hardware takes one after the other.
+    instance = replace(PRESETS["ews-64"], word_width=8)
+    layer = random_layer(np.random.default_rng(0), instance, "layer", (128, 192, 1, 1))
+    (timing,) = predict(compile_layer(layer, (192, 1, 2), instance))
+    words = timing.counters["dram_reads"]
+    assert words > layer.weights.size
+    assert words < timing.counters["cycles"] < 1.15 * words
