@@ -25,10 +25,13 @@ from hw.emission import Emission
 from hw.rtlil import merge_equal_modules
 from hw.yosys import YosysError, run_yosys, yosys_version
 
-__all__ = ["TOP", "Generated", "generate", "main", "source_hash", "to_rtlil", "to_verilog", "write"]
+__all__ = ["TOP", "UNITS", "Generated", "generate", "main", "source_hash", "to_rtlil", "to_verilog", "write"]
 
-#: Name of the top module, and the first part of the names of all others.
-TOP = "core"
+#: What can be generated; also the name of the top module.
+UNITS = ("core", "accelerator")
+
+#: Name of the core's module, and the first part of the names of all below it.
+TOP = UNITS[0]
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,19 @@ class Generated:
     name
         What the files are called.
     verilog, rtlil
-        The design, with equal modules merged. The top module is :data:`TOP`.
+        The design, with equal modules merged. The top module is called after the unit.
     manifest
-        JSON-compatible description: configuration, derived values, ports, streams, command layout, tool versions,
-        hashes.
+        JSON-compatible description: configuration, derived values, ports, tool versions, hashes; of the core also its
+        streams and the layout of a command, of the accelerator its registers.
+    header
+        C header of the registers; None for the core, which has none.
     """
 
     name: str
     verilog: str
     rtlil: str
     manifest: dict[str, Any]
+    header: str | None = None
 
 
 def to_rtlil(component: wiring.Component, top: str = TOP) -> str:
@@ -126,7 +132,7 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
-def generate(config: AcceleratorConfig, name: str) -> Generated:
+def generate(config: AcceleratorConfig, name: str, unit: str = TOP) -> Generated:
     """Verilog, RTLIL and manifest of one instance. Equal configurations give equal bytes.
 
     Parameters
@@ -135,27 +141,33 @@ def generate(config: AcceleratorConfig, name: str) -> Generated:
         What to build.
     name
         What to call it, in the manifest and as a file.
+    unit
+        One of :data:`UNITS`: the core with streams for ports, or the whole accelerator.
 
     Raises
     ------
+    ConfigError
+        The accelerator's ``word_width`` is no power of two.
     hw.yosys.YosysError
         Yosys refuses the design.
     """
     # The whole of the hardware; a command line that is refused or lists presets doesn't need it.
+    from hw.accelerator import Accelerator
+    from hw.bus import register_map
     from hw.core import AcceleratorCore
 
-    core = AcceleratorCore(config)
-    rtlil_text = to_rtlil(core)
+    component = AcceleratorCore(config) if unit == TOP else Accelerator(config)
+    rtlil_text = to_rtlil(component, unit)
     verilog = to_verilog(rtlil_text)
-    streams = _streams(core)
+    streams = _streams(component)
+    own = {"streams": streams, "command": streams["i_command"]["payload"]} if unit == TOP else register_map.manifest()
     manifest = {
         "name": name,
-        "top": TOP,
+        "top": unit,
         "configuration": config.to_dict(),
         "derived": _derived(config),
-        "ports": list(_ports(core)),
-        "streams": streams,
-        "command": streams["i_command"]["payload"],
+        "ports": list(_ports(component)),
+        **own,
         "tools": {
             "python": platform.python_version(),
             "amaranth": metadata.version("amaranth"),
@@ -163,11 +175,11 @@ def generate(config: AcceleratorConfig, name: str) -> Generated:
         },
         "sha256": {"verilog": hashlib.sha256(verilog.encode()).hexdigest(), "hw": source_hash()},
     }
-    return Generated(name, verilog, rtlil_text, manifest)
+    return Generated(name, verilog, rtlil_text, manifest, None if unit == TOP else register_map.header())
 
 
 def write(generated: Generated, folder: Path) -> list[Path]:
-    """Write ``<name>.v`` and ``<name>.json``; both appear complete or not at all.
+    """Write ``<name>.v``, ``<name>.json`` and, of an accelerator, ``<name>.h``; they appear complete or not at all.
 
     Raises
     ------
@@ -178,6 +190,8 @@ def write(generated: Generated, folder: Path) -> list[Path]:
         folder / f"{generated.name}.v": generated.verilog,
         folder / f"{generated.name}.json": json.dumps(generated.manifest, indent=2) + "\n",
     }
+    if generated.header is not None:
+        texts[folder / f"{generated.name}.h"] = generated.header
     folder.mkdir(parents=True, exist_ok=True)
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in texts}
     try:
@@ -221,6 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field of the preset"
     )
+    parser.add_argument(
+        "--unit", choices=UNITS, default=TOP, help="the core, or the whole accelerator with AXI ports (%(default)s)"
+    )
     parser.add_argument("-o", metavar="DIR", type=path_argument, dest="folder", help="where NAME.v and NAME.json go")
     parser.add_argument("--list", action="store_true", help="list the presets and exit")
     options = parser.parse_args(arguments)
@@ -234,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Before the minutes that a large design takes.
         writable_folder(options.folder)
         with Console(stderr=True).status(f"generating {options.preset}"):
-            generated = generate(config, options.preset)
+            generated = generate(config, options.preset, options.unit)
         paths = write(generated, options.folder)
     except (ConfigError, YosysError) as error:
         parser.error(str(error))

@@ -8,8 +8,9 @@ import re
 
 import pytest
 
+from hw.bus import register_map
 from hw.config import PRESETS, preset
-from hw.generate import TOP, generate, main
+from hw.generate import TOP, UNITS, generate, main, write
 
 CONFIG = preset("ews-cms-tiny")
 
@@ -36,8 +37,15 @@ def test_set_overrides_a_field(tmp_path) -> None:
     assert (configuration["H"], configuration["prf_depth"]) == (2, 2)
 
 
-def test_ports_of_the_manifest_are_those_of_the_verilog(generated) -> None:
-    header = re.search(rf"^module {TOP}\((.*?)\);(.*?)^endmodule", generated.verilog, re.MULTILINE | re.DOTALL)
+@pytest.fixture(scope="module")
+def accelerator():
+    return generate(CONFIG, "ews-cms-tiny", "accelerator")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_ports_of_the_manifest_are_those_of_the_verilog(unit, request) -> None:
+    generated = request.getfixturevalue("generated" if unit == TOP else unit)
+    header = re.search(rf"^module {unit}\((.*?)\);(.*?)^endmodule", generated.verilog, re.MULTILINE | re.DOTALL)
     assert header is not None
     declared = {
         name: (direction.removesuffix("put"), int(high or 0) + 1)
@@ -46,6 +54,24 @@ def test_ports_of_the_manifest_are_those_of_the_verilog(generated) -> None:
         )
     }
     assert {port["name"]: (port["direction"], port["width"]) for port in generated.manifest["ports"]} == declared
+
+
+def test_the_accelerator_has_registers_and_bus_ports(accelerator, tmp_path) -> None:
+    write(accelerator, tmp_path)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".h", ".json", ".v"]
+    assert (tmp_path / "ews-cms-tiny.h").read_text() == register_map.header()
+    assert accelerator.manifest["registers"] == json.loads(json.dumps(register_map.manifest()["registers"]))
+    ports = {port["name"]: port["width"] for port in accelerator.manifest["ports"]}
+    assert ports["m_axi_rdata"] == CONFIG.word_width
+    assert ports["s_axil_wdata"] == 32
+    assert ports["o_interrupt"] == 1
+
+
+def test_the_accelerator_refuses_words_that_axi_lacks(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--unit", "accelerator", "--preset", "ews-tiny", "--set", "word_width=24", "-o", str(tmp_path)])
+    assert "word_width must be a power of two in 8..512 for AXI, not 24" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_streams_and_command_layout(generated) -> None:
