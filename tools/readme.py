@@ -151,7 +151,7 @@ def area_table(report: dict[str, Any]) -> Iterator[str]:
             _to_base(values["total"], base["total"]) if variant != "ews" else "",
             _to_base(paper, paper_base) if paper and variant != "ews" else "",
             _to_base(values["without_crf"], base["without_crf"]) if variant != "ews" else "",
-            _to_base(paper - crf, paper_base) if paper and variant != "ews" else "",
+            _to_base(paper - crf, paper_base) if paper and variant not in ("ws", "ews") else "",
         )
     library, storage, yosys = report["library"]["name"], report["storage"], report["tools"]["yosys"]
     yield ""
