@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cache
 from typing import Any
 
 __all__ = [
@@ -258,6 +259,13 @@ def body_offsets(opcode: Opcode) -> dict[str, tuple[int, Field]]:
     return _offsets(BODIES[opcode], sum(entry.bits for entry in HEAD))
 
 
+@cache
+def _places(opcode: Opcode) -> dict[str, tuple[int, int, int, int]]:
+    """Bit offset, mask, smallest and largest value of all fields by name: a network has tens of thousands of them."""
+    table = head_offsets() | body_offsets(opcode)
+    return {name: (offset, (1 << entry.bits) - 1, *entry.range) for name, (offset, entry) in table.items()}
+
+
 @dataclass(frozen=True)
 class Descriptor:
     """One descriptor.
@@ -285,12 +293,12 @@ class Descriptor:
     waits: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known = body_offsets(self.opcode)
+        places = _places(self.opcode)
         for name, value in self._values().items():
-            found = head_offsets().get(name) or known.get(name)
-            if found is None:
-                raise DescriptorError(f"{self.opcode.name} has no field {name!r}; its fields are {', '.join(known)}")
-            low, high = found[1].range
+            if name not in places:
+                known = ", ".join(body_offsets(self.opcode))
+                raise DescriptorError(f"{self.opcode.name} has no field {name!r}; its fields are {known}")
+            _, _, low, high = places[name]
             if type(value) is not int or not low <= value <= high:
                 raise DescriptorError(f"{self.opcode.name}: {name} must be in {low}..{high}, not {value!r}")
 
@@ -300,11 +308,11 @@ class Descriptor:
 
     def pack(self) -> bytes:
         """The 64 bytes."""
-        table = head_offsets() | body_offsets(self.opcode)
+        places = _places(self.opcode)
         bits = 0
         for name, value in self._values().items():
-            offset, entry = table[name]
-            bits |= (value & ((1 << entry.bits) - 1)) << offset
+            offset, mask, _, _ = places[name]
+            bits |= (value & mask) << offset
         return bits.to_bytes(BYTES, "little")
 
     @classmethod
@@ -320,20 +328,17 @@ class Descriptor:
             raise DescriptorError(f"a descriptor must have {BYTES} bytes, not {len(data)}")
         bits = int.from_bytes(data, "little")
 
-        def value(offset: int, entry: Field) -> int:
-            found = bits >> offset & ((1 << entry.bits) - 1)
-            return found - (1 << entry.bits) if entry.signed and found >> (entry.bits - 1) else found
-
-        head = {name: value(*place) for name, place in head_offsets().items()}
-        if head["opcode"] not in list(Opcode):
-            raise DescriptorError(f"opcode must be in {min(Opcode)}..{max(Opcode)}, not {head['opcode']}")
-        opcode = Opcode(head["opcode"])
-        return cls(
-            opcode,
-            {name: value(*place) for name, place in body_offsets(opcode).items()},
-            head["layer"],
-            {event: head[f"wait_{event}"] for event in EVENTS},
-        )
+        number = data[0]  # the head begins with it
+        if number not in list(Opcode):
+            raise DescriptorError(f"opcode must be in {min(Opcode)}..{max(Opcode)}, not {number}")
+        opcode = Opcode(number)
+        values = {}
+        for name, (offset, mask, _, high) in _places(opcode).items():
+            found = bits >> offset & mask
+            values[name] = found if found <= high else found - mask - 1
+        waits = {event: values.pop(f"wait_{event}") for event in EVENTS}
+        del values["opcode"]
+        return cls(opcode, values, values.pop("layer"), waits)
 
 
 def markdown() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import comb
 from typing import Any
 
@@ -112,6 +113,7 @@ def mask_code_bits(n: int, m: int) -> int:
     return bits
 
 
+@cache
 def _binomials(n: int, m: int) -> NDArray[np.int64]:
     # C(p, i) for p < m, i <= n. No rank reaches 2**32, so larger entries (which no mask adds up) only have to stay
     # larger.
