@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import os
@@ -28,7 +29,7 @@ from sw.compress.search import CANDIDATES, loss_sensitivity, search
 from sw.compress.training.data import ImageData
 from sw.compress.training.freezing import Freezing, SignFreezer
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
-from sw.compress.training.integer import export_integers, read_network, write_network
+from sw.compress.training.integer import export_integers, network_metadata, read_network, write_network
 from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of, training_images
 from sw.compress.training.modules import (
     CodebookDecoder,
@@ -44,6 +45,9 @@ from sw.format.layer import CompressedLayer
 
 #: Images that set the scales of activations, and those that recalibrate batch norm.
 CALIBRATION, RECALIBRATION = 500, 5000
+
+#: Bytes that a search leaves free: after training, the numbers in the list of operations may have more digits.
+SLACK = 128
 
 #: Test images whose logits sw.golden computes too, to be compared with the faster integers.
 GOLDEN = 8
@@ -69,7 +73,9 @@ class Case:
         Instead of the recipe's k: the most codewords with which a layer, or all layers that share a codebook, take at
         most so many bits a weight, codebook included.
     file_bytes
-        Instead of a recipe: the one for each layer that a search finds for a file of that size.
+        Instead of a recipe: the one for each layer that a search finds for a file of at most that size.
+    candidates
+        What the search tries.
     learn_signs, freezing, alpha
         Of sign-split methods.
     training
@@ -83,6 +89,7 @@ class Case:
     permute: bool = False
     bits: float | None = None
     file_bytes: int = 0
+    candidates: Sequence[Recipe] = CANDIDATES
     learn_signs: bool = True
     freezing: Freezing | None = None
     alpha: float = 1.0
@@ -133,6 +140,16 @@ def _mask(model: nn.Module, sources: Sequence[LayerSource], layers: Sequence[Com
             replace_layer(model, source, CodebookDecoder(layer))
 
 
+def _metadata(model: nn.Module, images: torch.Tensor) -> dict[str, Any]:
+    """What the network's file will say beside the layers, as far as is known before they are compressed."""
+    model = copy.deepcopy(model)
+    convert(model, [], progress=False)
+    graph = quantise_activations(model)
+    calibrate(graph, images)
+    exported = export_integers(graph, tuple(images.shape[1:]))
+    return network_metadata(exported)
+
+
 def compress(
     model: nn.Module, case: Case, seed: int, images: torch.Tensor, device: str, progress: bool = True
 ) -> list[CompressedLayer]:
@@ -148,11 +165,12 @@ def compress(
         model.cpu()
         rules = search(
             sources,
-            case.file_bytes,
-            candidates=[dataclasses.replace(recipe, seed=seed) for recipe in CANDIDATES],
+            case.file_bytes - SLACK,
+            candidates=[dataclasses.replace(recipe, seed=seed) for recipe in case.candidates],
             sensitivity=sensitivity,
             keep=KEPT_8BIT,
             requantised=True,
+            metadata=_metadata(model, images.cpu()),
             threads=threads,
             device=device,
             progress=progress,

@@ -2,7 +2,8 @@
 
 ResNet-18 takes the paper's k and d. ResNet-20 is so small that a codebook of 512 words would take most of the file:
 there, each layer gets the most codewords with which it stays at 32/22 bits a weight, codebook included, in every case;
-with a crosslayer codebook, all layers together do.
+with a crosslayer codebook, all layers together do. It also has a second, smaller size, 32/26 bits. The mixed search may
+take as many bytes as case A's file, and as case D's in the smaller size.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from collections.abc import Sequence
 from experiments.finetune import Case
 from experiments.study import Study, main_of
 from sw.compress.methods import Recipe
+from sw.compress.search import CANDIDATES
 from sw.compress.training.freezing import Freezing
 from sw.compress.training.loop import TrainConfig
 
-BITS = 32 / 22
+BITS, SMALL_BITS = 32 / 22, 32 / 26
 
-#: Of the file of case D, which the mixed search must not exceed.
-BYTES = {"resnet18": 1_952_693, "resnet20": 56_000}
+#: Of the file of case A, and of case D in the smaller size.
+BYTES = {"resnet18": 1_952_637, "resnet20": 57_886}
+SMALL_BYTES = 52_283
 
 CONFIGS = {
     "resnet18": TrainConfig(5, 256, "adamw", 1e-3, codebook_lr=0.15, sign_lr=0.3, warmup=0.2, label_smoothing=0.1),
@@ -27,6 +30,9 @@ CONFIGS = {
 }
 
 FREEZING = Freezing(interval=100)
+
+#: What the mixed search tries for weights that are not sparse.
+DENSE = tuple(recipe for recipe in CANDIDATES if not recipe.masked)
 
 #: Where weights themselves are trained, a smaller rate.
 WEIGHT_LR = {"resnet18": {"lr": 2e-4}, "resnet20": {"lr": 2e-3}}
@@ -41,7 +47,7 @@ def cases(network: str) -> list[Case]:
     def recipe(method: str, k: int, d: int, scope: str = "layerwise") -> Recipe:
         return Recipe(method, k, d, 4, 16, scope=scope)
 
-    return [
+    rows = [
         Case("A", recipe("vq", 1024, 8), bits=bits),
         Case("B", recipe("vq", 1024, 8), sparse=True, bits=bits),
         Case("C", recipe("vq", 512, 16), sparse=True, masks=True, bits=bits),
@@ -49,14 +55,39 @@ def cases(network: str) -> list[Case]:
         Case("D crosslayer", recipe("mvq", 2048, 16, "crosslayer"), sparse=True, bits=bits),
         Case("MSVQ k=32", recipe("msvq", 32, 16), sparse=True, freezing=FREEZING),
         Case("MSVQ", recipe("msvq", 64, 16), sparse=True, bits=bits, freezing=FREEZING),
+        Case("MSVQ crosslayer", recipe("msvq", 128, 16, "crosslayer"), sparse=True, bits=bits, freezing=FREEZING),
         Case("SSVQ", Recipe("ssvq", 8, 8, 0, 0), bits=bits, freezing=FREEZING),
         Case("PQF-style", recipe("vq", 1024, 8), permute=True, bits=bits),
-        Case("DKM", recipe("dkm", 1024, 8), bits=bits, training=weights),
         Case("mixed search", sparse=True, file_bytes=BYTES[network], freezing=FREEZING, training=weights),
+        Case(
+            "mixed search, dense start",
+            file_bytes=BYTES[network],
+            candidates=DENSE,
+            freezing=FREEZING,
+            training=weights,
+        ),
         Case("LSQ 2 bit", Recipe("lsq2"), training=weights),
         Case("LSQ 3 bit", Recipe("lsq3"), training=weights),
         Case("LSQ 4 bit", Recipe("lsq4"), training=weights),
+        Case("DKM", recipe("dkm", 1024, 8), bits=bits, training=weights),
     ]
+    if small:
+        rows += [
+            Case("26x A", recipe("vq", 1024, 8), bits=SMALL_BITS),
+            Case("26x D", recipe("mvq", 512, 16), sparse=True, bits=SMALL_BITS),
+            Case("26x D crosslayer", recipe("mvq", 2048, 16, "crosslayer"), sparse=True, bits=SMALL_BITS),
+            Case("26x MSVQ", recipe("msvq", 64, 16), sparse=True, bits=SMALL_BITS, freezing=FREEZING),
+            Case(
+                "26x MSVQ crosslayer",
+                recipe("msvq", 128, 16, "crosslayer"),
+                sparse=True,
+                bits=SMALL_BITS,
+                freezing=FREEZING,
+            ),
+            Case("26x SSVQ", Recipe("ssvq", 8, 16, 0, 0), bits=SMALL_BITS, freezing=FREEZING),
+            Case("26x mixed search", sparse=True, file_bytes=SMALL_BYTES, freezing=FREEZING, training=weights),
+        ]
+    return rows
 
 
 STUDY = Study(

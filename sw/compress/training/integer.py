@@ -36,7 +36,7 @@ from sw.format.container import read_container, write_container
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.golden import layer_sums, output_size, requantise
 
-__all__ = ["IntegerNetwork", "export_integers", "fixed_point", "read_network", "write_network"]
+__all__ = ["IntegerNetwork", "export_integers", "fixed_point", "network_metadata", "read_network", "write_network"]
 
 # Half of int32's range is left to the sums.
 _MAX_BIAS = 1 << 29
@@ -415,6 +415,11 @@ def export_integers(graph: fx.GraphModule, image_shape: tuple[int, int, int]) ->
     return IntegerNetwork(exporter.layers, exporter.operations, exporter.input_scale)
 
 
+def network_metadata(network: IntegerNetwork) -> dict[str, Any]:
+    """What a network's container has beside its layers."""
+    return {"operations": network.operations, "input_scale": network.input_scale}
+
+
 def write_network(path: str | os.PathLike[str], network: IntegerNetwork) -> None:
     """Write a network into one container; the operations go into its metadata.
 
@@ -425,8 +430,7 @@ def write_network(path: str | os.PathLike[str], network: IntegerNetwork) -> None
     """
     check_operations(network.operations, network.layers)
     check_input_scale(network.input_scale)
-    metadata = {"operations": network.operations, "input_scale": network.input_scale}
-    write_container(path, list(network.layers.values()), metadata=metadata)
+    write_container(path, list(network.layers.values()), metadata=network_metadata(network))
 
 
 def read_network(path: str | os.PathLike[str]) -> IntegerNetwork:
