@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from math import ceil
 
+from hw.config import AcceleratorConfig
 from sw.compiler.graph import CompileError, Convolution, Value
 from sw.compiler.weights import Tile, Weights
 from sw.perf.schedule import candidate_schedules
 
-__all__ = ["Geometry", "Plan", "Strip", "choose_plan", "strips", "tiles"]
+__all__ = ["Geometry", "Plan", "Strip", "Work", "choose_plan", "plan_for", "strips", "tiles"]
 
 #: Cycles beyond the fewest, as a part of them, that a plan may take if it saves accesses to L1.
 TOLERANCE = 0.01
@@ -94,6 +96,64 @@ class Geometry:
     def slides(self) -> bool:
         """Whether the window slides along a row: with a column dilation it has gaps, which slide past each other."""
         return self.dilation[1] == 1
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the cycles of a convolution depend on, beside its geometry: all of it but the weights' values.
+
+    Parameters
+    ----------
+    config
+        The instance.
+    shape
+        ``[K, C, R, S]``; C are all input channels, also of a grouped convolution.
+    coded
+        Decoded in hardware.
+    codewords, codeword_bits
+        Of its codebook, 0 for raw weights: how many, and bits of each.
+    passes
+        Passes that each row group takes.
+    bits
+        Channels of the weight streams, and bits of each in one row write.
+    banded
+        Each output channel reads only some of the input channels.
+    groups
+        First and behind the last row group of H input channels that each group of L output channels reads.
+    """
+
+    config: AcceleratorConfig
+    shape: tuple[int, int, int, int]
+    coded: bool
+    codewords: int
+    codeword_bits: int
+    passes: int
+    bits: tuple[tuple[str, int], ...]
+    banded: bool
+    groups: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, weights: Weights) -> Work:
+        """The work of these weights."""
+        config, layer = weights.config, weights.convolution.layer
+        coded = weights.coded and layer is not None
+        ranges = [weights.row_groups(i) for i in range(weights.output_groups)]
+        return cls(
+            config=config,
+            shape=weights.convolution.shape,
+            coded=weights.coded,
+            codewords=layer.k if coded and layer is not None else 0,
+            codeword_bits=layer.d * config.codeword_bits if coded and layer is not None else 0,
+            passes=weights.passes,
+            bits=tuple(weights.bits.items()),
+            banded=weights.banded,
+            groups=tuple((found.start, found.stop) for found in ranges),
+        )
+
+    @cached_property
+    def group_counts(self) -> list[int]:
+        """Row groups that each group of output channels reads."""
+        return [stop - start for start, stop in self.groups]
 
 
 @dataclass(frozen=True)
@@ -193,15 +253,14 @@ class _Schedule:
     passes: int
 
 
-def _schedules(weights: Weights) -> Iterator[_Schedule]:
+def _schedules(work: Work) -> Iterator[_Schedule]:
     """All extensions that the register files hold and that do not exceed the layer."""
-    config = weights.config
-    K, _, R, S = weights.convolution.shape
+    config = work.config
+    K, _, R, S = work.shape
     # Of a banded convolution, output groups read other row groups, so each has its own tiles.
-    groups = max(len(weights.row_groups(i)) for i in range(weights.output_groups))
-    shape = (1 if weights.banded else K, groups * config.H, R, S)
+    shape = (1 if work.banded else K, max(work.group_counts) * config.H, R, S)
     # All passes in one tile, where they fit: fewer sums to keep.
-    for passes in sorted({1, weights.passes}):
+    for passes in sorted({1, work.passes}):
         for found in candidate_schedules(config, shape, passes):
             yield _Schedule(found.A, found.B, found.Dr, found.Ds, passes)
 
@@ -214,27 +273,25 @@ class _Model:
     group can be held up by the storer. The bus brings all words of all streams.
     """
 
-    def __init__(self, weights: Weights, geometry: Geometry) -> None:
-        self.weights, self.geometry = weights, geometry
-        config = weights.config
-        words = [bits / config.word_width for bits in weights.bits.values()]
+    def __init__(self, work: Work, geometry: Geometry) -> None:
+        self.work, self.geometry = work, geometry
+        config = work.config
+        words = [bits / config.word_width for _, bits in work.bits]
         # Words a cycle that one channel brings: a burst is asked for when there is room for it.
         rate = min(1.0, config.fifo_words / (config.burst_words + READ_LATENCY))
         # Cycles of a row write, and its words on the bus; cycles of the codebook.
         self.row_cycles, self.row_words = max(1.0, max(words) / rate), sum(words)
-        layer = weights.convolution.layer
-        elements = layer.k * layer.d if weights.coded and layer is not None else 0
-        self.codebook = elements * config.codeword_bits / config.word_width / rate
+        self.codebook = work.codewords * work.codeword_bits / config.word_width / rate
         self.copy_words = config.H // config.l2_word
         # Sums a cycle that the storer takes, 1 / this.
         self.store = max(config.L / config.requantiser_lanes, config.L / config.l2_word)
         self.descriptor = 512 / config.word_width
-        self.group_counts = [len(weights.row_groups(i)) for i in range(weights.output_groups)]
-        self.C = weights.convolution.shape[1]
+        self.group_counts = work.group_counts
+        self.C = work.shape[1]
 
     def tile(self, schedule: _Schedule, positions: float, A: int, B: int, rows: int, last: bool) -> tuple[float, float]:
         """Cycles, and words on the bus, of one tile; ``rows`` in all its row groups together, each pass."""
-        config = self.weights.config
+        config = self.work.config
         D = schedule.Dr * schedule.Ds
         entries = A * B * schedule.passes * D
         operations = positions * max(entries, A * self.store if last else 0)
@@ -246,13 +303,13 @@ class _Model:
 
     def strip(self, schedule: _Schedule, positions: float) -> tuple[float, float, int]:
         """Cycles of the array, words on the bus, and tiles, of a strip of so many positions."""
-        weights, H = self.weights, self.weights.config.H
-        _, _, R, S = weights.convolution.shape
-        kernel = (R // schedule.Dr) * (S // schedule.Ds) * (-(-weights.passes // schedule.passes))
+        work, H = self.work, self.work.config.H
+        _, _, R, S = work.shape
+        kernel = (R // schedule.Dr) * (S // schedule.Ds) * (-(-work.passes // schedule.passes))
         cycles = words = 0.0
         count = 0
-        groups_k = weights.output_groups
-        if weights.banded:
+        groups_k = len(work.groups)
+        if work.banded:
             kinds = [(1, groups, 1) for groups in self.group_counts]
         else:
             kinds = [(schedule.A, self.group_counts[0], groups_k // schedule.A)]
@@ -261,7 +318,7 @@ class _Model:
         for A, groups, times in kinds:
             full, rest = divmod(groups, schedule.B)
             # The last row group may have fewer rows.
-            tail = H if schedule.passes > 1 or weights.banded else self.C - (groups - 1) * H
+            tail = H if schedule.passes > 1 or work.banded else self.C - (groups - 1) * H
             B = rest or schedule.B
             edge = self.tile(schedule, positions, A, B, (B - 1) * H + tail, False)
             last = self.tile(schedule, positions, A, B, (B - 1) * H + tail, True)
@@ -275,16 +332,16 @@ class _Model:
 
     def plan(self, schedule: _Schedule) -> Iterator[Plan]:
         """Plans with these extensions: the largest strips that fit, with and without room for two in L1."""
-        config, geometry, weights = self.weights.config, self.geometry, self.weights
+        config, geometry, work = self.work.config, self.geometry, self.work
         E, F = geometry.output
         limit = (1 << config.loop_bits) - 1
         _, _, tile_count = self.strip(schedule, 1)
-        several = tile_count > len(range(0, weights.output_groups, schedule.A))
+        several = tile_count > len(range(0, len(work.groups), schedule.A))
         sums = config.l1_psum_depth // schedule.A if several else limit * limit
         most = max(self.group_counts)
         # Row groups in one COPY, and in L1 at a time: all that a set of output groups reads, or what one tile reads.
         choices = [(most, most, True), (schedule.B, schedule.B, True)]
-        if not weights.banded:
+        if not work.banded:
             chunk = -(-most // min(CHUNKS, -(-most // schedule.B)) // schedule.B) * schedule.B
             choices[0] = (chunk, most, False)
         seen = set()
@@ -330,19 +387,19 @@ class _Model:
 
     def cycles(self, plan: Plan, schedule: _Schedule, ahead: bool) -> float:
         """Estimate for the layer; ``ahead``: the next strip is copied while one is computed."""
-        geometry, weights = self.geometry, self.weights
+        geometry, work = self.geometry, self.work
         E, F = geometry.output
         across, down = ceil(F / plan.width), ceil(E / plan.height)
         number = across * down
         array, words, _ = self.strip(schedule, E * F / number)
         region = geometry.region(0, plan.height) * geometry.region(1, plan.width) * self.copy_words
-        if weights.banded:
+        if work.banded:
             copy = region * sum(self.group_counts)
         else:
-            times = ceil(weights.output_groups / plan.A) if plan.streaming else 1
+            times = ceil(len(work.groups) / plan.A) if plan.streaming else 1
             copy = region * self.group_counts[0] * times
         first = region * min(plan.chunk, self.group_counts[0])
-        parameters = 12 * weights.config.L * weights.output_groups / (weights.config.word_width / 8)
+        parameters = 12 * work.config.L * len(work.groups) / (work.config.word_width / 8)
         each = max(array, words + parameters) + STRIP_CYCLES
         each = max(each, copy) if ahead else each + copy
         # The codebook comes once the last tile of the layer before has its weights, and while that computes: for this
@@ -351,23 +408,17 @@ class _Model:
         return number * each + first + max(0.0, self.codebook - last)
 
 
-def choose_plan(weights: Weights, geometry: Geometry) -> Plan:
+@lru_cache(maxsize=1 << 12)
+def plan_for(work: Work, geometry: Geometry) -> Plan | None:
     """The plan with the fewest accesses to L1 of those that take the fewest cycles, or up to 1 % more.
 
-    Raises
-    ------
-    CompileError
-        L1 does not hold what one output position needs, or the register files not what one kernel position needs.
+    None if L1 does not hold what one output position needs, or the register files not what one kernel position needs.
+    Networks repeat layers, and explorations networks: plans are kept.
     """
-    model = _Model(weights, geometry)
-    plans = [plan for schedule in _schedules(weights) for plan in model.plan(schedule)]
-    config, name = weights.config, weights.convolution.name
+    model = _Model(work, geometry)
+    plans = [plan for schedule in _schedules(work) for plan in model.plan(schedule)]
     if not plans:
-        needed = geometry.region(0, 1) * geometry.region(1, 1)
-        raise CompileError(
-            f"layer {name!r}: one output position needs {needed} vectors of L1, the instance has "
-            f"{config.l1_ifmap_depth} of activations"
-        )
+        return None
     limit = min(plan.cycles for plan in plans) * (1 + TOLERANCE)
 
     def cost(plan: Plan) -> tuple[float, float, float]:
@@ -376,3 +427,21 @@ def choose_plan(weights: Weights, geometry: Geometry) -> Plan:
         return 1 / (plan.B * plan.passes * plan.Dr * plan.Ds), 1 / (plan.A * reuse), plan.cycles
 
     return min((plan for plan in plans if plan.cycles <= limit), key=cost)
+
+
+def choose_plan(weights: Weights, geometry: Geometry) -> Plan:
+    """The plan of :func:`plan_for`.
+
+    Raises
+    ------
+    CompileError
+        L1 does not hold what one output position needs, or the register files not what one kernel position needs.
+    """
+    plan = plan_for(Work.of(weights), geometry)
+    if plan is None:
+        needed = geometry.region(0, 1) * geometry.region(1, 1)
+        raise CompileError(
+            f"layer {weights.convolution.name!r}: one output position needs {needed} vectors of L1, the instance has "
+            f"{weights.config.l1_ifmap_depth} of activations"
+        )
+    return plan
