@@ -14,14 +14,14 @@ from hw.control.descriptor import BYTES, Descriptor, Opcode
 from sw.compiler.emission import Dram, Emitter, Mapped
 from sw.compiler.graph import CompileError, Convolution, Graph, Value, convolution, lower, trimmed
 from sw.compiler.placement import Place, pixel_words, place
-from sw.compiler.program import Fold, Input, Program, ProgramError, ProgramLayer, Tensor
+from sw.compiler.program import OPERAND_TILE, Fold, Input, Operand, Program, ProgramError, ProgramLayer, Tensor
 from sw.compiler.tiling import Geometry, Plan, choose_plan, tiles
 from sw.compiler.weights import Weights, is_coded
 from sw.compress.training.integer import IntegerNetwork
-from sw.format.layer import CompressedLayer
+from sw.format.layer import CompressedLayer, Requantisation
 from sw.golden import check_psum_width
 
-__all__ = ["compile_layer", "compile_layers", "compile_network"]
+__all__ = ["Product", "compile_layer", "compile_layers", "compile_network", "compile_products"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -99,6 +99,17 @@ def compile_layers(
     CompileError, sw.golden.PsumOverflowError, sw.compiler.program.ProgramError
         As :func:`compile_network`.
     """
+    return _compile_layers(layers, config, records, base, progress)
+
+
+def _compile_layers(
+    layers: Sequence[tuple[CompressedLayer, tuple[int, int, int]]],
+    config: AcceleratorConfig,
+    records: bool,
+    base: int,
+    progress: Progress | None = None,
+    operation: str = "layer",
+) -> Program:
     if not layers:
         raise CompileError("there must be at least one layer")
     graph = Graph()
@@ -106,7 +117,7 @@ def compile_layers(
         source = graph.add(Value(f"input of {layer.name}", *shape))
         graph.inputs.append(source)
         wide = layer.requantisation is None
-        graph.operations.append(convolution(graph, layer, source, name=layer.name, wide=wide))
+        graph.operations.append(convolution(graph, layer, source, name=layer.name, operation=operation, wide=wide))
         graph.outputs.append(graph.operations[-1].target)
     return _Compiler(config, graph, False, records, base, {}, progress).run()
 
@@ -121,6 +132,69 @@ def compile_layer(
 ) -> Program:
     """One layer as a program: :func:`compile_layers` of this one."""
     return compile_layers([(layer, image_shape)], config, records=records, base=base)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of two matrices of activations: ``y[k, t] = sum over c of b[k, c] * a[c, t]``.
+
+    Parameters
+    ----------
+    name
+        For the layer table; unique.
+    K, C, T
+        Its sizes.
+    requantisation
+        Of its K rows; None for int32 sums.
+    """
+
+    name: str
+    K: int
+    C: int
+    T: int
+    requantisation: Requantisation | None = None
+
+
+#: Operation in the layer table of a layer whose weights come with each run.
+PRODUCT = "matmul"
+
+
+def compile_products(
+    products: Sequence[Product], config: AcceleratorConfig, *, records: bool = True, base: int = 0
+) -> Program:
+    """Matrix products, such as those of the heads of an attention, as one program.
+
+    ``b`` takes the place of weights: raw ones, which the host packs into the image before each run
+    (:meth:`sw.compiler.program.Program.with_operands`). ``a`` is an input, ``[C, 1, T]``. Partial sums are proved not
+    to overflow for all int8 values of both.
+
+    Parameters
+    ----------
+    products
+        They do not feed one another.
+    config, records, base
+        As for :func:`compile_network`.
+
+    Returns
+    -------
+    Program
+        Inputs, operands and outputs are in the order of the products; an output has its product's name.
+
+    Raises
+    ------
+    CompileError, sw.golden.PsumOverflowError, sw.compiler.program.ProgramError
+        As :func:`compile_network`.
+    """
+    layers = []
+    for product in products:
+        # With all weights at the end of their range the sums go furthest; and no row counts as sparse.
+        worst = np.full((product.K, product.C, 1, 1), -127 if config.features.sign else -128, np.int8)
+        layer = CompressedLayer(
+            product.name, "linear", worst.shape, "int8", np.ones(1, np.float32), weights=worst,
+            requantisation=product.requantisation,
+        )  # fmt: skip
+        layers.append((layer, (product.C, 1, product.T)))
+    return _compile_layers(layers, config, records, base, operation=PRODUCT)
 
 
 @dataclass
@@ -243,6 +317,8 @@ class _Compiler:
         for number, (weights, geometry, plan) in chosen.items():
             found = tiles(weights, plan)
             streams = weights.streams(tile for group in found for tile in group)
+            if weights.convolution.operation == PRODUCT:
+                streams.channels["weight"] = bytes(len(streams.channels["weight"]))
             addresses = {}
             for name, data in streams.channels.items():
                 before = streams.codebook if name == "weight" else b""
@@ -319,7 +395,19 @@ class _Compiler:
             inputs=tuple(Input(tensors[number], folds.get(number)) for number in graph.inputs),
             outputs=tuple(tensors[number] for number in graph.outputs),
             layers=tuple(layers),
+            operands=tuple(_operand(entry) for entry in mapped.values() if entry.convolution.operation == PRODUCT),
         )
+
+
+def _operand(entry: Mapped) -> Operand:
+    convolution = entry.convolution
+    return Operand(
+        convolution.name,
+        convolution.shape[:2],
+        entry.addresses["weight"],
+        len(entry.streams.channels["weight"]),
+        tuple(tuple(int(getattr(tile, name)) for name in OPERAND_TILE) for group in entry.tiles for tile in group),
+    )
 
 
 def _moved(descriptor: Descriptor, distance: int) -> Descriptor:

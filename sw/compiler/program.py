@@ -4,6 +4,9 @@ The bytes of a program lie in DRAM from ``base`` on: descriptors, packed streams
 is room for the inputs, the outputs and the records of the counters. The host writes the image once and an input before
 each run, rings the doorbell, and reads the outputs.
 
+Weights that come with each run, such as the second factor of a product of activations, lie in the image as zeros:
+:meth:`Program.with_operands` puts them in their place, packed, with the checksums of the FETCHes that read them.
+
 The file, all numbers little-endian: magic (8 bytes), version and length n of the header (4 each), header (n bytes of
 JSON), CRC-32 of all that (4), the image, CRC-32 of the image (4).
 """
@@ -27,7 +30,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig, ConfigError
-from hw.control.descriptor import BYTES, Descriptor, DescriptorError, Field, Opcode, body_offsets, head_offsets
+from hw.control.descriptor import (
+    BYTES,
+    Channel,
+    Descriptor,
+    DescriptorError,
+    Field,
+    Opcode,
+    body_offsets,
+    head_offsets,
+)
+from sw.compiler.rows import Tile, arrange, flatten, pass_columns
 from sw.format.output import write_atomically
 from sw.format.strict_json import parse_json
 
@@ -38,10 +51,13 @@ __all__ = [
     "VERSION",
     "Fold",
     "Input",
+    "Operand",
     "Program",
     "ProgramError",
     "ProgramLayer",
     "Tensor",
+    "program_bytes",
+    "program_from_bytes",
     "read_program",
     "write_program",
 ]
@@ -383,6 +399,120 @@ class Input:
         return self.tensor.pack(self.fold.image(image) if self.fold else image)
 
 
+#: Fields of a tile of an operand: what differs between the tiles of a 1 x 1 kernel.
+OPERAND_TILE = ("i", "A", "g", "B", "p0", "passes", "rows")
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Weights of a layer of 1 x 1 that the host writes before each run, as raw weights.
+
+    Parameters
+    ----------
+    name
+        The layer's.
+    shape
+        K and C.
+    address, size
+        Place of its packed stream in the image, in bytes.
+    tiles
+        Its layer tiles, in order: of each the fields :data:`OPERAND_TILE` of :class:`sw.compiler.rows.Tile`.
+
+    Raises
+    ------
+    ProgramError
+        A field is out of range.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    address: int
+    size: int
+    tiles: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        _check_text("operand", "name", self.name)
+        section = f"operand {self.name!r}"
+        if type(self.shape) is not tuple or len(self.shape) != 2:
+            raise ProgramError(section, f"shape must be K and C, not {self.shape!r}")
+        for value in self.shape:
+            _check_integer(section, "shape", value, 1, (1 << 16) - 1)
+        _check_integer(section, "address", self.address, 0, (1 << 64) - 1)
+        _check_integer(section, "size", self.size, 1, MAX_DRAM_BYTES)
+        if type(self.tiles) is not tuple or not self.tiles:
+            raise ProgramError(section, f"tiles must be a list and not empty, not {self.tiles!r}")
+        for tile in self.tiles:
+            if type(tile) is not tuple or len(tile) != len(OPERAND_TILE):
+                raise ProgramError(section, f"a tile must be {', '.join(OPERAND_TILE)}, not {tile!r}")
+            for name, value in zip(OPERAND_TILE, tile, strict=True):
+                _check_integer(section, f"{name} of a tile", value, int(name in ("A", "B", "passes", "rows")), 65535)
+
+    def order(self, config: AcceleratorConfig) -> NDArray[np.int64]:
+        """For each byte of the stream the number of its weight in ``[K, C]``, counted from 1; 0 where there is none.
+
+        Raises
+        ------
+        ProgramError
+            The tiles do not give every weight once, or not as many bytes as the stream has.
+        """
+        section = f"operand {self.name!r}"
+        K, C = self.shape
+        H, L, N, M = config.H, config.L, config.N, config.M
+        fields = [dict(zip(OPERAND_TILE, tile, strict=True)) for tile in self.tiles]
+        # The file's size bounds that of the stream, and the stream's that of what is made here.
+        written = sum(t["A"] * t["passes"] * ((t["B"] - 1) * H + t["rows"]) for t in fields) * (config.raw_bits // 8)
+        if not written <= self.size < written + config.word_width // 8 or any(t["rows"] > H for t in fields):
+            raise ProgramError(section, f"tiles must give {self.size} bytes, not {written}")
+        order = np.zeros(self.size, np.int64)
+        end = 0
+        for t in fields:
+            tile = Tile(**t, r0=0, s0=0, Dr=1, Ds=1, first=True, last=True, chunk=0)
+            k, c = tile.i * L + np.arange(tile.A * L)[:, None], tile.g * H + np.arange(tile.B * H)
+            numbers = np.where((k < K) & (c < C), k * C + c + 1, 0)
+            rows = arrange(numbers[:, :, None, None, None], tile, H)
+            if config.features.sparse:
+                groups = rows.reshape(*rows.shape[:5], L // M, M)
+                passes = []
+                for number in range(tile.p0, tile.p0 + tile.passes):
+                    start, given = pass_columns(number, N, M)
+                    kept = groups[..., start : start + N].copy()
+                    kept[..., :given] = 0
+                    passes.append(kept.reshape(*rows.shape[:5], -1))
+                found = flatten(np.stack(passes, axis=3), tile, H)
+            else:
+                found = flatten(rows[:, :, :, None], tile, H)
+            order[end : end + len(found)] = found
+            end += len(found)
+        counts = np.bincount(order, minlength=K * C + 1)[1:]
+        if len(counts) != K * C or (counts != 1).any():
+            raise ProgramError(section, f"tiles must give each of {K} x {C} weights once")
+        return order
+
+    def pack(self, values: NDArray[np.int8], config: AcceleratorConfig) -> bytes:
+        """The stream of these weights.
+
+        Parameters
+        ----------
+        values
+            int8 ``[K, C]``; no -128 where the array multiplies by magnitudes and signs.
+        config
+            The program's instance.
+
+        Raises
+        ------
+        ProgramError
+            A wrong dtype, shape or value.
+        """
+        section = f"operand {self.name!r}"
+        if not isinstance(values, np.ndarray) or values.dtype != np.int8 or values.shape != self.shape:
+            given = f"{getattr(values, 'dtype', type(values).__name__)} {list(np.shape(values))}"
+            raise ProgramError(section, f"weights must be int8 {list(self.shape)}, not {given}")
+        if config.features.sign and values.min() < -127:
+            raise ProgramError(section, f"weights on {config.variant} must be in -127..127, not -128")
+        counted = np.concatenate([np.zeros(1, np.int8), values.reshape(-1)])
+        return counted[self.order(config)].tobytes()
+
+
 @dataclass(frozen=True)
 class ProgramLayer:
     """One line of the layer table. Descriptors belong to a layer by its number in the table.
@@ -449,6 +579,8 @@ class Program:
         The layer table.
     metadata
         A JSON object of the writer's own.
+    operands
+        Weights that the host writes before each run, in the image.
 
     Raises
     ------
@@ -466,6 +598,7 @@ class Program:
     outputs: tuple[Tensor, ...]
     layers: tuple[ProgramLayer, ...]
     metadata: dict[str, Any] = field(default_factory=dict)
+    operands: tuple[Operand, ...] = ()
 
     def __post_init__(self) -> None:
         section = "program"
@@ -485,6 +618,7 @@ class Program:
             ("input", [x.tensor.name for x in self.inputs]),
             ("output", [x.name for x in self.outputs]),
             ("layer", [x.name for x in self.layers]),
+            ("operand", [x.name for x in self.operands]),
         ):
             for name, count in Counter(names).items():
                 if count > 1:
@@ -498,6 +632,9 @@ class Program:
         for layer in self.layers:
             if layer.record is not None:
                 self._check_place(f"layer {layer.name!r}", "record", layer.record, BYTES, BYTES)
+
+        for operand in self.operands:
+            _check_integer(f"operand {operand.name!r}", "address", operand.address, self.base, end - operand.size)
 
     def _check_place(self, section: str, name: str, address: int, size: int, alignment: int) -> None:
         low, high = self.base + len(self.image), self.base + self.dram_bytes - size
@@ -564,6 +701,40 @@ class Program:
                 found[number] = opcode, dict(zip(offsets, values, strict=True))
         return found
 
+    def with_operands(self, weights: Sequence[NDArray[np.int8]]) -> Program:
+        """The program with these weights in its image, and the checksums of the FETCHes that read them.
+
+        Parameters
+        ----------
+        weights
+            One int8 ``[K, C]`` for each operand.
+
+        Raises
+        ------
+        ProgramError
+            A wrong number of operands, or weights of a wrong dtype, shape or value; or no FETCH reads an operand.
+        """
+        if len(weights) != len(self.operands):
+            raise ProgramError("program", f"there must be {len(self.operands)} operands, not {len(weights)}")
+        image = bytearray(self.image)
+        fetches: dict[int, list[int]] = {}
+        for number, (opcode, body) in enumerate(self.bodies()):
+            if opcode == Opcode.FETCH and body["channel"] == Channel.WEIGHT:
+                fetches.setdefault(body["address"], []).append(number)
+        bit, entry = body_offsets(Opcode.FETCH)["checksum"]
+        assert bit % 8 == 0
+        assert entry.bits == 8 * _CHECKSUM.size
+        for operand, values in zip(self.operands, weights, strict=True):
+            if operand.address not in fetches:
+                raise ProgramError(f"operand {operand.name!r}", f"no FETCH reads its address {operand.address}")
+            data = operand.pack(values, self.config)
+            start = operand.address - self.base
+            image[start : start + len(data)] = data
+            for number in fetches[operand.address]:
+                at = self.descriptors - self.base + BYTES * number + bit // 8
+                _CHECKSUM.pack_into(image, at, zlib.crc32(data))
+        return dataclasses.replace(self, image=bytes(image))
+
     def memory(self, images: Sequence[NDArray[np.int8]] = ()) -> NDArray[np.uint8]:
         """The DRAM from ``base`` on as the host prepares it, uint8 ``[dram_bytes]``; 0 where nothing is written.
 
@@ -602,8 +773,33 @@ def _plain(value: object) -> Any:
     return {name: _plain(own) for name, (own, default) in given.items() if own != default}
 
 
+def program_bytes(program: Program) -> bytes:
+    """The file of a program. The same program gives the same bytes.
+
+    Raises
+    ------
+    ProgramError
+        The metadata are not plain JSON.
+    """
+    header: dict[str, Any] = {
+        "config": program.config.to_dict(),
+        "image_bytes": len(program.image),
+        **{name: getattr(program, name) for name in ("base", "descriptors", "descriptor_count", "dram_bytes")},
+        **{name: _plain(getattr(program, name)) for name in ("inputs", "outputs", "layers")},
+        "metadata": program.metadata,
+        **({"operands": _plain(program.operands)} if program.operands else {}),
+    }
+    try:
+        text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ProgramError("header", f"metadata must be plain JSON: {error}") from None
+    prefix = _PREFIX.pack(MAGIC, VERSION, len(text)) + text
+    parts = [prefix, _CHECKSUM.pack(zlib.crc32(prefix)), program.image, _CHECKSUM.pack(zlib.crc32(program.image))]
+    return b"".join(parts)
+
+
 def write_program(path: str | os.PathLike[str], program: Program) -> None:
-    """Write a program to one file. The same program gives the same bytes; the file is complete or unchanged.
+    """Write a program to one file: :func:`program_bytes`. The file is complete or unchanged.
 
     Raises
     ------
@@ -614,20 +810,7 @@ def write_program(path: str | os.PathLike[str], program: Program) -> None:
     OSError
         The file cannot be written.
     """
-    header: dict[str, Any] = {
-        "config": program.config.to_dict(),
-        "image_bytes": len(program.image),
-        **{name: getattr(program, name) for name in ("base", "descriptors", "descriptor_count", "dram_bytes")},
-        **{name: _plain(getattr(program, name)) for name in ("inputs", "outputs", "layers")},
-        "metadata": program.metadata,
-    }
-    try:
-        text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ProgramError("header", f"metadata must be plain JSON: {error}") from None
-    prefix = _PREFIX.pack(MAGIC, VERSION, len(text)) + text
-    parts = [prefix, _CHECKSUM.pack(zlib.crc32(prefix)), program.image, _CHECKSUM.pack(zlib.crc32(program.image))]
-    write_atomically(path, parts)
+    write_atomically(path, [program_bytes(program)])
 
 
 def _object(section: str, value: object, kind: Any) -> dict[str, Any]:
@@ -672,6 +855,14 @@ def _layer(value: object) -> ProgramLayer:
     return ProgramLayer(**fields)
 
 
+def _operand(value: object) -> Operand:
+    fields = dict(_object("operand", value, Operand))
+    for name, given in fields.items():
+        if type(given) is list:
+            fields[name] = tuple(tuple(x) if type(x) is list else x for x in given)
+    return Operand(**fields)
+
+
 _KEYS = (
     "config", "image_bytes", "base", "descriptors", "descriptor_count", "dram_bytes", "inputs", "outputs", "layers",
     "metadata",
@@ -688,7 +879,17 @@ def read_program(path: str | os.PathLike[str]) -> Program:
     OSError
         The file cannot be read.
     """
-    data = Path(path).read_bytes()
+    return program_from_bytes(Path(path).read_bytes())
+
+
+def program_from_bytes(data: bytes) -> Program:
+    """A program from the bytes of its file: the reverse of :func:`program_bytes`.
+
+    Raises
+    ------
+    ProgramError
+        As :func:`read_program`.
+    """
     if data[: len(MAGIC)] != MAGIC:
         raise ProgramError("magic", f"the file must begin with {MAGIC!r}, not {data[: len(MAGIC)]!r}")
     if len(data) < _PREFIX.size:
@@ -706,7 +907,7 @@ def read_program(path: str | os.PathLike[str]) -> Program:
         header = parse_json(data[_PREFIX.size : end])
     except ValueError as error:
         raise ProgramError("header", f"must be JSON: {error}") from None
-    if type(header) is not dict or sorted(header) != sorted(_KEYS):
+    if type(header) is not dict or sorted(header.keys() - {"operands"}) != sorted(_KEYS):
         raise ProgramError("header", f"must be an object of {', '.join(_KEYS)}")
     size = header["image_bytes"]
     _check_integer("header", "image_bytes", size, 0, MAX_DRAM_BYTES)
@@ -730,4 +931,5 @@ def read_program(path: str | os.PathLike[str]) -> Program:
         inputs=_list("inputs", header["inputs"], _input),
         outputs=_list("outputs", header["outputs"], _tensor),
         layers=_list("layers", header["layers"], _layer),
+        operands=_list("operands", header.get("operands", []), _operand),
     )

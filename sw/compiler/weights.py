@@ -18,40 +18,10 @@ from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
 from sw.compiler.graph import CompileError, Convolution
+from sw.compiler.rows import Tile, arrange, flatten, pass_columns
 from sw.format.packing import pack_fields, rank_masks
 
 __all__ = ["Streams", "Tile", "Weights", "is_coded"]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A layer tile: what one TILE computes for one strip of output positions.
-
-    ``i`` is the first group of L output channels, ``g`` the first row group of H input channels, and the tile covers
-    ``A`` and ``B`` of them; kernel rows ``r0 .. r0+Dr-1`` and columns ``s0 .. s0+Ds-1``; passes ``p0 .. p0+passes-1``.
-    ``rows`` are the array rows of the last row group that get weights. ``first`` and ``last`` are those of the tiles
-    that add to the same sums. ``chunk`` numbers the COPY that brings its activations.
-    """
-
-    i: int
-    A: int
-    g: int
-    B: int
-    r0: int
-    s0: int
-    Dr: int
-    Ds: int
-    p0: int
-    passes: int
-    rows: int
-    first: bool
-    last: bool
-    chunk: int
-
-    @property
-    def D(self) -> int:
-        """Kernel positions."""
-        return self.Dr * self.Ds
 
 
 @dataclass(frozen=True)
@@ -198,26 +168,28 @@ class Weights:
         config = self.config
         K = slice(tile.i * config.tiles, (tile.i + tile.A) * config.tiles)
         C = slice(tile.g * config.H, (tile.g + tile.B) * config.H)
-        return {name: self._arrange(values[K, C], tile) for name, values in self._fields.items()}
+        return {
+            name: flatten(arrange(values[K, C], tile, config.H)[:, :, :, None], tile, config.H)
+            for name, values in self._fields.items()
+        }
 
     def _raw_rows(self, tile: Tile) -> dict[str, NDArray[Any]]:
-        config = self.config
-        block = self._raw(tile.i, tile.A, tile.g, tile.B)[..., None]
+        config, H = self.config, self.config.H
+        rows = arrange(self._raw(tile.i, tile.A, tile.g, tile.B)[..., None], tile, H)
         if not config.features.sparse:
-            return {"weight": self._arrange(block, tile)}
+            return {"weight": flatten(rows[:, :, :, None], tile, H)}
         N, M = config.N, config.M
+        groups = rows.reshape(*rows.shape[:5], config.L // M, M)
         weights, masks = [], []
         for number in range(tile.p0, tile.p0 + tile.passes):
-            rows = self._arrange(block, tile, keep_axes=True)
-            groups = rows.reshape(*rows.shape[:5], config.L // M, M)
             if self.passes == 1:
                 # Weights that are not 0 first, then as many others as there is room for, in order.
                 order = np.sort(np.argsort(groups == 0, axis=-1, kind="stable")[..., :N], axis=-1)
                 kept = np.take_along_axis(groups, order, axis=-1)
             else:
-                start = min(number * N, M - N)
+                start, given = pass_columns(number, N, M)
                 kept = groups[..., start : start + N].copy()
-                kept[..., : number * N - start] = 0
+                kept[..., :given] = 0
                 order = np.broadcast_to(np.arange(start, start + N), kept.shape)
             mask = np.zeros(groups.shape, np.bool_)
             np.put_along_axis(mask, order, True, axis=-1)
@@ -225,23 +197,7 @@ class Weights:
             masks.append(rank_masks(mask, N))
         found = {"weight": weights, "mask": masks} if "mask" in self.bits else {"weight": weights}
         # Passes come between row groups and output groups: [Ds, Dr, B, pass, A, H, fields]
-        return {name: self._flat(np.stack(parts, axis=3), tile) for name, parts in found.items()}
-
-    def _arrange(self, values: NDArray[Any], tile: Tile, keep_axes: bool = False) -> NDArray[Any]:
-        """Fields ``[A*x, B*H, R, S, y]`` in the order of row writes: kernel columns, kernel rows, row groups, A, H."""
-        A, B, H = tile.A, tile.B, self.config.H
-        cut = values[:, :, tile.r0 : tile.r0 + tile.Dr, tile.s0 : tile.s0 + tile.Ds]
-        cut = cut.reshape(A, -1, B, H, tile.Dr, tile.Ds, values.shape[-1]).transpose(5, 4, 2, 0, 3, 1, 6)
-        cut = cut.reshape(tile.Ds, tile.Dr, B, A, H, -1)
-        return cut if keep_axes else self._flat(cut[:, :, :, None], tile)
-
-    def _flat(self, values: NDArray[Any], tile: Tile) -> NDArray[Any]:
-        """``[Ds, Dr, B, passes, A, H, fields]`` without the absent rows of the last row group, flat."""
-        if tile.rows == self.config.H:
-            return values.reshape(-1)
-        present = np.ones(values.shape[2:6], np.bool_)
-        present[-1, ..., tile.rows :] = False
-        return values[:, :, present].reshape(-1)
+        return {name: flatten(np.stack(parts, axis=3), tile, H) for name, parts in found.items()}
 
     def streams(self, tiles: Iterable[Tile]) -> Streams:
         """The streams of these tiles, one after the other."""
