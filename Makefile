@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv demo test sim robustness grid networks resnet20 resnet18 efficientnet deit speed synth ip lint bench docs clean distclean
+.PHONY: help venv demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit speed synth ip lint bench docs clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,6 +42,9 @@ robustness: $(READY) ## the accelerator meets every kind of error, abort and res
 
 grid: $(READY) ## instances all over the configuration space: lint, and a layer or network bit for bit
 	@$(RUN) -m pytest --full tests/hw/test_accelerator_grid.py
+
+random: $(READY) ## random networks on random instances: compiled without a race, and golden's bytes are the network's
+	@$(RUN) -m pytest --full tests/sw/compiler/test_random_networks.py
 
 networks: resnet20 resnet18 efficientnet deit speed ## all whole networks on the RTL, and the tables of speed
 

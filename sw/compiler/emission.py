@@ -512,7 +512,10 @@ class Emitter:
     def _output(self, entry: Mapped, strip: Strip, group: int, tile: Tile, parameters: bool) -> None:
         convolution, config, number = entry.convolution, self.config, entry.number
         target = self.tensors[convolution.target]
-        assert self._free(target), "tensors that share space are used one after the other"
+        while not self._free(target):
+            # Rows of an input that no one reads.
+            given = self.loads and self._load()
+            assert given, "tensors that share space are used one after the other"
         if parameters:
             self._fetch(number, Channel.PARAMETER, *entry.parameters[group])
         vector_words = config.L // config.l2_word * (4 if convolution.wide else 1)

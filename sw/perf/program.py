@@ -572,32 +572,44 @@ class _Model:
             yield from self.take("weight", rows * sizes["weight"] // width)
             return
         streams = [(self.channels[name], bits) for name, bits in sizes.items()]
+        longest = min(self.config.burst_words, 4096 // self.word_bytes)
         while rows:
             part, start, end = rows, kernel.now, 0.0
-            for channel, bits in streams:
+            # Bits of the next row that have left each FIFO.
+            begun = [0] * len(streams)
+            for number, (channel, bits) in enumerate(streams):
                 while not channel.bursts:
                     yield channel.arrived
                 # Rows in the first burst; one that does not end there waits for the next one.
                 there = int(channel.bursts[0][1]) // bits
                 if not there:
                     there = 1
-                    while sum(burst[1] for burst in channel.bursts) < bits:
-                        yield channel.arrived
+                    while (have := sum(int(burst[1]) for burst in channel.bursts)) + begun[number] < bits:
+                        if not have or channel.free >= longest:
+                            yield channel.arrived
+                            continue
+                        # No burst comes before these words have left: the row is longer than what the FIFO holds.
+                        yield max(first + held / width for first, held in channel.bursts)
+                        self.drop(channel, have)
+                        begun[number] += have
                 part = min(part, there)
             start = max(start, kernel.now)
-            for channel, bits in streams:
-                needed, place = part * bits, 0.0
-                for first, left in channel.bursts:
-                    taken = min(needed, left)
-                    place = max(place, first) + taken / width
-                    start = max(start, first)
-                    needed -= int(taken)
+            # Of a row that has begun, the other streams may hold several.
+            part = 1 if any(begun) else part
+            left = [part * bits - gone for (_, bits), gone in zip(streams, begun, strict=True)]
+            for (channel, _), needed in zip(streams, left, strict=True):
+                place = 0.0
+                for first, held in channel.bursts:
                     if not needed:
                         break
+                    taken = min(needed, int(held))
+                    place = max(place, first) + taken / width
+                    start = max(start, first)
+                    needed -= taken
                 end = max(end, place)
-            yield max(start + part, end, start + max(part * bits / width for _, bits in streams))
-            for channel, bits in streams:
-                self.drop(channel, part * bits)
+            yield max(start + part, end, start + max(left) / width)
+            for (channel, _), needed in zip(streams, left, strict=True):
+                self.drop(channel, needed)
             rows -= part
 
     def loader(self) -> _Process:
