@@ -75,6 +75,7 @@ def compile_layers(
     layers: Sequence[tuple[CompressedLayer, tuple[int, int, int]]],
     config: AcceleratorConfig,
     *,
+    wide: bool = False,
     records: bool = True,
     base: int = 0,
     progress: Progress | None = None,
@@ -86,6 +87,8 @@ def compile_layers(
     layers
         Each with the shape ``[C, rows, columns]`` of its input. A linear layer takes every pixel by itself: for tokens,
         ``[C, 1, tokens]``. A layer without requantisation gives its int32 sums.
+    wide
+        All give int32: sums and bias.
     config, records, base, progress
         As for :func:`compile_network`.
 
@@ -99,7 +102,7 @@ def compile_layers(
     CompileError, sw.golden.PsumOverflowError, sw.compiler.program.ProgramError
         As :func:`compile_network`.
     """
-    return _compile_layers(layers, config, records, base, progress)
+    return _compile_layers(layers, config, records, base, progress, "logits" if wide else "layer")
 
 
 def _compile_layers(
@@ -116,7 +119,7 @@ def _compile_layers(
     for layer, shape in layers:
         source = graph.add(Value(f"input of {layer.name}", *shape))
         graph.inputs.append(source)
-        wide = layer.requantisation is None
+        wide = layer.requantisation is None or operation == "logits"
         graph.operations.append(convolution(graph, layer, source, name=layer.name, operation=operation, wide=wide))
         graph.outputs.append(graph.operations[-1].target)
     return _Compiler(config, graph, False, records, base, {}, progress).run()
@@ -195,6 +198,11 @@ def compile_products(
         )  # fmt: skip
         layers.append((layer, (product.C, 1, product.T)))
     return _compile_layers(layers, config, records, base, operation=PRODUCT)
+
+
+def fold_inputs(config: AcceleratorConfig, graph: Graph) -> dict[int, Fold]:
+    """Rearrange a graph's inputs where the first convolution gains from it. Returns the fold of each such input."""
+    return _Compiler(config, graph, False, False, 0, {}, None)._folds()
 
 
 @dataclass
