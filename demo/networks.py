@@ -16,7 +16,16 @@ from torch.nn import functional
 
 from sw.compress.sources import load_model
 
-__all__ = ["DEIT_TINY_TOKENS", "EfficientNetLite0", "ResNet18", "deit_tiny_layers", "efficientnet_lite0", "resnet18"]
+__all__ = [
+    "DEIT_TINY_TOKENS",
+    "DeiT",
+    "EfficientNetLite0",
+    "ResNet18",
+    "deit_tiny",
+    "deit_tiny_layers",
+    "efficientnet_lite0",
+    "resnet18",
+]
 
 #: Positions of each linear layer of DeiT-tiny: 14 x 14 patches and the class token.
 DEIT_TINY_TOKENS = 197
@@ -151,3 +160,72 @@ def deit_tiny_layers() -> list[tuple[str, int, int]]:
     sizes = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)}
     sizes |= {"mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)}
     return [(f"blocks.{block}.{name}", *size) for block in range(12) for name, size in sizes.items()]
+
+
+class _Patches(nn.Module):
+    def __init__(self, inputs: int, width: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(inputs, width, patch, patch)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.proj(values)
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        batch, tokens, width = values.shape
+        parts = self.qkv(values).reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        mixed = functional.scaled_dot_product_attention(*parts.permute(2, 0, 3, 1, 4))
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+
+
+class _Mlp(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.fc2(functional.gelu(self.fc1(values)))
+
+
+class _Encoder(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(width, 1e-6), _Attention(width, heads)
+        self.norm2, self.mlp = nn.LayerNorm(width, 1e-6), _Mlp(width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        values = values + self.attn(self.norm1(values))
+        return values + self.mlp(self.norm2(values))
+
+
+class DeiT(nn.Module):
+    """DeiT (Touvron et al. 2021), by default DeiT-tiny for 224 x 224 pixels; parameters are named as in timm."""
+
+    def __init__(
+        self, size: int = 224, patch: int = 16, width: int = 192, heads: int = 3, depth: int = 12, classes: int = 1000
+    ) -> None:
+        super().__init__()
+        self.patch_embed = _Patches(3, width, patch)
+        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, (size // patch) ** 2 + 1, width))
+        self.blocks = nn.Sequential(*[_Encoder(width, heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width, 1e-6)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, values: Tensor) -> Tensor:
+        tokens = self.patch_embed(values).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1) + self.pos_embed
+        return self.head(self.norm(self.blocks(tokens))[:, 0])
+
+
+def deit_tiny(seed: int = 0, depth: int = 12) -> DeiT:
+    """DeiT-tiny with random weights, or its first ``depth`` blocks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DeiT(depth=depth).eval()

@@ -701,6 +701,24 @@ class Program:
                 found[number] = opcode, dict(zip(offsets, values, strict=True))
         return found
 
+    @cached_property
+    def _operand_fetches(self) -> list[list[int]]:
+        """Numbers of the FETCHes that read each operand."""
+        found: dict[int, list[int]] = {operand.address: [] for operand in self.operands}
+        for number, (opcode, body) in enumerate(self.bodies() if found else ()):
+            if opcode == Opcode.FETCH and body["channel"] == Channel.WEIGHT and body["address"] in found:
+                found[body["address"]].append(number)
+        for operand in self.operands:
+            if not found[operand.address]:
+                raise ProgramError(f"operand {operand.name!r}", f"no FETCH reads its address {operand.address}")
+        return [found[operand.address] for operand in self.operands]
+
+    @property
+    def operand_bytes(self) -> int:
+        """Bytes that :meth:`with_operands` changes: the operands, and the checksums of the FETCHes that read them."""
+        checksums = sum(map(len, self._operand_fetches))
+        return sum(operand.size for operand in self.operands) + _CHECKSUM.size * checksums
+
     def with_operands(self, weights: Sequence[NDArray[np.int8]]) -> Program:
         """The program with these weights in its image, and the checksums of the FETCHes that read them.
 
@@ -717,20 +735,14 @@ class Program:
         if len(weights) != len(self.operands):
             raise ProgramError("program", f"there must be {len(self.operands)} operands, not {len(weights)}")
         image = bytearray(self.image)
-        fetches: dict[int, list[int]] = {}
-        for number, (opcode, body) in enumerate(self.bodies()):
-            if opcode == Opcode.FETCH and body["channel"] == Channel.WEIGHT:
-                fetches.setdefault(body["address"], []).append(number)
         bit, entry = body_offsets(Opcode.FETCH)["checksum"]
         assert bit % 8 == 0
         assert entry.bits == 8 * _CHECKSUM.size
-        for operand, values in zip(self.operands, weights, strict=True):
-            if operand.address not in fetches:
-                raise ProgramError(f"operand {operand.name!r}", f"no FETCH reads its address {operand.address}")
+        for operand, fetches, values in zip(self.operands, self._operand_fetches, weights, strict=True):
             data = operand.pack(values, self.config)
             start = operand.address - self.base
             image[start : start + len(data)] = data
-            for number in fetches[operand.address]:
+            for number in fetches:
                 at = self.descriptors - self.base + BYTES * number + bit // 8
                 _CHECKSUM.pack_into(image, at, zlib.crc32(data))
         return dataclasses.replace(self, image=bytes(image))

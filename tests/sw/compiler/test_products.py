@@ -125,7 +125,7 @@ def test_operand_that_does_not_fit_the_program(program: Program) -> None:
         replace(program, operands=(operand, operand))
     with pytest.raises(ProgramError, match="operand 'p': no FETCH reads its address"):
         moved(address=operand.address + 2).with_operands(weights)
-    with pytest.raises(ProgramError, match="operand 'p': tiles must give .* bytes, not "):
+    with pytest.raises(ProgramError, match=r"operand 'p': tiles must give \d+ bytes, not "):
         replace(operand, size=operand.size + 2).order(config)
     with pytest.raises(ProgramError, match="operand 'p': tiles must give each of 4 x 6 weights once"):
         Operand("p", (4, 6), operand.address, operand.size, ((1, *operand.tiles[0][1:]), *operand.tiles[1:])).order(

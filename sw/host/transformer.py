@@ -1,0 +1,288 @@
+"""From a vision transformer in torch, with decoded layers, to a network in steps.
+
+The module must be built like DeiT (Touvron et al. 2021) or :class:`experiments.models.VisionTransformer`: a convolution
+makes patches, positions are added, pre-norm blocks of attention and of two linear layers with GELU, a last norm, then
+the class token or the mean of the tokens goes to the classifier. What its parts are called is in :data:`_NAMES`.
+
+All that the array reads and makes is int8, with a scale for each tensor, but for the sums of a head's shares and for
+the logits, which are int32. Softmax's numerators are quantised before the product with the values, each token's largest
+to 127, and the division by their sum comes after it: so a flat softmax over many tokens keeps its precision.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sw.compress.training.integer import fixed_point
+from sw.compress.training.modules import DecodedConv2d, DecodedLinear, compressed_layers
+from sw.compress.training.quant import ActivationQuantiser
+from sw.format.layer import CompressedLayer, Requantisation
+from sw.host.network import SteppedNetwork
+from sw.host.operations import RESIDUAL_LIMIT, StepError
+
+__all__ = ["export_transformer"]
+
+#: Names of the parts, those of DeiT first.
+_NAMES = {
+    "patches": ("patch_embed.proj", "patches"),
+    "positions": ("pos_embed", "positions"),
+    "blocks": ("blocks",),
+    "norm": ("norm",),
+    "classifier": ("head", "linear"),
+    "norm1": ("norm1",),
+    "qkv": ("attn.qkv", "attention.qkv"),
+    "heads": ("attn.num_heads", "attention.heads"),
+    "proj": ("attn.proj", "attention.proj"),
+    "norm2": ("norm2",),
+    "fc1": ("mlp.fc1", "fc1"),
+    "fc2": ("mlp.fc2", "fc2"),
+}
+# How much farther than in calibration the residual stream may go; and steps of a mean of tokens in one of int8.
+_HEADROOM = 4
+_MEAN_STEPS = 256
+# Of the largest logit: how far the parts, put together, may be from the module.
+_TOLERANCE = 1e-3
+# Half of int32's range is left to the sums.
+_MAX_BIAS = 1 << 29
+
+
+def _part(owner: nn.Module, name: str, path: str) -> Any:
+    for known in _NAMES[name]:
+        try:
+            return attrgetter(known)(owner)
+        except AttributeError:
+            continue
+    raise StepError(f"the network must have a part {' or '.join(path + known for known in _NAMES[name])}")
+
+
+class _Layer:
+    """A decoded layer, and the quantiser of its input where it has one."""
+
+    def __init__(self, owner: nn.Module, name: str, path: str = "") -> None:
+        self.module = _part(owner, name, path)
+        quantiser = getattr(self.module, "quantiser", None)
+        self.quantiser = quantiser if isinstance(quantiser, ActivationQuantiser) else None
+        self.inner = self.module.layer if self.quantiser is not None else self.module
+        if not isinstance(self.inner, DecodedConv2d | DecodedLinear):
+            raise StepError(f"part {path}{name} must be a decoded layer, not {type(self.inner).__name__}")
+
+
+class _Norm:
+    def __init__(self, owner: nn.Module, name: str, path: str = "") -> None:
+        self.module = _part(owner, name, path)
+        if not isinstance(self.module, nn.LayerNorm):
+            raise StepError(f"part {path}{name} must be LayerNorm, not {type(self.module).__name__}")
+
+
+class _Block:
+    def __init__(self, owner: nn.Module, number: int) -> None:
+        path = f"blocks.{number}."
+        self.heads = int(_part(owner, "heads", path))
+        self.norm1, self.norm2 = _Norm(owner, "norm1", path), _Norm(owner, "norm2", path)
+        self.qkv, self.proj, self.fc1, self.fc2 = (_Layer(owner, x, path) for x in ("qkv", "proj", "fc1", "fc2"))
+
+
+class _Walk:
+    """The forward pass, put together from the parts; it may quantise, and set scales, on its way."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.patches, self.classifier = _Layer(model, "patches"), _Layer(model, "classifier")
+        self.positions: Tensor = _part(model, "positions", "")
+        self.class_token: Tensor | None = getattr(model, "cls_token", None)
+        self.blocks = [_Block(block, number) for number, block in enumerate(_part(model, "blocks", ""))]
+        self.norm = _Norm(model, "norm")
+        self.scales: dict[str, float] = {}
+        self.largest = 0.0
+
+    def run(self, images: Tensor, calibrate: bool) -> Tensor:
+        """The logits; with ``calibrate``, quantised wherever the integers are, and scales set from these images."""
+
+        def quantised(name: str, values: Tensor, reader: _Layer | None = None) -> Tensor:
+            if not calibrate:
+                return values
+            quantiser = ActivationQuantiser()
+            if reader is not None and reader.quantiser is not None and reader.quantiser.ready:
+                quantiser = reader.quantiser
+            else:
+                quantiser.calibrate(values)
+            self.scales[name] = float(quantiser.step())
+            return quantiser(values)  # type: ignore[no-any-return]
+
+        def apply(layer: _Layer, values: Tensor) -> Tensor:
+            return (layer.inner if calibrate else layer.module)(values)  # type: ignore[no-any-return]
+
+        def residual(values: Tensor) -> Tensor:
+            self.largest = max(self.largest, float(values.abs().max()))
+            return values
+
+        stream = quantised("patches", apply(self.patches, quantised("input", images, self.patches)))
+        stream = stream.flatten(2).transpose(1, 2)
+        if self.class_token is not None:
+            stream = torch.cat([self.class_token.expand(len(stream), -1, -1), stream], dim=1)
+        stream = residual(stream + self.positions)
+        for number, block in enumerate(self.blocks):
+            path = f"{number}."
+            values = quantised(path + "norm1", block.norm1.module(stream), block.qkv)
+            batch, tokens, width = values.shape
+            parts = apply(block.qkv, values).reshape(batch, tokens, 3, block.heads, -1).permute(2, 0, 3, 1, 4)
+            q, k, v = (quantised(path + name, part) for name, part in zip("qkv", parts, strict=True))
+            scores = quantised(path + "scores", q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]))
+            mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, tokens, width)
+            values = apply(block.proj, quantised(path + "mixed", mixed, block.proj))
+            stream = residual(stream + quantised(path + "proj", values))
+            values = apply(block.fc1, quantised(path + "norm2", block.norm2.module(stream), block.fc1))
+            values = functional.gelu(quantised(path + "fc1", values))
+            values = apply(block.fc2, quantised(path + "gelu", values, block.fc2))
+            stream = residual(stream + quantised(path + "fc2", values))
+        stream = self.norm.module(stream)
+        pooled = stream.mean(1) if self.class_token is None else stream[:, 0]
+        return apply(self.classifier, quantised("pooled", pooled, self.classifier))
+
+
+class _Exporter:
+    def __init__(self, walk: _Walk, model: nn.Module, shape: tuple[int, ...]) -> None:
+        self.walk = walk
+        self.given = {layer.name: layer for layer in compressed_layers(model)}
+        self.layers: dict[str, CompressedLayer] = {}
+        self.constants: dict[str, NDArray[Any]] = {}
+        self.operations: list[dict[str, Any]] = [{"op": "input", "shape": list(shape)}]
+        # Real value of the integer 1 in the residual stream.
+        self.step = _HEADROOM * walk.largest / RESIDUAL_LIMIT
+
+    def emit(self, op: str, *sources: int, **fields: Any) -> int:
+        self.operations.append({"op": op, "in": list(sources), **fields})
+        return len(self.operations) - 1
+
+    def constant(self, name: str, values: NDArray[Any]) -> str:
+        self.constants[name] = values
+        return name
+
+    def layer(self, layer: _Layer, source: int, scale: float, target: NDArray[np.float64] | None) -> int:
+        """A layer that reads integers of one scale and makes int8 of these, one for each channel; or int32."""
+        module = layer.inner
+        found = self.given[module.name]
+        K = found.shape[0]
+        gain = np.broadcast_to(found.scale.astype(np.float64) * scale, K)
+        offset = np.zeros(K) if module.bias is None else module.bias.detach().cpu().double().numpy()
+        if target is None and len(found.scale) > 1:
+            raise StepError(f"layer {found.name!r} must have one scale, not {K}: its sums are compared")
+        if target is None:
+            multiplier, shift, bias = np.ones(K, np.int32), np.zeros(K, np.uint8), np.rint(offset / gain)
+        else:
+            multiplier, shift = fixed_point(gain / target)
+            effective = np.ldexp(multiplier.astype(np.float64), -shift.astype(np.int64))
+            bias = np.rint(offset / (effective * target))
+        if not (np.abs(bias) <= _MAX_BIAS).all():
+            raise StepError(f"layer {found.name!r}: bias must be within {_MAX_BIAS}, not {np.abs(bias).max()}")
+        requantisation = Requantisation(bias.astype(np.int32), multiplier, shift)
+        self.layers[found.name] = dataclasses.replace(found, requantisation=requantisation)
+        return self.emit("logits" if target is None else "layer", source, layer=found.name)
+
+    def norm(self, norm: _Norm, source: int, name: str, scale: float, limit: int = 127) -> int:
+        module = norm.module
+        C = module.normalized_shape[0]
+        weight = np.ones(C) if module.weight is None else module.weight.detach().cpu().double().numpy()
+        bias = np.zeros(C) if module.bias is None else module.bias.detach().cpu().double().numpy()
+        return self.emit(
+            "layernorm",
+            source,
+            gain=self.constant(f"{name}.gain", weight / scale),
+            offset=self.constant(f"{name}.offset", bias / scale),
+            epsilon=module.eps / self.step**2,
+            limit=limit,
+        )
+
+    def table(self, name: str, values: NDArray[np.int64], function: Callable[[Tensor], Tensor]) -> str:
+        results = function(torch.from_numpy(values).double()).round().clamp(-128, 127)
+        return self.constant(name, results.to(torch.int8).numpy())
+
+    def run(self) -> SteppedNetwork:
+        walk, scales, step = self.walk, self.walk.scales, self.step
+        stream = self.layer(walk.patches, 0, scales["input"], np.array(scales["patches"]))
+        positions = walk.positions.detach().cpu().double()[0].clone()
+        if walk.class_token is not None:
+            positions[0] += walk.class_token.detach().cpu().double()[0, 0]
+        integers = np.rint(positions.numpy().T / step).clip(-RESIDUAL_LIMIT, RESIDUAL_LIMIT).astype(np.int32)
+        stream = self.emit(
+            "embed", stream, factor=scales["patches"] / step, positions=self.constant("positions", integers)
+        )
+        for number, block in enumerate(walk.blocks):
+            stream = self.block(block, number, stream)
+        pooled = scales["pooled"]
+        if walk.class_token is None:
+            fine = pooled / _MEAN_STEPS
+            tokens = self.norm(walk.norm, stream, "norm", fine, RESIDUAL_LIMIT)
+            values = self.emit("mean", tokens, factor=1 / (_MEAN_STEPS * positions.shape[0]))
+        else:
+            values = self.norm(walk.norm, self.emit("token", stream, number=0), "norm", pooled)
+        self.layer(walk.classifier, values, pooled, None)
+        return SteppedNetwork(self.layers, self.operations, self.constants, scales["input"])
+
+    def block(self, block: _Block, number: int, stream: int) -> int:
+        path, name, step = f"{number}.", f"blocks.{number}.", self.step
+        s = {key.removeprefix(path): scale for key, scale in self.walk.scales.items() if key.startswith(path)}
+        values = self.norm(block.norm1, stream, name + "norm1", s["norm1"])
+        width = len(self.constants[name + "norm1.gain"])
+        values = self.layer(block.qkv, values, s["norm1"], np.repeat([s["q"], s["k"], s["v"]], width))
+        q, k, v = (
+            self.emit("split", values, part=part, parts=3, heads=block.heads, transposed=part == 1) for part in range(3)
+        )
+        factor = s["q"] * s["k"] / math.sqrt(width // block.heads) / s["scores"]
+        multiplier, shift = fixed_point(np.array([factor]))
+        scores = self.emit("matmul", q, k, name=name + "scores", multiplier=int(multiplier[0]), shift=int(shift[0]))
+        exponents = self.table(name + "softmax", np.arange(256), lambda x: 127 * torch.exp(-s["scores"] * x))
+        numerators = self.emit("softmax", scores, table=exponents)
+        sums = self.emit("matmul", numerators, v, name=name + "shares")
+        mixed = self.emit("normalise", sums, numerators, factor=s["v"] / s["mixed"])
+        values = self.layer(block.proj, mixed, s["mixed"], np.array(s["proj"]))
+        stream = self.emit("residual", stream, values, factor=s["proj"] / step)
+        values = self.norm(block.norm2, stream, name + "norm2", s["norm2"])
+        values = self.layer(block.fc1, values, s["norm2"], np.array(s["fc1"]))
+        gelu = self.table(name + "gelu", np.arange(-128, 128), lambda x: functional.gelu(x * s["fc1"]) / s["gelu"])
+        values = self.emit("gelu", values, table=gelu)
+        values = self.layer(block.fc2, values, s["gelu"], np.array(s["fc2"]))
+        return self.emit("residual", stream, values, factor=s["fc2"] / step)
+
+
+@torch.no_grad()
+def export_transformer(model: nn.Module, images: Tensor) -> SteppedNetwork:
+    """A vision transformer in integers.
+
+    Parameters
+    ----------
+    model
+        With decoded layers (:func:`sw.compress.training.modules.convert`). Input scales that
+        :func:`sw.compress.training.graph.quantise_inputs` has put in and training has learned are kept.
+    images
+        Normalised ``[batch, C, rows, columns]``, on the model's device: all other scales are calibrated on them.
+
+    Raises
+    ------
+    StepError
+        A part is missing or of another kind, or the parts do not compute what the module does.
+    """
+    training = model.training
+    model.eval()
+    try:
+        walk = _Walk(model)
+        expected, found = model(images), walk.run(images, calibrate=False)
+        apart = float((found - expected).abs().max()) if found.shape == expected.shape else math.inf
+        if not apart <= _TOLERANCE * float(expected.abs().max()):
+            raise StepError(
+                "the network must compute what its parts say (pre-norm blocks with GELU, then the class token or the "
+                f"mean of the tokens), not logits that are {apart:.3g} apart"
+            )
+        walk.run(images, calibrate=True)
+    finally:
+        model.train(training)
+    return _Exporter(walk, model, tuple(images.shape[1:])).run()
