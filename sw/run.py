@@ -1,8 +1,12 @@
-"""``python -m sw.run``: run a program on the golden model or on the simulated hardware, or predict its cycles."""
+"""``python -m sw.run``: run a program on the golden model or on the simulated hardware, or predict its cycles.
+
+A network in steps runs step by step: its programs on the backend, the host's operations between them here.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,11 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
-from sw.compiler.program import Input, Program, Tensor, read_program
+from hw.config import AcceleratorConfig
+from sw.compiler.program import Input, Program, Tensor, read_program, write_program
 from sw.format.output import staged
 from sw.golden.program import execute
+from sw.host.program import SteppedProgram, is_stepped_program, read_stepped_program
 from sw.perf.program import CAUSES, LayerTiming, measured, predict, total, traffic_bytes, utilisation
 
 __all__ = ["RunError", "main", "quantise_input", "read_images"]
@@ -59,7 +66,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sw.run", description=__doc__)
     parser.add_argument("--backend", choices=BACKENDS, default="golden", help="%(default)s")
-    parser.add_argument("program", metavar="PROGRAM")
+    parser.add_argument("program", metavar="PROGRAM", help="of the compiler; also a network in steps")
     parser.add_argument(
         "inputs",
         metavar="INPUT",
@@ -78,24 +85,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    program = read_program(options.program)
-    if options.backend == "perf":
-        if options.inputs or options.output:
-            raise RunError("perf takes no INPUT and no --output: cycles do not depend on values")
-        return _report(program, predict(program), None, options.json)
+    if options.backend == "perf" and (options.inputs or options.output):
+        raise RunError("perf takes no INPUT and no --output: cycles do not depend on values")
     if options.backend == "golden" and options.json:
         raise RunError("--json is for rtl and perf: the golden model has no cycles")
-    if len(options.inputs) != len(program.inputs):
-        raise RunError(f"there must be {len(program.inputs)} INPUTs, not {len(options.inputs)}")
-    if (options.mean is None) != (options.std is None):
-        raise RunError("--mean and --std must be given together")
-    batches = [
-        read_images(path, entry, options.mean, options.std)
-        for path, entry in zip(options.inputs, program.inputs, strict=True)
-    ]
-    counts = {len(batch) for batch in batches}
-    if len(counts) > 1:
-        raise RunError(f"all INPUTs must have as many images, not {sorted(counts)}")
+    if is_stepped_program(options.program):
+        return _run_steps(read_stepped_program(options.program), options)
+    program = read_program(options.program)
+    if options.backend == "perf":
+        return _report(program.config, predict(program), None, options.json)
+    batches = _batches(program.inputs, options)
     memories = [program.memory(images) for images in zip(*batches, strict=True)]
     with ExitStack() as files:
         # Before the work, which can take minutes.
@@ -115,8 +114,72 @@ def _run(options: argparse.Namespace) -> int:
         _print_output(name, values)
     if options.backend == "golden":
         return 0
-    status = _report(program, measured(program, done[-1]), predict(program), options.json)
-    return _compare(program, memories, done, not options.quiet) if options.check else status
+    status = _report(program.config, measured(program, done[-1]), predict(program), options.json)
+    if not options.check:
+        return status
+    runs = zip(range(len(memories)), [program] * len(memories), memories, done, strict=True)
+    return _compare(list(runs), options)
+
+
+def _batches(inputs: Sequence[Input], options: argparse.Namespace) -> list[NDArray[np.int8]]:
+    """The images of each input."""
+    if len(options.inputs) != len(inputs):
+        raise RunError(f"there must be {len(inputs)} INPUTs, not {len(options.inputs)}")
+    if (options.mean is None) != (options.std is None):
+        raise RunError("--mean and --std must be given together")
+    batches = [
+        read_images(path, entry, options.mean, options.std) for path, entry in zip(options.inputs, inputs, strict=True)
+    ]
+    counts = {len(batch) for batch in batches}
+    if len(counts) > 1:
+        raise RunError(f"all INPUTs must have as many images, not {sorted(counts)}")
+    return batches
+
+
+def _run_steps(steps: SteppedProgram, options: argparse.Namespace) -> int:
+    """Run a network in steps."""
+    programs = steps.programs.values()
+    model = [timing for program in programs for timing in predict(program)]
+    if options.backend == "perf":
+        return _report(steps.config, model, None, options.json, steps)
+    (images,) = _batches([steps.input], options)
+    timings: list[LayerTiming] = []
+    runs: list[tuple[int, Program, NDArray[np.uint8], NDArray[np.uint8]]] = []
+
+    def on_backend(number: int, jobs: Sequence[tuple[Program, NDArray[np.uint8]]]) -> list[NDArray[np.uint8]]:
+        program = steps.programs[number]
+        if options.backend == "golden":
+            return [execute(bound, memory, check=options.check).memory for bound, memory in jobs]
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder, "program"))
+            write_program(path, program)
+            done = _simulate(path, program, [memory for _, memory in jobs])
+        timings.extend(measured(program, done[-1]))
+        if options.check:
+            runs.extend((image, *job, found) for image, (job, found) in enumerate(zip(jobs, done, strict=True)))
+        return done
+
+    console = Console(stderr=True)
+    with ExitStack() as files:
+        target = files.enter_context(staged(options.output)) if options.output else None
+        shown = Progress(console=console, transient=True, disable=options.quiet or options.backend == "rtl")
+        bar = files.enter_context(shown)
+        task = bar.add_task("steps", total=len(programs))
+
+        def run(number: int, jobs: Sequence[tuple[Program, NDArray[np.uint8]]]) -> list[NDArray[np.uint8]]:
+            done = on_backend(number, jobs)
+            bar.advance(task)
+            return done
+
+        results = {steps.result: np.stack(steps.run(list(images), run))}
+        if target:
+            _write(target, options.output, results)
+    for name, values in results.items():
+        _print_output(name, values)
+    if options.backend == "golden":
+        return 0
+    status = _report(steps.config, timings, model, options.json, steps)
+    return _compare(runs, options) if options.check else status
 
 
 # Inputs and outputs
@@ -240,32 +303,44 @@ def _simulate(path: str, program: Program, memories: Sequence[NDArray[np.uint8]]
 
 
 def _compare(
-    program: Program, memories: Sequence[NDArray[np.uint8]], done: Sequence[NDArray[np.uint8]], progress: bool
+    runs: Sequence[tuple[int, Program, NDArray[np.uint8], NDArray[np.uint8]]], options: argparse.Namespace
 ) -> int:
-    """Compare every tensor in DRAM with the golden run's; the exit status."""
-    tensors: list[Tensor] = [layer.tensor for layer in program.layers if layer.tensor] + list(program.outputs)
+    """Compare every tensor in DRAM with the golden run's; the exit status.
+
+    ``runs`` are the number of an image, a program, the DRAM before and the DRAM after.
+    """
     checked = 0
-    for number, (memory, found) in enumerate(zip(memories, done, strict=True)):
-        expected = execute(program, memory, progress=progress).memory
+    compared = set()
+    for image, program, memory, found in runs:
+        tensors: list[Tensor] = [layer.tensor for layer in program.layers if layer.tensor] + list(program.outputs)
+        expected = execute(program, memory, progress=not options.quiet).memory
         for tensor in tensors:
             place = slice(tensor.address - program.base, tensor.address - program.base + tensor.size)
             differing = np.flatnonzero(found[place] != expected[place])
             checked += tensor.size
+            compared.add(tensor.address)
             if len(differing):
                 first = int(differing[0])
                 print(
-                    f"image {number}: {len(differing)} of {tensor.size} bytes of {tensor.name!r} differ from golden; "
+                    f"image {image}: {len(differing)} of {tensor.size} bytes of {tensor.name!r} differ from golden; "
                     f"first byte {first}: {found[place][first]}, not {expected[place][first]}"
                 )
                 return 1
-    print(f"{checked} bytes of {len(tensors)} tensors, {len(memories)} images: equal to golden")
+    images = len({image for image, *_ in runs})
+    print(f"{checked} bytes of {len(compared)} tensors, {images} images: equal to golden")
     return 0
 
 
 # The table of layers
 
 
-def _report(program: Program, timings: list[LayerTiming], model: list[LayerTiming] | None, path: str | None) -> int:
+def _report(
+    config: AcceleratorConfig,
+    timings: list[LayerTiming],
+    model: list[LayerTiming] | None,
+    path: str | None,
+    steps: SteppedProgram | None = None,
+) -> int:
     if not timings:
         print("no layer has a record of the counters")
         return 0
@@ -274,7 +349,7 @@ def _report(program: Program, timings: list[LayerTiming], model: list[LayerTimin
     if model:
         predicted["total"] = sum(predicted.get(timing.name, 0) for timing in timings)
     headings = ["cycles", *(["model %"] if model else []), "MACs", "utilisation %", *CAUSES, "other"]
-    traffic = list(traffic_bytes(program.config, rows[0].counters))
+    traffic = list(traffic_bytes(config, rows[0].counters))
     table = Table("layer", "operation", box=None)
     for heading in (*headings, *(name.replace("_", " ") for name in traffic)):
         table.add_column(heading, justify="right")
@@ -284,8 +359,8 @@ def _report(program: Program, timings: list[LayerTiming], model: list[LayerTimin
         cycles = counters["cycles"]
         lost = {cause: counters[counter] for cause, counter in CAUSES.items()}
         other = cycles - counters["operations"] - sum(lost.values())
-        used = utilisation(program.config, timing.macs, cycles)
-        moved = traffic_bytes(program.config, counters)
+        used = utilisation(config, timing.macs, cycles)
+        moved = traffic_bytes(config, counters)
         entry: dict[str, Any] = {"layer": timing.name, "operation": timing.operation, "macs": timing.macs}
         entry |= {"utilisation": used, "lost": lost | {"other": other}, "bytes": moved, "counters": counters}
         cells = [str(cycles)]
@@ -296,11 +371,31 @@ def _report(program: Program, timings: list[LayerTiming], model: list[LayerTimin
         cells += [str(timing.macs), f"{100 * used:.1f}", *(str(x) for x in lost.values()), str(other)]
         table.add_row(timing.name, timing.operation, *cells, *(str(x) for x in moved.values()))
         report.append(entry)
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+    result: dict[str, Any] = {"layers": report[:-1], "total": report[-1]}
+    if steps is not None:
+        result["host"] = [dataclasses.asdict(transfer) for transfer in steps.transfers()]
+        console.print(_host_table(steps))
     if path:
         with staged(path) as target:
-            target.write_text(json.dumps({"layers": report[:-1], "total": report[-1]}, indent=1) + "\n")
+            target.write_text(json.dumps(result, indent=1) + "\n")
     return 0
+
+
+def _host_table(steps: SteppedProgram) -> Table:
+    """What the host does between the programs."""
+    table = Table("step", "operation", "on", box=None)
+    for heading in ("host writes bytes", "host reads bytes"):
+        table.add_column(heading, justify="right")
+    transfers = steps.transfers()
+    for entry in transfers:
+        moved = (str(entry.written), str(entry.read)) if entry.number in steps.programs else ("", "")
+        name = steps.operations[entry.number].get("layer", steps.operations[entry.number].get("name", ""))
+        place = "array" if entry.number in steps.programs else "host"
+        table.add_row(str(entry.number), f"{entry.operation} {name}".strip(), place, *moved)
+    table.add_row("total", "", "", *(str(sum(getattr(x, name) for x in transfers)) for name in ("written", "read")))
+    return table
 
 
 if __name__ == "__main__":

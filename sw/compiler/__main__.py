@@ -1,15 +1,19 @@
-"""``python -m sw.compiler``: a network's container to a program. ``python -m sw.compiler list PROGRAM`` lists one."""
+"""``python -m sw.compiler``: a network's container to a program, or to programs of a network in steps.
+
+``python -m sw.compiler list PROGRAM`` lists one.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import Progress
 
-from hw.config import PRESETS, preset
+from hw.config import PRESETS, AcceleratorConfig, preset
 from sw.compiler import listing
 from sw.format.output import staged
 
@@ -60,24 +64,57 @@ def _compile(options: argparse.Namespace) -> None:
     from sw.compiler.compile import compile_network
     from sw.compiler.program import write_program
     from sw.compress.training.integer import read_network
+    from sw.format.container import read_container
+    from sw.host.network import is_stepped
 
     config = preset(options.preset).override(options.set)
+    if is_stepped(read_container(options.container)):
+        _compile_steps(options, config)
+        return
     network = read_network(options.container)
     shape = _image(options.image or ",".join(map(str, network.operations[0].get("shape", ()))))
     with staged(options.output) as path:
-        console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=options.quiet or not console.is_terminal) as bar:
-            task = bar.add_task("layers", total=None)
-
-            def show(name: str, done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total, description=name)
-
+        with _progress(options) as show:
             program = compile_network(network, shape, config, dump=options.dump, base=options.base, progress=show)
         write_program(path, program)
     print(
         f"{options.output}: {program.descriptor_count} descriptors, image of {len(program.image)} bytes, "
         f"{program.dram_bytes} bytes of DRAM"
     )
+
+
+def _compile_steps(options: argparse.Namespace, config: AcceleratorConfig) -> None:
+    """A network in steps: one program for each operation of the accelerator."""
+    from sw.host.compile import compile_steps
+    from sw.host.network import read_stepped
+    from sw.host.program import write_stepped_program
+
+    if options.dump or options.image:
+        name = "--dump" if options.dump else "--image"
+        raise ValueError(f"{name} is not for a network in steps: it has the image's size, and every result is in DRAM")
+    network = read_stepped(options.container)
+    with staged(options.output) as path:
+        with _progress(options) as show:
+            steps = compile_steps(network, config, base=options.base, progress=show)
+        write_stepped_program(path, steps)
+    programs = steps.programs.values()
+    print(
+        f"{options.output}: {len(steps.operations)} steps, {len(programs)} of them programs, images of "
+        f"{sum(len(program.image) for program in programs)} bytes, {sum(p.dram_bytes for p in programs)} bytes of DRAM"
+    )
+
+
+@contextmanager
+def _progress(options: argparse.Namespace) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar, and what moves it."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=options.quiet or not console.is_terminal) as bar:
+        task = bar.add_task("layers", total=None)
+
+        def show(name: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, description=name)
+
+        yield show
 
 
 if __name__ == "__main__":

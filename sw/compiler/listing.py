@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from hw.control.descriptor import Channel, Descriptor, Opcode, VectorOp
 from sw.compiler.program import COUNTED, Program, ProgramError, Tensor, read_program
+from sw.host.program import SteppedProgram, is_stepped_program, read_stepped_program
 
 __all__ = ["describe_descriptor", "list_program", "main"]
 
@@ -53,6 +54,11 @@ def _memory_map(program: Program) -> Iterator[str]:
     areas.append((program.base, image, "image: packed streams, parameters, descriptors"))
     table = 64 * program.descriptor_count
     areas.append((program.descriptors, table, f"  of it descriptors: {program.descriptor_count}"))
+    for operand in program.operands:
+        K, C = operand.shape
+        areas.append(
+            (operand.address, operand.size, f"  of it operand {operand.name!r}, written by the host: {K} x {C}")
+        )
     for entry in program.inputs:
         fold = entry.fold
         folded = ""
@@ -147,6 +153,22 @@ def list_program(program: Program, *, layers: Sequence[str] | None = None, descr
         yield f"  {number:>6}  {describe_descriptor(descriptor, previous)}{event}"
 
 
+def _list_steps(steps: SteppedProgram, layers: Sequence[str] | None, descriptors: bool) -> Iterator[str]:
+    """The lines of a network in steps; of its programs, those that have the layers."""
+    known = {number: {layer.name for layer in program.layers} for number, program in steps.programs.items()}
+    for name in layers or ():
+        if not any(name in names for names in known.values()):
+            every = ", ".join(sorted(set().union(*known.values())))
+            raise ProgramError("steps", f"there must be a layer {name!r}; the layers are {every}")
+    for number, op in enumerate(steps.operations):
+        program = steps.programs.get(number)
+        reads = f" of {', '.join(map(str, op['in']))}" if "in" in op else ""
+        yield f"step {number}: {op['op']}{reads}{'' if program else ' on the host'}"
+        if program and (layers is None or known[number] & {*layers}):
+            asked = layers and [name for name in layers if name in known[number]]
+            yield from (f"  {line}".rstrip() for line in list_program(program, layers=asked, descriptors=descriptors))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m sw.compiler list", description="List a program.")
@@ -155,8 +177,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--summary", action="store_true", help="no descriptors: memory map and layer table")
     options = parser.parse_args(arguments)
     try:
-        program = read_program(options.program)
-        for line in list_program(program, layers=options.layer, descriptors=not options.summary):
+        given: Iterator[str]
+        if is_stepped_program(options.program):
+            given = _list_steps(read_stepped_program(options.program), options.layer, not options.summary)
+        else:
+            given = list_program(read_program(options.program), layers=options.layer, descriptors=not options.summary)
+        for line in given:
             print(line)
     except BrokenPipeError:
         # The reader, such as head, has seen enough; what is still buffered has nowhere to go.

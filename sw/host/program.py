@@ -27,7 +27,16 @@ from sw.format.strict_json import parse_json
 from sw.host.network import check_scale, decode_constants, encode_constants
 from sw.host.operations import COMPUTED, Array, Kind, StepError, check_steps, run_steps
 
-__all__ = ["MAGIC", "VERSION", "Execute", "SteppedProgram", "Transfer", "read_stepped_program", "write_stepped_program"]
+__all__ = [
+    "MAGIC",
+    "VERSION",
+    "Execute",
+    "SteppedProgram",
+    "Transfer",
+    "is_stepped_program",
+    "read_stepped_program",
+    "write_stepped_program",
+]
 
 MAGIC = b"\x89EWN\r\n\x1a\n"
 VERSION = 1
@@ -207,6 +216,18 @@ def write_stepped_program(path: str | os.PathLike[str], stepped: SteppedProgram)
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     prefix = _PREFIX.pack(MAGIC, VERSION, len(text)) + text
     write_atomically(path, [prefix, _CHECKSUM.pack(zlib.crc32(prefix)), *files.values()])
+
+
+def is_stepped_program(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as a network in steps does.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    """
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def read_stepped_program(path: str | os.PathLike[str]) -> SteppedProgram:
