@@ -5,6 +5,7 @@
   order of subvectors is the same.
 - ``shortcut`` becomes a convolution of 1 x 1 with the identity as raw weights. So does a range without 0, if it cannot
   go into the layer that makes its input.
+- ``pad`` goes into the convolutions that read its result, or becomes one of 1 x 1.
 - ``add``, ``maximum`` and ``average`` become vector operations. So does a range by itself (a sum over 1 x 1), unless it
   can go into the operation that makes its input.
 - ``flatten`` costs nothing.
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from hw.control.descriptor import VectorOp
 from sw.compress.training.integer import IntegerNetwork
-from sw.compress.training.operations import check_operations
+from sw.compress.training.operations import check_operations, pooled_size
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.golden import GoldenError, output_size
 
@@ -190,8 +191,11 @@ def convolution(
     operation: str = "layer",
     wide: bool = False,
     limits: tuple[int, int] = (-128, 127),
+    margins: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> Convolution:
     """A layer that reads a value; its result is added to the values.
+
+    ``margins`` are zeros beside the layer's own padding: rows before and after the value, columns before and after it.
 
     Raises
     ------
@@ -207,7 +211,7 @@ def convolution(
     if channels != value.channels:
         raise CompileError(f"layer {name!r}: its input must have {channels} channels, not {value.channels}")
     try:
-        E, F = output_size(layer, value.rows, value.columns)
+        E, F = output_size(layer, value.rows + margins[0] + margins[1], value.columns + margins[2] + margins[3])
     except GoldenError as error:
         raise CompileError(str(error)) from None
     K, C, R, S = layer.shape
@@ -226,7 +230,7 @@ def convolution(
         target,
         (K, channels, R, S),
         layer.stride,
-        layer.padding,
+        (layer.padding[0] + margins[0], layer.padding[1] + margins[2]),
         layer.dilation,
         weights,
         None if layer.groups == 1 else np.arange(K) // (K // layer.groups) * C,
@@ -284,6 +288,8 @@ class _Lowering:
     image_shape: tuple[int, int, int]
     graph: Graph = field(default_factory=Graph)
     names: Counter[str] = field(default_factory=Counter)
+    # Of the operations that only add zeros for convolutions.
+    margins: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
 
     def name(self, text: str) -> str:
         self.names[text] += 1
@@ -292,8 +298,13 @@ class _Lowering:
     def run(self) -> Graph:
         operations = self.network.operations
         readers = Counter(source for operation in operations for source in operation.get("in", ()))
-        for operation in operations:
+        for number, operation in enumerate(operations):
             inputs = [self.graph.results[source] for source in operation.get("in", ())]
+            if operation["op"] == "pad":
+                users = [user for user in operations if number in user.get("in", ())]
+                if all("layer" in user for user in users):
+                    top, bottom, left, right = operation["padding"]
+                    self.margins[number] = (top, bottom, left, right)
             self.graph.results.append(self.lower(operation, inputs, readers))
         self.graph.outputs = [self.graph.results[-1]]
         return self.graph
@@ -312,12 +323,24 @@ class _Lowering:
             layer = self.network.layers[operation["layer"]]
             name = self.name(layer.name)
             graph.operations.append(
-                convolution(graph, layer, source, name=name, operation=kind, wide=kind == "logits", limits=(low, high))
+                convolution(
+                    graph,
+                    layer,
+                    source,
+                    name=name,
+                    operation=kind,
+                    wide=kind == "logits",
+                    limits=(low, high),
+                    margins=self.margins.get(operation["in"][0], (0, 0, 0, 0)),
+                )
             )
         elif kind == "shortcut":
             self.identity("shortcut", source, **{name: operation[name] for name in ("stride", "before", "after")})
-        elif kind == "flatten":
+        elif kind == "flatten" or (kind == "pad" and len(graph.results) in self.margins):
             return source
+        elif kind == "pad":
+            top, bottom, left, right = operation["padding"]
+            self.identity("pad", source, margins=(top, bottom, left, right))
         elif kind == "range":
             if readers[operation["in"][0]] == 1 and self.fold_range(source, low, high):
                 return source
@@ -326,7 +349,7 @@ class _Lowering:
                 self.vector("range", VectorOp.SUM, source, size, multipliers=(1, 0), limits=(low, high))
             else:
                 self.identity("range", source, limits=(low, high))
-        elif kind == "average":
+        elif kind == "average" and "kernel" not in operation:
             kernel = (value.rows, value.columns)
             if max(kernel) > 255:
                 raise CompileError(f"average pooling: the map must be at most 255 x 255, not {kernel[0]} x {kernel[1]}")
@@ -334,15 +357,20 @@ class _Lowering:
                 "average", VectorOp.SUM, source, (1, 1), kernel=kernel, multipliers=(operation["multiplier"], 0),
                 shift=operation["shift"], limits=(low, high),
             )  # fmt: skip
-        elif kind == "maximum":
+        elif kind in ("maximum", "average"):
             window: dict[str, Any] = {key: _pair(operation[key]) for key in ("kernel", "stride", "padding")}
             if max(*window["kernel"], *window["stride"], *window["padding"]) > 255:
-                raise CompileError(f"max pooling: kernel, stride and padding must be at most 255, not {window}")
-            E, F = (
-                (extent + 2 * p - k) // s + 1
-                for extent, k, s, p in zip((value.rows, value.columns), *window.values(), strict=True)
-            )
-            self.vector("maximum", VectorOp.MAXIMUM, source, (E, F), **window)
+                name = "max" if kind == "maximum" else kind
+                raise CompileError(f"{name} pooling: kernel, stride and padding must be at most 255, not {window}")
+            sides = zip((value.rows, value.columns), *window.values(), strict=True)
+            E, F = (pooled_size(*side, ceil=operation.get("ceil", False)) for side in sides)
+            if kind == "maximum":
+                self.vector("maximum", VectorOp.MAXIMUM, source, (E, F), **window)
+            else:
+                self.vector(
+                    "average", VectorOp.SUM, source, (E, F), multipliers=(operation["multiplier"], 0),
+                    shift=operation["shift"], limits=(low, high), **window,
+                )  # fmt: skip
         else:
             assert kind == "add", kind
             self.add(operation, inputs, (low, high))
@@ -390,13 +418,15 @@ class _Lowering:
         stride: int = 1,
         before: int = 0,
         after: int = 0,
+        margins: tuple[int, int, int, int] = (0, 0, 0, 0),
         limits: tuple[int, int] = (-128, 127),
     ) -> None:
-        """A convolution of 1 x 1 that moves channels, with channels of zeros before and after them."""
+        """A convolution of 1 x 1 that moves channels, with zeros before and after channels, rows and columns."""
         value = self.graph.values[source]
         C, K = value.channels, before + value.channels + after
         name = self.name(f"{operation} {value.name}")
-        target = self.graph.add(Value(name, K, -(-value.rows // stride), -(-value.columns // stride)))
+        rows, columns = value.rows + margins[0] + margins[1], value.columns + margins[2] + margins[3]
+        target = self.graph.add(Value(name, K, -(-rows // stride), -(-columns // stride)))
         reads = np.arange(K) - before
         exists = (reads >= 0) & (reads < C)
         self.graph.operations.append(
@@ -407,7 +437,7 @@ class _Lowering:
                 target,
                 (K, C, 1, 1),
                 (stride, stride),
-                (0, 0),
+                (margins[0], margins[2]),
                 (1, 1),
                 exists.astype(np.int8).reshape(K, 1, 1, 1),
                 reads.clip(0, C - 1),

@@ -10,6 +10,7 @@ import numpy as np
 
 from hw.config import VARIANTS, AcceleratorConfig, ConfigError
 from sw.compress.training.integer import IntegerNetwork, fixed_point
+from sw.compress.training.operations import pooled_size
 from sw.format.layer import Requantisation
 from tests.sw.networks import Builder
 
@@ -148,17 +149,27 @@ class _Growth:
         maps = [number for number, shape in enumerate(self.shapes) if len(shape) == 3]
         source = maps[-1] if r.random() < 0.7 else r.choice(maps)
         shape = C, rows, columns = self.shapes[source]
-        kind = r.choice([*["convolution"] * 6, "maximum", "maximum", "add", "add", "double", "range", "shortcut"])
+        kind = r.choice(
+            [*["convolution"] * 6, "maximum", "average", "add", "add", "double", "range", "shortcut", "pad"]
+        )
         if kind == "convolution":
             self.convolution(source)
-        elif kind == "maximum":
+        elif kind in ("maximum", "average"):
             kernel = [r.randint(1, min(5, rows)), r.randint(1, min(5, columns))]
             stride = [r.randint(1, 4), r.randint(1, 4)]
             padding = [r.randint(0, k // 2) for k in kernel]
-            E, F = (
-                (x + 2 * p - k) // s + 1 for x, k, s, p in zip((rows, columns), kernel, stride, padding, strict=True)
-            )
-            self.op(kind, source, shape=(C, E, F), kernel=kernel, stride=stride, padding=padding)
+            ceil = {"ceil": True} if kind == "maximum" and r.random() < 0.5 else {}
+            sides = zip((rows, columns), kernel, stride, padding, strict=True)
+            size = (C, *(pooled_size(*side, ceil=bool(ceil)) for side in sides))
+            if kind == "average":
+                multiplier = ((1 << 30) // (kernel[0] * kernel[1])) + r.randint(0, 5)
+                ceil = {"multiplier": multiplier, "shift": r.randint(29, 30), **self.ranged()}
+            self.op(kind, source, shape=size, kernel=kernel, stride=stride, padding=padding, **ceil)
+        elif kind == "pad":
+            top, bottom, left, right = padding = [r.choice([0, 0, 1, 1, 2, 5]) for _ in range(4)]
+            source = self.op(kind, source, shape=(C, rows + top + bottom, columns + left + right), padding=padding)
+            if r.random() < 0.8:
+                self.convolution(source)
         elif kind in ("add", "double"):
             # With a convolution of it, or any value of its shape.
             same = [number for number in maps if self.shapes[number] == shape]

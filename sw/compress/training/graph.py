@@ -1,9 +1,9 @@
 """The operations of a network as a graph (torch.fx): activation quantisers in, batch norm recalibrated.
 
-Networks whose forward pass is convolutions, linear layers, batch norm, ReLU, ReLU6, residual additions, pooling and
-flattening have an integer form (:mod:`sw.compress.training.integer`). Of these, a quantiser goes wherever the
-accelerator makes int8: at the network's input, after each layer with its batch norm and activation, after each addition
-with its activation, and after global average pooling. Others can train with :func:`quantise_inputs`.
+Networks whose forward pass is convolutions, linear layers, batch norm, ReLU, ReLU6, residual additions, pooling,
+padding with zeros and flattening have an integer form (:mod:`sw.compress.training.integer`). Of these, a quantiser goes
+wherever the accelerator makes int8: at the network's input, after each layer with its batch norm and activation, after
+each addition with its activation, and after average pooling. Others can train with :func:`quantise_inputs`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sw.compress.training.quant import ActivationQuantiser
 
 __all__ = [
     "PadShortcut",
+    "arguments",
     "calibrate",
     "operation",
     "quantise_activations",
@@ -57,12 +58,15 @@ _MODULES: tuple[tuple[type[nn.Module], str], ...] = (
     (DecodedConv2d, "layer"),
     (DecodedLinear, "layer"),
     (nn.BatchNorm2d, "norm"),
+    (nn.BatchNorm1d, "norm"),
     (nn.ReLU6, "relu6"),
     (nn.ReLU, "relu"),
     (nn.AdaptiveAvgPool2d, "average"),
+    (nn.AvgPool2d, "average"),
     (nn.MaxPool2d, "maximum"),
+    (nn.ZeroPad2d, "pad"),
     (nn.Flatten, "flatten"),
-    (nn.Dropout, "same"),
+    (nn.modules.dropout._DropoutNd, "same"),
     (nn.Identity, "same"),
     (PadShortcut, "shortcut"),
     (ActivationQuantiser, "quantise"),
@@ -75,9 +79,26 @@ _FUNCTIONS: dict[Any, str] = {
     functional.relu: "relu",
     functional.relu6: "relu6",
     functional.adaptive_avg_pool2d: "average",
+    functional.avg_pool2d: "average",
+    functional.max_pool2d: "maximum",
+    functional.pad: "pad",
+    functional.dropout: "same",
     torch.flatten: "flatten",
 }
 _METHODS = {"relu": "relu", "flatten": "flatten", "add": "add"}
+
+# Arguments behind the first one, which modules have as attributes, and what they are if not given.
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "average": {
+        "kernel_size": None, "stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True,
+        "divisor_override": None,
+    },
+    "maximum": {
+        "kernel_size": None, "stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False,
+    },
+    "pad": {"padding": None, "mode": "constant", "value": 0},
+    "flatten": {"start_dim": 0, "end_dim": -1},
+}  # fmt: skip
 
 
 class _Tracer(fx.Tracer):
@@ -86,8 +107,72 @@ class _Tracer(fx.Tracer):
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
-    """The graph of a network; decoded layers and quantisers are single nodes. It shares the model's parameters."""
-    return fx.GraphModule(model, _Tracer().trace(model))
+    """The graph of a network; decoded layers and quantisers are single nodes. It shares the model's parameters.
+
+    Other ways to write an operation become that one: means over rows and columns, reshaping to ``[batch, features]``,
+    and shortcuts of slices and channels of zeros.
+    """
+    graph = fx.GraphModule(model, _Tracer().trace(model))
+    for node in list(graph.graph.nodes):
+        with graph.graph.inserting_before(node):
+            new = _rewritten(graph, node)
+        if new is not None:
+            node.replace_all_uses_with(new)
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _rewritten(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """A node that computes the same with an operation of the list, or None."""
+    make, name, args = graph.graph.call_function, node.target, node.args
+    if name in ("view", "reshape") and node.op == "call_method" and len(args) == 3 and _is_flat(args[1], args[2]):
+        return make(torch.flatten, (args[0], 1))
+    if (name == "mean" and node.op == "call_method") or name is torch.mean:
+        axes = args[1] if len(args) > 1 else node.kwargs.get("dim")
+        if isinstance(axes, tuple | list) and sorted(axes) in ([2, 3], [-2, -1]):
+            mean = make(functional.adaptive_avg_pool2d, (args[0], 1))
+            keep = args[2] if len(args) > 2 else node.kwargs.get("keepdim", False)
+            return mean if keep else make(torch.flatten, (mean, 1))
+    if name is functional.pad and isinstance(args[0], fx.Node) and args[0].target is operator.getitem:
+        given = arguments(graph, node, "pad")
+        padding, steps = given["padding"], args[0].args[1]
+        plain = given["mode"] == "constant" and not given["value"] and len(padding) == 6 and not any(padding[:4])
+        every = slice(None, None, None)
+        if plain and isinstance(steps, tuple) and len(steps) == 4 and steps[:2] == (every, every):
+            stride = steps[2].step if isinstance(steps[2], slice) else None
+            if type(stride) is int and steps[2:] == (slice(None, None, stride),) * 2 and min(padding[4:]) >= 0:
+                name = f"{node.name}_shortcut"
+                graph.add_submodule(name, PadShortcut(stride, *padding[4:]))
+                return graph.graph.call_module(name, (args[0].args[0],))
+    return None
+
+
+def _is_flat(batch: Any, features: Any) -> bool:
+    """Whether a shape of two axes keeps the batch: the size of another value, or -1 with a number of features."""
+    if isinstance(batch, fx.Node):
+        return features == -1 or isinstance(features, int)
+    return bool(batch == -1 and isinstance(features, int) and features > 0)
+
+
+def arguments(graph: fx.GraphModule, node: fx.Node, kind: str) -> dict[str, Any]:
+    """What a pooling, padding or flattening was given, by the names of torch's functions.
+
+    Parameters
+    ----------
+    graph, node
+        The operation.
+    kind
+        As :func:`operation` says, and not adaptive pooling.
+    """
+    names = _ARGUMENTS[kind]
+    if node.op == "call_module":
+        module = graph.get_submodule(str(node.target))
+        return {name: getattr(module, name, default) for name, default in names.items()}
+    given = dict(zip(names, node.args[1:], strict=False))
+    pad = {"padding": node.kwargs["pad"]} if "pad" in node.kwargs else {}
+    return names | given | {name: value for name, value in node.kwargs.items() if name in names} | pad
 
 
 def operation(graph: fx.GraphModule, node: fx.Node) -> str:
@@ -96,8 +181,8 @@ def operation(graph: fx.GraphModule, node: fx.Node) -> str:
     Returns
     -------
     str
-        ``input``, ``output``, ``layer``, ``norm``, ``relu``, ``relu6``, ``add``, ``average``, ``maximum``, ``flatten``,
-        ``same`` (identity when evaluating), ``shortcut`` or ``quantise``.
+        ``input``, ``output``, ``layer``, ``norm``, ``relu``, ``relu6``, ``add``, ``average``, ``maximum``, ``pad``,
+        ``flatten``, ``same`` (identity when evaluating), ``shortcut`` or ``quantise``.
 
     Raises
     ------
@@ -110,14 +195,17 @@ def operation(graph: fx.GraphModule, node: fx.Node) -> str:
     if node.op == "call_module":
         module = graph.get_submodule(str(node.target))
         found = next((name for kind, name in _MODULES if isinstance(module, kind)), None)
-        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size not in (1, (1, 1)):
-            found = None
     elif node.op == "call_function":
         found = _FUNCTIONS.get(node.target)
-        if found == "average" and node.args[1] not in (1, (1, 1)):
-            found = None
     elif node.op == "call_method":
         found = _METHODS.get(str(node.target))
+    if found == "flatten":
+        given = arguments(graph, node, found)
+        found = found if (given["start_dim"], given["end_dim"]) == (1, -1) else None
+    elif found == "add" and (len(node.args) != 2 or node.kwargs):
+        found = None  # with a factor, which is not to be overlooked
+    elif found == "same" and node.op == "call_function" and node.kwargs.get("training", True):
+        found = None  # dropout that is always on
     if found is None:
         raise CompressError(f"operation {node.format_node()!r} has no integer form")
     return found
@@ -144,10 +232,16 @@ def quantise_activations(model: nn.Module) -> fx.GraphModule:
     Raises
     ------
     CompressError
-        An operation has no integer form.
+        An operation has no integer form, or there is not one input and one output.
     """
     graph = trace(model)
     operations = {node: operation(graph, node) for node in graph.graph.nodes}
+    inputs = sum(kind == "input" for kind in operations.values())
+    if inputs != 1:
+        raise CompressError(f"the network must have one input, not {inputs}")
+    (results,) = next(node.args for node, kind in operations.items() if kind == "output")
+    if not isinstance(results, fx.Node):
+        raise CompressError(f"the network must have one output, not {str(results)[:100]}")
     count = 0
     for node in list(graph.graph.nodes):
         if operations[node] not in _QUANTISED:

@@ -6,9 +6,9 @@ Every value between two operations is int8, with zero point 0. The rules:
   and batch norm folded in, halves away from zero; ReLU and ReLU6 are a narrower range than -128..127.
 - ``add``: ``clamp(round((a * m_a + b * m_b) / 2**shift), low, high)``, halves away from zero; m_a, m_b below 2**22, so
   that the sum fits int32.
-- ``average``: ``clamp(round(sum * multiplier / 2**shift), -128, 127)`` of the sum over rows and columns, halves away
-  from zero, the multiplier an int32.
-- ``maximum``, ``flatten``, ``shortcut`` and a range by itself are exact.
+- ``average``: ``clamp(round(sum * multiplier / 2**shift), -128, 127)`` of the sum over rows and columns, or over a
+  window with zeros around, halves away from zero, the multiplier an int32.
+- ``maximum``, ``pad``, ``flatten``, ``shortcut`` and a range by itself are exact.
 - ``logits``: int32 sums and bias of the last layer, all of one scale, so the largest logit is the largest integer.
 """
 
@@ -28,9 +28,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from sw.compress.methods import CompressError
-from sw.compress.training.graph import operation
+from sw.compress.training.graph import arguments, operation
 from sw.compress.training.modules import DecodedConv2d, DecodedLinear, compressed_layers
-from sw.compress.training.operations import ADD_BITS, check_input_scale, check_operations
+from sw.compress.training.operations import ADD_BITS, check_input_scale, check_operations, pooled_size
 from sw.compress.training.quant import ActivationQuantiser, integers
 from sw.format.container import read_container, write_container
 from sw.format.layer import CompressedLayer, Requantisation
@@ -156,12 +156,22 @@ def _apply(
         a, b = op["multipliers"]
         return _divide(first.long() * a + second.long() * b, op["shift"]).clamp(low, high).to(torch.int8)
     if kind == "average":
-        total = first.long().sum((2, 3), keepdim=True) * op["multiplier"]
+        if "kernel" in op:
+            window = op["kernel"], op["stride"], op["padding"]
+            # The sum: float64 holds it exactly.
+            total = functional.avg_pool2d(first.double(), *window, divisor_override=1).round().long()
+        else:
+            total = first.long().sum((2, 3), keepdim=True)
+        total = total * op["multiplier"]
         return _divide(total, op["shift"]).clamp(low, high).to(torch.int8)
     if kind == "maximum":
         # Padding never wins, as in max_pool2d; float32 holds every int8.
-        pooled = functional.max_pool2d(first.float(), op["kernel"], op["stride"], op["padding"])
+        window = op["kernel"], op["stride"], op["padding"]
+        pooled = functional.max_pool2d(first.float(), *window, ceil_mode=op.get("ceil", False))
         return pooled.to(torch.int8)
+    if kind == "pad":
+        top, bottom, left, right = op["padding"]
+        return functional.pad(first, (left, right, top, bottom))
     if kind == "shortcut":
         step = op["stride"]
         return functional.pad(first[:, :, ::step, ::step], (0, 0, 0, 0, op["before"], op["after"]))
@@ -252,7 +262,7 @@ class _Exporter:
             gain = layer.scale.astype(np.float64) * scale
             self.pending[node] = _Pending({"op": "layer", "in": [number], "layer": layer.name}, gain, bias)
         elif kind == "norm":
-            assert isinstance(module, nn.BatchNorm2d)
+            assert isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)
             self.pending[node] = _fold(self.pending.get(source), module)
         elif kind in ("relu", "relu6"):
             high = 6.0 if kind == "relu6" else math.inf
@@ -269,8 +279,9 @@ class _Exporter:
             self.pending[node] = _Pending(op, np.array([a[1], b[1]]), np.zeros(1))
         elif kind == "average":
             number, scale = self.value(source, node)
-            area = math.prod(self.sizes[source.name][2:])
-            self.pending[node] = _Pending({"op": "average", "in": [number]}, np.array([scale / area]), np.zeros(1))
+            window, area = self.average(node, source)
+            op = {"op": "average", "in": [number], **window}
+            self.pending[node] = _Pending(op, np.array([scale / area]), np.zeros(1))
         elif kind == "same":
             if source in self.pending:
                 self.pending[node] = self.pending[source]
@@ -285,7 +296,61 @@ class _Exporter:
             self.finish_logits(source, node)
         else:
             number, scale = self.value(source, node)
-            self.emit(node, scale, op=kind, **{"in": [number]}, **_geometry(kind, module))
+            self.emit(node, scale, op=kind, **{"in": [number]}, **self.geometry(kind, node, source))
+
+    def geometry(self, kind: str, node: fx.Node, source: fx.Node) -> dict[str, Any]:
+        """Fields of an operation that is exact."""
+        if kind == "maximum":
+            given = arguments(self.graph, node, kind)
+            if given["dilation"] not in (1, (1, 1), [1, 1]) or given["return_indices"]:
+                raise CompressError(f"operation {node.format_node()!r}: must have dilation 1 and give no indices")
+            window, sizes = self.window(given), self.sizes
+            return window if self.pooled(source, window) == sizes[node.name][2:] else window | {"ceil": True}
+        if kind == "pad":
+            given = arguments(self.graph, node, kind)
+            padding = given["padding"]
+            padding = [padding] * 4 if isinstance(padding, int) else [*padding, 0, 0][: max(4, len(padding))]
+            if given["mode"] != "constant" or given["value"] or len(padding) > 4 or min(padding) < 0:
+                raise CompressError(
+                    f"operation {node.format_node()!r}: must add zeros to rows and columns alone, and take none away"
+                )
+            left, right, top, bottom = padding
+            return {"padding": [top, bottom, left, right]}
+        if kind == "shortcut":
+            module = self.graph.get_submodule(str(node.target))
+            return {name: getattr(module, name) for name in ("stride", "before", "after")}
+        return {}
+
+    def window(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Kernel, stride and padding of pooling."""
+        stride = given["kernel_size"] if given["stride"] in (None, [], ()) else given["stride"]
+        return {"kernel": _pair(given["kernel_size"]), "stride": _pair(stride), "padding": _pair(given["padding"])}
+
+    def pooled(self, source: fx.Node, window: Mapping[str, Any]) -> tuple[int, ...]:
+        """Rows and columns of pooling whose windows lie within the padded values."""
+        sides = zip(self.sizes[source.name][2:], window["kernel"], window["stride"], window["padding"], strict=True)
+        return tuple(pooled_size(*side) for side in sides)
+
+    def average(self, node: fx.Node, source: fx.Node) -> tuple[dict[str, Any], float]:
+        """The window of average pooling, none if it is the whole map, and what its sum is divided by."""
+        size, result = self.sizes[source.name][2:], self.sizes[node.name][2:]
+        where = f"operation {node.format_node()!r}"
+        module = self.graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+        divisor = None
+        if isinstance(module, nn.AdaptiveAvgPool2d) or node.target is functional.adaptive_avg_pool2d:
+            if any(x % y for x, y in zip(size, result, strict=True)):
+                raise CompressError(f"{where}: all windows must have one size, not those of {size} to {result}")
+            kernel = [x // y for x, y in zip(size, result, strict=True)]
+            window = {"kernel": kernel, "stride": kernel, "padding": [0, 0]}
+        else:
+            given = arguments(self.graph, node, "average")
+            window, divisor = self.window(given), given["divisor_override"]
+            if any(window["padding"]) and not given["count_include_pad"] and not divisor:
+                raise CompressError(f"{where}: must divide by one number: count_include_pad must be True with padding")
+            if self.pooled(source, window) != result:
+                raise CompressError(f"{where}: no window may hang over the end: ceil_mode must be False")
+        area = float(divisor or math.prod(window["kernel"]))
+        return ({} if tuple(window["kernel"]) == size and not any(window["padding"]) else window), area
 
     def finish(self, node: fx.Node, before: _Pending, scale: float) -> None:
         """Emit a pending operation with int8 output of that scale."""
@@ -331,7 +396,7 @@ class _Exporter:
         self.emit(node, float(before.gain[0]), **(before.op | {"op": "logits"}))
 
 
-def _fold(before: _Pending | None, norm: nn.BatchNorm2d) -> _Pending:
+def _fold(before: _Pending | None, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> _Pending:
     """Batch norm as part of the operation before it."""
     if before is None or before.op["op"] != "layer" or before.low > -math.inf or before.high < math.inf:
         raise CompressError("batch norm must follow a layer directly")
@@ -362,15 +427,8 @@ def _requantisation(before: _Pending, scale: float, K: int) -> Requantisation:
     return Requantisation(np.rint(bias).clip(-_MAX_BIAS, _MAX_BIAS).astype(np.int32), multiplier, shift)
 
 
-def _geometry(kind: str, module: nn.Module | None) -> dict[str, Any]:
-    if kind == "maximum":
-        assert isinstance(module, nn.MaxPool2d)
-        if module.dilation not in (1, (1, 1)) or module.ceil_mode:
-            raise CompressError("max pooling must have dilation 1 and round its size down")
-        return {"kernel": module.kernel_size, "stride": module.stride, "padding": module.padding}
-    if kind == "shortcut":
-        return {name: getattr(module, name) for name in ("stride", "before", "after")}
-    return {}
+def _pair(value: Any) -> list[int]:
+    return [value, value] if isinstance(value, int) else [int(x) for x in value]
 
 
 class _Sizes(fx.Interpreter):
@@ -412,6 +470,7 @@ def export_integers(graph: fx.GraphModule, image_shape: tuple[int, int, int]) ->
     for node in graph.graph.nodes:
         exporter.add_node(node)
     graph.train(training)
+    check_operations(exporter.operations, exporter.layers)
     return IntegerNetwork(exporter.layers, exporter.operations, exporter.input_scale)
 
 

@@ -14,7 +14,7 @@ from sw.compress.methods import CompressError
 from sw.format.layer import CompressedLayer
 from sw.golden import output_size
 
-__all__ = ["ADD_BITS", "check_input_scale", "check_operations"]
+__all__ = ["ADD_BITS", "check_input_scale", "check_operations", "pooled_size"]
 
 #: Multipliers of additions are below 2 to this power.
 ADD_BITS = 22
@@ -29,8 +29,9 @@ _KINDS: dict[str, tuple[int, tuple[str, ...], tuple[str, ...]]] = {
     "layer": (1, ("layer",), ("range",)),
     "logits": (1, ("layer",), ()),
     "add": (2, ("multipliers", "shift"), ("range",)),
-    "average": (1, ("multiplier", "shift"), ("range",)),
-    "maximum": (1, ("kernel", "stride", "padding"), ()),
+    "average": (1, ("multiplier", "shift"), ("range", "kernel", "stride", "padding")),
+    "maximum": (1, ("kernel", "stride", "padding"), ("ceil",)),
+    "pad": (1, ("padding",), ()),
     "shortcut": (1, ("stride", "before", "after"), ()),
     "flatten": (1, (), ()),
     "range": (1, ("range",), ()),
@@ -69,6 +70,16 @@ def check_operations(operations: object, layers: Mapping[str, CompressedLayer]) 
     for number, op in enumerate(operations[:-1]):
         if number not in read:
             raise CompressError(f"operation {number} ({op['op']}): a later operation must read its result")
+
+
+def pooled_size(extent: int, kernel: int, stride: int, padding: int, *, ceil: bool = False) -> int:
+    """Rows or columns that pooling makes of ``extent``.
+
+    With ``ceil`` a last window may hang over the end, if it begins before the end and its padding (as in torch).
+    """
+    beyond = extent + 2 * padding - kernel
+    size = -(-beyond // stride) + 1 if ceil else beyond // stride + 1
+    return size - 1 if ceil and (size - 1) * stride >= extent + padding else size
 
 
 class _Check:
@@ -153,20 +164,24 @@ class _Check:
         if self.kind == "average":
             self.integer("multiplier", -(1 << 31), (1 << 31) - 1)
             self.integer("shift", 0, 62)
+            window = [name for name in ("kernel", "stride", "padding") if name in self.op]
+            if window and len(window) < 3:
+                self.fail("kernel, stride and padding must be given together")
+            if window:
+                return C, *self.windows(rows, columns)
             if rows is not None and columns is not None and rows * columns > _MAX_AREA:
                 self.fail(f"it must sum at most {_MAX_AREA} values, not {rows} x {columns}")
             return C, 1, 1
         if self.kind == "maximum":
-            kernel = self.integers("kernel", 2, 1, _MAX_GEOMETRY, or_one=True)
-            stride = self.integers("stride", 2, 1, _MAX_GEOMETRY, or_one=True)
-            padding = self.integers("padding", 2, 0, _MAX_GEOMETRY, or_one=True)
-            if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
-                self.fail(f"padding must be at most half of the kernel {kernel}, not {padding}")
-            sides = zip((rows, columns), kernel, stride, padding, strict=True)
-            out = [None if x is None else (x + 2 * p - k) // s + 1 for x, k, s, p in sides]
-            if any(x is not None and x < 1 for x in out):
-                self.fail(f"the kernel {kernel} must fit into the padded {rows} x {columns} values")
-            return C, *out
+            if type(self.op.get("ceil", False)) is not bool:
+                self.fail(f"ceil must be true or false, not {self.op['ceil']!r}")
+            return C, *self.windows(rows, columns)
+        if self.kind == "pad":
+            top, bottom, left, right = self.integers("padding", 4, 0, _MAX_GEOMETRY)
+            size = None if rows is None else rows + top + bottom, None if columns is None else columns + left + right
+            if any(x is not None and x > _MAX_GEOMETRY for x in size):
+                self.fail(f"padded rows and columns must be at most {_MAX_GEOMETRY}, not {size[0]} x {size[1]}")
+            return C, *size
         step, before, after = (
             self.integer(name, low, _MAX_GEOMETRY) for name, low in (("stride", 1), ("before", 0), ("after", 0))
         )
@@ -174,6 +189,21 @@ class _Check:
             None if C is None else C + before + after,
             *(None if x is None else -(-x // step) for x in (rows, columns)),
         )
+
+    def windows(self, rows: int | None, columns: int | None) -> _Shape:
+        """Rows and columns of the result of pooling."""
+        kernel = self.integers("kernel", 2, 1, _MAX_GEOMETRY, or_one=True)
+        stride = self.integers("stride", 2, 1, _MAX_GEOMETRY, or_one=True)
+        padding = self.integers("padding", 2, 0, _MAX_GEOMETRY, or_one=True)
+        if kernel[0] * kernel[1] > _MAX_AREA:
+            self.fail(f"the kernel must have at most {_MAX_AREA} values, not {kernel[0]} x {kernel[1]}")
+        if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+            self.fail(f"padding must be at most half of the kernel {kernel}, not {padding}")
+        sides = list(zip((rows, columns), kernel, stride, padding, strict=True))
+        if any(x is not None and x + 2 * p < k for x, k, _, p in sides):
+            self.fail(f"the kernel {kernel} must fit into the padded {rows} x {columns} values")
+        ceil = self.op.get("ceil", False)
+        return tuple(None if x is None else pooled_size(x, k, s, p, ceil=ceil) for x, k, s, p in sides)
 
     def same(self, first: _Shape, second: _Shape) -> _Shape:
         """What is known of two values of one shape."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import max_pool1d
 
 from sw.compress.methods import CompressError
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.integer import IntegerNetwork, export_integers, read_network, write_network
 from sw.compress.training.modules import convert
-from sw.compress.training.operations import check_input_scale, check_operations
+from sw.compress.training.operations import check_input_scale, check_operations, pooled_size
 from sw.format.container import write_container
 from sw.format.example import random_layer
 from sw.format.layer import Requantisation
@@ -44,6 +46,20 @@ def network() -> IntegerNetwork:
     return IntegerNetwork({layer.name: layer for layer in (stem, wide, classify)}, operations, 0.02)
 
 
+def pooled() -> IntegerNetwork:
+    """Of the operations with optional fields."""
+    given = network()
+    window = {"kernel": [3, 2], "stride": 2, "padding": [1, 0]}
+    given.operations[5:10] = [
+        {"op": "range", "in": [4], "range": [-100, 100]},
+        {"op": "pad", "in": [5], "padding": [1, 0, 0, 3]},
+        {"op": "average", "in": [6], **window, "multiplier": 1 << 30, "shift": 32},
+        {"op": "maximum", "in": [7], "kernel": 2, "stride": 2, "padding": 0, "ceil": True},
+        {"op": "average", "in": [8], "multiplier": 1 << 30, "shift": 30},
+    ]
+    return given
+
+
 def write_unchecked(path: Path, given: IntegerNetwork) -> None:
     metadata = {"operations": given.operations, "input_scale": given.input_scale}
     write_container(path, list(given.layers.values()), metadata=metadata)
@@ -69,6 +85,44 @@ def test_each_kind_is_read_and_runs(tmp_path: Path) -> None:
     assert logits.shape == (2, 5)
     assert torch.equal(logits, restored.run(images, golden=False))
     assert len(set(logits.flatten().tolist())) > 5
+
+
+def test_windows_and_margins() -> None:
+    given = pooled()
+    check_operations(given.operations, given.layers)
+    images = torch.from_numpy(np.random.default_rng(0).integers(-128, 128, (2, 3, 12, 10)).astype(np.int8))
+    assert given.run(images).shape == (2, 5)
+    del given.operations[0]["shape"]
+    check_operations(given.operations, given.layers)
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+def test_pooled_size_is_that_of_torch(ceil: bool) -> None:
+    for extent, kernel, stride, padding in product(range(1, 9), (1, 2, 3), (1, 2, 4), (0, 1)):
+        if 2 * padding <= kernel <= extent + 2 * padding:
+            expected = max_pool1d(torch.zeros(1, 1, extent), kernel, stride, padding, ceil_mode=ceil).shape[-1]
+            assert pooled_size(extent, kernel, stride, padding, ceil=ceil) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "message"),
+    [
+        (6, {"padding": [1, 1]}, r"operation 6 \(pad\): padding must be 4 integers in 0\.\.65535, not \[1, 1\]"),
+        (6, {"padding": [0, 0, 0, -1]}, "padding must be 4 integers"),
+        (6, {"padding": [65535, 0, 0, 0]}, "padded rows and columns must be at most 65535, not 655.. x"),
+        (7, {"kernel": [13, 2]}, r"operation 7 \(average\): the kernel \[13, 2\] must fit into the padded"),
+        (7, {"kernel": 4097}, "the kernel must have at most 16777216 values, not 4097 x 4097"),
+        (7, {"padding": 2}, "padding must be at most half of the kernel"),
+        (8, {"ceil": 1}, r"operation 8 \(maximum\): ceil must be true or false, not 1"),
+        (9, {"kernel": 1}, r"operation 9 \(average\): kernel, stride and padding must be given together"),
+        (9, {"ceil": True}, r"operation 9 \(average\): unknown field 'ceil'"),
+    ],
+)
+def test_faults_of_windows_and_margins(number: int, change: dict[str, Any], message: str) -> None:
+    given = pooled()
+    given.operations[number] |= change
+    with pytest.raises(CompressError, match=message):
+        check_operations(given.operations, given.layers)
 
 
 def test_without_a_shape_channels_are_checked_still() -> None:

@@ -1,0 +1,141 @@
+"""A torch module of a user, in whatever way it is written, to a program: what cannot run is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hw.config import preset
+from sw.compiler.compile import compile_network
+from sw.compress.methods import CompressError, Recipe
+from sw.compress.training.graph import calibrate, quantise_activations
+from sw.compress.training.integer import IntegerNetwork, export_integers, read_network, write_network
+from sw.compress.training.modules import convert
+from sw.golden.program import run_program
+
+CONFIG = preset("ews-cms-tiny").override(["psum_width=32", "l2_bytes=65536", "l1_ifmap_bytes=4096", "k=8"])
+SHAPE = (3, 11, 9)
+
+
+class Written(nn.Module):
+    """A convolution, then something, then a classifier of what is left."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor], classes: int = 5) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16)
+        self.between = between
+        self.body = nn.Conv2d(16, 16, (1, 3), padding=(0, 2), stride=(1, 2))
+        size = self.features(torch.zeros(2, *SHAPE)).shape[1]
+        self.classify = nn.Linear(size, classes)
+
+    def features(self, values: Tensor) -> Tensor:
+        values = functional.relu(self.body(self.between(functional.relu6(self.norm(self.stem(values))))))
+        return values.view(values.size(0), -1)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.classify(self.features(values))  # type: ignore[no-any-return]
+
+
+def exported(model: nn.Module, images: Tensor) -> tuple[torch.fx.GraphModule, IntegerNetwork]:
+    model.eval()
+    convert(model, [("body*", Recipe("mvq", k=8, d=CONFIG.d, n=CONFIG.N, m=CONFIG.M))], progress=False)
+    graph = quantise_activations(model)
+    calibrate(graph, images)
+    return graph, export_integers(graph, SHAPE)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        nn.AvgPool2d(2),
+        nn.AvgPool2d(3, 2, 1),
+        nn.AvgPool2d((2, 3), 1, (1, 0), count_include_pad=False, divisor_override=5),
+        nn.AdaptiveAvgPool2d((3, 7)),
+        nn.AdaptiveAvgPool2d((9, 1)),
+        nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+        nn.MaxPool2d((2, 3), (3, 4), ceil_mode=True),
+        nn.ZeroPad2d((0, 1, 2, 0)),
+        nn.Sequential(nn.ZeroPad2d(1), nn.ZeroPad2d((0, 3, 0, 0))),
+        nn.Dropout2d(0.5),
+        lambda x: functional.max_pool2d(x, 2),
+        lambda x: functional.avg_pool2d(x, 2, padding=1),
+        lambda x: functional.avg_pool2d(x, kernel_size=3, stride=(3, 2), ceil_mode=True),
+        lambda x: functional.adaptive_avg_pool2d(x, output_size=1),
+        lambda x: x.mean((2, 3), keepdim=True),
+        lambda x: torch.mean(x, [-1, -2], True),
+        lambda x: functional.pad(x, (0, 1, 0, 1)),
+        lambda x: functional.pad(x, pad=(1, 0)),
+        lambda x: functional.max_pool2d(functional.pad(x, (0, 1, 0, 1)), 2),
+        lambda x: functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 0)),
+        lambda x: functional.dropout(x, 0.5, training=False),
+        lambda x: torch.add(x, x),
+    ],
+)
+def test_ways_to_write_an_operation(between: Callable[[Tensor], Tensor], tmp_path: object) -> None:
+    images = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(1))
+    graph, network = exported(Written(between), images)
+    write_network(f"{tmp_path}/network", network)
+    network = read_network(f"{tmp_path}/network")
+    integers = network.quantise(images)
+    logits = network.run(integers, golden=False)
+    with torch.no_grad():
+        expected = graph(images)
+    ratio = (expected * logits).sum() / (logits.double() ** 2).sum()
+    assert (logits * ratio - expected).norm() / expected.norm() < 0.03
+    program = compile_network(network, SHAPE, CONFIG)
+    (found,) = run_program(program, [integers[0].numpy()], check=True).values()
+    assert np.array_equal(found.ravel(), logits[0].numpy())
+
+
+class Two(Written):
+    def forward(self, values: Tensor, more: Tensor) -> Tensor:
+        return super().forward(values + more)
+
+
+class Pair(Written):
+    def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        result = super().forward(values)
+        return result, result
+
+
+@pytest.mark.parametrize(
+    ("between", "message"),
+    [
+        (nn.AvgPool2d(2, padding=1, count_include_pad=False), "between.*: must divide by one number"),
+        (nn.AvgPool2d(2, ceil_mode=True), "between.*: no window may hang over the end: ceil_mode must be False"),
+        (nn.AdaptiveAvgPool2d(4), r"between.*: all windows must have one size, not those of \(9, 7\) to \(4, 4\)"),
+        (nn.MaxPool2d(2, dilation=2), "between.*: must have dilation 1 and give no indices"),
+        (nn.ReflectionPad2d(1), "operation '.*between.* has no integer form"),
+        (lambda x: functional.pad(x, (1, 1, 1, 1), "reflect"), "pad.*: must add zeros to rows and columns alone"),
+        (lambda x: functional.pad(x, (1, 1), value=1.0), "pad.*: must add zeros to rows and columns alone"),
+        (lambda x: functional.pad(x, (0, -1)), "pad.*: must add zeros to rows and columns alone"),
+        (lambda x: functional.pad(x[:, :12], (0, 0, 0, 0, 2, 2)), "getitem.* has no integer form"),
+        (lambda x: torch.add(x, x, alpha=2), "operation '.*add.*alpha.* has no integer form"),
+        (lambda x: functional.dropout(x, 0.0), "operation '.*dropout.* has no integer form"),
+        (lambda x: functional.leaky_relu(x), "operation '.*leaky_relu.* has no integer form"),
+        (lambda x: 2 * x, "operation '.*mul.* has no integer form"),
+        (lambda x: x + 1.0, "1.0 has no integer form|must read int8, but"),
+        (lambda x: torch.cat([x[:, :8], x[:, 8:]], 1), "has no integer form"),
+    ],
+)
+def test_what_has_no_integer_form(between: Callable[[Tensor], Tensor], message: str) -> None:
+    with pytest.raises(CompressError, match=message):
+        exported(Written(between), torch.zeros(2, *SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Two, "the network must have one input, not 2"),
+        (Pair, r"the network must have one output, not \(classify, classify\)"),
+    ],
+)
+def test_one_input_and_one_output(model: type[Written], message: str) -> None:
+    with pytest.raises(CompressError, match=message):
+        exported(model(nn.Identity()), torch.zeros(2, *SHAPE))
