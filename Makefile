@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit speed synth ip lint bench docs clean distclean
+.PHONY: help venv demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit vit speed synth ip lint bench docs clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -46,7 +46,7 @@ grid: $(READY) ## instances all over the configuration space: lint, and a layer 
 random: $(READY) ## random networks on random instances: compiled without a race, and golden's bytes are the network's
 	@$(RUN) -m pytest --full tests/sw/compiler/test_random_networks.py
 
-networks: resnet20 resnet18 efficientnet deit speed ## all whole networks on the RTL, and the tables of speed
+networks: resnet20 resnet18 efficientnet deit vit speed ## all whole networks on the RTL, and the tables of speed
 
 resnet20: $(READY) ## ResNet-20 on the RTL of every variant, 20 images (CIFAR10=PATH)
 	@$(RUN) -m sim.networks resnet20
@@ -59,6 +59,9 @@ efficientnet: $(READY) ## EfficientNet-Lite0 at 224 x 224 on the RTL of ews-cms-
 
 deit: $(READY) ## the linear layers of DeiT-tiny on the RTL of ews-ssvq-32, random weights
 	@$(RUN) -m sim.networks deit-tiny
+
+vit: $(READY) ## DeiT-tiny whole, attention and the host's hand-over among it, on the RTL of ews-ssvq-32, random weights
+	@$(RUN) -m sim.networks vit
 
 speed: $(READY) ## cycles of compressed beside 8-bit weights, from the cycle model
 	@$(RUN) -m sim.networks.speed

@@ -8,6 +8,7 @@ from typing import Any
 from hw.config import AcceleratorConfig
 from sim.networks.runs import Run
 from sim.networks.workloads import Workload
+from sw.host.operations import COMPUTED
 from sw.perf.program import CAUSES, LayerTiming
 
 __all__ = ["layer_rows", "markdown", "run_report", "span"]
@@ -29,7 +30,7 @@ def layer_rows(config: AcceleratorConfig, run: Run) -> list[dict[str, Any]]:
     """Every layer's cycles, where they went, and what the cycle model says; from the RTL where it ran."""
     rows = []
     by_name = {timing.name: timing for timing in run.model}
-    notes = {layer.name: layer.note for layer in run.program.layers}
+    notes = {layer.name: layer.note for layer in run.layers}
     for timing in run.rtl or run.model:
         counters = timing.counters
         cycles = counters["cycles"]
@@ -96,6 +97,13 @@ def run_report(name: str, preset: str, config: AcceleratorConfig, workload: Work
         "summary": _summary(config, run),
         "layers": layer_rows(config, run),
     }
+    if run.transfers:
+        report["host"] = {
+            "programs": sum(entry.operation in COMPUTED for entry in run.transfers),
+            "operations": sum(entry.operation not in COMPUTED for entry in run.transfers),
+            "written": sum(entry.written for entry in run.transfers),
+            "read": sum(entry.read for entry in run.transfers),
+        }
     if run.rtl:
         report["images"] = len(run.checks)
         report["compared"] = {
@@ -153,6 +161,14 @@ def markdown(reports: Sequence[dict[str, Any]]) -> str:
         lines.append("| " + " | ".join(map(str, [*cells, _percent(summary["utilisation"]), body])) + " |")
     for report in reports:
         lines += ["", f"## {report['preset']}", ""]
+        if "host" in report:
+            host = report["host"]
+            lines += [
+                f"{host['programs']} programs; between them {host['operations']} operations of the host, whose time is",
+                f"not in the cycles. For each image the host writes {host['written']} bytes, inputs and operands of",
+                f"programs, and reads {host['read']}, their results.",
+                "",
+            ]
         lines.append(
             "| layer | cycles | model % | utilisation % | multipliers % | lost to weights | activations | sums |"
             " other | mapping |"

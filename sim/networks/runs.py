@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,9 @@ from hw.control.descriptor import BYTES
 from sim.accelerator.model import accelerator_runner
 from sim.accelerator.run import Job, Outcome, run_jobs
 from sim.networks.workloads import Workload
-from sw.compiler.program import Program
+from sw.compiler.program import Program, ProgramLayer
 from sw.golden.program import execute
+from sw.host.program import SteppedProgram, Transfer
 from sw.perf.program import LayerTiming, measured, predict
 
 __all__ = ["Check", "NetworkError", "Run", "check_memory", "run_workload", "top_classes"]
@@ -56,8 +58,9 @@ class Run:
 
     Attributes
     ----------
-    program
-        That the timings are of: it stores no layer's result.
+    layers
+        The layer table of the program that the timings are of: it stores no layer's result. Of a network in steps,
+        those of all its programs.
     model, rtl
         Cycles of each layer, from the cycle model and from the RTL's counters; ``rtl`` is empty without the RTL.
     checks
@@ -69,9 +72,11 @@ class Run:
     elapsed, processor
         Seconds from the end of the build to the last comparison: by the clock, and of all processors together, which
         does not depend on what else the machine does.
+    transfers
+        Of a network in steps: what the host does.
     """
 
-    program: Program
+    layers: Sequence[ProgramLayer]
     model: list[LayerTiming]
     rtl: list[LayerTiming]
     checks: list[Check]
@@ -80,6 +85,7 @@ class Run:
     seconds: float
     elapsed: float
     processor: float
+    transfers: Sequence[Transfer] = ()
 
 
 def check_memory(program: Program, found: Memory, expected: Memory) -> Check:
@@ -166,61 +172,155 @@ def run_workload(
     """
     progress(f"{name}: compiling", 0)
     plain = workload.compile(False)
+    if isinstance(plain, SteppedProgram):
+        return _run_steps(config, name, workload, plain, rtl, model_name, label, processes, progress)
     model = predict(plain)
     if not rtl:
-        return Run(plain, model, [], [], [], 0, 0.0, 0.0, 0.0)
+        return Run(plain.layers, model, [], [], [], 0, 0.0, 0.0, 0.0)
     stored = workload.compile(True)
-    progress(f"{name}: building the simulation", 0)
-    model_name = model_name or f"accelerator-{name}"
-    accelerator_runner(config, model_name).build_model()
-
-    begin, used = perf_counter(), _processor()
+    assert isinstance(stored, Program)
     starts = [stored.memory(images) for images in workload.images]
     jobs = [_job(stored, start) for start in starts]
     if stored.image != plain.image:
         jobs.append(_job(plain, plain.memory(workload.images[0])))
-    count = min(processes or os.cpu_count() or 1, len(jobs))
-    parts = [range(number, len(jobs), count) for number in range(count)]
-    ahead = [0.0] * count
-    expected_cycles = sum(timing.counters["cycles"] for timing in model)
-
-    def show(number: int, job: int, cycles: int) -> None:
-        ahead[number] = min(job + cycles / max(expected_cycles, 1), len(parts[number]))
-        progress(f"{name}: simulating", sum(ahead) / len(jobs))
-
-    def simulate(number: int) -> list[Outcome]:
-        return run_jobs(
-            accelerator_runner(config, model_name),  # a runner runs one thing at a time
-            [jobs[index] for index in parts[number]],
-            f"{label}-{number}",
-            lambda job, cycles: show(number, job, cycles),
-        )
-
-    with ThreadPoolExecutor(count) as pool:
-        running = [pool.submit(simulate, number) for number in range(count)]
-        # The golden model uses what the simulations leave of the machine.
-        golden = [execute(stored, start).memory for start in starts]
-        outcomes: dict[int, Outcome] = {}
-        for part, future in zip(parts, running, strict=True):
-            outcomes.update(zip(part, future.result(), strict=True))
-    for number in range(len(jobs)):
-        outcome = outcomes[number]
-        if not outcome.done:
-            raise NetworkError(
-                f"{name}: the program ended early at descriptor {outcome.error_descriptor}: {outcome.cause.name}"
-            )
-    memories = [np.frombuffer(outcomes[number].memory, np.uint8) for number in range(len(jobs))]
+    simulation = _Simulation(config, name, model_name, label, processes, progress)
+    golden, outcomes = simulation.run(jobs, model, lambda: [execute(stored, start).memory for start in starts])
+    memories = [np.frombuffer(outcome.memory, np.uint8) for outcome in outcomes]
     timed = memories[len(starts) :] or memories[:1]
     memories = memories[: len(starts)]
     checks = [check_memory(stored, found, known) for found, known in zip(memories, golden, strict=True)]
     return Run(
-        program=plain,
-        model=model,
-        rtl=measured(plain, timed[0]),
-        checks=checks,
-        classes=top_classes(stored, memories),
-        cycles=sum(outcome.cycles for outcome in outcomes.values()),
-        seconds=sum(outcome.seconds for outcome in outcomes.values()),
-        elapsed=perf_counter() - begin,
-        processor=_processor() - used,
+        plain.layers,
+        model,
+        measured(plain, timed[0]),
+        checks,
+        top_classes(stored, memories),
+        **simulation.cost(outcomes),
     )
+
+
+def _run_steps(
+    config: AcceleratorConfig,
+    name: str,
+    workload: Workload,
+    steps: SteppedProgram,
+    rtl: bool,
+    model_name: str | None,
+    label: str,
+    processes: int | None,
+    progress: Progress,
+) -> Run:
+    """A network in steps. What the golden model's programs make goes into the RTL's, which must make the same."""
+    programs = [steps.programs[number] for number in sorted(steps.programs)]
+    layers = [layer for program in programs for layer in program.layers]
+    model = [timing for program in programs for timing in predict(program)]
+    if not rtl:
+        return Run(layers, model, [], [], [], 0, 0.0, 0.0, 0.0, steps.transfers())
+    images = [image for (image,) in workload.images]
+    given: list[tuple[Program, Memory, Memory]] = []
+
+    def run(number: int, jobs: Sequence[tuple[Program, Memory]]) -> list[Memory]:
+        done = [execute(program, memory).memory for program, memory in jobs]
+        given.extend((*job, memory) for job, memory in zip(jobs, done, strict=True))
+        return done
+
+    results = steps.run(images, run)
+    for number, (found, wanted) in enumerate(zip(results, workload.expected(), strict=True)):
+        if not np.array_equal(found, wanted):
+            raise NetworkError(f"{name}: image {number}: the programs' result is not that of the integer network")
+    simulation = _Simulation(config, name, model_name, label, processes, progress)
+    _, outcomes = simulation.run([_job(program, before) for program, before, _ in given], model, list)
+    memories = [np.frombuffer(outcome.memory, np.uint8) for outcome in outcomes]
+    # Programs come one after the other, each with all images.
+    checks = []
+    for image in range(len(images)):
+        parts = [
+            check_memory(program, memories[number], known)
+            for number, (program, _, known) in enumerate(given)
+            if number % len(images) == image
+        ]
+        checks.append(
+            Check(
+                layers=sum(part.layers for part in parts),
+                layer_bytes=sum(part.layer_bytes for part in parts),
+                compared=sum(part.compared for part in parts),
+                different=sum(part.different for part in parts),
+                differing=tuple(tensor for part in parts for tensor in part.differing),
+            )
+        )
+    timings = [
+        timing
+        for number, program in enumerate(programs)
+        for timing in measured(program, memories[number * len(images)])
+    ]
+    classes = [int(result.reshape(-1).argmax()) for result in results if result.dtype == np.int32]
+    return Run(layers, model, timings, checks, classes, **simulation.cost(outcomes), transfers=steps.transfers())
+
+
+class _Simulation:
+    """Runs jobs on the RTL. Parameters: :func:`run_workload`."""
+
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        name: str,
+        model_name: str | None,
+        label: str,
+        processes: int | None,
+        progress: Progress,
+    ) -> None:
+        self.config, self.name, self.label, self.progress = config, name, label, progress
+        self.model_name = model_name or f"accelerator-{name}"
+        self.processes = processes or os.cpu_count() or 1
+        progress(f"{name}: building the simulation", 0)
+        accelerator_runner(config, self.model_name).build_model()
+        self.begin, self.used = perf_counter(), _processor()
+
+    def run(
+        self, jobs: Sequence[Job], model: Sequence[LayerTiming], beside: Callable[[], list[Memory]]
+    ) -> tuple[list[Memory], list[Outcome]]:
+        """The outcomes of all jobs, and what is computed meanwhile.
+
+        Raises
+        ------
+        NetworkError
+            A program did not run to its end.
+        """
+        count = min(self.processes, len(jobs))
+        parts = [range(number, len(jobs), count) for number in range(count)]
+        ahead = [0.0] * count
+        expected_cycles = sum(timing.counters["cycles"] for timing in model)
+
+        def show(number: int, job: int, cycles: int) -> None:
+            ahead[number] = min(job + cycles / max(expected_cycles, 1), len(parts[number]))
+            self.progress(f"{self.name}: simulating", sum(ahead) / len(jobs))
+
+        def simulate(number: int) -> list[Outcome]:
+            return run_jobs(
+                accelerator_runner(self.config, self.model_name),  # a runner runs one thing at a time
+                [jobs[index] for index in parts[number]],
+                f"{self.label}-{number}",
+                lambda job, cycles: show(number, job, cycles),
+            )
+
+        with ThreadPoolExecutor(count) as pool:
+            running = [pool.submit(simulate, number) for number in range(count)]
+            # It uses what the simulations leave of the machine.
+            meanwhile = beside()
+            outcomes: dict[int, Outcome] = {}
+            for part, future in zip(parts, running, strict=True):
+                outcomes.update(zip(part, future.result(), strict=True))
+        for outcome in outcomes.values():
+            if not outcome.done:
+                where = f"descriptor {outcome.error_descriptor}: {outcome.cause.name}"
+                raise NetworkError(f"{self.name}: the program ended early at {where}")
+        return meanwhile, [outcomes[number] for number in range(len(jobs))]
+
+    def cost(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """Cycles and seconds, as fields of :class:`Run`."""
+        return {
+            "cycles": sum(outcome.cycles for outcome in outcomes),
+            "seconds": sum(outcome.seconds for outcome in outcomes),
+            "elapsed": perf_counter() - self.begin,
+            "processor": _processor() - self.used,
+        }

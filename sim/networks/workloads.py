@@ -29,6 +29,11 @@ from sw.compress.training.loop import normalise
 from sw.compress.training.modules import convert
 from sw.format.container import read_container, write_container
 from sw.format.layer import CompressedLayer, Requantisation
+from sw.host import transformer
+from sw.host.compile import compile_steps
+from sw.host.network import SteppedNetwork, read_stepped, write_stepped
+from sw.host.operations import Array
+from sw.host.program import SteppedProgram
 
 __all__ = [
     "WORKLOADS",
@@ -36,6 +41,7 @@ __all__ = [
     "WorkloadError",
     "add_options",
     "deit_tiny_layers",
+    "random_deit",
     "random_resnet18",
     "recipe_for_instance",
 ]
@@ -62,17 +68,20 @@ class Workload:
     weights
         Where they come from, for the report.
     compile
-        Makes the program; with True, one that stores every layer's result to DRAM.
+        Makes the program; with True, one that stores every layer's result to DRAM. Those of a network in steps do.
     images
         Of each run, one array int8 ``[C, rows, columns]`` for each input of the program.
     labels
         Class of each image, where it is known.
+    expected
+        Of a network in steps: the results of its integers, for each run.
     """
 
     weights: str
-    compile: Callable[[bool], Program]
+    compile: Callable[[bool], Program | SteppedProgram]
     images: Images
     labels: Sequence[int] = field(default=())
+    expected: Callable[[], list[Array]] = list
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +90,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picture", default=os.environ.get("PICTURE"), help="for efficientnet-lite0 ($PICTURE)")
     parser.add_argument("--containers", help="directory with containers of ResNet-20, instead of the project's")
     parser.add_argument("--images", type=int, help="images to run; resnet20: 20")
+    parser.add_argument("--blocks", type=int, default=12, choices=range(1, 13), metavar="1..12", help="of vit (12)")
 
 
 def _network_workload(
@@ -267,6 +277,39 @@ def _deit_tiny(config: AcceleratorConfig, options: argparse.Namespace) -> Worklo
     return Workload(f"random, seed {SEED}; {recipe.method}", lambda dump: compile_layers(shapes, config), images)
 
 
+def random_deit(config: AcceleratorConfig, blocks: int, progress: bool = True) -> tuple[SteppedNetwork, torch.Tensor]:
+    """The first blocks of DeiT-tiny with random weights, compressed for an instance; and a random image.
+
+    The patches and the classifier are int8.
+    """
+    recipe = dataclasses.replace(recipe_for_instance(config), iterations=2, init="random")
+    generator = torch.Generator().manual_seed(SEED)
+    images = torch.randn(2, 3, 224, 224, generator=generator)
+    source = hashlib.sha256(repr((recipe, blocks)).encode())
+    for path in (Path(__file__), Path(str(definitions.__file__)), Path(str(transformer.__file__))):
+        source.update(path.read_bytes())
+    path = CACHE / f"vit-{recipe.method}-{source.hexdigest()[:12]}.msvq"
+    if not path.exists():
+        model = definitions.deit_tiny(SEED, blocks)
+        convert(model, _rules(recipe, ("patch_embed.proj", "head")), progress=progress)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        write_stepped(path, transformer.export_transformer(model, images))
+    return read_stepped(path), images
+
+
+def _vit(config: AcceleratorConfig, options: argparse.Namespace) -> Workload:
+    network, images = random_deit(config, options.blocks, not options.quiet)
+    integers = network.quantise(images[: options.images or 1])
+    method = recipe_for_instance(config).method
+    title = f"DeiT-tiny, {options.blocks} blocks, random, seed {SEED}; {method}"
+    return Workload(
+        title,
+        lambda dump: compile_steps(network, config),
+        [[image] for image in integers],
+        expected=lambda: network.run(integers),
+    )
+
+
 #: Networks by name: a function that makes the workload, and the presets that they run on unless others are asked for.
 WORKLOADS: dict[str, tuple[Callable[[AcceleratorConfig, argparse.Namespace], Workload], tuple[str, ...]]] = {
     "resnet20": (
@@ -276,4 +319,5 @@ WORKLOADS: dict[str, tuple[Callable[[AcceleratorConfig, argparse.Namespace], Wor
     "resnet18": (_resnet18, ("ews-cms-16",)),
     "efficientnet-lite0": (_efficientnet, ("ews-cms-16",)),
     "deit-tiny": (_deit_tiny, ("ews-ssvq-32",)),
+    "vit": (_vit, ("ews-ssvq-32",)),
 }

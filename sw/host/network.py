@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sw.format.container import Container, read_container, write_container
 from sw.format.layer import CompressedLayer, Requantisation
@@ -58,7 +58,7 @@ def decode_constants(value: object) -> dict[str, Array]:
     for name, entry in value.items():
         if not isinstance(entry, dict) or sorted(entry) != ["data", "dtype", "shape"]:
             raise StepError(f"constant {name!r}: must be an object of dtype, shape and data")
-        if entry["dtype"] not in _DTYPES:
+        if entry["dtype"] not in list(_DTYPES):
             raise StepError(f"constant {name!r}: dtype must be one of {', '.join(_DTYPES)}, not {entry['dtype']!r}")
         shape = entry["shape"]
         if not isinstance(shape, list) or any(type(x) is not int or x < 1 for x in shape):
@@ -159,6 +159,11 @@ class SteppedNetwork:
             return Kind(dtype, (layer.shape[0], *output_size(layer, *source.shape[1:])))
         except GoldenError as error:
             raise StepError(str(error)) from None
+
+    def quantise(self, images: ArrayLike) -> list[NDArray[np.int8]]:
+        """Normalised float images ``[batch, C, rows, columns]`` as int8 inputs: rounded, halves to even."""
+        integers = np.rint(np.asarray(images, np.float32) / np.float32(self.input_scale))
+        return list(integers.clip(-128, 127).astype(np.int8))
 
     def run(self, images: Sequence[NDArray[np.int8]]) -> list[Array]:
         """The result for each image: layers by :func:`sw.golden.layer_sums` and :func:`sw.golden.requantise`.

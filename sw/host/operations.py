@@ -40,7 +40,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["COMPUTED", "RESIDUAL_LIMIT", "Kind", "StepError", "check_steps", "run_steps"]
+__all__ = ["COMPUTED", "RESIDUAL_LIMIT", "Array", "Kind", "StepError", "check_steps", "run_steps"]
 
 #: Operations of the accelerator.
 COMPUTED = ("layer", "logits", "matmul")

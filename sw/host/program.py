@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,8 @@ def read_stepped_program(path: str | os.PathLike[str]) -> SteppedProgram:
         not isinstance(x, list) or len(x) != 2 or any(type(y) is not int or y < 0 for y in x) for x in entries
     ):
         raise StepError("header: programs must be pairs of an operation's number and bytes")
+    if any(before >= after for (before, _), (after, _) in pairwise(entries)):
+        raise StepError("header: programs must be in the order of their operations")
     start = end + _CHECKSUM.size
     wanted = start + sum(size for _, size in entries)
     if len(data) != wanted:

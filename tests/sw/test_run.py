@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +14,16 @@ from PIL import Image
 
 from hw.config import preset
 from sw import run
+from sw.compiler import listing
 from sw.compiler.program import Input, Program, write_program
 from sw.format.example import random_layer
 from sw.golden.program import run_program
+from sw.host.compile import compile_steps
+from sw.host.network import SteppedNetwork
+from sw.host.program import write_stepped_program
 from sw.run import main, read_images
 from tests.sw.assembler import layer_program
+from tests.sw.host.steps import small_transformer
 
 SHAPE = (3, 5, 4)
 
@@ -164,3 +171,102 @@ def test_rtl_by_a_simulation_that_is_golden(
     else:
         assert "128 bytes of 1 tensors, 2 images: equal to golden" in shown
     assert "1000" in shown
+
+
+# Networks in steps
+
+
+@pytest.fixture(scope="module")
+def network() -> tuple[SteppedNetwork, list[np.ndarray]]:
+    return small_transformer(preset("ews-msvq-tiny"))
+
+
+@pytest.fixture
+def steps(network, tmp_path: Path) -> str:
+    write_stepped_program(tmp_path / "s", compile_steps(network[0], preset("ews-msvq-tiny")))
+    return str(tmp_path / "s")
+
+
+def test_steps_give_the_logits_of_the_integer_network(network, steps: str, tmp_path: Path, capsys) -> None:
+    given, images = network
+    arguments = ["--check", "--quiet", steps, saved(tmp_path / "x.npy", np.stack(images[:3]))]
+    assert main([*arguments, "--output", str(tmp_path / "y.npy")]) == 0
+    assert np.array_equal(np.load(tmp_path / "y.npy"), np.stack(given.run(images[:3])))
+    shown = capsys.readouterr().out
+    assert "head: int32 [3 x 10 x 1], CRC-32" in shown
+    assert "image 2: class" in shown
+
+
+def test_steps_take_floats(network, steps: str, tmp_path: Path) -> None:
+    given, images = network
+    floats = images[0].astype(np.float32) * np.float32(given.input_scale)
+    arguments = ["--quiet", steps, saved(tmp_path / "x.npy", floats), "--output", str(tmp_path / "y.npy")]
+    assert main(arguments) == 0
+    assert np.array_equal(np.load(tmp_path / "y.npy"), np.stack(given.run(images[:1])))
+
+
+def test_steps_in_the_cycle_model(steps: str, tmp_path: Path, capsys) -> None:
+    assert main(["--backend", "perf", steps, "--json", str(tmp_path / "t.json")]) == 0
+    table = json.loads((tmp_path / "t.json").read_text())
+    names = [layer["layer"] for layer in table["layers"]]
+    assert names[:4] == ["patch_embed.proj", "blocks.0.attn.qkv", "blocks.0.scores.0", "blocks.0.scores.1"]
+    assert table["total"]["counters"]["cycles"] == sum(layer["counters"]["cycles"] for layer in table["layers"])
+    products = [layer for layer in table["layers"] if layer["operation"] == "matmul"]
+    assert all(0 < layer["utilisation"] < 1 for layer in products)
+    moved = [entry for entry in table["host"] if entry["operation"] == "matmul"]
+    assert all(entry["written"] and entry["read"] for entry in moved)
+    shown = capsys.readouterr().out
+    assert "matmul blocks.0.shares" in shown
+    assert "host writes bytes" in shown
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_steps_on_a_simulation_that_is_golden(network, steps: str, tmp_path: Path, capsys, monkeypatch, fault) -> None:
+    given, images = network
+    runs = []
+
+    def simulation(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        program = run.read_program(command[3])
+        runs.append(program)
+        for before, after in zip(command[4::2], command[5::2], strict=True):
+            # Operands and checksums are in the DRAM, and not in the program's file.
+            memory = np.fromfile(before, np.uint8)
+            bound = replace(program, image=memory[: len(program.image)].tobytes())
+            memory = run.execute(bound, memory).memory
+            if fault and program.operands:
+                memory[program.outputs[0].address - program.base] ^= 1
+            memory.tofile(after)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(run.subprocess, "run", simulation)
+    arguments = ["--backend", "rtl", "--check", "--quiet", steps, saved(tmp_path / "x.npy", np.stack(images[:2]))]
+    status = main([*arguments, "--output", str(tmp_path / "y.npy")])
+    shown = capsys.readouterr().out
+    assert len(runs) == 8
+    if fault:
+        assert status == 1
+        assert "image 0: 1 of 40 bytes of 'blocks.0.scores.0' differ from golden; first byte 0: " in shown
+    else:
+        assert status == 0
+        assert np.array_equal(np.load(tmp_path / "y.npy"), np.stack(given.run(images[:2])))
+        assert "bytes of 10 tensors, 2 images: equal to golden" in shown
+
+
+def test_an_unknown_host_operation_is_refused_before_anything_is_written(steps: str, tmp_path: Path, capsys) -> None:
+    data = Path(steps).read_bytes().replace(b'"op":"gelu"', b'"op":"silu"')
+    length = struct.unpack_from("<I", data, 12)[0] + 16
+    Path(steps).write_bytes(data[:length] + struct.pack("<I", zlib.crc32(data[:length])) + data[length + 4 :])
+    image = saved(tmp_path / "x.npy", np.zeros((3, 8, 8), np.int8))
+    assert main([steps, image, "--output", str(tmp_path / "y.npy")]) == 2
+    assert "operation 16: op must be one of input, layer, " in capsys.readouterr().err
+    assert not (tmp_path / "y.npy").exists()
+
+
+def test_steps_are_listed(steps: str, capsys) -> None:
+    assert listing.main([steps, "--layer", "blocks.0.scores.1"]) == 0
+    shown = capsys.readouterr().out
+    assert "step 9: softmax of 8 on the host\n" in shown
+    assert "of it operand 'blocks.0.scores.0', written by the host: 5 x 8" in shown
+    assert "blocks.0.mlp.fc1'" not in shown
+    assert listing.main([steps, "--layer", "none"]) == 2
+    assert "steps: there must be a layer 'none'; the layers are blocks.0.attn.proj, " in capsys.readouterr().err

@@ -16,13 +16,15 @@ from hw.control.descriptor import BYTES, Opcode
 from sim.networks import __main__ as command
 from sim.networks import speed, workloads
 from sim.networks.report import layer_rows, markdown, run_report, span
-from sim.networks.runs import Run, check_memory, run_workload, top_classes
+from sim.networks.runs import NetworkError, Run, check_memory, run_workload, top_classes
 from sim.networks.workloads import Workload, WorkloadError
 from sw.compiler.compile import compile_layers, compile_network
 from sw.compiler.program import Program
 from sw.compress.training.integer import write_network
 from sw.golden.program import execute
+from sw.host.compile import compile_steps
 from sw.perf.program import LayerTiming, predict
+from tests.sw.host.steps import small_transformer
 from tests.sw.networks import random_layer, residual_network
 
 CONFIG = preset("ews-msvq-tiny")
@@ -59,7 +61,7 @@ def test_a_small_network_is_bit_exact_on_the_rtl(workload: Workload) -> None:
     )  # fmt: skip
     assert [check.different for check in run.checks] == [0, 0]
     assert [check.differing for check in run.checks] == [(), ()]
-    assert run.checks[0].layers == len(run.program.layers)
+    assert run.checks[0].layers == len(run.layers)
     assert len(run.classes) == 2
     assert max(seen) <= 1
     cycles = sum(timing.counters["cycles"] for timing in run.rtl)
@@ -70,6 +72,29 @@ def test_a_small_network_is_bit_exact_on_the_rtl(workload: Workload) -> None:
     assert report["source"] == "RTL"
     assert report["top1"]["images"] == 2
     assert "| tiny | random | RTL | 2 |" in markdown([report])
+
+
+def test_a_small_transformer_is_bit_exact_on_the_rtl() -> None:
+    """Attention, with operands that the host packs, and the host's operations between the programs."""
+    network, images = small_transformer(CONFIG)
+    steps = compile_steps(network, CONFIG)
+    given = Workload("random", lambda dump: steps, [[x] for x in images[:2]], expected=lambda: network.run(images[:2]))
+    run = run_workload(CONFIG, "tiny", given, model_name="ews-msvq-tiny-accelerator", label="steps", processes=2)
+    assert [(check.different, check.differing) for check in run.checks] == [(0, ())] * 2
+    # Two heads of each product: 8 programs of 10 layers.
+    assert run.checks[0].layers == len(run.layers) == len(run.rtl) == 10
+    assert run.classes == [int(values.argmax()) for values in network.run(images[:2])]
+    report = run_report("vit", "tiny", CONFIG, given, run)
+    assert report["host"]["programs"] == 8
+    assert "8 programs; between them 13 operations of the host" in markdown([report])
+
+
+def test_a_result_that_is_not_that_of_the_integers() -> None:
+    network, images = small_transformer(CONFIG)
+    wrong = [values + 1 for values in network.run(images[:1])]
+    given = Workload("random", lambda dump: compile_steps(network, CONFIG), [[images[0]]], expected=lambda: wrong)
+    with pytest.raises(NetworkError, match="tiny: image 0: the programs' result is not that of the integer network"):
+        run_workload(CONFIG, "tiny", given)
 
 
 def test_every_byte_but_the_records_is_compared(workload: Workload, program: Program) -> None:
@@ -103,7 +128,7 @@ def timing(name: str, operation: str, macs: int, **counters: int) -> LayerTiming
 def test_rows_say_where_cycles_went(workload: Workload) -> None:
     program = workload.compile(False)
     model = predict(program)
-    run = Run(program, model, [], [], [], 0, 0.0, 0.0, 0.0)
+    run = Run(program.layers, model, [], [], [], 0, 0.0, 0.0, 0.0)
     rows = layer_rows(CONFIG, run)
     assert [row["layer"] for row in rows] == [layer.name for layer in program.layers]
     for row, entry in zip(rows, model, strict=True):
