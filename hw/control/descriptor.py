@@ -7,7 +7,9 @@ layouts from it.
 Every unit runs its descriptors in the order of the program; units run beside one another. Order between units is made
 by *events*: counters of what has been completed since the program began, modulo 2**16. A descriptor is not begun before
 each event has reached the count in its head. Counts compare modulo 2**16, so a wait must not lie further back than
-:data:`WAIT_REACH` events.
+:data:`WAIT_REACH` events; a wait for a command that was not given out before is illegal.
+
+What is legal in an instance: :func:`hw.control.bodies.field_ranges`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ __all__ = [
     "BYTES",
     "EVENTS",
     "HEAD",
+    "QUEUE_DEPTHS",
     "WAIT_REACH",
     "Channel",
     "Descriptor",
@@ -74,6 +77,18 @@ class Opcode(IntEnum):
     STORE = 7
     RECORD = 8
     END = 9
+
+
+#: Commands that can wait for each unit: at the next one the sequencer waits. Deeper ones save no cycles, as COPY, LOAD
+#: and VECTOR alone are what others wait for.
+QUEUE_DEPTHS: Mapping[Opcode, int] = {
+    Opcode.LOAD: 5,
+    Opcode.COPY: 5,
+    Opcode.TILE: 2,
+    Opcode.OUTPUT: 2,
+    Opcode.VECTOR: 5,
+    Opcode.STORE: 2,
+}
 
 
 class Channel(IntEnum):
@@ -160,15 +175,15 @@ BODIES: Mapping[Opcode, tuple[Field, ...]] = {
         Field("l2_base", 32, "L2 word of row 0, column 0, channel word 0 of the tensor"),
         Field("rows", 16, "rows of the tensor"),
         Field("columns", 16, "columns of the tensor"),
-        Field("row_words", 32, "L2 words from one row to the next"),
-        Field("pixel_words", 16, "L2 words from one column to the next"),
+        Field("row_words", 32, "L2 words from one row to the next, modulo the addresses"),
+        Field("pixel_words", 16, "from one column to the next, modulo the addresses"),
         Field("first_row", 16, "first row of the region, may lie in the padding", signed=True),
         Field("first_column", 16, "first column of the region", signed=True),
-        Field("height", 16, "rows of the region, at least 1"),
-        Field("width", 16, "columns of the region, at least 1"),
+        Field("height", 16, "rows of the region, 1..L1 vectors"),
+        Field("width", 16, "columns of the region, 1..L1 vectors"),
         Field("first_word", 16, "first channel word in a pixel"),
         Field("channel_words", 16, "channel words in a pixel from first_word on; what a vector needs beyond them is 0"),
-        Field("groups", 16, "vectors of H channels a pixel, at least 1"),
+        Field("groups", 16, "vectors of H channels a pixel, 1..L1 vectors"),
         Field("l1_base", 32, "first L1 vector; they follow by row, column, group"),
     ),
     Opcode.TILE: (
@@ -189,7 +204,7 @@ BODIES: Mapping[Opcode, tuple[Field, ...]] = {
         Field("reserved_tile", 4, "0"),
         Field("psum_base", 24, "first entry of the psum buffer; vectors follow by position, s < A"),
         Field("l1_base", 32, "L1 vector of output position 0, kernel position 0, group 0"),
-        Field("line_pitch", 24, "L1 vectors from one output row to the next"),
+        Field("line_pitch", 24, "L1 vectors from one output row to the next; all pitches count modulo the addresses"),
         Field("position_pitch", 24, "from one output position to the next"),
         Field("dr_pitch", 24, "from one kernel row to the next"),
         Field("ds_pitch", 24, "from one kernel column to the next"),
@@ -197,8 +212,8 @@ BODIES: Mapping[Opcode, tuple[Field, ...]] = {
     ),
     Opcode.OUTPUT: (
         Field("l2_base", 32, "L2 word of output row 0, column 0, s = 0"),
-        Field("line_words", 32, "L2 words from one output row to the next"),
-        Field("position_words", 16, "L2 words from one output position to the next"),
+        Field("line_words", 32, "L2 words from one output row to the next, modulo the addresses"),
+        Field("position_words", 16, "from one output position to the next, modulo the addresses"),
         Field("A", 8, "vectors of L channels a position; they lie next to each other"),
         Field("low", 8, "least output", signed=True),
         Field("high", 8, "greatest output", signed=True),
@@ -347,7 +362,9 @@ def markdown() -> str:
         "# Descriptors",
         "",
         f"A program is a list of descriptors of {BYTES} bytes in DRAM, little-endian; bit 0 is the lowest bit of the",
-        "first byte. Made by `python -m hw.control.descriptor`. Fields that an opcode does not name are 0.",
+        "first byte. Made by `python -m hw.control.descriptor`. Fields that an opcode does not name are 0. What",
+        "values an instance takes, `hw.control.bodies.field_ranges` says; others end the program with",
+        "`ILLEGAL_DESCRIPTOR`, and so does a wait for a command that was not given out before.",
         "",
         "## Head",
         "",

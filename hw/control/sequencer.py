@@ -4,40 +4,102 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from hw.bus.reader import request_layout
 from hw.config import AcceleratorConfig
-from hw.control.bodies import body_layout
+from hw.control.bodies import READ_FIELDS, SUM_FIELDS, body_layout, field_ranges, store_layout
 from hw.control.command import command_layout
-from hw.control.descriptor import BYTES, EVENTS, Channel, Opcode, VectorOp, body_offsets, head_offsets
+from hw.control.descriptor import (
+    BYTES,
+    EVENTS,
+    QUEUE_DEPTHS,
+    Channel,
+    Opcode,
+    body_offsets,
+    head_offsets,
+)
 from hw.control.errors import Cause
 
-__all__ = ["QUEUE_DEPTH", "CommandQueue", "Sequencer", "store_layout"]
-
-#: Commands that wait for each unit.
-QUEUE_DEPTH = 4
+__all__ = ["CommandQueue", "EventCounter", "Sequencer"]
 
 _EVENT_BITS = 16
 
-
-def store_layout() -> data.StructLayout:
-    """Command of the store unit: STORE, or RECORD where ``record`` is set."""
-    return data.StructLayout({"record": 1, "address": 64, "l2_base": 32, "words": 32})
+# Beside its queue a unit holds at most two commands that are not complete.
+_PENDING_BITS = (max(QUEUE_DEPTHS.values()) + 2).bit_length()
 
 
 def _waits_layout() -> data.StructLayout:
-    return data.StructLayout({event: _EVENT_BITS for event in EVENTS})
+    return data.StructLayout({event: _PENDING_BITS for event in EVENTS})
+
+
+class EventCounter(wiring.Component):
+    """What is known about one kind of event, and what a wait for it still waits for.
+
+    Members
+    -------
+    i_clear
+        A program begins.
+    i_given
+        A command that ends with the event was given out.
+    i_done
+        The event has happened.
+    i_wait
+        Count that a descriptor waits for, modulo 2**16.
+    o_legal
+        That many commands were given out, two cycles after ``i_wait`` came.
+    o_left
+        Events that must still happen after this cycle.
+    o_rest
+        All commands that were given out are complete.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "i_clear": In(1),
+                "i_given": In(1),
+                "i_done": In(1),
+                "i_wait": In(_EVENT_BITS),
+                "o_legal": Out(1),
+                "o_left": Out(_PENDING_BITS),
+                "o_rest": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        given, behind = Signal(_EVENT_BITS), Signal(_EVENT_BITS)
+        pending = Signal(_PENDING_BITS)
+        # The command that is ``behind`` the last one ends as the commands after it are pending.
+        left = Signal(_PENDING_BITS)
+        m.d.comb += [
+            left.eq(Mux(behind < pending, pending - behind[:_PENDING_BITS], 0)),
+            self.o_left.eq(left - (self.i_done & (left != 0))),
+            self.o_rest.eq(pending == 0),
+        ]
+        m.d.sync += [
+            behind.eq(given - self.i_wait),
+            self.o_legal.eq(~behind[-1]),
+            pending.eq(pending + self.i_given - self.i_done),
+            given.eq(given + self.i_given),
+        ]
+        with m.If(self.i_clear):
+            m.d.sync += [given.eq(0), pending.eq(0)]
+        return m
 
 
 class CommandQueue(wiring.Component):
     """The commands of one unit, each held back until the events that it waits for have happened.
 
+    A command moves on to the next free place each cycle, which takes a multiplexer a bit and nothing else.
+
     Parameters
     ----------
     payload
         Layout of a command.
+    depth
+        Places.
     gated
         The unit's commands wait for events.
 
@@ -45,23 +107,23 @@ class CommandQueue(wiring.Component):
     -------
     i_command
         Commands in program order.
-    i_waits
-        Beside each command: for every event, the count that it waits for.
+    i_left
+        Beside each command: how often each event must still happen.
     i_events
-        What has happened so far.
+        The events of this cycle, in the order of :data:`hw.control.descriptor.EVENTS`.
     o_command
         Commands that may begin.
     o_empty
         No command waits here.
     """
 
-    def __init__(self, payload: data.StructLayout, gated: bool = True) -> None:
-        self.payload, self.gated = payload, gated
+    def __init__(self, payload: data.StructLayout, depth: int, gated: bool = True) -> None:
+        self.payload, self.depth, self.gated = payload, depth, gated
         super().__init__(
             {
                 "i_command": In(stream.Signature(payload)),
-                "i_waits": In(_waits_layout()),
-                "i_events": In(_waits_layout()),
+                "i_left": In(_waits_layout()),
+                "i_events": In(len(EVENTS)),
                 "o_command": Out(stream.Signature(payload)),
                 "o_empty": Out(1),
             }
@@ -69,39 +131,39 @@ class CommandQueue(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        waits = _waits_layout().size if self.gated else 0
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=self.payload.size + waits, depth=QUEUE_DEPTH)
+        full = Signal(self.depth)
+        places = [Signal(self.payload, name=f"place_{i}", reset_less=True) for i in range(self.depth)]
+        waits = [Signal(_waits_layout(), name=f"left_{i}", reset_less=True) for i in range(self.depth)]
         m.d.comb += [
-            fifo.w_data.eq(Cat(self.i_command.payload.as_value(), self.i_waits.as_value()[:waits])),
-            fifo.w_en.eq(self.i_command.valid),
-            self.i_command.ready.eq(fifo.w_rdy),
-            self.o_empty.eq(fifo.level == 0),
+            self.i_command.ready.eq(~full.all()),
+            self.o_command.payload.eq(places[0]),
+            self.o_command.valid.eq(full[0] & (waits[0].as_value() == 0 if self.gated else 1)),
+            self.o_empty.eq(~full.any()),
         ]
-        head = fifo.r_data[: self.payload.size]
-        if not self.gated:
-            m.d.comb += [
-                self.o_command.payload.eq(head),
-                self.o_command.valid.eq(fifo.r_rdy),
-                fifo.r_en.eq(self.o_command.ready),
-            ]
-            return m
 
-        # A count that has been reached stays reached, so one cycle for the comparison costs nothing but that cycle.
-        wanted = data.View(_waits_layout(), fifo.r_data[self.payload.size :])
-        full, met = Signal(), Signal()
-        command = Signal(self.payload, reset_less=True)
-        counts = Signal(_waits_layout(), reset_less=True)
-        take = Signal()
-        m.d.comb += [
-            met.eq(Cat(~(self.i_events[event] - counts[event])[_EVENT_BITS - 1] for event in EVENTS).all()),
-            self.o_command.payload.eq(command),
-            self.o_command.valid.eq(full & met),
-            take.eq(~full | (met & self.o_command.ready)),
-            fifo.r_en.eq(take),
-            self.o_empty.eq((fifo.level == 0) & ~full),
-        ]
-        with m.If(take):
-            m.d.sync += [full.eq(fifo.r_rdy), command.eq(head), counts.eq(wanted.as_value())]
+        free = self.o_command.valid & self.o_command.ready
+        for i in range(self.depth):
+            move = Signal(name=f"move_{i}")  # this place takes what comes from behind
+            m.d.comb += move.eq(free | ~full[i])
+            last = i == self.depth - 1
+            following = self.i_command.payload if last else places[i + 1]
+            with m.If(move):
+                m.d.sync += [
+                    full[i].eq(self.i_command.valid & self.i_command.ready if last else full[i + 1]),
+                    places[i].eq(following),
+                ]
+            if self.gated:
+                # What comes in counts the events of this cycle already.
+                here = Mux(
+                    move, Const(0, waits[i].shape().size) if last else waits[i + 1].as_value(), waits[i].as_value()
+                )
+                left = data.View(_waits_layout(), here)
+                for event, happens in zip(EVENTS, self.i_events, strict=True):
+                    m.d.sync += waits[i][event].eq(left[event] - (happens & (left[event] != 0)))
+                if last:
+                    with m.If(move):
+                        m.d.sync += waits[i].eq(self.i_left)
+            free = move
         return m
 
 
@@ -147,7 +209,16 @@ class Sequencer(wiring.Component):
         self.config = config
         self.channels = ["weight", *(name for name in ("mask", "sign") if name in config.streams), "parameter"]
         request = request_layout(config)
-        tile = body_layout(Opcode.TILE)
+        layouts = {
+            "load": body_layout(Opcode.LOAD, config),
+            "copy": body_layout(Opcode.COPY, config),
+            "tile": command_layout(config),
+            "read": body_layout(Opcode.TILE, config, READ_FIELDS),
+            "psum": body_layout(Opcode.TILE, config, SUM_FIELDS),
+            "output": body_layout(Opcode.OUTPUT, config),
+            "vector": body_layout(Opcode.VECTOR, config),
+            "store": store_layout(config),
+        }
         super().__init__(
             {
                 "i_start": In(1),
@@ -163,14 +234,7 @@ class Sequencer(wiring.Component):
                 "o_descriptor_request": Out(stream.Signature(request)),
                 "i_words": In(stream.Signature(config.word_width)),
                 **{f"o_request_{name}": Out(stream.Signature(request)) for name in self.channels},
-                "o_load": Out(stream.Signature(body_layout(Opcode.LOAD))),
-                "o_copy": Out(stream.Signature(body_layout(Opcode.COPY))),
-                "o_tile": Out(stream.Signature(command_layout(config))),
-                "o_read": Out(stream.Signature(tile)),
-                "o_psum": Out(stream.Signature(tile)),
-                "o_output": Out(stream.Signature(body_layout(Opcode.OUTPUT))),
-                "o_vector": Out(stream.Signature(body_layout(Opcode.VECTOR))),
-                "o_store": Out(stream.Signature(store_layout())),
+                **{f"o_{name}": Out(stream.Signature(layout)) for name, layout in layouts.items()},
                 **{f"i_{event}": In(1) for event in EVENTS},
                 "i_quiet": In(1),
                 "i_error": In(1),
@@ -179,61 +243,6 @@ class Sequencer(wiring.Component):
                 "o_reset": Out(1),
             }
         )
-
-    def _limits(self) -> dict[Opcode, list[tuple[str, int, int]]]:
-        """Fields and the range that the units can take; what is not here has the field's own range."""
-        config = self.config
-        loop = (1 << config.loop_bits) - 1
-        l2, ifmap, psum = config.l2_depth - 1, config.l1_ifmap_depth - 1, config.l1_psum_depth - 1
-        whole = (1 << 32) - 1
-        k = config.k if config.features.codebook else 0
-        return {
-            Opcode.FETCH: [("words", 1, whole), ("channel", 0, len(Channel) - 1)],
-            Opcode.LOAD: [("words", 1, config.l2_depth), ("l2_base", 0, l2)],
-            Opcode.STORE: [("words", 1, config.l2_depth), ("l2_base", 0, l2)],
-            Opcode.COPY: [
-                ("height", 1, 65535),
-                ("width", 1, 65535),
-                ("groups", 1, 65535),
-                ("l2_base", 0, l2),
-                ("l1_base", 0, ifmap),
-            ],
-            Opcode.TILE: [
-                ("A", 1, min(config.prf_depth, config.wrf_depth)),
-                ("B", 1, min(config.arf_depth, config.wrf_depth)),
-                ("D", 1, min(config.arf_depth, config.wrf_depth)),
-                ("Dr", 1, min(config.arf_depth, config.wrf_depth)),
-                ("rows", 1, config.H),
-                ("width", 1, loop),
-                ("height", 1, loop),
-                ("codewords", 0, k),
-                ("advance_columns", 1, config.arf_depth),
-                ("passes", 1, 255),
-                ("psum_base", 0, psum),
-                ("l1_base", 0, ifmap),
-            ],
-            Opcode.OUTPUT: [
-                ("A", 1, min(config.prf_depth, config.wrf_depth)),
-                ("width", 1, 65535),
-                ("height", 1, 65535),
-                ("channels", 1, 65535),
-                ("l2_base", 0, l2),
-            ],
-            Opcode.VECTOR: [
-                ("operation", 0, len(VectorOp) - 1),
-                ("kernel_rows", 1, 255),
-                ("kernel_columns", 1, 255),
-                ("height", 1, 65535),
-                ("width", 1, 65535),
-                ("pixel_words", 1, 65535),
-                ("shift", 0, 62),
-                ("a_base", 0, l2),
-                ("b_base", 0, l2),
-                ("l2_base", 0, l2),
-            ],
-            Opcode.RECORD: [],
-            Opcode.END: [],
-        }
 
     def elaborate(self, platform):
         m = Module()
@@ -259,21 +268,31 @@ class Sequencer(wiring.Component):
         m.d.comb += opcode.eq(head("opcode"))
         legal = Signal()
         verdicts = Signal(len(Opcode))
-        window, entries, advanced = Signal(16), Signal(24), Signal(16)
+        known = Signal()  # what the descriptor waits for was given out before it
+        # Products of legal values; others are refused by their own ranges.
+        A, B, D, Dr, columns = (
+            field(Opcode.TILE, name)[: field_ranges(Opcode.TILE, config)[name][1].bit_length()]
+            for name in ("A", "B", "D", "Dr", "advance_columns")
+        )
+        advanced, window = Signal.like(columns * Dr), Signal.like(B * D)
+        entries, advance = Signal.like(window * A), Signal.like(advanced * B)
         m.d.sync += [
-            advanced.eq(field(Opcode.TILE, "advance_columns") * field(Opcode.TILE, "Dr")),
-            window.eq(field(Opcode.TILE, "B") * field(Opcode.TILE, "D")),
-            entries.eq(window[:9] * field(Opcode.TILE, "A")),
+            advanced.eq(columns * Dr),
+            window.eq(B * D),
+            entries.eq(window * A),
+            # The window slides by whole kernel columns of Dr * B vectors, however often each vector is sent.
+            advance.eq(advanced * B),
         ]
         for number, of in enumerate(Opcode):
             parts = [opcode == of]
-            for name, low, high in self._limits()[of]:
+            for name, (low, high) in field_ranges(of, config).items():
                 value = field(of, name)
                 entry = body_offsets(of)[name][1]
                 if low > entry.range[0]:
                     parts.append(value >= low)
                 if high < entry.range[1]:
-                    parts.append(value <= high)
+                    # The range of addresses is a power of two: no comparison.
+                    parts.append(value <= high if high & (high + 1) else value[high.bit_length() :] == 0)
             if of in (Opcode.LOAD, Opcode.STORE):
                 unit = max(config.l2_word, config.word_width // 8)
                 parts.append(field(of, "address")[: unit.bit_length() - 1] == 0)
@@ -284,77 +303,59 @@ class Sequencer(wiring.Component):
             if of is Opcode.RECORD:
                 parts.append(field(of, "address")[:6] == 0)
             if of is Opcode.TILE:
-                parts += [window <= config.arf_depth, entries <= config.wrf_depth]
+                parts += [window <= config.arf_depth, entries <= config.tile_weights]
                 # With Dr >= 1 this is Dr <= D too.
-                parts += [advanced <= field(of, "D"), field(of, "passes") <= field(of, "B")]
+                parts += [advanced <= D, field(of, "passes") <= B]
                 if not config.features.codebook:
                     parts.append(field(of, "raw"))
-            if of in (Opcode.FETCH, Opcode.LOAD, Opcode.STORE, Opcode.RECORD) and config.address_bits < 64:
-                parts.append(field(of, "address")[config.address_bits :] == 0)
+            if of not in (Opcode.FETCH, Opcode.END):
+                parts.append(known)
             m.d.sync += verdicts[number].eq(Cat(parts).all())
         m.d.sync += legal.eq(verdicts.any())
 
-        # Queues
-        waits = Signal(_waits_layout())
-        events = Signal(_waits_layout())
+        # Events
+        clear = Signal()
+        counters = {}
         for event in EVENTS:
-            m.d.comb += waits[event].eq(head(f"wait_{event}"))
-            m.d.sync += events[event].eq(events[event] + getattr(self, f"i_{event}"))
-
-        dispatch = Signal()
-        empties, readies = [], {of: [] for of in Opcode}
-
-        def queue(name, of, payload, values, output, gated=True):
-            unit = CommandQueue(payload, gated)
-            m.submodules[f"queue_{name}"] = ResetInserter(self.o_reset)(unit)
-            others = readies[of]
-            others.append(unit.i_command.ready)
+            m.submodules[event] = counters[event] = EventCounter()
             m.d.comb += [
-                *(unit.i_command.payload[key].eq(value) for key, value in values.items()),
-                unit.i_waits.eq(waits),
-                unit.i_events.eq(events),
+                counters[event].i_clear.eq(clear),
+                counters[event].i_done.eq(getattr(self, f"i_{event}")),
+                counters[event].i_wait.eq(head(f"wait_{event}")),
+            ]
+        m.d.comb += known.eq(Cat(counter.o_legal for counter in counters.values()).all())
+
+        # Queues
+        dispatch = Signal()
+        computed = {"advance": advance, "record": opcode == Opcode.RECORD}
+        queues = {}
+        for name, opcodes, event in (
+            ("load", [Opcode.LOAD], "loaded"),
+            ("copy", [Opcode.COPY], "copied"),
+            ("tile", [Opcode.TILE], None),
+            ("read", [Opcode.TILE], "fed"),
+            ("psum", [Opcode.TILE], None),
+            ("output", [Opcode.OUTPUT], "stored"),
+            ("vector", [Opcode.VECTOR], "vectored"),
+            # The address is the first field of both.
+            ("store", [Opcode.STORE, Opcode.RECORD], "written"),
+        ):
+            of, output = opcodes[0], getattr(self, f"o_{name}")
+            unit = CommandQueue(output.payload.shape(), QUEUE_DEPTHS[of], gated=event is not None)
+            m.submodules[f"queue_{name}"] = ResetInserter(self.o_reset)(unit)
+            command = unit.i_command
+            m.d.comb += [
+                *(
+                    command.payload[key].eq(computed[key] if key in computed else field(of, key))
+                    for key in unit.payload.members
+                ),
+                *(unit.i_left[key].eq(counter.o_left) for key, counter in counters.items()),
+                unit.i_events.eq(Cat(getattr(self, f"i_{key}") for key in EVENTS)),
             ]
             wiring.connect(m, unit.o_command, wiring.flipped(output))
-            empties.append(unit.o_empty)
-            return unit
-
-        def body(of):
-            return {name: field(of, name) for name in body_offsets(of)}
-
-        queues = [
-            (Opcode.LOAD, queue("load", Opcode.LOAD, body_layout(Opcode.LOAD), body(Opcode.LOAD), self.o_load)),
-            (Opcode.COPY, queue("copy", Opcode.COPY, body_layout(Opcode.COPY), body(Opcode.COPY), self.o_copy)),
-        ]
-        tile = body(Opcode.TILE)
-        command = command_layout(config)
-        values = {name: tile[name] for name in command.members if name in tile}
-        # The window slides by whole kernel columns of Dr * B vectors, however often each vector is sent.
-        advance = Signal(command["advance"].shape)
-        m.d.sync += advance.eq(advanced[:8] * tile["B"])
-        values["advance"] = advance
-        queues += [
-            (Opcode.TILE, queue("tile", Opcode.TILE, command, values, self.o_tile, gated=False)),
-            (Opcode.TILE, queue("read", Opcode.TILE, body_layout(Opcode.TILE), tile, self.o_read)),
-            (Opcode.TILE, queue("psum", Opcode.TILE, body_layout(Opcode.TILE), tile, self.o_psum, gated=False)),
-        ]
-        for name, of, output in (("output", Opcode.OUTPUT, self.o_output), ("vector", Opcode.VECTOR, self.o_vector)):
-            queues.append((of, queue(name, of, body_layout(of), body(of), output)))
-        store = CommandQueue(store_layout())
-        m.submodules.queue_store = ResetInserter(self.o_reset)(store)
-        record = opcode == Opcode.RECORD
-        m.d.comb += [
-            store.i_command.payload.record.eq(record),
-            # The address is the first field of both.
-            store.i_command.payload.address.eq(field(Opcode.STORE, "address")),
-            store.i_command.payload.l2_base.eq(field(Opcode.STORE, "l2_base")),
-            store.i_command.payload.words.eq(field(Opcode.STORE, "words")),
-            store.i_waits.eq(waits),
-            store.i_events.eq(events),
-        ]
-        wiring.connect(m, store.o_command, wiring.flipped(self.o_store))
-        empties.append(store.o_empty)
-        readies[Opcode.STORE].append(store.i_command.ready)
-        readies[Opcode.RECORD].append(store.i_command.ready)
+            queues[name] = unit, opcodes
+            if event:
+                m.d.comb += counters[event].i_given.eq(command.valid)
 
         accepted = Signal()
         with m.Switch(opcode):
@@ -366,12 +367,9 @@ class Sequencer(wiring.Component):
                                 with m.Case(Channel[name.upper()]):
                                     m.d.comb += accepted.eq(getattr(self, f"o_request_{name}").ready)
                     else:
-                        m.d.comb += accepted.eq(Cat(readies[of]).all() if readies[of] else Const(1))
-        for of, unit in queues:
-            m.d.comb += unit.i_command.valid.eq(dispatch & (opcode == of) & accepted)
-        m.d.comb += store.i_command.valid.eq(
-            dispatch & ((opcode == Opcode.STORE) | (opcode == Opcode.RECORD)) & accepted
-        )
+                        takers = [unit for unit, opcodes in queues.values() if of in opcodes]
+                        m.d.comb += accepted.eq(Cat(unit.i_command.ready for unit in takers).all())
+                        m.d.comb += [unit.i_command.valid.eq(dispatch & accepted) for unit in takers]
         for name in self.channels:
             request = getattr(self, f"o_request_{name}")
             chosen = (opcode == Opcode.FETCH) & (field(Opcode.FETCH, "channel") == Channel[name.upper()])
@@ -383,21 +381,9 @@ class Sequencer(wiring.Component):
                 request.payload.check.eq(1),
             ]
 
-        # Commands that were given out and are not done yet
-        outstanding = []
-        for taken, event in (
-            (self.o_load, "loaded"),
-            (self.o_copy, "copied"),
-            (self.o_read, "fed"),
-            (self.o_output, "stored"),
-            (self.o_vector, "vectored"),
-            (self.o_store, "written"),
-        ):
-            count = Signal(range(QUEUE_DEPTH + 4), name=f"outstanding_{event}")
-            m.d.sync += count.eq(count + (taken.valid & taken.ready) - getattr(self, f"i_{event}"))
-            outstanding.append(count)
         at_rest = Signal()
-        m.d.sync += at_rest.eq(Cat(empties).all() & Cat(count == 0 for count in outstanding).all())
+        empties = [unit.o_empty for unit, _ in queues.values()]
+        m.d.sync += at_rest.eq(Cat(*empties, *(counter.o_rest for counter in counters.values())).all())
 
         failing = Signal()
         cause = Signal(Cause)
@@ -423,7 +409,7 @@ class Sequencer(wiring.Component):
         with m.FSM() as fsm:
             with m.State("IDLE"), m.If(self.i_start):
                 m.d.sync += [total.eq(self.i_descriptors), begun.eq(0), word.eq(0), failing.eq(0), settle.eq(0)]
-                m.d.sync += [events.eq(0), *(count.eq(0) for count in outstanding)]
+                m.d.comb += clear.eq(1)
                 m.next = "REQUEST"
             with m.State("REQUEST"):
                 m.d.comb += self.o_descriptor_request.valid.eq(total != 0)

@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import AcceleratorConfig
-from hw.control.bodies import body_layout
+from hw.control.bodies import READ_FIELDS, body_layout
 from hw.control.descriptor import Opcode
 from hw.memory.ports import ReadPort
 from hw.memory.read_queue import ReadQueue
@@ -43,7 +43,7 @@ class ActivationReader(wiring.Component):
         self.config = config
         super().__init__(
             {
-                "i_command": In(stream.Signature(body_layout(Opcode.TILE))),
+                "i_command": In(stream.Signature(body_layout(Opcode.TILE, config, READ_FIELDS))),
                 "o_l1": Out(ReadPort(config.l1_ifmap_depth, 8 * config.H)),
                 "o_activation": Out(stream.Signature(data.ArrayLayout(signed(8), config.H))),
                 "o_done": Out(1),
@@ -64,7 +64,7 @@ class ActivationReader(wiring.Component):
 
         running = Signal()
         offered = self.i_command.payload
-        command = Signal(body_layout(Opcode.TILE), reset_less=True)
+        command = Signal(body_layout(Opcode.TILE, config, READ_FIELDS), reset_less=True)
         step = Signal()
         m.d.comb += [
             queue.i_address.valid.eq(running),
@@ -78,7 +78,7 @@ class ActivationReader(wiring.Component):
         q_first = Signal(positions)  # those that positions other than a row's first leave out
         B, b = Signal(positions), Signal(positions)
         dr = Signal(positions)
-        passed = Signal(8)  # times that the vector has been sent
+        passed = Signal(positions)  # times that the vector has been sent
         position, line = Signal(config.loop_bits), Signal(config.loop_bits)
 
         loops = ("pass", "b", "dr", "ds", "position", "line")

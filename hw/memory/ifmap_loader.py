@@ -42,7 +42,7 @@ class IfmapLoader(wiring.Component):
         self.config = config
         super().__init__(
             {
-                "i_command": In(stream.Signature(body_layout(Opcode.COPY))),
+                "i_command": In(stream.Signature(body_layout(Opcode.COPY, config))),
                 "o_l2": Out(ReadPort(config.l2_depth, 8 * config.l2_word)),
                 "o_l1": Out(WritePort(config.l1_ifmap_depth, 8 * config.H)),
                 "o_done": Out(1),
@@ -55,14 +55,14 @@ class IfmapLoader(wiring.Component):
         lanes = config.H // config.l2_word  # L2 words of a vector
 
         offered = self.i_command.payload
-        command = Signal(body_layout(Opcode.COPY), reset_less=True)
+        command = Signal(body_layout(Opcode.COPY, config), reset_less=True)
 
         # Place in the region. Rows and columns count as in the tensor: below zero in the padding.
         row, last_row = Signal(signed(18)), Signal(signed(18))
         column, last_column = Signal(signed(18)), Signal(signed(18))
-        group = Signal(16)
+        group = Signal.like(command.groups)
         lane = Signal(range(lanes))
-        left = Signal(16)  # channel words of the pixel that are not read yet
+        left = Signal.like(command.channel_words)  # channel words of the pixel that are not read yet
 
         # Addresses of the row's first column, of the pixel and of the word; in the padding before the tensor, those of
         # its edge.

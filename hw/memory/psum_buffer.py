@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import AcceleratorConfig
-from hw.control.bodies import body_layout
+from hw.control.bodies import SUM_FIELDS, body_layout
 from hw.control.descriptor import Opcode
 from hw.memory.sram import Sram
 
@@ -50,7 +50,7 @@ class PsumBuffer(wiring.Component):
         psums = stream.Signature(data.ArrayLayout(signed(config.psum_width), config.L))
         super().__init__(
             {
-                "i_command": In(stream.Signature(body_layout(Opcode.TILE))),
+                "i_command": In(stream.Signature(body_layout(Opcode.TILE, config, SUM_FIELDS))),
                 "i_psum": In(psums),
                 "o_psum": Out(psums),
                 "o_sums": Out(psums),

@@ -10,9 +10,8 @@ from hw.bus.axi import word_bytes
 from hw.bus.reader import request_layout
 from hw.bus.writer import write_layout
 from hw.config import AcceleratorConfig
-from hw.control.bodies import body_layout
+from hw.control.bodies import body_layout, store_layout
 from hw.control.descriptor import BYTES, Opcode
-from hw.control.sequencer import store_layout
 from hw.decoder.unpacker import Unpacker
 from hw.memory.ports import ReadPort, WritePort
 from hw.memory.read_queue import ReadQueue
@@ -62,7 +61,7 @@ class LoadUnit(wiring.Component):
         self.config = config
         super().__init__(
             {
-                "i_command": In(stream.Signature(body_layout(Opcode.LOAD))),
+                "i_command": In(stream.Signature(body_layout(Opcode.LOAD, config))),
                 "o_request": Out(stream.Signature(request_layout(config))),
                 "i_words": In(stream.Signature(config.word_width)),
                 "o_l2": Out(WritePort(config.l2_depth, 8 * config.l2_word)),
@@ -77,7 +76,7 @@ class LoadUnit(wiring.Component):
         offered = self.i_command.payload
         request = self.o_request
 
-        waiting, next_address, next_left = Signal(), Signal.like(self.o_l2.address), Signal(32)
+        waiting, next_address, next_left = Signal(), Signal.like(self.o_l2.address), Signal.like(offered.words)
         m.d.comb += self.i_command.ready.eq(~request.valid & ~waiting)
         with m.If(request.valid & request.ready):
             m.d.sync += request.valid.eq(0)
@@ -93,7 +92,7 @@ class LoadUnit(wiring.Component):
 
         m.submodules.unpacker = unpacker = Unpacker(config.word_width, l2_bits)
         wiring.connect(m, wiring.flipped(self.i_words), unpacker.i_word)
-        running, address, left = Signal(), Signal.like(self.o_l2.address), Signal(32)
+        running, address, left = Signal(), Signal.like(self.o_l2.address), Signal.like(offered.words)
         word = unpacker.o_field
         taken = word.valid & word.ready
         ends = taken & (left == 1)
@@ -150,7 +149,7 @@ class StoreUnit(wiring.Component):
         self.config = config
         super().__init__(
             {
-                "i_command": In(stream.Signature(store_layout())),
+                "i_command": In(stream.Signature(store_layout(config))),
                 "i_counters": In(8 * BYTES),
                 "o_l2": Out(ReadPort(config.l2_depth, 8 * config.l2_word)),
                 "o_request": Out(stream.Signature(write_layout(config))),
@@ -172,10 +171,12 @@ class StoreUnit(wiring.Component):
         m.submodules.unpacker = unpacker = Unpacker(l2_bits, config.word_width)
         wiring.connect(m, unpacker.o_field, wiring.flipped(self.o_words))
 
+        words = Mux(offered.record, 8 * BYTES // l2_bits, offered.words)
+        sent = _dram_words(config, words)
         running, record = Signal(), Signal()
         address = Signal.like(self.o_l2.address)
-        unread, unsent = Signal(32), Signal(32)  # L2 words to ask for; DRAM words to send
-        unfed = Signal(32)  # L2 words, or words of counters, that have not come to the unpacker
+        unread, unsent = Signal.like(words), Signal.like(sent)  # L2 words to ask for; DRAM words to send
+        unfed = Signal.like(words)  # L2 words, or words of counters, that have not come to the unpacker
         counters = Signal.like(self.i_counters, reset_less=True)
         word = unpacker.i_word
         m.d.comb += [
@@ -199,18 +200,17 @@ class StoreUnit(wiring.Component):
 
         m.d.comb += self.i_command.ready.eq(~running)
         with m.If(self.i_command.valid & self.i_command.ready):
-            words = Mux(offered.record, 8 * BYTES // l2_bits, offered.words)
             m.d.sync += [
                 running.eq(1),
                 record.eq(offered.record),
                 address.eq(offered.l2_base),
                 unread.eq(Mux(offered.record, 0, words)),
                 unfed.eq(words),
-                unsent.eq(_dram_words(config, words)),
+                unsent.eq(sent),
                 counters.eq(self.i_counters),
                 request.valid.eq(1),
                 request.payload.address.eq(offered.address),
-                request.payload.words.eq(_dram_words(config, words)),
+                request.payload.words.eq(sent),
             ]
         m.d.sync += self.o_done.eq(running & self.i_writer_done)
         with m.If(self.i_writer_done):

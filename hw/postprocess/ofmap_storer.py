@@ -49,7 +49,7 @@ class OfmapStorer(wiring.Component):
         self.config = config
         super().__init__(
             {
-                "i_command": In(stream.Signature(body_layout(Opcode.OUTPUT))),
+                "i_command": In(stream.Signature(body_layout(Opcode.OUTPUT, config))),
                 "i_parameter": In(stream.Signature(config.word_width)),
                 "i_sums": In(stream.Signature(data.ArrayLayout(signed(config.psum_width), config.L))),
                 "o_l2": Out(WritePort(config.l2_depth, 8 * config.l2_word)),
@@ -64,7 +64,7 @@ class OfmapStorer(wiring.Component):
         groups = config.L // lanes
         depth = config.prf_depth * groups
 
-        layout = body_layout(Opcode.OUTPUT)
+        layout = body_layout(Opcode.OUTPUT, config)
         command, following = Signal(layout), Signal(layout)
         running = Signal()
         start, finish = Signal(), Signal()

@@ -46,7 +46,7 @@ class VectorUnit(wiring.Component):
         word = 8 * config.l2_word
         super().__init__(
             {
-                "i_command": In(stream.Signature(body_layout(Opcode.VECTOR))),
+                "i_command": In(stream.Signature(body_layout(Opcode.VECTOR, config))),
                 "o_l2_read": Out(ReadPort(config.l2_depth, word)),
                 "o_l2_write": Out(WritePort(config.l2_depth, word)),
                 "o_done": Out(1),
@@ -60,7 +60,7 @@ class VectorUnit(wiring.Component):
         channels, lanes = config.l2_word, config.vector_unit_lanes
         groups = channels // lanes
 
-        command = Signal(body_layout(Opcode.VECTOR))
+        command = Signal(body_layout(Opcode.VECTOR, config))
         add, maximum = Signal(), Signal()
         m.d.comb += [add.eq(command.operation == VectorOp.ADD), maximum.eq(command.operation == VectorOp.MAXIMUM)]
         given = self.i_command.payload

@@ -37,15 +37,16 @@ class WindowWalker(wiring.Component):
         self.config = config
         super().__init__(
             {
-                "i_command": In(stream.Signature(body_layout(Opcode.VECTOR))),
+                "i_command": In(stream.Signature(body_layout(Opcode.VECTOR, config))),
                 "o_tap": Out(stream.Signature(tap_layout(config))),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        depth = self.config.l2_depth
-        command = Signal(body_layout(Opcode.VECTOR))
+        config = self.config
+        depth = config.l2_depth
+        command = Signal(body_layout(Opcode.VECTOR, config))
         add = command.operation == VectorOp.ADD
 
         # Pitches in L2 words, modulo the addresses. `corner` is the word of the first window's upper left corner.

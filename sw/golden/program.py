@@ -22,16 +22,14 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from hw.config import AcceleratorConfig
-from hw.control.descriptor import BYTES, EVENTS, WAIT_REACH, Channel, Descriptor, Opcode, VectorOp
+from hw.control.descriptor import BYTES, EVENTS, QUEUE_DEPTHS, WAIT_REACH, Channel, Descriptor, Opcode, VectorOp
 from sw.compiler.program import COUNTED, Program
 from sw.format.layer import Requantisation
 from sw.format.packing import unrank_masks
 from sw.golden.layer import GoldenError, requantise
 
-__all__ = ["COUNTS", "UNIT_COMMANDS", "Execution", "ExecutionError", "execute", "run_program"]
+__all__ = ["COUNTS", "Execution", "ExecutionError", "execute", "run_program"]
 
-#: Commands that can wait for a unit; the sequencer stops at the next one until the first begins.
-UNIT_COMMANDS = 4
 #: FETCHes of a channel that may stand ahead of the command that takes their words.
 FETCHES_AHEAD = 2
 
@@ -365,11 +363,12 @@ class _Machine:
         else:
             unit = self.unit(descriptor)
             queue = self.queues[unit]
-            if len(queue) >= UNIT_COMMANDS:
+            # The sequencer stops at the next command until the first one begins.
+            if len(queue) >= QUEUE_DEPTHS[unit]:
                 waiting = queue[0]
                 raise ValueError(
-                    f"hangs: {UNIT_COMMANDS} commands wait for the unit already, since {self.name(waiting)}"
-                    f" {self.reason(waiting)}"
+                    f"hangs: {QUEUE_DEPTHS[unit]} commands wait for the unit already, since"
+                    f" {self.name(waiting)} {self.reason(waiting)}"
                 )
             waits = self.waits(descriptor)
             self.given[unit] += 1

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
 from hw.control.counters import COUNTERS
-from hw.control.descriptor import BYTES, Channel, Opcode, VectorOp
+from hw.control.descriptor import BYTES, QUEUE_DEPTHS, Channel, Opcode, VectorOp
 from sw.compiler.program import COUNTED, Program, ProgramError
 from sw.perf.cycles import loader_latency
 
@@ -271,9 +271,8 @@ class _Model:
         self.times: dict[str, list[float]] = {event: [] for event in COUNTED}
         self.happened = {event: _Signal() for event in COUNTED}
         self.given = dict.fromkeys(COUNTED, 0)
-        # A command that waits for events stands behind the queue's four places.
-        self.queues = {opcode: _Queue(5) for opcode in COUNTED.values()}
-        self.tiles = _Queue(4)
+        self.queues = {opcode: _Queue(QUEUE_DEPTHS[opcode]) for opcode in COUNTED.values()}
+        self.tiles = _Queue(QUEUE_DEPTHS[Opcode.TILE])
         # Tiles whose weights are there, with the cycles in which the loader took them and passed them on; and the
         # cycles in which the activation reader began.
         self.loaded: deque[tuple[dict[str, int], float, float]] = deque()

@@ -8,10 +8,9 @@ import pytest
 from amaranth.lib import data
 
 from hw.config import AcceleratorConfig, preset
-from hw.control.bodies import body_layout
-from hw.control.descriptor import Descriptor, Opcode
+from hw.control.descriptor import EVENTS, Descriptor, Opcode
 from hw.control.errors import Cause
-from hw.control.sequencer import CommandQueue, Sequencer
+from hw.control.sequencer import CommandQueue, EventCounter, Sequencer
 
 TINY = preset("ews-msvq-tiny")
 TILE = {
@@ -188,24 +187,76 @@ def test_a_wait_holds_one_unit_alone(simulate) -> None:
 
 
 def test_counts_wrap(simulate) -> None:
-    """70,000 events of the past are more than 16 bits hold: a wait modulo 2**16 is met, the next one not."""
-    queue = CommandQueue(body_layout(Opcode.COPY))
+    """70,000 events of the past are more than 16 bits hold."""
+    counter = EventCounter()
 
     async def bench(ctx) -> None:
-        ctx.set(queue.i_events.fed, 70_000 % 65_536)
-        ctx.set(queue.i_waits.fed, 70_000 % 65_536)
-        ctx.set(queue.i_command.valid, 1)
-        ctx.set(queue.o_command.ready, 1)
-        await ctx.tick()
-        ctx.set(queue.i_waits.fed, 70_001 % 65_536)
-        taken = 0
-        for _ in range(20):
-            taken += ctx.get(queue.o_command.valid)
+        ctx.set(counter.i_given, 1)
+        for cycle in range(70_000):
+            ctx.set(counter.i_done, cycle > 1)  # two commands are still under way
             await ctx.tick()
-            ctx.set(queue.i_command.valid, 0)
-        assert taken == 1
+        ctx.set(counter.i_given, 0)
+        ctx.set(counter.i_done, 0)
+        for count, legal, left in (
+            (70_000, True, 2),
+            (69_999, True, 1),
+            (69_998, True, 0),
+            (40_000, True, 0),
+            (70_001, False, None),
+        ):
+            ctx.set(counter.i_wait, count % 65_536)
+            await ctx.tick().repeat(2)
+            assert ctx.get(counter.o_legal) == legal
+            assert left is None or ctx.get(counter.o_left) == left
+        assert not ctx.get(counter.o_rest)
+        ctx.set(counter.i_wait, 70_000 % 65_536)
+        ctx.set(counter.i_done, 1)
+        await ctx.tick()
+        assert ctx.get(counter.o_left) == 0  # the last one is in this cycle
+        await ctx.tick()
+        ctx.set(counter.i_done, 0)
+        assert ctx.get(counter.o_rest)
+
+    simulate(counter, bench)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_queue_holds_back_what_waits(simulate, depth: int, seed: int) -> None:
+    """Commands come out in order, each when its events have happened and not before; there are ``depth`` places."""
+    rng = random.Random(seed)
+    queue = CommandQueue(data.StructLayout({"number": 8}), depth)
+    left: list[dict[str, int]] = []
+    taken: list[int] = []
+
+    async def bench(ctx) -> None:
+        longest = 0
+        for cycle in range(600):
+            events = {event: rng.random() < 0.5 for event in EVENTS}
+            ctx.set(queue.i_events, sum(happens << i for i, happens in enumerate(events.values())))
+            wanted = {event: rng.choice([0, 0, 0, 0, 0, 0, 1, 3, 7]) for event in EVENTS}
+            offered = len(left) < 200 and rng.random() < 0.6
+            ctx.set(queue.i_command.valid, offered)
+            ctx.set(queue.i_command.payload.number, len(left))
+            ctx.set(queue.i_left, wanted)
+            ready = cycle > 50 and rng.random() < 0.7
+            ctx.set(queue.o_command.ready, ready)
+            if ctx.get(queue.o_command.valid) and ready:
+                number = ctx.get(queue.o_command.payload.number)
+                assert number == len(taken)
+                assert not any(left[number].values())
+                taken.append(number)
+            longest = max(longest, len(left) - len(taken))
+            for waits in left:
+                for event, happens in events.items():
+                    waits[event] = max(waits[event] - happens, 0)
+            if offered and ctx.get(queue.i_command.ready):
+                left.append(wanted)
+            await ctx.tick()
+        assert longest == depth
 
     simulate(queue, bench)
+    assert len(taken) > 30
 
 
 ILLEGAL = [
@@ -216,9 +267,12 @@ ILLEGAL = [
     (Opcode.LOAD, {"words": 0}),
     (Opcode.LOAD, {"words": 1, "l2_base": TINY.l2_depth}),
     (Opcode.LOAD, {"words": 1, "address": 2}),
+    (Opcode.LOAD, {"words": 1, "address": 1 << TINY.address_bits}),
     (Opcode.STORE, {"words": TINY.l2_depth + 1}),
     (Opcode.COPY, COPY | {"height": 0}),
     (Opcode.COPY, COPY | {"groups": 0}),
+    *((Opcode.COPY, COPY | {name: TINY.l1_ifmap_depth + 1}) for name in ("height", "width", "groups")),
+    (Opcode.COPY, COPY | {"channel_words": TINY.l2_depth + 1}),
     (Opcode.COPY, COPY | {"l1_base": TINY.l1_ifmap_depth}),
     *((Opcode.TILE, TILE | change) for change in (
         {"A": 0},
@@ -241,10 +295,13 @@ ILLEGAL = [
         {"l1_base": TINY.l1_ifmap_depth},
     )),
     (Opcode.OUTPUT, OUTPUT | {"channels": 0}),
+    (Opcode.OUTPUT, OUTPUT | {"channels": TINY.prf_depth * TINY.L + 1}),
     (Opcode.OUTPUT, OUTPUT | {"l2_base": TINY.l2_depth}),
+    *((Opcode.OUTPUT, OUTPUT | {name: TINY.l2_depth + 1}) for name in ("height", "width")),
     (Opcode.VECTOR, VECTOR | {"operation": 3}),
     (Opcode.VECTOR, VECTOR | {"shift": 63}),
     (Opcode.VECTOR, VECTOR | {"pixel_words": 0}),
+    *((Opcode.VECTOR, VECTOR | {name: TINY.l2_depth + 1}) for name in ("height", "width", "pixel_words")),
     (Opcode.RECORD, {"address": 32}),
 ]  # fmt: skip
 
@@ -255,6 +312,37 @@ def test_illegal_fields_end_the_program(simulate, opcode: Opcode, body: dict) ->
     host = Host(TINY, [descriptor.pack() for descriptor in program])
     simulate(host.dut, host.run)
     assert host.result == (False, Cause.ILLEGAL_DESCRIPTOR, 1)
+
+
+@pytest.mark.parametrize(
+    ("event", "opcode", "body"),
+    [
+        ("loaded", Opcode.LOAD, {"words": 1}),
+        ("copied", Opcode.COPY, COPY),
+        ("fed", Opcode.TILE, TILE),
+        ("stored", Opcode.OUTPUT, OUTPUT),
+        ("vectored", Opcode.VECTOR, VECTOR),
+        ("written", Opcode.STORE, {"words": 1}),
+        ("written", Opcode.RECORD, {}),
+        ("stored", Opcode.COPY, COPY),
+        ("copied", Opcode.TILE, TILE),
+    ],
+)
+def test_a_wait_for_a_later_descriptor_is_illegal(simulate, event: str, opcode: Opcode, body: dict) -> None:
+    """It would hang: a command waits for itself, or for one behind it."""
+    program = [Descriptor(opcode, body, waits={event: 1}), Descriptor(Opcode.END)]
+    host = Host(TINY.override(["word_width=512"]), [descriptor.pack() for descriptor in program])
+    simulate(host.dut, host.run)
+    assert host.result == (False, Cause.ILLEGAL_DESCRIPTOR, 0)
+
+
+@pytest.mark.parametrize(("sizes", "legal"), [({}, True), ({"A": 2}, False), ({"D": 2, "Dr": 1}, False)])
+def test_a_weight_stationary_tile_is_one_weight_a_pe(simulate, sizes: dict, legal: bool) -> None:
+    """Its WRF has two entries, of which the next tile loads one."""
+    tile = TILE | {"A": 1, "B": 1, "D": 1, "Dr": 1, "codewords": 0, "raw": 1} | sizes
+    host = Host(preset("ws-tiny"), [Descriptor(Opcode.TILE, tile).pack(), Descriptor(Opcode.END).pack()])
+    simulate(host.dut, host.run)
+    assert host.result == ((True, Cause.NONE, 1) if legal else (False, Cause.ILLEGAL_DESCRIPTOR, 0))
 
 
 @pytest.mark.parametrize("opcode", [0, 10, 255])

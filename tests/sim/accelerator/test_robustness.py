@@ -6,6 +6,7 @@ Two networks lie in one DRAM: the first one meets the trouble, the second one ru
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -297,10 +298,9 @@ def test_illegal_descriptors(runner, memory: Memory, reference, full: bool) -> N
     survive(runner, troubles, reference[1], "illegal")
 
 
-def test_a_program_that_waits_for_ever_is_ended_by_abort(runner, memory: Memory, reference) -> None:
+def test_waits_for_what_was_not_given_out(runner, memory: Memory, reference) -> None:
     """Each kind of descriptor waits for what never happens."""
     troubles = []
-    last = memory.first.descriptor_count - 1
     numbers: dict[Opcode, int] = {}
     for number, descriptor in enumerate(memory.first.listing):
         if descriptor.opcode not in (Opcode.FETCH, Opcode.END):
@@ -309,9 +309,26 @@ def test_a_program_that_waits_for_ever_is_ended_by_abort(runner, memory: Memory,
         descriptor = memory.first.listing[number]
         changed = replace(descriptor, waits={**descriptor.waits, "written": 10_000})
         other = memory.with_descriptor(number, changed.pack())
-        jobs = other.pair(actions=[(reference[0].cycles + 3000, "abort")])
-        troubles.append(Trouble(opcode.name, jobs, other, Cause.ABORTED, (number, last)))
+        cause = Cause.ILLEGAL_DESCRIPTOR
+        troubles.append(Trouble(opcode.name, other.pair(), other, cause, (number, number)))
     survive(runner, troubles, reference[1], "waits")
+
+
+def test_a_program_that_hangs_is_ended_by_abort(runner, memory: Memory, reference) -> None:
+    """The last word of a stream is missing."""
+    troubles = []
+    last = memory.first.descriptor_count - 1
+    for kind in ("weight", "mask", "sign", "parameter"):
+        number, address, size = accesses(memory.first)[kind][-1]
+        descriptor = memory.first.listing[number]
+        words = descriptor.body["words"] - 1
+        assert words
+        data = memory.start[address - BASE : address - BASE + size * words // (words + 1)]
+        body = {**descriptor.body, "words": words, "checksum": zlib.crc32(data)}
+        other = memory.with_descriptor(number, replace(descriptor, body=body).pack())
+        jobs = other.pair(actions=[(reference[0].cycles + 3000, "abort")])
+        troubles.append(Trouble(kind, jobs, other, Cause.ABORTED, (number, last)))
+    survive(runner, troubles, reference[1], "hangs")
 
 
 def buses(rng: random.Random, count: int) -> list[Bus]:
