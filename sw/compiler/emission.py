@@ -23,7 +23,7 @@ from sw.compiler.program import Tensor
 from sw.compiler.tiling import Geometry, Plan, Strip, strips
 from sw.compiler.weights import Streams, Tile, Weights
 
-__all__ = ["Dram", "Emitter", "Mapped"]
+__all__ = ["LOADS", "VECTORS", "Dram", "Emitter", "Mapped"]
 
 _COUNTED = {
     Opcode.LOAD: "loaded",
@@ -36,7 +36,7 @@ _COUNTED = {
 }
 _CHANNELS = {"weight": Channel.WEIGHT, "mask": Channel.MASK, "sign": Channel.SIGN}
 #: Parts in which an input comes, and in which a vector operation runs: what needs the first part need not wait for all.
-_LOADS, _VECTORS = 16, 8
+LOADS, VECTORS = 16, 8
 
 Waits = dict[str, int]
 
@@ -242,7 +242,7 @@ class Emitter:
     def _load_parts(self, tensor: Tensor) -> Iterator[tuple[int, int]]:
         """First word and words of each LOAD of an input, on borders of DRAM words."""
         unit = max(1, self.config.word_width // 8 // self.config.l2_word)
-        size = -(-tensor.words // _LOADS)
+        size = -(-tensor.words // LOADS)
         size = -(-size // unit) * unit
         for start in range(0, tensor.words, size):
             yield start, min(size, tensor.words - start)
@@ -250,7 +250,7 @@ class Emitter:
     def _vector_parts(self, operation: Vector) -> Iterator[tuple[int, int]]:
         """Output rows of each VECTOR of an operation."""
         rows = self.graph.values[operation.target].rows
-        size = -(-rows // _VECTORS)
+        size = -(-rows // VECTORS)
         for start in range(0, rows, size):
             yield start, min(start + size, rows)
 
