@@ -25,8 +25,8 @@ BYTES = {"resnet18": 1_952_637, "resnet20": 57_886}
 SMALL_BYTES = 52_283
 
 CONFIGS = {
-    "resnet18": TrainConfig(5, 256, "adamw", 1e-3, codebook_lr=0.15, sign_lr=0.3, warmup=0.2, label_smoothing=0.1),
-    "resnet20": TrainConfig(10, 256, "adamw", 4e-3, warmup=0.5),
+    "resnet18": TrainConfig(3, 256, "adamw", 3e-4, codebook_lr=0.15, sign_lr=0.3, warmup=0.2, label_smoothing=0.1),
+    "resnet20": TrainConfig(5, 256, "adamw", 4e-3, warmup=0.5),
 }
 
 FREEZING = Freezing(interval=100)
