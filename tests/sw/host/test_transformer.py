@@ -52,6 +52,7 @@ def test_mean_of_tokens_and_learned_input_scales() -> None:
     with torch.no_grad():
         model.patches.quantiser.step.log_factor.fill_(0.5)
     network = export_transformer(model, images)
+    assert model.patches.quantiser.ready
     assert network.input_scale == model.patches.quantiser.step().item()
     kinds = [op["op"] for op in network.operations]
     assert kinds[-2:] == ["mean", "logits"]
@@ -114,6 +115,7 @@ def test_a_module_that_computes_something_else_is_refused() -> None:
     model.register_forward_hook(lambda module, given, result: result + 1)
     with pytest.raises(StepError, match=r"the network must compute what its parts say .* not logits that are 1 apart"):
         export_transformer(model, images)
+    assert not model.training
 
 
 @pytest.mark.parametrize(
