@@ -304,7 +304,6 @@ def run(
         "layers": dict(methods),
         "coded_layers": len(coded),
         "int8_layers": len(layers) - len(coded),
-        "recalibration": "training images",
         "frozen_signs": freezer.frozen_share() if freezer else None,
         "losses": losses,
         "seconds": sum(stages.values()),

@@ -217,11 +217,6 @@ def _report(study: Study, network: str, files: list[Path], output: Path) -> None
     headings += ["kept SSE", "seeds", "epochs"]
     devices = sorted({entry["machine"]["device"] for entry in runs})
     note = f"{study.note} Device: {', '.join(devices)}."
-    # The transformer has no batch norm.
-    if network != "vit" and any("recalibration" not in entry for entry in runs):
-        note += (
-            " Batch norm was recalibrated with images without augmentation, which costs accuracy (docs/training.md)."
-        )
     report = {
         "experiment": study.name,
         "network": network,
