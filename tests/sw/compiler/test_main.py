@@ -11,7 +11,10 @@ from sw.compiler.__main__ import main
 from sw.compiler.program import read_program
 from sw.compress.training.integer import write_network
 from sw.format.container import write_container
-from sw.golden.program import run_program
+from sw.golden.program import execute, run_program
+from sw.host.network import write_stepped
+from sw.host.program import read_stepped_program
+from tests.sw.host.steps import small_transformer
 from tests.sw.networks import every_operation
 
 SHAPE = (3, 9, 8)
@@ -70,3 +73,24 @@ def test_container_of_layers_alone_is_refused(tmp_path: Path, capsys: pytest.Cap
     write_container(path, list(network.layers.values()))
     assert main([str(path), "--image", "3,9,8", "-o", str(tmp_path / "network.program")]) == 2
     assert "must hold a network's operations, not layers alone" in capsys.readouterr().err
+
+
+def test_network_in_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = preset("ews-msvq-tiny")
+    network, images = small_transformer(config)
+    source, output = tmp_path / "network.msvq", tmp_path / "network.steps"
+    write_stepped(source, network)
+    given = [str(source), "--preset", "ews-msvq-tiny", "-o", str(output)]
+    assert main([*given, "--base", "4096"]) == 0
+    steps = read_stepped_program(output)
+    assert min(program.base for program in steps.programs.values()) == 4096
+    assert "22 steps, 8 of them programs, images of " in capsys.readouterr().out
+    found = steps.run(images[:1], lambda _, jobs: [execute(program, memory).memory for program, memory in jobs])
+    assert np.array_equal(found[0], network.run(images[:1])[0])
+    output.unlink()
+    for changes in (["--dump"], ["--image", "3,8,8"]):
+        assert main([*given, *changes]) == 2
+        assert f"{changes[0]} is not for a network in steps" in capsys.readouterr().err
+    assert main([*given, "--set", "psum_width=16"]) == 2
+    assert "beyond -32768..32767 of 16 bits" in capsys.readouterr().err
+    assert not output.exists()
