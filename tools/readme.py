@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.common import spread
 from synth.choices import markdown
 from synth.report import PAPER
 from tools.marked import write_parts
@@ -23,6 +24,22 @@ from tools.marked import write_parts
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "docs" / "results"
+
+#: Networks and their studies whose rows README.md shows.
+ACCURACIES = {
+    "ResNet-18": "table3-resnet18",
+    "MobileNet-v2": "signs-mobilenetv2",
+    "transformer": "signs-vit",
+}
+
+#: Networks on the RTL that README.md shows.
+NETWORKS = {
+    "resnet20": "ResNet-20, 32 x 32",
+    "resnet18": "ResNet-18, 224 x 224",
+    "efficientnet-lite0": "EfficientNet-Lite0, 224 x 224",
+    "deit-tiny": "DeiT-tiny, linear layers",
+    "vit": "DeiT-tiny, whole",
+}
 
 
 def condense_demo(summary: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +120,57 @@ def cosimulation_part(demo: dict[str, Any]) -> Iterator[str]:
             f"{report['predicted']:,}",
             f"{100 * report['utilisation']:.1f} %",
         )
+
+
+def accuracy_part() -> Iterator[str]:
+    """Accuracy after fine-tuning: mean over the seeds, of the rows of each study."""
+    yield _row("network", "float", "case", "accuracy", "seeds", "ratio, eq. 7", "file")
+    yield "|---|--:|---|--:|--:|--:|--:|"
+    for network, study in ACCURACIES.items():
+        report = json.loads((RESULTS / f"{study}.json").read_text())
+        for entry in report["summary"]:
+            runs = [run for run in report["runs"] if run["case"] == entry["case"]]
+            yield _row(
+                network,
+                f"{runs[0]['accuracy_float']:.2f}",
+                entry["case"],
+                spread(entry["accuracy"]),
+                entry["seeds"],
+                f"{runs[0]['ratio_ideal']:.1f}",
+                f"{runs[0]['file_bytes'] / 1e6:.2f} MB",
+            )
+
+
+def networks_part() -> Iterator[str]:
+    """Whole networks that ran on the Verilog."""
+    yield _row(
+        "network",
+        "instance",
+        "images",
+        "bytes of layers",
+        "different",
+        "cycles",
+        "cycle model",
+        "utilisation",
+        "worst layer",
+    )
+    yield "|---|---|--:|--:|--:|--:|--:|--:|--:|"
+    for network, title in NETWORKS.items():
+        for run in json.loads((RESULTS / f"networks-{network}.json").read_text()):
+            if run["source"] != "RTL":
+                continue
+            summary, compared = run["summary"], run["compared"]
+            yield _row(
+                title,
+                f"`{run['preset']}`",
+                run["images"],
+                f"{compared['layer_bytes']:,}",
+                compared["different"],
+                f"{summary['cycles']:,}",
+                f"{100 * (summary['model'] / summary['cycles'] - 1):+.2f} %",
+                f"{100 * summary['utilisation']:.1f} %",
+                f"{100 * summary['model_worst']['apart']:+.2f} %",
+            )
 
 
 def _components(path: Path) -> Iterator[ast.ClassDef]:
@@ -190,6 +258,8 @@ def parts() -> dict[str, Callable[[], Iterator[str]]]:
     return {
         "compression": lambda: compression_part(demo),
         "cosimulation": lambda: cosimulation_part(demo),
+        "accuracy": accuracy_part,
+        "networks": networks_part,
         "area": area_part,
         "choices": choices_part,
         "blocks": blocks_part,
