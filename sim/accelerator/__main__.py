@@ -38,7 +38,7 @@ def _run(program_file: str, files: Sequence[str], latency: int) -> int:
     bus = Bus(latency=latency)
     jobs = [Job(memory, program.descriptors, program.descriptor_count, program.base, bus) for memory in memories]
     console = Console(stderr=True)
-    with Progress(console=console, transient=True) as shown:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task("building the simulation, unless that is done", total=None)
         runner = accelerator_runner(program.config, model_name(program.config))
         runner.build_model()
