@@ -138,47 +138,44 @@ def _batches(inputs: Sequence[Input], options: argparse.Namespace) -> list[NDArr
 
 def _run_steps(steps: SteppedProgram, options: argparse.Namespace) -> int:
     """Run a network in steps."""
-    programs = steps.programs.values()
-    model = [timing for program in programs for timing in predict(program)]
+    programs = steps.programs
+
+    def model() -> list[LayerTiming]:
+        return [timing for program in programs.values() for timing in predict(program)]
+
     if options.backend == "perf":
-        return _report(steps.config, model, None, options.json, steps)
+        return _report(steps.config, model(), None, options.json, steps)
     (images,) = _batches([steps.input], options)
     timings: list[LayerTiming] = []
     runs: list[tuple[int, Program, NDArray[np.uint8], NDArray[np.uint8]]] = []
-
-    def on_backend(number: int, jobs: Sequence[tuple[Program, NDArray[np.uint8]]]) -> list[NDArray[np.uint8]]:
-        program = steps.programs[number]
-        if options.backend == "golden":
-            return [execute(bound, memory, check=options.check).memory for bound, memory in jobs]
-        with tempfile.TemporaryDirectory() as folder:
-            path = str(Path(folder, "program"))
-            write_program(path, program)
-            done = _simulate(path, program, [memory for _, memory in jobs])
-        timings.extend(measured(program, done[-1]))
-        if options.check:
-            runs.extend((image, *job, found) for image, (job, found) in enumerate(zip(jobs, done, strict=True)))
-        return done
-
-    console = Console(stderr=True)
     with ExitStack() as files:
         target = files.enter_context(staged(options.output)) if options.output else None
-        shown = Progress(console=console, transient=True, disable=options.quiet or options.backend == "rtl")
-        bar = files.enter_context(shown)
+        folder = files.enter_context(tempfile.TemporaryDirectory())
+        console = Console(stderr=True)
+        # The simulation has a bar of its own.
+        hidden = options.quiet or options.backend == "rtl"
+        bar = files.enter_context(Progress(console=console, transient=True, disable=hidden))
         task = bar.add_task("steps", total=len(programs))
 
-        def run(number: int, jobs: Sequence[tuple[Program, NDArray[np.uint8]]]) -> list[NDArray[np.uint8]]:
-            done = on_backend(number, jobs)
+        def execute_all(number: int, jobs: Sequence[tuple[Program, NDArray[np.uint8]]]) -> list[NDArray[np.uint8]]:
             bar.advance(task)
+            if options.backend == "golden":
+                return [execute(bound, memory, check=options.check).memory for bound, memory in jobs]
+            path = str(Path(folder, f"{number}.program"))
+            write_program(path, programs[number])
+            done = _simulate(path, programs[number], [memory for _, memory in jobs])
+            timings.extend(measured(programs[number], done[-1]))
+            if options.check:
+                runs.extend((image, *job, found) for image, (job, found) in enumerate(zip(jobs, done, strict=True)))
             return done
 
-        results = {steps.result: np.stack(steps.run(list(images), run))}
+        results = np.stack(steps.run(list(images), execute_all))
         if target:
-            _write(target, options.output, results)
-    for name, values in results.items():
-        _print_output(name, values)
+            _write(target, options.output, {steps.result: results})
+    _print_output(steps.result, results)
     if options.backend == "golden":
         return 0
-    status = _report(steps.config, timings, model, options.json, steps)
+    status = _report(steps.config, timings, model(), options.json, steps)
     return _compare(runs, options) if options.check else status
 
 

@@ -96,6 +96,8 @@ class SteppedProgram:
     def __post_init__(self) -> None:
         check_steps(self.operations, self.constants, self._kind)
         wanted = [number for number, op in enumerate(self.operations) if op["op"] in COMPUTED]
+        if not wanted:
+            raise StepError("there must be an operation of the accelerator")
         if sorted(self.programs) != wanted:
             raise StepError(f"there must be programs for operations {wanted}, not {sorted(self.programs)}")
         if len({json.dumps(program.config.to_dict()) for program in self.programs.values()}) > 1:

@@ -142,6 +142,8 @@ def test_programs_must_fit_the_operations(steps: SteppedProgram) -> None:
         replaced(product, outputs=(other, program.outputs[1]))
     with pytest.raises(StepError, match=r"there must be programs for operations \[1, 4, .*\], not \[0, 1, 4, "):
         dataclasses.replace(steps, programs={**steps.programs, 0: program})
+    with pytest.raises(StepError, match="there must be an operation of the accelerator"):
+        dataclasses.replace(steps, operations=steps.operations[:1], programs={})
     with pytest.raises(StepError, match="all programs must be for one instance"):
         replaced(product, config=CONFIG.override(["fifo_words=32"]))
 
