@@ -60,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas between them, not {text!r}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -236,8 +239,9 @@ def read_images(
 
 def _array(path: str) -> NDArray[Any]:
     try:
-        values: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        with open(path, "rb") as file:
+            values: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError, MemoryError) as error:
         raise RunError(f"{path}: must be an array in .npy format: {error}") from None
     return values
 

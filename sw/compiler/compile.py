@@ -217,6 +217,12 @@ class _Compiler:
 
     def run(self) -> Program:
         config, graph = self.config, self.graph
+        if config.word_width & (config.word_width - 1):
+            raise CompileError(f"word_width must be a power of two, as AXI has it, not {config.word_width}")
+        if self.base % BYTES or not 0 <= self.base < 1 << config.address_bits:
+            raise CompileError(
+                f"base must be a multiple of {BYTES} in 0..2**{config.address_bits} - {BYTES}, not {self.base}"
+            )
         convolutions = [number for number, x in enumerate(graph.operations) if isinstance(x, Convolution)]
         ranges = graph.ranges()
         for operation in graph.operations:

@@ -147,7 +147,7 @@ class Tensor:
         for name in ("channels", "rows", "columns", "pixel_words"):
             _check_integer(section, name, getattr(self, name), 1, (1 << 16) - 1)
         _check_integer(section, "word_bytes", self.word_bytes, 1, 64)
-        if self.dtype not in _DTYPES:
+        if type(self.dtype) is not str or self.dtype not in _DTYPES:
             raise ProgramError(section, f"dtype must be one of {', '.join(_DTYPES)}, not {self.dtype!r}")
         room, needed = self.pixel_words * self.word_bytes, self.channels * self._item.itemsize
         if needed > room:
@@ -603,7 +603,11 @@ class Program:
     def __post_init__(self) -> None:
         section = "program"
         _check_integer(section, "dram_bytes", self.dram_bytes, BYTES, MAX_DRAM_BYTES)
-        _check_integer(section, "base", self.base, 0, (1 << self.config.address_bits) - self.dram_bytes)
+        last = (1 << self.config.address_bits) - self.dram_bytes
+        if last < 0:
+            given = f"{self.dram_bytes} with address_bits = {self.config.address_bits}"
+            raise ProgramError(section, f"dram_bytes must be at most 2**address_bits, not {given}")
+        _check_integer(section, "base", self.base, 0, last)
         for name in ("base", "dram_bytes"):
             if getattr(self, name) % BYTES:
                 raise ProgramError(section, f"{name} must be a multiple of {BYTES}, not {getattr(self, name)}")

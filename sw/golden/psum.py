@@ -71,7 +71,9 @@ def check_psum_width(layer: CompressedLayer, bits: int, activations: tuple[int, 
     channel = int(excess.argmax())
     if excess[channel] > 0:
         reached = int(low[channel]) if -low[channel] > high[channel] else int(high[channel])
+        needed = max(int(-low.min() - 1).bit_length(), int(high.max()).bit_length()) + 1
+        remedy = f"psum_width must be at least {needed}" if needed <= 32 else "no psum_width holds them"
         raise PsumOverflowError(
             f"layer {layer.name!r}: output channel {channel} reaches partial sums of {reached}, "
-            f"beyond {-limit}..{limit - 1} of {bits} bits"
+            f"beyond {-limit}..{limit - 1} of {bits} bits; {remedy}"
         )

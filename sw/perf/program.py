@@ -300,7 +300,11 @@ class _Model:
             self.storer(),
         ):
             self.kernel.at(0, process)
-        self.kernel.run()
+        try:
+            self.kernel.run()
+        except (ArithmeticError, LookupError):
+            text = "it, or one of the next, has fields that the golden executor refuses"
+            raise ProgramError(f"descriptor {self.reached}", text) from None
         missing = [f"{given - len(self.times[event])} {event}" for event, given in self.given.items()]
         if self.reached < self.program.descriptor_count or any(not text.startswith("0 ") for text in missing):
             raise ProgramError(f"descriptor {self.reached}", f"the program hangs; events to come: {', '.join(missing)}")
@@ -450,6 +454,8 @@ class _Model:
                 yield channel.arrived
             first, bits = channel.bursts[0]
             part = min(words, int(bits) // width)
+            if not part:
+                raise LookupError("a packed row ends in the middle of this word")
             yield max(max(self.kernel.now, first) + part * each, first + part)
             self.drop(channel, part * width)
             words -= part

@@ -89,6 +89,8 @@ def test_picture_is_cropped_resized_and_normalised(program: Program, tmp_path: P
         (["{p}", "{p}", "--mean", "0,0,0", "--std", "1,1,1"], "must be .npy or a picture"),
         (["{p}", "{x}", "--mean", "0,0,0"], "--mean and --std must be given together"),
         (["{p}", "{bad}"], "must be an array in .npy format"),
+        (["{p}", "{zip}"], "must be an array in .npy format"),
+        (["{p}", "{huge}"], "must be an array in .npy format"),
         (["{p}", "{x}", "--json", "{t}"], "--json is for rtl and perf"),
         (["--backend", "perf", "{p}", "{x}"], "perf takes no INPUT and no --output"),
         (["{x}", "{x}"], "magic: the file must begin with"),
@@ -96,10 +98,14 @@ def test_picture_is_cropped_resized_and_normalised(program: Program, tmp_path: P
 )
 def test_refusals(path: str, tmp_path: Path, capsys, arguments: list[str], message: str) -> None:
     (tmp_path / "bad.npy").write_bytes(b"")
+    np.savez(tmp_path / "zip.npz", np.zeros(SHAPE, np.int8))
+    (tmp_path / "zip.npz").rename(tmp_path / "zip.npy")
+    with open(tmp_path / "huge.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|i1", "fortran_order": False, "shape": (1 << 45,)})
     names = {
         "p": path,
         "t": str(tmp_path / "t"),
-        "bad": str(tmp_path / "bad.npy"),
+        **{name: str(tmp_path / f"{name}.npy") for name in ("bad", "zip", "huge")},
         "x": saved(tmp_path / "x.npy", np.zeros(SHAPE, np.int8)),
         "wrong": saved(tmp_path / "w.npy", np.zeros((4, 4), np.int8)),
         "double": saved(tmp_path / "d.npy", np.zeros(SHAPE, np.int64)),
@@ -111,6 +117,12 @@ def test_refusals(path: str, tmp_path: Path, capsys, arguments: list[str], messa
     assert error.count("\n") == 1
     assert message in error
     assert not (tmp_path / "t").exists()
+
+
+def test_means_are_numbers(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--mean", "0,x", "program"])
+    assert "argument --mean: must be numbers with commas between them, not '0,x'" in capsys.readouterr().err
 
 
 def test_floats_need_a_scale(program: Program, tmp_path: Path) -> None:

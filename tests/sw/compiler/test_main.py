@@ -52,7 +52,10 @@ def test_container_to_program(container: Path, tmp_path: Path, capsys: pytest.Ca
         (["--preset", "ews-17"], "unknown preset 'ews-17'"),
         (["--set", "H=0"], "H must be in 1..256, not 0"),
         (["--image", "4,9,8"], "layer 'stem' must read 3 channels, not 4"),
-        (["--base", "7"], "base must be"),
+        (["--base", "7"], "base must be a multiple of 64 in 0..2**32 - 64, not 7"),
+        (["--base", "-64"], "base must be a multiple of 64 in 0..2**32 - 64, not -64"),
+        (["--base", str(1 << 32)], f"base must be a multiple of 64 in 0..2**32 - 64, not {1 << 32}"),
+        (["--set", "word_width=24"], "word_width must be a power of two, as AXI has it, not 24"),
     ],
 )
 def test_bad_input_is_one_line_and_no_file(

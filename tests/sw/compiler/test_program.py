@@ -114,6 +114,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], Any], version: int = 
         (lambda h: h["inputs"][0]["tensor"].update(rows=0), "tensor 'input0': rows must be an integer in 1..65535"),
         (lambda h: h["inputs"][0]["tensor"].update(name=""), "tensor: name must be text and not empty, not ''"),
         (lambda h: h["inputs"][0]["tensor"].update(dtype="f4"), "dtype must be one of int8, int32, not 'f4'"),
+        (lambda h: h["inputs"][0]["tensor"].update(dtype=[1]), "dtype must be one of int8, int32, not [1]"),
         (lambda h: h["inputs"][0]["tensor"].update(dtype="int32"), "a pixel must hold 16 bytes of channels, not 4"),
         (lambda h: h["inputs"][0]["tensor"].update(scale=0), "scale must be finite and positive, or None, not 0"),
         (lambda h: h["inputs"][0]["tensor"].update(address=0), "tensor 'input0': address must be a multiple of 4 in"),
@@ -245,3 +246,11 @@ def test_fold_refuses(change: dict[str, Any], message: str) -> None:
         replace(FOLD, **change)
     with pytest.raises(ProgramError, match=r"the image must be int8 \[3, 9, 8\], not float64 \[3, 9, 8\]"):
         FOLD.image(np.zeros((3, 9, 8)))  # type: ignore[arg-type]
+
+
+def test_address_space_is_too_small(program: Program) -> None:
+    config = replace(program.config, address_bits=16)
+    with pytest.raises(
+        ProgramError, match=r"dram_bytes must be at most 2\*\*address_bits, not 131072 with address_bits = 16"
+    ):
+        replace(program, config=config, dram_bytes=1 << 17)

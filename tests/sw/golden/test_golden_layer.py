@@ -216,7 +216,8 @@ def test_psum_message_and_limits() -> None:
     check_psum_width(small_layer([8]), 11)
     with pytest.raises(
         PsumOverflowError,
-        match=r"layer 'small': output channel 1 reaches partial sums of 1024, beyond -1024\.\.1023 of 11 bits",
+        match=r"layer 'small': output channel 1 reaches partial sums of 1024, beyond -1024\.\.1023 of 11 bits; "
+        "psum_width must be at least 12",
     ):
         check_psum_width(small_layer([-8]), 11)
     for bits in (1, 33, 24.0):

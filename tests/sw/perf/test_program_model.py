@@ -119,6 +119,14 @@ def test_hanging_program_is_refused(dropped: str) -> None:
         predict(with_descriptors(program, table))
 
 
+@pytest.mark.parametrize(("opcode", "field"), [(Opcode.TILE, "A"), (Opcode.COPY, "width")])
+def test_program_that_golden_refuses(opcode: Opcode, field: str) -> None:
+    program = long_layer()
+    changed = edited(program, opcode, 0, **{field: 0})
+    with pytest.raises(ProgramError, match=r"descriptor \d+: it, or one of the next, has fields that the golden"):
+        predict(changed)
+
+
 def test_measured_reads_differences_of_records() -> None:
     program = long_layer()
     records = [program.base + program.dram_bytes + 64 * number for number in range(2)]
