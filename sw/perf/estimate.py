@@ -208,9 +208,10 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a vector operation: rows of the result before ``end``; they need those of the sources before ``bottom``.
+    """A part of a vector operation.
 
-    ``setup`` and ``cycles`` are those before and while it reads and writes so many L2 words.
+    It makes the rows before ``end``, from those of the sources before ``bottom``. ``setup`` and ``cycles`` come before
+    and while it reads and writes so many L2 words.
     """
 
     number: int
@@ -484,7 +485,7 @@ class _Array:
         self.rate = min(1.0, under_way / (t.read + t.request + config.burst_words))
         # Part of the bus that the weights take; words that others than LOADs have brought.
         self.demand = 0.0
-        self.bus_words = 2.0 * config.fifo_words
+        self.bus_words = float((1 + len(config.channels)) * config.fifo_words)
         self.waits = [0.0, 0.0, 0.0]
 
     def begin(self, layer: _Layer) -> None:
@@ -795,7 +796,7 @@ class _Model:
         others = array.bus_words - self.load_words if busy else words * array.demand / (1 - array.demand)
         self.load_words = array.bus_words
         each = max(1.0, self.word_bytes / self.config.l2_word, 1 / array.rate)
-        end = max(last, first) + words * each + min(others, words * len(array.levels))
+        end = max(last, first) + words * each + min(others, words * (len(array.levels) + 1))
         array.debt += words
         self.load_done.append(end)
         self.writes[value].append((rows, end + 1))

@@ -1,0 +1,67 @@
+"""The table of layers: what a run, or a model of it, says of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from hw.config import AcceleratorConfig
+from sw.perf.program import CAUSES, LayerTiming, total, traffic_bytes, utilisation
+
+__all__ = ["layer_entries", "layer_table"]
+
+
+def layer_entries(
+    config: AcceleratorConfig, timings: Sequence[LayerTiming], model: Sequence[LayerTiming] | None = None
+) -> list[dict[str, Any]]:
+    """Of each layer, and of all together, what JSON can hold.
+
+    Parameters
+    ----------
+    config
+        The instance.
+    timings
+        Of the layers.
+    model
+        What a model says beside it: its cycles come too, as ``model_cycles``.
+    """
+    predicted = {timing.name: timing.counters["cycles"] for timing in model or ()}
+    predicted["total"] = sum(predicted.get(timing.name, 0) for timing in timings)
+    found = []
+    for timing in [*timings, LayerTiming("total", "", sum(timing.macs for timing in timings), total(timings))]:
+        counters = timing.counters
+        lost = {cause: counters[counter] for cause, counter in CAUSES.items()}
+        lost["other"] = counters["cycles"] - counters["operations"] - sum(lost.values())
+        entry: dict[str, Any] = {
+            "layer": timing.name,
+            "operation": timing.operation,
+            "macs": timing.macs,
+            "utilisation": utilisation(config, timing.macs, counters["cycles"]),
+            "lost": lost,
+            "bytes": traffic_bytes(config, counters),
+            "counters": counters,
+        }
+        if model is not None:
+            entry["model_cycles"] = predicted.get(timing.name)
+        found.append(entry)
+    return found
+
+
+def layer_table(entries: Sequence[dict[str, Any]]) -> Table:
+    """The entries of :func:`layer_entries` for a terminal."""
+    compared = "model_cycles" in entries[0]
+    table = Table("layer", "operation", box=None)
+    headings = ["cycles", *(["model %"] if compared else []), "MACs", "utilisation %", *entries[0]["lost"]]
+    for heading in (*headings, *(name.replace("_", " ") for name in entries[0]["bytes"])):
+        table.add_column(heading, justify="right")
+    for entry in entries:
+        cycles = entry["counters"]["cycles"]
+        cells = [str(cycles)]
+        if compared:
+            predicted = entry["model_cycles"]
+            cells.append("-" if not cycles or predicted is None else f"{100 * (predicted / cycles - 1):+.2f}")
+        cells += [str(entry["macs"]), f"{100 * entry['utilisation']:.1f}", *(str(x) for x in entry["lost"].values())]
+        table.add_row(entry["layer"], entry["operation"], *cells, *(str(x) for x in entry["bytes"].values()))
+    return table

@@ -1,0 +1,214 @@
+"""Networks for the estimate: a container of compressed layers, or shapes alone, from a JSON file.
+
+A file of shapes is a list of operations, those of a container with the layers' shapes in them (``docs/compiler.md``):
+
+    [{"op": "input", "shape": [3, 224, 224]},
+     {"op": "layer", "name": "conv1", "shape": [64, 3, 7, 7], "stride": 2, "padding": 3, "raw": true},
+     {"op": "maximum", "kernel": 3, "stride": 2, "padding": 1},
+     ...]
+
+or of layers by themselves, each with the shape of its input:
+
+    [{"name": "qkv", "kind": "linear", "shape": [576, 192, 1, 1], "input": [192, 1, 197]}, ...]
+
+A layer is compressed as the instance has it, unless it is ``raw`` or its output channels are no multiple of ``d``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hw.config import AcceleratorConfig
+from sw.compiler.graph import Graph, Value, convolution, lower
+from sw.compress.training.integer import IntegerNetwork, read_network
+from sw.format.layer import CompressedLayer, Requantisation
+from sw.perf.estimate import Network
+
+__all__ = ["Shapes", "ShapesError", "read_workload"]
+
+_METHODS = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}
+_GEOMETRY = ("stride", "padding", "dilation")
+_FIELDS = ("name", "shape", "kind", "groups", "raw", "input", *_GEOMETRY)
+#: What has no effect on cycles.
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "add": {"multipliers": [1, 1], "shift": 0},
+    "average": {"multiplier": 1, "shift": 0},
+    "maximum": {"padding": 0},
+}
+
+
+class ShapesError(ValueError):
+    """A file that holds no shapes. The message names the entry and what is allowed."""
+
+
+def _pair(value: object) -> Any:
+    return (value, value) if type(value) is int else tuple(value) if isinstance(value, list) else value
+
+
+def _layer(entry: Mapping[str, Any], number: int, place: str, config: AcceleratorConfig) -> CompressedLayer:
+    """A layer of this shape as the instance takes it, with a codebook of its own."""
+    for name in ("name", "shape"):
+        if name not in entry:
+            raise ShapesError(f"{place}: field {name!r} is missing")
+    unknown = [name for name in entry if name not in _FIELDS]
+    if unknown:
+        raise ShapesError(f"{place}: unknown field {unknown[0]!r}; the fields are {', '.join(_FIELDS)}")
+    if type(entry.get("raw", False)) is not bool:
+        raise ShapesError(f"{place}: raw must be true or false, not {entry['raw']!r}")
+    shape = entry["shape"]
+    if not isinstance(shape, list) or len(shape) != 4 or any(type(x) is not int or x < 1 for x in shape):
+        raise ShapesError(f"{place}: shape must be four positive integers [K, C, R, S], not {shape!r}")
+    K, features = shape[0], config.features
+    fields: dict[str, Any] = {
+        "name": entry["name"],
+        "kind": entry.get("kind", "conv"),
+        "groups": entry.get("groups", 1),
+        "shape": tuple(shape),
+        "scale": np.ones(1, np.float32),
+        "requantisation": Requantisation(np.zeros(K, np.int32), np.ones(K, np.int32), np.zeros(K, np.uint8)),
+        **{name: _pair(entry[name]) for name in _GEOMETRY if name in entry},
+    }
+    if entry.get("raw", False) or not features.codebook or K % config.d:
+        return CompressedLayer(method="int8", weights=np.ones(tuple(shape), np.int8), **fields)
+    n, m = (config.N, config.M) if features.mask else (config.d, config.d)
+    count = int(np.prod(shape)) // config.d
+    if features.mask:
+        fields["masks"] = np.broadcast_to(np.arange(config.d) % m < n, (count, config.d))
+    if features.sign:
+        fields["signs"] = np.broadcast_to(np.bool_(False), (count, config.d * n // m))
+    codebook = np.ones((config.k, config.d), np.int8)
+    codebook.reshape(-1)[:2] = number % 100 + 1, number // 100 % 100 + 1
+    return CompressedLayer(
+        method=_METHODS[features.mask, features.sign],
+        d=config.d,
+        k=config.k,
+        n=n,
+        m=m,
+        codebook=codebook,
+        assignments=np.broadcast_to(np.int32(0), (count,)),
+        **fields,
+    )
+
+
+class Shapes:
+    """The shapes of a network, to be compressed as an instance has it.
+
+    Parameters
+    ----------
+    entries
+        Of a file.
+
+    Raises
+    ------
+    ShapesError
+        They are not a list of objects.
+    """
+
+    def __init__(self, entries: object) -> None:
+        if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+            raise ShapesError("shapes must be a list of objects and not empty")
+        self.entries: list[dict[str, Any]] = entries
+        self._networks: dict[tuple[object, ...], Network] = {}
+
+    def network(self, config: AcceleratorConfig) -> Network:
+        """The network for an instance; instances with the same kind of codebook share it.
+
+        Raises
+        ------
+        ShapesError, sw.format.layer.LayerError, sw.compress.methods.CompressError, sw.compiler.graph.CompileError
+            A layer is not one, or the operations contradict each other.
+        """
+        key = config.features, config.d, config.k, config.N, config.M
+        if key not in self._networks:
+            whole = "op" in self.entries[0]
+            self._networks[key] = Network(self._operations(config) if whole else self._layers(config))
+        return self._networks[key]
+
+    def _layers(self, config: AcceleratorConfig) -> Graph:
+        """Layers that do not feed one another."""
+        graph = Graph()
+        for number, entry in enumerate(self.entries):
+            place = f"layer {number}"
+            if "input" not in entry:
+                raise ShapesError(f"{place}: field 'input' is missing")
+            size = entry["input"]
+            if not isinstance(size, list) or len(size) != 3 or any(type(x) is not int or x < 1 for x in size):
+                raise ShapesError(f"{place}: input must be three positive integers [C, rows, columns], not {size!r}")
+            layer = _layer(entry, number, place, config)
+            graph.inputs.append(graph.add(Value(f"input of {layer.name}", *size)))
+            graph.operations.append(convolution(graph, layer, graph.inputs[-1], name=layer.name))
+            graph.outputs.append(graph.operations[-1].target)
+        return graph
+
+    def _operations(self, config: AcceleratorConfig) -> Graph:
+        """Operations that follow one another; ``in`` is the one before, unless they say."""
+        layers: dict[str, CompressedLayer] = {}
+        operations = []
+        for number, entry in enumerate(self.entries):
+            operation = dict(entry)
+            kind = operation.pop("op", None)
+            if kind in ("layer", "logits"):
+                before = operation.pop("in", [number - 1])
+                layer = _layer(operation, number, f"operation {number} ({kind})", config)
+                if layer.name in layers:
+                    raise ShapesError(f"operation {number} ({kind}): name {layer.name!r} is taken")
+                layers[layer.name] = layer
+                operation = {"layer": layer.name, "in": before}
+            elif number:
+                operation = {"in": [number - 1], **_DEFAULTS.get(str(kind), {}), **operation}
+            operations.append({"op": kind, **operation})
+        shape = operations[0].get("shape")
+        if not isinstance(shape, list) or len(shape) != 3:
+            raise ShapesError("operation 0: must be an input with its shape [C, rows, columns]")
+        return lower(IntegerNetwork(layers, operations, 1.0), (shape[0], shape[1], shape[2]))
+
+
+class _Container:
+    """A compressed network as it is."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._network = Network(graph)
+
+    def network(self, config: AcceleratorConfig) -> Network:
+        """The network, the same for all instances: what one cannot decode runs raw."""
+        return self._network
+
+
+def read_workload(path: str | os.PathLike[str], image: tuple[int, int, int] | None = None) -> Shapes | _Container:
+    """The network of a container, or the shapes of a ``.json`` file.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    image
+        ``[C, rows, columns]`` of a container's image, if not its own.
+
+    Raises
+    ------
+    ShapesError
+        A ``.json`` file that holds no shapes, or ``image`` for it.
+    sw.format.container.ContainerError, sw.compress.methods.CompressError, sw.compiler.graph.CompileError
+        A container that is damaged, has no operations, or some that cannot run.
+    OSError
+        The file cannot be read.
+    """
+    if Path(path).suffix != ".json":
+        network = read_network(path)
+        shape = image or network.operations[0].get("shape")
+        if shape is None:
+            raise ShapesError(f"{os.fspath(path)}: the container does not say the image's size: name it by --image")
+        return _Container(lower(network, (shape[0], shape[1], shape[2])))
+    if image is not None:
+        raise ShapesError("--image is for a container: shapes have an input")
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ShapesError(f"{os.fspath(path)}: must be JSON: {error}") from None
+    return Shapes(entries)
