@@ -27,7 +27,7 @@ import numpy as np
 
 from hw.config import AcceleratorConfig
 from hw.control.counters import COUNTERS
-from hw.control.descriptor import BYTES, VectorOp
+from hw.control.descriptor import BYTES, QUEUE_DEPTHS, Opcode, VectorOp
 from sw.compiler.compile import fold_inputs
 from sw.compiler.emission import LOADS, VECTORS
 from sw.compiler.graph import Convolution, Graph, Vector, trimmed
@@ -38,10 +38,6 @@ from sw.perf.cycles import loader_latency
 from sw.perf.program import PARAMETER_BITS, Latencies, LayerTiming
 
 __all__ = ["Network", "estimate"]
-
-#: Commands that the weight loader's queue and those of the other units hold, with the one that waits at their head.
-_TILE_QUEUE, _QUEUE = 4, 5
-
 
 # What does not depend on time
 
@@ -450,6 +446,11 @@ class Network:
 # Time
 
 
+def _begun(opcode: Opcode) -> deque[float]:
+    """When the last commands of a queue began: the next one is given out no sooner than the first of these."""
+    return deque([0.0] * QUEUE_DEPTHS[opcode], QUEUE_DEPTHS[opcode])
+
+
 class _Array:
     """Sequencer, weight loader, activation reader, array and storer. All cycles are those of the last thing done."""
 
@@ -463,11 +464,11 @@ class _Array:
         self.accept = self.started = self.read_free = self.issued = 0.0
         self.entries = 0
         # When the loader and the activation reader took the last commands: their queues have no more places.
-        self.accepted = deque([0.0] * _TILE_QUEUE, _TILE_QUEUE)
-        self.begun = deque([0.0] * _QUEUE, _QUEUE)
+        self.accepted, self.begun = _begun(Opcode.TILE), _begun(Opcode.TILE)
         # The storer takes sums from this cycle on; has stored them; has taken the last, with so many cycles for each.
         self.opened = self.closed = self.leaving = 0.0
         self.leaving_each = 0
+        self.outputs = _begun(Opcode.OUTPUT)
         self.store_cycles = max(config.L // config.requantiser_lanes, config.L // config.l2_word)
         self.latency, self.loader = config.latency, loader_latency(config)
         # Output groups of the parameters that it holds, and whether the next OUTPUT brings others.
@@ -521,6 +522,7 @@ class _Array:
         self.opened += cycles
         self.closed += cycles
         self.leaving += cycles
+        self.outputs.extend([begun + cycles for begun in self.outputs])
 
     def _skip(self, cycles: float) -> None:
         self.given += cycles
@@ -529,8 +531,8 @@ class _Array:
         self.read_free += cycles
         self.issued += cycles
         self.filled += cycles
-        self.accepted = deque([x + cycles for x in self.accepted], _TILE_QUEUE)
-        self.begun = deque([x + cycles for x in self.begun], _QUEUE)
+        for queue in (self.accepted, self.begun):
+            queue.extend([begun + cycles for begun in queue])
 
     def load(self, now: float, rows: float, words: Sequence[float]) -> float:
         """The cycle in which the loader has taken so many rows of so many words on each channel."""
@@ -642,7 +644,6 @@ class _Array:
                 if state == seen:
                     cycles = end - before
                     self._skip(count * cycles)
-                    accepted, begun = self.accepted, self.begun
                     waits[0] += count * weights
                     waits[1] += count * activations
                     waits[2] += count * (end - start + 1 - duration)
@@ -654,6 +655,7 @@ class _Array:
         """The storer takes the next OUTPUT, which was given out before the tile, and its parameters."""
         config, t = self.config, self.t
         begin = max(self.opened, given - self.each + t.queue)
+        self.outputs.append(begin)
         if self.parameters:
             # They are taken beside the OUTPUT before, if there is room for both.
             if self.held + A > config.prf_depth:
@@ -724,8 +726,7 @@ class _Model:
         self.parts: deque[_Part] = deque()
         self.begun: deque[int] = deque()
         self.reading = 0.0, 0.0, 0.0, 0
-        # When the last commands of each queue began: for one more the sequencer waits.
-        self.queues = {name: deque([0.0] * _QUEUE, _QUEUE) for name in ("load", "copy", "vector", "store")}
+        self.queues = {opcode: _begun(opcode) for opcode in (Opcode.LOAD, Opcode.COPY, Opcode.VECTOR, Opcode.STORE)}
 
     def run(self) -> list[LayerTiming]:
         for number, operation in enumerate(self.graph.operations):
@@ -750,7 +751,7 @@ class _Model:
             for operation, counters in zip(self.graph.operations, self.counters, strict=True)
         ]
 
-    def command(self, queue: str, begin: float) -> None:
+    def command(self, queue: Opcode, begin: float) -> None:
         """A command of a queue begins; it has been given out, so the one that has its place now has begun before."""
         self.array.given = max(self.array.given, self.queues[queue][0])
         self.queues[queue].append(begin)
@@ -786,9 +787,9 @@ class _Model:
         t, array = self.t, self.array
         value, rows, l2_words = self.loads.popleft()
         array.give(1)
-        given = array.given = max(array.given, self.queues["load"][0])
-        begin = max(given + t.queue, self.load_done[0], self.queues["load"][-1])
-        self.command("load", begin)
+        given = array.given = max(array.given, self.queues[Opcode.LOAD][0])
+        begin = max(given + t.queue, self.load_done[0], self.queues[Opcode.LOAD][-1])
+        self.command(Opcode.LOAD, begin)
         words = -(-l2_words * self.config.l2_word // self.word_bytes)
         # What comes for others meanwhile.
         last, first = self.load_done[-1], begin + t.request + t.read
@@ -816,7 +817,7 @@ class _Model:
         """A STORE of so many cycles. Returns when it begins."""
         t = self.t
         begin = max(self.store_free, complete)
-        self.command("store", begin)
+        self.command(Opcode.STORE, begin)
         # Addresses run two bursts ahead, and the last response counts from its own.
         self.store_free = begin + t.request + max(cycles, max(0, cycles - 2 * self.config.burst_words) + t.write)
         return begin
@@ -829,7 +830,7 @@ class _Model:
         operation = self.graph.operations[part.number]
         ready = max(self.written(source, part.bottom) for source in operation.sources)
         begin = max(self.vector_free, ready + self.t.event)
-        self.command("vector", begin)
+        self.command(Opcode.VECTOR, begin)
         first = begin + part.setup
         last = first + part.cycles
         self.reading = first, last, part.reads / part.cycles, operation.target
@@ -890,7 +891,7 @@ class _Model:
         ready = self.written(layer.operation.source, strip.bottom) + t.event
         begin = max(self.copy_free, free, ready)
         self.array.give(1)
-        self.command("copy", begin)
+        self.command(Opcode.COPY, begin)
         words, cycles = layer.copy(strip, tiles)
         self.copy_free = self.share(begin + strip.seek, cycles, words)
         self.copies.append(_Copy(region.end - region.start, together, strip.seek + cycles, region))
@@ -909,11 +910,12 @@ class _Model:
         known = len(layer.strips) if whole else sum(x.bottom <= self.rows(source) for x in layer.strips)
         number = known * sum(times for times, _ in copies)
         number = min(room if layer.plan.streaming else room * len(copies), number)
-        if number <= _QUEUE:
+        places = QUEUE_DEPTHS[Opcode.COPY]
+        if number <= places:
             return
         self.array.give(number)
         _, cycles = layer.copy(strip, copies[0][1])
-        self.array.given = max(self.array.given, begin + (number - _QUEUE) * (strip.seek + cycles))
+        self.array.given = max(self.array.given, begin + (number - places) * (strip.seek + cycles))
 
     def convolution(self, number: int, layer: _Layer) -> None:
         """A convolution, strip by strip."""
@@ -1005,6 +1007,7 @@ class _Model:
                     if tiles.last:
                         # OUTPUT and its parameters; the weights of the next strip.
                         array.give(1 + array.parameters)
+                        array.given = max(array.given, array.outputs[0])
                         if not times and index == len(sets) - 1:
                             array.give(len(array.words))
                     array.run(tiles, ready, *codebook)
