@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit vit speed synth ip lint bench docs clean distclean
+.PHONY: help venv demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit vit speed synth lint bench docs clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -66,12 +66,8 @@ vit: $(READY) ## DeiT-tiny whole, attention and the host's hand-over among it, o
 speed: $(READY) ## cycles of compressed beside 8-bit weights, from the cycle model
 	@$(RUN) -m sim.networks.speed
 
-synth: $(READY) ## area of every variant at 16 and 64: build/synth/area.json and .md
+synth: $(READY) ## area of every variant at 16 and 64, of whole accelerators, and delays: build/synth/*.md, *.json
 	@$(RUN) -m synth $(LIBRARY)
-
-ip: $(READY) ## area of whole accelerators by block, and delays of all blocks: build/synth/ip and timing.*; slow
-	@$(RUN) -m synth --around --preset ews-64 --preset ews-cms-64 --preset ews-msvq-64 -o build/synth/ip $(LIBRARY)
-	@$(RUN) -m synth.timing $(LIBRARY)
 
 lint: $(READY) ## ruff and mypy alone
 	@$(RUN) -m ruff check .

@@ -1,4 +1,8 @@
-"""``python -m synth``: area by block of the variants, into build/synth/area.json and area.md."""
+"""``python -m synth``: area by block and delays of the variants, into build/synth/area.json, timing.json and .md.
+
+The array with its decoder of every variant (:data:`MATRIX`), all of the accelerator of some (:data:`WHOLE`), and the
+delay of each block of :data:`synth.timing.PRESETS`. With ``--preset`` the areas of those alone.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +17,38 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hw.command_line import interruptible, writable_folder
-from hw.config import ConfigError, preset
+from hw.config import AcceleratorConfig, ConfigError, preset
 from hw.yosys import YosysError
+from synth import timing
 from synth.flow import STORAGES
 from synth.liberty import LibraryError
 from synth.libraries import LibraryParser
 from synth.report import CACHE, area, rtlil_texts, unit_area, unit_areas, write
 
-__all__ = ["MATRIX", "main"]
+__all__ = ["MATRIX", "WHOLE", "main"]
 
-#: What ``make synth`` reports.
+#: Presets of which ``make synth`` reports array and decoder.
 MATRIX = tuple(
     f"{variant}-{size}" for size in (16, 64) for variant in ("ws", "ews", "ews-c", "ews-cm", "ews-cms", "ews-msvq")
 )
+
+#: Those of which it reports what is around the array, too.
+WHOLE = tuple(f"{variant}-{size}" for size in (16, 64) for variant in ("ews", "ews-cms", "ews-msvq"))
+
+
+def _has_bus(config: AcceleratorConfig) -> bool:
+    return config.word_width & (config.word_width - 1) == 0
 
 
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
-    parser = LibraryParser("synth", __doc__ or "")
+    parser = LibraryParser("synth", (__doc__ or "").partition("\n")[0])
     parser.add_argument("--preset", metavar="NAME", action="append", help=f"default: {', '.join(MATRIX)}")
     parser.add_argument("--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field")
     parser.add_argument("--storage", choices=STORAGES, default=STORAGES[0], help="how registers are kept")
     parser.add_argument("--unit", metavar="NAME", help="print the area of one unit alone: mask_decoder, row, tile, ...")
-    parser.add_argument("--around", action="store_true", help="also what stands around the array: takes minutes")
+    parser.add_argument("--around", action="store_true", help="of each --preset also what is around the array")
     options = parser.parse_args(arguments)
     try:
         configs = {name: preset(name).override(options.set) for name in options.preset or MATRIX}
@@ -63,16 +75,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     progress.update(task, completed=done, total=total)
 
                 reports[name] = area(config, library, options.storage, CACHE, texts[name], step)
-                if options.around and config.word_width & (config.word_width - 1) == 0:  # others have no bus
+                if (options.around if options.preset else name in WHOLE) and _has_bus(config):
                     task = progress.add_task(f"{name}, around the array", total=None)
                     units, bits = unit_areas(config, library, options.storage, CACHE, partial(step, task=task))
                     reports[name] = replace(reports[name], units=units, memory_bits=bits)
+            timed = {} if options.preset else {name: configs[name] for name in timing.PRESETS}
+            delays = {}
+            for name, config in timed.items():
+                if not _has_bus(config):
+                    continue
+                task = progress.add_task(f"{name}, delays", total=None)
+                delays[name] = timing.delays(config, library, progress=partial(step, task=task))
         paths = write(reports, library, options.storage, options.folder)
+        if delays:
+            paths += timing.write(delays, configs, library, timing.CLOCK, options.folder)
     except (ConfigError, LibraryError, YosysError, ValueError) as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write: {error}")
-    console.print(Markdown(paths[1].read_text())) if console.is_terminal else print(paths[1].read_text())
+    for path in paths[1::2]:
+        console.print(Markdown(path.read_text())) if console.is_terminal else print(path.read_text())
     print(*paths, sep="\n")
     return 0
 

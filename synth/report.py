@@ -416,8 +416,8 @@ def markdown(reports: Mapping[str, AreaReport], storage: str) -> str:
         values = [report.blocks[block].area if block in report.blocks else None for block in names]
         block_rows.append([name, *("" if value is None else f"{value / scale:.4f}" for value in values)])
     around = [
-        f"Around the array, {unit}; static memories are not included:",
-        _unit_table(reports, scale),
+        f"Whole accelerators, {unit}; static memories are macros, and not included:",
+        _whole_table(reports, scale),
     ]
     return "\n\n".join(
         [
@@ -433,15 +433,37 @@ def markdown(reports: Mapping[str, AreaReport], storage: str) -> str:
     )
 
 
-def _unit_table(reports: Mapping[str, AreaReport], scale: float) -> str:
-    names = list(dict.fromkeys(name for report in reports.values() for name in report.units))
-    rows = []
-    for name, report in reports.items():
-        units = report.units
-        sizes = [sum(unit.area for unit in units.values()), *(units[x].area if x in units else 0.0 for x in names)]
-        memory = sum(report.memory_bits.values()) / 8192
-        rows.append([name, *(f"{size / scale:.4f}" for size in sizes), f"{memory:,.0f}"])
-    return table(["preset", "all", *names, "memories, KiB"], rows)
+def _whole_table(reports: Mapping[str, AreaReport], scale: float) -> str:
+    """Blocks of the array, then what is around it, then the memories; of the reports that have all that."""
+    whole = {name: report for name, report in reports.items() if report.units}
+    blocks = [block for block in BLOCKS if any(block in report.blocks for report in whole.values())]
+    units = list(dict.fromkeys(unit for report in whole.values() for unit in report.units))
+    memories = list(dict.fromkeys(unit for report in whole.values() for unit in report.memory_bits))
+
+    def around(report: AreaReport) -> float:
+        return sum(unit.area for unit in report.units.values())
+
+    rows = [
+        [name, *(f"{r.blocks[name].area / scale:.4f}" if name in r.blocks else "" for r in whole.values())]
+        for name in blocks
+    ]
+    rows.append(["**array and decoder**", *(f"**{r.total / scale:.4f}**" for r in whole.values())])
+    for name in units:
+        rows.append([name, *(f"{r.units[name].area / scale:.4f}" if name in r.units else "" for r in whole.values())])
+    rows.append(["**around the array**", *(f"**{around(r) / scale:.4f}**" for r in whole.values())])
+    rows.append(["**all logic**", *(f"**{(r.total + around(r)) / scale:.4f}**" for r in whole.values())])
+    base = {
+        (r.configuration["H"], r.configuration["L"]): r.total + around(r)
+        for r in whole.values()
+        if r.configuration["variant"] == "ews"
+    }
+    sizes = [(r.configuration["H"], r.configuration["L"]) for r in whole.values()]
+    logic = [r.total + around(r) for r in whole.values()]
+    rows.append(["to EWS", *(change(area, base.get(size)) for area, size in zip(logic, sizes, strict=True))])
+    for name in memories:
+        sized = (r.memory_bits.get(name, 0) / 8192 for r in whole.values())
+        rows.append([f"memory of {name}, KiB", *(f"{size:,.1f}" for size in sized)])
+    return table(["block", *whole], rows)
 
 
 def write(reports: Mapping[str, AreaReport], library: Library, storage: str, folder: Path) -> list[Path]:

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,13 @@ from synth.liberty import Library, LibraryError
 from synth.libraries import LibraryParser
 from synth.report import CACHE, UNITS, component_rtlil, is_memory, table
 
-__all__ = ["PIPELINE", "PRESETS", "SECTIONS", "Delay", "Section", "delays", "main", "markdown"]
+__all__ = ["CLOCK", "PRESETS", "SECTIONS", "Delay", "Section", "delays", "main", "markdown", "write"]
 
-#: What is timed by default, with the fields of :data:`PIPELINE`.
+#: What is timed by default.
 PRESETS = ("ews-64", "ews-cms-64", "ews-msvq-64")
 
-#: Where 64 x 64 arrays are cut for 500 MHz in a 45 nm library.
-PIPELINE: Mapping[str, Any] = {"decoder_registers": 4, "mrf_register": True, "tree_register_levels": 3}
+#: Clock cycle in ps: 500 MHz.
+CLOCK = 2000.0
 
 _FOLDER = Path(__file__).parent
 #: The part of a clock cycle that ABC may use; the rest is for flip-flops.
@@ -85,6 +86,10 @@ class Section:
     exists: Callable[[AcceleratorConfig], bool] = lambda config: True
 
 
+def _one_lane(config: AcceleratorConfig) -> AcceleratorConfig:
+    return replace(config, variant="ews", d=1, L=1, post_lanes=0, vector_lanes=0, l2_word_bytes=0)
+
+
 def _masked(config: AcceleratorConfig) -> bool:
     return config.features.mask and config.mask_bits > 0
 
@@ -122,6 +127,13 @@ SECTIONS = (
         exists=lambda config: not config.product_register,
     ),
     Section("adder tree", "tree"),
+    Section(
+        "last tree levels, PRF",
+        "tile",
+        ("row",),
+        shrink=_one_lane,
+        exists=lambda config: not config.tree_registers or config.tree_levels % config.tree_register_levels > 0,
+    ),
     Section("PRF, accumulators, output", "", ("row", "tree", "weight_loader", "control", "arf"), shrink=_one_tile),
     *(_unit(block, instance) for instance, block in UNITS.items()),
     Section("requantiser lane", "scaler", component=("hw.postprocess.ofmap_storer", "OfmapStorer")),
@@ -274,8 +286,13 @@ def _register_file(text: str, size: int, width: int, ports: int, library: Librar
     return Delay(decoders.delay + column.delay, decoders.area + width * column.area, f"{decoders.path}; {column.path}")
 
 
+@lru_cache(4)
+def _modules(config: AcceleratorConfig, cache: Path, module: str, component: str) -> dict[str, RtlilModule]:
+    return parse_modules(component_rtlil(config, cache, module, component))
+
+
 def _delay(section: Section, config: AcceleratorConfig, library: Library, clock: float, cache: Path) -> Delay:
-    modules = parse_modules(component_rtlil(section.shrink(config), cache, *section.component))
+    modules = _modules(section.shrink(config), cache, *section.component)
     top = next(iter(modules))
     if section.top:
         kinds = [
@@ -295,7 +312,7 @@ def _delay(section: Section, config: AcceleratorConfig, library: Library, clock:
 def delays(
     config: AcceleratorConfig,
     library: Library,
-    clock: float = 2000.0,
+    clock: float = CLOCK,
     sections: Sequence[Section] = SECTIONS,
     workers: int = 2,
     cache: Path = CACHE,
@@ -334,11 +351,18 @@ def delays(
 
 
 def markdown(results: Mapping[str, Mapping[str, Delay]], library: Library, clock: float) -> Iterator[str]:
-    """Delays by section and instance, line by line."""
-    names = list(dict.fromkeys(section for found in results.values() for section in found))
-    unit = "ps" if library.area_unit == "um2" else "tau"
-    rows = [[name, *(f"{r[name].delay:,.0f}" if name in r else "" for r in results.values())] for name in names]
-    rows.append(["longest", *(f"{max(x.delay for x in found.values()):,.0f}" for found in results.values())])
+    """Delays by section and instance, line by line; those beyond the clock cycle in bold."""
+    names = [section.name for section in SECTIONS if any(section.name in found for found in results.values())]
+    real = library.area_unit == "um2"
+    unit = "ps" if real else "tau"
+
+    def cell(delay: float) -> str:
+        return f"**{delay:,.0f}**" if real and delay > clock else f"{delay:,.0f}"
+
+    rows = [[name, *(cell(r[name].delay) if name in r else "" for r in results.values())] for name in names]
+    rows.append(["longest", *(cell(max(x.delay for x in found.values())) for found in results.values())])
+    if real:
+        rows.append([f"clock of {1e6 / clock:,.0f} MHz", *(f"{clock:,.0f}" for _ in results)])
     yield f"# Delays, library {library.name}, Yosys {yosys_version()}"
     yield ""
     yield table([f"section, {unit}", *results], rows)
@@ -349,17 +373,50 @@ def markdown(results: Mapping[str, Mapping[str, Delay]], library: Library, clock
     )
 
 
+def write(
+    results: Mapping[str, Mapping[str, Delay]],
+    configs: Mapping[str, AcceleratorConfig],
+    library: Library,
+    clock: float,
+    folder: Path,
+) -> list[Path]:
+    """Write ``timing.json`` and ``timing.md`` into ``folder``.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written.
+    """
+    described = {
+        "library": {"name": library.name, "sha256": library.sha256, "unit": library.area_unit},
+        "clock": clock,
+        "tools": {"yosys": yosys_version()},
+        "hw_sha256": source_hash(),
+        "presets": {
+            name: {
+                "configuration": configs[name].to_dict(),
+                "sections": {section: asdict(delay) for section, delay in found.items()},
+            }
+            for name, found in results.items()
+        },
+    }
+    texts = {
+        "timing.json": json.dumps(described, indent=1) + "\n",
+        "timing.md": "\n".join(markdown(results, library, clock)) + "\n",
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
+
+
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
     parser = LibraryParser("synth.timing", (__doc__ or "").partition("\n")[0])
     parser.add_argument("--preset", metavar="NAME", action="append", help=f"default: {', '.join(PRESETS)}")
-    pipeline = " ".join(f"{name}={json.dumps(value)}" for name, value in PIPELINE.items())
-    parser.add_argument(
-        "--set", metavar="FIELD=VALUE", action="extend", nargs="+", help=f"override a field (default: {pipeline})"
-    )
+    parser.add_argument("--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field")
     parser.add_argument("--section", metavar="NAME", action="append", help="time this section alone; may be repeated")
-    parser.add_argument("--clock", metavar="PS", type=float, default=2000.0, help="clock cycle (default: 2000)")
+    parser.add_argument("--clock", metavar="PS", type=float, default=CLOCK, help=f"clock cycle (default: {CLOCK:g})")
     options = parser.parse_args(arguments)
     try:
         if not 0 < options.clock < 1e6:
@@ -369,8 +426,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if name not in known:
                 parser.error(f"unknown section {name!r}; the sections are {', '.join(known)}")
         sections = [known[name] for name in options.section or known]
-        changes = pipeline.split() if options.set is None else options.set
-        configs = {name: preset(name).override(changes) for name in options.preset or PRESETS}
+        configs = {name: preset(name).override(options.set) for name in options.preset or PRESETS}
         library = parser.library(options)
         folder = writable_folder(options.folder)
         console = Console(stderr=True)
@@ -384,27 +440,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     progress.update(task, completed=done, total=total)
 
                 results[name] = delays(config, library, options.clock, sections, progress=step)
-        text = "\n".join(markdown(results, library, options.clock)) + "\n"
-        described = {
-            "library": {"name": library.name, "sha256": library.sha256},
-            "clock": options.clock,
-            "tools": {"yosys": yosys_version()},
-            "hw_sha256": source_hash(),
-            "presets": {
-                name: {
-                    "configuration": configs[name].to_dict(),
-                    "sections": {section: asdict(delay) for section, delay in found.items()},
-                }
-                for name, found in results.items()
-            },
-        }
-        write_text(folder / "timing.json", json.dumps(described, indent=1) + "\n")
-        write_text(folder / "timing.md", text)
+        paths = write(results, configs, library, options.clock, folder)
     except (ConfigError, LibraryError, YosysError) as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write: {error}")
-    print(text)
+    print(paths[1].read_text())
     return 0
 
 

@@ -149,3 +149,11 @@ def test_from_dict_and_preset_refuse() -> None:
         AcceleratorConfig.from_dict({"h": 4})
     with pytest.raises(ConfigError, match="unknown preset 'ews-8'; the presets are ws-16, ws-32,"):
         preset("ews-8")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_pipeline_of_the_large_presets_costs_the_array_no_cycle(variant: str) -> None:
+    config = preset(f"{variant}-64")
+    plain = AcceleratorConfig(variant, H=64, L=64)
+    assert config.tree_register_levels != plain.tree_register_levels
+    assert config.latency == plain.latency

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from amaranth.hdl import Module, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+import synth.__main__
 from hw.config import preset
 from hw.generate import to_rtlil
 from hw.memory.register_file import RegisterFile
 from hw.rtlil import parse_modules
 from hw.yosys import YosysError, run_yosys
+from synth import timing
 from synth.__main__ import main
 from synth.flow import Synthesiser, _adder_map
 from synth.generic import generic
 from synth.liberty import LibraryError
-from synth.report import UNITS, AreaReport, area, markdown, unit_area, unit_areas, write
+from synth.report import UNITS, AreaReport, BlockArea, area, markdown, unit_area, unit_areas, write
 
 # The generic cells as Verilog, for equivalence checks.
 FA = "module FA (input A, B, C, output S, CO); assign {CO, S} = A + B + C; endmodule\n"
@@ -178,11 +181,51 @@ def test_units_around_the_array(tmp_path) -> None:
     assert units["counters"].sequential > 15 * 33 * library.cells["DFF"].area
     assert bits["L2"] == 8 * config.l2_word * config.l2_depth
     assert bits["L1 ifmap"] == 8 * config.H * config.l1_ifmap_depth
-    report = AreaReport(config.to_dict(), "generic", "NAND2", 1.0, units, units, bits)
-    text = markdown({"x": report}, "flipflop")
-    assert "| preset | all | sequencer |" in text
-    assert f"| {sum(unit.area for unit in units.values()) / 1e3:.4f} | {units['sequencer'].area / 1e3:.4f} |" in text
+    # Beside a dense one of twice the size, and one of which only the array is known.
+    blocks = {"WRF": units["sequencer"], "other": units["registers"]}
+    report = AreaReport(config.to_dict(), "generic", "NAND2", 1.0, blocks, units, bits)
+    twice = {name: replace(unit, area=2 * unit.area) for name, unit in units.items()}
+    two = {name: replace(block, area=2 * block.area) for name, block in blocks.items()}
+    dense = AreaReport(preset("ews-tiny").to_dict(), "generic", "NAND2", 1.0, two, twice, bits)
+    alone = replace(report, units={}, memory_bits={})
+    text = markdown({"x": report, "dense": dense, "alone": alone}, "flipflop")
+    around = sum(unit.area for unit in units.values())
+    for name, size in (
+        ("WRF", blocks["WRF"].area),
+        ("sequencer", units["sequencer"].area),
+        ("**around the array**", around),
+        ("**all logic**", around + sum(block.area for block in blocks.values())),
+    ):
+        mark = "**" if "**" in name else ""
+        assert f"| {name} | {mark}{size / 1e3:.4f}{mark} | {mark}{2 * size / 1e3:.4f}{mark} |\n" in text
+    assert "| to EWS | -50.0 % | +0.0 % |" in text
+    assert f"| memory of L2, KiB | {config.l2_bytes / 1024:.1f} |" in text
     assert report.to_dict()["memory_bits"] == bits
+
+
+def test_command_line_reports_all(tmp_path, monkeypatch, capsys) -> None:
+    """Arrays of all presets, whole accelerators and delays of some; arrays alone where there is no bus."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(synth.__main__, "MATRIX", ("ews-tiny", "ews-msvq-tiny"))
+    monkeypatch.setattr(synth.__main__, "WHOLE", ("ews-msvq-tiny",))
+    around = {"sequencer": BlockArea(1.0, 0.5, None)}, {"L2": 8192}
+    monkeypatch.setattr(synth.__main__, "unit_areas", lambda *given: around)
+    sections = [section for section in timing.SECTIONS if section.name in ("CRF", "loop controller")]
+    monkeypatch.setattr(timing, "PRESETS", ("ews-msvq-tiny",))
+    monkeypatch.setattr(timing, "delays", partial(timing.delays, sections=sections))
+    assert main([]) == 0
+    found = capsys.readouterr().out
+    area_json, timing_json = (json.loads((tmp_path / f"build/synth/{x}.json").read_text()) for x in ("area", "timing"))
+    assert {name: bool(x["units"]) for name, x in area_json["presets"].items()} == {
+        "ews-tiny": False,
+        "ews-msvq-tiny": True,
+    }
+    assert set(timing_json["presets"]["ews-msvq-tiny"]["sections"]) == {"CRF", "loop controller"}
+    for name in ("area.md", "timing.md"):
+        assert (tmp_path / "build/synth" / name).read_text().strip() in found
+    assert main(["--set", "word_width=24", "-o", "other"]) == 0
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["area.json", "area.md"]
+    assert not any(x["units"] for x in json.loads((tmp_path / "other/area.json").read_text())["presets"].values())
 
 
 def test_unit(tmp_path, monkeypatch, capsys) -> None:

@@ -45,6 +45,32 @@ def test_path_through_the_demultiplexers_goes_on_into_the_tree(tmp_path) -> None
     assert read.delay < one.delay < two.delay
 
 
+def test_path_from_the_last_tree_register_into_the_prf(tmp_path) -> None:
+    name = "last tree levels, PRF"
+    assert preset("ews-cms-64").tree_registers == 1
+    assert SECTIONS[name].exists(preset("ews-cms-64"))
+    config = preset("ews-cms-tiny").override(["H=8"])
+    found = []
+    for levels, registers in ((2, 1), (0, 0)):
+        changed = replace(config, tree_register_levels=levels)
+        assert changed.tree_registers == registers
+        found.append(delay(name, changed, tmp_path).delay)
+    assert 0 < found[0] < found[1]
+    for levels in (1, 3):  # a register is at the end
+        assert not SECTIONS[name].exists(replace(config, tree_register_levels=levels))
+
+
+def test_delays_beyond_the_clock_are_marked() -> None:
+    library = replace(generic(), area_unit="um2")
+    results = {"a": {"CRF": timing.Delay(1999.0, 1.0, "")}, "b": {"CRF": timing.Delay(2001.0, 1.0, "")}}
+    text = "\n".join(timing.markdown(results, library, 2000.0))
+    assert "| CRF | 1,999 | **2,001** |" in text
+    assert "| longest | 1,999 | **2,001** |" in text
+    assert "| clock of 500 MHz | 2,000 | 2,000 |" in text
+    # Gate equivalents have no real time.
+    assert "**" not in "\n".join(timing.markdown(results, generic(), 2000.0))
+
+
 def test_faster_adders_where_the_clock_needs_them(tmp_path) -> None:
     config = preset("ews-tiny").override(["H=32"])
     section = [SECTIONS["adder tree"]]
@@ -94,7 +120,7 @@ def test_command_line(tmp_path, monkeypatch, capsys) -> None:
     text = capsys.readouterr().out
     assert text.strip() == (tmp_path / "out" / "timing.md").read_text().strip()
     described = json.loads((tmp_path / "out" / "timing.json").read_text())["presets"]["ews-cms-tiny"]
-    assert described["configuration"]["decoder_registers"] == timing.PIPELINE["decoder_registers"]
+    assert described["configuration"] == preset("ews-cms-tiny").to_dict()
     found = {name: round(value["delay"]) for name, value in described["sections"].items()}
     assert set(found) == {"mask decoder", "loop controller"}
     for name, value in [*found.items(), ("longest", max(found.values()))]:
