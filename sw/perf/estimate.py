@@ -234,7 +234,7 @@ class _Mapped:
     layers, parts
         Of each convolution, and of each vector operation, by its number.
     counters
-        Of each operation: those that do not depend on time.
+        Of each operation: those that do not depend on time, without its LOADs.
     """
 
     config: AcceleratorConfig
@@ -405,10 +405,6 @@ class Network:
             value = graph.values[operation.target]
             _count_layer(counters[number], layer, value.rows * value.columns)
         word_bytes = config.word_width // 8
-        for value_number in graph.inputs:
-            reader = counters[first[value_number]]
-            for _, words in _loads(mapped, value_number):
-                _count(reader, dram_reads=-(-words * config.l2_word // word_bytes), l2_writes=words, descriptors=1)
         for counted, operation in zip(counters, graph.operations, strict=True):
             if operation.target in graph.outputs:
                 words = graph.values[operation.target].rows * row_words[operation.target]
@@ -457,8 +453,6 @@ class _Array:
     def __init__(self, config: AcceleratorConfig, t: Latencies) -> None:
         self.config, self.t = config, t
         self.descriptor_words = max(1, BYTES // (config.word_width // 8))
-        # Cycles of the sequencer for a descriptor; when it has given out the last one.
-        self.each = self.descriptor_words + t.decode
         self.given = float(2 * t.queue + t.request + t.read)
         # The weight loader is free; the tile before has started, its activations are read, its last operation issued.
         self.accept = self.started = self.read_free = self.issued = 0.0
@@ -483,7 +477,9 @@ class _Array:
         self.flows = True
         # Words a cycle that one channel brings: as many bursts as its FIFO holds are under way.
         under_way = config.fifo_words // config.burst_words * config.burst_words
-        self.rate = min(1.0, under_way / (t.read + t.request + config.burst_words))
+        self.rate = self.weight_rate = min(1.0, under_way / (t.read + t.request + config.burst_words))
+        # Cycles of the sequencer for a descriptor; when it has given out the last one.
+        self.each = max(self.descriptor_words + t.decode, self.descriptor_words / self.rate)
         # Part of the bus that the weights take; words that others than LOADs have brought.
         self.demand = 0.0
         self.bus_words = float((1 + len(config.channels)) * config.fifo_words)
@@ -495,7 +491,12 @@ class _Array:
         if len(self.levels) != len(self.words):
             self.levels = [0.0] * len(self.words)
         channels = len(self.words)
-        self.flows = max(self.words) <= self.rate and sum(self.words) <= channels / (channels + 1)
+        # Of rows in several streams, a row leaves the FIFOs as a whole.
+        config, widest = self.config, max(self.words)
+        room = config.fifo_words - (-(-widest // 1) if channels > 1 else 0)
+        under_way = max(room // config.burst_words * config.burst_words, min(widest, config.fifo_words))
+        self.weight_rate = min(self.rate, under_way / (self.t.read + self.t.request + config.burst_words))
+        self.flows = widest <= self.weight_rate and sum(self.words) <= channels / (channels + 1)
         self.wide = layer.operation.wide
         strip = layer.strips[0]
         tiles = layer.sets[strip.height, strip.width][0][1][0]
@@ -548,12 +549,12 @@ class _Array:
         passed = now - self.filled
         paid = min(self.debt, passed / (channels + 1))
         part = min(1.0, (passed - paid) / max(1.0, channels * space - sum(self.levels)))
-        levels = [level + min((space - level) * part, passed * self.rate) for level in self.levels]
+        levels = [level + min((space - level) * part, passed * self.weight_rate) for level in self.levels]
         debt = self.debt - paid
 
         cycles = rows * max(1.0, *words)
         missing = [max(0.0, rows * each - level) for level, each in zip(levels, words, strict=True)]
-        cycles = max(cycles, max(missing) / self.rate)
+        cycles = max(cycles, max(missing) / self.weight_rate)
         short = sum(missing)
         cycles = max(cycles, min(short * (channels + 1) / channels, short + debt))
         paid = min(debt, cycles / (channels + 1))
@@ -665,7 +666,9 @@ class _Array:
             self.debt += words
             self.bus_words += words
             first = given - 2 * self.each + t.request + t.read
-            begin = max(max(begin, first) + words * max(1.0, config.word_width / PARAMETER_BITS), first + words)
+            begin = max(
+                max(begin, first) + words * max(1 / self.rate, config.word_width / PARAMETER_BITS), first + words
+            )
         self.opened = max(begin, self.closed) + 1
 
     def _store(self, x: _Tiles, start: float, issued: float) -> float:
@@ -765,10 +768,10 @@ class _Model:
     def written(self, value: int, rows: int) -> float:
         """The cycle in which the first rows of a value are complete; what writes them is done first."""
         while self.rows(value) < rows:
-            if self.parts:
-                self.part()
-            else:
+            if value in self.graph.inputs:
                 self.load()
+            else:
+                self.part()
         time = 0.0
         for end, when in self.writes[value]:
             time = max(time, when)
@@ -801,6 +804,8 @@ class _Model:
         array.debt += words
         self.load_done.append(end)
         self.writes[value].append((rows, end + 1))
+        counters = self.counters[self.mapped.first[value]]
+        _count(counters, dram_reads=words + array.descriptor_words, l2_writes=l2_words, descriptors=1)
 
     def finish(self, number: int) -> None:
         """An operation is complete: its result goes to DRAM if it is an output, and so do the counters."""
