@@ -1,4 +1,4 @@
-"""Instances all over the configuration space: no new lint, and a random layer or network bit for bit on the RTL.
+"""Instances all over the configuration space: no new lint, and random layers and networks bit for bit on the RTL.
 
 Some of them run in every test run, all of them with ``--full``: ``make grid``.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
+from contextlib import suppress
 from math import gcd
 
 import numpy as np
@@ -18,10 +19,12 @@ from sim.accelerator.model import TOP, accelerator_runner, accelerator_verilog
 from sim.accelerator.run import Bus, Job, run_jobs
 from sim.toolchain import verilator_environment
 from sw.compiler.compile import compile_layer, compile_network
+from sw.compiler.graph import CompileError
 from sw.compiler.program import Program
 from sw.golden.program import execute
 from tests.hw.test_lint import WAIVED
 from tests.sw.networks import Builder, random_layer
+from tests.sw.random_networks import random_network
 
 #: What the corners have in common.
 SMALL = {
@@ -152,6 +155,18 @@ def small_network(config: AcceleratorConfig, rng: np.random.Generator) -> Progra
     return compile_network(b.network(), (C, 7, 6), config, dump=True, records=False)
 
 
+def random_programs(config: AcceleratorConfig, number: int, count: int = 3) -> list[Program]:
+    """Networks of any shape, as far as the instance has room for them."""
+    programs: list[Program] = []
+    for seed in range(100 * number, 100 * number + 20):
+        network = random_network(seed, config, 5)
+        if network is not None and len(programs) < count:
+            with suppress(CompileError):
+                shape = tuple(network.operations[0]["shape"])
+                programs.append(compile_network(network, shape, config, dump=True, records=False))
+    return programs
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "number" in metafunc.fixturenames:
         metafunc.parametrize("number", range(COUNT) if metafunc.config.getoption("full") else SHORT)
@@ -168,15 +183,17 @@ def test_instance(number: int) -> None:
     linted = subprocess.run(command, env=verilator_environment(), capture_output=True, text=True, check=False)
     assert (linted.returncode, linted.stderr) == (0, ""), config
 
-    images = [rng.integers(-128, 128, entry.shape).astype(np.int8) for entry in program.inputs]
-    start = program.memory(images)
-    expected = execute(program, start, check=True).memory.tobytes()
-    assert expected != start.tobytes()
+    jobs, expected = [], []
+    for each in [program, *random_programs(config, number)]:
+        images = [rng.integers(-128, 128, entry.shape).astype(np.int8) for entry in each.inputs]
+        start = each.memory(images)
+        bus = Bus(int(rng.integers(0, 40)), int(rng.choice([0, 60, 180])), True, number)
+        jobs.append(Job(start.tobytes(), each.descriptors, each.descriptor_count, each.base, bus, limit=3_000_000))
+        expected.append(execute(each, start, check=True).memory.tobytes())
+        assert expected[-1] != jobs[-1].memory
     runner = accelerator_runner(config, name, quick=True)
-    bus = Bus(int(rng.integers(0, 40)), int(rng.choice([0, 60, 180])), True, number)
-    job = Job(start.tobytes(), program.descriptors, program.descriptor_count, program.base, bus, limit=1_000_000)
-    (outcome,) = run_jobs(runner, [job], "grid")
-    assert (outcome.done, outcome.memory == expected) == (True, True), config
+    for outcome, golden in zip(run_jobs(runner, jobs, "grid"), expected, strict=True):
+        assert (outcome.done, outcome.memory == golden) == (True, True), config
     shutil.rmtree(runner.build_dir)
 
 
