@@ -207,7 +207,8 @@ def operation(graph: fx.GraphModule, node: fx.Node) -> str:
     elif found == "same" and node.op == "call_function" and node.kwargs.get("training", True):
         found = None  # dropout that is always on
     if found is None:
-        raise CompressError(f"operation {node.format_node()!r} has no integer form")
+        kind = f" ({type(module).__name__})" if node.op == "call_module" else ""
+        raise CompressError(f"operation {node.format_node()!r}{kind} has no integer form")
     return found
 
 

@@ -263,7 +263,10 @@ class _Exporter:
             self.pending[node] = _Pending({"op": "layer", "in": [number], "layer": layer.name}, gain, bias)
         elif kind == "norm":
             assert isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)
-            self.pending[node] = _fold(self.pending.get(source), module)
+            before = self.pending.get(source)
+            if before is None or before.op["op"] != "layer" or before.low > -math.inf or before.high < math.inf:
+                raise CompressError(f"operation {node.format_node()!r}: batch norm must follow a layer directly")
+            self.pending[node] = _fold(before, module)
         elif kind in ("relu", "relu6"):
             high = 6.0 if kind == "relu6" else math.inf
             if source in self.pending:
@@ -385,7 +388,10 @@ class _Exporter:
     def finish_logits(self, source: Any, node: fx.Node) -> None:
         before = self.pending.get(source)
         if before is None or before.op["op"] != "layer" or len(before.gain) != 1 or before.low > -math.inf:
-            raise CompressError("the last operation must be a layer with one scale, without batch norm or activation")
+            raise CompressError(
+                f"operation {getattr(source, 'name', source)!r}: the last operation must be a layer with one scale, "
+                "without batch norm or activation"
+            )
         layer = self.layers[before.op["layer"]]
         K = layer.shape[0]
         bias = np.broadcast_to(np.rint(before.offset / before.gain), K)
@@ -396,10 +402,8 @@ class _Exporter:
         self.emit(node, float(before.gain[0]), **(before.op | {"op": "logits"}))
 
 
-def _fold(before: _Pending | None, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> _Pending:
+def _fold(before: _Pending, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> _Pending:
     """Batch norm as part of the operation before it."""
-    if before is None or before.op["op"] != "layer" or before.low > -math.inf or before.high < math.inf:
-        raise CompressError("batch norm must follow a layer directly")
     assert norm.running_mean is not None
     assert norm.running_var is not None
     mean, variance = norm.running_mean.cpu().double().numpy(), norm.running_var.cpu().double().numpy()
@@ -505,7 +509,10 @@ def read_network(path: str | os.PathLike[str]) -> IntegerNetwork:
     container = read_container(path)
     operations = container.metadata.get("operations")
     if operations is None or "input_scale" not in container.metadata:
-        raise CompressError(f"container {os.fspath(path)!r} must hold a network's operations, not layers alone")
+        raise CompressError(
+            f"container {os.fspath(path)!r} must hold a network's operations, not layers alone: write_network and "
+            "python -m sw.compress finetune write them"
+        )
     layers = {layer.name: layer for layer in container.layers}
     try:
         check_operations(operations, layers)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from hw.config import preset
 from sw.compiler.compile import compile_network
 from sw.compress.methods import CompressError, Recipe
+from sw.compress.training.finetune import prepare
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.integer import IntegerNetwork, export_integers, read_network, write_network
 from sw.compress.training.modules import convert
@@ -93,6 +94,18 @@ def test_ways_to_write_an_operation(between: Callable[[Tensor], Tensor], tmp_pat
     assert np.array_equal(found.ravel(), logits[0].numpy())
 
 
+def test_without_training(tmp_path: object) -> None:
+    """What the compiler's page shows."""
+    model, images = Written(nn.Identity()), torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(1))
+    rules = [("stem", Recipe("int8")), ("*", Recipe("mvq", k=8, d=CONFIG.d, n=CONFIG.N, m=CONFIG.M))]
+    graph, reason = prepare(model.eval(), rules, images, progress=False)
+    assert reason is None
+    assert isinstance(graph, torch.fx.GraphModule)
+    write_network(f"{tmp_path}/network", export_integers(graph, SHAPE))
+    program = compile_network(read_network(f"{tmp_path}/network"), SHAPE, CONFIG)
+    assert [layer.note.split(",")[0] for layer in program.layers] == ["raw in 2 passes", "coded", "raw in 2 passes"]
+
+
 class Two(Written):
     def forward(self, values: Tensor, more: Tensor) -> Tensor:
         return super().forward(values + more)
@@ -111,7 +124,8 @@ class Pair(Written):
         (nn.AvgPool2d(2, ceil_mode=True), "between.*: no window may hang over the end: ceil_mode must be False"),
         (nn.AdaptiveAvgPool2d(4), r"between.*: all windows must have one size, not those of \(9, 7\) to \(4, 4\)"),
         (nn.MaxPool2d(2, dilation=2), "between.*: must have dilation 1 and give no indices"),
-        (nn.ReflectionPad2d(1), "operation '.*between.* has no integer form"),
+        (nn.ReflectionPad2d(1), r"operation '.*between.*' \(ReflectionPad2d\) has no integer form"),
+        (nn.BatchNorm2d(16), "operation '.*between.*': batch norm must follow a layer directly"),
         (lambda x: functional.pad(x, (1, 1, 1, 1), "reflect"), "pad.*: must add zeros to rows and columns alone"),
         (lambda x: functional.pad(x, (1, 1), value=1.0), "pad.*: must add zeros to rows and columns alone"),
         (lambda x: functional.pad(x, (0, -1)), "pad.*: must add zeros to rows and columns alone"),
