@@ -11,13 +11,17 @@ or of layers by themselves, each with the shape of its input:
 
     [{"name": "qkv", "kind": "linear", "shape": [576, 192, 1, 1], "input": [192, 1, 197]}, ...]
 
-A layer is compressed as the instance has it, unless it is ``raw`` or its output channels are no multiple of ``d``.
+Stride, padding and dilation are one number, or [rows, columns]; a raw layer's padding may be
+[[top, bottom], [left, right]]. A layer is compressed as the instance has it, unless it is ``raw`` or its output
+channels are no multiple of ``d``; it has a codebook of its own, or one with all layers of the same ``codebook``, and
+``k`` codewords, those of the instance unless it says fewer.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +38,7 @@ __all__ = ["Shapes", "ShapesError", "read_workload"]
 
 _METHODS = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}
 _GEOMETRY = ("stride", "padding", "dilation")
-_FIELDS = ("name", "shape", "kind", "groups", "raw", "input", *_GEOMETRY)
+_FIELDS = ("name", "shape", "kind", "groups", "raw", "k", "codebook", "input", *_GEOMETRY)
 #: What has no effect on cycles.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "add": {"multipliers": [1, 1], "shift": 0},
@@ -51,8 +55,18 @@ def _pair(value: object) -> Any:
     return (value, value) if type(value) is int else tuple(value) if isinstance(value, list) else value
 
 
-def _layer(entry: Mapping[str, Any], number: int, place: str, config: AcceleratorConfig) -> CompressedLayer:
-    """A layer of this shape as the instance takes it, with a codebook of its own."""
+def _sides(padding: object) -> list[tuple[int, int]] | None:
+    """Padding ``[[top, bottom], [left, right]]``; None if it is not of this form."""
+    if not isinstance(padding, tuple) or len(padding) != 2:
+        return None
+    for pair in padding:
+        if not isinstance(pair, list) or len(pair) != 2 or any(type(x) is not int or x < 0 for x in pair):
+            return None
+    return [(before, after) for before, after in padding]
+
+
+def _layer(entry: Mapping[str, Any], place: str, config: AcceleratorConfig) -> CompressedLayer:
+    """A layer of this shape as the instance takes it."""
     for name in ("name", "shape"):
         if name not in entry:
             raise ShapesError(f"{place}: field {name!r} is missing")
@@ -74,20 +88,34 @@ def _layer(entry: Mapping[str, Any], number: int, place: str, config: Accelerato
         "requantisation": Requantisation(np.zeros(K, np.int32), np.ones(K, np.int32), np.zeros(K, np.uint8)),
         **{name: _pair(entry[name]) for name in _GEOMETRY if name in entry},
     }
+    sides = _sides(fields.get("padding"))
+    if sides is not None and not entry.get("raw", False):
+        raise ShapesError(f"{place}: only a raw layer's padding may differ from side to side, not {entry['padding']!r}")
     if entry.get("raw", False) or not features.codebook or K % config.d:
-        return CompressedLayer(method="int8", weights=np.ones(tuple(shape), np.int8), **fields)
+        weights = np.ones(tuple(shape), np.int8)
+        if sides is not None:
+            # As the compiler has it: a larger kernel, in which rows and columns are empty.
+            more = [(max(after - before, 0), max(before - after, 0)) for before, after in sides]
+            weights = np.pad(weights, [(0, 0), (0, 0), *more])
+            fields |= {"shape": weights.shape, "padding": tuple(map(max, sides))}
+        return CompressedLayer(method="int8", weights=weights, **fields)
     n, m = (config.N, config.M) if features.mask else (config.d, config.d)
     count = int(np.prod(shape)) // config.d
     if features.mask:
         fields["masks"] = np.broadcast_to(np.arange(config.d) % m < n, (count, config.d))
     if features.sign:
         fields["signs"] = np.broadcast_to(np.bool_(False), (count, config.d * n // m))
-    codebook = np.ones((config.k, config.d), np.int8)
-    codebook.reshape(-1)[:2] = number % 100 + 1, number // 100 % 100 + 1
+    k = entry.get("k", config.k)
+    if type(k) is not int or not 1 <= k <= config.k:
+        raise ShapesError(f"{place}: k must be an integer in 1..{config.k}, not {k!r}")
+    # Layers of one codebook load it once.
+    codebook = np.ones((k, config.d), np.int8)
+    mark = zlib.crc32(str(entry.get("codebook", ("own", entry["name"]))).encode()).to_bytes(4, "little")
+    codebook.reshape(-1)[:4] = [byte & 127 for byte in mark][: codebook.size]
     return CompressedLayer(
         method=_METHODS[features.mask, features.sign],
         d=config.d,
-        k=config.k,
+        k=k,
         n=n,
         m=m,
         codebook=codebook,
@@ -140,7 +168,7 @@ class Shapes:
             size = entry["input"]
             if not isinstance(size, list) or len(size) != 3 or any(type(x) is not int or x < 1 for x in size):
                 raise ShapesError(f"{place}: input must be three positive integers [C, rows, columns], not {size!r}")
-            layer = _layer(entry, number, place, config)
+            layer = _layer(entry, place, config)
             graph.inputs.append(graph.add(Value(f"input of {layer.name}", *size)))
             graph.operations.append(convolution(graph, layer, graph.inputs[-1], name=layer.name))
             graph.outputs.append(graph.operations[-1].target)
@@ -155,7 +183,7 @@ class Shapes:
             kind = operation.pop("op", None)
             if kind in ("layer", "logits"):
                 before = operation.pop("in", [number - 1])
-                layer = _layer(operation, number, f"operation {number} ({kind})", config)
+                layer = _layer(operation, f"operation {number} ({kind})", config)
                 if layer.name in layers:
                     raise ShapesError(f"operation {number} ({kind}): name {layer.name!r} is taken")
                 layers[layer.name] = layer
