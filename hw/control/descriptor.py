@@ -79,15 +79,15 @@ class Opcode(IntEnum):
     END = 9
 
 
-#: Commands that can wait for each unit: at the next one the sequencer waits. Deeper ones save no cycles, as COPY, LOAD
-#: and VECTOR alone are what others wait for.
+#: Commands that can wait for each unit: at the next one the sequencer waits. The least that cost no cycles on the networks
+#: of sim.networks: where a layer ends, its OUTPUT, STORE and RECORD wait while the TILEs of the next one must go on.
 QUEUE_DEPTHS: Mapping[Opcode, int] = {
     Opcode.LOAD: 5,
     Opcode.COPY: 5,
-    Opcode.TILE: 2,
-    Opcode.OUTPUT: 2,
+    Opcode.TILE: 4,
+    Opcode.OUTPUT: 3,
     Opcode.VECTOR: 5,
-    Opcode.STORE: 2,
+    Opcode.STORE: 4,
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from hw.config import PRESETS, VARIANTS, AcceleratorConfig
-from hw.control.descriptor import Descriptor, Opcode
+from hw.control.descriptor import QUEUE_DEPTHS, Descriptor, Opcode
 from hw.layout import Schedule
 from sw.compiler.program import Program, ProgramLayer
 from sw.format.example import random_layer
@@ -236,8 +236,9 @@ def test_more_than_was_asked_for_is_left(small: Program) -> None:
     with pytest.raises(ExecutionError, match=r"descriptor 1 \(END\): must be the last of"):
         run(with_descriptors(small, [table[0], table[-1], *table]))
     tile = Descriptor(Opcode.TILE, next(d for d in table if d.opcode == Opcode.TILE).body)
-    with pytest.raises(ExecutionError, match="hangs: 2 commands wait for the unit already, since descriptor 1"):
-        run(with_descriptors(small, [Descriptor(Opcode.LOAD, table[0].body), *[tile] * 5, *table]))
+    depth = QUEUE_DEPTHS[Opcode.TILE]
+    with pytest.raises(ExecutionError, match=f"hangs: {depth} commands wait for the unit already, since descriptor 1"):
+        run(with_descriptors(small, [Descriptor(Opcode.LOAD, table[0].body), *[tile] * (depth + 1), *table]))
 
 
 def vector_program(config: AcceleratorConfig, shape: tuple[int, int, int], size: tuple[int, int], **body: int):
