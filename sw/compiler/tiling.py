@@ -8,6 +8,7 @@ each range of row groups is copied when it is needed (streaming), again for each
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -286,17 +287,19 @@ class _Model:
         # Sums a cycle that the storer takes, 1 / this.
         self.store = max(config.L / config.requantiser_lanes, config.L / config.l2_word)
         self.descriptor = 512 / config.word_width
+        self.parameters = 12 * config.L * len(work.groups) / (config.word_width / 8)
         self.group_counts = work.group_counts
+        self.wrf_depth = config.wrf_depth
         self.C = work.shape[1]
+        self.found: dict[tuple[int, int, int], tuple[int, int] | None] = {}
 
     def tile(self, schedule: _Schedule, positions: float, A: int, B: int, rows: int, last: bool) -> tuple[float, float]:
         """Cycles, and words on the bus, of one tile; ``rows`` in all its row groups together, each pass."""
-        config = self.work.config
         D = schedule.Dr * schedule.Ds
         entries = A * B * schedule.passes * D
         operations = positions * max(entries, A * self.store if last else 0)
         loads = A * D * rows * schedule.passes
-        held = min(1.0, max(0, 2 * entries - config.wrf_depth) / entries)
+        held = min(1.0, max(0, 2 * entries - self.wrf_depth) / entries)
         cycles = loads * self.row_cycles
         total = operations + held * cycles + max(0.0, (1 - held) * cycles - operations) + TILE_CYCLES
         return max(total, self.descriptor + DESCRIPTOR_CYCLES), loads * self.row_words + self.descriptor
@@ -310,7 +313,7 @@ class _Model:
         count = 0
         groups_k = len(work.groups)
         if work.banded:
-            kinds = [(1, groups, 1) for groups in self.group_counts]
+            kinds = [(1, groups, times) for groups, times in Counter(self.group_counts).items()]
         else:
             kinds = [(schedule.A, self.group_counts[0], groups_k // schedule.A)]
             if groups_k % schedule.A:
@@ -320,13 +323,16 @@ class _Model:
             # The last row group may have fewer rows.
             tail = H if schedule.passes > 1 or work.banded else self.C - (groups - 1) * H
             B = rest or schedule.B
-            edge = self.tile(schedule, positions, A, B, (B - 1) * H + tail, False)
-            last = self.tile(schedule, positions, A, B, (B - 1) * H + tail, True)
-            inner = self.tile(schedule, positions, A, schedule.B, schedule.B * H, False)
             inside = (full if rest else full - 1) * kernel
-            for (one, bus), number in ((inner, inside), (edge, kernel - 1), (last, 1)):
-                cycles += times * number * one
-                words += times * number * bus
+            for rows, row_groups, number, is_last in (
+                (schedule.B * H, schedule.B, inside, False),
+                ((B - 1) * H + tail, B, kernel - 1, False),
+                ((B - 1) * H + tail, B, 1, True),
+            ):
+                if number:
+                    one, bus = self.tile(schedule, positions, A, row_groups, rows, is_last)
+                    cycles += times * number * one
+                    words += times * number * bus
             count += times * (inside + kernel)
         return cycles, words, count
 
@@ -347,7 +353,7 @@ class _Model:
         seen = set()
         for chunk, size, streaming in choices:
             for copies in (2, 1):
-                found = self._largest(config.l1_ifmap_depth // copies, size, sums, limit)
+                found = self.largest(config.l1_ifmap_depth // copies, size, sums, limit)
                 if found is None:
                     continue
                 width = ceil(F / ceil(F / found[1]))
@@ -358,13 +364,20 @@ class _Model:
                     if (height, width, chunk) in seen:
                         continue
                     seen.add((height, width, chunk))
-                    plan = Plan(
-                        **vars(schedule), height=height, width=width, chunk=chunk, streaming=streaming, cycles=0
-                    )
-                    yield replace(plan, cycles=self.cycles(plan, schedule, copies == 2))
+                    size_cycles = self.cycles(schedule, height, width, chunk, streaming, copies == 2)
+                    yield Plan(
+                        **vars(schedule), height=height, width=width, chunk=chunk, streaming=streaming,
+                        cycles=size_cycles,
+                    )  # fmt: skip
+
+    def largest(self, vectors: int, groups: int, sums: int, limit: int) -> tuple[int, int] | None:
+        """Most output rows, or if not even one fits, most columns of one row, whose input and sums fit."""
+        key = vectors, groups, sums
+        if key not in self.found:
+            self.found[key] = self._largest(vectors, groups, sums, limit)
+        return self.found[key]
 
     def _largest(self, vectors: int, groups: int, sums: int, limit: int) -> tuple[int, int] | None:
-        """Most output rows, or if not even one fits, most columns of one row, whose input and sums fit."""
         geometry = self.geometry
         E, F = geometry.output
 
@@ -385,26 +398,25 @@ class _Model:
             return 1, width
         return None
 
-    def cycles(self, plan: Plan, schedule: _Schedule, ahead: bool) -> float:
+    def cycles(self, schedule: _Schedule, height: int, width: int, chunk: int, streaming: bool, ahead: bool) -> float:
         """Estimate for the layer; ``ahead``: the next strip is copied while one is computed."""
         geometry, work = self.geometry, self.work
         E, F = geometry.output
-        across, down = ceil(F / plan.width), ceil(E / plan.height)
+        across, down = ceil(F / width), ceil(E / height)
         number = across * down
         array, words, _ = self.strip(schedule, E * F / number)
-        region = geometry.region(0, plan.height) * geometry.region(1, plan.width) * self.copy_words
+        region = geometry.region(0, height) * geometry.region(1, width) * self.copy_words
         if work.banded:
             copy = region * sum(self.group_counts)
         else:
-            times = ceil(len(work.groups) / plan.A) if plan.streaming else 1
+            times = ceil(len(work.groups) / schedule.A) if streaming else 1
             copy = region * self.group_counts[0] * times
-        first = region * min(plan.chunk, self.group_counts[0])
-        parameters = 12 * work.config.L * len(work.groups) / (work.config.word_width / 8)
-        each = max(array, words + parameters) + STRIP_CYCLES
+        first = region * min(chunk, self.group_counts[0])
+        each = max(array, words + self.parameters) + STRIP_CYCLES
         each = max(each, copy) if ahead else each + copy
         # The codebook comes once the last tile of the layer before has its weights, and while that computes: for this
         # layer, too, a long last tile hides the codebook of the next.
-        last = E * F / number * plan.A * plan.B * plan.passes * plan.Dr * plan.Ds
+        last = E * F / number * schedule.A * schedule.B * schedule.passes * schedule.Dr * schedule.Ds
         return number * each + first + max(0.0, self.codebook - last)
 
 
