@@ -79,8 +79,9 @@ class Opcode(IntEnum):
     END = 9
 
 
-#: Commands that can wait for each unit: at the next one the sequencer waits. The least that cost no cycles on the networks
-#: of sim.networks: where a layer ends, its OUTPUT, STORE and RECORD wait while the TILEs of the next one must go on.
+#: Commands that can wait for each unit: at the next one the sequencer waits. The least that cost no cycles on the
+#: networks of sim.networks: where a layer ends, its OUTPUT, STORE and RECORD wait while the TILEs of the next one must
+#: go on.
 QUEUE_DEPTHS: Mapping[Opcode, int] = {
     Opcode.LOAD: 5,
     Opcode.COPY: 5,
