@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hw.config import AcceleratorConfig
-from hw.control.descriptor import BYTES, WAIT_REACH, Channel, Descriptor, Opcode
-from sw.compiler.graph import Convolution, Graph, Vector
+from hw.control.descriptor import BYTES, WAIT_REACH, Channel, Descriptor, DescriptorError, Opcode
+from sw.compiler.graph import CompileError, Convolution, Graph, Vector
 from sw.compiler.placement import Place
 from sw.compiler.program import Tensor
 from sw.compiler.tiling import Geometry, Plan, Strip, strips
@@ -284,7 +284,10 @@ class Emitter:
             count = max((waits or {}).get(event, 0), count - WAIT_REACH // 2)
             if count > 0:
                 wanted[event] = count % (1 << 16)
-        self.descriptors.append(Descriptor(opcode, body, layer, {} if opcode == Opcode.FETCH else wanted))
+        try:
+            self.descriptors.append(Descriptor(opcode, body, layer, {} if opcode == Opcode.FETCH else wanted))
+        except DescriptorError as error:
+            raise CompileError(f"layer {self.graph.operations[layer].name!r}: {error}") from None
         if opcode not in _COUNTED:
             return 0
         self.counts[_COUNTED[opcode]] += 1

@@ -382,6 +382,13 @@ def test_operations_that_cannot_run_are_named(operation: dict[str, object], mess
         compile_network(builder.network(), (4, 3, 256), instance)
 
 
+def test_what_no_descriptor_can_say_names_the_layer() -> None:
+    instance = config("ews-16", l2_bytes=1 << 21)
+    layer = random_layer(np.random.default_rng(0), instance, "long", (16, 1, 1, 1))
+    with pytest.raises(CompileError, match=r"layer 'long': COPY: first_column must be in -32768\.\.32767, not \d+"):
+        compile_layer(layer, (1, 1, 65535), instance)
+
+
 def test_no_layers_are_refused() -> None:
     with pytest.raises(CompileError, match="at least one layer"):
         compile_layers([], config("ews-tiny"))
