@@ -537,9 +537,6 @@ class _Array:
 
     def load(self, now: float, rows: float, words: Sequence[float]) -> float:
         """The cycle in which the loader has taken so many rows of so many words on each channel."""
-        if self.flows:
-            self.bus_words += rows * sum(words)
-            return now + rows * max(1.0, *words)
         if not rows:
             return now
         channels = len(words)
@@ -598,6 +595,7 @@ class _Array:
             self.leaving - self.leaving_each * (depth - entry)
             - entry % x.A + (x.sums // x.A - entry // x.A) * (x.rest + x.A)
         )  # fmt: skip
+        flows, row_words = self.flows, rows * sum(words)
         count, seen = x.count, None
         while count:
             count -= 1
@@ -612,7 +610,14 @@ class _Array:
                 now, codewords = self.load(now, codewords, (codeword_words, *rest)), 0
             # The tile before has its own entries; they come free one by one at its last position.
             room = config.wrf_depth - self.entries
-            if room >= entries:
+            if flows:
+                self.bus_words += row_words
+                if room >= entries:
+                    now = max(now + rows, self.started)
+                else:
+                    first = round(room * rows / entries)
+                    now = max(now + first, self.started, before - self.entries + 2) + rows - first
+            elif room >= entries:
                 now = max(self.load(now, rows, words), self.started)
             else:
                 first = round(room * rows / entries)
@@ -648,7 +653,7 @@ class _Array:
                     waits[0] += count * weights
                     waits[1] += count * activations
                     waits[2] += count * (end - start + 1 - duration)
-                    self.bus_words += count * (self.descriptor_words + rows * sum(words))
+                    self.bus_words += count * (self.descriptor_words + row_words)
                     count = 0
                 seen = state
 

@@ -1,6 +1,6 @@
 """Networks for the estimate: a container of compressed layers, or shapes alone, from a JSON file.
 
-A file of shapes is a list of operations, those of a container with the layers' shapes in them (``docs/compiler.md``):
+A file of shapes is a list of operations, those of a container with the layers' shapes in them (``docs/program.md``):
 
     [{"op": "input", "shape": [3, 224, 224]},
      {"op": "layer", "name": "conv1", "shape": [64, 3, 7, 7], "stride": 2, "padding": 3, "raw": true},
