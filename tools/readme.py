@@ -180,15 +180,26 @@ def _components(path: Path) -> Iterator[ast.ClassDef]:
 
 
 def condense_area(report: dict[str, Any]) -> dict[str, Any]:
-    """The part of the area report that README.md shows."""
+    """The part of the area report that README.md shows; of blocks and units the NAND2 equivalents."""
     keys = ("total", "without_crf", "total_nand2", "sequential_share")
-    presets = {
-        name: {"variant": values["configuration"]["variant"], "size": values["configuration"]["H"]}
-        | {key: values[key] for key in keys}
-        for name, values in report["presets"].items()
-    }
+    presets = {}
+    for name, values in report["presets"].items():
+        presets[name] = {"variant": values["configuration"]["variant"], "size": values["configuration"]["H"]}
+        presets[name] |= {key: values[key] for key in keys}
+        for part in ("blocks", "units"):
+            presets[name][part] = {block: figures["nand2"] for block, figures in values[part].items()}
+        presets[name]["memory_bits"] = values["memory_bits"]
     described = {key: report["library"][key] for key in ("name", "unit", "sha256")}
     return {"library": described, "storage": report["storage"], "tools": report["tools"], "presets": presets}
+
+
+def condense_timing(report: dict[str, Any]) -> dict[str, Any]:
+    """The part of the report of delays that README.md shows."""
+    presets = {
+        name: {section: figures["delay"] for section, figures in values["sections"].items()}
+        for name, values in report["presets"].items()
+    }
+    return {key: report[key] for key in ("library", "clock", "tools")} | {"presets": presets}
 
 
 def _to_base(value: float, base: float) -> str:
@@ -201,6 +212,55 @@ def area_part() -> Iterator[str]:
         yield from area_table(json.loads(path.read_text()))
         yield ""
     yield "The paper: Synopsys DC, 40 nm; its CRF is what EWS-C has over EWS."
+
+
+def whole_part() -> Iterator[str]:
+    """Logic of whole accelerators by block, and delays, for every library of real cells with results."""
+    for path in sorted(RESULTS.glob("area-*.json")):
+        report = json.loads(path.read_text())
+        if report["library"]["unit"] != "um2":
+            continue
+        yield from whole_table(report)
+        timing = RESULTS / path.name.replace("area-", "timing-")
+        if timing.exists():
+            yield ""
+            yield from delay_table(json.loads(timing.read_text()))
+
+
+def whole_table(report: dict[str, Any]) -> Iterator[str]:
+    """Blocks of the array, units around it and memories of the presets of which all is known."""
+    presets = {name: values for name, values in report["presets"].items() if values["units"]}
+    yield _row("logic, kNAND2", *(f"`{name}`" for name in presets))
+    yield "|---|" + "--:|" * len(presets)
+    array = {name: sum(values["blocks"].values()) for name, values in presets.items()}
+    around = {name: sum(values["units"].values()) for name, values in presets.items()}
+    for part, title, total in (("blocks", "array and decoder", array), ("units", "around the array", around)):
+        for block in dict.fromkeys(block for values in presets.values() for block in values[part]):
+            sizes = (values[part].get(block) for values in presets.values())
+            yield _row(block, *("" if size is None else f"{size / 1000:,.1f}" for size in sizes))
+        yield _row(f"**{title}**", *(f"**{size / 1000:,.1f}**" for size in total.values()))
+    logic = {name: array[name] + around[name] for name in presets}
+    yield _row("**all logic**", *(f"**{size / 1000:,.1f}**" for size in logic.values()))
+    base = [logic[f"ews-{values['size']}"] for values in presets.values()]
+    changes = (_to_base(size, dense) if size != dense else "" for size, dense in zip(logic.values(), base, strict=True))
+    yield _row("to EWS", *changes)
+    memories = [sum(values["memory_bits"].values()) / 8192 for values in presets.values()]
+    yield _row("static memories, KiB", *(f"{size:,.0f}" for size in memories))
+    yield ""
+    yield f"Library {report['library']['name']}, cells alone; static memories are macros."
+
+
+def delay_table(report: dict[str, Any]) -> Iterator[str]:
+    """The slowest section of each preset."""
+    yield _row("delays", "slowest section", "ps", "second slowest", "ps", f"beyond {report['clock']:,.0f} ps")
+    yield "|---|---|--:|---|--:|--:|"
+    for name, sections in report["presets"].items():
+        slowest = sorted(sections, key=lambda section: -sections[section])
+        figures = [text for section in slowest[:2] for text in (section, f"{sections[section]:,.0f}")]
+        late = sum(delay > report["clock"] for delay in sections.values())
+        yield _row(f"`{name}`", *figures, f"{late} of {len(sections)}")
+    yield ""
+    yield f"ABC's estimates for library {report['library']['name']}, without flip-flops and wires."
 
 
 def area_table(report: dict[str, Any]) -> Iterator[str]:
@@ -261,6 +321,7 @@ def parts() -> dict[str, Callable[[], Iterator[str]]]:
         "accuracy": accuracy_part,
         "networks": networks_part,
         "area": area_part,
+        "whole": whole_part,
         "choices": choices_part,
         "blocks": blocks_part,
     }
@@ -284,12 +345,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, path, condense in (
         ("demo", "build/demo/summary.json", condense_demo),
         ("area-{}", "build/synth/area.json", condense_area),
+        ("timing-{}", "build/synth/timing.json", condense_timing),
         ("choices-{}", "build/synth/choices.json", dict),
     ):
         if (ROOT / path).exists():
             condensed = condense(json.loads((ROOT / path).read_text()))
             library = condensed.get("library", {}).get("name")
             (RESULTS / f"{name.format(library)}.json").write_text(json.dumps(condensed, indent=1) + "\n")
+            page = (ROOT / path).with_suffix(".md")
+            if name.startswith(("area", "timing")):
+                (RESULTS / f"{name.format(library)}.md").write_text(page.read_text())
     README.write_text(render(README.read_text()))
     print(README)
     return 0
