@@ -28,7 +28,8 @@ from sw.compiler.program import Input, Program, Tensor, read_program, write_prog
 from sw.format.output import staged
 from sw.golden.program import execute
 from sw.host.program import SteppedProgram, is_stepped_program, read_stepped_program
-from sw.perf.program import CAUSES, LayerTiming, measured, predict, total, traffic_bytes, utilisation
+from sw.perf.program import LayerTiming, measured, predict
+from sw.perf.report import layer_entries, layer_table
 
 __all__ = ["RunError", "main", "quantise_input", "read_images"]
 
@@ -345,35 +346,9 @@ def _report(
     if not timings:
         print("no layer has a record of the counters")
         return 0
-    predicted = {timing.name: timing.counters["cycles"] for timing in model or []}
-    rows = [*timings, LayerTiming("total", "", sum(timing.macs for timing in timings), total(timings))]
-    if model:
-        predicted["total"] = sum(predicted.get(timing.name, 0) for timing in timings)
-    headings = ["cycles", *(["model %"] if model else []), "MACs", "utilisation %", *CAUSES, "other"]
-    traffic = list(traffic_bytes(config, rows[0].counters))
-    table = Table("layer", "operation", box=None)
-    for heading in (*headings, *(name.replace("_", " ") for name in traffic)):
-        table.add_column(heading, justify="right")
-    report = []
-    for timing in rows:
-        counters = timing.counters
-        cycles = counters["cycles"]
-        lost = {cause: counters[counter] for cause, counter in CAUSES.items()}
-        other = cycles - counters["operations"] - sum(lost.values())
-        used = utilisation(config, timing.macs, cycles)
-        moved = traffic_bytes(config, counters)
-        entry: dict[str, Any] = {"layer": timing.name, "operation": timing.operation, "macs": timing.macs}
-        entry |= {"utilisation": used, "lost": lost | {"other": other}, "bytes": moved, "counters": counters}
-        cells = [str(cycles)]
-        if model:
-            entry["model_cycles"] = predicted.get(timing.name)
-            apart = entry["model_cycles"] / cycles - 1 if cycles and entry["model_cycles"] is not None else None
-            cells.append("-" if apart is None else f"{100 * apart:+.2f}")
-        cells += [str(timing.macs), f"{100 * used:.1f}", *(str(x) for x in lost.values()), str(other)]
-        table.add_row(timing.name, timing.operation, *cells, *(str(x) for x in moved.values()))
-        report.append(entry)
+    report = layer_entries(config, timings, model)
     console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(table)
+    console.print(layer_table(report))
     result: dict[str, Any] = {"layers": report[:-1], "total": report[-1]}
     if steps is not None:
         result["host"] = [dataclasses.asdict(transfer) for transfer in steps.transfers()]
