@@ -32,8 +32,8 @@ __all__ = [
     "area",
     "change",
     "component_rtlil",
-    "is_memory",
     "markdown",
+    "memory_bits",
     "rtlil_texts",
     "table",
     "unit_area",
@@ -79,7 +79,8 @@ UNITS: Mapping[str, str] = {
     "l1_ifmap": "L1 ifmap",
 }
 
-_MEMORY = re.compile(r"\\\w*sram_(\d+)x(\d+)")
+# The memory of a hw.memory.sram.Sram, as its RTLIL has it; those of register files have other names.
+_MEMORY = re.compile(r"  memory width (\d+) size (\d+) \\mem")
 
 #: MVQ table 7: mm2 at 40 nm of the array with CRF, by variant and array size. The paper has one figure for C and CM.
 PAPER: Mapping[str, Mapping[int, float]] = {
@@ -212,9 +213,10 @@ def _blocks(
     }
 
 
-def is_memory(module: str) -> bool:
-    """Whether a module is a static memory (:class:`hw.memory.sram.Sram`): a macro, not gates."""
-    return _MEMORY.fullmatch(module) is not None
+def memory_bits(module: RtlilModule) -> int:
+    """Bits of a static memory (:class:`hw.memory.sram.Sram`), which is a macro and not gates; 0 of other modules."""
+    found = [memory for line in module.body if (memory := _MEMORY.fullmatch(line))]
+    return int(found[0][1]) * int(found[0][2]) if found else 0
 
 
 def component_rtlil(config: AcceleratorConfig, cache: Path, module: str, component: str) -> str:
@@ -309,11 +311,10 @@ def unit_areas(
     bits: Counter[str] = Counter()
     wanted = set()
     for name, owner, count in _walk(modules, top, "counters", names):
-        memory = _MEMORY.fullmatch(name)
         if owner == "core":
             continue
-        if memory:
-            bits[owner] += int(memory[1]) * int(memory[2]) * count
+        if size := memory_bits(modules[name]):
+            bits[owner] += size * count
         else:
             wanted.add(name)
     netlists = Synthesiser(library, cache, storage).netlists(text, progress=progress, only=wanted)

@@ -33,7 +33,7 @@ from hw.yosys import YosysError, run_yosys, yosys_version
 from synth.cache import keep, kept
 from synth.liberty import Library, LibraryError
 from synth.libraries import LibraryParser
-from synth.report import CACHE, UNITS, component_rtlil, is_memory, table
+from synth.report import CACHE, UNITS, component_rtlil, memory_bits, table
 
 __all__ = ["CLOCK", "PRESETS", "SECTIONS", "Delay", "Section", "delays", "main", "markdown", "write"]
 
@@ -176,7 +176,7 @@ def _section_text(modules: Mapping[str, RtlilModule], top: str, without: Sequenc
             if kind not in modules:
                 continue
             # Static memories are macros, with registers at their borders.
-            if _stem(instance) in without or is_memory(kind):
+            if _stem(instance) in without or memory_bits(modules[kind]):
                 # The name of a black box says nothing; its ports do.
                 ports = "\n".join(modules[kind].ports)
                 box = f"\\box_{hashlib.sha256(ports.encode()).hexdigest()[:16]}"

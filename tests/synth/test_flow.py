@@ -15,6 +15,7 @@ import synth.__main__
 from hw.config import preset
 from hw.generate import to_rtlil
 from hw.memory.register_file import RegisterFile
+from hw.postprocess.requantiser import PARAMETERS
 from hw.rtlil import parse_modules
 from hw.yosys import YosysError, run_yosys
 from synth import timing
@@ -181,6 +182,7 @@ def test_units_around_the_array(tmp_path) -> None:
     assert units["counters"].sequential > 15 * 33 * library.cells["DFF"].area
     assert bits["L2"] == 8 * config.l2_word * config.l2_depth
     assert bits["L1 ifmap"] == 8 * config.H * config.l1_ifmap_depth
+    assert bits["ofmap storer"] == config.prf_depth * config.L * PARAMETERS.size
     # Beside a dense one of twice the size, and one of which only the array is known.
     blocks = {"WRF": units["sequencer"], "other": units["registers"]}
     report = AreaReport(config.to_dict(), "generic", "NAND2", 1.0, blocks, units, bits)
