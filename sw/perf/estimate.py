@@ -39,6 +39,10 @@ from sw.perf.program import PARAMETER_BITS, Latencies, LayerTiming
 
 __all__ = ["Network", "estimate"]
 
+#: Instances for which a network keeps its layers.
+_KEPT = 64
+
+
 # What does not depend on time
 
 
@@ -329,22 +333,17 @@ def _count_layer(counters: dict[str, int], layer: _Layer, pixels: int) -> None:
                 )
             # The first tile of a set begins anew.
             counters["psum_reads"] -= count * times * runs[0].sums
-    strip = layer.strips[0]
-    sets = layer.sets[strip.height, strip.width]
-    groups = [tiles.A for times, (tiles, *_) in sets for _ in range(times)]
-    outputs = len(layer.strips) * len(groups)
-    parameters = outputs if len(groups) > 1 else 1
-    streams = sum(_words(config, row_writes // len(layer.strips) * bits) for _, bits in work.bits)
+    number = len(layer.strips)
+    groups = [tiles.A for times, (tiles, *_) in layer.sets[height, width] for _ in range(times)]
+    # Those of the only set stay for all strips.
+    parameters = number if len(groups) > 1 else 1
+    dram = number * sum(_words(config, row_writes // number * bits) for _, bits in work.bits)
+    dram += _words(config, layer.codewords * work.codeword_bits)
+    dram += parameters * sum(_words(config, A * config.L * PARAMETER_BITS) for A in groups)
     _count(
         counters,
-        dram_reads=streams * len(layer.strips)
-        + _words(config, layer.codewords * work.codeword_bits)
-        + parameters // len(groups) * sum(_words(config, A * config.L * PARAMETER_BITS) for A in groups)
-        if len(groups) > 1
-        else streams * len(layer.strips)
-        + _words(config, layer.codewords * work.codeword_bits)
-        + _words(config, groups[0] * config.L * PARAMETER_BITS),
-        descriptors=len(work.bits) * len(layer.strips) + outputs + parameters,
+        dram_reads=dram,
+        descriptors=(len(work.bits) + len(groups)) * number + parameters * len(groups),
         l2_writes=pixels * sum(groups) * config.L // config.l2_word * (4 if layer.operation.wide else 1),
     )
     for strip in layer.strips:
@@ -376,6 +375,8 @@ class Network:
             A layer does not fit the instance.
         """
         if config not in self._mapped:
+            if len(self._mapped) >= _KEPT:
+                del self._mapped[next(iter(self._mapped))]
             self._mapped[config] = self._map(config)
         return self._mapped[config]
 
@@ -453,6 +454,11 @@ class _Array:
     def __init__(self, config: AcceleratorConfig, t: Latencies) -> None:
         self.config, self.t = config, t
         self.descriptor_words = max(1, BYTES // (config.word_width // 8))
+        # Words a cycle that one channel brings: as many bursts as its FIFO holds are under way.
+        under_way = config.fifo_words // config.burst_words * config.burst_words
+        self.rate = self.weight_rate = min(1.0, under_way / (t.read + t.request + config.burst_words))
+        # Cycles of the sequencer for a descriptor; when it has given out the last one.
+        self.each = max(self.descriptor_words + t.decode, self.descriptor_words / self.rate)
         self.given = float(2 * t.queue + t.request + t.read)
         # The weight loader is free; the tile before has started, its activations are read, its last operation issued.
         self.accept = self.started = self.read_free = self.issued = 0.0
@@ -468,18 +474,13 @@ class _Array:
         # Output groups of the parameters that it holds, and whether the next OUTPUT brings others.
         self.held = 0
         self.parameters = True
-        # The cycles of the sums beyond an int8 result's, and the words of a row write on each channel.
+        # Of the layer: whether its sums are stored as int32, and the words of a row write on each channel.
         self.wide = False
         self.words: tuple[float, ...] = ()
-        # Words in the weights' FIFOs in a cycle; words of others that come before theirs; whether weights never wait.
+        # Words in the weights' FIFOs, and when; words of others that come before theirs; whether weights never wait.
         self.levels: list[float] = []
         self.filled = self.debt = 0.0
         self.flows = True
-        # Words a cycle that one channel brings: as many bursts as its FIFO holds are under way.
-        under_way = config.fifo_words // config.burst_words * config.burst_words
-        self.rate = self.weight_rate = min(1.0, under_way / (t.read + t.request + config.burst_words))
-        # Cycles of the sequencer for a descriptor; when it has given out the last one.
-        self.each = max(self.descriptor_words + t.decode, self.descriptor_words / self.rate)
         # Part of the bus that the weights take; words that others than LOADs have brought.
         self.demand = 0.0
         self.bus_words = float((1 + len(config.channels)) * config.fifo_words)
