@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit vit speed synth lint bench docs clean distclean
+.PHONY: help venv demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit vit estimates speed synth lint bench docs clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -62,6 +62,9 @@ deit: $(READY) ## the linear layers of DeiT-tiny on the RTL of ews-ssvq-32, rand
 
 vit: $(READY) ## DeiT-tiny whole, attention and the host's hand-over among it, on the RTL of ews-ssvq-32, random weights
 	@$(RUN) -m sim.networks vit
+
+estimates: $(READY) ## the estimate of sw.perf beside the RTL's counters, layer by layer
+	@$(RUN) -m sim.networks.estimates
 
 speed: $(READY) ## cycles of compressed beside 8-bit weights, from the cycle model
 	@$(RUN) -m sim.networks.speed
