@@ -475,7 +475,7 @@ def _presets() -> dict[str, AcceleratorConfig]:
             if variant == "ws" and size == 64:
                 codebook = {**codebook, "prf_depth": 8}
             # 500 MHz: `make synth` shows the delays. Trees of 64 rows have one register in either case.
-            pipeline = {"tree_register_levels": 4, "decoder_registers": 3} if size == 64 else {}
+            pipeline: dict[str, Any] = {"tree_register_levels": 4, "decoder_registers": 3} if size == 64 else {}
             presets[f"{variant}-{size}"] = AcceleratorConfig(
                 variant=variant, H=size, L=size, l1_ifmap_bytes=l1, l1_psum_bytes=l1, **codebook, **pipeline
             )
