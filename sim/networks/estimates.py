@@ -26,7 +26,7 @@ from sw.format.output import staged
 from sw.perf.estimate import Network, estimate
 from sw.perf.shapes import read_workload
 
-__all__ = ["main"]
+__all__ = ["compare", "main", "markdown"]
 
 SHAPES = Path(__file__).parent / "shapes"
 NETWORKS = ("resnet20", "resnet18", "deit-tiny", "efficientnet-lite0")
@@ -45,7 +45,8 @@ def _network(report: dict[str, Any], config: AcceleratorConfig) -> Network:
     return read_workload(path).network(config)
 
 
-def _compare(report: dict[str, Any]) -> dict[str, Any]:
+def compare(report: dict[str, Any]) -> dict[str, Any]:
+    """A report of :mod:`sim.networks` beside the estimate: cycles of each layer, and of all; milliseconds."""
     config = preset(report["preset"])
     network = _network(report, config)
     start = process_time()
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for report in json.loads((RESULTS / f"networks-{name}.json").read_text(encoding="utf-8"))
             if report["source"] == "RTL"
         ]
-        rows = [_compare(report) for report in reports]
+        rows = [compare(report) for report in reports]
         page = markdown(rows)
         for suffix, text in ((".json", json.dumps(rows, indent=1) + "\n"), (".md", page)):
             with staged(options.output / f"networks-estimates{suffix}") as path:
