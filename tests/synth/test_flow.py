@@ -212,6 +212,13 @@ def test_command_line_reports_all(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(synth.__main__, "WHOLE", ("ews-msvq-tiny",))
     around = {"sequencer": BlockArea(1.0, 0.5, None)}, {"L2": 8192}
     monkeypatch.setattr(synth.__main__, "unit_areas", lambda *given: around)
+    monkeypatch.setattr(
+        synth.__main__,
+        "area",
+        lambda config, library, *given: AreaReport(
+            config.to_dict(), library.name, "NAND2", 1.0, {"WRF": around[0]["sequencer"]}
+        ),
+    )
     sections = [section for section in timing.SECTIONS if section.name in ("CRF", "loop controller")]
     monkeypatch.setattr(timing, "PRESETS", ("ews-msvq-tiny",))
     monkeypatch.setattr(timing, "delays", partial(timing.delays, sections=sections))
