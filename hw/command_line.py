@@ -8,6 +8,7 @@ import errno
 import functools
 import multiprocessing
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,15 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["Parser", "interruptible", "path_argument", "worker_pool", "writable_folder", "write_text"]
+__all__ = [
+    "Parser",
+    "interruptible",
+    "path_argument",
+    "temporary_path",
+    "worker_pool",
+    "writable_folder",
+    "write_text",
+]
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,9 +56,14 @@ def writable_folder(folder: Path) -> Path:
     return folder
 
 
+def temporary_path(path: Path) -> Path:
+    """A hidden name beside ``path``, of no other process or thread: what is complete there can take its place."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a file in one step: it appears complete or not at all, whatever other processes read or write."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file in one step: it appears complete or not at all, whatever others read or write."""
+    temporary = temporary_path(path)
     try:
         temporary.write_text(text)
         temporary.replace(path)

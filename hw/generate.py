@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from amaranth.hdl import Shape
 from amaranth.lib import data, enum, stream, wiring
 from rich.console import Console
 
-from hw.command_line import Parser, interruptible, path_argument, writable_folder
+from hw.command_line import Parser, interruptible, path_argument, temporary_path, writable_folder
 from hw.config import PRESETS, AcceleratorConfig, ConfigError, preset
 from hw.emission import Emission
 from hw.rtlil import merge_equal_modules
@@ -193,7 +192,7 @@ def write(generated: Generated, folder: Path) -> list[Path]:
     if generated.header is not None:
         texts[folder / f"{generated.name}.h"] = generated.header
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in texts}
+    temporary = {path: temporary_path(path) for path in texts}
     try:
         for path, text in texts.items():
             temporary[path].write_text(text)

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from rich.console import Console
@@ -286,13 +287,18 @@ def _register_file(text: str, size: int, width: int, ports: int, library: Librar
     return Delay(decoders.delay + column.delay, decoders.area + width * column.area, f"{decoders.path}; {column.path}")
 
 
+_EMITTING = Lock()
+
+
 @lru_cache(4)
 def _modules(config: AcceleratorConfig, cache: Path, module: str, component: str) -> dict[str, RtlilModule]:
     return parse_modules(component_rtlil(config, cache, module, component))
 
 
 def _delay(section: Section, config: AcceleratorConfig, library: Library, clock: float, cache: Path) -> Delay:
-    modules = _modules(section.shrink(config), cache, *section.component)
+    # Most sections are of one component, and lru_cache lets every thread that misses do the work.
+    with _EMITTING:
+        modules = _modules(section.shrink(config), cache, *section.component)
     top = next(iter(modules))
     if section.top:
         kinds = [

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,15 @@ def test_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     write_text(path, "new")
     assert path.read_text() == "new"
+
+
+def test_threads_write_one_file(tmp_path: Path) -> None:
+    path, texts = tmp_path / "summary.json", [letter * 10_000 for letter in "abcdefgh"]
+    with ThreadPoolExecutor(len(texts)) as pool:
+        for written in [pool.submit(write_text, path, text) for _ in range(50) for text in texts]:
+            written.result()
+    assert path.read_text() in texts
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_values_pass() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def test_makes_folders_and_replaces(tmp_path: Path) -> None:
         write_atomically(path, [content[:1], content[1:]])
         assert path.read_bytes() == content
     assert os.listdir(path.parent) == ["file"]
+
+
+def test_threads_write_one_file(tmp_path: Path) -> None:
+    path, contents = tmp_path / "file", [letter * 10_000 for letter in (b"a", b"b", b"c", b"d")]
+    with ThreadPoolExecutor(len(contents)) as pool:
+        for written in [pool.submit(write_atomically, path, [content]) for _ in range(50) for content in contents]:
+            written.result()
+    assert path.read_bytes() in contents
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
