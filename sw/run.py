@@ -24,6 +24,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from hw.config import AcceleratorConfig
+from sw.command_line import exit_status
 from sw.compiler.program import Input, Program, Tensor, read_program, write_program
 from sw.format.output import staged
 from sw.golden.program import execute
@@ -50,14 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    try:
-        return _run(options)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
+    return exit_status(parser.prog, lambda: _run(options))
 
 
 def _numbers(text: str) -> tuple[float, ...]:

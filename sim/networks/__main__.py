@@ -7,7 +7,6 @@ layer from the RTL's counters, and how far the cycle model is from them.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +16,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hw.command_line import interruptible, writable_folder
 from hw.config import preset
-from sim.networks.report import markdown, run_report
+from sim.networks.report import markdown, run_report, write_report
 from sim.networks.runs import NetworkError, run_workload
 from sim.networks.workloads import WORKLOADS, add_options
 from sim.runner import BuildError, SimulationError
 from sim.toolchain import ToolchainError
-from sw.format.output import staged
 
 __all__ = ["main"]
 
@@ -82,9 +80,7 @@ def _network(name: str, options: argparse.Namespace) -> int:
             print(f"  differing: {', '.join(report['compared']['differing']) or 'bytes outside the tensors'}")
             status = 1
         # After each instance: the ones before are not lost if a later one fails.
-        for suffix, text in ((".json", json.dumps(reports, indent=1) + "\n"), (".md", markdown(reports))):
-            with staged(options.output / f"networks-{name}{suffix}") as path:
-                path.write_text(text, encoding="utf-8")
+        write_report(options.output, name, reports, markdown(reports))
     return status
 
 

@@ -21,8 +21,8 @@ from rich.markdown import Markdown
 from hw.command_line import interruptible, writable_folder
 from hw.config import AcceleratorConfig, preset
 from sim.networks.__main__ import RESULTS
+from sim.networks.report import write_report
 from sim.networks.workloads import CONTAINERS
-from sw.format.output import staged
 from sw.perf.estimate import Network, estimate
 from sw.perf.shapes import read_workload
 
@@ -124,9 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         rows = [compare(report) for report in reports]
         page = markdown(rows)
-        for suffix, text in ((".json", json.dumps(rows, indent=1) + "\n"), (".md", page)):
-            with staged(options.output / f"networks-estimates{suffix}") as path:
-                path.write_text(text, encoding="utf-8")
+        write_report(options.output, "estimates", rows, page)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hw.config import AcceleratorConfig
 from sim.networks.runs import Run
 from sim.networks.workloads import Workload
+from sw.format.output import staged
 from sw.host.operations import COMPUTED
 from sw.perf.program import CAUSES, LayerTiming
 
-__all__ = ["layer_rows", "markdown", "run_report", "span"]
+__all__ = ["layer_rows", "markdown", "run_report", "span", "write_report"]
+
+
+def write_report(folder: Path, name: str, report: object, page: str) -> None:
+    """Write ``networks-NAME.json``, and the page made of it beside it."""
+    for suffix, text in ((".json", json.dumps(report, indent=1) + "\n"), (".md", page)):
+        with staged(folder / f"networks-{name}{suffix}") as path:
+            path.write_text(text, encoding="utf-8")
 
 
 def _use(config: AcceleratorConfig, macs: int, cycles: int, coded: bool) -> dict[str, float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +23,10 @@ from hw.command_line import interruptible, writable_folder
 from hw.config import AcceleratorConfig, preset
 from hw.control.descriptor import BYTES, Opcode
 from sim.networks.__main__ import RESULTS
-from sim.networks.report import span
+from sim.networks.report import span, write_report
 from sim.networks.workloads import deit_tiny_layers, random_resnet18, recipe_for_instance
 from sw.compiler.compile import compile_layers, compile_network
 from sw.compiler.program import Program
-from sw.format.output import staged
 from sw.perf.program import LayerTiming, predict
 
 __all__ = ["main", "on_chip"]
@@ -174,9 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Progress(console=console, transient=True, disable=options.quiet or not console.is_terminal) as progress:
             report = {"clock_mhz": CLOCK_MHZ, "resnet18": _resnet18(progress), "deit_tiny": _deit_tiny(progress)}
         page = markdown(report)
-        for suffix, text in ((".json", json.dumps(report, indent=1) + "\n"), (".md", page)):
-            with staged(options.output / f"networks-speed{suffix}") as path:
-                path.write_text(text, encoding="utf-8")
+        write_report(options.output, "speed", report, page)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

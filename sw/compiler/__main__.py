@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import Progress
 
-from hw.config import PRESETS, AcceleratorConfig, preset
+from hw.config import AcceleratorConfig, preset
+from sw.command_line import add_instance_options, exit_status
 from sw.compiler import listing
 from sw.format.output import staged
 
@@ -25,24 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return listing.main(given[1:])
     parser = _parser()
     options = parser.parse_args(given)
-    try:
-        _compile(options)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(parser.prog, lambda: _compile(options))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sw.compiler", description=__doc__)
     parser.add_argument("container", metavar="CONTAINER", help="a network with its operations, from fine-tuning")
-    parser.add_argument("--preset", default="ews-cms-16", metavar="NAME", help=f"{', '.join(PRESETS)} (%(default)s)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the preset; repeatable"
-    )
+    add_instance_options(parser)
     parser.add_argument("--image", metavar="C,R,S", help="channels, rows and columns of the image (the container's)")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the program")
     parser.add_argument("--dump", action="store_true", help="store every layer's result, for comparison")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from hw.control.descriptor import Channel, Descriptor, Opcode, VectorOp
+from sw.command_line import exit_status
 from sw.compiler.program import COUNTED, Program, ProgramError, Tensor, read_program
 from sw.host.program import SteppedProgram, is_stepped_program, read_stepped_program
 
@@ -176,6 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--layer", action="append", metavar="NAME", help="descriptors of this layer alone; repeatable")
     parser.add_argument("--summary", action="store_true", help="no descriptors: memory map and layer table")
     options = parser.parse_args(arguments)
+    return exit_status(parser.prog, lambda: _print(options))
+
+
+def _print(options: argparse.Namespace) -> None:
     try:
         given: Iterator[str]
         if is_stepped_program(options.program):
@@ -187,13 +192,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader, such as head, has seen enough; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from sw.command_line import exit_status
 from sw.compress.ablation import AblationRow, ablation, larger_convolutions
 from sw.compress.kmeans import INITS
 from sw.compress.methods import MASKED, RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe
@@ -45,14 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return search(given[1:])
     parser = _parser()
     options = parser.parse_args(given)
-    try:
-        return _run(options)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
+    return exit_status(parser.prog, lambda: _run(options))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -31,6 +31,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sw.command_line import exit_status
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, misfit
 from sw.compress.network import compress_network, module_sources, progress_bar
 from sw.compress.sources import MODELS, checkpoint_sources, load_model
@@ -469,14 +470,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", metavar="FILE", help="write the rules as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
-    try:
-        return _run(options)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
+    return exit_status(parser.prog, lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from hw.config import PRESETS, AcceleratorConfig, ConfigError, preset
+from hw.config import AcceleratorConfig, ConfigError, preset
+from sw.command_line import add_instance_options, exit_status
 from sw.compiler.graph import CompileError
 from sw.format.output import staged
 from sw.perf.estimate import estimate
@@ -38,15 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    try:
-        _run(options)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(parser.prog, lambda: _run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,10 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m sw.perf", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("network", metavar="NETWORK")
-    parser.add_argument("--preset", default="ews-cms-16", metavar="NAME", help=f"{', '.join(PRESETS)} (%(default)s)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the preset; repeatable"
-    )
+    add_instance_options(parser)
     parser.add_argument(
         "--sweep", action="append", default=[], metavar="FIELD=A,B,...", help="values of a field; repeatable"
     )
