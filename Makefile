@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit vit estimates speed synth lint bench docs clean distclean
+.PHONY: help venv demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth lint bench docs clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -51,7 +51,7 @@ networks: resnet20 resnet18 efficientnet deit vit speed ## all whole networks on
 resnet20: $(READY) ## ResNet-20 on the RTL of every variant, 20 images (CIFAR10=PATH)
 	@$(RUN) -m sim.networks resnet20
 
-resnet18: $(READY) ## ResNet-18 at 224 x 224 on the RTL of ews-cms-16, random weights
+resnet18: $(READY) ## ResNet-18 at 224 x 224 on the RTL of ews-cms-16 and ews-16, random weights
 	@$(RUN) -m sim.networks resnet18
 
 efficientnet: $(READY) ## EfficientNet-Lite0 at 224 x 224 on the RTL of ews-cms-16 (PICTURE=FILE)
@@ -65,6 +65,9 @@ vit: $(READY) ## DeiT-tiny whole, attention and the host's hand-over among it, o
 
 estimates: $(READY) ## the estimate of sw.perf beside the RTL's counters, layer by layer
 	@$(RUN) -m sim.networks.estimates
+
+large: $(READY) ## ResNet-18 and layers of DeiT-tiny on the RTL of five 64 x 64 arrays: 20 minutes
+	@$(RUN) -m sim.networks resnet18-64 deit-tiny-64
 
 speed: $(READY) ## cycles of compressed beside 8-bit weights, from the cycle model
 	@$(RUN) -m sim.networks.speed

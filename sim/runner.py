@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
+import resource
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import TextIO
 from xml.etree import ElementTree
 
@@ -28,6 +31,8 @@ from sim.toolchain import BUILD, verilator_environment, verilator_version
 __all__ = ["BuildError", "SimulationError", "VerilatorRunner"]
 
 TAIL_LINES = 30
+#: Beside a model: what its build took.
+COST = "cost.json"
 LIBRARIES = BUILD / "toolchain"
 HOSTED = ["-CFLAGS", "-fPIC -Dmain=simulate", "-LDFLAGS", "-shared -ldl", str(Path(__file__).with_name("host.cpp"))]
 
@@ -179,11 +184,13 @@ class VerilatorRunner(Verilator):
         self.build_dir.mkdir(parents=True, exist_ok=True)
         with _lock(BUILD / f"{self.name}.lock"):
             stamp = self.build_dir / "fingerprint"
-            if stamp.exists() and stamp.read_text() == fingerprint and (self.build_dir / self.top).exists():
+            complete = all((self.build_dir / name).exists() for name in (self.top, COST))
+            if complete and stamp.exists() and stamp.read_text() == fingerprint:
                 return self.build_dir
             log = BUILD / f"{self.name}.build.log"
             shutil.rmtree(self.build_dir)
             self.build_dir.mkdir()
+            begin, used = perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
             try:
                 self.build(
                     sources=self.verilog,
@@ -195,8 +202,22 @@ class VerilatorRunner(Verilator):
             except RuntimeError as error:
                 raise BuildError(f"building {self.name} failed: {error}\n{_tail(log)}") from None
             self._keep_library()
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            cost = {
+                "seconds": round(perf_counter() - begin, 1),
+                "processor_seconds": round(after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime, 1),
+                # Of all children until now; kilobytes, but on macOS bytes.
+                "largest_process_mb": after.ru_maxrss // (1 << 20 if sys.platform == "darwin" else 1 << 10),
+            }
+            (self.build_dir / COST).write_text(json.dumps(cost))
             stamp.write_text(fingerprint)
         return self.build_dir
+
+    @property
+    def build_cost(self) -> dict[str, float]:
+        """What building the model took, whenever that was: seconds, processor seconds, MB of the largest process."""
+        cost: dict[str, float] = json.loads((self.build_dir / COST).read_text())
+        return cost
 
     def run_tests(
         self,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from time import perf_counter
 
 from amaranth.lib import wiring
 
@@ -17,7 +19,7 @@ from hw.generate import to_rtlil, to_verilog
 from sim.runner import VerilatorRunner
 from sim.toolchain import BUILD
 
-__all__ = ["TOP", "accelerator_runner", "accelerator_verilog", "bare_runner"]
+__all__ = ["TOP", "accelerator_runner", "accelerator_verilog", "bare_runner", "emission_cost"]
 
 #: The module that :func:`accelerator_verilog` makes.
 TOP = "accelerator"
@@ -65,10 +67,20 @@ def accelerator_verilog(
         made.update(design.read_bytes() if design.exists() else b"")
         return made.hexdigest()
 
-    if not (design.exists() and stamp.exists() and stamp.read_text() == fingerprint()):
-        write_text(design, to_verilog(to_rtlil(make(config), TOP)))
+    cost = folder / f"{name}.json"
+    if not (design.exists() and cost.exists() and stamp.exists() and stamp.read_text() == fingerprint()):
+        begin = perf_counter()
+        text = to_verilog(to_rtlil(make(config), TOP))
+        write_text(cost, json.dumps({"seconds": round(perf_counter() - begin, 1), "bytes": len(text)}))
+        write_text(design, text)
         write_text(stamp, fingerprint())
     return design
+
+
+def emission_cost(name: str) -> dict[str, float]:
+    """Seconds that :func:`accelerator_verilog` took to make a design, whenever that was, and its bytes."""
+    cost: dict[str, float] = json.loads((BUILD / "designs" / f"{name}.json").read_text())
+    return cost
 
 
 def accelerator_runner(

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m sim.networks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("networks", metavar="NETWORK", nargs="+", choices=WORKLOADS, help=", ".join(WORKLOADS))
-    parser.add_argument("--preset", action="append", metavar="NAME", help="instances instead of the network's own")
+    parser.add_argument("--preset", action="append", metavar="NAME", help="in place of the network's own instances")
     parser.add_argument("--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field")
     add_options(parser)
     parser.add_argument("--model", action="store_true", help="the cycle model alone: seconds, without a simulation")
@@ -57,8 +57,10 @@ def _network(name: str, options: argparse.Namespace) -> int:
     reports = []
     status = 0
     for instance in options.preset or presets:
-        config = preset(instance).override(options.set)
-        label = "-".join([instance, *(text.replace("=", "-") for text in options.set)])
+        base, _, own = instance.partition(" ")
+        settings = [*own.split(), *options.set]
+        config = preset(base).override(settings)
+        label = "-".join([base, *(text.replace("=", "-") for text in settings)])
         with Progress(
             *columns, console=console, transient=True, disable=options.quiet or not console.is_terminal
         ) as bar:
@@ -113,6 +115,11 @@ def _line(report: dict) -> str:
         parts.append(
             f"{simulation['cycles_a_second']} cycles/s, {simulation['elapsed_seconds']} s after the build, "
             f"{simulation['processor_seconds']} s of processor time"
+        )
+        verilog, model = simulation["built"]["verilog"], simulation["built"]["model"]
+        parts.append(
+            f"{verilog['bytes'] / 1e6:.1f} MB of Verilog in {verilog['seconds']} s, model in {model['seconds']} s "
+            f"({model['processor_seconds']} s of processor time, at most {model['largest_process_mb']} MB a process)"
         )
     return "; ".join(parts)
 

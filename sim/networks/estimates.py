@@ -29,7 +29,7 @@ from sw.perf.shapes import read_workload
 __all__ = ["compare", "main", "markdown"]
 
 SHAPES = Path(__file__).parent / "shapes"
-NETWORKS = ("resnet20", "resnet18", "deit-tiny", "efficientnet-lite0")
+NETWORKS = ("resnet20", "resnet18", "resnet18-64", "deit-tiny", "efficientnet-lite0")
 #: Layers that are further from the RTL are listed.
 LISTED = 0.01
 #: Estimates of which the fastest is timed.
@@ -37,7 +37,7 @@ TIMED = 5
 
 
 def _network(report: dict[str, Any], config: AcceleratorConfig) -> Network:
-    path = SHAPES / f"{report['network']}.json"
+    path = SHAPES / f"{report['network'].removesuffix('-64')}.json"
     if not path.exists():
         # The container that ran: its name comes first.
         name = report["weights"].partition(",")[0]

@@ -128,6 +128,7 @@ def run_report(name: str, preset: str, config: AcceleratorConfig, workload: Work
             "cycles_a_second": round(run.cycles / run.seconds) if run.seconds else None,
             "elapsed_seconds": round(run.elapsed, 1),
             "processor_seconds": round(run.processor, 1),
+            "built": run.built,
         }
         if run.classes and workload.labels:
             right = sum(a == b for a, b in zip(run.classes, workload.labels, strict=True))

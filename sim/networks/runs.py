@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
 from hw.control.descriptor import BYTES
-from sim.accelerator.model import accelerator_runner
+from sim.accelerator.model import accelerator_runner, emission_cost
 from sim.accelerator.run import Job, Outcome, run_jobs
 from sim.networks.workloads import Workload
 from sw.compiler.program import Program, ProgramLayer
@@ -74,6 +74,9 @@ class Run:
         does not depend on what else the machine does.
     transfers
         Of a network in steps: what the host does.
+    built
+        What emitting the Verilog and building the model took (:func:`sim.accelerator.model.emission_cost`,
+        :attr:`sim.runner.VerilatorRunner.build_cost`).
     """
 
     layers: Sequence[ProgramLayer]
@@ -86,6 +89,7 @@ class Run:
     elapsed: float
     processor: float
     transfers: Sequence[Transfer] = ()
+    built: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def check_memory(program: Program, found: Memory, expected: Memory) -> Check:
@@ -273,7 +277,9 @@ class _Simulation:
         self.model_name = model_name or f"accelerator-{name}"
         self.processes = processes or os.cpu_count() or 1
         progress(f"{name}: building the simulation", 0)
-        accelerator_runner(config, self.model_name).build_model()
+        runner = accelerator_runner(config, self.model_name)
+        runner.build_model()
+        self.built = {"verilog": emission_cost(self.model_name), "model": runner.build_cost}
         self.begin, self.used = perf_counter(), _processor()
 
     def run(
@@ -317,10 +323,11 @@ class _Simulation:
         return meanwhile, [outcomes[number] for number in range(len(jobs))]
 
     def cost(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-        """Cycles and seconds, as fields of :class:`Run`."""
+        """Cycles, seconds and what came before them, as fields of :class:`Run`."""
         return {
             "cycles": sum(outcome.cycles for outcome in outcomes),
             "seconds": sum(outcome.seconds for outcome in outcomes),
             "elapsed": perf_counter() - self.begin,
             "processor": _processor() - self.used,
+            "built": self.built,
         }

@@ -2,15 +2,17 @@
 
 Two tables go to ``networks-speed.json`` and ``.md``: ResNet-18 at 224 x 224 on EWS-CMS beside EWS and WS, as in MVQ's
 figure 17; and the linear layers of DeiT-tiny with SSVQ at 1.5 bit a weight beside 8-bit weights, at several widths of
-the bus.
+the bus. Beside them stand the cycles of the RTL, where ``networks-resnet18-64.json`` and ``networks-deit-tiny-64.json``
+have them.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,13 @@ from rich.progress import Progress
 from demo.networks import DEIT_TINY_TOKENS
 from hw.command_line import interruptible, writable_folder
 from hw.config import AcceleratorConfig, preset
-from hw.control.descriptor import BYTES, Opcode
 from sim.networks.__main__ import RESULTS
 from sim.networks.report import span, write_report
-from sim.networks.workloads import deit_tiny_layers, random_resnet18, recipe_for_instance
+from sim.networks.workloads import deit_tiny_layers, on_chip, random_resnet18, recipe_for_instance
 from sw.compiler.compile import compile_layers, compile_network
-from sw.compiler.program import Program
 from sw.perf.program import LayerTiming, predict
 
-__all__ = ["main", "on_chip"]
+__all__ = ["main"]
 
 #: Clock of MVQ's evaluation (section 7), for bytes a second.
 CLOCK_MHZ = 300
@@ -38,27 +38,18 @@ RESNET18_PRESETS = ("ws-64", "ews-64", "ews-cms-64")
 SIZES, WIDTHS = (32, 64), (8, 16, 32, 64)
 
 
-def on_chip(program: Program) -> Program:
-    """A program of layers that move one word of every input and output between DRAM and L2.
-
-    It takes the cycles that the layers take when their activations are in L2 already and their results stay there. Its
-    results are those of other inputs.
-    """
-    image = bytearray(program.image)
-    for number, descriptor in enumerate(program.listing):
-        if descriptor.opcode in (Opcode.LOAD, Opcode.STORE):
-            unit = max(1, program.config.word_width // 8 // program.config.l2_word)
-            short = dataclasses.replace(descriptor, body={**descriptor.body, "words": unit})
-            start = program.descriptors - program.base + number * BYTES
-            image[start : start + BYTES] = short.pack()
-    return dataclasses.replace(program, image=bytes(image))
-
-
 def _cycles(timings: Sequence[LayerTiming]) -> int:
     return sum(timing.counters["cycles"] for timing in timings)
 
 
-def _resnet18(progress: Progress) -> list[dict[str, Any]]:
+def _rtl(folder: Path, network: str) -> dict[str, int]:
+    """Cycles on the RTL by instance, from the report of a network if it is there."""
+    path = folder / f"networks-{network}.json"
+    reports = json.loads(path.read_text()) if path.exists() else []
+    return {report["preset"]: report["summary"]["cycles"] for report in reports if report["source"] == "RTL"}
+
+
+def _resnet18(progress: Progress, rtl: Mapping[str, int]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     task = progress.add_task("ResNet-18", total=len(RESNET18_PRESETS))
     for name in RESNET18_PRESETS:
@@ -73,6 +64,7 @@ def _resnet18(progress: Progress) -> list[dict[str, Any]]:
             {
                 "preset": name,
                 "cycles": _cycles(timings),
+                "rtl": rtl.get(name),
                 "convolutions_after_first": body,
                 "utilisation_after_first": macs / (config.H * config.L * body),
                 "dram_words": sum(timing.counters["dram_reads"] for timing in timings),
@@ -92,7 +84,7 @@ def _deit(config: AcceleratorConfig) -> tuple[int, int]:
     return _cycles(predict(program)), _cycles(predict(on_chip(program)))
 
 
-def _deit_tiny(progress: Progress) -> list[dict[str, Any]]:
+def _deit_tiny(progress: Progress, rtl: Mapping[str, int]) -> list[dict[str, Any]]:
     rows = []
     task = progress.add_task("DeiT-tiny", total=len(SIZES) * len(WIDTHS))
     for size in SIZES:
@@ -109,6 +101,8 @@ def _deit_tiny(progress: Progress) -> list[dict[str, Any]]:
                     "ssvq": ssvq_chip,
                     "int8": raw_chip,
                     "faster": raw_chip / ssvq_chip,
+                    "ssvq_rtl": rtl.get(f"ews-ssvq-{size}-word_width-{width}"),
+                    "int8_rtl": rtl.get(f"ews-{size}-word_width-{width}"),
                     "ssvq_activations_from_dram": ssvq,
                     "int8_activations_from_dram": raw,
                     "faster_activations_from_dram": raw / ssvq,
@@ -131,12 +125,12 @@ def markdown(report: dict[str, Any]) -> str:
         "The figures to the right leave out the first convolution, the pooling at the end and the classifier; both",
         "layers have 8-bit weights in all three.",
         "",
-        "| instance | cycles | times EWS-CMS | DRAM words | convolutions after the first | times EWS-CMS |"
-        " utilisation % |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| instance | cycles | on the RTL | times EWS-CMS | DRAM words | convolutions after the first |"
+        " times EWS-CMS | utilisation % |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in report["resnet18"]:
-        cells = [row["preset"], row["cycles"], f"{row['slower_cycles']:.2f}", row["dram_words"]]
+        cells = [row["preset"], row["cycles"], row["rtl"] or "", f"{row['slower_cycles']:.2f}", row["dram_words"]]
         cells += [row["convolutions_after_first"], f"{row['slower_convolutions_after_first']:.2f}"]
         lines.append("| " + " | ".join(map(str, [*cells, f"{100 * row['utilisation_after_first']:.1f}"])) + " |")
     lines += [
@@ -147,11 +141,13 @@ def markdown(report: dict[str, Any]) -> str:
         "First with activations in L2, then with every layer's input from DRAM and its result to DRAM. MB/s: of the",
         f"bus at {CLOCK_MHZ} MHz.",
         "",
-        "| array | bus, bits | MB/s | SSVQ, cycles | 8 bit | faster | SSVQ, activations from DRAM | 8 bit | faster |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| array | bus, bits | MB/s | SSVQ, cycles | on the RTL | 8 bit | on the RTL | faster |"
+        " SSVQ, activations from DRAM | 8 bit | faster |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in report["deit_tiny"]:
-        cells = [f"{row['array']} x {row['array']}", row["bus_bits"], row["mbytes_a_second"], row["ssvq"], row["int8"]]
+        cells = [f"{row['array']} x {row['array']}", row["bus_bits"], row["mbytes_a_second"]]
+        cells += [row["ssvq"], row["ssvq_rtl"] or "", row["int8"], row["int8_rtl"] or ""]
         cells += [f"{row['faster']:.2f}", row["ssvq_activations_from_dram"], row["int8_activations_from_dram"]]
         lines.append("| " + " | ".join(map(str, [*cells, f"{row['faster_activations_from_dram']:.2f}"])) + " |")
     return "\n".join(lines) + "\n"
@@ -170,7 +166,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         writable_folder(options.output)
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=options.quiet or not console.is_terminal) as progress:
-            report = {"clock_mhz": CLOCK_MHZ, "resnet18": _resnet18(progress), "deit_tiny": _deit_tiny(progress)}
+            report = {
+                "clock_mhz": CLOCK_MHZ,
+                "resnet18": _resnet18(progress, _rtl(options.output, "resnet18-64")),
+                "deit_tiny": _deit_tiny(progress, _rtl(options.output, "deit-tiny-64")),
+            }
         page = markdown(report)
         write_report(options.output, "speed", report, page)
     except (ValueError, OSError) as error:

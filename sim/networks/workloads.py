@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import demo.networks as definitions
 from demo.activations import load_photograph
 from hw.config import AcceleratorConfig
+from hw.control.descriptor import BYTES, Opcode
 from sw.compiler.compile import compile_layers, compile_network
 from sw.compiler.graph import Convolution, lower
 from sw.compiler.program import Program
@@ -41,6 +42,7 @@ __all__ = [
     "WorkloadError",
     "add_options",
     "deit_tiny_layers",
+    "on_chip",
     "random_deit",
     "random_resnet18",
     "recipe_for_instance",
@@ -277,6 +279,22 @@ def _deit_tiny(config: AcceleratorConfig, options: argparse.Namespace) -> Worklo
     return Workload(f"random, seed {SEED}; {recipe.method}", lambda dump: compile_layers(shapes, config), images)
 
 
+def on_chip(program: Program) -> Program:
+    """A program of layers that move one word of every input and output between DRAM and L2.
+
+    It takes the cycles that the layers take when their activations are in L2 already and their results stay there. Its
+    results are those of other inputs.
+    """
+    image = bytearray(program.image)
+    for number, descriptor in enumerate(program.listing):
+        if descriptor.opcode in (Opcode.LOAD, Opcode.STORE):
+            unit = max(1, program.config.word_width // 8 // program.config.l2_word)
+            short = dataclasses.replace(descriptor, body={**descriptor.body, "words": unit})
+            start = program.descriptors - program.base + number * BYTES
+            image[start : start + BYTES] = short.pack()
+    return dataclasses.replace(program, image=bytes(image))
+
+
 def random_deit(config: AcceleratorConfig, blocks: int, progress: bool = True) -> tuple[SteppedNetwork, torch.Tensor]:
     """The first blocks of DeiT-tiny with random weights, compressed for an instance; and a random image.
 
@@ -310,14 +328,28 @@ def _vit(config: AcceleratorConfig, options: argparse.Namespace) -> Workload:
     )
 
 
-#: Networks by name: a function that makes the workload, and the presets that they run on unless others are asked for.
+def _deit_tiny_on_chip(config: AcceleratorConfig, options: argparse.Namespace) -> Workload:
+    workload = _deit_tiny(config, options)
+
+    def compiled(dump: bool) -> Program:
+        program = workload.compile(dump)
+        assert isinstance(program, Program)
+        return on_chip(program)
+
+    return dataclasses.replace(workload, weights=f"{workload.weights}; activations in L2", compile=compiled)
+
+
+#: Networks by name: a function that makes the workload, and the instances that they run on unless others are asked for,
+#: each a preset and fields that differ from it.
 WORKLOADS: dict[str, tuple[Callable[[AcceleratorConfig, argparse.Namespace], Workload], tuple[str, ...]]] = {
     "resnet20": (
         _resnet20,
         ("ews-cms-16", "ews-16", "ews-c-16", "ews-cm-16", "ews-ssvq-16", "ews-msvq-16", "ws-16"),
     ),
-    "resnet18": (_resnet18, ("ews-cms-16",)),
+    "resnet18": (_resnet18, ("ews-cms-16", "ews-16")),
     "efficientnet-lite0": (_efficientnet, ("ews-cms-16",)),
     "deit-tiny": (_deit_tiny, ("ews-ssvq-32",)),
     "vit": (_vit, ("ews-ssvq-32",)),
+    "resnet18-64": (_resnet18, ("ews-cms-64", "ews-64", "ws-64")),
+    "deit-tiny-64": (_deit_tiny_on_chip, ("ews-ssvq-64 word_width=32", "ews-64 word_width=32")),
 }

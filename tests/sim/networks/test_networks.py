@@ -71,6 +71,11 @@ def test_a_small_network_is_bit_exact_on_the_rtl(workload: Workload) -> None:
     report = run_report("small", "tiny", CONFIG, workload, run)
     assert report["source"] == "RTL"
     assert report["top1"]["images"] == 2
+    built = report["simulation"]["built"]
+    assert built["verilog"]["bytes"] > 100_000
+    assert built["model"]["seconds"] > 0
+    assert built["model"]["largest_process_mb"] > 10
+    assert "MB of Verilog in" in command._line(report)
     assert "| tiny | random | RTL | 2 |" in markdown([report])
 
 
@@ -227,7 +232,7 @@ def test_activations_on_the_chip_leave_the_bus_to_the_weights() -> None:
     rng = np.random.default_rng(0)
     layers = [(random_layer(rng, CONFIG, f"layer {i}", (16, 8, 1, 1), kind="linear"), (8, 1, 50)) for i in range(2)]
     program = compile_layers(layers, CONFIG)
-    short = speed.on_chip(program)
+    short = workloads.on_chip(program)
     assert len(short.image) == len(program.image)
     before, after = ([d for d in x.listing if d.opcode == Opcode.LOAD] for x in (program, short))
     assert len(before) == len(after)
@@ -241,13 +246,14 @@ def test_activations_on_the_chip_leave_the_bus_to_the_weights() -> None:
 
 
 def test_tables_of_speed() -> None:
-    row = {"preset": "ews-64", "cycles": 200, "slower_cycles": 2.0, "dram_words": 7, "convolutions_after_first": 150}
-    row |= {"slower_convolutions_after_first": 3.0, "utilisation_after_first": 0.5}
+    row = {"preset": "ews-64", "cycles": 200, "rtl": 201, "slower_cycles": 2.0, "dram_words": 7}
+    row |= {"convolutions_after_first": 150, "slower_convolutions_after_first": 3.0, "utilisation_after_first": 0.5}
     deit = dict.fromkeys(("array", "bus_bits", "mbytes_a_second", "ssvq", "int8"), 64)
+    deit |= {"ssvq_rtl": None, "int8_rtl": 65}
     deit |= dict.fromkeys(("faster", "ssvq_activations_from_dram", "int8_activations_from_dram"), 2)
     page = speed.markdown({"resnet18": [row], "deit_tiny": [deit | {"faster_activations_from_dram": 1.5}]})
-    assert "| ews-64 | 200 | 2.00 | 7 | 150 | 3.00 | 50.0 |" in page
-    assert "| 64 x 64 | 64 | 64 | 64 | 64 | 2.00 | 2 | 2 | 1.50 |" in page
+    assert "| ews-64 | 200 | 201 | 2.00 | 7 | 150 | 3.00 | 50.0 |" in page
+    assert "| 64 x 64 | 64 | 64 | 64 |  | 64 | 65 | 2.00 | 2 | 2 | 1.50 |" in page
 
 
 def test_settings_of_an_instance_reach_the_report(workload: Workload, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -261,4 +267,9 @@ def test_settings_of_an_instance_reach_the_report(workload: Workload, tmp_path: 
     arguments = ["resnet18", "--model", "--quiet", "--preset", "ews-msvq-tiny", "--set", "fifo_words=64"]
     assert command.main([*arguments, "--output", str(tmp_path)]) == 0
     assert seen == [dataclasses.replace(CONFIG, fifo_words=64)]
+    assert "resnet18 on ews-msvq-tiny-fifo_words-64" in capsys.readouterr().out
+    # An instance of the network's own may have some, too.
+    monkeypatch.setitem(workloads.WORKLOADS, "resnet18", (make, ("ews-msvq-tiny fifo_words=64",)))
+    assert command.main(["resnet18", "--model", "--quiet", "--output", str(tmp_path)]) == 0
+    assert seen[1:] == seen[:1]
     assert "resnet18 on ews-msvq-tiny-fifo_words-64" in capsys.readouterr().out
