@@ -46,7 +46,7 @@ class _FakeQuantise(torch.autograd.Function):
         ratio = values.float() / size
         clamped = ratio.clamp(low, high)
         inside = ratio == clamped
-        slope = gradient * (clamped.round() - torch.where(inside, ratio, 0))
+        slope = clamped.round_().sub_(ratio.masked_fill_(~inside, 0)).mul_(gradient)
         factor = (values.numel() / size.numel() * high) ** -0.5
         return (gradient * inside).to(values.dtype), slope.sum_to_size(size.shape) * factor, None, None, None
 
@@ -117,7 +117,7 @@ class StepSize(nn.Module):
 
 def integers(values: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     """``clamp(round(v / s), low, high)`` as floats: :func:`sw.compress.quantiser.quantise` on tensors."""
-    return (values / step).round().clamp(low, high)
+    return (values / step).round_().clamp_(low, high)
 
 
 def fake_quantise(values: Tensor, size: Tensor, low: int, high: int) -> Tensor:
