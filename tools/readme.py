@@ -39,6 +39,8 @@ NETWORKS = {
     "efficientnet-lite0": "EfficientNet-Lite0, 224 x 224",
     "deit-tiny": "DeiT-tiny, linear layers",
     "vit": "DeiT-tiny, whole",
+    "resnet18-64": "ResNet-18, 224 x 224",
+    "deit-tiny-64": "DeiT-tiny, linear layers, activations in L2",
 }
 
 

@@ -543,10 +543,11 @@ class _Array:
         channels = len(words)
         space = self.config.fifo_words
         now = max(now, self.filled)
-        # Until now, and then while words are taken: channels are served in turn, those of the others among them.
-        passed = now - self.filled
-        paid = min(self.debt, passed / (channels + 1))
-        part = min(1.0, (passed - paid) / max(1.0, channels * space - sum(self.levels)))
+        # Until now, and then while words are taken: channels are served in turn, those of the others among them, and
+        # the others alone once the FIFOs are full.
+        passed, room = now - self.filled, channels * space - sum(self.levels)
+        paid = min(self.debt, passed - min(room, passed * channels / (channels + 1)))
+        part = min(1.0, (passed - paid) / max(1.0, room))
         levels = [level + min((space - level) * part, passed * self.weight_rate) for level in self.levels]
         debt = self.debt - paid
 

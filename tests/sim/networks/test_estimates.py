@@ -8,8 +8,11 @@ from sim.networks.__main__ import RESULTS
 from sim.networks.estimates import compare, markdown
 
 
-@pytest.mark.parametrize(("network", "preset"), [("resnet20", "ews-cms-16"), ("deit-tiny", "ews-ssvq-32")])
-def test_layers_of_a_report_are_near_its_rtl(network: str, preset: str) -> None:
+@pytest.mark.parametrize(
+    ("network", "preset", "apart"),
+    [("resnet20", "ews-cms-16", 0.035), ("deit-tiny", "ews-ssvq-32", 0.035), ("resnet18-64", "ews-64", 0.08)],
+)
+def test_layers_of_a_report_are_near_its_rtl(network: str, preset: str, apart: float) -> None:
     reports = json.loads((RESULTS / f"networks-{network}.json").read_text())
     (report,) = (report for report in reports if report["preset"] == preset and report["source"] == "RTL")
     row = compare(report)
@@ -17,7 +20,7 @@ def test_layers_of_a_report_are_near_its_rtl(network: str, preset: str) -> None:
     assert row["rtl"] == report["summary"]["cycles"]
     assert row["estimate"] == pytest.approx(row["rtl"], rel=0.01)
     for layer in row["layers"]:
-        assert layer["estimate"] == pytest.approx(layer["rtl"], rel=0.035), layer["layer"]
+        assert layer["estimate"] == pytest.approx(layer["rtl"], rel=apart), layer["layer"]
 
 
 def test_page() -> None:
