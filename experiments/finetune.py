@@ -25,7 +25,7 @@ from sw.compress.methods import LayerSource, Recipe, compress_layers, kept_weigh
 from sw.compress.network import module_sources
 from sw.compress.pruning import nm_mask
 from sw.compress.ratio import ideal_ratio, layer_bits, storage_bits, sum_bits
-from sw.compress.search import CANDIDATES, loss_sensitivity, search
+from sw.compress.search import CANDIDATES, REFERENCE, loss_sensitivity, search
 from sw.compress.training.data import ImageData
 from sw.compress.training.freezing import Freezing, SignFreezer
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
@@ -159,7 +159,7 @@ def compress(
     sources = module_sources(model)
     threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
     if case.file_bytes:
-        middle = [Recipe("int8" if source.name in KEPT_8BIT else "lsq2") for source in sources]
+        middle = [Recipe("int8") if source.name in KEPT_8BIT else REFERENCE for source in sources]
         model.to(device)
         sensitivity = loss_sensitivity(model, compress_layers(sources, middle), images, progress=progress)
         model.cpu()

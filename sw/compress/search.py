@@ -16,8 +16,8 @@ import os
 import platform
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -67,8 +67,8 @@ def _candidates() -> tuple[Recipe, ...]:
 CANDIDATES = _candidates()
 
 
-#: With which layers are compressed one by one to measure their sensitivity: an error of medium size.
-REFERENCE = Recipe("msvq", 16, 16, 4, 16)
+#: With which layers are compressed one by one to measure their sensitivity: an error of medium size, in any layer.
+REFERENCE = Recipe("lsq3")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,9 @@ def loss_sensitivity(
     """How much a squared error of 1 in each layer changes what the network says.
 
     For each layer, the mean divergence ``KL(p, q)`` of the network's softmax p from q, that of the network with this
-    one layer compressed, divided by the layer's squared error. It needs no labels, and is never negative.
+    one layer compressed, divided by the layer's squared error. It needs no labels, and is never negative. Batch norms
+    take their statistics from the images, with and without the error: recalibration
+    (:func:`sw.compress.training.graph.recalibrate_batch_norm`) mends what an error does to those.
 
     Parameters
     ----------
@@ -113,7 +115,7 @@ def loss_sensitivity(
     images
         Normalised floats, on the model's device.
     batch
-        Images at a time.
+        Images at a time, at the most.
     progress
         Show a bar on standard error.
 
@@ -122,15 +124,15 @@ def loss_sensitivity(
     CompressError
         A divergence is NaN or infinite.
     """
+    # Parts of one size, or the statistics of the last would be of a few images.
+    parts = images.chunk(-(-len(images) // batch))
 
     def outputs() -> Tensor:
-        return torch.cat([model(part).float().log_softmax(-1) for part in torch.split(images, batch)])
+        return torch.cat([model(part).float().log_softmax(-1) for part in parts])
 
-    training = model.training
-    model.eval()
-    expected = outputs()
     found = {}
-    with progress_bar(progress) as bar:
+    with _recalibrated(model), progress_bar(progress) as bar:
+        expected = outputs()
         for layer in bar.track(layers, description="sensitivity"):
             weight = model.get_parameter(f"{layer.name}.weight")
             original = weight.detach().clone()
@@ -144,8 +146,24 @@ def loss_sensitivity(
             found[layer.name] = max(float(divergence), 0.0) / error if error else 0.0
             if not math.isfinite(found[layer.name]):
                 raise CompressError(f"layer {layer.name!r}: divergence must be finite, not {float(divergence)}")
-    model.train(training)
     return found
+
+
+@contextmanager
+def _recalibrated(model: nn.Module) -> Iterator[None]:
+    """A network in evaluation mode, but for batch norms: those take each batch's own statistics, and keep none."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    training, tracking = model.training, [norm.track_running_stats for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.train()
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, tracked in zip(norms, tracking, strict=True):
+            norm.track_running_stats = tracked
+        model.train(training)
 
 
 def choose(

@@ -174,11 +174,40 @@ def test_sensitivity_is_larger_where_an_error_says_more() -> None:
     assert model.training
 
 
+def test_sensitivity_is_that_of_a_recalibrated_network() -> None:
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(3, 8, 3, bias=False),
+            norm=nn.BatchNorm2d(8),
+            relu=nn.ReLU(),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            linear=nn.Linear(8, 4),
+        )
+    )
+    images = torch.randn(30, 3, 8, 8, generator=generator)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    weight = model.get_parameter("conv.weight").detach().clone()
+
+    def sensitivity(changed: torch.Tensor) -> float:
+        layer: Any = types.SimpleNamespace(name="conv", float_weights=changed.numpy)
+        return loss_sensitivity(model, [layer], images, batch=7, progress=False)["conv"]
+
+    # Recalibration takes back what an error does to a channel's mean and variance.
+    noise = weight.std() * torch.randn(weight.shape, generator=generator)
+    assert sensitivity(1.5 * weight) < 1e-4 * sensitivity(weight + noise)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.norm.training
+    assert model.norm.track_running_stats
+
+
 def test_sensitivity_refuses_what_is_not_finite() -> None:
     model = network()
     layers, _ = compress_network(module_sources(model), Recipe("lsq2"), progress=False)
     with pytest.raises(CompressError, match="layer 'stem': divergence must be finite, not nan"):
         loss_sensitivity(model, layers, torch.full((1, 3, 8, 8), math.nan), progress=False)
+    assert model.training
 
 
 def test_rules_survive_json(tmp_path: Path) -> None:
