@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 import os
@@ -25,11 +24,12 @@ from sw.compress.methods import LayerSource, Recipe, compress_layers, kept_weigh
 from sw.compress.network import module_sources
 from sw.compress.pruning import nm_mask
 from sw.compress.ratio import ideal_ratio, layer_bits, storage_bits, sum_bits
-from sw.compress.search import CANDIDATES, REFERENCE, loss_sensitivity, search
+from sw.compress.search import CANDIDATES, REFERENCE, SLACK, loss_sensitivity, search
 from sw.compress.training.data import ImageData
+from sw.compress.training.finetune import file_metadata
 from sw.compress.training.freezing import Freezing, SignFreezer
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
-from sw.compress.training.integer import export_integers, network_metadata, read_network, write_network
+from sw.compress.training.integer import export_integers, read_network, write_network
 from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of, training_images
 from sw.compress.training.modules import (
     CodebookDecoder,
@@ -45,9 +45,6 @@ from sw.format.layer import CompressedLayer
 
 #: Images that set the scales of activations, and those that recalibrate batch norm.
 CALIBRATION, RECALIBRATION = 500, 5000
-
-#: Bytes that a search leaves free: after training, the numbers in the list of operations may have more digits.
-SLACK = 128
 
 #: Test images whose logits sw.golden computes too, to be compared with the faster integers.
 GOLDEN = 8
@@ -140,16 +137,6 @@ def _mask(model: nn.Module, sources: Sequence[LayerSource], layers: Sequence[Com
             replace_layer(model, source, CodebookDecoder(layer))
 
 
-def _metadata(model: nn.Module, images: torch.Tensor) -> dict[str, Any]:
-    """What the network's file will say beside the layers, as far as is known before they are compressed."""
-    model = copy.deepcopy(model)
-    convert(model, [], progress=False)
-    graph = quantise_activations(model)
-    calibrate(graph, images)
-    exported = export_integers(graph, tuple(images.shape[1:]))
-    return network_metadata(exported)
-
-
 def compress(
     model: nn.Module, case: Case, seed: int, images: torch.Tensor, device: str, progress: bool = True
 ) -> list[CompressedLayer]:
@@ -170,7 +157,7 @@ def compress(
             sensitivity=sensitivity,
             keep=KEPT_8BIT,
             requantised=True,
-            metadata=_metadata(model, images.cpu()),
+            metadata=file_metadata(model, images.cpu()),
             threads=threads,
             device=device,
             progress=progress,

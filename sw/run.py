@@ -122,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
 def _batches(inputs: Sequence[Input], options: argparse.Namespace) -> list[NDArray[np.int8]]:
     """The images of each input."""
     if len(options.inputs) != len(inputs):
-        raise RunError(f"there must be {len(inputs)} INPUTs, not {len(options.inputs)}")
+        raise RunError(f"the program takes an INPUT for each of its {len(inputs)} inputs, not {len(options.inputs)}")
     if (options.mean is None) != (options.std is None):
         raise RunError("--mean and --std must be given together")
     batches = [

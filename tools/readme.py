@@ -301,10 +301,11 @@ def _markdown(text: str) -> str:
 
 
 def blocks_part() -> Iterator[str]:
-    """Every hardware block, with what it is and the tests that name it."""
+    """Every hardware block, with what it is and the tests that name it, but for those of this page."""
     yield _row("block", "file", "what it is", "tests of its own")
     yield "|---|---|---|---|"
-    tests = {path: path.read_text() for path in sorted((ROOT / "tests").rglob("test_*.py"))}
+    files = sorted(path for path in (ROOT / "tests").rglob("test_*.py") if path.parent.name != "tools")
+    tests = {path: path.read_text() for path in files}
     for path in sorted((ROOT / "hw").rglob("*.py")):
         for node in _components(path):
             summary = _markdown((ast.get_docstring(node) or "").partition("\n\n")[0])

@@ -106,7 +106,7 @@ REGISTERS: tuple[Register, ...] = (
         Access.ACT,
         "the doorbell",
         (
-            Bits("start", 0, 1, "run the program at PROGRAM; while one is running, only INTERRUPT.refused is set"),
+            Bits("start", 0, 1, "run the program at PROGRAM; while one is running, set INTERRUPT.refused and ERROR"),
             Bits("abort", 1, 1, "end the running program; wins over start"),
         ),
     ),

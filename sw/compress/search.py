@@ -42,6 +42,7 @@ from sw.format.output import staged
 __all__ = [
     "CANDIDATES",
     "REFERENCE",
+    "SLACK",
     "Plan",
     "choose",
     "loss_sensitivity",
@@ -69,6 +70,11 @@ CANDIDATES = _candidates()
 
 #: With which layers are compressed one by one to measure their sensitivity: an error of medium size, in any layer.
 REFERENCE = Recipe("lsq3")
+
+
+#: Bytes of a budget that are left free where the file is to have operations: after training, the numbers in those may
+#: have more digits.
+SLACK = 128
 
 
 @dataclass(frozen=True)
@@ -476,7 +482,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "network",
         help="a checkpoint file; or efficientnet-lite0, timm:NAME, torchvision:NAME or package.module:callable",
     )
-    parser.add_argument("--bytes", type=int, required=True, help="of the container")
+    parser.add_argument(
+        "--bytes", type=int, required=True, help="of the container: of finetune's with --data, of layers alone without"
+    )
     parser.add_argument("--weights", metavar="FILE", help="checkpoint of a network that is no file itself")
     parser.add_argument("--data", help="measure sensitivities on its training images; all layers weigh 1 without")
     parser.add_argument("--size", type=int, default=224, help="rows and columns of images of a directory (%(default)s)")
@@ -504,15 +512,17 @@ def _run(options: argparse.Namespace) -> int:
     candidates = read_candidates(options.candidates) if options.candidates else CANDIDATES
     with ExitStack() as files:
         output = files.enter_context(staged(options.output)) if options.output is not None else None
-        sensitivity = None
+        sensitivity = metadata = None
         if model is not None and options.data:
-            sensitivity = _measured(model, sources, options)
+            sensitivity, metadata = _measured(model, sources, options)
         plan = search(
             sources,
-            options.bytes,
+            options.bytes if metadata is None else options.bytes - SLACK,
             candidates=candidates,
             sensitivity=sensitivity,
             keep=options.keep,
+            requantised=metadata is not None,
+            metadata=metadata,
             threads=options.threads,
             device=options.device,
             progress=not options.quiet,
@@ -538,14 +548,19 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _measured(model: nn.Module, sources: Sequence[LayerSource], options: argparse.Namespace) -> dict[str, float]:
+def _measured(
+    model: nn.Module, sources: Sequence[LayerSource], options: argparse.Namespace
+) -> tuple[dict[str, float], dict[str, Any] | None]:
+    """Sensitivities, and what the file of fine-tuning will have beside the layers."""
     from sw.compress.training.data import load_data
+    from sw.compress.training.finetune import file_metadata
     from sw.compress.training.loop import images_of
 
     data = load_data(options.data, "train", size=options.size)
     layers, _ = compress_network(sources, REFERENCE, threads=options.threads, progress=not options.quiet)
     images = torch.cat([part for part, _ in images_of(data, options.device, limit=options.images)])
-    return loss_sensitivity(model.to(options.device), layers, images, progress=not options.quiet)
+    metadata = file_metadata(model, images.cpu())
+    return loss_sensitivity(model.to(options.device), layers, images, progress=not options.quiet), metadata
 
 
 if __name__ == "__main__":

@@ -80,8 +80,8 @@ def test_picture_is_cropped_resized_and_normalised(program: Program, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{p}"], "there must be 1 INPUTs, not 0"),
-        (["{p}", "{x}", "{x}"], "there must be 1 INPUTs, not 2"),
+        (["{p}"], "the program takes an INPUT for each of its 1 inputs, not 0"),
+        (["{p}", "{x}", "{x}"], "the program takes an INPUT for each of its 1 inputs, not 2"),
         (["{p}", "{wrong}"], "must be [3 x 5 x 4] or [images x 3 x 5 x 4], not [4, 4]"),
         (["{p}", "{double}"], "input 'input0': values must be int8 or float, not int64"),
         (["{p}", "{nan}"], "input 'input0': values must be finite"),

@@ -6,6 +6,7 @@ Every method goes the same way; the recipes alone differ. ``python -m sw.compres
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import glob
 import inspect
@@ -34,7 +35,7 @@ from sw.compress.sources import load_model
 from sw.compress.training.data import SPLITS, ImageData, load_data
 from sw.compress.training.freezing import VALUES, Freezing, SignFreezer
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
-from sw.compress.training.integer import IntegerNetwork, export_integers, write_network
+from sw.compress.training.integer import IntegerNetwork, export_integers, network_metadata, write_network
 from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of, training_images
 from sw.compress.training.modules import SignBits, compressed_layers, convert
 from sw.compress.training.sparse import SCHEMES, finish_sparse, start_sparse
@@ -42,7 +43,7 @@ from sw.format.container import write_container
 from sw.format.layer import CompressedLayer
 from sw.format.output import staged
 
-__all__ = ["DEFAULTS", "Finetuned", "Finetuning", "finetune", "method_rules", "prepare"]
+__all__ = ["DEFAULTS", "Finetuned", "Finetuning", "file_metadata", "finetune", "method_rules", "prepare"]
 
 #: k, d, N and M of each method where none are given: those of the papers' ablations, and DKM and PQF as plain VQ.
 DEFAULTS: dict[str, tuple[int, int, int, int]] = {
@@ -119,6 +120,29 @@ def prepare(
     quantise_inputs(model).eval()
     calibrate(model, images)
     return model, reason
+
+
+def file_metadata(model: nn.Module, images: Tensor) -> dict[str, Any] | None:
+    """What :func:`finetune`'s file of a network will hold beside the layers, as far as is known before.
+
+    After training it may have up to :data:`sw.compress.search.SLACK` bytes more.
+
+    Parameters
+    ----------
+    model
+        In floats. Not changed.
+    images
+        As in :func:`prepare`.
+
+    Returns
+    -------
+    dict
+        For :func:`sw.compress.search.search`; None of a network without integer form, whose file has layers alone.
+    """
+    graph, reason = prepare(copy.deepcopy(model), [], images, progress=False)
+    if reason is not None:
+        return None
+    return network_metadata(export_integers(_traced(graph), (images.shape[1], images.shape[2], images.shape[3])))
 
 
 def _graph(model: nn.Module) -> tuple[torch.fx.GraphModule | None, str]:

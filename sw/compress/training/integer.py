@@ -509,10 +509,10 @@ def read_network(path: str | os.PathLike[str]) -> IntegerNetwork:
     container = read_container(path)
     operations = container.metadata.get("operations")
     if operations is None or "input_scale" not in container.metadata:
-        raise CompressError(
-            f"container {os.fspath(path)!r} must hold a network's operations, not layers alone: write_network and "
-            "python -m sw.compress finetune write them"
-        )
+        found = "layers alone: write_network and python -m sw.compress finetune write them"
+        if "steps" in container.metadata:
+            found = "a network in steps, which sw.host runs"
+        raise CompressError(f"container {os.fspath(path)!r} must hold a network's operations, not {found}")
     layers = {layer.name: layer for layer in container.layers}
     try:
         check_operations(operations, layers)

@@ -21,7 +21,7 @@ from sw.compress.methods import CompressError, LayerSource, Recipe, compress_lay
 from sw.compress.network import compress_network, module_sources
 from sw.compress.search import Plan, choose, loss_sensitivity, plan_json, read_rules, search
 from sw.compress.training.modules import compressed_layers, convert
-from sw.format.container import write_container
+from sw.format.container import read_container, write_container
 
 CANDIDATES = (
     Recipe("lsq3"),
@@ -271,7 +271,10 @@ def test_command_and_container_of_its_rules(
     arguments += ["-o", str(tmp_path / "plan.json"), "--keep", "stem"]
     if measured:
         images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
-        np.savez(tmp_path / "data.npz", train_images=images, train_labels=np.zeros(20, np.int64))
+        labels = np.arange(20) % 4
+        names = [f"{part}_{name}" for part in ("train", "test") for name in ("images", "labels")]
+        parts = dict(zip(names, [images, labels] * 2, strict=True))
+        np.savez(tmp_path / "data.npz", **parts)
         arguments += ["--data", str(tmp_path / "data.npz"), "--images", "16"]
     assert main(arguments) == 0
     plan = json.loads((tmp_path / "plan.json").read_text())
@@ -282,8 +285,15 @@ def test_command_and_container_of_its_rules(
     container = tmp_path / "network"
     compress = ["--model", "users:network", "--rules", str(tmp_path / "plan.json"), "-o", str(container), "--quiet"]
     assert main(compress) == 0
-    # Without training, a linear layer of integers has a scale for each channel.
-    assert 0 <= container.stat().st_size - plan["bytes"] < 100
+    if not measured:
+        # Without training, a linear layer of integers has a scale for each channel.
+        assert 0 <= container.stat().st_size - plan["bytes"] < 100
+        return
+    finetune = ["finetune", "users:network", "--data", str(tmp_path / "data.npz"), "--epochs", "1", "--batch", "10"]
+    finetune += ["--rules", str(tmp_path / "plan.json"), "-o", str(container), "--quiet"]
+    assert main(finetune) == 0
+    assert "operations" in read_container(container).metadata
+    assert plan["bytes"] - 128 < container.stat().st_size <= 9000
 
 
 def test_command_on_a_checkpoint(tmp_path: Path) -> None:

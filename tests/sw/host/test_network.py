@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from hw.config import preset
+from sw.compress.methods import CompressError
+from sw.compress.training.integer import read_network
 from sw.format.container import read_container, write_container
 from sw.golden import layer_sums, requantise
 from sw.host.network import (
@@ -37,6 +39,8 @@ def test_written_and_read_again(given: Any, tmp_path: Path) -> None:
         write_stepped(tmp_path / name, network)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert is_stepped(read_container(tmp_path / "a"))
+    with pytest.raises(CompressError, match="must hold a network's operations, not a network in steps"):
+        read_network(tmp_path / "a")
     again = read_stepped(tmp_path / "a")
     assert again.operations == network.operations
     assert again.input_scale == network.input_scale
