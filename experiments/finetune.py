@@ -36,12 +36,14 @@ from sw.compress.training.modules import (
     SignBits,
     compressed_layers,
     convert,
-    load_layers,
     replace_layer,
 )
 from sw.compress.training.permutation import permute_network
-from sw.format.container import read_container, write_container
+from sw.format.container import write_container
 from sw.format.layer import CompressedLayer
+from sw.host.device import quantise, run_on_device
+from sw.host.network import read_stepped, write_stepped
+from sw.host.transformer import export_transformer
 
 #: Images that set the scales of activations, and those that recalibrate batch norm.
 CALIBRATION, RECALIBRATION = 500, 5000
@@ -262,12 +264,16 @@ def run(
             )
             images = exported.quantise(next(images_of(test, device, batch=GOLDEN))[0])
             same = torch.equal(exported.run(images).cpu(), exported.run(images, golden=False).cpu())
-            result["golden_logits_equal"] = same
         else:
-            write_container(path, layers)
-            again = quantise_inputs(_from_container(network, weights, read_container(path).layers))
-            again.load_state_dict({k: v for k, v in graph.state_dict().items() if ".decoder." not in k}, strict=False)
-            result["accuracy"] = accuracy(again.to(device), test, device=device)
+            write_stepped(path, export_transformer(graph, sample))
+            stepped = read_stepped(path)
+            result["accuracy"] = accuracy(
+                lambda images: run_on_device(stepped, quantise(stepped, images))[:, :, 0], test, device=device
+            )
+            images = quantise(stepped, next(images_of(test, device, batch=GOLDEN))[0])
+            expected = torch.from_numpy(np.stack(stepped.run(list(images.cpu().numpy()))))
+            same = torch.equal(run_on_device(stepped, images).cpu(), expected)
+        result["golden_logits_equal"] = same
         result["file_bytes"] = path.stat().st_size
         if container is not None:
             container.parent.mkdir(parents=True, exist_ok=True)
@@ -296,12 +302,6 @@ def run(
         "seconds": sum(stages.values()),
         "stages": stages,
     }
-
-
-def _from_container(network: str, weights: Path, layers: list[CompressedLayer]) -> nn.Module:
-    model = build(network, weights)
-    load_layers(model, layers)
-    return model
 
 
 __all__ = ["Case", "compress", "most_codewords", "rules_for", "run"]

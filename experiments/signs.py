@@ -54,9 +54,8 @@ STUDY = Study(
     cases=cases,
     config=CONFIGS.__getitem__,
     note=(
-        "Accuracy on the 10,000 test images, in per cent; mean and standard deviation over seeds. MobileNet-v2: of the"
-        " container's integers. The transformer's weights are the container's and the inputs of its layers int8, but"
-        " what lies between its layers (normalisation, softmax, GELU) is float: that has no integer form here."
+        "Accuracy of the container's integers on the 10,000 test images, in per cent; mean and standard deviation over"
+        " seeds. The transformer is a network in steps: its normalisation, softmax and GELU are integers, too."
     ),
 )
 

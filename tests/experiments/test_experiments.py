@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import signs, table3, train_float
+from experiments import finetune, signs, table3, train_float
 from experiments.finetune import Case, compress, most_codewords, rules_for
-from experiments.models import MODELS, build
+from experiments.models import MODELS, VisionTransformer, build
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, compress_layers
 from sw.compress.ratio import layer_bits, sum_bits
+from sw.format.container import read_container
+from sw.host.network import is_stepped
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,24 @@ def test_the_way_from_floats_to_a_table(cifar: Path, tmp_path: Path, capsys: pyt
     assert "| MSVQ |" in (tmp_path / "table3-resnet20.md").read_text()
     assert table3.main([*study, "--cases", "E"]) == 2
     assert "case must be one of A, B, C, D, D crosslayer" in capsys.readouterr().err
+
+
+def test_a_transformer_is_measured_from_its_integers(
+    cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(name: str, weights: Path) -> nn.Module:
+        torch.manual_seed(0)
+        return VisionTransformer(depth=1, width=32, heads=2).eval()
+
+    monkeypatch.setattr(finetune, "build", small)
+    study = ["vit", "--data", str(cifar), "--device", "cpu", "--quiet", "--epochs", "1", "--output", str(tmp_path)]
+    study += ["--weights", str(tmp_path), "--runs", str(tmp_path / "runs"), "--seeds", "0", "--containers"]
+    assert signs.main([*study, "--cases", "SSVQ frozen, majority"]) == 0
+    (run,) = json.loads((tmp_path / "signs-vit.json").read_text())["runs"]
+    assert run["golden_logits_equal"]
+    file = tmp_path / "runs" / "SSVQ-frozen--majority-0.msvq"
+    assert file.stat().st_size == run["file_bytes"]
+    assert is_stepped(read_container(file))
 
 
 def test_reports_need_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,16 @@ from sw.format.container import read_container, write_container
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.golden import layer_sums, output_size, requantise
 
-__all__ = ["IntegerNetwork", "export_integers", "fixed_point", "network_metadata", "read_network", "write_network"]
+__all__ = [
+    "IntegerNetwork",
+    "device_sums",
+    "divide",
+    "export_integers",
+    "fixed_point",
+    "network_metadata",
+    "read_network",
+    "write_network",
+]
 
 # Half of int32's range is left to the sums.
 _MAX_BIAS = 1 << 29
@@ -73,7 +82,7 @@ def fixed_point(factors: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArra
     return multipliers.astype(np.int32), shifts.astype(np.uint8)
 
 
-def _divide(values: Tensor, shift: int | Tensor) -> Tensor:
+def divide(values: Tensor, shift: int | Tensor) -> Tensor:
     """``round(v / 2**shift)``, halves away from zero, int64."""
     shift = torch.as_tensor(shift, device=values.device)
     half = (torch.ones_like(shift) << shift) >> 1
@@ -123,7 +132,7 @@ class IntegerNetwork:
         """
         if images.dtype != torch.int8 or images.ndim != 4:
             raise CompressError(f"images must be int8 with four axes, not {images.dtype} {list(images.shape)}")
-        sums = _golden_sums if golden else _device_sums
+        sums = _golden_sums if golden else device_sums
         values: list[Tensor | None] = []
         last_use = {source: i for i, op in enumerate(self.operations) for source in op.get("in", ())}
         for i, op in enumerate(self.operations):
@@ -154,7 +163,7 @@ def _apply(
         (second,) = rest
         assert second is not None
         a, b = op["multipliers"]
-        return _divide(first.long() * a + second.long() * b, op["shift"]).clamp(low, high).to(torch.int8)
+        return divide(first.long() * a + second.long() * b, op["shift"]).clamp(low, high).to(torch.int8)
     if kind == "average":
         if "kernel" in op:
             window = op["kernel"], op["stride"], op["padding"]
@@ -163,7 +172,7 @@ def _apply(
         else:
             total = first.long().sum((2, 3), keepdim=True)
         total = total * op["multiplier"]
-        return _divide(total, op["shift"]).clamp(low, high).to(torch.int8)
+        return divide(total, op["shift"]).clamp(low, high).to(torch.int8)
     if kind == "maximum":
         # Padding never wins, as in max_pool2d; float32 holds every int8.
         window = op["kernel"], op["stride"], op["padding"]
@@ -189,7 +198,7 @@ def _golden_sums(layer: CompressedLayer, values: Tensor, requantised: bool) -> T
     return torch.from_numpy(sums + layer.requantisation.bias)
 
 
-def _device_sums(layer: CompressedLayer, values: Tensor, requantised: bool) -> Tensor:
+def device_sums(layer: CompressedLayer, values: Tensor, requantised: bool) -> Tensor:
     """As :func:`_golden_sums`. Sums stay below 2**53, so float64 products are exact in any order of summation."""
     given = layer.requantisation
     assert given is not None
@@ -209,7 +218,7 @@ def _device_sums(layer: CompressedLayer, values: Tensor, requantised: bool) -> T
         for part in (given.bias, given.multiplier, given.shift)
     )
     biased = products.long() + bias
-    sums = _divide(biased * multiplier, shift).clamp(-128, 127).to(torch.int8) if requantised else biased.int()
+    sums = divide(biased * multiplier, shift).clamp(-128, 127).to(torch.int8) if requantised else biased.int()
     return sums.flatten(1) if values.ndim == 2 else sums
 
 

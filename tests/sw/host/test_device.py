@@ -1,0 +1,65 @@
+"""A network in steps on torch tensors gives the integers of its reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.models import VisionTransformer
+from hw.config import VARIANTS, preset
+from sw.compress.methods import Recipe
+from sw.compress.training.modules import convert
+from sw.host.device import quantise, run_on_device
+from sw.host.network import SteppedNetwork
+from sw.host.operations import StepError
+from sw.host.transformer import export_transformer
+from tests.sw.host.steps import small_transformer
+
+
+def both(network: SteppedNetwork, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    return run_on_device(network, images).numpy(), np.stack(network.run(list(images.numpy())))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_result_is_the_references(variant: str) -> None:
+    network, images = small_transformer(preset(f"{variant}-tiny"))
+    # Beside likely images, those that reach the ends of every range.
+    generator = torch.Generator().manual_seed(0)
+    wild = torch.randint(-128, 128, (40, *images[0].shape), generator=generator)
+    wild[::2] = wild[::2].sign() * 127
+    batch = torch.cat([torch.from_numpy(np.stack(images)), wild.to(torch.int8)])
+    found, expected = both(network, batch)
+    assert found.dtype == expected.dtype == np.int32
+    assert np.array_equal(found, expected)
+
+
+def test_mean_of_tokens() -> None:
+    torch.manual_seed(1)
+    model = VisionTransformer(depth=2, width=16, heads=2).eval()
+    images = torch.randn(6, 3, 32, 32)
+    convert(model, [("*", Recipe("int8"))], progress=False)
+    network = export_transformer(model, images)
+    batch = quantise(network, images)
+    assert np.array_equal(batch.numpy(), np.stack(network.quantise(images)))
+    found, expected = both(network, batch)
+    assert np.array_equal(found, expected)
+
+
+def test_every_operation_is_met() -> None:
+    class_token, _ = small_transformer(preset("ews-tiny"))
+    kinds = {op["op"] for op in class_token.operations}
+    assert kinds >= {"token", "matmul", "split", "softmax", "normalise", "gelu", "layernorm", "embed", "residual"}
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (torch.zeros(1, 3, 8, 8), r"a batch must be of int8 \[3 x 8 x 8\], not torch.float32 \[1, 3, 8, 8\]"),
+        (torch.zeros(1, 3, 8, 9, dtype=torch.int8), r"not torch.int8 \[1, 3, 8, 9\]"),
+    ],
+)
+def test_refuses_other_images(batch: torch.Tensor, message: str) -> None:
+    network, _ = small_transformer(preset("ews-tiny"))
+    with pytest.raises(StepError, match=message):
+        run_on_device(network, batch)
