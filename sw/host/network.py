@@ -26,6 +26,7 @@ __all__ = [
     "is_stepped",
     "product_requantisation",
     "read_stepped",
+    "stepped_metadata",
     "write_stepped",
 ]
 
@@ -198,6 +199,15 @@ class SteppedNetwork:
         return sums[:, 0] if values.ndim == 2 else sums
 
 
+def stepped_metadata(network: SteppedNetwork) -> dict[str, Any]:
+    """What a network's container has beside its layers."""
+    return {
+        "steps": network.operations,
+        "constants": encode_constants(network.constants),
+        "input_scale": network.input_scale,
+    }
+
+
 def write_stepped(path: str | os.PathLike[str], network: SteppedNetwork) -> None:
     """Write a network into one container; operations and constants go into its metadata.
 
@@ -206,12 +216,7 @@ def write_stepped(path: str | os.PathLike[str], network: SteppedNetwork) -> None
     sw.format.container.ContainerError, OSError
         As :func:`sw.format.container.write_container`.
     """
-    metadata = {
-        "steps": network.operations,
-        "constants": encode_constants(network.constants),
-        "input_scale": network.input_scale,
-    }
-    write_container(path, list(network.layers.values()), metadata=metadata)
+    write_container(path, list(network.layers.values()), metadata=stepped_metadata(network))
 
 
 def is_stepped(container: Container) -> bool:

@@ -42,6 +42,10 @@ from sw.compress.training.sparse import SCHEMES, finish_sparse, start_sparse
 from sw.format.container import write_container
 from sw.format.layer import CompressedLayer
 from sw.format.output import staged
+from sw.host.device import quantise, run_on_device
+from sw.host.network import SteppedNetwork, stepped_metadata, write_stepped
+from sw.host.operations import StepError
+from sw.host.transformer import export_transformer
 
 __all__ = ["DEFAULTS", "Finetuned", "Finetuning", "file_metadata", "finetune", "method_rules", "prepare"]
 
@@ -105,8 +109,9 @@ def prepare(
     Returns
     -------
     tuple
-        The network in evaluation mode; and why it has no integer form, or None if it has. Without one, the inputs of
-        its layers are quantised, and the rest is float.
+        The network in evaluation mode; and why it has no form as one program of integers, or None if it has. Without
+        one, the inputs of its layers are quantised, and the rest is float: a vision transformer can still become a
+        network in steps (:func:`sw.host.transformer.export_transformer`).
     """
     convert(model, rules, alpha=alpha, learn_signs=learn_signs, threads=threads, progress=progress)
     graph, reason = _graph(model)
@@ -140,9 +145,11 @@ def file_metadata(model: nn.Module, images: Tensor) -> dict[str, Any] | None:
         For :func:`sw.compress.search.search`; None of a network without integer form, whose file has layers alone.
     """
     graph, reason = prepare(copy.deepcopy(model), [], images, progress=False)
-    if reason is not None:
+    try:
+        network = _integers(graph, reason, images)
+    except CompressError:
         return None
-    return network_metadata(export_integers(_traced(graph), (images.shape[1], images.shape[2], images.shape[3])))
+    return stepped_metadata(network) if isinstance(network, SteppedNetwork) else network_metadata(network)
 
 
 def _graph(model: nn.Module) -> tuple[torch.fx.GraphModule | None, str]:
@@ -195,20 +202,22 @@ class Finetuned:
     layers
         Its layers as integers.
     network
-        All of it as integers, or None if it has no integer form.
+        All of it as integers: of one program, or in steps (a vision transformer). None if it has no integer form.
     report
         Accuracies in per cent, ratios, losses, for JSON.
     """
 
     model: nn.Module
     layers: list[CompressedLayer]
-    network: IntegerNetwork | None
+    network: IntegerNetwork | SteppedNetwork | None
     report: dict[str, Any]
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the container: the network's operations are in it if it has an integer form."""
         if self.network is None:
             write_container(path, self.layers)
+        elif isinstance(self.network, SteppedNetwork):
+            write_stepped(path, self.network)
         else:
             write_network(path, self.network)
 
@@ -297,7 +306,6 @@ def finetune(
     compressed, reason = prepare(
         model, job.rules, images, alpha=job.alpha, learn_signs=job.learn_signs, progress=progress
     )
-    report["no_integer_form"] = reason
 
     def recalibrate() -> None:
         recalibrate_batch_norm(compressed, training_images(train, job.config, device, limit=RECALIBRATION))
@@ -324,18 +332,34 @@ def finetune(
     if calls:
         report["frozen_signs"] = freezer.frozen_share()
     report["accuracy_trained"] = accuracy(compressed, test, device=device)
-    network = None
-    if reason is None:
-        network = export_integers(_traced(compressed), (3, test.size, test.size))
+    network, report["no_integer_form"] = None, None
+    try:
+        network = _integers(compressed, reason, images)
         report |= _measured(network, test, device)
+    except CompressError as error:
+        report["no_integer_form"] = str(error)
     bits = sum_bits(map(layer_bits, layers))
     report |= {"bits_per_weight": bits.per_weight, "ratio_ideal": ideal_ratio(bits), "weights": bits.weight_count}
     return Finetuned(compressed, layers, network, report)
 
 
-def _traced(model: nn.Module) -> torch.fx.GraphModule:
-    assert isinstance(model, torch.fx.GraphModule)
-    return model
+def _integers(model: nn.Module, reason: str | None, images: Tensor) -> IntegerNetwork | SteppedNetwork:
+    """What :func:`prepare` gave, and why that has no form as one program if it has none, as integers.
+
+    ``images`` set the scales in a network in steps that training does not learn.
+
+    Raises
+    ------
+    CompressError
+        It has no integer form.
+    """
+    if reason is None:
+        assert isinstance(model, torch.fx.GraphModule)
+        return export_integers(model, (images.shape[1], images.shape[2], images.shape[3]))
+    try:
+        return export_transformer(model, images)
+    except StepError as error:
+        raise CompressError(f"{reason}; nor as a vision transformer: {error}") from None
 
 
 def _distributed() -> bool:
@@ -359,12 +383,21 @@ def _claim(path: Path, settings: dict[str, Any], write: bool) -> None:
             temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
-def _measured(network: IntegerNetwork, test: ImageData, device: str) -> dict[str, Any]:
+def _measured(network: IntegerNetwork | SteppedNetwork, test: ImageData, device: str) -> dict[str, Any]:
     """Accuracy of the integers, and whether the golden model agrees with them on some images."""
-    images = network.quantise(next(images_of(test, device, batch=GOLDEN))[0])
-    equal = torch.equal(network.run(images).cpu(), network.run(images, golden=False).cpu())
-    percent = accuracy(lambda values: network.run(network.quantise(values), golden=False), test, device=device)
-    return {"accuracy_integers": percent, "golden_logits_equal": equal}
+
+    def logits(values: Tensor) -> Tensor:
+        if isinstance(network, SteppedNetwork):
+            return run_on_device(network, quantise(network, values))[:, :, 0]
+        return network.run(network.quantise(values), golden=False)
+
+    images = next(images_of(test, device, batch=GOLDEN))[0]
+    if isinstance(network, SteppedNetwork):
+        expected = torch.from_numpy(np.stack(network.run(network.quantise(images.cpu()))))[:, :, 0]
+    else:
+        expected = network.run(network.quantise(images)).cpu()
+    equal = torch.equal(expected, logits(images).cpu())
+    return {"accuracy_integers": accuracy(logits, test, device=device), "golden_logits_equal": equal}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from demo.networks import DeiT
+from sw.compress.__main__ import main as compress_main
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.network import module_sources
 from sw.compress.training import finetune as module
@@ -24,6 +26,7 @@ from sw.compress.training.integer import read_network
 from sw.compress.training.loop import TrainConfig
 from sw.compress.training.modules import load_layers
 from sw.format.container import read_container
+from sw.host.network import read_stepped
 
 
 def network() -> nn.Module:
@@ -80,6 +83,7 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importable as ``users``."""
     users = types.ModuleType("users")
     users.network, users.gelu = network, Gelu  # type: ignore[attr-defined]
+    users.vit = lambda: DeiT(size=8, patch=4, width=16, heads=2, depth=1, classes=4)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "users", users)
 
 
@@ -167,6 +171,24 @@ def test_interrupted_and_called_again_gives_the_same_bytes(
     assert report["bytes"] == (tmp_path / "straight").stat().st_size
     assert report["ratio"] == 4 * report["weights"] / report["bytes"]
     assert len(report["losses"]) == len(report["sparse_losses"]) == 2
+
+
+def test_a_vision_transformer_becomes_a_network_in_steps(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, plan = tmp_path / "vit", tmp_path / "plan.json"
+    search = ["search", "users:vit", "--data", data, "--images", "16", "--bytes", "9500", "-o", str(plan), "--quiet"]
+    assert compress_main([*search, "--keep", "patch_embed*", "head"]) == 0
+    command = ["users:vit", "--data", data, "-o", str(output), "--json", str(tmp_path / "report"), "--quiet"]
+    command += ["--rules", str(plan), "--epochs", "1", "--batch", "32", "--crop", "0", "--threads", "1"]
+    assert main([*command, "--device", "cpu"]) == 0
+    assert "no integer form" not in capsys.readouterr().out
+    report = json.loads((tmp_path / "report").read_text())
+    assert report["no_integer_form"] is None
+    assert report["golden_logits_equal"]
+    assert abs(report["accuracy_integers"] - report["accuracy_trained"]) < 15
+    assert read_stepped(output).operations[0]["shape"] == [3, 8, 8]
+    assert 9000 < output.stat().st_size == report["bytes"] <= 9500
 
 
 def test_network_without_integer_form(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
