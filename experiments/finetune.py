@@ -26,10 +26,10 @@ from sw.compress.pruning import nm_mask
 from sw.compress.ratio import ideal_ratio, layer_bits, storage_bits, sum_bits
 from sw.compress.search import CANDIDATES, REFERENCE, SLACK, loss_sensitivity, search
 from sw.compress.training.data import ImageData
-from sw.compress.training.finetune import file_metadata
+from sw.compress.training.finetune import file_metadata, measure_integers, to_integers, write_integers
 from sw.compress.training.freezing import Freezing, SignFreezer
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
-from sw.compress.training.integer import export_integers, read_network, write_network
+from sw.compress.training.integer import read_network
 from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of, training_images
 from sw.compress.training.modules import (
     CodebookDecoder,
@@ -41,15 +41,10 @@ from sw.compress.training.modules import (
 from sw.compress.training.permutation import permute_network
 from sw.format.container import write_container
 from sw.format.layer import CompressedLayer
-from sw.host.device import quantise, run_on_device
-from sw.host.network import read_stepped, write_stepped
-from sw.host.transformer import export_transformer
+from sw.host.network import read_stepped
 
 #: Images that set the scales of activations, and those that recalibrate batch norm.
 CALIBRATION, RECALIBRATION = 500, 5000
-
-#: Test images whose logits sw.golden computes too, to be compared with the faster integers.
-GOLDEN = 8
 
 
 @dataclass(frozen=True)
@@ -256,24 +251,11 @@ def run(
         write_container(path, coded)
         ratio_file = 4 * bits.weight_count / path.stat().st_size
         result: dict[str, Any] = {"accuracy_training_form": accuracy(graph, test, device=device)}
-        if integer:
-            write_network(path, export_integers(graph, (3, test.size, test.size)))
-            exported = read_network(path)
-            result["accuracy"] = accuracy(
-                lambda images: exported.run(exported.quantise(images), golden=False), test, device=device
-            )
-            images = exported.quantise(next(images_of(test, device, batch=GOLDEN))[0])
-            same = torch.equal(exported.run(images).cpu(), exported.run(images, golden=False).cpu())
-        else:
-            write_stepped(path, export_transformer(graph, sample))
-            stepped = read_stepped(path)
-            result["accuracy"] = accuracy(
-                lambda images: run_on_device(stepped, quantise(stepped, images))[:, :, 0], test, device=device
-            )
-            images = quantise(stepped, next(images_of(test, device, batch=GOLDEN))[0])
-            expected = torch.from_numpy(np.stack(stepped.run(list(images.cpu().numpy()))))
-            same = torch.equal(run_on_device(stepped, images).cpu(), expected)
-        result["golden_logits_equal"] = same
+        write_integers(path, to_integers(graph, None if integer else "", sample))
+        exported = read_network(path) if integer else read_stepped(path)
+        measured = measure_integers(exported, test, device)
+        result["accuracy"] = measured["accuracy_integers"]
+        result["golden_logits_equal"] = measured["golden_logits_equal"]
         result["file_bytes"] = path.stat().st_size
         if container is not None:
             container.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,18 @@ from sw.host.network import SteppedNetwork, stepped_metadata, write_stepped
 from sw.host.operations import StepError
 from sw.host.transformer import export_transformer
 
-__all__ = ["DEFAULTS", "Finetuned", "Finetuning", "file_metadata", "finetune", "method_rules", "prepare"]
+__all__ = [
+    "DEFAULTS",
+    "Finetuned",
+    "Finetuning",
+    "file_metadata",
+    "finetune",
+    "measure_integers",
+    "method_rules",
+    "prepare",
+    "to_integers",
+    "write_integers",
+]
 
 #: k, d, N and M of each method where none are given: those of the papers' ablations, and DKM and PQF as plain VQ.
 DEFAULTS: dict[str, tuple[int, int, int, int]] = {
@@ -146,7 +157,7 @@ def file_metadata(model: nn.Module, images: Tensor) -> dict[str, Any] | None:
     """
     graph, reason = prepare(copy.deepcopy(model), [], images, progress=False)
     try:
-        network = _integers(graph, reason, images)
+        network = to_integers(graph, reason, images)
     except CompressError:
         return None
     return stepped_metadata(network) if isinstance(network, SteppedNetwork) else network_metadata(network)
@@ -216,10 +227,8 @@ class Finetuned:
         """Write the container: the network's operations are in it if it has an integer form."""
         if self.network is None:
             write_container(path, self.layers)
-        elif isinstance(self.network, SteppedNetwork):
-            write_stepped(path, self.network)
         else:
-            write_network(path, self.network)
+            write_integers(path, self.network)
 
     def rest(self) -> dict[str, Tensor]:
         """The state that the container of a network without integer form does not hold: all but layers' weights."""
@@ -334,8 +343,8 @@ def finetune(
     report["accuracy_trained"] = accuracy(compressed, test, device=device)
     network, report["no_integer_form"] = None, None
     try:
-        network = _integers(compressed, reason, images)
-        report |= _measured(network, test, device)
+        network = to_integers(compressed, reason, images)
+        report |= measure_integers(network, test, device)
     except CompressError as error:
         report["no_integer_form"] = str(error)
     bits = sum_bits(map(layer_bits, layers))
@@ -343,10 +352,15 @@ def finetune(
     return Finetuned(compressed, layers, network, report)
 
 
-def _integers(model: nn.Module, reason: str | None, images: Tensor) -> IntegerNetwork | SteppedNetwork:
-    """What :func:`prepare` gave, and why that has no form as one program if it has none, as integers.
+def to_integers(model: nn.Module, reason: str | None, images: Tensor) -> IntegerNetwork | SteppedNetwork:
+    """A network that :func:`prepare` gave, trained, as integers.
 
-    ``images`` set the scales in a network in steps that training does not learn.
+    Parameters
+    ----------
+    model, reason
+        As :func:`prepare` gave them.
+    images
+        As for :func:`prepare`: in a network in steps, scales that training does not learn are set by them.
 
     Raises
     ------
@@ -383,8 +397,16 @@ def _claim(path: Path, settings: dict[str, Any], write: bool) -> None:
             temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
-def _measured(network: IntegerNetwork | SteppedNetwork, test: ImageData, device: str) -> dict[str, Any]:
-    """Accuracy of the integers, and whether the golden model agrees with them on some images."""
+def write_integers(path: str | os.PathLike[str], network: IntegerNetwork | SteppedNetwork) -> None:
+    """Write the container of :func:`sw.compress.training.integer.write_network` or its like of a network in steps."""
+    if isinstance(network, SteppedNetwork):
+        write_stepped(path, network)
+    else:
+        write_network(path, network)
+
+
+def measure_integers(network: IntegerNetwork | SteppedNetwork, test: ImageData, device: str) -> dict[str, Any]:
+    """Accuracy of the integers in per cent, and whether the golden model agrees with them on some images."""
 
     def logits(values: Tensor) -> Tensor:
         if isinstance(network, SteppedNetwork):
