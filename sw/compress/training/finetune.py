@@ -44,7 +44,6 @@ from sw.format.layer import CompressedLayer
 from sw.format.output import staged
 from sw.host.device import quantise, run_on_device
 from sw.host.network import SteppedNetwork, stepped_metadata, write_stepped
-from sw.host.operations import StepError
 from sw.host.transformer import export_transformer
 
 __all__ = [
@@ -372,8 +371,9 @@ def to_integers(model: nn.Module, reason: str | None, images: Tensor) -> Integer
         return export_integers(model, (images.shape[1], images.shape[2], images.shape[3]))
     try:
         return export_transformer(model, images)
-    except StepError as error:
-        raise CompressError(f"{reason}; nor as a vision transformer: {error}") from None
+    except Exception as error:  # the parts of a network that only looks like one raise errors of every kind
+        text = " ".join(str(error).split())[:200]
+        raise CompressError(f"{reason}; nor is it such a vision transformer: {text}") from None
 
 
 def _distributed() -> bool:

@@ -19,7 +19,15 @@ from sw.compress.methods import CompressError, Recipe
 from sw.compress.network import module_sources
 from sw.compress.training import finetune as module
 from sw.compress.training.data import load_data
-from sw.compress.training.finetune import DEFAULTS, Finetuning, finetune, main, method_rules
+from sw.compress.training.finetune import (
+    DEFAULTS,
+    Finetuning,
+    finetune,
+    main,
+    method_rules,
+    prepare,
+    to_integers,
+)
 from sw.compress.training.freezing import Freezing
 from sw.compress.training.graph import quantise_inputs
 from sw.compress.training.integer import read_network
@@ -189,6 +197,16 @@ def test_a_vision_transformer_becomes_a_network_in_steps(
     assert abs(report["accuracy_integers"] - report["accuracy_trained"]) < 15
     assert read_stepped(output).operations[0]["shape"] == [3, 8, 8]
     assert 9000 < output.stat().st_size == report["bytes"] <= 9500
+
+
+def test_what_only_looks_like_a_vision_transformer_has_no_integer_form(data: str) -> None:
+    model = DeiT(size=8, patch=4, width=16, heads=2, depth=1, classes=4)
+    model.blocks[0].norm1.forward = lambda values: values.sum()  # type: ignore[method-assign, union-attr]
+    model.forward = lambda images: model.head(images.mean((2, 3)).repeat(1, 6)[:, :16])  # type: ignore[method-assign]
+    images = torch.randn(4, 3, 8, 8)
+    compressed, reason = prepare(model, [], images, progress=False)
+    with pytest.raises(CompressError, match="nor is it such a vision transformer: "):
+        to_integers(compressed, reason or "", images)
 
 
 def test_network_without_integer_form(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
