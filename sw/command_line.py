@@ -19,13 +19,16 @@ def add_instance_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def exit_status(prog: str, run: Callable[[], int | None]) -> int:
-    """What a command returns, 0 for None; or with one line on standard error 2 for bad input, and 130 for Ctrl-C."""
+def exit_status(prog: str, run: Callable[[], int | None], interrupted: str = "interrupted") -> int:
+    """What a command returns, 0 for None; or with one line on standard error 2 for bad input, and 130 for Ctrl-C.
+
+    ``interrupted`` is what that line says after Ctrl-C.
+    """
     try:
         return run() or 0
     except (ValueError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
+        print(f"{prog}: {interrupted}", file=sys.stderr)
         return 130

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from hw.command_line import temporary_path
 
 __all__ = ["OutputError", "staged", "write_atomically"]
 
@@ -34,7 +35,7 @@ def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise OutputError(f"output {str(path)!r} must be a regular file or not exist")
     missing = [folder for folder in path.parents if not folder.exists()]
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(b"")

@@ -13,13 +13,7 @@ from sw.compress.training.integer import device_sums, divide
 from sw.host.network import SteppedNetwork
 from sw.host.operations import RESIDUAL_LIMIT, Array, Kind, StepError
 
-__all__ = ["quantise", "run_on_device"]
-
-
-def quantise(network: SteppedNetwork, images: Tensor) -> Tensor:
-    """As :meth:`~sw.host.network.SteppedNetwork.quantise`, of a batch on its device."""
-    scale = torch.tensor(network.input_scale, dtype=torch.float32, device=images.device)
-    return (images.float() / scale).round().clamp(-128, 127).to(torch.int8)
+__all__ = ["run_on_device"]
 
 
 def run_on_device(network: SteppedNetwork, images: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sw.command_line import exit_status
 from sw.compress.methods import RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, recipe_for
 from sw.compress.network import module_sources
 from sw.compress.pruning import parse_nm
@@ -35,14 +36,20 @@ from sw.compress.sources import load_model
 from sw.compress.training.data import SPLITS, ImageData, load_data
 from sw.compress.training.freezing import VALUES, Freezing, SignFreezer
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
-from sw.compress.training.integer import IntegerNetwork, export_integers, network_metadata, write_network
+from sw.compress.training.integer import (
+    IntegerNetwork,
+    export_integers,
+    network_metadata,
+    quantise_images,
+    write_network,
+)
 from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of, training_images
 from sw.compress.training.modules import SignBits, compressed_layers, convert
 from sw.compress.training.sparse import SCHEMES, finish_sparse, start_sparse
 from sw.format.container import write_container
 from sw.format.layer import CompressedLayer
 from sw.format.output import staged
-from sw.host.device import quantise, run_on_device
+from sw.host.device import run_on_device
 from sw.host.network import SteppedNetwork, stepped_metadata, write_stepped
 from sw.host.transformer import export_transformer
 
@@ -343,9 +350,10 @@ def finetune(
     network, report["no_integer_form"] = None, None
     try:
         network = to_integers(compressed, reason, images)
-        report |= measure_integers(network, test, device)
     except CompressError as error:
         report["no_integer_form"] = str(error)
+    else:
+        report |= measure_integers(network, test, device)
     bits = sum_bits(map(layer_bits, layers))
     report |= {"bits_per_weight": bits.per_weight, "ratio_ideal": ideal_ratio(bits), "weights": bits.weight_count}
     return Finetuned(compressed, layers, network, report)
@@ -410,7 +418,7 @@ def measure_integers(network: IntegerNetwork | SteppedNetwork, test: ImageData, 
 
     def logits(values: Tensor) -> Tensor:
         if isinstance(network, SteppedNetwork):
-            return run_on_device(network, quantise(network, values))[:, :, 0]
+            return run_on_device(network, quantise_images(values, network.input_scale))[:, :, 0]
         return network.run(network.quantise(values), golden=False)
 
     images = next(images_of(test, device, batch=GOLDEN))[0]
@@ -426,14 +434,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    try:
-        return _run(options)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; the same command goes on if it has --work", file=sys.stderr)
-        return 130
+    return exit_status(parser.prog, lambda: _run(options), "interrupted; the same command goes on if it has --work")
 
 
 def _parser() -> argparse.ArgumentParser:

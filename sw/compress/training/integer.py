@@ -43,6 +43,7 @@ __all__ = [
     "export_integers",
     "fixed_point",
     "network_metadata",
+    "quantise_images",
     "read_network",
     "write_network",
 ]
@@ -89,6 +90,12 @@ def divide(values: Tensor, shift: int | Tensor) -> Tensor:
     return values.sign() * ((values.abs() + half) >> shift)
 
 
+def quantise_images(images: Tensor, scale: float) -> Tensor:
+    """Normalised float images ``[batch, C, rows, columns]`` as an int8 input of this scale, on their device."""
+    step = torch.tensor(scale, dtype=torch.float32, device=images.device)
+    return integers(images.float(), step, -128, 127).to(torch.int8)
+
+
 @dataclass(frozen=True)
 class IntegerNetwork:
     """A network as integers.
@@ -110,9 +117,8 @@ class IntegerNetwork:
     input_scale: float
 
     def quantise(self, images: Tensor) -> Tensor:
-        """Normalised float images ``[batch, C, rows, columns]`` as the int8 input."""
-        scale = torch.tensor(self.input_scale, dtype=torch.float32, device=images.device)
-        return integers(images.float(), scale, -128, 127).to(torch.int8)
+        """:func:`quantise_images` by the input's scale."""
+        return quantise_images(images, self.input_scale)
 
     def run(self, images: Tensor, *, golden: bool = True) -> Tensor:
         """The logits of int8 images, int32 ``[batch, classes]``.

@@ -9,8 +9,9 @@ import torch
 from experiments.models import VisionTransformer
 from hw.config import VARIANTS, preset
 from sw.compress.methods import Recipe
+from sw.compress.training.integer import quantise_images
 from sw.compress.training.modules import convert
-from sw.host.device import quantise, run_on_device
+from sw.host.device import run_on_device
 from sw.host.network import SteppedNetwork
 from sw.host.operations import StepError
 from sw.host.transformer import export_transformer
@@ -40,7 +41,7 @@ def test_mean_of_tokens() -> None:
     images = torch.randn(6, 3, 32, 32)
     convert(model, [("*", Recipe("int8"))], progress=False)
     network = export_transformer(model, images)
-    batch = quantise(network, images)
+    batch = quantise_images(images, network.input_scale)
     assert np.array_equal(batch.numpy(), np.stack(network.quantise(images)))
     found, expected = both(network, batch)
     assert np.array_equal(found, expected)
