@@ -22,7 +22,7 @@ BITS = 32 / 21
 MVQ_BITS = 32 / 17.37
 
 CONFIGS = {
-    "vit": TrainConfig(7, 256, "adamw", 5e-4, warmup=0.3, label_smoothing=0.1, distort=0.5, mix=0.5),
+    "vit": TrainConfig(10, 256, "adamw", 5e-4, warmup=0.3, label_smoothing=0.1, distort=0.5, mix=0.5),
     "mobilenetv2": TrainConfig(3, 256, "adamw", 1e-3, warmup=0.3, label_smoothing=0.1),
 }
 

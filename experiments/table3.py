@@ -3,7 +3,8 @@
 ResNet-18 takes the paper's k and d. ResNet-20 is so small that a codebook of 512 words would take most of the file:
 there, each layer gets the most codewords with which it stays at 32/22 bits a weight, codebook included, in every case;
 with a crosslayer codebook, all layers together do. It also has a second, smaller size, 32/26 bits. The mixed search may
-take as many bytes as case A's file, and as case D's in the smaller size.
+take as many bytes as the file of case A; on ResNet-20 also as those of the largest single method at 32/22 bits, which
+is D crosslayer, and of case D in the smaller size. There, crosslayer codebooks are tried within A's bytes, too.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from sw.compress.training.loop import TrainConfig
 
 BITS, SMALL_BITS = 32 / 22, 32 / 26
 
-#: Of the file of case A, and of case D in the smaller size.
+#: Of the file of case A; of ResNet-20's case D crosslayer, and of its case D in the smaller size.
 BYTES = {"resnet18": 1_952_637, "resnet20": 57_886}
-SMALL_BYTES = 52_283
+CROSSLAYER_BYTES, SMALL_BYTES = 59_336, 52_283
 
 CONFIGS = {
     "resnet18": TrainConfig(3, 256, "adamw", 3e-4, codebook_lr=0.15, sign_lr=0.3, warmup=0.2, label_smoothing=0.1),
@@ -73,6 +74,15 @@ def cases(network: str) -> list[Case]:
     ]
     if small:
         rows += [
+            Case("D crosslayer, A's bytes", recipe("mvq", 288, 16, "crosslayer"), sparse=True),
+            Case("MSVQ crosslayer, A's bytes", recipe("msvq", 64, 16, "crosslayer"), sparse=True, freezing=FREEZING),
+            Case(
+                "mixed search, D crosslayer's bytes",
+                sparse=True,
+                file_bytes=CROSSLAYER_BYTES,
+                freezing=FREEZING,
+                training=weights,
+            ),
             Case("26x A", recipe("vq", 1024, 8), bits=SMALL_BITS),
             Case("26x D", recipe("mvq", 512, 16), sparse=True, bits=SMALL_BITS),
             Case("26x D crosslayer", recipe("mvq", 2048, 16, "crosslayer"), sparse=True, bits=SMALL_BITS),

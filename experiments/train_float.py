@@ -25,7 +25,7 @@ CONFIGS = {
     "resnet18": TrainConfig(40, 256, "sgd", 0.1, weight_decay=5e-4, warmup=3, label_smoothing=0.1, erase=8),
     "resnet20": TrainConfig(100, 128, "sgd", 0.1, weight_decay=1e-4, warmup=3),
     "mobilenetv2": TrainConfig(36, 256, "sgd", 0.1, weight_decay=5e-4, warmup=3, label_smoothing=0.1, erase=8),
-    "vit": TrainConfig(100, 256, "adamw", 1e-3, weight_decay=0.05, warmup=5, label_smoothing=0.1, distort=0.5, mix=0.5),
+    "vit": TrainConfig(300, 256, "adamw", 1e-3, weight_decay=0.05, warmup=5, label_smoothing=0.1, distort=0.5, mix=0.5),
 }
 
 #: Settings of sparse training. Learning rate and decay of SR-STE are DominoSearch's, which MVQ uses.
@@ -33,7 +33,7 @@ SPARSE = {
     "resnet18": TrainConfig(30, 256, "sgd", 0.05, weight_decay=5e-4, warmup=1, label_smoothing=0.1, erase=8),
     "resnet20": TrainConfig(30, 256, "sgd", 0.05, weight_decay=1e-4, warmup=1),
     "mobilenetv2": TrainConfig(10, 256, "sgd", 0.01, weight_decay=5e-5, crop=4),
-    "vit": TrainConfig(8, 256, "adamw", 3e-4, weight_decay=0.05, warmup=0.5, label_smoothing=0.1, distort=0.5, mix=0.5),
+    "vit": TrainConfig(20, 256, "adamw", 5e-4, weight_decay=0.05, warmup=1, label_smoothing=0.1, distort=0.5, mix=0.5),
 }
 
 #: Layers that stay dense: the first and the last.

@@ -1,0 +1,187 @@
+"""``python -m tools.answers``: what the committed accuracies say to the questions of the papers, in docs/training.md.
+
+Every figure is of ``docs/results/table3-*.json`` and ``signs-*.json``: means over the seeds, in per cent. Each study is
+drawn, too, as ``docs/results/STUDY.svg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from experiments import table3
+from tools.marked import write_parts
+from tools.pictures import AMBER, BLUE, FAINT, GREEN, GREY, LINE, RED, Drawing
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "training.md"
+RESULTS = ROOT / "docs" / "results"
+
+STUDIES = {
+    "table3-resnet18": "ResNet-18",
+    "table3-resnet20": "ResNet-20",
+    "signs-vit": "transformer",
+    "signs-mobilenetv2": "MobileNet-v2",
+}
+
+#: Colours of the pictures, by how a case's name begins without its size.
+_COLOURS = {"D": BLUE, "MVQ": BLUE, "MSVQ": GREEN, "SSVQ": RED, "mixed": AMBER}
+
+#: A file counts as within a budget up to this share above it.
+_OVER = 1.005
+
+
+@dataclass(frozen=True)
+class Case:
+    """The runs of a case: accuracies of its seeds and of the network it started from, bytes of its file, equation 7."""
+
+    name: str
+    accuracies: list[float]
+    start: float
+    file_bytes: int
+    ratio: float
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return float(np.mean(self.accuracies))
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation over the seeds; 0 of one."""
+        return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
+
+
+def cases(study: str) -> dict[str, Case]:
+    """The cases of a study's committed results, by name."""
+    found: dict[str, Case] = {}
+    for run in json.loads((RESULTS / f"{study}.json").read_text())["runs"]:
+        name = run["case"]
+        case = found.setdefault(name, Case(name, [], run["accuracy_float"], run["file_bytes"], run["ratio_ideal"]))
+        case.accuracies.append(run["accuracy"])
+    return found
+
+
+def _row(question: str, network: str, case: Case, other: Case) -> str:
+    ahead, spread = case.mean - other.mean, math.hypot(case.deviation, other.deviation)
+    names = [f"{x.name} {x.mean:.2f} ({x.file_bytes / 1000:,.1f} kB)" for x in (case, other)]
+    verdict = "within the spread" if abs(ahead) <= spread else "yes" if ahead > 0 else "no"
+    seeds = min(len(case.accuracies), len(other.accuracies))
+    return _cells(question, network, *names, f"{ahead:+.2f} ± {spread:.2f}", seeds, verdict)
+
+
+def _cells(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _best_single(found: dict[str, Case], limit: int) -> Case:
+    """The most accurate case with one recipe for all layers whose file keeps within that many bytes."""
+    fitting = [x for x in found.values() if x.file_bytes <= _OVER * limit and "mixed" not in x.name]
+    return max(fitting, key=lambda case: case.mean)
+
+
+def answers_part() -> Iterator[str]:
+    """One row a question and network."""
+    yield _cells("is ... ahead of ...", "network", "this", "that", "by", "seeds", "")
+    yield "|---|---|---|---|--:|--:|---|"
+    tables, signs = (
+        {network: cases(study) for study, network in STUDIES.items() if study.startswith(name)}
+        for name in ("table3", "signs")
+    )
+    for network, found in tables.items():
+        for other in "ABC":
+            yield _row(f"MVQ's case D of {other}", network, found["D"], found[other])
+    for network, found in tables.items():
+        yield _row("MVQ of PQF-style VQ", network, found["D"], found["PQF-style"])
+    for network, found in tables.items():
+        yield _row("MSVQ, k = 32, of MVQ", network, found["MSVQ k=32"], found["D"])
+    vit = signs["transformer"]
+    for name in ("MSVQ 4:16 k=32", "MSVQ 4:16, MVQ's bits"):
+        yield _row("MSVQ of MVQ", "transformer", vit[name], vit["MVQ 4:16 k=512"])
+    fixed, learned, frozen = "SSVQ fixed signs", "SSVQ learned signs", "SSVQ frozen, majority"
+    for network, found in signs.items():
+        yield _row("SSVQ of VQ", network, found[frozen], found["VQ d=8"])
+    for network, found in signs.items():
+        yield _row("learned of fixed signs", network, found[learned], found[fixed])
+        yield _row("frozen of learned signs", network, found[frozen], found[learned])
+    for network, found in tables.items():
+        for case in table3.cases(network.lower().replace("-", "")):
+            if case.file_bytes and case.sparse:
+                best = _best_single(found, case.file_bytes)
+                yield _row("mixed search of every single recipe", network, found[case.name], best)
+    yield ""
+    found = tables["ResNet-18"]
+    yield (
+        f"Case D on ResNet-18 has {found['D'].mean:.2f}; the dense network has {found['A'].start:.2f}, the sparse one "
+        f"that D starts from {found['D'].start:.2f}."
+    )
+
+
+def picture(study: str) -> str:
+    """Accuracies of a study's cases as SVG, the best at the top: each seed, and the mean."""
+    found = sorted(cases(study).values(), key=lambda case: -case.mean)
+    low, high = (f([x for case in found for x in (*case.accuracies, case.start)]) for f in (min, max))
+    low, high = math.floor(low), math.ceil(high)
+    left, wide, top, pitch = 250, 400, 58, 19
+    bottom = top + pitch * len(found)
+    drawing = Drawing(left + wide + 190, bottom + 34, f"Accuracy on {STUDIES[study]}")
+
+    def x(percent: float) -> float:
+        return left + wide * (percent - low) / (high - low)
+
+    drawing.text(
+        20, 26, f"{STUDIES[study]}, CIFAR-10: accuracy of the file's integers, per cent", 14, anchor="start", bold=True
+    )
+    drawing.text(20, 43, "dots: seeds; bar: mean; grey: the network that it started from", 11, FAINT, "start")
+    for percent in range(low, high + 1):
+        drawing.parts.append(f'<path d="M{x(percent):g} {top - 6}V{bottom}" stroke="{GREY}" stroke-width="0.75"/>')
+        drawing.text(x(percent), bottom + 16, str(percent), 11, FAINT)
+    drawing.text(left + wide + 24, top - 8, "file, ratio by equation 7", 11, FAINT, "start")
+    for i, case in enumerate(found):
+        y = top + pitch * (i + 0.5)
+        family = case.name.removeprefix("26x ").replace(",", " ").split()[0]
+        colour = _COLOURS.get(family, FAINT)
+        drawing.text(left - 16, y + 4, case.name, 12, colour, "end")
+        drawing.box(x(case.start) - 1, y - 6, 2, 12, LINE, radius=0)
+        for accuracy in case.accuracies:
+            drawing.parts.append(
+                f'<circle cx="{x(accuracy):.2f}" cy="{y:g}" r="3" fill="{colour}" fill-opacity="0.45"/>'
+            )
+        drawing.box(round(x(case.mean), 2) - 1.25, y - 7, 2.5, 14, colour, radius=1)
+        text = f"{case.file_bytes / 1000:,.1f} kB, {case.ratio:.1f}x"
+        drawing.text(left + wide + 24, y + 4, text, 11, FAINT, "start")
+    return drawing.svg()
+
+
+def render(text: str) -> str:
+    """The page with the answers written anew.
+
+    Raises
+    ------
+    ValueError
+        The part is missing or marked more than once.
+    """
+    return write_parts(text, {"answers": answers_part}, PAGE.name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status."""
+    argparse.ArgumentParser(prog="python -m tools.answers", description=__doc__).parse_args(arguments)
+    PAGE.write_text(render(PAGE.read_text()))
+    print(PAGE)
+    for study in STUDIES:
+        path = RESULTS / f"{study}.svg"
+        path.write_text(picture(study))
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
