@@ -221,7 +221,9 @@ def cluster_layers(layers: Sequence[Layer], device: str, backend: str | None = N
     for numbers in same.values():
         members = [(layers[i][0], masks[i], layers[i][2]) for i in numbers]
         group, exponents = load(members, device)
-        found = cluster_group(group, [settings for _, _, settings in members], exponents, steps)
+        # Triton launches on the current device.
+        with torch.cuda.device_of(group.w):  # type: ignore[no-untyped-call]
+            found = cluster_group(group, [settings for _, _, settings in members], exponents, steps)
         results.update(zip(numbers, found, strict=True))
     return [results[i] for i in range(len(layers))]
 

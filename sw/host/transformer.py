@@ -110,7 +110,7 @@ class _Walk:
         def quantised(name: str, values: Tensor, reader: _Layer | None = None) -> Tensor:
             if not calibrate:
                 return values
-            quantiser = ActivationQuantiser()
+            quantiser = ActivationQuantiser().to(values.device)
             if reader is not None and reader.quantiser is not None and reader.quantiser.ready:
                 quantiser = reader.quantiser
             else:

@@ -133,13 +133,13 @@ def prepare(
     convert(model, rules, alpha=alpha, learn_signs=learn_signs, threads=threads, progress=progress)
     graph, reason = _graph(model)
     if graph is not None:
-        calibrate(graph, images)
+        calibrate(graph.to(images.device), images)
         try:
             export_integers(graph, (images.shape[1], images.shape[2], images.shape[3]))
             return graph, None
         except CompressError as error:
             reason = str(error)
-    quantise_inputs(model).eval()
+    quantise_inputs(model).to(images.device).eval()
     calibrate(model, images)
     return model, reason
 
@@ -249,7 +249,13 @@ def _settings(job: Finetuning) -> dict[str, Any]:
 
 
 def _sparse_training(
-    model: nn.Module, job: Finetuning, train: ImageData, device: str, checkpoint: Path | None, progress: bool
+    model: nn.Module,
+    job: Finetuning,
+    train: ImageData,
+    device: str,
+    checkpoint: Path | None,
+    capture: bool,
+    progress: bool,
 ) -> list[float]:
     assert job.sparse is not None
     patterns: dict[tuple[int, int], list[str]] = {}
@@ -261,7 +267,7 @@ def _sparse_training(
         raise CompressError("sparse training needs a layer of method mvq or msvq: no rule gives one")
     for (n, m), names in patterns.items():
         start_sparse(model, names, n, m, job.scheme)
-    losses = fit(model, train, job.sparse, device=device, checkpoint=checkpoint, progress=progress)
+    losses = fit(model, train, job.sparse, device=device, checkpoint=checkpoint, capture=capture, progress=progress)
     finish_sparse(model)
     return losses
 
@@ -275,6 +281,7 @@ def finetune(
     device: str = "cpu",
     work: str | os.PathLike[str] | None = None,
     every: int = 100,
+    capture: bool = True,
     progress: bool = True,
 ) -> Finetuned:
     """Train sparse, cluster, fine-tune, and turn into integers.
@@ -296,6 +303,9 @@ def finetune(
         there, and ends with the same bytes.
     every
         Steps from one checkpoint to the next.
+    capture
+        As in :func:`sw.compress.training.loop.fit`. A network that asks for a tensor's value on its way, such as
+        ``if x.isnan().any()``, can only be trained without.
     progress
         Show bars on standard error.
 
@@ -315,7 +325,7 @@ def finetune(
     model.to(device)
     report: dict[str, Any] = {"accuracy_float": accuracy(model, test, device=device)}
     if job.sparse is not None:
-        report["sparse_losses"] = _sparse_training(model, job, train, device, checkpoints["sparse"], progress)
+        report["sparse_losses"] = _sparse_training(model, job, train, device, checkpoints["sparse"], capture, progress)
         report["accuracy_sparse"] = accuracy(model, test, device=device)
     images = next(images_of(train, device, batch=CALIBRATION))[0]
     compressed, reason = prepare(
@@ -339,6 +349,7 @@ def finetune(
         after_step=calls,
         checkpoint=checkpoints["finetune"],
         every=every,
+        capture=capture,
         progress=progress,
     )
     recalibrate()
@@ -455,6 +466,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--work", metavar="DIRECTORY", help="checkpoints; the same command again goes on from there")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs, which some networks forbid"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     how = parser.add_argument_group("compression")
     how.add_argument("--method", choices=RECIPE_METHODS, default="mvq")
@@ -528,9 +542,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.images is not None and options.images < 1:
         raise CompressError(f"--images must be at least 1, not {options.images}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        torch.distributed.init_process_group("nccl" if options.device.startswith("cuda") else "gloo")
         if options.device == "cuda":
-            options.device = f"cuda:{os.environ['LOCAL_RANK']}"
+            options.device = _own_gpu(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl" if options.device.startswith("cuda") else "gloo")
     first = not _distributed() or torch.distributed.get_rank() == 0
     try:
         model = load_model(options.network, options.weights)
@@ -543,14 +557,33 @@ def _run(options: argparse.Namespace) -> int:
             # Before the work, which takes long; none takes its place unless all are complete.
             names = ("output", "json", "rest") if first else ()
             staging = {name: files.enter_context(staged(path)) for name in names if (path := getattr(options, name))}
-            quiet = options.quiet
-            done = finetune(model, train, test, job, device=options.device, work=options.work, progress=not quiet)
+            done = finetune(
+                model,
+                train,
+                test,
+                job,
+                device=options.device,
+                work=options.work,
+                capture=not options.eager,
+                progress=not options.quiet,
+            )
             if first:
                 _finish(options, job, done, staging)
     finally:
         if _distributed():
             torch.distributed.destroy_process_group()
     return 0
+
+
+def _own_gpu(number: int) -> str:
+    """The GPU of a process, which becomes its current device."""
+    count = torch.cuda.device_count()
+    if number >= count:
+        raise CompressError(
+            f"torchrun must start at most {count} processes, as many as PyTorch sees GPUs, not {number + 1} or more"
+        )
+    torch.cuda.set_device(number)
+    return f"cuda:{number}"
 
 
 def _finish(options: argparse.Namespace, job: Finetuning, done: Finetuned, staging: dict[str, Path]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 import triton
@@ -90,6 +91,17 @@ def _step_gradient(slopes_at, base_at, factor_at, result_at, count, scale, BLOCK
     tl.store(result_at, tl.where(size >= _TINY, gradient, 0.0))
 
 
+def _where_tensors_are(function):
+    """Triton launches a kernel on the current device, whichever its tensors are on."""
+
+    @wraps(function)
+    def run(*arguments):
+        with torch.cuda.device_of(next(x for x in arguments if isinstance(x, Tensor))):
+            return function(*arguments)
+
+    return run
+
+
 def _gradient_of_step(slopes: Tensor, base: Tensor, factor: Tensor, values: int, high: int) -> Tensor:
     """Gradient of the step's logarithm, from its parts: LSQ's factor, and ``ds / dlog s = s``."""
     result = torch.empty_like(factor)
@@ -102,6 +114,7 @@ def _dense(values: Tensor) -> Tensor:
     return values if torch.empty_like(values).stride() == values.stride() else values.contiguous()
 
 
+@_where_tensors_are
 def fake_quantise(values: Tensor, base: Tensor, factor: Tensor, low: int, high: int, dtype: torch.dtype) -> Tensor:
     """``s * clamp(round(v / s), low, high)`` in the memory order of ``values``; one step ``s = base * exp(factor)``."""
     values = _dense(values)
@@ -112,6 +125,7 @@ def fake_quantise(values: Tensor, base: Tensor, factor: Tensor, low: int, high: 
     return results
 
 
+@_where_tensors_are
 def fake_quantise_backward(
     gradient: Tensor, values: Tensor, base: Tensor, factor: Tensor, low: int, high: int
 ) -> tuple[Tensor, Tensor]:
@@ -274,6 +288,7 @@ class Stored:
         return len(self.assignments), self.d, self.n, C * R * S, R * S, strides[0], strides[1], strides[3]
 
 
+@_where_tensors_are
 def decode(
     stored: Stored, codebook: Tensor, base: Tensor, factor: Tensor, signs: Sequence[Tensor], dtype: torch.dtype
 ) -> Tensor:
@@ -295,6 +310,7 @@ def decode(
     return weight
 
 
+@_where_tensors_are
 def decode_backward(
     stored: Stored,
     gradient: Tensor,
@@ -359,6 +375,7 @@ def _watch_signs(
     tl.store(averages_at + at, averages + m * (signs.to(tl.float32) - averages), mask=inside)
 
 
+@_where_tensors_are
 def watch_signs(
     latent: Tensor,
     frozen: Tensor,

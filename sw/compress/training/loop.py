@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
@@ -294,8 +295,16 @@ class _Step:
                 self.batch = [part.clone() for part in batch]
                 self.graph = torch.cuda.CUDAGraph()
                 self.optimiser.zero_grad(set_to_none=True)
-                with torch.cuda.graph(self.graph):
-                    self._work(*self.batch)
+                try:
+                    with torch.cuda.graph(self.graph):
+                        self._work(*self.batch)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:
+                    reason = str(error).partition("\n")[0]
+                    raise CompressError(
+                        f"capture must be False (--eager) for a network whose steps no CUDA graph can hold: {reason}"
+                    ) from error
             for part, new in zip(self.batch, batch, strict=True):
                 part.copy_(new)
             self.graph.replay()
@@ -378,7 +387,7 @@ def fit(
     ------
     CompressError
         There are fewer images than a batch, the batch cannot be shared evenly, the checkpoint is of another
-        configuration, or the loss is NaN or infinite.
+        configuration, a step cannot be captured, or the loss is NaN or infinite.
     """
     device = torch.device(device)
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -401,7 +410,6 @@ def fit(
             raise CompressError(f"checkpoint {str(path)!r} must be of this configuration, not {state['config']}")
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["rng"].cpu())
         begin, losses, running = state["step"], state["losses"], state["running"]
     network = model
     if distributed:
@@ -413,7 +421,12 @@ def fit(
     share = config.batch // world
     per_epoch = len(data) // config.batch
     epoch = -1
-    with progress_bar(progress and rank == 0) as bar:
+    # A step is recorded on the current device.
+    here = torch.cuda.device_of(running)  # type: ignore[no-untyped-call]
+    # A GPU's fused attention adds gradients in any order.
+    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext()
+    generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with here, attention, generators, progress_bar(progress and rank == 0) as bar:
         task = bar.add_task("training", total=steps, completed=begin)
         for step in range(begin, steps):
             number = step % per_epoch
@@ -433,6 +446,7 @@ def fit(
                     group["lr"].fill_(rate)
                 else:
                     group["lr"] = rate
+            _seed([config.seed, step, rank], device)
             advance(images, labels, own)
             for call in after_step:
                 call(step + 1)
@@ -444,10 +458,18 @@ def fit(
             if path is not None and rank == 0 and ((step + 1) % every == 0 or step + 1 == steps):
                 state = {"config": dataclasses.asdict(config), "step": step + 1, "losses": losses}
                 state |= {"running": advance.running, "model": model.state_dict()}
-                state |= {"optimiser": optimiser.state_dict(), "rng": torch.get_rng_state()}
+                state |= {"optimiser": optimiser.state_dict()}
                 _save(path, state)
             bar.update(task, advance=1)
     return losses
+
+
+def _seed(numbers: Sequence[int], device: torch.device) -> None:
+    """What a network draws in a step, such as dropout, depends on these numbers alone."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _autocast(config: TrainConfig, device: torch.device) -> Any:

@@ -17,25 +17,30 @@ from sw.host.operations import StepError
 from sw.host.transformer import export_transformer
 from tests.sw.host.steps import small_transformer
 
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 
-def both(network: SteppedNetwork, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    return run_on_device(network, images).numpy(), np.stack(network.run(list(images.numpy())))
+
+def both(network: SteppedNetwork, images: torch.Tensor, device: str) -> tuple[np.ndarray, np.ndarray]:
+    return run_on_device(network, images.to(device)).cpu().numpy(), np.stack(network.run(list(images.numpy())))
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_result_is_the_references(variant: str) -> None:
+def test_result_is_the_references(variant: str, device: str) -> None:
     network, images = small_transformer(preset(f"{variant}-tiny"))
     # Beside likely images, those that reach the ends of every range.
     generator = torch.Generator().manual_seed(0)
     wild = torch.randint(-128, 128, (40, *images[0].shape), generator=generator)
     wild[::2] = wild[::2].sign() * 127
     batch = torch.cat([torch.from_numpy(np.stack(images)), wild.to(torch.int8)])
-    found, expected = both(network, batch)
+    found, expected = both(network, batch, device)
     assert found.dtype == expected.dtype == np.int32
     assert np.array_equal(found, expected)
 
 
-def test_mean_of_tokens() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_mean_of_tokens(device: str) -> None:
     torch.manual_seed(1)
     model = VisionTransformer(depth=2, width=16, heads=2).eval()
     images = torch.randn(6, 3, 32, 32)
@@ -43,7 +48,7 @@ def test_mean_of_tokens() -> None:
     network = export_transformer(model, images)
     batch = quantise_images(images, network.input_scale)
     assert np.array_equal(batch.numpy(), np.stack(network.quantise(images)))
-    found, expected = both(network, batch)
+    found, expected = both(network, batch, device)
     assert np.array_equal(found, expected)
 
 

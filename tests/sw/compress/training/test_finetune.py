@@ -95,7 +95,11 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "users", users)
 
 
-CONFIG = TrainConfig(1, 32, crop=0, threads=1)
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
+
+# Four steps: on a GPU, the fourth is the first that is recorded and replayed.
+CONFIG = TrainConfig(2, 32, crop=0, threads=1)
 SMALL = {
     "mvq": Recipe("mvq", 8, 16, 4, 16),
     "msvq": Recipe("msvq", 4, 16, 4, 16),
@@ -108,11 +112,13 @@ SMALL = {
 }
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", SMALL)
-def test_every_method_goes_the_same_way(name: str, data: str, tmp_path: Path) -> None:
+def test_every_method_goes_the_same_way(name: str, device: str, data: str, tmp_path: Path) -> None:
     recipe, model = SMALL[name], network()
     job = Finetuning(method_rules(module_sources(model), recipe), CONFIG, freezing=Freezing(1))
-    done = finetune(model, *(load_data(data, split) for split in ("train", "test")), job, progress=False)
+    parts = [load_data(data, split) for split in ("train", "test")]
+    done = finetune(model, *parts, job, device=device, progress=False)
     methods = [(layer.method, layer.weight_bits) for layer in done.layers]
     assert methods == [("int8", 8), *[(recipe.stored, recipe.weight_bits)] * 2, ("int8", 8)]
     done.write(tmp_path / "network")
@@ -139,19 +145,26 @@ def test_training_is_worth_it(data: str) -> None:
 
 def arguments(data: str, output: Path, *more: str) -> list[str]:
     return [
-        *("users:network", "--data", data, "-o", str(output), "--device", "cpu", "--quiet"),
+        *("users:network", "--data", data, "-o", str(output), "--quiet"),
         *("--method", "msvq", "--k", "4", "--epochs", "2", "--batch", "32", "--crop", "0", "--threads", "1"),
         *("--sparse", "sr-ste", "--sparse-epochs", "2", "--freeze-interval", "1"),
         *more,
     ]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("stage", ["sparse", "finetune"])
 def test_interrupted_and_called_again_gives_the_same_bytes(
-    stage: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stage: str,
+    device: str,
+    data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(arguments(data, tmp_path / "straight", "--json", str(tmp_path / "straight.json"))) == 0
-    work = ["--work", str(tmp_path / "work")]
+    on = ["--device", device]
+    assert main(arguments(data, tmp_path / "straight", *on, "--json", str(tmp_path / "straight.json"))) == 0
+    work = [*on, "--work", str(tmp_path / "work")]
     real: Callable[..., list[float]] = module.fit
 
     def interrupted(*given: Any, checkpoint: Path, **keywords: Any) -> list[float]:
@@ -181,15 +194,16 @@ def test_interrupted_and_called_again_gives_the_same_bytes(
     assert len(report["losses"]) == len(report["sparse_losses"]) == 2
 
 
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_vision_transformer_becomes_a_network_in_steps(
-    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    device: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, plan = tmp_path / "vit", tmp_path / "plan.json"
     search = ["search", "users:vit", "--data", data, "--images", "16", "--bytes", "9500", "-o", str(plan), "--quiet"]
-    assert compress_main([*search, "--keep", "patch_embed*", "head"]) == 0
+    assert compress_main([*search, "--device", device, "--keep", "patch_embed*", "head"]) == 0
     command = ["users:vit", "--data", data, "-o", str(output), "--json", str(tmp_path / "report"), "--quiet"]
-    command += ["--rules", str(plan), "--epochs", "1", "--batch", "32", "--crop", "0", "--threads", "1"]
-    assert main([*command, "--device", "cpu"]) == 0
+    command += ["--rules", str(plan), "--epochs", "2", "--batch", "32", "--crop", "0", "--threads", "1"]
+    assert main([*command, "--device", device]) == 0
     assert "no integer form" not in capsys.readouterr().out
     report = json.loads((tmp_path / "report").read_text())
     assert report["no_integer_form"] is None
@@ -209,11 +223,15 @@ def test_what_only_looks_like_a_vision_transformer_has_no_integer_form(data: str
         to_integers(compressed, reason or "", images)
 
 
-def test_network_without_integer_form(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_network_without_integer_form(
+    device: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     paths = [tmp_path / name for name in ("layers", "report", "rest")]
     command = ["users:gelu", "--data", data, "-o", str(paths[0]), "--json", str(paths[1]), "--rest", str(paths[2])]
-    command += ["--method", "ssvq", "--k", "4", "--epochs", "1", "--batch", "32", "--crop", "0", "--quiet"]
-    assert main([*command, "--device", "cpu", "--threads", "1"]) == 0
+    command += ["--method", "ssvq", "--k", "4", "--epochs", "2", "--batch", "32", "--crop", "0", "--quiet"]
+    # It asks for a tensor's value, which no CUDA graph can.
+    assert main([*command, "--device", device, "--eager", "--threads", "1"]) == 0
     assert "no integer form: " in capsys.readouterr().out
     report = json.loads(paths[1].read_text())
     assert "accuracy_integers" not in report
@@ -225,7 +243,7 @@ def test_network_without_integer_form(data: str, tmp_path: Path, capsys: pytest.
     quantise_inputs(model)
     model.load_state_dict(torch.load(paths[2], weights_only=True), strict=False)
     test = load_data(data, "test")
-    assert module.accuracy(model, test) == report["accuracy_trained"]
+    assert module.accuracy(model.to(device), test, device=device) == report["accuracy_trained"]
 
 
 def test_rules_of_a_file(data: str, tmp_path: Path) -> None:

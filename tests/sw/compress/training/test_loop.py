@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,8 @@ from sw.compress.training.loop import (
     TrainConfig,
     _distorted,
     _mixed,
+    _optimiser,
+    _Step,
     accuracy,
     fit,
     images_of,
@@ -99,6 +104,65 @@ def test_training_learns(optimiser: str, lr: float) -> None:
     assert len(losses) == 30
     assert losses[-1] < 0.5 * losses[0]
     assert accuracy(network, images) > 80
+
+
+def test_what_a_network_draws_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    images, file = data(), tmp_path / "checkpoint"
+
+    def trained(seed: int, stop: int | None = None) -> dict[str, torch.Tensor]:
+        network = model().append(nn.Dropout(0.5))
+        # Not what fit draws from, and left as it is.
+        torch.manual_seed(len(found))
+        before = torch.get_rng_state()
+
+        def interrupt(step: int) -> None:
+            if step == stop:
+                raise KeyboardInterrupt
+
+        config = TrainConfig(2, 8, lr=0.01, crop=0, seed=seed)
+        resumed = {} if stop is None and not file.exists() else {"checkpoint": file, "every": 1}
+        try:
+            fit(network, images, config, after_step=[interrupt], progress=False, **resumed)
+        except KeyboardInterrupt:
+            assert stop
+        assert torch.equal(torch.get_rng_state(), before)
+        return network.state_dict()
+
+    found: list[dict[str, torch.Tensor]] = []
+    for seed, stop in ((0, None), (0, None), (1, None), (0, 5), (0, None)):
+        found.append(trained(seed, stop))
+    first, again, other, _, resumed = found
+    assert_same(first, again)
+    assert_same(first, resumed)
+    assert not torch.equal(first["1.weight"], other["1.weight"])
+
+
+RECORDING = "capture must be False (--eager) for a network whose steps no CUDA graph can hold: operation not permitted"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (RuntimeError, CompressError, f"^{re.escape(RECORDING)}$"),
+        (torch.OutOfMemoryError, torch.OutOfMemoryError, "more$"),
+    ],
+)
+def test_step_that_cannot_be_recorded(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception], raised: type[Exception], message: str
+) -> None:
+    @contextmanager
+    def graph(_: object) -> Iterator[None]:
+        yield
+        raise error("operation not permitted\nmore")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    network, images, config = model(), data(8), TrainConfig(1, 8, crop=0)
+    step = _Step(network, _optimiser(network, config, torch.device("cpu")), config, torch.device("cpu"), False)
+    step.stream, step.done = object(), step.usual_steps  # type: ignore[assignment]
+    batch = torch.from_numpy(images.images), torch.from_numpy(images.labels), torch.zeros(8, 5)
+    with pytest.raises(raised, match=message):
+        step(*batch)
 
 
 def test_rate_rises_and_falls() -> None:
