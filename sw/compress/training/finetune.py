@@ -547,6 +547,8 @@ def _run(options: argparse.Namespace) -> int:
         torch.distributed.init_process_group("nccl" if options.device.startswith("cuda") else "gloo")
     first = not _distributed() or torch.distributed.get_rank() == 0
     try:
+        # A network without weights of its own starts at random: in the same way in all processes, and every time.
+        torch.manual_seed(options.seed)
         model = load_model(options.network, options.weights)
         parts = [load_data(options.data, split, size=options.size) for split in SPLITS]
         if options.images is not None:

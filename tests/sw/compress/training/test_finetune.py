@@ -91,6 +91,7 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importable as ``users``."""
     users = types.ModuleType("users")
     users.network, users.gelu = network, Gelu  # type: ignore[attr-defined]
+    users.random = lambda: nn.Sequential(nn.Conv2d(3, 16, 8), nn.Flatten(), nn.Linear(16, 4))  # type: ignore[attr-defined]
     users.vit = lambda: DeiT(size=8, patch=4, width=16, heads=2, depth=1, classes=4)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "users", users)
 
@@ -244,6 +245,30 @@ def test_network_without_integer_form(
     model.load_state_dict(torch.load(paths[2], weights_only=True), strict=False)
     test = load_data(data, "test")
     assert module.accuracy(model.to(device), test, device=device) == report["accuracy_trained"]
+
+
+def test_a_network_that_starts_at_random_gives_the_same_bytes(data: str, tmp_path: Path) -> None:
+    written = []
+    for start, seed in ((1, "0"), (2, "0"), (3, "1")):
+        torch.manual_seed(start)
+        command = ["users:random", "--data", data, "-o", str(tmp_path / "network"), "--quiet", "--device", "cpu"]
+        command += [
+            "--method",
+            "int8",
+            "--epochs",
+            "1",
+            "--batch",
+            "32",
+            "--crop",
+            "0",
+            "--threads",
+            "1",
+            "--seed",
+            seed,
+        ]
+        assert main(command) == 0
+        written.append((tmp_path / "network").read_bytes())
+    assert written[0] == written[1] != written[2]
 
 
 def test_rules_of_a_file(data: str, tmp_path: Path) -> None:
