@@ -105,8 +105,9 @@ class KMeansResult:
 def assign(subvectors: Floats, masks: Masks | None, codebook: Floats, *, threads: int | None = None) -> Assignments:
     """Nearest codeword of every subvector: MVQ equation 2, ``argmin_c |w_j - c o bm_j|^2``.
 
-    Expanded, the distance is ``|w_j|^2 - 2 w_j . c + bm_j . c^2``: the first term does not depend on c, and the other
-    two are matrix products. Distances are float32; of equal ones the lowest codeword wins.
+    With masks, the squares of the kept elements alone are summed. Without, the distance is expanded,
+    ``|w_j|^2 - 2 w_j . c + |c|^2``: the first term does not depend on c, and the second is a matrix product. Distances
+    are float32; of equal ones the lowest codeword wins.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ Assignments = NDArray[np.int32]
 Counts = NDArray[np.int64]
 
 SOURCE = Path(__file__).with_name("kmeans_kernels.cpp")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+FLAGS = ("-std=gnu++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
 # Scores of a chunk of numpy's stay inside a core's second-level cache: 2**18 float32 are 1 MiB.
 _SCORES = 1 << 18
@@ -74,6 +74,13 @@ class Kernels(Protocol):
         """
 
 
+def _aligned(rows: int, columns: int) -> Floats:
+    """An array whose first element is at a multiple of 64 bytes."""
+    memory = np.empty(rows * columns + 16, dtype=np.float32)
+    first = -memory.ctypes.data % 64 // 4
+    return memory[first : first + rows * columns].reshape(rows, columns)
+
+
 def _address(array: NDArray[np.generic] | None) -> int | None:
     return None if array is None else array.ctypes.data
 
@@ -86,7 +93,7 @@ class Compiled:
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         data = [pointer, pointer, number, number]
         for name, result, arguments in (
-            ("group_size", number, []),
+            ("group_size", number, [ctypes.c_int32]),
             ("most_elements", number, []),
             ("nearest", number, [*data, pointer, pointer, number, pointer, ctypes.c_int32]),
             ("sums", None, [*data, pointer, pointer, pointer, pointer]),
@@ -97,21 +104,29 @@ class Compiled:
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
         self.library = library
-        self.group: int = library.group_size()
+        self.group, self.masked_group = (int(library.group_size(masked)) for masked in (False, True))
         #: Longest codeword, in weights.
         self.most_elements: int = library.most_elements()
 
     def factor(self, codebook: Floats, masked: bool) -> Floats:
-        """Groups of codewords, element by element: ``0, -2 c, c^2``, or ``|c|^2, -2 c`` without masks."""
+        """Groups of codewords, element by element: ``|c|^2, -2 c``; with masks elements by codewords, ``[d, k]``.
+
+        A codeword that only fills the last group is never nearest.
+        """
         k, d = codebook.shape
-        rows = np.zeros((-(-k // self.group) * self.group, 1 + d * (1 + masked)), dtype=np.float32)
-        rows[k:, 0] = np.inf  # a codeword that only fills the last group is never nearest
-        np.multiply(codebook, -2, out=rows[:k, 1 : 1 + d])
         if masked:
-            np.multiply(codebook, codebook, out=rows[:k, 1 + d :])
-        else:
-            rows[:k, 0] = (codebook * codebook).sum(axis=1)
-        return np.ascontiguousarray(rows.reshape(-1, self.group, rows.shape[1]).transpose(0, 2, 1))
+            columns = _aligned(d, -(-k // self.masked_group) * self.masked_group)
+            columns[:, k:] = np.inf
+            columns[:, :k] = codebook.T
+            return columns
+        rows = np.zeros((-(-k // self.group) * self.group, 1 + d), dtype=np.float32)
+        rows[k:, 0] = np.inf
+        np.multiply(codebook, -2, out=rows[:k, 1:])
+        rows[:k, 0] = (codebook * codebook).sum(axis=1)
+        groups = rows.reshape(-1, self.group, 1 + d)
+        factor = _aligned(len(groups), (1 + d) * self.group)
+        factor[:] = groups.transpose(0, 2, 1).reshape(len(groups), -1)
+        return factor
 
     def nearest(
         self, w: Floats, masks: Masks | None, factor: Floats, codebook: Floats, assignments: Assignments, refine: bool
