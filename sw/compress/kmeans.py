@@ -54,7 +54,7 @@ EMPTY_POLICIES = ("farthest", "keep")
 TOLERANCE = 1e-3
 
 # Scores and subvectors of one chunk: enough that handing it to a thread costs little.
-_CHUNK_SCORES, _CHUNK_ROWS = 1 << 20, 1 << 14
+_CHUNK_SCORES, _CHUNK_ROWS = 1 << 21, 1 << 14
 
 # Subvectors of one chunk of an update, and for each codeword: a chunk's sums should cost little next to it.
 _SUM_ROWS, _SUM_ROWS_A_CODEWORD = 1 << 15, 4
@@ -452,7 +452,10 @@ class _Clustering:
 
     def _assign(self, codebook: Floats, assignments: Assignments, refine: bool) -> int:
         factor = self.kernels.factor(codebook, self.masks is not None)
-        rows = min(max(_CHUNK_SCORES // len(codebook), 64), _CHUNK_ROWS)
+        NG, most = len(self.subvectors), min(max(_CHUNK_SCORES // len(codebook), 64), _CHUNK_ROWS)
+        chunks = -(-NG // most)
+        # Of one size, and fours, so that threads end together.
+        rows = -(-NG // (chunks if chunks == 1 else chunks + -chunks % 4))
         return sum(
             self._each(
                 rows, lambda chunk, w, bm: self.kernels.nearest(w, bm, factor, codebook, assignments[chunk], refine)
