@@ -161,7 +161,7 @@ int64_t group_size(int32_t masked) { return masked ? LANES : CODEWORDS; }
 
 int64_t most_elements() { return MOST_ELEMENTS; }
 
-// factor is aligned to 64 bytes.
+// With masks, factor is aligned to 64 bytes.
 int64_t nearest(const float *w, const uint8_t *masks, int64_t rows, int64_t d, const float *factor,
                 const float *codebook, int64_t k, int32_t *assignments, int32_t refine) {
     const int64_t size = group_size(masks != nullptr), groups = (k + size - 1) / size;

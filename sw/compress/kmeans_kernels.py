@@ -123,10 +123,7 @@ class Compiled:
         rows[k:, 0] = np.inf
         np.multiply(codebook, -2, out=rows[:k, 1:])
         rows[:k, 0] = (codebook * codebook).sum(axis=1)
-        groups = rows.reshape(-1, self.group, 1 + d)
-        factor = _aligned(len(groups), (1 + d) * self.group)
-        factor[:] = groups.transpose(0, 2, 1).reshape(len(groups), -1)
-        return factor
+        return np.ascontiguousarray(rows.reshape(-1, self.group, 1 + d).transpose(0, 2, 1))
 
     def nearest(
         self, w: Floats, masks: Masks | None, factor: Floats, codebook: Floats, assignments: Assignments, refine: bool
