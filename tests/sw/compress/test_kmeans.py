@@ -94,7 +94,7 @@ def test_member_counts() -> None:
 
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("empty", ["farthest", "keep"])
-@pytest.mark.parametrize(("n", "m", "d", "k"), [(4, 16, 16, 64), (1, 2, 8, 16), (1, 1, 8, 100), (1, 4, 4, 100)])
+@pytest.mark.parametrize(("n", "m", "d", "k"), [(4, 16, 16, 64), (1, 2, 8, 16), (1, 1, 8, 100), (1, 4, 4, 300)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_objective_never_rises(init: str, empty: str, n: int, m: int, d: int, k: int, seed: int) -> None:
     subvectors, masks = random_problem(600, d, n, m, seed)
@@ -104,7 +104,9 @@ def test_objective_never_rises(init: str, empty: str, n: int, m: int, d: int, k:
     ]
     objectives = np.array([found.objective for found in results])
     assert (objectives[1:] <= objectives[:-1] * (1 + 1e-12)).all()
-    assert objectives[-1] < objectives[0]
+    # With k-means++, 1200 elements of codewords may meet all 600 weights at once.
+    exact = (m, k, init) == (4, 300, "k-means++") and not objectives.any()
+    assert objectives[-1] < objectives[0] or exact
     found = results[-1]
     assert found.objective == pytest.approx(objective(subvectors, masks, found.codebook, found.assignments), rel=1e-6)
     assert found.codebook.shape == (k, d)
