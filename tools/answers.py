@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import table3
-from tools.marked import write_parts
+from tools.marked import row, write_parts
 from tools.pictures import AMBER, BLUE, FAINT, GREEN, GREY, LINE, RED, Drawing
 
 ROOT = Path(__file__).parents[1]
@@ -74,11 +74,7 @@ def _row(question: str, network: str, case: Case, other: Case) -> str:
     names = [f"{x.name} {x.mean:.2f} ({x.file_bytes / 1000:,.1f} kB)" for x in (case, other)]
     verdict = "within the spread" if abs(ahead) <= spread else "yes" if ahead > 0 else "no"
     seeds = min(len(case.accuracies), len(other.accuracies))
-    return _cells(question, network, *names, f"{ahead:+.2f} ± {spread:.2f}", seeds, verdict)
-
-
-def _cells(*cells: object) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
+    return row(question, network, *names, f"{ahead:+.2f} ± {spread:.2f}", seeds, verdict)
 
 
 def _best_single(found: dict[str, Case], limit: int) -> Case:
@@ -89,7 +85,7 @@ def _best_single(found: dict[str, Case], limit: int) -> Case:
 
 def answers_part() -> Iterator[str]:
     """One row a question and network."""
-    yield _cells("is ... ahead of ...", "network", "this", "that", "by", "seeds", "")
+    yield row("is ... ahead of ...", "network", "this", "that", "by", "seeds", "")
     yield "|---|---|---|---|--:|--:|---|"
     tables, signs = (
         {network: cases(study) for study, network in STUDIES.items() if study.startswith(name)}
@@ -111,8 +107,10 @@ def answers_part() -> Iterator[str]:
     for network, found in signs.items():
         yield _row("learned of fixed signs", network, found[learned], found[fixed])
         yield _row("frozen of learned signs", network, found[frozen], found[learned])
-    for network, found in tables.items():
-        for case in table3.cases(network.lower().replace("-", "")):
+    for key in ("resnet18", "resnet20"):
+        network = STUDIES[f"table3-{key}"]
+        found = tables[network]
+        for case in table3.cases(key):
             if case.file_bytes and case.sparse:
                 best = _best_single(found, case.file_bytes)
                 yield _row("mixed search of every single recipe", network, found[case.name], best)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["write_parts"]
+__all__ = ["row", "write_parts"]
+
+
+def row(*cells: object) -> str:
+    """A row of a table."""
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def write_parts(text: str, parts: Mapping[str, Callable[[], Iterator[str]]], file: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from experiments.common import spread
 from synth.choices import markdown
 from synth.report import PAPER
-from tools.marked import write_parts
+from tools.marked import row, write_parts
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -74,18 +74,14 @@ def condense_demo(summary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _row(*cells: object) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
 def compression_part(demo: dict[str, Any]) -> Iterator[str]:
     """Errors and ratios of each recipe."""
-    yield _row("method", "k", "d", "layers, at 8 bit", "error", "SSE kept", "ratio, eq. 7", "file", "ratio, file")
+    yield row("method", "k", "d", "layers, at 8 bit", "error", "SSE kept", "ratio, eq. 7", "file", "ratio, file")
     yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
     for report in demo["compression"]:
         settings, compressed, file = report["settings"], report["compressed"], report["container"]
         masked = settings["method"] in ("mvq", "msvq")
-        yield _row(
+        yield row(
             settings["method"].upper() + (f" {settings['n']}:{settings['m']}" if masked else ""),
             settings["k"],
             settings["d"],
@@ -100,7 +96,7 @@ def compression_part(demo: dict[str, Any]) -> Iterator[str]:
 
 def cosimulation_part(demo: dict[str, Any]) -> Iterator[str]:
     """Layers that ran on the generated Verilog."""
-    yield _row(
+    yield row(
         f"layer, on {demo['preset']}",
         "weights",
         "activations",
@@ -112,7 +108,7 @@ def cosimulation_part(demo: dict[str, Any]) -> Iterator[str]:
     )
     yield "|---|---|---|--:|--:|--:|--:|--:|"
     for report in demo["cosimulation"]:
-        yield _row(
+        yield row(
             f"`{report['layer']}`",
             " x ".join(map(str, report["shape"])),
             " x ".join(map(str, report["activations"])),
@@ -126,13 +122,13 @@ def cosimulation_part(demo: dict[str, Any]) -> Iterator[str]:
 
 def accuracy_part() -> Iterator[str]:
     """Accuracy after fine-tuning: mean over the seeds, of the rows of each study."""
-    yield _row("network", "float", "case", "accuracy", "seeds", "ratio, eq. 7", "file")
+    yield row("network", "float", "case", "accuracy", "seeds", "ratio, eq. 7", "file")
     yield "|---|--:|---|--:|--:|--:|--:|"
     for network, study in ACCURACIES.items():
         report = json.loads((RESULTS / f"{study}.json").read_text())
         for entry in report["summary"]:
             runs = [run for run in report["runs"] if run["case"] == entry["case"]]
-            yield _row(
+            yield row(
                 network,
                 f"{runs[0]['accuracy_float']:.2f}",
                 entry["case"],
@@ -145,7 +141,7 @@ def accuracy_part() -> Iterator[str]:
 
 def networks_part() -> Iterator[str]:
     """Whole networks that ran on the Verilog."""
-    yield _row(
+    yield row(
         "network",
         "instance",
         "images",
@@ -162,7 +158,7 @@ def networks_part() -> Iterator[str]:
             if run["source"] != "RTL":
                 continue
             summary, compared = run["summary"], run["compared"]
-            yield _row(
+            yield row(
                 title,
                 f"`{run['preset']}`",
                 run["images"],
@@ -232,42 +228,42 @@ def whole_part() -> Iterator[str]:
 def whole_table(report: dict[str, Any]) -> Iterator[str]:
     """Blocks of the array, units around it and memories of the presets of which all is known."""
     presets = {name: values for name, values in report["presets"].items() if values["units"]}
-    yield _row("logic, kNAND2", *(f"`{name}`" for name in presets))
+    yield row("logic, kNAND2", *(f"`{name}`" for name in presets))
     yield "|---|" + "--:|" * len(presets)
     array = {name: sum(values["blocks"].values()) for name, values in presets.items()}
     around = {name: sum(values["units"].values()) for name, values in presets.items()}
     for part, title, total in (("blocks", "array and decoder", array), ("units", "around the array", around)):
         for block in dict.fromkeys(block for values in presets.values() for block in values[part]):
             sizes = (values[part].get(block) for values in presets.values())
-            yield _row(block, *("" if size is None else f"{size / 1000:,.1f}" for size in sizes))
-        yield _row(f"**{title}**", *(f"**{size / 1000:,.1f}**" for size in total.values()))
+            yield row(block, *("" if size is None else f"{size / 1000:,.1f}" for size in sizes))
+        yield row(f"**{title}**", *(f"**{size / 1000:,.1f}**" for size in total.values()))
     logic = {name: array[name] + around[name] for name in presets}
-    yield _row("**all logic**", *(f"**{size / 1000:,.1f}**" for size in logic.values()))
+    yield row("**all logic**", *(f"**{size / 1000:,.1f}**" for size in logic.values()))
     base = [logic[f"ews-{values['size']}"] for values in presets.values()]
     changes = (_to_base(size, dense) if size != dense else "" for size, dense in zip(logic.values(), base, strict=True))
-    yield _row("to EWS", *changes)
+    yield row("to EWS", *changes)
     memories = [sum(values["memory_bits"].values()) / 8192 for values in presets.values()]
-    yield _row("static memories, KiB", *(f"{size:,.0f}" for size in memories))
+    yield row("static memories, KiB", *(f"{size:,.0f}" for size in memories))
     yield ""
     yield f"Library {report['library']['name']}, cells alone; static memories are macros."
 
 
 def delay_table(report: dict[str, Any]) -> Iterator[str]:
     """The slowest section of each preset."""
-    yield _row("delays", "slowest section", "ps", "second slowest", "ps", f"beyond {report['clock']:,.0f} ps")
+    yield row("delays", "slowest section", "ps", "second slowest", "ps", f"beyond {report['clock']:,.0f} ps")
     yield "|---|---|--:|---|--:|--:|"
     for name, sections in report["presets"].items():
         slowest = sorted(sections, key=lambda section: -sections[section])
         figures = [text for section in slowest[:2] for text in (section, f"{sections[section]:,.0f}")]
         late = sum(delay > report["clock"] for delay in sections.values())
-        yield _row(f"`{name}`", *figures, f"{late} of {len(sections)}")
+        yield row(f"`{name}`", *figures, f"{late} of {len(sections)}")
     yield ""
     yield f"ABC's estimates for library {report['library']['name']}, without flip-flops and wires."
 
 
 def area_table(report: dict[str, Any]) -> Iterator[str]:
     """Totals of each variant for one library."""
-    yield _row("array", "kNAND2", "to EWS", "paper", "without CRF, to EWS", "paper")
+    yield row("array", "kNAND2", "to EWS", "paper", "without CRF, to EWS", "paper")
     yield "|---|--:|--:|--:|--:|--:|"
     for name, values in report["presets"].items():
         size, variant = values["size"], values["variant"]
@@ -275,7 +271,7 @@ def area_table(report: dict[str, Any]) -> Iterator[str]:
         paper, paper_base = PAPER.get(variant, {}).get(size), PAPER["ews"][size]
         # The paper's CRF is what C and CM have over EWS.
         crf = PAPER["ews-cm"][size] - paper_base
-        yield _row(
+        yield row(
             f"`{name}`",
             f"{values['total_nand2'] / 1000:,.0f}",
             _to_base(values["total"], base["total"]) if variant != "ews" else "",
@@ -302,7 +298,7 @@ def _markdown(text: str) -> str:
 
 def blocks_part() -> Iterator[str]:
     """Every hardware block, with what it is and the tests that name it, but for those of this page."""
-    yield _row("block", "file", "what it is", "tests of its own")
+    yield row("block", "file", "what it is", "tests of its own")
     yield "|---|---|---|---|"
     files = sorted(path for path in (ROOT / "tests").rglob("test_*.py") if path.parent.name != "tools")
     tests = {path: path.read_text() for path in files}
@@ -312,7 +308,7 @@ def blocks_part() -> Iterator[str]:
             naming = [test for test, text in tests.items() if re.search(rf"\b{node.name}\b", text)]
             where = path.relative_to(ROOT)
             links = ", ".join(f"[{test.stem}]({test.relative_to(ROOT)})" for test in naming) or "through the core alone"
-            yield _row(f"`{node.name}`", f"[{where}]({where})", summary, links)
+            yield row(f"`{node.name}`", f"[{where}]({where})", summary, links)
 
 
 def parts() -> dict[str, Callable[[], Iterator[str]]]:

@@ -15,10 +15,8 @@ from sw.host.device import run_on_device
 from sw.host.network import SteppedNetwork
 from sw.host.operations import StepError
 from sw.host.transformer import export_transformer
+from tests.sw.devices import DEVICES
 from tests.sw.host.steps import small_transformer
-
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 
 
 def both(network: SteppedNetwork, images: torch.Tensor, device: str) -> tuple[np.ndarray, np.ndarray]:

@@ -35,6 +35,7 @@ from sw.compress.training.loop import TrainConfig
 from sw.compress.training.modules import load_layers
 from sw.format.container import read_container
 from sw.host.network import read_stepped
+from tests.sw.devices import DEVICES
 
 
 def network() -> nn.Module:
@@ -95,9 +96,6 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> None:
     users.vit = lambda: DeiT(size=8, patch=4, width=16, heads=2, depth=1, classes=4)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "users", users)
 
-
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 
 # Four steps: on a GPU, the fourth is the first that is recorded and replayed.
 CONFIG = TrainConfig(2, 32, crop=0, threads=1)

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from demo.networks import DeiT
+from experiments.models import build
 from sw.compress.kmeans import kmeans_layers
 from sw.compress.methods import Recipe
 from sw.compress.training.data import ImageData
@@ -23,6 +23,7 @@ from sw.compress.training.freezing import Freezing
 from sw.compress.training.integer import read_network
 from sw.compress.training.loop import TrainConfig
 from sw.format.container import read_container
+from tests.sw.devices import CUDA
 
 ROOT = Path(__file__).parents[4]
 
@@ -84,25 +85,14 @@ def test_clustering_on_another_gpu_gives_the_same_bytes() -> None:
 def test_training_on_another_gpu_gives_the_same_bytes(method: str, tmp_path: Path) -> None:
     written = []
     for device in ("cuda:0", "cuda:1"):
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(3, 16, 3, 2, 1),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(32, 10),
-        )
-        job = Finetuning([("2", Recipe(method, 8, 16, 4, 16))], TrainConfig(4, 16, crop=0), freezing=Freezing(2))
-        done = finetune(model, images(), images(), job, device=device, progress=False)
+        job = Finetuning([("layer*", Recipe(method, 8, 16, 4, 16))], TrainConfig(4, 16, crop=0), freezing=Freezing(2))
+        done = finetune(build("resnet20"), images(), images(), job, device=device, progress=False)
         done.write(tmp_path / "network")
         written.append((tmp_path / "network").read_bytes())
     assert written[0] == written[1]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@CUDA
 def test_a_transformer_on_a_gpu_gives_the_same_bytes_again(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     data = ImageData(rng.integers(0, 256, (64, 3, 32, 32), np.uint8), rng.integers(0, 10, 64), 32)
