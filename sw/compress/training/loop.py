@@ -296,7 +296,7 @@ class _Step:
                 self.graph = torch.cuda.CUDAGraph()
                 self.optimiser.zero_grad(set_to_none=True)
                 try:
-                    with torch.cuda.graph(self.graph):
+                    with torch.cuda.graph(self.graph, stream=self.stream):
                         self._work(*self.batch)
                 except torch.OutOfMemoryError:
                     raise
