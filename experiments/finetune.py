@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.models import build
+from experiments.models import VisionTransformer, build
 from sw.compress.grouping import group
 from sw.compress.methods import LayerSource, Recipe, compress_layers, kept_weights, misfit
 from sw.compress.network import module_sources
@@ -216,7 +216,7 @@ def run(
         kept = kept_weights(source.weight, 4, 16)
         errors += squares.sum(), 0.0 if kept is None else squares[kept].sum()
     times["clustering"] = time.perf_counter()
-    integer = network != "vit"
+    integer = not isinstance(model, VisionTransformer)
     graph: nn.Module = quantise_activations(model) if integer else quantise_inputs(model)
     graph.to(device)
     if device.startswith("cuda"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -166,11 +168,12 @@ class VisionTransformer(nn.Module):
         return self.linear(self.norm(self.blocks(tokens)).mean(1))
 
 
-MODELS: dict[str, type[nn.Module]] = {
+MODELS: dict[str, Callable[[], nn.Module]] = {
     "resnet20": ResNet20,
     "resnet18": ResNet18,
     "mobilenetv2": MobileNetV2,
     "vit": VisionTransformer,
+    "vit-narrow": functools.partial(VisionTransformer, width=64, heads=2),
 }
 
 

@@ -27,6 +27,7 @@ CONFIGS = {
     "mobilenetv2": TrainConfig(36, 256, "sgd", 0.1, weight_decay=5e-4, warmup=3, label_smoothing=0.1, erase=8),
     "vit": TrainConfig(300, 256, "adamw", 1e-3, weight_decay=0.05, warmup=5, label_smoothing=0.1, distort=0.5, mix=0.5),
 }
+CONFIGS["vit-narrow"] = dataclasses.replace(CONFIGS["vit"], epochs=100)
 
 #: Settings of sparse training. Learning rate and decay of SR-STE are DominoSearch's, which MVQ uses.
 SPARSE = {
@@ -35,6 +36,7 @@ SPARSE = {
     "mobilenetv2": TrainConfig(10, 256, "sgd", 0.01, weight_decay=5e-5, crop=4),
     "vit": TrainConfig(20, 256, "adamw", 5e-4, weight_decay=0.05, warmup=1, label_smoothing=0.1, distort=0.5, mix=0.5),
 }
+SPARSE["vit-narrow"] = SPARSE["vit"]
 
 #: Layers that stay dense: the first and the last.
 PATTERNS = ("layer*", "blocks*", "features.*.layers.*")

@@ -28,6 +28,7 @@ STUDIES = {
     "table3-resnet18": "ResNet-18",
     "table3-resnet20": "ResNet-20",
     "signs-vit": "transformer",
+    "signs-vit-narrow": "narrow transformer",
     "signs-mobilenetv2": "MobileNet-v2",
 }
 
@@ -103,7 +104,8 @@ def answers_part() -> Iterator[str]:
         yield _row("MSVQ of MVQ", "transformer", vit[name], vit["MVQ 4:16 k=512"])
     fixed, learned, frozen = "SSVQ fixed signs", "SSVQ learned signs", "SSVQ frozen, majority"
     for network, found in signs.items():
-        yield _row("SSVQ of VQ", network, found[frozen], found["VQ d=8"])
+        best = max((found[name] for name in ("VQ d=4", "VQ d=8") if name in found), key=lambda case: case.mean)
+        yield _row("SSVQ of VQ", network, found[frozen], best)
     for network, found in signs.items():
         yield _row("learned of fixed signs", network, found[learned], found[fixed])
         yield _row("frozen of learned signs", network, found[frozen], found[learned])

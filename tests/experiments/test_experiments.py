@@ -30,7 +30,8 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"), [("resnet20", 0.27), ("resnet18", 11.17), ("mobilenetv2", 2.24), ("vit", 5.36)]
+    ("name", "millions"),
+    [("resnet20", 0.27), ("resnet18", 11.17), ("mobilenetv2", 2.24), ("vit", 5.36), ("vit-narrow", 0.61)],
 )
 def test_models(name: str, millions: float) -> None:
     model = build(name).eval()
