@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "training.md"
 RESULTS = ROOT / "docs" / "results"
 
+#: Studies with committed results, and what their networks are called in tables.
 STUDIES = {
     "table3-resnet18": "ResNet-18",
     "table3-resnet20": "ResNet-20",

@@ -19,18 +19,15 @@ from typing import Any
 from experiments.common import spread
 from synth.choices import markdown
 from synth.report import PAPER
+from tools.answers import STUDIES
 from tools.marked import row, write_parts
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "docs" / "results"
 
-#: Networks and their studies whose rows README.md shows.
-ACCURACIES = {
-    "ResNet-18": "table3-resnet18",
-    "MobileNet-v2": "signs-mobilenetv2",
-    "transformer": "signs-vit",
-}
+#: Studies whose rows README.md shows.
+ACCURACIES = ("table3-resnet18", "signs-mobilenetv2", "signs-vit")
 
 #: Networks on the RTL that README.md shows.
 NETWORKS = {
@@ -124,12 +121,12 @@ def accuracy_part() -> Iterator[str]:
     """Accuracy after fine-tuning: mean over the seeds, of the rows of each study."""
     yield row("network", "float", "case", "accuracy", "seeds", "ratio, eq. 7", "file")
     yield "|---|--:|---|--:|--:|--:|--:|"
-    for network, study in ACCURACIES.items():
+    for study in ACCURACIES:
         report = json.loads((RESULTS / f"{study}.json").read_text())
         for entry in report["summary"]:
             runs = [run for run in report["runs"] if run["case"] == entry["case"]]
             yield row(
-                network,
+                STUDIES[study],
                 f"{runs[0]['accuracy_float']:.2f}",
                 entry["case"],
                 spread(entry["accuracy"]),

@@ -250,20 +250,8 @@ def test_a_network_that_starts_at_random_gives_the_same_bytes(data: str, tmp_pat
     for start, seed in ((1, "0"), (2, "0"), (3, "1")):
         torch.manual_seed(start)
         command = ["users:random", "--data", data, "-o", str(tmp_path / "network"), "--quiet", "--device", "cpu"]
-        command += [
-            "--method",
-            "int8",
-            "--epochs",
-            "1",
-            "--batch",
-            "32",
-            "--crop",
-            "0",
-            "--threads",
-            "1",
-            "--seed",
-            seed,
-        ]
+        command += ["--method", "int8", "--epochs", "1", "--batch", "32", "--crop", "0", "--threads", "1"]
+        command += ["--seed", seed]
         assert main(command) == 0
         written.append((tmp_path / "network").read_bytes())
     assert written[0] == written[1] != written[2]

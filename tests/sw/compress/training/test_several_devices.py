@@ -32,9 +32,9 @@ TWO_GPUS = pytest.mark.skipif(
 )
 
 
-def images(count: int = 64) -> ImageData:
+def images(size: int = 8) -> ImageData:
     rng = np.random.default_rng(0)
-    return ImageData(rng.integers(0, 256, (count, 3, 8, 8), np.uint8), rng.integers(0, 10, count), 8)
+    return ImageData(rng.integers(0, 256, (64, 3, size, size), np.uint8), rng.integers(0, 10, 64), size)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=TWO_GPUS)])
@@ -94,9 +94,7 @@ def test_training_on_another_gpu_gives_the_same_bytes(method: str, tmp_path: Pat
 
 @CUDA
 def test_a_transformer_on_a_gpu_gives_the_same_bytes_again(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    data = ImageData(rng.integers(0, 256, (64, 3, 32, 32), np.uint8), rng.integers(0, 10, 64), 32)
-    written = []
+    data, written = images(32), []
     for _ in range(2):
         torch.manual_seed(0)
         model = DeiT(size=32, patch=2, width=64, heads=2, depth=2)
