@@ -1,7 +1,7 @@
 """``python -m tools.answers``: what the committed accuracies say to the questions of the papers, in docs/training.md.
 
-Every figure is of ``docs/results/table3-*.json`` and ``signs-*.json``: means over the seeds, in per cent. Each study is
-drawn, too, as ``docs/results/STUDY.svg``.
+Every figure is of ``table3-*.json`` and ``signs-*.json`` in ``docs/results``: means over the seeds, in per cent. Each
+study is drawn, too, as ``docs/results/STUDY.svg``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import table3
+from experiments.common import spread
 from tools.marked import row, write_parts
 from tools.pictures import AMBER, BLUE, FAINT, GREEN, GREY, LINE, RED, Drawing
 
@@ -32,6 +33,12 @@ STUDIES = {
     "signs-vit-narrow": "narrow transformer",
     "signs-mobilenetv2": "MobileNet-v2",
 }
+
+#: Fine-tuning of the transformer by its number of epochs; before any, the accuracies before it.
+EPOCHS = {0: "signs-vit", 1: "epochs-1/signs-vit", 3: "epochs-3/signs-vit", 10: "signs-vit", 40: "epochs-40/signs-vit"}
+
+#: What is compared there and in the answers: plain VQ, and SSVQ as its paper has it.
+VQ, FROZEN = ("VQ d=4", "VQ d=8"), "SSVQ frozen, majority"
 
 #: Colours of the pictures, by how a case's name begins without its size.
 _COLOURS = {"D": BLUE, "MVQ": BLUE, "MSVQ": GREEN, "SSVQ": RED, "mixed": AMBER}
@@ -61,28 +68,43 @@ class Case:
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
 
 
-def cases(study: str) -> dict[str, Case]:
-    """The cases of a study's committed results, by name."""
+def cases(study: str, accuracy: str = "accuracy") -> dict[str, Case]:
+    """The cases of a study's committed results, by name. ``accuracy``: which one, by its key in the results."""
     found: dict[str, Case] = {}
     for run in json.loads((RESULTS / f"{study}.json").read_text())["runs"]:
         name = run["case"]
         case = found.setdefault(name, Case(name, [], run["accuracy_float"], run["file_bytes"], run["ratio_ideal"]))
-        case.accuracies.append(run["accuracy"])
+        case.accuracies.append(run[accuracy])
     return found
 
 
 def _row(question: str, network: str, case: Case, other: Case) -> str:
-    ahead, spread = case.mean - other.mean, math.hypot(case.deviation, other.deviation)
+    ahead, both = case.mean - other.mean, math.hypot(case.deviation, other.deviation)
     names = [f"{x.name} {x.mean:.2f} ({x.file_bytes / 1000:,.1f} kB)" for x in (case, other)]
-    verdict = "within the spread" if abs(ahead) <= spread else "yes" if ahead > 0 else "no"
+    verdict = "within the spread" if abs(ahead) <= both else "yes" if ahead > 0 else "no"
     seeds = min(len(case.accuracies), len(other.accuracies))
-    return row(question, network, *names, f"{ahead:+.2f} ± {spread:.2f}", seeds, verdict)
+    return row(question, network, *names, f"{ahead:+.2f} ± {both:.2f}", seeds, verdict)
 
 
 def _best_single(found: dict[str, Case], limit: int) -> Case:
     """The most accurate case with one recipe for all layers whose file keeps within that many bytes."""
     fitting = [x for x in found.values() if x.file_bytes <= _OVER * limit and "mixed" not in x.name]
     return max(fitting, key=lambda case: case.mean)
+
+
+def _best_vq(found: dict[str, Case]) -> Case:
+    return max((found[name] for name in VQ if name in found), key=lambda case: case.mean)
+
+
+def epochs_part() -> Iterator[str]:
+    """SSVQ beside plain VQ on the transformer, one row a number of epochs."""
+    yield row("epochs", *VQ, FROZEN, "SSVQ ahead by", "seeds")
+    yield "|--:|--:|--:|--:|--:|--:|"
+    for epochs, study in EPOCHS.items():
+        found = cases(study, "accuracy" if epochs else "accuracy_before")
+        means = [spread(found[name].accuracies) if name in found else "" for name in (*VQ, FROZEN)]
+        ahead = found[FROZEN].mean - _best_vq(found).mean
+        yield row(epochs, *means, f"{ahead:+.2f}", len(found[FROZEN].accuracies))
 
 
 def answers_part() -> Iterator[str]:
@@ -103,13 +125,14 @@ def answers_part() -> Iterator[str]:
     vit = signs["transformer"]
     for name in ("MSVQ 4:16 k=32", "MSVQ 4:16, MVQ's bits"):
         yield _row("MSVQ of MVQ", "transformer", vit[name], vit["MVQ 4:16 k=512"])
-    fixed, learned, frozen = "SSVQ fixed signs", "SSVQ learned signs", "SSVQ frozen, majority"
+    fixed, learned, average = "SSVQ fixed signs", "SSVQ learned signs", "SSVQ frozen, EMA"
     for network, found in signs.items():
-        best = max((found[name] for name in ("VQ d=4", "VQ d=8") if name in found), key=lambda case: case.mean)
-        yield _row("SSVQ of VQ", network, found[frozen], best)
+        yield _row("SSVQ of VQ", network, found[FROZEN], _best_vq(found))
     for network, found in signs.items():
         yield _row("learned of fixed signs", network, found[learned], found[fixed])
-        yield _row("frozen of learned signs", network, found[frozen], found[learned])
+        yield _row("frozen of learned signs", network, found[FROZEN], found[learned])
+        if average in found:
+            yield _row("majority of EMA", network, found[FROZEN], found[average])
     for key in ("resnet18", "resnet20"):
         network = STUDIES[f"table3-{key}"]
         found = tables[network]
@@ -162,14 +185,14 @@ def picture(study: str) -> str:
 
 
 def render(text: str) -> str:
-    """The page with the answers written anew.
+    """The page with its parts written anew.
 
     Raises
     ------
     ValueError
-        The part is missing or marked more than once.
+        A part is missing or marked more than once.
     """
-    return write_parts(text, {"answers": answers_part}, PAGE.name)
+    return write_parts(text, {"answers": answers_part, "epochs": epochs_part}, PAGE.name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

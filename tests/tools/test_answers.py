@@ -50,6 +50,22 @@ def test_best_single_keeps_within_the_bytes() -> None:
     assert answers._best_single(found, 1100).name == "large"
 
 
+def test_ssvq_is_compared_with_the_better_vq() -> None:
+    found = {"VQ d=8": case(80.0), "VQ d=4": case(85.0), "SSVQ fixed signs": case(90.0)}
+    assert answers._best_vq(found) is found["VQ d=4"]
+    assert answers._best_vq({"VQ d=8": found["VQ d=8"]}) is found["VQ d=8"]
+
+
+def test_no_epochs_is_the_accuracy_before_training() -> None:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in answers.epochs_part()]
+    runs = json.loads((answers.RESULTS / "signs-vit.json").read_text())["runs"]
+    for cells, key in ((rows[2], "accuracy_before"), (rows[5], "accuracy")):
+        for name, cell in zip(rows[0][1:4], cells[1:4], strict=True):
+            accuracies = [run[key] for run in runs if run["case"] == name]
+            assert float(cell.split(" ")[0]) == pytest.approx(sum(accuracies) / len(accuracies), abs=0.006)
+    assert [cells[0] for cells in rows[2:]] == list(map(str, answers.EPOCHS))
+
+
 def test_picture_has_every_run() -> None:
     for study in answers.STUDIES:
         runs = json.loads((answers.RESULTS / f"{study}.json").read_text())["runs"]
