@@ -2,6 +2,9 @@
 
 Each run leaves one JSON file under build/experiments; the report is made of those that are there, so a study can be
 stopped and gone on with, and cases can be run on several machines.
+
+With ``--rates``, each case is tried with each of some learning rates; the best ones are written to
+``docs/results/rates-NAME-NETWORK.json``, which the study takes its rates from.
 """
 
 from __future__ import annotations
@@ -18,12 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.common import WEIGHTS, add_options, data, machine, spread, write_report
-from experiments.finetune import Case, run
+import numpy as np
+
+from experiments.common import RESULTS, WEIGHTS, add_options, data, machine, spread, write_report
+from experiments.finetune import Case
+from experiments.finetune import run as fine_tune
 from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
 from sw.compress.training.data import ImageData
 from sw.compress.training.loop import TrainConfig
+
+#: Of a study, and of the runs that try learning rates for it.
+SEEDS, RATES_SEEDS = (0, 1, 2), (100,)
 
 
 @dataclass(frozen=True)
@@ -55,10 +64,14 @@ def main_of(study: Study, description: str | None, arguments: Sequence[str] | No
     parser.add_argument("network", choices=study.networks)
     parser.add_argument("--weights", type=Path, help="floating-point weights (build/experiments/NETWORK.pt)")
     parser.add_argument("--sparse-weights", type=Path, help="weights trained 4:16 sparse (...NETWORK-sr-ste.pt)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="%(default)s")
+    parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2, and 100 for --rates")
     parser.add_argument("--cases", nargs="+", help="names of the cases to run (all)")
     parser.add_argument("--epochs", type=int, help="instead of the network's own number")
-    parser.add_argument("--lr", type=float, help="instead of the network's own learning rate")
+    rate = parser.add_mutually_exclusive_group()
+    rate.add_argument("--lr", type=float, help="instead of each case's own learning rate")
+    rate.add_argument(
+        "--rates", type=float, nargs="+", metavar="LR", help="find each case's own learning rate of these"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, in processes of their own (%(default)s)")
     parser.add_argument("--gpus", type=int, default=1, help="GPUs that the processes share (%(default)s)")
     parser.add_argument("--runs", type=Path, help="directory of the runs' files (build/experiments/NAME-NETWORK)")
@@ -73,71 +86,122 @@ def main_of(study: Study, description: str | None, arguments: Sequence[str] | No
         return 2
 
 
+@dataclass(frozen=True)
+class _Run:
+    """One run of a study: its case's name, its settings, and its file."""
+
+    case: str
+    config: TrainConfig
+    file: Path
+
+    def missing(self, images: int) -> bool:
+        """There is no file of it; ``images`` are those it is trained with.
+
+        Raises
+        ------
+        CompressError
+            There is one with other settings.
+        """
+        if not self.file.exists():
+            return True
+        there = json.loads(self.file.read_text())
+        there = there["config"] | {"images": there.get("images")}
+        for name, value in (dataclasses.asdict(self.config) | {"images": images}).items():
+            if there.get(name) != value:
+                raise CompressError(
+                    f"{self.file} is of a run with {name} {there.get(name)}, not {value}:"
+                    " remove it, or name another directory by --runs"
+                )
+        return False
+
+
+def best_rates(study: str, network: str) -> dict[str, float]:
+    """The learning rate of each case that ``--rates`` found; of those that it tried."""
+    path = RESULTS / f"rates-{study}-{network}.json"
+    return dict(json.loads(path.read_text())["best"]) if path.exists() else {}
+
+
+def _runs(study: Study, options: argparse.Namespace, cases: Sequence[Case]) -> list[_Run]:
+    """One seed of every case before the next seed, or one rate: a study that is stopped has whole tables."""
+    name = f"rates-{study.name}" if options.rates else study.name
+    folder = options.runs or WEIGHTS / f"{name}-{options.network}"
+    best = best_rates(study.name, options.network)
+    found = []
+    for seed in options.seeds or (RATES_SEEDS if options.rates else SEEDS):
+        for rate in options.rates or [options.lr]:
+            for case in cases:
+                config = dataclasses.replace(study.config(options.network), **case.training)
+                lr = best.get(case.name, config.lr) if rate is None else rate
+                config = dataclasses.replace(config, seed=seed, lr=lr)
+                if options.epochs:
+                    config = dataclasses.replace(config, epochs=options.epochs)
+                if options.device.startswith("cuda"):
+                    config = dataclasses.replace(config, precision="bfloat16")
+                file = "".join(letter if letter.isalnum() else "-" for letter in case.name) + f"-{seed}"
+                found.append(_Run(case.name, config, folder / f"{file}{f'-{lr:g}' if options.rates else ''}.json"))
+    return found
+
+
 def _run(study: Study, options: argparse.Namespace) -> int:
-    network = options.network
-    cases = [case.name for case in study.cases(network)]
-    chosen = options.cases or cases
-    for name in chosen:
-        if name not in cases:
-            raise CompressError(f"case must be one of {', '.join(cases)}, not {name!r}")
-    folder = _folder(study, options)
-    # One seed of every case before the next seed: a study that is stopped has whole tables.
-    missing = [(name, seed) for seed in options.seeds for name in chosen if not _file(folder, name, seed).exists()]
+    cases = study.cases(options.network)
+    names = [case.name for case in cases]
+    for name in options.cases or ():
+        if name not in names:
+            raise CompressError(f"case must be one of {', '.join(names)}, not {name!r}")
+    runs = _runs(study, options, cases)
     failed = 0
-    if missing and not options.report_only:
+    if not options.report_only:
+        parts = data(options)
+        images = len(parts[0])
+        runs = [
+            dataclasses.replace(run, config=dataclasses.replace(run.config, batch=min(run.config.batch, images)))
+            for run in runs
+        ]
+        missing = [run for run in runs if run.case in (options.cases or names) and run.missing(images)]
         if options.jobs > 1:
             failed = _processes(study, missing, options)
         else:
-            parts = data(options)
-            for name, seed in missing:
-                _one(study, options, parts, name, seed)
-    _report(study, network, [_file(folder, name, seed) for name in cases for seed in options.seeds], options.output)
+            for run in missing:
+                _one(study, options, parts, run)
+    entries = [
+        json.loads(run.file.read_text())
+        for run in sorted(runs, key=lambda run: names.index(run.case))
+        if run.file.exists()
+    ]
+    if not entries:
+        raise CompressError("there is no run to report")
+    (_report_rates if options.rates else _report)(study, options.network, entries, options.output)
     return 1 if failed else 0
 
 
-def _folder(study: Study, options: argparse.Namespace) -> Path:
-    folder: Path = options.runs or WEIGHTS / f"{study.name}-{options.network}"
-    return folder
-
-
-def _file(folder: Path, case: str, seed: int) -> Path:
-    name = "".join(letter if letter.isalnum() else "-" for letter in case)
-    return folder / f"{name}-{seed}.json"
-
-
-def _one(study: Study, options: argparse.Namespace, parts: tuple[ImageData, ImageData], name: str, seed: int) -> None:
+def _one(study: Study, options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _Run) -> None:
     """One run, and its file."""
     network = options.network
-    case = next(case for case in study.cases(network) if case.name == name)
-    config = dataclasses.replace(study.config(network), **case.training)
-    if options.epochs:
-        config = dataclasses.replace(config, epochs=options.epochs)
-    if options.lr is not None:
-        config = dataclasses.replace(config, lr=options.lr)
-    if options.device.startswith("cuda"):
-        config = dataclasses.replace(config, precision="bfloat16")
-    config = dataclasses.replace(config, seed=seed, batch=min(config.batch, len(parts[0])))
+    case = next(case for case in study.cases(network) if case.name == run.case)
     weights = (
         options.sparse_weights or WEIGHTS / f"{network}-sr-ste.pt"
         if case.sparse
         else options.weights or WEIGHTS / f"{network}.pt"
     )
-    file = _file(_folder(study, options), name, seed)
-    result = run(
+    result = fine_tune(
         network,
         weights,
         case,
-        config,
+        run.config,
         parts,
         device=options.device,
         capture=not options.eager,
-        container=file.with_suffix(".msvq") if options.containers else None,
+        container=run.file.with_suffix(".msvq") if options.containers else None,
         progress=not options.quiet and options.jobs == 1,
     )
-    result |= {"machine": machine(options.device), "config": dataclasses.asdict(config)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{network} {name} seed {seed}: {result['accuracy']:.2f} %, {result['seconds']:.0f} s", flush=True)
+    result |= {"machine": machine(options.device), "images": len(parts[0]), "config": dataclasses.asdict(run.config)}
+    run.file.parent.mkdir(parents=True, exist_ok=True)
+    run.file.write_text(json.dumps(result, indent=1) + "\n")
+    rate = f" rate {run.config.lr:g}" if options.rates else ""
+    print(
+        f"{network} {case.name} seed {run.config.seed}{rate}: {result['accuracy']:.2f} %, {result['seconds']:.0f} s",
+        flush=True,
+    )
 
 
 # Of a worker: the images, loaded once.
@@ -153,12 +217,12 @@ def _start_worker(numbers: Any, options: argparse.Namespace) -> None:
     _parts = data(options)
 
 
-def _work(study: Study, options: argparse.Namespace, name: str, seed: int) -> None:
+def _work(study: Study, options: argparse.Namespace, run: _Run) -> None:
     assert _parts is not None
-    _one(study, options, _parts, name, seed)
+    _one(study, options, _parts, run)
 
 
-def _processes(study: Study, runs: list[tuple[str, int]], options: argparse.Namespace) -> int:
+def _processes(study: Study, runs: list[_Run], options: argparse.Namespace) -> int:
     """The runs in ``--jobs`` processes. How many failed."""
     context = multiprocessing.get_context("spawn")
     numbers = context.Queue()
@@ -169,20 +233,19 @@ def _processes(study: Study, runs: list[tuple[str, int]], options: argparse.Name
         ProcessPoolExecutor(options.jobs, context, _start_worker, (numbers, options)) as pool,
         progress_bar(not options.quiet) as bar,
     ):
-        futures = {pool.submit(_work, study, options, name, seed): (name, seed) for name, seed in runs}
+        futures = {pool.submit(_work, study, options, run): run for run in runs}
         for future in bar.track(as_completed(futures), total=len(futures), description=study.name):
             error = future.exception()
             if error is not None:
                 failed += 1
-                name, seed = futures[future]
-                print(f"{options.network} {name} seed {seed} failed: {error}", file=sys.stderr, flush=True)
+                run = futures[future]
+                print(
+                    f"{options.network} {run.case} seed {run.config.seed} failed: {error}", file=sys.stderr, flush=True
+                )
     return failed
 
 
-def _report(study: Study, network: str, files: list[Path], output: Path) -> None:
-    runs: list[dict[str, Any]] = [json.loads(file.read_text()) for file in files if file.exists()]
-    if not runs:
-        raise CompressError("there is no run to report")
+def _report(study: Study, network: str, runs: list[dict[str, Any]], output: Path) -> None:
     rows, summary = [], []
     for name in dict.fromkeys(entry["case"] for entry in runs):
         group = [entry for entry in runs if entry["case"] == name]
@@ -202,6 +265,7 @@ def _report(study: Study, network: str, files: list[Path], output: Path) -> None
                 f"{first['kept_sse']:.1f}",
                 len(group),
                 first["config"]["epochs"],
+                f"{first['config']['lr']:g}",
             ]
         )
     headings = [
@@ -214,23 +278,38 @@ def _report(study: Study, network: str, files: list[Path], output: Path) -> None
         "ratio, whole file",
         "bytes",
     ]
-    headings += ["kept SSE", "seeds", "epochs"]
-    devices = sorted({entry["machine"]["device"] for entry in runs})
-    note = f"{study.note} Device: {', '.join(devices)}."
-    report = {
-        "experiment": study.name,
-        "network": network,
-        "note": note,
-        "summary": summary,
-        "runs": runs,
-    }
-    write_report(
-        output / f"{study.name}-{network}.json",
-        report,
-        headings,
-        rows,
+    headings += ["kept SSE", "seeds", "epochs", "rate"]
+    report = {"experiment": study.name, "network": network, "note": f"{study.note} {_devices(runs)}"}
+    report |= {"summary": summary, "runs": runs}
+    _write(output / f"{study.name}-{network}.json", report, headings, rows)
+
+
+def _report_rates(study: Study, network: str, runs: list[dict[str, Any]], output: Path) -> None:
+    rates = sorted({entry["config"]["lr"] for entry in runs})
+    best, rows = {}, []
+    for name in dict.fromkeys(entry["case"] for entry in runs):
+        found: dict[float, list[float]] = {}
+        for entry in runs:
+            if entry["case"] == name:
+                found.setdefault(entry["config"]["lr"], []).append(entry["accuracy"])
+        best[name] = max(sorted(found), key=lambda rate: np.mean(found[rate]))
+        rows.append([name, *(spread(found[rate]) if rate in found else "" for rate in rates), f"{best[name]:g}"])
+    note = (
+        "Accuracy of the container's integers on the test images, in per cent, by learning rate. The study takes the"
+        f" best one, the smaller of two that are level. {_devices(runs)}"
     )
-    print((output / f"{study.name}-{network}.md").read_text())
+    report = {"experiment": study.name, "network": network, "note": note, "best": best, "runs": runs}
+    headings = ["case", *(f"{rate:g}" for rate in rates), "best"]
+    _write(output / f"rates-{study.name}-{network}.json", report, headings, rows)
 
 
-__all__ = ["Study", "main_of"]
+def _devices(runs: Sequence[dict[str, Any]]) -> str:
+    return f"Device: {', '.join(sorted({entry['machine']['device'] for entry in runs}))}."
+
+
+def _write(path: Path, report: dict[str, Any], headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    write_report(path, report, headings, rows)
+    print(path.with_suffix(".md").read_text())
+
+
+__all__ = ["RATES_SEEDS", "SEEDS", "Study", "best_rates", "main_of"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,68 @@ def test_a_transformer_is_measured_from_its_integers(
     file = tmp_path / "runs" / "SSVQ-frozen--majority-0.msvq"
     assert file.stat().st_size == run["file_bytes"]
     assert is_stepped(read_container(file))
+
+
+@pytest.fixture
+def study(cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments of a study of a small transformer, whose results are read from where they are written."""
+    monkeypatch.setattr(finetune, "build", lambda name, weights: VisionTransformer(depth=1, width=32, heads=2).eval())
+    monkeypatch.setattr("experiments.study.RESULTS", tmp_path)
+    arguments = ["vit", "--data", str(cifar), "--device", "cpu", "--quiet", "--output", str(tmp_path)]
+    return [*arguments, "--weights", str(tmp_path), "--cases", "VQ d=8", "--epochs", "1"]
+
+
+def rates_of(report: Path) -> list[float]:
+    return [run["config"]["lr"] for run in json.loads(report.read_text())["runs"]]
+
+
+def test_a_study_takes_the_rates_that_were_best(
+    study: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def accuracy_by_rate(*arguments: Any, **options: Any) -> dict[str, Any]:
+        return fine_tune(*arguments, **options) | {"accuracy": {1e-5: 60.0, 1e-4: 80.0, 1e-3: 80.0}[arguments[3].lr]}
+
+    fine_tune = finetune.run
+    monkeypatch.setattr("experiments.study.fine_tune", accuracy_by_rate)
+    rates = [*study, "--runs", str(tmp_path / "rates"), "--rates", "1e-3"]
+    assert signs.main([*rates, "1e-5"]) == 0
+    assert json.loads((tmp_path / "rates-signs-vit.json").read_text())["best"] == {"VQ d=8": 1e-3}
+    assert signs.main([*rates, "1e-5", "1e-4"]) == 0
+    report = tmp_path / "rates-signs-vit.json"
+    assert json.loads(report.read_text())["best"] == {"VQ d=8": 1e-4}
+    assert sorted(rates_of(report)) == [1e-5, 1e-4, 1e-3]
+    assert "| VQ d=8 | 60.00 | 80.00 | 80.00 | 0.0001 |" in report.with_suffix(".md").read_text()
+    assert {run["seed"] for run in json.loads(report.read_text())["runs"]} == {100}
+
+    runs = [*study, "--runs", str(tmp_path / "runs"), "--seeds", "0"]
+    assert signs.main(runs) == 0
+    assert rates_of(tmp_path / "signs-vit.json") == [1e-4]
+    assert signs.main([*study, "--runs", str(tmp_path / "others"), "--seeds", "0", "--lr", "1e-3"]) == 0
+    assert rates_of(tmp_path / "signs-vit.json") == [1e-3]
+
+
+def test_runs_with_other_settings_are_not_mixed(
+    study: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [*study, "--runs", str(tmp_path / "runs"), "--seeds", "0"]
+    assert signs.main(runs) == 0
+    file = tmp_path / "runs" / "VQ-d-8-0.json"
+    before = file.read_bytes()
+    assert signs.main(runs) == 0
+    for other, difference in [
+        (["--lr", "0.25"], "lr 0.0005, not 0.25"),
+        (["--epochs", "2"], "epochs 1, not 2"),
+        (["--images", "8"], "batch 16, not 8"),
+    ]:
+        capsys.readouterr()
+        assert signs.main([*runs, *other]) == 2
+        expected = f"{file} is of a run with {difference}: remove it, or name another directory by --runs"
+        assert expected in capsys.readouterr().err
+        assert file.read_bytes() == before
+    entry = json.loads(before)
+    file.write_text(json.dumps(entry | {"images": 1000}))
+    assert signs.main(runs) == 2
+    assert "images 1000, not 16" in capsys.readouterr().err
 
 
 def test_reports_need_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
