@@ -88,9 +88,9 @@ def main_of(study: Study, description: str | None, arguments: Sequence[str] | No
 
 @dataclass(frozen=True)
 class _Run:
-    """One run of a study: its case's name, its settings, and its file."""
+    """One run of a study: its case, its settings, and its file."""
 
-    case: str
+    case: Case
     config: TrainConfig
     file: Path
 
@@ -115,7 +115,7 @@ class _Run:
         return False
 
 
-def best_rates(study: str, network: str) -> dict[str, float]:
+def _best_rates(study: str, network: str) -> dict[str, float]:
     """The learning rate of each case that ``--rates`` found; of those that it tried."""
     path = RESULTS / f"rates-{study}-{network}.json"
     return dict(json.loads(path.read_text())["best"]) if path.exists() else {}
@@ -125,7 +125,7 @@ def _runs(study: Study, options: argparse.Namespace, cases: Sequence[Case]) -> l
     """One seed of every case before the next seed, or one rate: a study that is stopped has whole tables."""
     name = f"rates-{study.name}" if options.rates else study.name
     folder = options.runs or WEIGHTS / f"{name}-{options.network}"
-    best = best_rates(study.name, options.network)
+    best = _best_rates(study.name, options.network)
     found = []
     for seed in options.seeds or (RATES_SEEDS if options.rates else SEEDS):
         for rate in options.rates or [options.lr]:
@@ -138,7 +138,7 @@ def _runs(study: Study, options: argparse.Namespace, cases: Sequence[Case]) -> l
                 if options.device.startswith("cuda"):
                     config = dataclasses.replace(config, precision="bfloat16")
                 file = "".join(letter if letter.isalnum() else "-" for letter in case.name) + f"-{seed}"
-                found.append(_Run(case.name, config, folder / f"{file}{f'-{lr:g}' if options.rates else ''}.json"))
+                found.append(_Run(case, config, folder / f"{file}{f'-{lr:g}' if options.rates else ''}.json"))
     return found
 
 
@@ -157,15 +157,15 @@ def _run(study: Study, options: argparse.Namespace) -> int:
             dataclasses.replace(run, config=dataclasses.replace(run.config, batch=min(run.config.batch, images)))
             for run in runs
         ]
-        missing = [run for run in runs if run.case in (options.cases or names) and run.missing(images)]
+        missing = [run for run in runs if run.case.name in (options.cases or names) and run.missing(images)]
         if options.jobs > 1:
             failed = _processes(study, missing, options)
         else:
             for run in missing:
-                _one(study, options, parts, run)
+                _one(options, parts, run)
     entries = [
         json.loads(run.file.read_text())
-        for run in sorted(runs, key=lambda run: names.index(run.case))
+        for run in sorted(runs, key=lambda run: names.index(run.case.name))
         if run.file.exists()
     ]
     if not entries:
@@ -174,19 +174,18 @@ def _run(study: Study, options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _one(study: Study, options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _Run) -> None:
+def _one(options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _Run) -> None:
     """One run, and its file."""
     network = options.network
-    case = next(case for case in study.cases(network) if case.name == run.case)
     weights = (
         options.sparse_weights or WEIGHTS / f"{network}-sr-ste.pt"
-        if case.sparse
+        if run.case.sparse
         else options.weights or WEIGHTS / f"{network}.pt"
     )
     result = fine_tune(
         network,
         weights,
-        case,
+        run.case,
         run.config,
         parts,
         device=options.device,
@@ -197,11 +196,10 @@ def _one(study: Study, options: argparse.Namespace, parts: tuple[ImageData, Imag
     result |= {"machine": machine(options.device), "images": len(parts[0]), "config": dataclasses.asdict(run.config)}
     run.file.parent.mkdir(parents=True, exist_ok=True)
     run.file.write_text(json.dumps(result, indent=1) + "\n")
-    rate = f" rate {run.config.lr:g}" if options.rates else ""
-    print(
-        f"{network} {case.name} seed {run.config.seed}{rate}: {result['accuracy']:.2f} %, {result['seconds']:.0f} s",
-        flush=True,
-    )
+    name = f"{network} {run.case.name} seed {run.config.seed}"
+    if options.rates:
+        name += f" rate {run.config.lr:g}"
+    print(f"{name}: {result['accuracy']:.2f} %, {result['seconds']:.0f} s", flush=True)
 
 
 # Of a worker: the images, loaded once.
@@ -217,9 +215,9 @@ def _start_worker(numbers: Any, options: argparse.Namespace) -> None:
     _parts = data(options)
 
 
-def _work(study: Study, options: argparse.Namespace, run: _Run) -> None:
+def _work(options: argparse.Namespace, run: _Run) -> None:
     assert _parts is not None
-    _one(study, options, _parts, run)
+    _one(options, _parts, run)
 
 
 def _processes(study: Study, runs: list[_Run], options: argparse.Namespace) -> int:
@@ -233,14 +231,16 @@ def _processes(study: Study, runs: list[_Run], options: argparse.Namespace) -> i
         ProcessPoolExecutor(options.jobs, context, _start_worker, (numbers, options)) as pool,
         progress_bar(not options.quiet) as bar,
     ):
-        futures = {pool.submit(_work, study, options, run): run for run in runs}
+        futures = {pool.submit(_work, options, run): run for run in runs}
         for future in bar.track(as_completed(futures), total=len(futures), description=study.name):
             error = future.exception()
             if error is not None:
                 failed += 1
                 run = futures[future]
                 print(
-                    f"{options.network} {run.case} seed {run.config.seed} failed: {error}", file=sys.stderr, flush=True
+                    f"{options.network} {run.case.name} seed {run.config.seed} failed: {error}",
+                    file=sys.stderr,
+                    flush=True,
                 )
     return failed
 
@@ -312,4 +312,4 @@ def _write(path: Path, report: dict[str, Any], headings: Sequence[str], rows: Se
     print(path.with_suffix(".md").read_text())
 
 
-__all__ = ["RATES_SEEDS", "SEEDS", "Study", "best_rates", "main_of"]
+__all__ = ["Study", "main_of"]
