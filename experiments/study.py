@@ -94,6 +94,11 @@ class _Run:
     config: TrainConfig
     file: Path
 
+    @property
+    def name(self) -> str:
+        """What its messages call it."""
+        return f"{self.case.name} seed {self.config.seed} rate {self.config.lr:g}"
+
     def missing(self, images: int) -> bool:
         """There is no file of it; ``images`` are those it is trained with.
 
@@ -196,10 +201,7 @@ def _one(options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _
     result |= {"machine": machine(options.device), "images": len(parts[0]), "config": dataclasses.asdict(run.config)}
     run.file.parent.mkdir(parents=True, exist_ok=True)
     run.file.write_text(json.dumps(result, indent=1) + "\n")
-    name = f"{network} {run.case.name} seed {run.config.seed}"
-    if options.rates:
-        name += f" rate {run.config.lr:g}"
-    print(f"{name}: {result['accuracy']:.2f} %, {result['seconds']:.0f} s", flush=True)
+    print(f"{network} {run.name}: {result['accuracy']:.2f} %, {result['seconds']:.0f} s", flush=True)
 
 
 # Of a worker: the images, loaded once.
@@ -236,12 +238,7 @@ def _processes(study: Study, runs: list[_Run], options: argparse.Namespace) -> i
             error = future.exception()
             if error is not None:
                 failed += 1
-                run = futures[future]
-                print(
-                    f"{options.network} {run.case.name} seed {run.config.seed} failed: {error}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                print(f"{options.network} {futures[future].name} failed: {error}", file=sys.stderr, flush=True)
     return failed
 
 
