@@ -184,28 +184,29 @@ def progress_bar(shown: bool = True) -> Progress:
 
 
 def module_sources(module: torch.nn.Module) -> list[LayerSource]:
-    """The ``Conv2d`` and ``Linear`` layers of a module, in its order.
+    """The ``Conv2d``, ``Conv1d`` and ``Linear`` layers of a module, in its order.
 
-    Padding is the layer's own: a separate padding module in front is not part of it.
+    A ``Conv1d`` is a convolution of one row. Padding is the layer's own: a separate padding module in front is not part
+    of it. That of another mode than zeros has no integer form, but the weight has
+    (:class:`sw.compress.training.modules.DecodedModule`).
 
     Raises
     ------
     CompressError
-        A weight is NaN, infinite or a tensor that is not dense, or a convolution does not pad with zeros.
+        A weight is NaN, infinite or a tensor that is not dense, or padding ``same`` differs between two sides.
     """
     sources = []
     for name, layer in module.named_modules():
-        if isinstance(layer, torch.nn.Conv2d):
-            if layer.padding_mode != "zeros":
-                raise CompressError(f"layer {name!r}: padding_mode must be zeros, not {layer.padding_mode!r}")
+        if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
+            weight = _array(name, layer.weight)
             sources.append(
                 LayerSource(
                     name=name,
                     kind="conv",
-                    weight=_array(name, layer.weight),
-                    stride=_pair(layer.stride),
+                    weight=weight if weight.ndim == 4 else weight[:, :, None],
+                    stride=_pair(layer.stride, 1),
                     padding=_padding(name, layer),
-                    dilation=_pair(layer.dilation),
+                    dilation=_pair(layer.dilation, 1),
                     groups=layer.groups,
                 )
             )
@@ -216,6 +217,8 @@ def module_sources(module: torch.nn.Module) -> list[LayerSource]:
 
 def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
     """The layers of a state dict: float tensors named ``*weight``; four axes are a convolution, two a linear layer.
+
+    Their names go without ``.weight`` or, as an attention's ``in_proj_weight``, ``_weight``.
 
     A state dict has no geometry: stride and dilation are taken as 1, padding as 0. A convolution with one input channel
     and a kernel of more than one weight is taken as depthwise.
@@ -233,7 +236,7 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
             continue
         if not (tensor.dtype.kind == "f" if isinstance(tensor, np.ndarray) else tensor.is_floating_point()):
             continue
-        name = key.removesuffix("weight").rstrip(".") or key
+        name = key.removesuffix("weight").rstrip("._") or key
         array = _array(name, tensor)
         if array.ndim == 2:
             sources.append(LayerSource(name=name, kind="linear", weight=array[:, :, None, None]))
@@ -254,18 +257,19 @@ def _array(name: str, tensor: torch.Tensor | NDArray[Any]) -> NDArray[np.float32
     return np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy())
 
 
-def _pair(value: Sequence[int]) -> tuple[int, int]:
-    rows, columns = (int(x) for x in value)
-    return rows, columns
+def _pair(value: Sequence[int], row: int) -> tuple[int, int]:
+    """Of rows and columns; ``row`` where only columns are given."""
+    rows, columns = (row, *value)[-2:]
+    return int(rows), int(columns)
 
 
-def _padding(name: str, layer: torch.nn.Conv2d) -> tuple[int, int]:
+def _padding(name: str, layer: torch.nn.Conv1d | torch.nn.Conv2d) -> tuple[int, int]:
     if layer.padding == "valid":
         return 0, 0
     if layer.padding == "same":
         spans = [dilation * (size - 1) for dilation, size in zip(layer.dilation, layer.kernel_size, strict=True)]
         if any(span % 2 for span in spans):
             raise CompressError(f"layer {name!r}: padding 'same' must be the same on both sides, so the kernel odd")
-        return spans[0] // 2, spans[1] // 2
+        return _pair([span // 2 for span in spans], 0)
     assert not isinstance(layer.padding, str)
-    return _pair(layer.padding)
+    return _pair(layer.padding, 0)

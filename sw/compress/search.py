@@ -554,9 +554,10 @@ def _measured(
     """Sensitivities, and what the file of fine-tuning will have beside the layers."""
     from sw.compress.training.data import load_data
     from sw.compress.training.finetune import file_metadata
-    from sw.compress.training.loop import images_of
+    from sw.compress.training.loop import check_network, images_of
 
     data = load_data(options.data, "train", size=options.size)
+    check_network(model, [data])
     layers, _ = compress_network(sources, REFERENCE, threads=options.threads, progress=not options.quiet)
     images = torch.cat([part for part, _ in images_of(data, options.device, limit=options.images)])
     metadata = file_metadata(model, images.cpu())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sw.compress.attention import split_attention
 from sw.compress.methods import CompressError, LayerSource
 from sw.compress.network import module_sources, state_dict_sources
 
@@ -21,7 +22,8 @@ MODELS = ("efficientnet-lite0",)
 
 
 def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
-    """A network in evaluation mode.
+    """A network in evaluation mode, in float32, with the projections of its attention as layers
+    (:func:`sw.compress.attention.split_attention`).
 
     Parameters
     ----------
@@ -67,7 +69,8 @@ def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
         except (RuntimeError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise CompressError(f"weights {str(weights)!r} must fit model {name}: {reason[:300]}") from None
-    return model.eval()
+    split_attention(model)
+    return model.float().eval()
 
 
 def _published(name: str, package: str, entry: str, pretrained: bool) -> torch.nn.Module:

@@ -43,7 +43,7 @@ from sw.compress.training.integer import (
     quantise_images,
     write_network,
 )
-from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of, training_images
+from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit, images_of, training_images
 from sw.compress.training.modules import SignBits, compressed_layers, convert
 from sw.compress.training.sparse import SCHEMES, finish_sparse, start_sparse
 from sw.format.container import write_container
@@ -312,8 +312,10 @@ def finetune(
     Raises
     ------
     CompressError
-        A setting does not fit the network or the data, or ``work`` has checkpoints of another job.
+        A setting or the network does not fit the data, or ``work`` has checkpoints of another job.
     """
+    model.to(device)
+    check_network(model, (train, test), device)
     checkpoints: dict[str, Path | None] = {"sparse": None, "finetune": None}
     first = not _distributed() or torch.distributed.get_rank() == 0
     if work is not None:
@@ -322,7 +324,6 @@ def finetune(
         _claim(Path(work, "job.json"), _settings(job) | {"images": len(train), "start": start}, first)
     progress = progress and first
     torch.set_num_threads(job.config.threads)
-    model.to(device)
     report: dict[str, Any] = {"accuracy_float": accuracy(model, test, device=device)}
     if job.sparse is not None:
         report["sparse_losses"] = _sparse_training(model, job, train, device, checkpoints["sparse"], capture, progress)
@@ -607,6 +608,12 @@ def _finish(options: argparse.Namespace, job: Finetuning, done: Finetuned, stagi
         torch.save(done.rest(), staging["rest"])
     if done.network is None:
         print(f"no integer form: {done.report['no_integer_form']}")
+        left = {key: value.numel() for key, value in done.rest().items()}
+        most = ", ".join(sorted(left, key=lambda key: -left[key])[:3])
+        print(
+            f"the file has the {done.report['weights']:,} weights of its layers, that of --rest all else:"
+            f" {sum(left.values()):,} numbers, most of them in {most}"
+        )
     percent = done.report.get("accuracy_integers", done.report["accuracy_trained"])
     print(
         f"{options.output}: {size} bytes, {report['ratio']:.2f} times smaller than float32 weights;"

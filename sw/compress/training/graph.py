@@ -269,6 +269,16 @@ class _QuantisedInput(nn.Module):
         super().__init__()
         self.quantiser, self.layer = ActivationQuantiser(), layer
 
+    @property
+    def weight(self) -> Tensor:
+        """The layer's, for modules that ask for its dtype or device."""
+        return self.layer.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's."""
+        return self.layer.bias  # type: ignore[return-value]
+
     def forward(self, values: Tensor) -> Tensor:
         return self.layer(self.quantiser(values))  # type: ignore[no-any-return]
 
@@ -277,9 +287,12 @@ def quantise_inputs(model: nn.Module) -> nn.Module:
     """Put an :class:`ActivationQuantiser` in front of every decoded layer, in place.
 
     For networks with operations that have no integer form, such as transformers: what the array computes is then int8,
-    what lies between its layers is float. ``MultiheadAttention`` does not call its layer but takes the weight, so the
-    input of that layer stays float.
+    what lies between its layers is float. ``MultiheadAttention`` does not call its layers but takes their weights, so
+    their inputs stay float. ``TransformerEncoderLayer`` does so, too, on a fast path, which it is kept from.
     """
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
     for name, layer in list(decoded_layers(model)):
         parent, _, child = name.rpartition(".")
         owner = model.get_submodule(parent)

@@ -28,7 +28,17 @@ from sw.compress.network import progress_bar
 from sw.compress.training.data import IMAGENET_MEAN, IMAGENET_STD, ImageData
 from sw.compress.training.modules import CodebookDecoder, SignBits
 
-__all__ = ["OPTIMISERS", "TrainConfig", "accuracy", "deterministic", "fit", "images_of", "normalise", "training_images"]
+__all__ = [
+    "OPTIMISERS",
+    "TrainConfig",
+    "accuracy",
+    "check_network",
+    "deterministic",
+    "fit",
+    "images_of",
+    "normalise",
+    "training_images",
+]
 
 OPTIMISERS = ("sgd", "adamw")
 
@@ -504,6 +514,39 @@ def training_images(
         crops = own[:, _CROP] if config.area else None
         images, _ = data.batch(torch.arange(first, first + len(own)), device, draws=crops, area=config.area)
         yield normalise(_augment(images, config, own))
+
+
+@torch.no_grad()
+def check_network(model: nn.Module, parts: Sequence[ImageData], device: torch.device | str = "cpu") -> None:
+    """Refuse a network that does not fit the data.
+
+    Parameters
+    ----------
+    model
+        On ``device``. Put into evaluation mode.
+    parts
+        Images of one size.
+    device
+        Where the images go.
+
+    Raises
+    ------
+    CompressError
+        It cannot compute the images, does not return float ``[batch, classes]``, or has fewer classes than the labels.
+    """
+    model.eval()
+    images = next(images_of(parts[0], device, limit=2))[0]
+    try:
+        logits = model(images)
+    except Exception as error:  # networks raise errors of every kind
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise CompressError(f"the network must take images {list(images.shape[1:])} in float32: {text}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise CompressError(f"the network must return logits [{len(images)}, classes], not {found}")
+    classes = max(part.classes for part in parts)
+    if logits.shape[1] < classes:
+        raise CompressError(f"the network must have at least the {classes} classes of the data, not {logits.shape[1]}")
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
 """Convolutions and linear layers whose weight is decoded in every forward pass, and can be trained in that form.
 
-A network goes from ``Conv2d`` and ``Linear`` to :class:`DecodedConv2d` and :class:`DecodedLinear` in place
-(:func:`convert`, :func:`load_layers`), and from them to :class:`~sw.format.layer.CompressedLayer` integers
-(:func:`compressed_layers`). What the forward pass computes with is exactly the integers times their scale.
+A network goes from ``Conv2d`` and ``Linear`` to :class:`DecodedConv2d` and :class:`DecodedLinear` in place, from layers
+that compute something else to :class:`DecodedModule` (:func:`convert`, :func:`load_layers`), and from all of them to
+:class:`~sw.format.layer.CompressedLayer` integers (:func:`compressed_layers`). What the forward pass computes with is
+exactly the integers times their scale.
 """
 
 from __future__ import annotations
@@ -459,13 +460,15 @@ class DecodedLinear(nn.Module):
 
 
 class DecodedModule(nn.Module):
-    """A convolution or linear layer of a class with a forward of its own, which runs with the decoded weight.
+    """A layer that computes something else than ``Conv2d`` or ``Linear``, in its own way with the decoded weight.
 
-    Such as one that pads by the size of its input. It has no integer form. Parameters: :class:`DecodedConv2d`.
+    Such as a convolution that pads by the size of its input, or with other values than zeros, and ``Conv1d``. It has no
+    integer form. Parameters: :class:`DecodedConv2d`.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, decoder: WeightDecoder, source: LayerSource) -> None:
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d | nn.Linear, decoder: WeightDecoder, source: LayerSource) -> None:
         super().__init__()
+        self.shape = layer.weight.shape
         del layer.weight
         self.decoder, self.layer = decoder, layer
         self.name, self.kind = source.name, source.kind
@@ -478,8 +481,7 @@ class DecodedModule(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """The layer's own forward."""
-        weight = self.decoder()
-        self.layer.weight = cast(nn.Parameter, weight if self.kind == "conv" else weight.flatten(1))
+        self.layer.weight = cast(nn.Parameter, self.decoder().reshape(self.shape))
         try:
             result: Tensor = self.layer(values)
             return result
@@ -492,15 +494,16 @@ Decoded = DecodedConv2d | DecodedLinear | DecodedModule
 
 
 def _own_forward(layer: nn.Module) -> bool:
-    """Whether the class of a layer computes something else than ``Conv2d`` or ``Linear``."""
+    """Whether a layer computes something else than ``Conv2d`` with zeros around, or ``Linear``."""
     kind: Any = type(layer)
     if isinstance(layer, nn.Conv2d):
-        return kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward
-    return isinstance(layer, nn.Linear) and kind.forward is not nn.Linear.forward
+        plain = kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
+        return not plain or layer.padding_mode != "zeros"
+    return isinstance(layer, nn.Conv1d) or (isinstance(layer, nn.Linear) and kind.forward is not nn.Linear.forward)
 
 
 def replace_layer(model: nn.Module, source: LayerSource, decoder: WeightDecoder) -> None:
-    """Put a decoded layer in the place of the ``Conv2d`` or ``Linear`` layer, or decoded layer, of that name.
+    """Put a decoded layer in the place of the layer, or decoded layer, of that name.
 
     Wherever the network has this very layer under other names, they get the decoded one, too.
     """
@@ -530,7 +533,7 @@ def convert(
     device: str = "cpu",
     progress: bool = True,
 ) -> list[CompressedLayer]:
-    """Compress all ``Conv2d`` and ``Linear`` layers of a network, in place, for training in that form.
+    """Compress all convolutions and linear layers of a network, in place, for training in that form.
 
     Layers of one crosslayer recipe train one codebook (:func:`share_codebook`), those of ``dkm`` weights and attention
     (:class:`sw.compress.training.dkm.DkmDecoder`), and for ``pqf`` channels are reordered first

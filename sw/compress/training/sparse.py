@@ -35,7 +35,7 @@ def nm_keep(weight: Tensor, n: int, m: int) -> Tensor:
     Parameters
     ----------
     weight
-        ``[K, C, R, S]`` or ``[K, C]``; m divides K.
+        ``[K, C, R, S]``, ``[K, C, S]`` or ``[K, C]``; m divides K.
     n, m
         Kept weights, of how many.
 
@@ -109,7 +109,7 @@ def start_sparse(
     Parameters
     ----------
     model
-        Its ``Conv2d`` and ``Linear`` layers are considered.
+        Its convolutions and linear layers (:func:`sw.compress.network.module_sources`) are considered.
     patterns
         Shell patterns of layer names; a layer that none matches stays dense.
     n, m, scheme, decay
@@ -129,9 +129,9 @@ def start_sparse(
     check_nm(n, m, m)
     names = []
     for name, layer in model.named_modules():
-        if not isinstance(layer, nn.Conv2d | nn.Linear) or not any(fnmatchcase(name, p) for p in patterns):
+        if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or not any(fnmatchcase(name, p) for p in patterns):
             continue
-        groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+        groups = 1 if isinstance(layer, nn.Linear) else layer.groups
         if layer.weight.shape[0] // groups % m or (groups > 1 and layer.weight.shape[1] == 1):
             continue
         parametrize.register_parametrization(layer, "weight", NMSparse(layer.weight, n, m, scheme, decay))

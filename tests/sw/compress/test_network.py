@@ -47,16 +47,26 @@ def test_state_dict_sources() -> None:
     assert sources["classify"].shape == (10, 64, 1, 1)
 
 
-@pytest.mark.parametrize(
-    ("layer", "message"),
-    [
-        (torch.nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding_mode must be zeros, not 'reflect'"),
-        (torch.nn.Conv2d(4, 4, 2, padding="same"), "padding 'same' must be the same on both sides"),
-    ],
-)
-def test_module_sources_refuses(layer: torch.nn.Module, message: str) -> None:
-    with pytest.raises(CompressError, match=message):
+@pytest.mark.parametrize("layer", [torch.nn.Conv2d(4, 4, 2, padding="same"), torch.nn.Conv1d(4, 4, 2, padding="same")])
+def test_module_sources_refuses_padding_of_one_side(layer: torch.nn.Module) -> None:
+    with pytest.raises(CompressError, match="padding 'same' must be the same on both sides"):
         module_sources(torch.nn.Sequential(layer))
+
+
+@pytest.mark.parametrize("padding", [2, "same", "valid"])
+def test_a_convolution_of_one_axis_is_one_of_one_row(padding: int | str) -> None:
+    layer = torch.nn.Conv1d(8, 16, 3, padding=padding, dilation=2, groups=2)
+    (source,) = module_sources(torch.nn.Sequential(layer))
+    assert (source.kind, source.shape, source.groups) == ("conv", (16, 4, 1, 3), 2)
+    assert (source.stride, source.dilation) == ((1, 1), (1, 2))
+    assert source.padding == (0, 0 if padding == "valid" else 2)
+    np.testing.assert_array_equal(source.weight[:, :, 0], layer.weight.detach().numpy())
+
+
+def test_the_projection_of_an_attention_in_a_state_dict() -> None:
+    attention = torch.nn.TransformerEncoderLayer(8, 2, 16)
+    names = [source.name for source in state_dict_sources(attention.state_dict())]
+    assert names == ["self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2"]
 
 
 def test_nan_in_a_network_names_the_layer() -> None:

@@ -25,6 +25,15 @@ def test_efficientnet_lite0() -> None:
     assert not load_model("efficientnet-lite0").training
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_network_is_loaded_in_float32(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    users = types.ModuleType("users")
+    users.network = lambda: torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4)).to(dtype)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "users", users)
+    state = load_model("users:network").state_dict()
+    assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_torch_checkpoint(tmp_path: Path, wrapped: bool) -> None:
     torch.save({"state_dict": TENSORS, "epoch": 3} if wrapped else TENSORS, tmp_path / "x.pth")

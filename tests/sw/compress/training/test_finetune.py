@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from demo.networks import DeiT
 from sw.compress.__main__ import main as compress_main
+from sw.compress.attention import split_attention
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.network import module_sources
 from sw.compress.training import finetune as module
@@ -79,6 +80,29 @@ def images(count: int, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any,
     return values.astype(np.uint8), labels
 
 
+class Named(nn.Sequential):
+    """Returns a dict, as networks of some packages do."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 8), nn.Flatten())
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"logits": super().forward(images)}
+
+
+class Encoder(nn.Module):
+    """With torch's own attention and encoder layer, and a convolution of one axis; not in integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.mix = nn.Conv1d(24, 32, 2, 2), nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.mix(self.patches(images.flatten(1, 2)).transpose(1, 2)).mean(1))
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("data") / "toy.npz"
@@ -91,7 +115,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 def networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importable as ``users``."""
     users = types.ModuleType("users")
-    users.network, users.gelu = network, Gelu  # type: ignore[attr-defined]
+    users.network, users.gelu, users.encoder = network, Gelu, Encoder  # type: ignore[attr-defined]
+    users.few = lambda: nn.Sequential(nn.Conv2d(3, 16, 8), nn.Flatten(), nn.Linear(16, 3))  # type: ignore[attr-defined]
+    users.large = lambda: nn.Sequential(nn.Conv2d(3, 16, 9), nn.Flatten(), nn.Linear(16, 4))  # type: ignore[attr-defined]
+    users.flat = lambda: nn.Sequential(nn.Conv2d(3, 4, 8))  # type: ignore[attr-defined]
+    users.named = Named  # type: ignore[attr-defined]
     users.random = lambda: nn.Sequential(nn.Conv2d(3, 16, 8), nn.Flatten(), nn.Linear(16, 4))  # type: ignore[attr-defined]
     users.vit = lambda: DeiT(size=8, patch=4, width=16, heads=2, depth=1, classes=4)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "users", users)
@@ -245,6 +273,33 @@ def test_network_without_integer_form(
     assert module.accuracy(model.to(device), test, device=device) == report["accuracy_trained"]
 
 
+def test_an_encoder_of_torch_is_compressed_whole(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / name for name in ("layers", "report", "rest")]
+    command = ["users:encoder", "--data", data, "-o", str(paths[0]), "--json", str(paths[1]), "--rest", str(paths[2])]
+    command += ["--method", "msvq", "--k", "4", "--d", "16", "--sparse", "sr-ste", "--sparse-epochs", "1"]
+    command += ["--epochs", "2", "--batch", "32", "--crop", "0", "--quiet", "--device", "cpu", "--threads", "1"]
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert "the file has the 9,856 weights of its layers, that of --rest all else: " in output
+    assert "most of them in mix.self_attn.in_proj.bias, mix.linear1.layer.bias, " in output
+    layers = read_container(paths[0]).layers
+    assert {layer.name: layer.method for layer in layers} == {
+        "patches": "int8",
+        "mix.self_attn.in_proj": "msvq",
+        "mix.self_attn.out_proj": "msvq",
+        "mix.linear1": "msvq",
+        "mix.linear2": "msvq",
+        "head": "int8",
+    }
+    model = Encoder()
+    split_attention(model)
+    load_layers(model, layers)
+    quantise_inputs(model)
+    model.load_state_dict(torch.load(paths[2], weights_only=True), strict=False)
+    test = load_data(data, "test")
+    assert module.accuracy(model, test) == json.loads(paths[1].read_text())["accuracy_trained"]
+
+
 def test_a_network_that_starts_at_random_gives_the_same_bytes(data: str, tmp_path: Path) -> None:
     written = []
     for start, seed in ((1, "0"), (2, "0"), (3, "1")):
@@ -289,6 +344,28 @@ def test_bad_options_are_one_line_and_status_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["users:network", "--data", data, "-o", "o", "--device", "cpu", "--quiet", *more]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["finetune", "search"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("few", "the network must have at least the 4 classes of the data, not 3"),
+        ("large", "the network must take images [3, 8, 8] in float32: RuntimeError: "),
+        ("flat", "the network must return logits [2, classes], not [2, 4, 1, 1]"),
+        ("named", "the network must return logits [2, classes], not dict"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_data(
+    command: str, name: str, message: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--bytes", "9999"] if command == "search" else ["--work", str(tmp_path / "work")]
+    given = [command, f"users:{name}", "--data", data, "-o", str(tmp_path / "o"), "--device", "cpu", "--quiet", *more]
+    assert compress_main(given) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

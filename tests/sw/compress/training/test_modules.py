@@ -326,12 +326,20 @@ class ScaledLinear(nn.Linear):
 
 def test_layers_with_a_forward_of_their_own_keep_it() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(PaddedConv2d(3, 16, 3, 2), nn.Flatten(), ScaledLinear(64, 16))
+    model = nn.Sequential(
+        PaddedConv2d(3, 16, 3, 2),
+        nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"),
+        nn.Flatten(2),
+        nn.Conv1d(16, 16, 3, padding=2, dilation=2, groups=2),
+        nn.Flatten(),
+        ScaledLinear(64, 16),
+    )
     reference = copy.deepcopy(model)
     layers = convert(model, [("*", Recipe("ssvq", 4, 8, 0, 0))], progress=False)
-    assert all(isinstance(model[i], DecodedModule) for i in (0, 2))
+    own = (0, 1, 3, 5)
+    assert all(isinstance(model[i], DecodedModule) for i in own)
     with torch.no_grad():
-        for i, layer in ((0, layers[0]), (2, layers[1])):
+        for i, layer in zip(own, layers, strict=True):
             reference[i].weight.copy_(torch.from_numpy(layer.float_weights()).reshape(reference[i].weight.shape))
     images = torch.randn(2, 3, 4, 4)
     assert torch.equal(model(images), reference(images))
@@ -353,6 +361,21 @@ def test_a_layer_under_two_names_is_one_decoded_layer() -> None:
     convert(model, [("*", Recipe("lsq2"))], progress=False)
     assert model[0] is model[1][0]
     assert isinstance(model[0], DecodedConv2d)
+
+
+def test_an_encoder_layer_quantises_its_inputs_in_evaluation_too() -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    convert(model, [("*", Recipe("lsq4"))], progress=False)
+    quantise_inputs(model)
+    values = torch.randn(2, 5, 16)
+    calibrate(model, values)
+    assert all(layer.quantiser.ready for layer in (model.linear1, model.linear2))
+    model.linear1.quantiser.step.restart(torch.tensor(1e-6))  # what it sees is far outside of its range
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(values), model.train()(values))
+    assert model.linear1.weight.shape == (32, 16)
+    assert model.linear1.bias.shape == (32,)
 
 
 def test_attention_takes_the_decoded_weight() -> None:
