@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sw.compress.attention import split_attention
 from sw.compress.methods import CompressError, LayerSource
 from sw.compress.network import module_sources, state_dict_sources
+from sw.compress.split import split_modules
 
 __all__ = ["MODELS", "checkpoint_sources", "load_model", "model_sources", "read_state_dict"]
 
@@ -22,8 +22,7 @@ MODELS = ("efficientnet-lite0",)
 
 
 def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
-    """A network in evaluation mode, in float32, with the projections of its attention as layers
-    (:func:`sw.compress.attention.split_attention`).
+    """A network in evaluation mode, in float32, and taken apart (:func:`sw.compress.split.split_modules`).
 
     Parameters
     ----------
@@ -69,7 +68,7 @@ def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
         except (RuntimeError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise CompressError(f"weights {str(weights)!r} must fit model {name}: {reason[:300]}") from None
-    split_attention(model)
+    split_modules(model)
     return model.float().eval()
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional
 from sw.compress.kmeans import member_counts
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, misfit, recipe_for
 from sw.compress.network import module_sources, progress_bar
+from sw.compress.split import replace_module
 from sw.compress.training.quant import StepSize, fake_quantise, integers, kernels_for, weight_range
 from sw.format.layer import CompressedLayer
 
@@ -509,7 +510,6 @@ def replace_layer(model: nn.Module, source: LayerSource, decoder: WeightDecoder)
     """
     old = model.get_submodule(source.name)
     device, training = next(iter(old.parameters())).device, old.training
-    names = [name for name, module in model.named_modules(remove_duplicate=False) if module is old]
     new: nn.Module
     if _own_forward(old):
         new = DecodedModule(cast(nn.Conv2d, old), decoder, source)
@@ -517,10 +517,7 @@ def replace_layer(model: nn.Module, source: LayerSource, decoder: WeightDecoder)
         new = DecodedConv2d(cast(nn.Conv2d, old), decoder, source)
     else:
         new = DecodedLinear(cast(nn.Linear, old), decoder, source)
-    new = new.to(device).train(training)
-    for name in names:
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, new)
+    replace_module(model, old, new.to(device).train(training))
 
 
 def convert(

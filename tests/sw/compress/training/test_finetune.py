@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from demo.networks import DeiT
 from sw.compress.__main__ import main as compress_main
-from sw.compress.attention import split_attention
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.network import module_sources
+from sw.compress.split import split_modules
 from sw.compress.training import finetune as module
 from sw.compress.training.data import load_data
 from sw.compress.training.finetune import (
@@ -292,7 +292,7 @@ def test_an_encoder_of_torch_is_compressed_whole(data: str, tmp_path: Path, caps
         "head": "int8",
     }
     model = Encoder()
-    split_attention(model)
+    split_modules(model)
     load_layers(model, layers)
     quantise_inputs(model)
     model.load_state_dict(torch.load(paths[2], weights_only=True), strict=False)
