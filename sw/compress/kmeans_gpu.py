@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sw.compress.kmeans import KMeansError, KMeansResult, Layer, Settings
 
-__all__ = ["BACKENDS", "Group", "cluster_layers"]
+__all__ = ["BACKENDS", "Group", "cluster_layers", "device_kind"]
 
 BACKENDS = ("triton", "torch")
 
@@ -199,7 +199,7 @@ def cluster_layers(layers: Sequence[Layer], device: str, backend: str | None = N
     KMeansError
         The backend or the device is unknown or cannot be used.
     """
-    kind = _device_kind(device)
+    kind = device_kind(device)
     installed = importlib.util.find_spec("triton") is not None
     if backend is None:
         backend = "triton" if installed and kind == "cuda" else "torch"
@@ -228,8 +228,14 @@ def cluster_layers(layers: Sequence[Layer], device: str, backend: str | None = N
     return [results[i] for i in range(len(layers))]
 
 
-def _device_kind(device: str) -> str:
-    """``cpu`` or ``cuda``, of a device that is there."""
+def device_kind(device: str) -> str:
+    """``cpu`` or ``cuda``, of a device that is there.
+
+    Raises
+    ------
+    KMeansError
+        It is of another kind, or PyTorch does not see it.
+    """
     try:
         found = torch.device(device)
     except (TypeError, RuntimeError):

@@ -29,6 +29,7 @@ __all__ = [
     "CompressError",
     "LayerSource",
     "Recipe",
+    "check_keep",
     "compress_layer",
     "compress_layers",
     "kept_weights",
@@ -234,6 +235,20 @@ def recipe_for(name: str, rules: Sequence[tuple[str, Recipe]]) -> Recipe:
         if fnmatchcase(name, pattern):
             return recipe
     return Recipe("int8")
+
+
+def check_keep(keep: Sequence[str], sources: Sequence[LayerSource]) -> None:
+    """Refuse a shell pattern that matches no layer's name, such as one that is misspelt.
+
+    Raises
+    ------
+    CompressError
+        It names the pattern, and the layers.
+    """
+    names = [source.name for source in sources]
+    for pattern in keep:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise CompressError(f"keep must match a layer, not {pattern!r}; layers are {', '.join(names)[:200]}")
 
 
 def compress_layer(source: LayerSource, recipe: Recipe, *, threads: int | None = None) -> CompressedLayer:

@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sw.command_line import exit_status
-from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, misfit
+from sw.compress.kmeans_gpu import device_kind
+from sw.compress.methods import CompressError, LayerSource, Recipe, check_keep, compress_layers, misfit
 from sw.compress.network import compress_network, module_sources, progress_bar
 from sw.compress.sources import MODELS, checkpoint_sources, load_model
 from sw.format.container import container_size, layer_fields, section_bytes
@@ -509,6 +510,7 @@ def _run(options: argparse.Namespace) -> int:
         raise CompressError("--weights and --data need a network, not a checkpoint alone")
     model = None if file else load_model(options.network, options.weights)
     sources = checkpoint_sources(options.network) if model is None else module_sources(model)
+    check_keep(options.keep, sources)
     candidates = read_candidates(options.candidates) if options.candidates else CANDIDATES
     with ExitStack() as files:
         output = files.enter_context(staged(options.output)) if options.output is not None else None
@@ -557,6 +559,7 @@ def _measured(
     from sw.compress.training.loop import check_network, images_of
 
     data = load_data(options.data, "train", size=options.size)
+    device_kind(options.device)
     check_network(model, [data])
     layers, _ = compress_network(sources, REFERENCE, threads=options.threads, progress=not options.quiet)
     images = torch.cat([part for part, _ in images_of(data, options.device, limit=options.images)])

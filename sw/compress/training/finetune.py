@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from sw.command_line import exit_status
-from sw.compress.methods import RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, recipe_for
+from sw.compress.kmeans_gpu import device_kind
+from sw.compress.methods import RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, check_keep, recipe_for
 from sw.compress.network import module_sources
 from sw.compress.pruning import parse_nm
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
@@ -313,7 +314,10 @@ def finetune(
     ------
     CompressError
         A setting or the network does not fit the data, or ``work`` has checkpoints of another job.
+    KMeansError
+        PyTorch does not see the device.
     """
+    device_kind(device)
     model.to(device)
     check_network(model, (train, test), device)
     checkpoints: dict[str, Path | None] = {"sparse": None, "finetune": None}
@@ -523,6 +527,7 @@ def _job(options: argparse.Namespace, sources: Sequence[LayerSource]) -> Finetun
             seed=options.seed,
             scope=options.scope,
         )
+        check_keep(options.keep or (), sources)
         rules = method_rules(sources, recipe, options.keep)
     config = TrainConfig(**{field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)})
     sparse = None

@@ -311,6 +311,8 @@ def test_command_on_a_checkpoint(tmp_path: Path) -> None:
         (["nowhere.npz", "--bytes", "9000"], "cannot read checkpoint 'nowhere.npz'"),
         (["nowhere.npz", "--bytes", "9000", "--data", "x"], "--weights and --data need a network, not a checkpoint"),
         (["vgg:", "--bytes", "9000"], "model must be one of"),
+        (["users:network", "--bytes", "9000", "--keep", "head"], "keep must match a layer, not 'head'; layers are "),
+        (["users:network", "--bytes", "9000", "--device", "tpu"], "device must be cpu, cuda or cuda:N, not 'tpu'"),
         (["users:network", "--bytes", "9000", "--candidates", "nowhere"], "cannot read rules 'nowhere'"),
     ],
 )

@@ -332,6 +332,9 @@ def test_rules_of_a_file(data: str, tmp_path: Path) -> None:
         (["--method", "vq", "--sparse", "asp"], "sparse training needs a layer of method mvq or msvq"),
         (["--rules", "nowhere"], "cannot read rules 'nowhere'"),
         (["--weights", "nowhere"], "cannot read checkpoint 'nowhere'"),
+        (["--keep", "0", "stem*"], "keep must match a layer, not 'stem*'; layers are 0, 2, 5, 9"),
+        (["--device", "tpu"], "device must be cpu, cuda or cuda:N, not 'tpu'"),
+        (["--device", "cuda:99"], "device 'cuda:99' is not there: PyTorch sees "),
     ],
 )
 def test_bad_options_are_one_line_and_status_2(
@@ -370,6 +373,12 @@ def test_a_network_that_does_not_fit_the_data(
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_search_refuses_a_device_before_it_measures(data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["search", "users:network", "--data", data, "--bytes", "9999", "--device", "tpu", "--quiet"]
+    assert compress_main(command) == 2
+    assert "device must be cpu, cuda or cuda:N, not 'tpu'" in capsys.readouterr().err
 
 
 def test_help_describes_every_option(capsys: pytest.CaptureFixture[str]) -> None:
