@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -236,7 +237,7 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
             continue
         if not (tensor.dtype.kind == "f" if isinstance(tensor, np.ndarray) else tensor.is_floating_point()):
             continue
-        name = key.removesuffix("weight").rstrip("._") or key
+        name = re.sub("[._]?weight$", "", key) or key
         array = _array(name, tensor)
         if array.ndim == 2:
             sources.append(LayerSource(name=name, kind="linear", weight=array[:, :, None, None]))

@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-__all__ = ["SplitAttention", "split_modules"]
+__all__ = ["SplitAttention", "replace_module", "split_modules"]
 
 
 class SplitAttention(nn.MultiheadAttention):

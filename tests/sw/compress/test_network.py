@@ -65,8 +65,9 @@ def test_a_convolution_of_one_axis_is_one_of_one_row(padding: int | str) -> None
 
 def test_the_projection_of_an_attention_in_a_state_dict() -> None:
     attention = torch.nn.TransformerEncoderLayer(8, 2, 16)
+    attention.last_ = torch.nn.Linear(8, 4)
     names = [source.name for source in state_dict_sources(attention.state_dict())]
-    assert names == ["self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2"]
+    assert names == ["self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2", "last_"]
 
 
 def test_nan_in_a_network_names_the_layer() -> None:
