@@ -26,7 +26,9 @@ BYTES = {"resnet18": 1_952_637, "resnet20": 57_886}
 CROSSLAYER_BYTES, SMALL_BYTES = 59_336, 52_283
 
 CONFIGS = {
-    "resnet18": TrainConfig(3, 256, "adamw", 3e-4, codebook_lr=0.15, sign_lr=0.3, warmup=0.2, label_smoothing=0.1),
+    "resnet18": TrainConfig(
+        3, 256, "adamw", 3e-4, codebook_lr=0.15, sign_lr=0.3, warmup=0.2, label_smoothing=0.1, erase=8
+    ),
     "resnet20": TrainConfig(5, 256, "adamw", 4e-3, warmup=0.5),
 }
 
@@ -35,8 +37,8 @@ FREEZING = Freezing(interval=100)
 #: What the mixed search tries for weights that are not sparse.
 DENSE = tuple(recipe for recipe in CANDIDATES if not recipe.masked)
 
-#: Where weights themselves are trained, a smaller rate.
-WEIGHT_LR = {"resnet18": {"lr": 2e-4}, "resnet20": {"lr": 2e-3}}
+#: Where weights themselves are trained, a smaller rate. ResNet-18's cases have their own, found by ``--rates``.
+WEIGHT_LR = {"resnet18": {}, "resnet20": {"lr": 2e-3}}
 
 
 def cases(network: str) -> list[Case]:
