@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,6 @@ class Case:
         What the search tries.
     learn_signs, freezing, alpha
         Of sign-split methods.
-    training
-        Fields of the :class:`~sw.compress.training.loop.TrainConfig` that differ from the study's.
     """
 
     name: str
@@ -87,7 +85,6 @@ class Case:
     learn_signs: bool = True
     freezing: Freezing | None = None
     alpha: float = 1.0
-    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 #: Layers that stay at 8 bit: the first and the last.

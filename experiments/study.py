@@ -131,13 +131,13 @@ def _runs(study: Study, options: argparse.Namespace, cases: Sequence[Case]) -> l
     name = f"rates-{study.name}" if options.rates else study.name
     folder = options.runs or WEIGHTS / f"{name}-{options.network}"
     best = _best_rates(study.name, options.network)
+    own = study.config(options.network)
     found = []
     for seed in options.seeds or (RATES_SEEDS if options.rates else SEEDS):
         for rate in options.rates or [options.lr]:
             for case in cases:
-                config = dataclasses.replace(study.config(options.network), **case.training)
-                lr = best.get(case.name, config.lr) if rate is None else rate
-                config = dataclasses.replace(config, seed=seed, lr=lr)
+                lr = best.get(case.name, own.lr) if rate is None else rate
+                config = dataclasses.replace(own, seed=seed, lr=lr)
                 if options.epochs:
                     config = dataclasses.replace(config, epochs=options.epochs)
                 if options.device.startswith("cuda"):

@@ -25,6 +25,7 @@ BITS, SMALL_BITS = 32 / 22, 32 / 26
 BYTES = {"resnet18": 1_952_637, "resnet20": 57_886}
 CROSSLAYER_BYTES, SMALL_BYTES = 59_336, 52_283
 
+#: Each case has its own learning rate, found by ``--rates``.
 CONFIGS = {
     "resnet18": TrainConfig(
         3, 256, "adamw", 3e-4, codebook_lr=0.15, sign_lr=0.3, warmup=0.2, label_smoothing=0.1, erase=8
@@ -37,15 +38,11 @@ FREEZING = Freezing(interval=100)
 #: What the mixed search tries for weights that are not sparse.
 DENSE = tuple(recipe for recipe in CANDIDATES if not recipe.masked)
 
-#: Where weights themselves are trained, a smaller rate. ResNet-18's cases have their own, found by ``--rates``.
-WEIGHT_LR = {"resnet18": {}, "resnet20": {"lr": 2e-3}}
-
 
 def cases(network: str) -> list[Case]:
     """The rows of the table."""
     small = network == "resnet20"
     bits = BITS if small else None
-    weights = WEIGHT_LR[network]
 
     def recipe(method: str, k: int, d: int, scope: str = "layerwise") -> Recipe:
         return Recipe(method, k, d, 4, 16, scope=scope)
@@ -61,30 +58,18 @@ def cases(network: str) -> list[Case]:
         Case("MSVQ crosslayer", recipe("msvq", 128, 16, "crosslayer"), sparse=True, bits=bits, freezing=FREEZING),
         Case("SSVQ", Recipe("ssvq", 8, 8, 0, 0), bits=bits, freezing=FREEZING),
         Case("PQF-style", recipe("vq", 1024, 8), permute=True, bits=bits),
-        Case("mixed search", sparse=True, file_bytes=BYTES[network], freezing=FREEZING, training=weights),
-        Case(
-            "mixed search, dense start",
-            file_bytes=BYTES[network],
-            candidates=DENSE,
-            freezing=FREEZING,
-            training=weights,
-        ),
-        Case("LSQ 2 bit", Recipe("lsq2"), training=weights),
-        Case("LSQ 3 bit", Recipe("lsq3"), training=weights),
-        Case("LSQ 4 bit", Recipe("lsq4"), training=weights),
-        Case("DKM", recipe("dkm", 1024, 8), bits=bits, training=weights),
+        Case("mixed search", sparse=True, file_bytes=BYTES[network], freezing=FREEZING),
+        Case("mixed search, dense start", file_bytes=BYTES[network], candidates=DENSE, freezing=FREEZING),
+        Case("LSQ 2 bit", Recipe("lsq2")),
+        Case("LSQ 3 bit", Recipe("lsq3")),
+        Case("LSQ 4 bit", Recipe("lsq4")),
+        Case("DKM", recipe("dkm", 1024, 8), bits=bits),
     ]
     if small:
         rows += [
             Case("D crosslayer, A's bytes", recipe("mvq", 288, 16, "crosslayer"), sparse=True),
             Case("MSVQ crosslayer, A's bytes", recipe("msvq", 64, 16, "crosslayer"), sparse=True, freezing=FREEZING),
-            Case(
-                "mixed search, D crosslayer's bytes",
-                sparse=True,
-                file_bytes=CROSSLAYER_BYTES,
-                freezing=FREEZING,
-                training=weights,
-            ),
+            Case("mixed search, D crosslayer's bytes", sparse=True, file_bytes=CROSSLAYER_BYTES, freezing=FREEZING),
             Case("26x A", recipe("vq", 1024, 8), bits=SMALL_BITS),
             Case("26x D", recipe("mvq", 512, 16), sparse=True, bits=SMALL_BITS),
             Case("26x D crosslayer", recipe("mvq", 2048, 16, "crosslayer"), sparse=True, bits=SMALL_BITS),
@@ -97,7 +82,7 @@ def cases(network: str) -> list[Case]:
                 freezing=FREEZING,
             ),
             Case("26x SSVQ", Recipe("ssvq", 8, 16, 0, 0), bits=SMALL_BITS, freezing=FREEZING),
-            Case("26x mixed search", sparse=True, file_bytes=SMALL_BYTES, freezing=FREEZING, training=weights),
+            Case("26x mixed search", sparse=True, file_bytes=SMALL_BYTES, freezing=FREEZING),
         ]
     return rows
 
