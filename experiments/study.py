@@ -4,7 +4,8 @@ Each run leaves one JSON file under build/experiments; the report is made of tho
 stopped and gone on with, and cases can be run on several machines.
 
 With ``--rates``, each case is tried with each of some learning rates; the best ones are written to
-``docs/results/rates-NAME-NETWORK.json``, which the study takes its rates from.
+``docs/results/rates-NAME-NETWORK.json``, which the study takes its rates from. Rates can be tried on one seed first,
+and promising ones on more (``--seeds``): of those with the most seeds, the best counts.
 """
 
 from __future__ import annotations
@@ -289,11 +290,14 @@ def _report_rates(study: Study, network: str, runs: list[dict[str, Any]], output
         for entry in runs:
             if entry["case"] == name:
                 found.setdefault(entry["config"]["lr"], []).append(entry["accuracy"])
-        best[name] = max(sorted(found), key=lambda rate: np.mean(found[rate]))
+        most = max(map(len, found.values()))
+        best[name] = max(
+            (rate for rate in sorted(found) if len(found[rate]) == most), key=lambda rate: np.mean(found[rate])
+        )
         rows.append([name, *(spread(found[rate]) if rate in found else "" for rate in rates), f"{best[name]:g}"])
     note = (
         "Accuracy of the container's integers on the test images, in per cent, by learning rate. The study takes the"
-        f" best one, the smaller of two that are level. {_devices(runs)}"
+        f" best one of those with the most seeds, the smaller of two that are level. {_devices(runs)}"
     )
     report = {"experiment": study.name, "network": network, "note": note, "best": best, "runs": runs}
     headings = ["case", *(f"{rate:g}" for rate in rates), "best"]

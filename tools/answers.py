@@ -120,8 +120,10 @@ def answers_part() -> Iterator[str]:
             yield _row(f"MVQ's case D of {other}", network, found["D"], found[other])
     for network, found in tables.items():
         yield _row("MVQ of PQF-style VQ", network, found["D"], found["PQF-style"])
+    found = tables["ResNet-18"]
+    yield _row("MSVQ of MVQ", "ResNet-18", found["MSVQ k=32"], found["D"])
     for network, found in tables.items():
-        yield _row("MSVQ, k = 32, of MVQ", network, found["MSVQ k=32"], found["D"])
+        yield _row("MSVQ of MVQ", network, found["MSVQ"], found["D"])
     vit = signs["transformer"]
     for name in ("MSVQ 4:16 k=32", "MSVQ 4:16, MVQ's bits"):
         yield _row("MSVQ of MVQ", "transformer", vit[name], vit["MVQ 4:16 k=512"])

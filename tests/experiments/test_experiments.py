@@ -148,11 +148,17 @@ def test_a_study_takes_the_rates_that_were_best(
     assert "| VQ d=8 | 60.00 | 80.00 | 80.00 | 0.0001 |" in report.with_suffix(".md").read_text()
     assert {run["seed"] for run in json.loads(report.read_text())["runs"]} == {100}
 
+    # Of rates with two seeds and one, those with two count.
+    assert signs.main([*rates, "1e-5", "--seeds", "101"]) == 0
+    assert signs.main([*rates, "1e-5", "1e-4", "--seeds", "100", "101", "--report-only"]) == 0
+    assert json.loads(report.read_text())["best"] == {"VQ d=8": 1e-3}
+    assert "| VQ d=8 | 60.00 ± 0.00 | 80.00 | 80.00 ± 0.00 | 0.001 |" in report.with_suffix(".md").read_text()
+
     runs = [*study, "--runs", str(tmp_path / "runs"), "--seeds", "0"]
     assert signs.main(runs) == 0
-    assert rates_of(tmp_path / "signs-vit.json") == [1e-4]
-    assert signs.main([*study, "--runs", str(tmp_path / "others"), "--seeds", "0", "--lr", "1e-3"]) == 0
     assert rates_of(tmp_path / "signs-vit.json") == [1e-3]
+    assert signs.main([*study, "--runs", str(tmp_path / "others"), "--seeds", "0", "--lr", "1e-4"]) == 0
+    assert rates_of(tmp_path / "signs-vit.json") == [1e-4]
 
 
 def test_runs_with_other_settings_are_not_mixed(
