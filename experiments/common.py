@@ -61,6 +61,12 @@ def machine(device: str) -> dict[str, str]:
     }
 
 
+def weights_file(network: str, scheme: str | None = None, nm: str = "4:16") -> Path:
+    """Where ``train_float`` leaves the weights of a network: dense, or trained N:M sparse by a scheme."""
+    parts = [network, scheme, None if nm == "4:16" else nm.replace(":", "-")] if scheme else [network]
+    return WEIGHTS / f"{'-'.join(filter(None, parts))}.pt"
+
+
 def write_report(path: Path, report: dict[str, Any], headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write ``path`` (.json) and a table beside it (.md)."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ class Case:
     recipe
         Method, k, d, N:M of the layers; the first and the last layer stay at 8 bit.
     sparse
-        Start from the network that was trained N:M sparse.
+        Start from the network that was trained sparse, N:M.
     masks
         ``vq`` with the masks of the weights: common k-means, sparse reconstruction (MVQ table 3, case C).
     permute
@@ -76,7 +76,7 @@ class Case:
 
     name: str
     recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe("int8"))
-    sparse: bool = False
+    sparse: str = ""
     masks: bool = False
     permute: bool = False
     bits: float | None = None

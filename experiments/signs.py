@@ -44,9 +44,11 @@ def cases(network: str) -> list[Case]:
     ]
     if network == "vit":
         rows += [
-            Case("MVQ 4:16 k=512", Recipe("mvq", 512, 16, 4, 16), sparse=True),
-            Case("MSVQ 4:16 k=32", Recipe("msvq", 32, 16, 4, 16), sparse=True, freezing=freezing),
-            Case("MSVQ 4:16, MVQ's bits", Recipe("msvq", 32, 16, 4, 16), sparse=True, bits=MVQ_BITS, freezing=freezing),
+            Case("MVQ 4:16 k=512", Recipe("mvq", 512, 16, 4, 16), sparse="4:16"),
+            Case("MSVQ 4:16 k=32", Recipe("msvq", 32, 16, 4, 16), sparse="4:16", freezing=freezing),
+            Case(
+                "MSVQ 4:16, MVQ's bits", Recipe("msvq", 32, 16, 4, 16), sparse="4:16", bits=MVQ_BITS, freezing=freezing
+            ),
         ]
     return rows
 

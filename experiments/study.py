@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import RESULTS, WEIGHTS, add_options, data, machine, spread, write_report
+from experiments.common import RESULTS, WEIGHTS, add_options, data, machine, spread, weights_file, write_report
 from experiments.finetune import Case
 from experiments.finetune import run as fine_tune
 from sw.compress.methods import CompressError
@@ -182,12 +182,9 @@ def _run(study: Study, options: argparse.Namespace) -> int:
 
 def _one(options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _Run) -> None:
     """One run, and its file."""
-    network = options.network
-    weights = (
-        options.sparse_weights or WEIGHTS / f"{network}-sr-ste.pt"
-        if run.case.sparse
-        else options.weights or WEIGHTS / f"{network}.pt"
-    )
+    network, sparse = options.network, run.case.sparse
+    given = (options.sparse_weights if sparse == "4:16" else None) if sparse else options.weights
+    weights = given or weights_file(network, "sr-ste" if sparse else None, sparse)
     result = fine_tune(
         network,
         weights,

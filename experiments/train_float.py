@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from experiments.common import WEIGHTS, add_options, data, machine, write_report
+from experiments.common import add_options, data, machine, weights_file, write_report
 from experiments.models import MODELS, build
 from sw.compress.methods import CompressError
+from sw.compress.pruning import parse_nm
 from sw.compress.training.loop import TrainConfig, accuracy, fit
 from sw.compress.training.sparse import SCHEMES, finish_sparse, start_sparse
 
@@ -46,9 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
     parser = argparse.ArgumentParser(prog="python -m experiments.train_float", description=__doc__)
     parser.add_argument("model", choices=sorted(MODELS))
-    parser.add_argument("--weights", type=Path, help="file to write (build/experiments/MODEL[-SCHEME].pt)")
+    parser.add_argument("--weights", type=Path, help="file to write (build/experiments/MODEL[-SCHEME[-N-M]].pt)")
     parser.add_argument("--start", type=Path, help="weights to start from; needed for sparse training")
-    parser.add_argument("--sparse", choices=SCHEMES, help="train 4:16 sparse")
+    parser.add_argument("--sparse", choices=SCHEMES, help="train N:M sparse")
+    parser.add_argument("--nm", default="4:16", metavar="N:M", help="keep N of every M weights (%(default)s)")
     parser.add_argument("--epochs", type=int, help="instead of the network's own number")
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     parser.add_argument("--checkpoint", type=Path, help="go on from this file if it exists, and write it on the way")
@@ -62,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    nm = parse_nm(options.nm)
     train, test = data(options)
     if options.sparse and not options.start:
         raise CompressError("--sparse needs --start: it trains on from given weights")
@@ -71,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.epochs:
         config = dataclasses.replace(config, epochs=options.epochs, warmup=min(config.warmup, options.epochs / 4))
     model = build(options.model, options.start, seed=options.seed)
-    sparse_layers = start_sparse(model, PATTERNS, 4, 16, options.sparse) if options.sparse else []
+    sparse_layers = start_sparse(model, PATTERNS, *nm, options.sparse) if options.sparse else []
     if options.device.startswith("cuda"):
         model.to(memory_format=torch.channels_last)
     begin = time.perf_counter()
@@ -88,8 +91,8 @@ def _run(options: argparse.Namespace) -> int:
     seconds = time.perf_counter() - begin
     finish_sparse(model)
     percent = accuracy(model, test, device=options.device)
-    name = f"{options.model}-{options.sparse}" if options.sparse else options.model
-    weights = options.weights or WEIGHTS / f"{name}.pt"
+    default = weights_file(options.model, options.sparse, options.nm)
+    name, weights = default.stem, options.weights or default
     weights.parent.mkdir(parents=True, exist_ok=True)
     # Half precision halves the file; the accuracy reported is that of what the file holds.
     state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
@@ -99,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
         "experiment": "train_float",
         "note": "Accuracy on the test images, in per cent.",
         "model": options.model,
-        "sparse": options.sparse,
+        "sparse": options.sparse and f"{options.sparse} {options.nm}",
         "sparse_layers": sparse_layers,
         "accuracy": percent_stored,
         "accuracy_float32": percent,
