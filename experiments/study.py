@@ -183,7 +183,7 @@ def _run(study: Study, options: argparse.Namespace) -> int:
 def _one(options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _Run) -> None:
     """One run, and its file."""
     network, sparse = options.network, run.case.sparse
-    given = (options.sparse_weights if sparse == "4:16" else None) if sparse else options.weights
+    given = {"": options.weights, "4:16": options.sparse_weights}.get(sparse)
     weights = given or weights_file(network, "sr-ste" if sparse else None, sparse)
     result = fine_tune(
         network,

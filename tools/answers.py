@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -172,7 +173,7 @@ def picture(study: str) -> str:
     drawing.text(left + wide + 24, top - 8, "file, ratio by equation 7", 11, FAINT, "start")
     for i, case in enumerate(found):
         y = top + pitch * (i + 0.5)
-        family = case.name.removeprefix("26x ").replace(",", " ").split()[0]
+        family = re.sub(r"^\d+x ", "", case.name).replace(",", " ").split()[0]
         colour = _COLOURS.get(family, FAINT)
         drawing.text(left - 16, y + 4, case.name, 12, colour, "end")
         drawing.box(x(case.start) - 1, y - 6, 2, 12, LINE, radius=0)

@@ -117,6 +117,24 @@ def test_a_transformer_is_measured_from_its_integers(
     assert is_stepped(read_container(file))
 
 
+def test_a_study_starts_from_the_network_of_each_case(
+    cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("experiments.common.WEIGHTS", tmp_path)
+    common = ["--data", str(cifar), "--device", "cpu", "--quiet", "--epochs", "1", "--output", str(tmp_path)]
+    assert train_float.main(["resnet20", *common]) == 0
+    sparse = ["resnet20", *common, "--start", str(tmp_path / "resnet20.pt"), "--sparse", "sr-ste", "--nm"]
+    assert train_float.main([*sparse, "2:16"]) == 0
+    kept = build("resnet20", tmp_path / "resnet20-sr-ste-2-16.pt").layer1[0].conv1.weight != 0
+    assert kept.float().mean() == 2 / 16
+    assert train_float.main([*sparse, "2"]) == 2
+    assert "--nm must be N:M, such as 4:16, not '2'" in capsys.readouterr().err
+    study = ["resnet20", *common, "--runs", str(tmp_path / "runs"), "--seeds", "0"]
+    assert table3.main([*study, "--cases", "38x MVQ 2:16 crosslayer"]) == 0
+    assert table3.main([*study, "--cases", "D"]) == 2
+    assert "resnet20-sr-ste.pt" in capsys.readouterr().err
+
+
 @pytest.fixture
 def study(cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Arguments of a study of a small transformer, whose results are read from where they are written."""
