@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -55,6 +56,9 @@ TOLERANCE = 1e-3
 
 # Scores and subvectors of one chunk: enough that handing it to a thread costs little.
 _CHUNK_SCORES, _CHUNK_ROWS = 1 << 21, 1 << 14
+
+# Subvectors that the kernels take at a time, at the most.
+_BLOCK_ROWS = 64
 
 # Subvectors of one chunk of an update, and for each codeword: a chunk's sums should cost little next to it.
 _SUM_ROWS, _SUM_ROWS_A_CODEWORD = 1 << 15, 4
@@ -454,8 +458,9 @@ class _Clustering:
         factor = self.kernels.factor(codebook, self.masks is not None)
         NG, most = len(self.subvectors), min(max(_CHUNK_SCORES // len(codebook), 64), _CHUNK_ROWS)
         chunks = -(-NG // most)
-        # Of one size, and fours, so that threads end together.
+        # Of one size, and fours, so that threads end together; whole blocks of the kernel.
         rows = -(-NG // (chunks if chunks == 1 else chunks + -chunks % 4))
+        rows += -rows % _BLOCK_ROWS
         return sum(
             self._each(
                 rows, lambda chunk, w, bm: self.kernels.nearest(w, bm, factor, codebook, assignments[chunk], refine)
@@ -548,7 +553,25 @@ def _workers(threads: int | None) -> Iterator[Run]:
     with _BLAS.limit(limits=1, user_api="blas"), ThreadPoolExecutor(count) as pool:
 
         def run(work: Callable[[slice], T], chunks: list[slice]) -> list[T]:
-            return _in_turn(work, chunks) if count == 1 or len(chunks) == 1 else list(pool.map(work, chunks))
+            if count == 1 or len(chunks) == 1:
+                return _in_turn(work, chunks)
+            left, results = deque(enumerate(chunks)), {}
+
+            def take_chunks() -> None:
+                while left:
+                    try:
+                        i, chunk = left.popleft()
+                    except IndexError:  # another thread was faster
+                        return
+                    results[i] = work(chunk)
+
+            # A task for each chunk would cost a tenth of it.
+            others = [pool.submit(take_chunks) for _ in range(min(count, len(chunks)) - 1)]
+            take_chunks()
+            for other in others:
+                if not other.cancel():
+                    other.result()
+            return [results[i] for i in range(len(chunks))]
 
         yield run
 
