@@ -287,10 +287,7 @@ def _report_rates(study: Study, network: str, runs: list[dict[str, Any]], output
         for entry in runs:
             if entry["case"] == name:
                 found.setdefault(entry["config"]["lr"], []).append(entry["accuracy"])
-        most = max(map(len, found.values()))
-        best[name] = max(
-            (rate for rate in sorted(found) if len(found[rate]) == most), key=lambda rate: np.mean(found[rate])
-        )
+        best[name] = max(sorted(found), key=lambda rate: (len(found[rate]), np.mean(found[rate])))
         rows.append([name, *(spread(found[rate]) if rate in found else "" for rate in rates), f"{best[name]:g}"])
     note = (
         "Accuracy of the container's integers on the test images, in per cent, by learning rate. The study takes the"

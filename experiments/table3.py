@@ -60,11 +60,8 @@ def cases(network: str) -> list[Case]:
     small = network == "resnet20"
     bits = BITS if small else None
 
-    def recipe(method: str, k: int, d: int, scope: str = "layerwise") -> Recipe:
-        return Recipe(method, k, d, 4, 16, scope=scope)
-
-    def smallest(method: str) -> Recipe:
-        return Recipe(method, 64, 16, 2, 16, scope="crosslayer")
+    def recipe(method: str, k: int, d: int, scope: str = "layerwise", n: int = 4) -> Recipe:
+        return Recipe(method, k, d, n, 16, scope=scope)
 
     rows = [
         Case("A", recipe("vq", 1024, 8), bits=bits),
@@ -104,8 +101,14 @@ def cases(network: str) -> list[Case]:
             Case("26x mixed search", sparse="4:16", file_bytes=SMALL_BYTES, freezing=FREEZING),
             Case("38x B crosslayer", recipe("vq", 64, 8, "crosslayer"), sparse="4:16", bits=SMALLEST_BITS),
             Case("38x B crosslayer, d=16", recipe("vq", 512, 16, "crosslayer"), sparse="4:16", bits=SMALLEST_BITS),
-            Case("38x MVQ 2:16 crosslayer", smallest("mvq"), sparse="2:16", bits=SMALLEST_BITS),
-            Case("38x MSVQ 2:16 crosslayer", smallest("msvq"), sparse="2:16", bits=SMALLEST_BITS, freezing=FREEZING),
+            Case("38x MVQ 2:16 crosslayer", recipe("mvq", 64, 16, "crosslayer", 2), sparse="2:16", bits=SMALLEST_BITS),
+            Case(
+                "38x MSVQ 2:16 crosslayer",
+                recipe("msvq", 64, 16, "crosslayer", 2),
+                sparse="2:16",
+                bits=SMALLEST_BITS,
+                freezing=FREEZING,
+            ),
         ]
         rows += [
             Case(name, sparse=sparse, file_bytes=SMALLEST_BYTES, candidates=SMALLEST_CANDIDATES, freezing=FREEZING)

@@ -456,7 +456,7 @@ class _Clustering:
 
     def _assign(self, codebook: Floats, assignments: Assignments, refine: bool) -> int:
         factor = self.kernels.factor(codebook, self.masks is not None)
-        NG, most = len(self.subvectors), min(max(_CHUNK_SCORES // len(codebook), 64), _CHUNK_ROWS)
+        NG, most = len(self.subvectors), min(max(_CHUNK_SCORES // len(codebook), _BLOCK_ROWS), _CHUNK_ROWS)
         chunks = -(-NG // most)
         # Of one size, and fours, so that threads end together; whole blocks of the kernel.
         rows = -(-NG // (chunks if chunks == 1 else chunks + -chunks % 4))
@@ -553,15 +553,13 @@ def _workers(threads: int | None) -> Iterator[Run]:
     with _BLAS.limit(limits=1, user_api="blas"), ThreadPoolExecutor(count) as pool:
 
         def run(work: Callable[[slice], T], chunks: list[slice]) -> list[T]:
-            if count == 1 or len(chunks) == 1:
-                return _in_turn(work, chunks)
             left, results = deque(enumerate(chunks)), {}
 
             def take_chunks() -> None:
-                while left:
+                while True:
                     try:
                         i, chunk = left.popleft()
-                    except IndexError:  # another thread was faster
+                    except IndexError:
                         return
                     results[i] = work(chunk)
 
