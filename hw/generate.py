@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,10 +22,24 @@ from rich.console import Console
 from hw.command_line import Parser, interruptible, path_argument, temporary_path, writable_folder
 from hw.config import PRESETS, AcceleratorConfig, ConfigError, preset
 from hw.emission import Emission
+from hw.kit import constraints, fusesoc_core, memories, waiver_file
 from hw.rtlil import merge_equal_modules
 from hw.yosys import YosysError, run_yosys, yosys_version
 
-__all__ = ["TOP", "UNITS", "Generated", "generate", "main", "source_hash", "to_rtlil", "to_verilog", "write"]
+__all__ = [
+    "TOP",
+    "UNITS",
+    "Generated",
+    "check_period",
+    "check_top",
+    "generate",
+    "instance_name",
+    "main",
+    "source_hash",
+    "to_rtlil",
+    "to_verilog",
+    "write",
+]
 
 #: What can be generated; also the name of the top module.
 UNITS = ("core", "accelerator")
@@ -46,15 +61,16 @@ class Generated:
     manifest
         JSON-compatible description: configuration, derived values, ports, tool versions, hashes; of the core also its
         streams and the layout of a command, of the accelerator its registers.
-    header
-        C header of the registers; None for the core, which has none.
+    kit
+        By their endings, the other files that belong to it: lint waivers (``.vlt``), constraints (``.sdc``), a FuseSoC
+        core (``.core``), and of the accelerator a C header of the registers (``.h``).
     """
 
     name: str
     verilog: str
     rtlil: str
     manifest: dict[str, Any]
-    header: str | None = None
+    kit: dict[str, str]
 
 
 def to_rtlil(component: wiring.Component, top: str = TOP) -> str:
@@ -121,6 +137,30 @@ def _derived(config: AcceleratorConfig) -> dict[str, Any]:
     return derived
 
 
+def check_top(name: str) -> None:
+    """Check that a name can be that of a module in every language that reads Verilog.
+
+    Raises
+    ------
+    ConfigError
+        It is no plain identifier.
+    """
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
+        raise ConfigError(f"name must be a letter and at most 63 letters, digits and underscores, not {name!r}")
+
+
+def check_period(period: float) -> None:
+    """Check a clock's period.
+
+    Raises
+    ------
+    ConfigError
+        It is not positive, or not finite.
+    """
+    if not 0 < period < float("inf"):
+        raise ConfigError(f"period must be a positive number of nanoseconds, not {period:g}")
+
+
 def source_hash() -> str:
     """SHA-256 of the names and contents of all Python files of ``hw``."""
     folder = Path(__file__).parent
@@ -131,8 +171,10 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
-def generate(config: AcceleratorConfig, name: str, unit: str = TOP) -> Generated:
-    """Verilog, RTLIL and manifest of one instance. Equal configurations give equal bytes.
+def generate(
+    config: AcceleratorConfig, name: str, unit: str = TOP, top: str | None = None, period: float = 2.0
+) -> Generated:
+    """Verilog, RTLIL and manifest of one instance. Equal arguments give equal bytes.
 
     Parameters
     ----------
@@ -142,11 +184,17 @@ def generate(config: AcceleratorConfig, name: str, unit: str = TOP) -> Generated
         What to call it, in the manifest and as a file.
     unit
         One of :data:`UNITS`: the core with streams for ports, or the whole accelerator.
+    top
+        Name of the top module, with which the names of all modules below it begin: instances of different names can
+        be in one design. By default that of the unit.
+    period
+        Of the clock in nanoseconds, for the constraints.
 
     Raises
     ------
     ConfigError
-        The accelerator's ``word_width`` is no power of two.
+        The accelerator's ``word_width`` is no power of two, ``top`` is no identifier of Verilog, or the period is not
+        positive.
     hw.yosys.YosysError
         Yosys refuses the design.
     """
@@ -155,17 +203,23 @@ def generate(config: AcceleratorConfig, name: str, unit: str = TOP) -> Generated
     from hw.bus import register_map
     from hw.core import AcceleratorCore
 
+    top = unit if top is None else top
+    check_top(top)
+    check_period(period)
     component = AcceleratorCore(config) if unit == TOP else Accelerator(config)
-    rtlil_text = to_rtlil(component, unit)
+    rtlil_text = to_rtlil(component, top)
     verilog = to_verilog(rtlil_text)
     streams = _streams(component)
     own = {"streams": streams, "command": streams["i_command"]["payload"]} if unit == TOP else register_map.manifest()
+    ports = list(_ports(component))
     manifest = {
         "name": name,
-        "top": unit,
+        "top": top,
+        "unit": unit,
         "configuration": config.to_dict(),
         "derived": _derived(config),
-        "ports": list(_ports(component)),
+        "ports": ports,
+        "memories": memories(rtlil_text, top),
         **own,
         "tools": {
             "python": platform.python_version(),
@@ -174,23 +228,28 @@ def generate(config: AcceleratorConfig, name: str, unit: str = TOP) -> Generated
         },
         "sha256": {"verilog": hashlib.sha256(verilog.encode()).hexdigest(), "hw": source_hash()},
     }
-    return Generated(name, verilog, rtlil_text, manifest, None if unit == TOP else register_map.header())
+    inputs, outputs = ([port["name"] for port in ports if port["direction"] == way] for way in ("in", "out"))
+    kit = {
+        ".vlt": waiver_file(name),
+        ".sdc": constraints(name, [port for port in inputs if port != "clk"], outputs, period),
+        ".core": fusesoc_core(name, top),
+    }
+    if unit != TOP:
+        kit[".h"] = register_map.header()
+    return Generated(name, verilog, rtlil_text, manifest, kit)
 
 
 def write(generated: Generated, folder: Path) -> list[Path]:
-    """Write ``<name>.v``, ``<name>.json`` and, of an accelerator, ``<name>.h``; they appear complete or not at all.
+    """Write ``<name>.v``, ``<name>.json`` and the files of the kit; they appear complete or not at all.
 
     Raises
     ------
     OSError
         The folder cannot be made or written.
     """
-    texts = {
-        folder / f"{generated.name}.v": generated.verilog,
-        folder / f"{generated.name}.json": json.dumps(generated.manifest, indent=2) + "\n",
-    }
-    if generated.header is not None:
-        texts[folder / f"{generated.name}.h"] = generated.header
+    manifest = json.dumps(generated.manifest, indent=2) + "\n"
+    contents = {".v": generated.verilog, ".json": manifest, **generated.kit}
+    texts = {folder / f"{generated.name}{ending}": text for ending, text in contents.items()}
     folder.mkdir(parents=True, exist_ok=True)
     temporary = {path: temporary_path(path) for path in texts}
     try:
@@ -226,6 +285,29 @@ def _print_presets() -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
+def instance_name(preset_name: str, config: AcceleratorConfig) -> str:
+    """Name of a preset's instance: the preset's, and the fields that differ from it with their values."""
+    given = PRESETS[preset_name].to_dict()
+    return "-".join([preset_name, *(f"{x}-{value}" for x, value in config.to_dict().items() if value != given[x])])
+
+
+def _summary(generated: Generated) -> str:
+    """The figures that matter, in a line."""
+    manifest = generated.manifest
+    config = AcceleratorConfig(**manifest["configuration"])
+    parts = [
+        f"{config.H} x {config.L} {config.variant}",
+        f"{config.H * config.tiles * config.multipliers} multipliers",
+        f"{sum(config.streams.values()) / config.L:.4g} bits a weight read",
+        f"{generated.verilog.count(chr(10) + 'module ') + generated.verilog.startswith('module ')} modules",
+    ]
+    if manifest["memories"]:
+        bits = sum(memory["depth"] * memory["width"] * memory["instances"] for memory in manifest["memories"])
+        count = sum(memory["instances"] for memory in manifest["memories"])
+        parts.append(f"{count} static memories of {bits / 8192:,.1f} KiB in all")
+    return f"{manifest['top']}: {', '.join(parts)}"
+
+
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
@@ -237,26 +319,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--unit", choices=UNITS, default=TOP, help="the core, or the whole accelerator with AXI ports (%(default)s)"
     )
-    parser.add_argument("-o", metavar="DIR", type=path_argument, dest="folder", help="where NAME.v and NAME.json go")
+    parser.add_argument(
+        "--name",
+        help="of the top module and the files, and the beginning of all modules' names, so that several instances can"
+        " be in one design; by default the module is called after the unit, the files after preset and overrides",
+    )
+    parser.add_argument(
+        "--period", type=float, default=2.0, metavar="NS", help="of the clock, in NAME.sdc (%(default)s)"
+    )
+    parser.add_argument("-o", metavar="DIR", type=path_argument, dest="folder", help="where the files go")
     parser.add_argument("--list", action="store_true", help="list the presets and exit")
     options = parser.parse_args(arguments)
     if options.list:
         _print_presets()
         return 0
-    if options.preset is None or options.folder is None:
-        parser.error("--preset NAME and -o DIR are needed (or --list)")
     try:
+        if options.preset is None:
+            parser.error("--preset NAME and -o DIR are needed (or --list)")
         config = preset(options.preset).override(options.set)
+        if options.name is not None:
+            check_top(options.name)
+        check_period(options.period)
+        if options.folder is None:
+            parser.error("-o DIR is needed")
         # Before the minutes that a large design takes.
         writable_folder(options.folder)
-        with Console(stderr=True).status(f"generating {options.preset}"):
-            generated = generate(config, options.preset, options.unit)
+        name = options.name or instance_name(options.preset, config)
+        with Console(stderr=True).status(f"generating {name}"):
+            generated = generate(config, name, options.unit, options.name, options.period)
         paths = write(generated, options.folder)
     except (ConfigError, YosysError) as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write into {str(options.folder)!r}: {error.strerror or error}")
-    print(*paths, sep="\n")
+    print(*paths, _summary(generated), sep="\n")
     return 0
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from hw.config import MASK_DECODERS, VARIANTS, AcceleratorConfig, ConfigError
+from hw.kit import WAIVERS
 from sim.accelerator.model import TOP, accelerator_runner, accelerator_verilog
 from sim.accelerator.run import Bus, Job, run_jobs
 from sim.toolchain import verilator_environment
@@ -22,7 +23,6 @@ from sw.compiler.compile import compile_layer, compile_network
 from sw.compiler.graph import CompileError
 from sw.compiler.program import Program
 from sw.golden.program import execute
-from tests.hw.test_lint import WAIVED
 from tests.sw.networks import Builder, random_layer
 from tests.sw.random_networks import random_network
 
@@ -178,7 +178,7 @@ def test_instance(number: int) -> None:
     program = small_network(config, rng) if number % 2 else one_layer(config, rng)
 
     design = accelerator_verilog(config, name)
-    waivers = [f"-Wno-{kind}" for kind in WAIVED]
+    waivers = [f"-Wno-{kind}" for kind in WAIVERS]
     command = ["verilator", "--lint-only", "-Wall", *waivers, "--top-module", TOP, str(design)]
     linted = subprocess.run(command, env=verilator_environment(), capture_output=True, text=True, check=False)
     assert (linted.returncode, linted.stderr) == (0, ""), config

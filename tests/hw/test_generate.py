@@ -27,14 +27,43 @@ def test_command_line_writes_both_files(generated, tmp_path, capsys) -> None:
     manifest = json.loads((folder / "ews-cms-tiny.json").read_text())
     assert manifest == json.loads(json.dumps(generated.manifest))
     assert manifest["sha256"]["verilog"] == hashlib.sha256((folder / "ews-cms-tiny.v").read_bytes()).hexdigest()
-    assert sorted(path.name for path in folder.iterdir()) == ["ews-cms-tiny.json", "ews-cms-tiny.v"]
-    assert str(folder / "ews-cms-tiny.v") in capsys.readouterr().out
+    assert sorted(path.suffix for path in folder.iterdir()) == [".core", ".json", ".sdc", ".v", ".vlt"]
+    output = capsys.readouterr().out
+    assert str(folder / "ews-cms-tiny.v") in output
+    assert "core: 4 x 8 ews-cms, 16 multipliers" in output
 
 
 def test_set_overrides_a_field(tmp_path) -> None:
     assert main(["--preset", "ews-tiny", "--set", "H=2", "prf_depth=2", "-o", str(tmp_path)]) == 0
-    configuration = json.loads((tmp_path / "ews-tiny.json").read_text())["configuration"]
+    # Instances that differ do not overwrite each other's files.
+    configuration = json.loads((tmp_path / "ews-tiny-H-2-prf_depth-2.json").read_text())["configuration"]
     assert (configuration["H"], configuration["prf_depth"]) == (2, 2)
+
+
+def test_name_is_that_of_files_and_modules_and_changes_nothing_else(accelerator, tmp_path) -> None:
+    arguments = ["--preset", "ews-cms-tiny", "--unit", "accelerator", "--name", "npu", "--period", "1.25"]
+    assert main([*arguments, "-o", str(tmp_path)]) == 0
+    verilog = (tmp_path / "npu.v").read_text()
+    assert re.sub(r"\bnpu", "accelerator", verilog) == accelerator.verilog
+    assert all(name.startswith("npu") for name in re.findall(r"^module (\S+)", verilog, re.MULTILINE))
+    assert json.loads((tmp_path / "npu.json").read_text())["top"] == "npu"
+    constraints = (tmp_path / "npu.sdc").read_text()
+    assert "set period 1.25\n" in constraints
+    for port in accelerator.manifest["ports"]:
+        assert re.search(rf"[ {{]{port['name']}[\]}} ]", constraints), port
+
+
+def test_memories_of_the_manifest_are_those_of_the_verilog(accelerator, generated) -> None:
+    assert generated.manifest["memories"] == []
+    found = accelerator.manifest["memories"]
+    for memory in found:
+        body = re.search(rf"^module {memory['module']}\(.*?^endmodule", accelerator.verilog, re.MULTILINE | re.DOTALL)
+        assert body is not None
+        assert f"reg [{memory['width'] - 1}:0] mem [{memory['depth'] - 1}:0];" in body[0]
+        instances = len(re.findall(rf"^  {memory['module']} ", accelerator.verilog, re.MULTILINE))
+        assert 1 <= instances <= memory["instances"]
+    assert accelerator.verilog.count(" mem [") == len(found)
+    assert found[0]["depth"] * found[0]["width"] == 8 * CONFIG.l2_bytes
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +87,7 @@ def test_ports_of_the_manifest_are_those_of_the_verilog(unit, request) -> None:
 
 def test_the_accelerator_has_registers_and_bus_ports(accelerator, tmp_path) -> None:
     write(accelerator, tmp_path)
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".h", ".json", ".v"]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".core", ".h", ".json", ".sdc", ".v", ".vlt"]
     assert (tmp_path / "ews-cms-tiny.h").read_text() == register_map.header()
     assert accelerator.manifest["registers"] == json.loads(json.dumps(register_map.manifest()["registers"]))
     ports = {port["name"]: port["width"] for port in accelerator.manifest["ports"]}
@@ -108,6 +137,8 @@ def test_list(capsys) -> None:
         (["--preset", "ews-tiny", "--set", "H=0"], r"H must be in 1\.\.256, not 0"),
         (["--preset", "ews-tiny", "--set", "H=many"], r"H must be int, not str 'many'"),
         ([], r"--preset NAME and -o DIR are needed"),
+        (["--preset", "ews-tiny", "--name", "2go"], r"name must be a letter and at most 63 letters, .* not '2go'"),
+        (["--preset", "ews-tiny", "--period", "-1"], r"period must be a positive number of nanoseconds, not -1"),
     ],
 )
 def test_bad_arguments(arguments, message, tmp_path, capsys) -> None:
@@ -119,6 +150,13 @@ def test_bad_arguments(arguments, message, tmp_path, capsys) -> None:
     assert error.count("\n") == 1
     assert re.search(message, error)
     assert not folder.exists()
+
+
+def test_a_wrong_preset_is_named_before_a_missing_folder(capsys) -> None:
+    for arguments, message in ((["--preset", "ews-17"], "unknown preset 'ews-17'"), (["--preset", "ews-16"], "-o DIR")):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert message in capsys.readouterr().err
 
 
 def test_folder_that_cannot_be_made(tmp_path, capsys) -> None:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
 
 from hw.config import VARIANTS, preset
-from hw.generate import TOP, generate
+from hw.generate import TOP, generate, write
+from hw.kit import WAIVERS
 from sim.toolchain import verilator_environment
 
-WAIVED = {
-    "WIDTHEXPAND": "Yosys leaves widths of operands implicit",
-    "WIDTHTRUNC": "Yosys leaves widths of results implicit",
-    "CASEINCOMPLETE": "Yosys leaves out the values of a case that change nothing",
-    "UNUSEDSIGNAL": "Yosys declares a wire for every bit of a sum, needed or not",
-    "DECLFILENAME": "the file has the preset's name and holds all modules",
-    "PROCASSINIT": "registers have initial values beside their reset",
-}
 
-
-def _lint(verilog: str, folder, waived=WAIVED) -> subprocess.CompletedProcess[str]:
+def _lint(verilog: str, folder, waived=WAIVERS) -> subprocess.CompletedProcess[str]:
     (folder / "design.v").write_text(verilog)
     command = ["verilator", "--lint-only", "-Wall", *(f"-Wno-{kind}" for kind in waived), "--top-module", TOP]
     return subprocess.run(
@@ -50,4 +43,32 @@ def test_lint_sees_a_broken_design_and_every_waiver_is_needed(tmp_path) -> None:
     )
     assert _lint(undriven, tmp_path).returncode != 0
     unwaived = _lint(verilog, tmp_path, ()).stderr
-    assert all(f"%Warning-{kind}:" in unwaived for kind in WAIVED)
+    assert all(f"%Warning-{kind}:" in unwaived for kind in WAIVERS if kind != "PINCONNECTEMPTY")
+
+
+def test_two_instances_lint_together_with_the_waivers_that_travel_with_them(tmp_path) -> None:
+    modules = []
+    for name, unit, config in (
+        ("npu_a", "accelerator", preset("ews-cms-tiny")),
+        ("npu_b", "accelerator", preset("ews-cms-tiny").override(["H=3"])),
+        ("core_c", "core", preset("ews-msvq-tiny")),
+    ):
+        generated = generate(config, name, unit, name)
+        write(generated, tmp_path)
+        modules += re.findall(r"^module (\w+)", generated.verilog, re.MULTILINE)
+        assert generated.manifest["top"] == name
+    assert len(set(modules)) == len(modules)
+    assert all(module.startswith(("npu_a", "npu_b", "core_c")) for module in modules)
+    both = "module both(input clk, input rst, output [1:0] irq);\n" + "".join(
+        f"  npu_{x} {x} (.clk(clk), .rst(rst), .o_interrupt(irq[{i}]));\n" for i, x in enumerate("ab")
+    )
+    (tmp_path / "both.v").write_text(both + "endmodule\n")
+    files = [f"{name}{end}" for end in (".vlt", ".v") for name in ("npu_a", "npu_b")]
+    command = ["verilator", "--lint-only", "-Wall", "-Wno-PINMISSING", "--top-module", "both", *files, "both.v"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=verilator_environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    # A mistake of the design around them is not waived.
+    (tmp_path / "both.v").write_text(both.replace("[1:0] irq", "irq") + "endmodule\n")
+    assert subprocess.run(command, cwd=tmp_path, env=verilator_environment(), capture_output=True).returncode
