@@ -27,14 +27,13 @@ from hw.config import PRESETS, AcceleratorConfig, ConfigError, preset
 from hw.control.command import command_layout
 from hw.core import AcceleratorCore
 from hw.layout import Schedule, layer_tiles, mask_rank, position_code_bits
-from sim.program import LayerOutputs, LayerProgram, layer_program
 from sim.scenarios import random_activations, random_layer
+from sim.transfers import LayerOutputs, LayerProgram, layer_program
 from sw.compress.kmeans import kmeans, member_counts
 from sw.compress.pruning import nm_mask
 from sw.compress.quantiser import quantise_codebook
 from sw.format.layer import CompressedLayer
-from sw.golden import tile_activations
-from sw.perf import LayerRun, issue_slots, psum_accesses, sequence_cycles
+from sw.schedule import LayerRun, issue_slots, psum_accesses, sequence_cycles, tile_activations
 from tools.marked import write_parts
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -898,7 +897,7 @@ def schedule_part() -> Iterator[str]:
     trace = core_trace(config, program)
     predicted = sequence_cycles(config, [program.run])[0]
     yield (
-        f"{trace.leaves[-1][0] + 1} cycles, {predicted} predicted by `sw.perf`; {len(trace.codewords)} words of "
+        f"{trace.leaves[-1][0] + 1} cycles, {predicted} predicted by `sw.schedule`; {len(trace.codewords)} words of "
         f"codebook, {len(trace.wrf_writes)} row writes, {len(trace.operations)} operations, {len(trace.arf_writes)} "
         f"activation vectors, {len(trace.leaves)} vectors of sums."
     )

@@ -17,7 +17,7 @@ from math import ceil
 from hw.config import AcceleratorConfig
 from sw.compiler.graph import CompileError, Convolution, Value
 from sw.compiler.weights import Tile, Weights
-from sw.perf.schedule import candidate_schedules
+from sw.schedule.choice import candidate_schedules
 
 __all__ = ["Geometry", "Plan", "Strip", "Work", "choose_plan", "plan_for", "strips", "tiles"]
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
 from sw.compiler.graph import CompileError, Convolution
-from sw.compiler.rows import Tile, arrange, flatten, pass_columns
 from sw.format.packing import pack_fields, rank_masks
+from sw.program.rows import Tile, arrange, flatten, pass_columns
 
 __all__ = ["Streams", "Tile", "Weights", "is_coded"]
 

@@ -52,7 +52,7 @@ class LayerRun:
     raw
         The rows are raw int8 weights. In variants without a codebook they always are.
     passes
-        Times that each activation vector is sent (:func:`sw.perf.schedule.raw_passes`); row groups are whole then.
+        Times that each activation vector is sent (:func:`sw.schedule.choice.raw_passes`); row groups are whole then.
     """
 
     shape: tuple[int, int, int, int]
