@@ -16,7 +16,7 @@ __all__ = ["Demux", "Multiplier", "TileRow"]
 
 
 class Multiplier(wiring.Component):
-    """8 x 8 bit signed multiplier with an operand register for the weight and an optional product register.
+    """Signed multiplier of a weight and an 8-bit activation, with a register for the weight and an optional one behind.
 
     The activation's operand register is shared by a whole array row and is outside, unless the multiplier is gated:
     then both operands are registered here, and where either is 0 all registers hold and the product is forced to 0, so
@@ -30,24 +30,26 @@ class Multiplier(wiring.Component):
         There is a product register.
     gated
         Hold where an operand is 0.
+    weight_bits
+        Bits of the weight.
 
     Members
     -------
     i_weight
-        8 bits, two's complement.
+        ``weight_bits`` bits, two's complement.
     i_activation
         8 bits, two's complement: in the cycle after ``i_weight``, or in its cycle if gated.
     o_product
         ``width`` bits, two's complement.
     """
 
-    def __init__(self, width: int, registered: bool, gated: bool = False) -> None:
-        self.width, self.registered, self.gated = width, registered, gated
-        super().__init__({"i_weight": In(8), "i_activation": In(8), "o_product": Out(width)})
+    def __init__(self, width: int, registered: bool, gated: bool = False, weight_bits: int = 8) -> None:
+        self.width, self.registered, self.gated, self.weight_bits = width, registered, gated, weight_bits
+        super().__init__({"i_weight": In(weight_bits), "i_activation": In(8), "o_product": Out(width)})
 
     def elaborate(self, platform):
         m = Module()
-        weight = Signal(8, reset_less=True)
+        weight = Signal(self.weight_bits, reset_less=True)
         product = Signal(self.width)
         held = Signal(self.width, reset_less=True)
         if not self.gated:
@@ -122,7 +124,7 @@ class TileRow(wiring.Component):
     Members
     -------
     i_write, i_write_address, i_write_weights, i_write_positions
-        Writes one entry: ``multipliers`` x 8 bits, and in the sparse row the position codes of its N:M groups.
+        Writes one entry: ``multipliers`` x ``weight_bits`` bits, and in the sparse row the position codes of its N:M groups.
     i_address
         The WRF entry to read.
     i_mrf_address
@@ -142,7 +144,7 @@ class TileRow(wiring.Component):
         members = {
             "i_write": In(1),
             "i_write_address": In(address),
-            "i_write_weights": In(8 * count),
+            "i_write_weights": In(config.weight_bits * count),
             "i_address": In(address),
             "i_activation": In(8),
             "o_products": Out(config.d * config.product_width),
@@ -155,7 +157,7 @@ class TileRow(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        count, width = config.multipliers, config.product_width
+        count, width, bits = config.multipliers, config.product_width, config.weight_bits
 
         def register_file(width, data, address):
             file = RegisterFile(config.wrf_depth, width)
@@ -167,13 +169,13 @@ class TileRow(wiring.Component):
             ]
             return file
 
-        m.submodules.wrf = wrf = register_file(8 * count, self.i_write_weights, self.i_address)
+        m.submodules.wrf = wrf = register_file(bits * count, self.i_write_weights, self.i_address)
         products = []
         for i in range(count):
-            multiplier = Multiplier(width, config.product_register, config.zero_gating)
+            multiplier = Multiplier(width, config.product_register, config.zero_gating, bits)
             m.submodules[f"multiplier_{i}"] = shared(multiplier, platform)
             m.d.comb += [
-                multiplier.i_weight.eq(wrf.o_data_0.word_select(i, 8)),
+                multiplier.i_weight.eq(wrf.o_data_0.word_select(i, bits)),
                 multiplier.i_activation.eq(self.i_activation),
             ]
             products.append(multiplier.o_product)
