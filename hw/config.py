@@ -389,8 +389,8 @@ class AcceleratorConfig:
     def streams(self) -> Mapping[str, int]:
         """Packed fields and the bits that each gives one row of the array: ``{name: bits}``.
 
-        ``weight`` for raw weights; otherwise ``index`` and, as the variant has them, ``mask`` and ``sign``. Bit layouts:
-        :mod:`hw.layout`. Rows of raw weights in a variant with a codebook: :attr:`raw_streams`.
+        ``weight`` for raw weights; otherwise ``index`` and, as the variant has them, ``mask`` and ``sign``. Bit
+        layouts: :mod:`hw.layout`. Rows of raw weights in a variant with a codebook: :attr:`raw_streams`.
         """
         if not self.features.codebook:
             return self.raw_streams

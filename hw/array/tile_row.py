@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,6 +13,10 @@ from hw.layout import position_code_bits
 from hw.memory.register_file import RegisterFile
 
 __all__ = ["Demux", "Multiplier", "TileRow"]
+
+#: Most bits of a weight of which one row for each bit is smaller than a Booth multiplier: with product register and 45
+#: nm cells 204 instead of 221 um2 for 4 bits, 266 instead of 285 for 5, but 317 instead of 302 for 6.
+_MOST_ROWS = 5
 
 
 class Multiplier(wiring.Component):
@@ -47,6 +51,14 @@ class Multiplier(wiring.Component):
         self.width, self.registered, self.gated, self.weight_bits = width, registered, gated, weight_bits
         super().__init__({"i_weight": In(weight_bits), "i_activation": In(8), "o_product": Out(width)})
 
+    @staticmethod
+    def _product(weight: Value, activation: Value) -> Value:
+        signed = activation.as_signed()
+        if len(weight) > _MOST_ROWS:
+            return weight.as_signed() * signed
+        rows = [(signed & bit.replicate(len(signed)).as_signed()) << place for place, bit in enumerate(weight)]
+        return sum(rows[1:-1], rows[0]) - rows[-1]
+
     def elaborate(self, platform):
         m = Module()
         weight = Signal(self.weight_bits, reset_less=True)
@@ -54,7 +66,7 @@ class Multiplier(wiring.Component):
         held = Signal(self.width, reset_less=True)
         if not self.gated:
             m.d.sync += weight.eq(self.i_weight)
-            m.d.comb += product.eq(weight.as_signed() * self.i_activation.as_signed())
+            m.d.comb += product.eq(self._product(weight, self.i_activation))
             if self.registered:
                 m.d.sync += held.eq(product)
             m.d.comb += self.o_product.eq(held if self.registered else product)
@@ -65,7 +77,7 @@ class Multiplier(wiring.Component):
         m.d.sync += zero.eq((self.i_weight == 0) | (self.i_activation == 0))
         with m.If(self.i_weight.any() & self.i_activation.any()):
             m.d.sync += [weight.eq(self.i_weight), activation.eq(self.i_activation)]
-        m.d.comb += product.eq(weight.as_signed() * activation.as_signed())
+        m.d.comb += product.eq(self._product(weight, activation))
         self._held = [weight, activation, held]  # for tests
         if self.registered:
             with m.If(~zero):
@@ -124,7 +136,8 @@ class TileRow(wiring.Component):
     Members
     -------
     i_write, i_write_address, i_write_weights, i_write_positions
-        Writes one entry: ``multipliers`` x ``weight_bits`` bits, and in the sparse row the position codes of its N:M groups.
+        Writes one entry: ``multipliers`` x ``weight_bits`` bits, and in the sparse row the position codes of its N:M
+        groups.
     i_address
         The WRF entry to read.
     i_mrf_address

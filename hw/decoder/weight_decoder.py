@@ -134,7 +134,9 @@ class WeightDecoder(wiring.Component):
             if config.features.sign:
                 m.submodules[f"sign_unit_{tile}"] = sign_unit = SignUnit(len(elements), config.weight_bits)
                 m.d.comb += [
-                    sign_unit.i_values.eq(Cat(Value.cast(element) | Const(0, config.weight_bits) for element in elements)),
+                    sign_unit.i_values.eq(
+                        Cat(Value.cast(element) | Const(0, config.weight_bits) for element in elements)
+                    ),
                     sign_unit.i_signs.eq(signs.word_select(tile, len(elements)) & ~self.i_raw.replicate(len(elements))),
                 ]
                 weights.append(sign_unit.o_weights)
