@@ -298,7 +298,7 @@ class AcceleratorConfig:
         return self.mask_groups * position_code_bits(self.N, self.M) if self.position_bits else 0
 
     @property
-    def codeword_bits(self) -> int:
+    def element_bits(self) -> int:
         """Bits of one element of a codeword: ``weight_bits``, or one less for magnitudes of a sign-split codebook."""
         return self.weight_bits - int(self.features.sign)
 
@@ -310,7 +310,7 @@ class AcceleratorConfig:
         the next. Digits are -2**(digit_bits-1)..2**(digit_bits-1)-1 of ``weight_bits`` bits; with sign-split weights,
         whose array has no place for -2**(weight_bits-1), they are -(2**digit_bits-1)..2**digit_bits-1.
         """
-        return self.codeword_bits
+        return self.element_bits
 
     @property
     def product_width(self) -> int:

@@ -166,7 +166,7 @@ def _weight_streams(
     packed = layer_streams(layer, schedule, raw)
     streams = {f"i_{name}": words(data, fields * layout.bits[name]) for name, data in packed.items()}
     if not raw:
-        bits = config.codeword_bits
+        bits = config.element_bits
         codebook = words(pack_fields(layer.codebook.view(np.uint8), bits), layer.codebook.size * bits)
         streams["i_weight"] = codebook + streams.pop("i_index")
     return streams

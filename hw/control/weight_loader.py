@@ -130,7 +130,7 @@ class WeightLoader(wiring.Component):
         m.d.comb += self.o_command.payload.eq(command)
         if config.features.codebook:
             codeword = Signal(range(config.k))
-            codebook = unpacker("codeword", "weight", config.d * config.codeword_bits)
+            codebook = unpacker("codeword", "weight", config.d * config.element_bits)
             # The words of a codebook end with it.
             m.d.comb += [codebook.i_flush.eq(accept), codebook.o_field.ready.eq(1)]
         with m.FSM() as fsm:

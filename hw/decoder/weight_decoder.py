@@ -47,7 +47,7 @@ class WeightDecoder(wiring.Component):
         members = {
             "i_codeword_write": In(1),
             "i_codeword_address": In(range(config.k)),
-            "i_codeword": In(config.d * config.codeword_bits),
+            "i_codeword": In(config.d * config.element_bits),
             **{f"i_{name}": In(bits) for name, bits in config.streams.items()},
             "i_raw": In(1),
             "i_weights": In(config.raw_bits),
@@ -76,7 +76,7 @@ class WeightDecoder(wiring.Component):
         # the earliest one cycle later.
         write = Signal()
         m.d.sync += write.eq(self.i_codeword_write)
-        m.submodules.crf = crf = RegisterFile(config.k, config.d * config.codeword_bits, config.tiles)
+        m.submodules.crf = crf = RegisterFile(config.k, config.d * config.element_bits, config.tiles)
         m.d.comb += [
             crf.i_write.eq(write),
             crf.i_write_address.eq(register(self.i_codeword_address, "codeword_address")),
@@ -96,7 +96,7 @@ class WeightDecoder(wiring.Component):
             codeword = getattr(crf, f"o_data_{tile}")
             elements = []
             for i in range(config.d):
-                element = codeword.word_select(i, config.codeword_bits)
+                element = codeword.word_select(i, config.element_bits)
                 group, place = divmod(i, group_size)
                 if place < stored:
                     number = (tile * config.mask_groups + group) * stored + place

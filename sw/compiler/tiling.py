@@ -144,7 +144,7 @@ class Work:
             shape=weights.convolution.shape,
             coded=weights.coded,
             codewords=layer.k if coded and layer is not None else 0,
-            codeword_bits=layer.d * config.codeword_bits if coded and layer is not None else 0,
+            codeword_bits=layer.d * config.element_bits if coded and layer is not None else 0,
             passes=weights.passes,
             bits=tuple(weights.bits.items()),
             banded=weights.banded,

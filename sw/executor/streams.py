@@ -122,12 +122,12 @@ class Decoder:
             return {name: [rows * bits] for name, bits in config.raw_streams.items()}
         sizes = {"weight": [rows * config.streams["index"]]}
         if body["codewords"]:
-            sizes["weight"].insert(0, body["codewords"] * config.d * config.codeword_bits)
+            sizes["weight"].insert(0, body["codewords"] * config.d * config.element_bits)
         return sizes | {name: [rows * bits] for name, bits in config.streams.items() if name != "index"}
 
     def load(self, bits: NDArray[np.uint8]) -> None:
         """Fill the codebook register file; entries beyond the codewords keep what they hold."""
-        width, d = self.config.codeword_bits, self.config.d
+        width, d = self.config.element_bits, self.config.d
         codewords = _fields(bits, width).astype(np.uint8).view(np.int8).reshape(-1, d)
         self.codebook = np.concatenate([codewords, self.codebook[len(codewords) :]])
 

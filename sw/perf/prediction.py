@@ -412,8 +412,8 @@ class _Model:
             for name in sizes if fields["start"] else ():
                 self.drop(self.channels[name], -self.channels[name].bits % width)
             if fields["codewords"]:
-                bits = fields["codewords"] * config.d * config.codeword_bits
-                yield from self.take("weight", -(-bits // width), max(1.0, width / (config.d * config.codeword_bits)))
+                bits = fields["codewords"] * config.d * config.element_bits
+                yield from self.take("weight", -(-bits // width), max(1.0, width / (config.d * config.element_bits)))
             # The tile before has its own entries; they come free one by one at its last position.
             room = min(entries, config.wrf_depth - before)
             yield from self.take_rows(round(room * each), sizes)

@@ -135,7 +135,7 @@ def _row_ends(config: AcceleratorConfig, run: LayerRun) -> NDArray[np.int64]:
 
 def _codebook_cycles(config: AcceleratorConfig, codewords: int) -> int:
     """Cycles that a codebook takes, bound by its words where a codeword is longer than one."""
-    return int(_field_ends(config, codewords, [config.d * config.codeword_bits])[-1])
+    return int(_field_ends(config, codewords, [config.d * config.element_bits])[-1])
 
 
 class _Array:

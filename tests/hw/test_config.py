@@ -45,7 +45,7 @@ def test_what_a_preset_implies(name: str) -> None:
     assert (config.index_bits, config.mask_bits) == (index, mask)
     assert config.position_bits == (ceil(log2(config.M)) if features.sparse else 0)
     bits = config.weight_bits
-    assert (config.codeword_bits, config.product_width) == ((bits - 1, bits + 7) if features.sign else (bits, bits + 8))
+    assert (config.element_bits, config.product_width) == ((bits - 1, bits + 7) if features.sign else (bits, bits + 8))
     if not features.codebook:
         assert config.streams == {"weight": bits * config.L}
     else:

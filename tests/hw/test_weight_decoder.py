@@ -91,7 +91,7 @@ def test_rows_come_out_after_the_stages(simulate, shape: dict, style: str, regis
         ctx.set(decoder.i_codeword_write, 1)
         for address, codeword in enumerate(codebook):
             ctx.set(decoder.i_codeword_address, address)
-            ctx.set(decoder.i_codeword, pack(codeword, config.codeword_bits))
+            ctx.set(decoder.i_codeword, pack(codeword, config.element_bits))
             await ctx.tick()
         ctx.set(decoder.i_codeword_write, 0)
         await ctx.tick()

@@ -172,7 +172,7 @@ def add_layer(
     else:
         assert layer.codebook is not None
         word = config.word_width // 8
-        codebook = pack_fields(layer.codebook.view(np.uint8), config.codeword_bits)
+        codebook = pack_fields(layer.codebook.view(np.uint8), config.element_bits)
         layout = StreamLayout.of(layer, schedule)
         fields = layout.row_writes * (L // layer.d)
         streams = {
