@@ -219,6 +219,8 @@ class _Compiler:
         config, graph = self.config, self.graph
         if config.word_width & (config.word_width - 1):
             raise CompileError(f"word_width must be a power of two, as AXI has it, not {config.word_width}")
+        if config.weight_bits != 8:
+            raise CompileError(f"weight_bits must be 8 until the compiler knows digits, not {config.weight_bits}")
         if self.base % BYTES or not 0 <= self.base < 1 << config.address_bits:
             raise CompileError(
                 f"base must be a multiple of {BYTES} in 0..2**{config.address_bits} - {BYTES}, not {self.base}"
