@@ -24,6 +24,7 @@ from hw.config import PRESETS, AcceleratorConfig, ConfigError, preset
 from hw.emission import Emission
 from hw.kit import constraints, fusesoc_core, memories, waiver_file
 from hw.rtlil import merge_equal_modules
+from hw.verilog import VerilogError, run_at_time_zero
 from hw.yosys import YosysError, run_yosys, yosys_version
 
 __all__ = [
@@ -63,7 +64,7 @@ class Generated:
         streams and the layout of a command, of the accelerator its registers.
     kit
         By their endings, the other files that belong to it: lint waivers (``.vlt``), constraints (``.sdc``), a FuseSoC
-        core (``.core``); of the accelerator a C header of the registers (``.h``), a driver and an example.
+        core (``.core``), and of the accelerator a C header of the registers (``.h``).
     """
 
     name: str
@@ -79,19 +80,21 @@ def to_rtlil(component: wiring.Component, top: str = TOP) -> str:
 
 
 def to_verilog(rtlil_text: str) -> str:
-    """Verilog of an RTLIL text. Equal texts give equal bytes.
+    """Verilog of an RTLIL text, for every language mode from Verilog-2005 on. Equal texts give equal bytes.
 
     Raises
     ------
     hw.yosys.YosysError
         Yosys refuses the text.
+    hw.verilog.VerilogError
+        Yosys writes Verilog of another kind.
     """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "design.il").write_text(rtlil_text)
         # Without -nomux every process would come out as a net of multiplexers.
         commands = ["read_rtlil design.il", "proc -nomux -norom", "memory_collect", "write_verilog -noattr design.v"]
         run_yosys(commands, Path(folder))
-        return (Path(folder) / "design.v").read_text()
+        return run_at_time_zero((Path(folder) / "design.v").read_text())
 
 
 def _shape(shape: Any) -> dict[str, Any]:
@@ -201,7 +204,6 @@ def generate(
     # The whole of the hardware; a command line that is refused or lists presets doesn't need it.
     from hw.accelerator import Accelerator
     from hw.bus import register_map
-    from hw.bus.driver import driver_files
     from hw.core import AcceleratorCore
 
     top = unit if top is None else top
@@ -236,7 +238,7 @@ def generate(
         ".core": fusesoc_core(name, top),
     }
     if unit != TOP:
-        kit |= {".h": register_map.header(), **driver_files(name)}
+        kit[".h"] = register_map.header()
     return Generated(name, verilog, rtlil_text, manifest, kit)
 
 
@@ -349,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Console(stderr=True).status(f"generating {name}"):
             generated = generate(config, name, options.unit, options.name, options.period)
         paths = write(generated, options.folder)
-    except (ConfigError, YosysError) as error:
+    except (ConfigError, YosysError, VerilogError) as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write into {str(options.folder)!r}: {error.strerror or error}")

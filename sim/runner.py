@@ -80,6 +80,8 @@ class VerilatorRunner(Verilator):
         Further options for ``verilator``.
     make_options
         Further options for ``make``, such as ``OPT_FAST=-O2``.
+    plusargs
+        Arguments of the model, such as ``+verilator+seed+1``.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class VerilatorRunner(Verilator):
         top: str,
         options: Sequence[str] = (),
         make_options: Sequence[str] = (),
+        plusargs: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.name = name
@@ -97,6 +100,7 @@ class VerilatorRunner(Verilator):
         self.hosted = find_libpython.find_libpython() is None
         self.options = [*options, *(HOSTED if self.hosted else [])]
         self.make_options = list(make_options)
+        self.arguments = list(plusargs)
         self.build_dir = BUILD / name
 
     def _set_env_common(self) -> None:
@@ -265,6 +269,7 @@ class VerilatorRunner(Verilator):
                 hdl_toplevel_lang="verilog",
                 testcase=testcase,
                 seed=seed,
+                plusargs=self.arguments,
                 extra_env=dict(environment or {}),
                 build_dir=self.build_dir,
                 test_dir=directory,

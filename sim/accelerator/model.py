@@ -16,10 +16,11 @@ from hw.bus.reader import ID_BITS
 from hw.command_line import write_text
 from hw.config import AcceleratorConfig
 from hw.generate import to_rtlil, to_verilog
+from sim.accelerator.four_state import without_initial_values
 from sim.runner import VerilatorRunner
 from sim.toolchain import BUILD
 
-__all__ = ["TOP", "accelerator_runner", "accelerator_verilog", "bare_runner", "emission_cost"]
+__all__ = ["TOP", "accelerator_runner", "accelerator_verilog", "bare_runner", "emission_cost", "random_runner"]
 
 #: The module that :func:`accelerator_verilog` makes.
 TOP = "accelerator"
@@ -101,7 +102,6 @@ def accelerator_runner(
     quick
         Build quickly; the model is slower.
     """
-    parameters = {"ADDRESS_BITS": config.address_bits, "WORD_WIDTH": config.word_width, "ID_BITS": ID_BITS}
     return VerilatorRunner(
         name,
         [accelerator_verilog(config, name, make), _HERE / "bench.sv"],
@@ -111,10 +111,39 @@ def accelerator_runner(
             *(_QUICK if quick else []),
             *_LINT,
             *(["--threads", str(threads)] if threads > 1 else []),
-            *(f"-G{parameter}={value}" for parameter, value in parameters.items()),
-            str(_HERE / "dram.cpp"),
+            *_bench_options(config),
         ],
         _QUICK_MAKE if quick else _MAKE,
+    )
+
+
+def _bench_options(config: AcceleratorConfig) -> list[str]:
+    parameters = {"ADDRESS_BITS": config.address_bits, "WORD_WIDTH": config.word_width, "ID_BITS": ID_BITS}
+    return [*(f"-G{parameter}={value}" for parameter, value in parameters.items()), str(_HERE / "dram.cpp")]
+
+
+def random_runner(config: AcceleratorConfig, name: str, seed: int) -> VerilatorRunner:
+    """The runner of a model without initial values: what is unknown is random bits, other ones for each seed.
+
+    Parameters
+    ----------
+    config, name
+        As for :func:`accelerator_verilog`; the model is called ``<name>-random``.
+    seed
+        Of the random bits, 1..2147483647. All seeds share a model.
+    """
+    if not 0 < seed < 1 << 31:
+        raise ValueError(f"seed must be in 1..{(1 << 31) - 1}, not {seed}")
+    design = BUILD / "designs" / f"{name}-random.v"
+    write_text(design, without_initial_values(accelerator_verilog(config, name).read_text()))
+    unknown = ["--x-assign", "unique", "--x-initial", "unique"]
+    return VerilatorRunner(
+        f"{name}-random",
+        [design, _HERE / "bench.sv"],
+        "bench",
+        [*unknown, *_QUICK, *_LINT, *_bench_options(config)],
+        _QUICK_MAKE,
+        ["+verilator+rand+reset+2", f"+verilator+seed+{seed}"],
     )
 
 

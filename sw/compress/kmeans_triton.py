@@ -9,14 +9,15 @@ and three of the four products of the parts are added in float32.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from sw.compress.kmeans_group import Group
+if TYPE_CHECKING:
+    from sw.compress.kmeans_gpu import Group
 
 # Codewords a program looks at at once, and its warps; with tiles of 64 subvectors the fastest of eight on an H100.
 CODES, WARPS = 64, 4

@@ -1,0 +1,288 @@
+"""A network in steps for one instance: a program for each operation of the accelerator, in one file.
+
+The file, all numbers little-endian: magic (8 bytes), version and length n of the header (4 each), header (n bytes of
+JSON), CRC-32 of all that (4), then the programs, each as in its own file (:mod:`sw.compiler.program`). The header is
+an object of ``operations`` (:mod:`sw.host.operations`), ``constants``, ``input_scale`` and ``programs``: of each the
+number of its operation and its bytes. The programs lie one behind the other in DRAM: the host writes their images once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.config import AcceleratorConfig
+from sw.compiler.program import Input, Program, ProgramError, Tensor, program_bytes, program_from_bytes
+from sw.format.output import write_atomically
+from sw.format.strict_json import parse_json
+from sw.host.network import check_scale, decode_constants, encode_constants
+from sw.host.operations import COMPUTED, Array, Kind, StepError, check_steps, run_steps
+
+__all__ = [
+    "MAGIC",
+    "VERSION",
+    "Execute",
+    "SteppedProgram",
+    "Transfer",
+    "is_stepped_program",
+    "read_stepped_program",
+    "write_stepped_program",
+]
+
+MAGIC = b"\x89EWN\r\n\x1a\n"
+VERSION = 1
+
+_PREFIX = struct.Struct("<8sII")
+_CHECKSUM = struct.Struct("<I")
+_KEYS = ("operations", "constants", "input_scale", "programs")
+
+Memory = NDArray[np.uint8]
+#: Runs a program: from the number of its operation, and for each image the program with its operands and the DRAM
+#: before, to the DRAM after each.
+Execute = Callable[[int, Sequence[tuple[Program, Memory]]], Sequence[Memory]]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What the host does for one operation and one image.
+
+    Attributes
+    ----------
+    number, operation
+        Of the network.
+    written, read
+        Bytes in DRAM that it writes before a program, operands and their checksums among them, and reads after it; 0
+        for an operation of the host itself.
+    """
+
+    number: int
+    operation: str
+    written: int = 0
+    read: int = 0
+
+
+@dataclass(frozen=True)
+class SteppedProgram:
+    """A network in steps, compiled.
+
+    Parameters
+    ----------
+    operations, constants, input_scale
+        As of :class:`sw.host.network.SteppedNetwork`.
+    programs
+        Of each operation of the accelerator, by its number.
+
+    Raises
+    ------
+    StepError
+        The operations cannot run on the programs.
+    """
+
+    operations: list[dict[str, Any]]
+    constants: dict[str, Array]
+    input_scale: float
+    programs: dict[int, Program]
+
+    def __post_init__(self) -> None:
+        check_steps(self.operations, self.constants, self._kind)
+        wanted = [number for number, op in enumerate(self.operations) if op["op"] in COMPUTED]
+        if not wanted:
+            raise StepError("there must be an operation of the accelerator")
+        if sorted(self.programs) != wanted:
+            raise StepError(f"there must be programs for operations {wanted}, not {sorted(self.programs)}")
+        if len({json.dumps(program.config.to_dict()) for program in self.programs.values()}) > 1:
+            raise StepError("all programs must be for one instance")
+
+    def _kind(self, number: int, op: Mapping[str, Any], sources: Sequence[Kind]) -> Kind:
+        program = self.programs.get(number)
+        if program is None:
+            raise StepError("it must have a program")
+        product = op["op"] == "matmul"
+        heads, *shape = sources[0].shape if product else (1, *sources[0].shape)
+        wanted = _image_shape(tuple(shape))
+        inputs = [entry.shape for entry in program.inputs]
+        if inputs != [wanted] * heads or len(program.outputs) != heads:
+            raise StepError(f"its program must read {heads} inputs {list(wanted)}, not {inputs}")
+        operands = [operand.shape for operand in program.operands]
+        if operands != [sources[1].shape[1:] for _ in range(heads) if product]:
+            raise StepError(f"its program must have operands for {sources[-1]}, not {operands}")
+        output = program.outputs[0]
+        if any((tensor.shape, tensor.dtype) != (output.shape, output.dtype) for tensor in program.outputs):
+            raise StepError("all outputs of its program must be of one kind")
+        found = output.shape if len(shape) == 3 else (output.channels, output.columns)
+        return Kind(output.dtype, (heads, *found) if product else found)
+
+    @property
+    def config(self) -> AcceleratorConfig:
+        """The instance."""
+        return next(iter(self.programs.values())).config
+
+    @property
+    def input(self) -> Input:
+        """The image that the network takes."""
+        C, rows, columns = self.operations[0]["shape"]
+        return Input(Tensor("input", 0, C, rows, columns, 1, C, scale=self.input_scale))
+
+    @property
+    def result(self) -> str:
+        """Name of the network's result."""
+        last = self.operations[-1]
+        return str(last.get("layer", last.get("name", last["op"])))
+
+    def run(self, images: Sequence[NDArray[np.int8]], execute: Execute) -> list[Array]:
+        """The result for each image.
+
+        Parameters
+        ----------
+        images
+            int8 ``[C, rows, columns]``.
+        execute
+            Runs the programs.
+
+        Raises
+        ------
+        StepError
+            An image has another shape or dtype.
+        sw.compiler.program.ProgramError
+            An operand has a value that the instance cannot multiply by.
+        """
+
+        def compute(number: int, op: Mapping[str, Any], inputs: Sequence[Sequence[Array]]) -> list[Array]:
+            jobs = [self._prepare(number, values) for values in inputs]
+            return [
+                self._collect(number, memory, values)
+                for memory, values in zip(execute(number, jobs), inputs, strict=True)
+            ]
+
+        return run_steps(self.operations, self.constants, images, compute)
+
+    def _prepare(self, number: int, values: Sequence[Array]) -> tuple[Program, Memory]:
+        program = self.programs[number]
+        heads = [values[0]]
+        if program.operands:
+            heads = list(values[0])
+            program = program.with_operands(list(values[1]))
+        return program, program.memory([x.reshape(_image_shape(x.shape)) for x in heads])
+
+    def _collect(self, number: int, memory: Memory, values: Sequence[Array]) -> Array:
+        program = self.programs[number]
+        found = [program.read(memory, tensor) for tensor in program.outputs]
+        if program.operands:
+            return np.stack(found)[:, :, 0]
+        return found[0] if values[0].ndim == 3 else found[0][:, 0]
+
+    def transfers(self) -> list[Transfer]:
+        """What the host does, operation by operation."""
+        found = []
+        for number, op in enumerate(self.operations[1:], 1):
+            program = self.programs.get(number)
+            if program is None:
+                found.append(Transfer(number, op["op"]))
+                continue
+            written = sum(entry.tensor.size for entry in program.inputs) + program.operand_bytes
+            found.append(Transfer(number, op["op"], written, sum(tensor.size for tensor in program.outputs)))
+        return found
+
+
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Tokens ``[C, T]`` as an input of a program, ``[C, 1, T]``."""
+    return shape if len(shape) == 3 else (shape[0], 1, shape[1])
+
+
+def write_stepped_program(path: str | os.PathLike[str], stepped: SteppedProgram) -> None:
+    """Write it to one file. The same steps give the same bytes; the file is complete or unchanged.
+
+    Raises
+    ------
+    sw.format.output.OutputError
+        There is something at ``path`` that is not a regular file.
+    OSError
+        The file cannot be written.
+    """
+    files = {number: program_bytes(program) for number, program in sorted(stepped.programs.items())}
+    header = {
+        "operations": stepped.operations,
+        "constants": encode_constants(stepped.constants),
+        "input_scale": stepped.input_scale,
+        "programs": [[number, len(data)] for number, data in files.items()],
+    }
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    prefix = _PREFIX.pack(MAGIC, VERSION, len(text)) + text
+    write_atomically(path, [prefix, _CHECKSUM.pack(zlib.crc32(prefix)), *files.values()])
+
+
+def is_stepped_program(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as a network in steps does.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    """
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def read_stepped_program(path: str | os.PathLike[str]) -> SteppedProgram:
+    """Read and check a whole file.
+
+    Raises
+    ------
+    StepError
+        The file is truncated, too long, corrupted, of another version, or its steps cannot run.
+    sw.compiler.program.ProgramError
+        A program in it is at fault.
+    OSError
+        The file cannot be read.
+    """
+    data = Path(path).read_bytes()
+    if data[: len(MAGIC)] != MAGIC:
+        raise StepError(f"the file must begin with {MAGIC!r}, not {data[: len(MAGIC)]!r}")
+    if len(data) < _PREFIX.size:
+        raise StepError(f"the file is truncated: {len(data)} bytes of at least {_PREFIX.size}")
+    _, version, length = _PREFIX.unpack_from(data)
+    if version != VERSION:
+        raise StepError(f"version must be {VERSION}, not {version}")
+    end = _PREFIX.size + length
+    if len(data) < end + _CHECKSUM.size:
+        raise StepError(f"the file is truncated: {len(data)} bytes of at least {end + _CHECKSUM.size}")
+    if zlib.crc32(data[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
+        raise StepError("header: checksum mismatch, the bytes are corrupted")
+    try:
+        header = parse_json(data[_PREFIX.size : end])
+    except ValueError as error:
+        raise StepError(f"header: must be JSON: {error}") from None
+    if type(header) is not dict or sorted(header) != sorted(_KEYS):
+        raise StepError(f"header: must be an object of {', '.join(_KEYS)}")
+    entries = header["programs"]
+    if not isinstance(entries, list) or any(
+        not isinstance(x, list) or len(x) != 2 or any(type(y) is not int or y < 0 for y in x) for x in entries
+    ):
+        raise StepError("header: programs must be pairs of an operation's number and bytes")
+    if any(before >= after for (before, _), (after, _) in pairwise(entries)):
+        raise StepError("header: programs must be in the order of their operations")
+    start = end + _CHECKSUM.size
+    wanted = start + sum(size for _, size in entries)
+    if len(data) != wanted:
+        raise StepError(
+            f"the file is {'truncated' if len(data) < wanted else 'too long'}: {len(data)} bytes, not {wanted}"
+        )
+    programs: dict[int, Program] = {}
+    for number, size in entries:
+        try:
+            programs[number] = program_from_bytes(data[start : start + size])
+        except ProgramError as error:
+            raise ProgramError(f"program of operation {number}", str(error)) from None
+        start += size
+    constants = decode_constants(header["constants"])
+    return SteppedProgram(header["operations"], constants, check_scale(header["input_scale"]), programs)
