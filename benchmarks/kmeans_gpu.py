@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from sw.compress import kmeans_gpu, kmeans_triton  # noqa: E402
-from sw.compress.kmeans import Settings, checked_layers  # noqa: E402
+from sw.compress.kmeans_problem import Settings, checked_layers  # noqa: E402
 from sw.compress.pruning import nm_mask  # noqa: E402
 
 D, K, N, M, ITERATIONS, SEED = 16, 512, 4, 16, 25, 0

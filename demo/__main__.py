@@ -33,7 +33,7 @@ from sw.compress.methods import LayerSource, Recipe
 from sw.compress.network import compress_network, module_sources, total_row
 from sw.compress.sources import load_model
 from sw.format import compression_report, read_container, write_container
-from sw.perf import choose_schedule
+from sw.schedule import choose_schedule
 from synth import area
 from synth.generic import generic
 from synth.liberty import LibraryError

@@ -96,6 +96,9 @@ class AcceleratorConfig:
     N, M
         N of every M weights along the output channels are kept, 1 <= N <= M <= 32; ``d`` is a multiple of ``M``. Used
         by the masked variants alone.
+    weight_bits
+        Bits of a weight in the WRF and at a multiplier, its sign included, 2..8. Elements of codewords have as many, or
+        one less where their signs come apart. Raw weights that need more run digit by digit (:attr:`digit_bits`).
     wrf_depth, arf_depth, prf_depth
         Entries of the weight, activation and partial-sum register files, powers of two in 2..256. For every layer tile
         ``A*B*D <= wrf_depth``, ``B*D <= arf_depth`` and ``A <= prf_depth``. 16 weights a PE is the paper's (table 2);
@@ -149,6 +152,7 @@ class AcceleratorConfig:
     k: int = 512
     N: int = 4
     M: int = 16
+    weight_bits: int = 8
     wrf_depth: int = 16
     arf_depth: int = 8
     prf_depth: int = 8
@@ -189,6 +193,7 @@ class AcceleratorConfig:
             ("d", 1, 64),
             ("k", 2, 4096),
             ("M", 1, 32),
+            ("weight_bits", 2, 8),
             ("wrf_depth", 2, 256),
             ("arf_depth", 2, 256),
             ("prf_depth", 2, 256),
@@ -293,14 +298,28 @@ class AcceleratorConfig:
         return self.mask_groups * position_code_bits(self.N, self.M) if self.position_bits else 0
 
     @property
-    def codeword_bits(self) -> int:
-        """Bits of one element of a codeword: 8, or 7 for the magnitudes of a sign-split codebook."""
-        return 7 if self.features.sign else 8
+    def element_bits(self) -> int:
+        """Bits of one element of a codeword: ``weight_bits``, or one less for magnitudes of a sign-split codebook."""
+        return self.weight_bits - int(self.features.sign)
+
+    @property
+    def digit_bits(self) -> int:
+        """Bits by which a digit of raw weights stands above the next one.
+
+        Raw weights that do not fit ``weight_bits`` are a sum of digits that do, each times ``2**digit_bits`` more than
+        the next. Digits are -2**(digit_bits-1)..2**(digit_bits-1)-1 of ``weight_bits`` bits; with sign-split weights,
+        whose array has no place for -2**(weight_bits-1), they are -(2**digit_bits-1)..2**digit_bits-1.
+        """
+        return self.element_bits
 
     @property
     def product_width(self) -> int:
-        """Bits of a signed product. -128 * -128 needs 16; with weights in -127..127 (sign-split) 15 do."""
-        return 15 if self.features.sign else 16
+        """Bits of a signed product with an int8 activation.
+
+        The product of the two least values needs ``weight_bits + 8``, for -128 * -128 16; sign-split weights have as
+        many negative values as positive ones, -127..127 of 8 bits, and need one bit less.
+        """
+        return self.weight_bits + 8 - int(self.features.sign)
 
     @property
     def psum_bytes(self) -> int:
@@ -339,8 +358,8 @@ class AcceleratorConfig:
 
     @property
     def raw_bits(self) -> int:
-        """Bits of raw int8 weights of one row write: those of all multipliers of a row."""
-        return 8 * self.multipliers * self.tiles
+        """Bits of raw weights, or of one digit of them, of one row write: those of all multipliers of a row."""
+        return self.weight_bits * self.multipliers * self.tiles
 
     @property
     def tree_levels(self) -> int:
@@ -370,8 +389,8 @@ class AcceleratorConfig:
     def streams(self) -> Mapping[str, int]:
         """Packed fields and the bits that each gives one row of the array: ``{name: bits}``.
 
-        ``weight`` for raw int8; otherwise ``index`` and, as the variant has them, ``mask`` and ``sign``. Bit layouts:
-        :mod:`hw.layout`. Rows of raw weights in a variant with a codebook: :attr:`raw_streams`.
+        ``weight`` for raw weights; otherwise ``index`` and, as the variant has them, ``mask`` and ``sign``. Bit
+        layouts: :mod:`hw.layout`. Rows of raw weights in a variant with a codebook: :attr:`raw_streams`.
         """
         if not self.features.codebook:
             return self.raw_streams
@@ -466,9 +485,13 @@ def _presets() -> dict[str, AcceleratorConfig]:
         "ews-cms": {"d": 16, "k": 512, "N": 4, "M": 16},
         "ews-ssvq": {"d": 8, "k": 16, "N": 8, "M": 8},
         "ews-msvq": {"d": 16, "k": 32, "N": 4, "M": 16},
+        # Weights of 4 bits. 2:8 keeps as many weights as 4:16 at equal accuracy, and its positions are shorter.
+        "ews4": {"d": 16, "k": 2, "N": 16, "M": 16, "weight_bits": 4},
+        "ews-msvq4": {"d": 16, "k": 32, "N": 2, "M": 8, "weight_bits": 4},
     }
     presets: dict[str, AcceleratorConfig] = {}
-    for variant, codebook in codebooks.items():
+    for name, codebook in codebooks.items():
+        variant = name.removesuffix("4")
         for size in (16, 32, 64):
             # MVQ section 5.1: L1 of 128 KB for 16 x 16, 256 KB for the larger ones.
             l1 = (1 << 16) if size == 16 else (1 << 17)
@@ -476,11 +499,11 @@ def _presets() -> dict[str, AcceleratorConfig]:
                 codebook = {**codebook, "prf_depth": 8}
             # 500 MHz: `make synth` shows the delays. Trees of 64 rows have one register in either case.
             pipeline: dict[str, Any] = {"tree_register_levels": 4, "decoder_registers": 3} if size == 64 else {}
-            presets[f"{variant}-{size}"] = AcceleratorConfig(
+            presets[f"{name}-{size}"] = AcceleratorConfig(
                 variant=variant, H=size, L=size, l1_ifmap_bytes=l1, l1_psum_bytes=l1, **codebook, **pipeline
             )
         tiny = {"d": 4, "k": 8, "N": 2 if VARIANTS[variant].mask else 4, "M": 4}
-        presets[f"{variant}-tiny"] = AcceleratorConfig(
+        presets[f"{name}-tiny"] = AcceleratorConfig(
             variant=variant,
             H=4,
             L=8,
@@ -497,7 +520,7 @@ def _presets() -> dict[str, AcceleratorConfig]:
 
 
 #: Named configurations: ``<variant>-<16|32|64>`` for an array of that many rows and columns, ``<variant>-tiny`` for
-#: tests.
+#: tests; ``ews4`` and ``ews-msvq4`` are ``ews`` and ``ews-msvq`` with weights of 4 bits.
 PRESETS: Mapping[str, AcceleratorConfig] = _presets()
 
 

@@ -109,7 +109,7 @@ class AcceleratorCore(wiring.Component):
             m.d.comb += [
                 tile.i_write.eq(loader.o_write),
                 tile.i_write_address.eq(loader.o_write_address),
-                tile.i_write_weights.eq(loader.o_write_weights.word_select(t, 8 * config.multipliers)),
+                tile.i_write_weights.eq(loader.o_write_weights.word_select(t, config.weight_bits * config.multipliers)),
                 # With zero gating the weights are looked at beside the registered activations.
                 tile.i_address.eq(entries[int(config.zero_gating)]),
                 tile.i_activations.eq(activations),

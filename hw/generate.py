@@ -64,7 +64,7 @@ class Generated:
         streams and the layout of a command, of the accelerator its registers.
     kit
         By their endings, the other files that belong to it: lint waivers (``.vlt``), constraints (``.sdc``), a FuseSoC
-        core (``.core``), and of the accelerator a C header of the registers (``.h``).
+        core (``.core``); of the accelerator a C header of the registers (``.h``), a driver and an example.
     """
 
     name: str
@@ -204,6 +204,7 @@ def generate(
     # The whole of the hardware; a command line that is refused or lists presets doesn't need it.
     from hw.accelerator import Accelerator
     from hw.bus import register_map
+    from hw.bus.driver import driver_files
     from hw.core import AcceleratorCore
 
     top = unit if top is None else top
@@ -238,7 +239,7 @@ def generate(
         ".core": fusesoc_core(name, top),
     }
     if unit != TOP:
-        kit[".h"] = register_map.header()
+        kit |= {".h": register_map.header(), **driver_files(name)}
     return Generated(name, verilog, rtlil_text, manifest, kit)
 
 

@@ -11,7 +11,7 @@ from amaranth.sim import Simulator
 
 from hw.config import AcceleratorConfig
 from hw.core import EVENTS_LAYOUT, AcceleratorCore
-from sim.program import LayerOutputs, LayerProgram
+from sim.transfers import LayerOutputs, LayerProgram
 
 __all__ = ["run_programs"]
 
@@ -38,7 +38,7 @@ def run_programs(
     -------
     tuple
         The payloads of ``o_psum`` of each layer, and each layer's cycles, counted as by
-        :func:`sw.perf.sequence_cycles`.
+        :func:`sw.schedule.sequence_cycles`.
 
     Raises
     ------

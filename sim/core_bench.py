@@ -10,9 +10,9 @@ from pathlib import Path
 
 import cocotb
 
-from sim.program import LayerOutputs, LayerProgram, score
 from sim.testbench import Testbench
-from sw.perf import sequence_cycles
+from sim.transfers import LayerOutputs, LayerProgram, score
+from sw.schedule import sequence_cycles
 
 FOLDER = Path(os.environ["COSIM_FOLDER"])
 with (FOLDER / "sessions.pickle").open("rb") as file:

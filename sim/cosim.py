@@ -22,9 +22,9 @@ from hw.command_line import write_text
 from hw.config import AcceleratorConfig
 from hw.generate import generate, write
 from hw.layout import Schedule
-from sim.program import LayerProgram, layer_program
 from sim.runner import SimulationError, VerilatorRunner
 from sim.toolchain import BUILD
+from sim.transfers import LayerProgram, layer_program
 from sim.wrapper import TOP, wrapper_verilog
 from sw.format import CompressedLayer
 
@@ -75,7 +75,7 @@ class JobResult:
     mismatches
         How many differ; ``message`` describes the first.
     cycles, predicted
-        Measured, and as :func:`sw.perf.sequence_cycles` predicts for streams that never pause.
+        Measured, and as :func:`sw.schedule.sequence_cycles` predicts for streams that never pause.
     paused
         Whether a stream paused, so that ``cycles`` may exceed ``predicted``.
     utilisation
@@ -174,7 +174,7 @@ def run_sessions(
     ------
     sim.runner.SimulationError
         The simulation ended early, a stream broke the protocol or stood still, or transfers were left over.
-    sim.program.ProgramError
+    sim.transfers.ProgramError
         A layer does not fit the instance.
     """
     programs = [[layer_program(config, job.layer, job.activations, job.schedule) for job in s.jobs] for s in sessions]

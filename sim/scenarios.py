@@ -12,8 +12,8 @@ from hw.config import AcceleratorConfig, preset
 from hw.layout import Schedule
 from sim.cosim import Job, JobResult, Session, run_sessions
 from sw.format import CompressedLayer, Requantisation, unrank_masks
-from sw.perf import choose_schedule
-from sw.perf.schedule import candidate_schedules, raw_passes
+from sw.schedule import choose_schedule
+from sw.schedule.choice import candidate_schedules, raw_passes
 
 __all__ = ["VALUES", "random_activations", "random_job", "random_layer", "run_preset", "sessions"]
 

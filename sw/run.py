@@ -25,12 +25,13 @@ from rich.table import Table
 
 from hw.config import AcceleratorConfig
 from sw.command_line import exit_status
-from sw.compiler.program import Input, Program, Tensor, read_program, write_program
+from sw.executor import execute
 from sw.format.output import staged
-from sw.golden.program import execute
-from sw.host.program import SteppedProgram, is_stepped_program, read_stepped_program
-from sw.perf.program import LayerTiming, measured, predict
+from sw.perf.prediction import predict
 from sw.perf.report import layer_entries, layer_table
+from sw.perf.timing import LayerTiming, measured
+from sw.program import Input, Program, Tensor, read_program, write_program
+from sw.program.steps import SteppedProgram, is_stepped_program, read_stepped_program
 
 __all__ = ["RunError", "main", "quantise_input", "read_images"]
 

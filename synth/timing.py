@@ -310,7 +310,7 @@ def _delay(section: Section, config: AcceleratorConfig, library: Library, clock:
         top = kinds[0]
     text = _section_text(modules, top, section.without)
     if section.top == "crf":
-        width = config.d * config.codeword_bits
+        width = config.d * config.element_bits
         return _register_file(text, config.k, width, config.tiles, library, clock, cache)
     return _flat(text, library, clock, cache)
 

@@ -27,14 +27,13 @@ from hw.config import PRESETS, AcceleratorConfig, ConfigError, preset
 from hw.control.command import command_layout
 from hw.core import AcceleratorCore
 from hw.layout import Schedule, layer_tiles, mask_rank, position_code_bits
-from sim.program import LayerOutputs, LayerProgram, layer_program
 from sim.scenarios import random_activations, random_layer
+from sim.transfers import LayerOutputs, LayerProgram, layer_program
 from sw.compress.kmeans import kmeans, member_counts
 from sw.compress.pruning import nm_mask
 from sw.compress.quantiser import quantise_codebook
 from sw.format.layer import CompressedLayer
-from sw.golden import tile_activations
-from sw.perf import LayerRun, issue_slots, psum_accesses, sequence_cycles
+from sw.schedule import LayerRun, issue_slots, psum_accesses, sequence_cycles, tile_activations
 from tools.marked import write_parts
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -236,7 +235,7 @@ def _draw_bits(drawing: Drawing, y: float, name: str, config: AcceleratorConfig,
         drawing.text(end + 4, y + 13, label, 10.5, FIELDS[label], "start")
         x = end + 18 + 6 * len(label)
     total = sum(map(len, fields.values()))
-    codebook = config.k * config.d * config.codeword_bits
+    codebook = config.k * config.d * config.element_bits
     text = f"{total} bits for {config.d} weights, {total / config.d:g} a weight; codebook {codebook:,} bits"
     drawing.text(952, y + 13, text, 11.5, INK, "end")
 
@@ -244,7 +243,7 @@ def _draw_bits(drawing: Drawing, y: float, name: str, config: AcceleratorConfig,
 def _draw_hardware(drawing: Drawing, config: AcceleratorConfig) -> None:
     about = "weights stay in the array while all positions of the output go by (enhanced weight stationary)"
     drawing.section(306, 240, CHIP, "hw", GREEN, about)
-    crf = f"{config.k} x {config.d} x {config.codeword_bits} bit"
+    crf = f"{config.k} x {config.d} x {config.element_bits} bit"
     decoder = [
         ("index", ["codebook register file", crf]),
         ("mask rank", ["mask decoder", f"rank to {config.M}-bit mask"]),
@@ -318,7 +317,7 @@ def _draw_loader(drawing: Drawing, config: AcceleratorConfig) -> None:
     _draw_port(drawing, 264, "i_command", command)
     drawing.block(108, 244, 358, 38, ["loop nest", "q < D: r < B: s < A: rows; then the command goes on"], INK)
 
-    weights = f"{config.tiles} x {8 * config.multipliers} bit weights"
+    weights = f"{config.tiles} x {config.weight_bits * config.multipliers} bit weights"
     lines = ["row write", weights, f"to one of {config.H} rows"]
     if config.position_bits:
         lines.insert(2, f"{config.tiles} x {config.mrf_width} bit positions")
@@ -327,14 +326,14 @@ def _draw_loader(drawing: Drawing, config: AcceleratorConfig) -> None:
         drawing.arrow((246, 122), (820, 122))
         return
 
-    codeword = config.d * config.codeword_bits
+    codeword = config.d * config.element_bits
     _draw_port(drawing, 94, "i_weight", config.word_width, end=100)
     drawing.arrow((100, 94), (100, 66), (106, 66))
     drawing.arrow((100, 94), (100, 122), (106, 122))
     drawing.block(108, 46, 136, 40, ["unpacker", f"{config.word_width} to {codeword} bit codewords"], BLUE)
     drawing.arrow((246, 66), (294, 66))
     ports = _counted(config.tiles, "read port")
-    codebook = f"{config.k} x {config.d * config.codeword_bits} bit, {ports}"
+    codebook = f"{config.k} x {config.d * config.element_bits} bit, {ports}"
     lines = ["CRF", codebook, f"{config.k} codewords of {config.d}", "raw weights pass beside it"]
     drawing.block(296, 46, 170, 92, lines, BLUE)
     drawing.arrow((246, 122), (294, 122))
@@ -399,9 +398,11 @@ def _draw_array(drawing: Drawing, config: AcceleratorConfig, name: str) -> None:
     drawing.text(520, 457, _counted(config.H, "row"), 11.5, BLUE, "start", True)
     drawing.arrow((720, 392), (720, 464))
     drawing.arrow((930, 136), (930, 484), (914, 484))
-    multipliers = ["8 x 8 bit", _counted(config.multipliers, "multiplier")][::-1]
+    multipliers = [f"{config.weight_bits} x 8 bit", _counted(config.multipliers, "multiplier")][::-1]
     drawing.block(664, 466, 112, 36, multipliers, BLUE)
-    drawing.block(806, 466, 106, 36, ["WRF", f"{config.wrf_depth} x {8 * config.multipliers} bit"], BLUE)
+    drawing.block(
+        806, 466, 106, 36, ["WRF", f"{config.wrf_depth} x {config.weight_bits * config.multipliers} bit"], BLUE
+    )
     drawing.arrow((804, 484), (778, 484))
     trees = [
         _counted(config.d, "adder tree"),
@@ -489,9 +490,12 @@ def streams(config: AcceleratorConfig, name: str) -> str:
                 drawing.text(left + 5, y + 40, label, 10, FAINT, "start")
                 free = end
         y += 78
-    heading(y, "WRF entry of a tile row", f"{8 * config.multipliers} bit, lowest lane first")
+    heading(y, "WRF entry of a tile row", f"{config.weight_bits * config.multipliers} bit, lowest lane first")
     drawing.fields(
-        24, y + 8, 932 / max(8 * config.multipliers, 64), [(8, f"w{i}", BLUE) for i in range(config.multipliers)]
+        24,
+        y + 8,
+        932 / max(config.weight_bits * config.multipliers, 64),
+        [(config.weight_bits, f"w{i}", BLUE) for i in range(config.multipliers)],
     )
     if config.position_bits:
         y += 62
@@ -560,7 +564,7 @@ def core_trace(config: AcceleratorConfig, program: LayerProgram) -> Trace:
     outputs = LayerOutputs([program])
     trace = Trace()
     addresses: list[tuple[int, int]] = []
-    codebook_words = -(-program.run.codewords * config.d * config.codeword_bits // config.word_width)
+    codebook_words = -(-program.run.codewords * config.d * config.element_bits // config.word_width)
 
     async def bench(ctx):
         cycle = 0
@@ -757,7 +761,7 @@ def instances_part() -> Iterator[str]:
     head += ["bits a row write", "cycles a row write", "latency"]
     rows = []
     for name, config in _largest().items():
-        crf = f"{config.k} x {config.d * config.codeword_bits}" if config.features.codebook else "-"
+        crf = f"{config.k} x {config.d * config.element_bits}" if config.features.codebook else "-"
         rows.append(
             [
                 f"`{name}`",
@@ -765,7 +769,7 @@ def instances_part() -> Iterator[str]:
                 config.H * config.tiles * config.multipliers,
                 crf,
                 config.tiles if config.features.codebook else "-",
-                f"{config.wrf_depth} x {8 * config.multipliers}",
+                f"{config.wrf_depth} x {config.weight_bits * config.multipliers}",
                 f"{config.wrf_depth} x {config.mrf_width}" if config.position_bits else "-",
                 " + ".join(f"{bits} {stream_name}" for stream_name, bits in config.streams.items()),
                 f"{max(1.0, *(bits / config.word_width for bits in config.streams.values())):.3g}",
@@ -849,7 +853,7 @@ def tile_part() -> Iterator[str]:
     rows = [
         ("multipliers", f"H·Q = {H * Q}", f"{H * config.multipliers}"),
         ("adders", f"H·d = {H * d}", f"{(H - 1) * d} in the trees, {d} at the PRF, {d} for `i_psum`"),
-        ("WRF bits", f"H·Q·16·b_w = {H * Q * 16 * 8}", f"{H * depth * 8 * config.multipliers}"),
+        ("WRF bits", f"H·Q·16·b_w = {H * Q * 16 * 8}", f"{H * depth * config.weight_bits * config.multipliers}"),
         ("MRF bits", f"H·Q·16·log2 d = {H * Q * 16 * codes}", f"{H * depth * config.mrf_width}"),
         ("leading-zero counters", f"H·Q = {H * Q}", f"{config.mask_groups * config.N}"),
         ("demultiplexer, products steered", f"H·Q = {H * Q} of b_psum bits", f"{H * Q} of {wide} bits"),
@@ -898,7 +902,7 @@ def schedule_part() -> Iterator[str]:
     trace = core_trace(config, program)
     predicted = sequence_cycles(config, [program.run])[0]
     yield (
-        f"{trace.leaves[-1][0] + 1} cycles, {predicted} predicted by `sw.perf`; {len(trace.codewords)} words of "
+        f"{trace.leaves[-1][0] + 1} cycles, {predicted} predicted by `sw.schedule`; {len(trace.codewords)} words of "
         f"codebook, {len(trace.wrf_writes)} row writes, {len(trace.operations)} operations, {len(trace.arf_writes)} "
         f"activation vectors, {len(trace.leaves)} vectors of sums."
     )

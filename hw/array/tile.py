@@ -41,7 +41,7 @@ class Tile(wiring.Component):
         members = {
             "i_write": In(config.H),
             "i_write_address": In(address),
-            "i_write_weights": In(8 * config.multipliers),
+            "i_write_weights": In(config.weight_bits * config.multipliers),
             "i_address": In(address),
             "i_activations": In(8 * config.H),
             "i_accumulate": In(1),

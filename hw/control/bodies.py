@@ -15,7 +15,7 @@ __all__ = ["READ_FIELDS", "SUM_FIELDS", "body_layout", "field_ranges", "store_la
 #: Fields of TILE that the activation reader and the psum buffer need.
 READ_FIELDS = ("B", "D", "Dr", "width", "height", "advance_columns", "passes", "l1_base")
 READ_FIELDS += ("line_pitch", "position_pitch", "dr_pitch", "ds_pitch", "b_pitch")
-SUM_FIELDS = ("A", "width", "height", "accumulate", "last", "psum_base")
+SUM_FIELDS = ("A", "width", "height", "accumulate", "last", "shift", "psum_base")
 
 # What is only added to addresses counts modulo the power of two that numbers the memory's words.
 _L2_PITCHES = {
@@ -102,6 +102,8 @@ def body_layout(opcode: Opcode, config: AcceleratorConfig, names: Collection[str
     for field in BODIES[opcode]:
         if field.name.startswith("reserved") or (names is not None and field.name not in names):
             continue
+        if field.name == "shift" and opcode == Opcode.TILE and config.weight_bits == 8:
+            continue  # every weight is one digit
         low, high = ranges[field.name]
         for pitches, depth in ((_L2_PITCHES, config.l2_depth), (_L1_PITCHES, config.l1_ifmap_depth)):
             if field.name in pitches.get(opcode, ()):

@@ -48,7 +48,7 @@ class WeightLoader(wiring.Component):
             **{f"i_{name}": In(stream.Signature(config.word_width)) for name in config.channels},
             "o_write": Out(config.H),
             "o_write_address": Out(range(config.wrf_depth)),
-            "o_write_weights": Out(config.tiles * config.multipliers * 8),
+            "o_write_weights": Out(config.tiles * config.multipliers * config.weight_bits),
             "i_release": In(1),
             "o_busy": Out(1),
         }
@@ -130,7 +130,7 @@ class WeightLoader(wiring.Component):
         m.d.comb += self.o_command.payload.eq(command)
         if config.features.codebook:
             codeword = Signal(range(config.k))
-            codebook = unpacker("codeword", "weight", config.d * config.codeword_bits)
+            codebook = unpacker("codeword", "weight", config.d * config.element_bits)
             # The words of a codebook end with it.
             m.d.comb += [codebook.i_flush.eq(accept), codebook.o_field.ready.eq(1)]
         with m.FSM() as fsm:
@@ -175,7 +175,7 @@ class WeightLoader(wiring.Component):
             if config.position_bits:
                 m.d.comb += self.o_write_positions.eq(decoder.o_positions)
         else:
-            weights = Signal(8 * config.L, reset_less=True)
+            weights = Signal(config.weight_bits * config.L, reset_less=True)
             m.d.sync += weights.eq(fields["weight"])
             m.d.comb += self.o_write_weights.eq(weights)
         for name, ready in taken_by.items():

@@ -15,24 +15,24 @@ class SignUnit(wiring.Component):
     Members
     -------
     i_values
-        ``count`` x 8 bits: magnitudes 0..127, or weights that are to pass unchanged.
+        ``count`` x ``bits`` bits: magnitudes 0..2**(bits-1)-1, or weights that are to pass unchanged.
     i_signs
         ``count`` bits, high where the value is to be negated.
     o_weights
-        ``count`` x 8 bits, two's complement, -127..127.
+        ``count`` x ``bits`` bits, two's complement; of 8 bits -127..127.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        super().__init__({"i_values": In(8 * count), "i_signs": In(count), "o_weights": Out(8 * count)})
+    def __init__(self, count: int, bits: int = 8) -> None:
+        self.count, self.bits = count, bits
+        super().__init__({"i_values": In(bits * count), "i_signs": In(count), "o_weights": Out(bits * count)})
 
     def elaborate(self, platform):
         m = Module()
         m.d.comb += self.o_weights.eq(
             Cat(
-                Mux(self.i_signs[i], -value, value)[:8]
+                Mux(self.i_signs[i], -value, value)[: self.bits]
                 for i in range(self.count)
-                for value in [self.i_values.word_select(i, 8)]
+                for value in [self.i_values.word_select(i, self.bits)]
             )
         )
         return m

@@ -37,7 +37,7 @@ class WeightDecoder(wiring.Component):
         The row is raw, and its weights, as ``o_weights``. ``i_raw`` is constant while rows of one kind are on their
         way.
     o_weights
-        ``tiles`` x ``multipliers`` x 8 bits, ``decoder_stages`` cycles later.
+        ``tiles`` x ``multipliers`` x ``weight_bits`` bits, ``decoder_stages`` cycles later.
     o_positions
         In sparse variants the position codes of the kept weights, ``tiles`` x ``mrf_width`` bits.
     """
@@ -47,11 +47,11 @@ class WeightDecoder(wiring.Component):
         members = {
             "i_codeword_write": In(1),
             "i_codeword_address": In(range(config.k)),
-            "i_codeword": In(config.d * config.codeword_bits),
+            "i_codeword": In(config.d * config.element_bits),
             **{f"i_{name}": In(bits) for name, bits in config.streams.items()},
             "i_raw": In(1),
             "i_weights": In(config.raw_bits),
-            "o_weights": Out(config.tiles * config.multipliers * 8),
+            "o_weights": Out(config.tiles * config.multipliers * config.weight_bits),
         }
         if config.position_bits:
             members["o_positions"] = Out(config.tiles * config.mrf_width)
@@ -76,7 +76,7 @@ class WeightDecoder(wiring.Component):
         # the earliest one cycle later.
         write = Signal()
         m.d.sync += write.eq(self.i_codeword_write)
-        m.submodules.crf = crf = RegisterFile(config.k, config.d * config.codeword_bits, config.tiles)
+        m.submodules.crf = crf = RegisterFile(config.k, config.d * config.element_bits, config.tiles)
         m.d.comb += [
             crf.i_write.eq(write),
             crf.i_write_address.eq(register(self.i_codeword_address, "codeword_address")),
@@ -96,11 +96,11 @@ class WeightDecoder(wiring.Component):
             codeword = getattr(crf, f"o_data_{tile}")
             elements = []
             for i in range(config.d):
-                element = codeword.word_select(i, config.codeword_bits)
+                element = codeword.word_select(i, config.element_bits)
                 group, place = divmod(i, group_size)
                 if place < stored:
                     number = (tile * config.mask_groups + group) * stored + place
-                    element = Mux(self.i_raw, raw.word_select(number, 8), element)
+                    element = Mux(self.i_raw, raw.word_select(number, config.weight_bits), element)
                 elements.append(register(element, f"element_{tile}_{i}"))
 
             if config.features.mask:
@@ -132,9 +132,11 @@ class WeightDecoder(wiring.Component):
                 elements = kept
 
             if config.features.sign:
-                m.submodules[f"sign_unit_{tile}"] = sign_unit = SignUnit(len(elements))
+                m.submodules[f"sign_unit_{tile}"] = sign_unit = SignUnit(len(elements), config.weight_bits)
                 m.d.comb += [
-                    sign_unit.i_values.eq(Cat(Value.cast(element) | Const(0, 8) for element in elements)),
+                    sign_unit.i_values.eq(
+                        Cat(Value.cast(element) | Const(0, config.weight_bits) for element in elements)
+                    ),
                     sign_unit.i_signs.eq(signs.word_select(tile, len(elements)) & ~self.i_raw.replicate(len(elements))),
                 ]
                 weights.append(sign_unit.o_weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -20,6 +20,10 @@ class PsumBuffer(wiring.Component):
     A tile has ``width * height * A`` vectors at ``psum_base`` and behind it. One that accumulates reads them, ahead of
     the core by at most the two vectors that wait here; one that is not ``last`` writes them; those of a last one go on
     to ``o_sums``. One vector a cycle each way, with no gap between tiles.
+
+    Where weights have less than 8 bits, a tile with ``shift`` gets each sum times ``2**digit_bits``, modulo
+    ``2**psum_width``: the sums before are those of the digits above its own. As all sums are modulo ``2**psum_width``,
+    the last one is right if it fits, whatever those on the way were.
 
     Reading may be one tile ahead of writing. It then waits for every entry at or above the next one that the tile
     before will write: tiles that add to the same output channels use the same entries, so that this is all that a read
@@ -93,6 +97,7 @@ class PsumBuffer(wiring.Component):
         # A command waits here for the tile before to be written, while its vectors are read.
         offered = self.i_command.payload
         tile = Signal(tile_layout, reset_less=True)
+        shift = Signal(reset_less=True)
         reading, waiting = Signal(), Signal()
         next_base, next_last = Signal.like(sram.i_write_address), Signal()
         read_address = Signal.like(sram.i_read_address)
@@ -112,6 +117,8 @@ class PsumBuffer(wiring.Component):
                 next_last.eq(offered.last),
                 read_address.eq(offered.psum_base),
             ]
+            if "shift" in offered.shape().members:
+                m.d.sync += shift.eq(offered.shift)
 
         # Writing
         writing, last = Signal(), Signal()
@@ -159,6 +166,14 @@ class PsumBuffer(wiring.Component):
             fetched.eq(read | (fetched & ~move)),
             loaded.eq(move | (loaded & ~self.o_psum.ready)),
         ]
+        found = sram.o_data
+        if "shift" in offered.shape().members:
+            # Of the vector that the memory gives, which may be the last one of the tile before.
+            shifts = Signal(reset_less=True)
+            with m.If(read):
+                m.d.sync += shifts.eq(shift)
+            lanes = [found.word_select(lane, config.psum_width) for lane in range(config.L)]
+            found = Cat(Mux(shifts, (lane << config.digit_bits)[: config.psum_width], lane) for lane in lanes)
         with m.If(move):
-            m.d.sync += out.eq(sram.o_data)
+            m.d.sync += out.eq(found)
         return m

@@ -17,8 +17,8 @@ from sim.accelerator.model import accelerator_runner
 from sim.accelerator.run import Bus, Job, run_jobs
 from sim.runner import BuildError, SimulationError
 from sim.toolchain import ToolchainError
-from sw.compiler.program import read_program
 from sw.format.output import staged
+from sw.program import read_program
 
 
 def model_name(config: AcceleratorConfig) -> str:

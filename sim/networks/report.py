@@ -12,7 +12,7 @@ from sim.networks.runs import Run
 from sim.networks.workloads import Workload
 from sw.format.output import staged
 from sw.host.operations import COMPUTED
-from sw.perf.program import CAUSES, LayerTiming
+from sw.perf.timing import CAUSES, LayerTiming
 
 __all__ = ["layer_rows", "markdown", "run_report", "span", "write_report"]
 

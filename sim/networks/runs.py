@@ -17,10 +17,11 @@ from hw.control.descriptor import BYTES
 from sim.accelerator.model import accelerator_runner, emission_cost
 from sim.accelerator.run import Job, Outcome, run_jobs
 from sim.networks.workloads import Workload
-from sw.compiler.program import Program, ProgramLayer
-from sw.golden.program import execute
-from sw.host.program import SteppedProgram, Transfer
-from sw.perf.program import LayerTiming, measured, predict
+from sw.executor import execute
+from sw.perf.prediction import predict
+from sw.perf.timing import LayerTiming, measured
+from sw.program import Program, ProgramLayer
+from sw.program.steps import SteppedProgram, Transfer
 
 __all__ = ["Check", "NetworkError", "Run", "check_memory", "run_workload", "top_classes"]
 

@@ -27,7 +27,8 @@ from sim.networks.__main__ import RESULTS
 from sim.networks.report import span, write_report
 from sim.networks.workloads import deit_tiny_layers, on_chip, random_resnet18, recipe_for_instance
 from sw.compiler.compile import compile_layers, compile_network
-from sw.perf.program import LayerTiming, predict
+from sw.perf.prediction import predict
+from sw.perf.timing import LayerTiming
 
 __all__ = ["main"]
 
@@ -117,8 +118,8 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         "# What compressed weights save, in cycles",
         "",
-        "Made by `python -m sim.networks.speed`, from the cycle model of whole programs (`sw.perf.program`). Weights",
-        "are random, and fetched from DRAM for every image.",
+        "Made by `python -m sim.networks.speed`, from the cycle model of whole programs (`sw.perf.prediction`).",
+        "Weights are random, and fetched from DRAM for every image.",
         "",
         "## ResNet-18, 224 x 224, 64 x 64, bus of 64 bits",
         "",

@@ -20,7 +20,7 @@ from hw.config import AcceleratorConfig
 from hw.control.descriptor import BYTES, Opcode
 from sw.compiler.compile import compile_layers, compile_network
 from sw.compiler.graph import Convolution, lower
-from sw.compiler.program import Program
+from sw.compiler.steps import compile_steps
 from sw.compiler.weights import is_coded
 from sw.compress.methods import LayerSource, Recipe, compress_layers
 from sw.compress.training.data import load_data
@@ -31,10 +31,10 @@ from sw.compress.training.modules import convert
 from sw.format.container import read_container, write_container
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.host import transformer
-from sw.host.compile import compile_steps
 from sw.host.network import SteppedNetwork, read_stepped, write_stepped
 from sw.host.operations import Array
-from sw.host.program import SteppedProgram
+from sw.program import Program
+from sw.program.steps import SteppedProgram
 
 __all__ = [
     "WORKLOADS",

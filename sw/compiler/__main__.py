@@ -52,10 +52,10 @@ def _image(text: str) -> tuple[int, int, int]:
 def _compile(options: argparse.Namespace) -> None:
     # Torch takes seconds to load, and the listing does without it.
     from sw.compiler.compile import compile_network
-    from sw.compiler.program import write_program
     from sw.compress.training.integer import read_network
     from sw.format.container import read_container
     from sw.host.network import is_stepped
+    from sw.program import write_program
 
     config = preset(options.preset).override(options.set)
     if is_stepped(read_container(options.container)):
@@ -75,9 +75,9 @@ def _compile(options: argparse.Namespace) -> None:
 
 def _compile_steps(options: argparse.Namespace, config: AcceleratorConfig) -> None:
     """A network in steps: one program for each operation of the accelerator."""
-    from sw.host.compile import compile_steps
+    from sw.compiler.steps import compile_steps
     from sw.host.network import read_stepped
-    from sw.host.program import write_stepped_program
+    from sw.program.steps import write_stepped_program
 
     if options.dump or options.image:
         name = "--dump" if options.dump else "--image"

@@ -14,12 +14,12 @@ from hw.control.descriptor import BYTES, Descriptor, Opcode
 from sw.compiler.emission import Dram, Emitter, Mapped
 from sw.compiler.graph import CompileError, Convolution, Graph, Value, convolution, lower, trimmed
 from sw.compiler.placement import Place, pixel_words, place
-from sw.compiler.program import OPERAND_TILE, Fold, Input, Operand, Program, ProgramError, ProgramLayer, Tensor
 from sw.compiler.tiling import Geometry, Plan, choose_plan, tiles
 from sw.compiler.weights import Weights, is_coded
 from sw.compress.training.integer import IntegerNetwork
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.golden import check_psum_width
+from sw.program import OPERAND_TILE, Fold, Input, Operand, Program, ProgramError, ProgramLayer, Tensor
 
 __all__ = ["Product", "compile_layer", "compile_layers", "compile_network", "compile_products"]
 
@@ -63,7 +63,7 @@ def compile_network(
         An operation or its weights cannot run on the instance, or L1 or L2 is too small.
     sw.golden.PsumOverflowError
         A layer's partial sums may overflow ``config.psum_width``.
-    sw.compiler.program.ProgramError
+    sw.program.ProgramError
         The program does not fit the address space.
     """
     graph = lower(network, image_shape)
@@ -99,7 +99,7 @@ def compile_layers(
 
     Raises
     ------
-    CompileError, sw.golden.PsumOverflowError, sw.compiler.program.ProgramError
+    CompileError, sw.golden.PsumOverflowError, sw.program.ProgramError
         As :func:`compile_network`.
     """
     return _compile_layers(layers, config, records, base, progress, "logits" if wide else "layer")
@@ -168,7 +168,7 @@ def compile_products(
     """Matrix products, such as those of the heads of an attention, as one program.
 
     ``b`` takes the place of weights: raw ones, which the host packs into the image before each run
-    (:meth:`sw.compiler.program.Program.with_operands`). ``a`` is an input, ``[C, 1, T]``. Partial sums are proved not
+    (:meth:`sw.program.Program.with_operands`). ``a`` is an input, ``[C, 1, T]``. Partial sums are proved not
     to overflow for all int8 values of both.
 
     Parameters
@@ -185,7 +185,7 @@ def compile_products(
 
     Raises
     ------
-    CompileError, sw.golden.PsumOverflowError, sw.compiler.program.ProgramError
+    CompileError, sw.golden.PsumOverflowError, sw.program.ProgramError
         As :func:`compile_network`.
     """
     layers = []
@@ -219,6 +219,8 @@ class _Compiler:
         config, graph = self.config, self.graph
         if config.word_width & (config.word_width - 1):
             raise CompileError(f"word_width must be a power of two, as AXI has it, not {config.word_width}")
+        if config.weight_bits != 8:
+            raise CompileError(f"weight_bits must be 8 until the compiler knows digits, not {config.weight_bits}")
         if self.base % BYTES or not 0 <= self.base < 1 << config.address_bits:
             raise CompileError(
                 f"base must be a multiple of {BYTES} in 0..2**{config.address_bits} - {BYTES}, not {self.base}"

@@ -19,9 +19,9 @@ from hw.config import AcceleratorConfig
 from hw.control.descriptor import BYTES, WAIT_REACH, Channel, Descriptor, DescriptorError, Opcode
 from sw.compiler.graph import CompileError, Convolution, Graph, Vector
 from sw.compiler.placement import Place
-from sw.compiler.program import Tensor
 from sw.compiler.tiling import Geometry, Plan, Strip, strips
 from sw.compiler.weights import Streams, Tile, Weights
+from sw.program import Tensor
 
 __all__ = ["LOADS", "VECTORS", "Dram", "Emitter", "Mapped"]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from hw.control.descriptor import Channel, Descriptor, Opcode, VectorOp
 from sw.command_line import exit_status
-from sw.compiler.program import COUNTED, Program, ProgramError, Tensor, read_program
-from sw.host.program import SteppedProgram, is_stepped_program, read_stepped_program
+from sw.program import COUNTED, Program, ProgramError, Tensor, read_program
+from sw.program.steps import SteppedProgram, is_stepped_program, read_stepped_program
 
 __all__ = ["describe_descriptor", "list_program", "main"]
 

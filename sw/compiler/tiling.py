@@ -17,7 +17,7 @@ from math import ceil
 from hw.config import AcceleratorConfig
 from sw.compiler.graph import CompileError, Convolution, Value
 from sw.compiler.weights import Tile, Weights
-from sw.perf.schedule import candidate_schedules
+from sw.schedule.choice import candidate_schedules
 
 __all__ = ["Geometry", "Plan", "Strip", "Work", "choose_plan", "plan_for", "strips", "tiles"]
 
@@ -144,7 +144,7 @@ class Work:
             shape=weights.convolution.shape,
             coded=weights.coded,
             codewords=layer.k if coded and layer is not None else 0,
-            codeword_bits=layer.d * config.codeword_bits if coded and layer is not None else 0,
+            codeword_bits=layer.d * config.element_bits if coded and layer is not None else 0,
             passes=weights.passes,
             bits=tuple(weights.bits.items()),
             banded=weights.banded,

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
 from sw.compiler.graph import CompileError, Convolution
-from sw.compiler.rows import Tile, arrange, flatten, pass_columns
 from sw.format.packing import pack_fields, rank_masks
+from sw.program.rows import Tile, arrange, flatten, pass_columns
 
 __all__ = ["Streams", "Tile", "Weights", "is_coded"]
 
@@ -223,8 +223,8 @@ class Weights:
             layer = self.convolution.layer
             assert layer is not None
             assert layer.codebook is not None
-            unsigned = layer.codebook.view(np.uint8) & np.uint8((1 << config.codeword_bits) - 1)
-            codebook = self._padded(pack_fields(unsigned, config.codeword_bits))
+            unsigned = layer.codebook.view(np.uint8) & np.uint8((1 << config.element_bits) - 1)
+            codebook = self._padded(pack_fields(unsigned, config.element_bits))
         return Streams(codebook, channels)
 
     def _padded(self, data: bytes) -> bytes:

@@ -10,14 +10,11 @@ and its error.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from numbers import Real
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -25,6 +22,18 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from sw.compress.kmeans_kernels import kernels
+from sw.compress.kmeans_problem import (
+    EMPTY_POLICIES,
+    INITS,
+    Assignments,
+    Floats,
+    KMeansError,
+    KMeansResult,
+    Masks,
+    Settings,
+    check_problem,
+    checked_layers,
+)
 
 __all__ = [
     "EMPTY_POLICIES",
@@ -38,18 +47,6 @@ __all__ = [
     "objective",
     "update",
 ]
-
-#: How the first codewords are chosen. ``k-means++`` takes one subvector after the other, each with a probability
-#: proportional to its error so far; ``random`` takes k different subvectors. In both, a pruned element starts at the
-#: value of that element in a random subvector that keeps it. ``paper`` is ``random`` with pruned elements at 0, MVQ
-#: section 3 read to the letter. With 4:16 and d = 16 its error is larger from k = 256 on (1.6 times at k = 512 on the
-#: larger convolutions of EfficientNet-Lite0); up to k = 128 it is within some per cent, above or below. Without masks
-#: ``paper`` and ``random`` are the same.
-INITS = ("k-means++", "random", "paper")
-
-#: What happens to a codeword without members. ``farthest``: the codewords without members, in ascending order, move to
-#: the subvectors with the largest errors, in descending order (ties: the lowest number). ``keep``: they stay.
-EMPTY_POLICIES = ("farthest", "keep")
 
 #: Share of the assignments that may still change when the clustering stops (MVQ section 3).
 TOLERANCE = 1e-3
@@ -65,9 +62,6 @@ _SUM_ROWS, _SUM_ROWS_A_CODEWORD = 1 << 15, 4
 
 _BLAS = ThreadpoolController()
 
-Floats = NDArray[np.float32]
-Masks = NDArray[np.bool_]
-Assignments = NDArray[np.int32]
 T = TypeVar("T")
 
 
@@ -75,35 +69,6 @@ class Run(Protocol):
     """Calls a function for each chunk; its results, in order."""
 
     def __call__(self, work: Callable[[slice], T], chunks: list[slice]) -> list[T]: ...
-
-
-class KMeansError(ValueError):
-    """An input that cannot be clustered. The message names the argument, its value and the allowed range."""
-
-
-@dataclass(frozen=True)
-class KMeansResult:
-    """What :func:`kmeans` found.
-
-    Attributes
-    ----------
-    codebook
-        float32 ``[k, d]``. An element that no member keeps has the value it started with.
-    assignments
-        int32 ``[NG]``: the nearest codeword of every subvector, for this codebook.
-    objective
-        Equation 1 for them.
-    iterations
-        Updates of the codebook.
-    converged
-        Fewer assignments changed in the last iteration than the tolerance allows.
-    """
-
-    codebook: Floats
-    assignments: Assignments
-    objective: float
-    iterations: int
-    converged: bool
 
 
 def assign(subvectors: Floats, masks: Masks | None, codebook: Floats, *, threads: int | None = None) -> Assignments:
@@ -227,7 +192,7 @@ def kmeans(
         An argument has a wrong shape or dtype, is NaN or infinite, or is out of range.
     """
     settings = Settings(k, iterations, seed, init, empty, tolerance, start)
-    _check(subvectors, masks, settings)
+    check_problem(subvectors, masks, settings)
     with _workers(threads) as run:
         return _cluster(subvectors, masks, settings, run)
 
@@ -274,7 +239,7 @@ def kmeans_layers(
     """
     layers = checked_layers(subvectors, masks, start, Settings(k, iterations, seed, init, empty, tolerance))
     if device != "cpu":
-        from sw.compress.kmeans_gpu import cluster_layers  # it needs this module, and PyTorch
+        from sw.compress.kmeans_gpu import cluster_layers  # it needs PyTorch
 
         results = cluster_layers(layers, device)
         for _ in results:
@@ -294,83 +259,6 @@ def kmeans_layers(
         order = sorted(range(len(layers)), key=lambda i: -work[i])
         found = {i: drivers.submit(cluster, i) for i in order}
         return [found[i].result() for i in range(len(layers))]
-
-
-@dataclass(frozen=True, eq=False)
-class Settings:
-    """The arguments of :func:`kmeans` of these names."""
-
-    k: int
-    iterations: int
-    seed: int
-    init: str
-    empty: str
-    tolerance: float
-    start: Floats | None = None
-
-
-Layer = tuple[Floats, Masks | None, Settings]
-
-
-def checked_layers(
-    subvectors: Sequence[Floats],
-    masks: Sequence[Masks | None] | None,
-    start: Sequence[Floats | None] | None,
-    settings: Settings,
-) -> list[Layer]:
-    """One checked problem for each layer, from the arguments of :func:`kmeans_layers`."""
-    for name, entries in (("masks", masks), ("start", start)):
-        if entries is not None and len(entries) != len(subvectors):
-            raise KMeansError(
-                f"{name} must have one entry for each of the {len(subvectors)} layers, not {len(entries)}"
-            )
-    layers: list[Layer] = []
-    for i, w in enumerate(subvectors):
-        first = None if start is None else start[i]
-        layer = w, None if masks is None else masks[i], dataclasses.replace(settings, start=first)
-        try:
-            _check(*layer)
-        except KMeansError as error:
-            raise KMeansError(f"layer {i}: {error}") from None
-        layers.append(layer)
-    return layers
-
-
-def _check(subvectors: Floats, masks: Masks | None, settings: Settings) -> None:
-    _check_floats("subvectors", subvectors, None)
-    if masks is not None and (
-        not isinstance(masks, np.ndarray) or masks.dtype != np.bool_ or masks.shape != subvectors.shape
-    ):
-        found = f"{masks.dtype.name} {list(masks.shape)}" if isinstance(masks, np.ndarray) else type(masks).__name__
-        raise KMeansError(f"masks must be bool {list(subvectors.shape)}, not {found}")
-    NG, d = subvectors.shape
-    k = settings.k
-    if type(k) is not int or not 1 <= k <= NG:
-        raise KMeansError(f"k must be an integer in 1..NG = 1..{NG}, not {k!r}")
-    for name in ("iterations", "seed"):
-        value = getattr(settings, name)
-        if type(value) is not int or value < 0:
-            raise KMeansError(f"{name} must be an integer of at least 0, not {value!r}")
-    if settings.init not in INITS:
-        raise KMeansError(f"init must be one of {', '.join(INITS)}, not {settings.init!r}")
-    if settings.empty not in EMPTY_POLICIES:
-        raise KMeansError(f"empty must be one of {', '.join(EMPTY_POLICIES)}, not {settings.empty!r}")
-    if not isinstance(settings.tolerance, Real) or not 0 <= settings.tolerance <= 1:
-        raise KMeansError(f"tolerance must be a number in 0..1, not {settings.tolerance!r}")
-    if settings.start is not None:
-        _check_floats("start", settings.start, (k, d))
-
-
-def _check_floats(name: str, array: Floats, shape: tuple[int, int] | None) -> None:
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-        found = array.dtype.name if isinstance(array, np.ndarray) else type(array).__name__
-        raise KMeansError(f"{name} must be a float32 array, not {found}")
-    if shape is None and (array.ndim != 2 or 0 in array.shape):
-        raise KMeansError(f"{name} must have shape [NG, d] with NG and d of at least 1, not {list(array.shape)}")
-    if shape is not None and array.shape != shape:
-        raise KMeansError(f"{name} must have shape {list(shape)}, not {list(array.shape)}")
-    if not np.isfinite(array.max()) or not np.isfinite(array.min()):
-        raise KMeansError(f"{name} must be finite, not NaN or infinite")
 
 
 def scaled(subvectors: Floats, masks: Masks | None) -> tuple[Floats, Masks | None, int]:

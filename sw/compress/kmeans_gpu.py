@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sw.compress.kmeans import KMeansError, KMeansResult, Layer, Settings
+from sw.compress.kmeans_group import Group
+from sw.compress.kmeans_problem import KMeansError, KMeansResult, Layer, Settings
 
-__all__ = ["BACKENDS", "Group", "cluster_layers", "device_kind"]
+__all__ = ["BACKENDS", "cluster_layers", "device_kind"]
 
 BACKENDS = ("triton", "torch")
 
@@ -34,69 +34,6 @@ TILE = 64
 
 # Scores that the reference computes at once.
 _SCORES = 1 << 25
-
-
-@dataclass(eq=False)
-class Group:
-    """Layers with the same d, one after the other, on one device, and the state of their clustering.
-
-    Attributes
-    ----------
-    w
-        float32 ``[NG, d]``: all subvectors, each layer scaled so that its largest magnitude is in 0.5..1.
-    masks
-        bool ``[NG, d]`` or None.
-    offsets
-        First subvector of every layer, and their number.
-    tile, tiles
-        Subvectors of a tile; int32 ``[tiles, 3]``: first subvector, end of the layer and number of the layer.
-    points
-        float64 ``[layers]``: 2^p.
-    codebook
-        float32 ``[layers, k, d]``.
-    assignments
-        int32 ``[NG]``, of the layer's k.
-    totals, counts, sizes
-        int64 ``[layers, k, d]``: sums of the members by 2^p; int32: members that keep each element; int32
-        ``[layers, k]``: members.
-    changes
-        int32 ``[layers]``: assignments that the last step changed.
-    """
-
-    w: Tensor
-    masks: Tensor | None
-    offsets: list[int]
-    tile: int
-    tiles: Tensor
-    points: Tensor
-    codebook: Tensor
-    assignments: Tensor
-    totals: Tensor
-    counts: Tensor
-    sizes: Tensor
-    changes: Tensor
-
-    def rows(self, layer: int) -> slice:
-        """The subvectors of a layer."""
-        return slice(self.offsets[layer], self.offsets[layer + 1])
-
-    def chunks(self, layer: int, rows: int) -> list[slice]:
-        """The subvectors of a layer, at most this many at once."""
-        first, end = self.offsets[layer], self.offsets[layer + 1]
-        return [slice(i, min(i + rows, end)) for i in range(first, end, rows)]
-
-    def errors(self, chunk: slice, codebook: Tensor, assignments: Tensor) -> Tensor:
-        """Squared errors, float64, of the subvectors of a chunk of one layer: the terms of MVQ equation 1."""
-        codewords = codebook[assignments.long()]
-        if self.masks is not None:
-            codewords *= self.masks[chunk]
-        return (self.w[chunk].double() - codewords).square_().sum(dim=1)
-
-    def layer_errors(self, layer: int) -> Tensor:
-        """Squared errors of a layer's subvectors, float64, in chunks so that no float64 copy of the weights is made."""
-        return torch.cat(
-            [self.errors(chunk, self.codebook[layer], self.assignments[chunk]) for chunk in self.chunks(layer, 1 << 16)]
-        )
 
 
 class Steps(Protocol):
@@ -188,7 +125,7 @@ def cluster_layers(layers: Sequence[Layer], device: str, backend: str | None = N
     Parameters
     ----------
     layers
-        From :func:`sw.compress.kmeans.checked_layers`.
+        From :func:`sw.compress.kmeans_problem.checked_layers`.
     device
         A PyTorch device.
     backend
@@ -292,7 +229,7 @@ def load(layers: Sequence[Layer], device: str) -> tuple[Group, list[int]]:
 
 
 def start(group: Group, settings: Sequence[Settings], exponents: Sequence[int], steps: Steps) -> None:
-    """The codebooks to start from (:data:`sw.compress.kmeans.INITS`), drawn as on the CPU."""
+    """The codebooks to start from (:data:`sw.compress.kmeans_problem.INITS`), drawn as on the CPU."""
     count, k, d = group.codebook.shape
     given = [s.start for s in settings]
     if settings[0].init == "k-means++" and all(codebook is None for codebook in given):
@@ -370,7 +307,7 @@ def cluster_group(
 
 
 def move_empty(group: Group, layer: int) -> None:
-    """Policy ``farthest`` of :data:`sw.compress.kmeans.EMPTY_POLICIES`."""
+    """Policy ``farthest`` of :data:`sw.compress.kmeans_problem.EMPTY_POLICIES`."""
     lonely = (group.sizes[layer] == 0).nonzero().squeeze(1)
     errors, order = torch.sort(group.layer_errors(layer), descending=True, stable=True)
     farthest = order[: len(lonely)][errors[: len(lonely)] > 0]

@@ -9,15 +9,14 @@ and three of the four products of the parts are added in float32.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from sw.compress.kmeans_gpu import Group
+from sw.compress.kmeans_group import Group
 
 # Codewords a program looks at at once, and its warps; with tiles of 64 subvectors the fastest of eight on an H100.
 CODES, WARPS = 64, 4

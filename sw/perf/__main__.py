@@ -25,9 +25,9 @@ from sw.command_line import add_instance_options, exit_status
 from sw.compiler.graph import CompileError
 from sw.format.output import staged
 from sw.perf.estimate import estimate
-from sw.perf.program import Latencies
 from sw.perf.report import layer_entries, layer_table
 from sw.perf.shapes import ShapesError, read_workload
+from sw.perf.timing import Latencies
 
 __all__ = ["main", "sweep_points"]
 

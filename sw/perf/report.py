@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from hw.config import AcceleratorConfig
-from sw.perf.program import CAUSES, LayerTiming, total, traffic_bytes, utilisation
+from sw.perf.timing import CAUSES, LayerTiming, total, traffic_bytes, utilisation
 
 __all__ = ["layer_entries", "layer_table"]
 

@@ -9,10 +9,10 @@ from hw.bus.register_map import REGISTERS
 from hw.config import preset
 from hw.layout import Schedule
 from sim.accelerator.axi_memory import AxiMemory, LiteHost
-from sw.compiler.program import Program
-from sw.golden.program import execute
+from sw.executor import execute
+from sw.program import Program
 from tests.sw.assembler import layer_program
-from tests.sw.golden.test_golden_program import image, some_layer
+from tests.sw.executor.test_executor import image, some_layer
 
 OFFSET = {register.name: register.offset for register in REGISTERS}
 

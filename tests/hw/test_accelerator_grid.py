@@ -21,8 +21,8 @@ from sim.accelerator.run import Bus, Job, run_jobs
 from sim.toolchain import verilator_environment
 from sw.compiler.compile import compile_layer, compile_network
 from sw.compiler.graph import CompileError
-from sw.compiler.program import Program
-from sw.golden.program import execute
+from sw.executor import execute
+from sw.program import Program
 from tests.sw.networks import Builder, random_layer
 from tests.sw.random_networks import random_network
 

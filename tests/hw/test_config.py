@@ -17,7 +17,7 @@ FIELDS = [field.name for field in dataclasses.fields(AcceleratorConfig)]
 def test_presets(name: str) -> None:
     config = preset(name)
     variant, _, size = name.rpartition("-")
-    assert config.variant == variant
+    assert (config.variant, config.weight_bits) == (variant.removesuffix("4"), 4 if "4-" in name else 8)
     assert ((4, 8) if size == "tiny" else (int(size), int(size))) == (config.H, config.L)
     assert AcceleratorConfig.from_dict(config.to_dict()) == config
     assert AcceleratorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -28,7 +28,8 @@ def test_presets(name: str) -> None:
 
 
 def test_presets_are_all_variants_at_all_sizes() -> None:
-    assert set(PRESETS) == {f"{variant}-{size}" for variant in VARIANTS for size in (16, 32, 64, "tiny")}
+    names = (*VARIANTS, "ews4", "ews-msvq4")
+    assert set(PRESETS) == {f"{name}-{size}" for name in names for size in (16, 32, 64, "tiny")}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -43,9 +44,10 @@ def test_what_a_preset_implies(name: str) -> None:
     mask = ceil(log2(comb(config.M, config.N))) if features.mask else 0
     assert (config.index_bits, config.mask_bits) == (index, mask)
     assert config.position_bits == (ceil(log2(config.M)) if features.sparse else 0)
-    assert (config.codeword_bits, config.product_width) == ((7, 15) if features.sign else (8, 16))
+    bits = config.weight_bits
+    assert (config.element_bits, config.product_width) == ((bits - 1, bits + 7) if features.sign else (bits, bits + 8))
     if not features.codebook:
-        assert config.streams == {"weight": 8 * config.L}
+        assert config.streams == {"weight": bits * config.L}
     else:
         streams = {"index": index, "mask": mask * config.mask_groups, "sign": kept if features.sign else 0}
         assert config.streams == {key: bits * config.tiles for key, bits in streams.items() if bits}
@@ -59,6 +61,8 @@ def test_bits_of_the_papers_codes() -> None:
     assert preset("ews-msvq-16").channels == ("weight", "mask", "sign")
     assert preset("ews-msvq-16").raw_streams == {"weight": 32, "mask": 11}
     assert preset("ews-cm-16").raw_streams == {"weight": 128}
+    assert preset("ews-msvq4-16").streams == {"index": 5, "mask": 10, "sign": 4}
+    assert preset("ews-msvq4-16").raw_streams == {"weight": 16, "mask": 10}
     assert preset("ws-16").channels == ("weight",)
     assert (preset("ws-16").tile_weights, preset("ews-16").tile_weights) == (1, 16)
 
@@ -96,6 +100,7 @@ for _name, _low, _high in (
     ("d", 1, 64),
     ("k", 2, 4096),
     ("M", 1, 32),
+    ("weight_bits", 2, 8),
     ("wrf_depth", 2, 256),
     ("arf_depth", 2, 256),
     ("prf_depth", 2, 256),
@@ -149,6 +154,20 @@ def test_from_dict_and_preset_refuse() -> None:
         AcceleratorConfig.from_dict({"h": 4})
     with pytest.raises(ConfigError, match="unknown preset 'ews-8'; the presets are ws-16, ws-32,"):
         preset("ews-8")
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_products_fit_as_digits_do(variant: str, bits: int) -> None:
+    """A product has no bit too few, and none too many; digits reach all multiples of what the next ones leave."""
+    config = AcceleratorConfig(variant, weight_bits=bits)
+    least = -(1 << (bits - 1)) + config.features.sign
+    half = 1 << (config.product_width - 1)
+    products = [least * -128, ((1 << (bits - 1)) - 1) * -128]
+    assert max(products) < half <= 2 * max(products)
+    assert min(products) >= -half
+    digits = (1 << (bits - 1)) - 1 - least + 1
+    assert digits >= 1 << config.digit_bits
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

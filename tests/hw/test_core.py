@@ -11,9 +11,9 @@ import pytest
 from hw.config import VARIANTS, preset
 from hw.layout import Schedule
 from sim.amaranth_bench import run_programs
-from sim.program import layer_program, score
 from sim.scenarios import random_activations, random_layer
-from sw.perf import issue_slots, sequence_cycles, tile_timings
+from sim.transfers import layer_program, score
+from sw.schedule import issue_slots, sequence_cycles, tile_timings
 
 STREAMS = ("i_command", "i_activation", "i_psum", "o_psum", "i_weight", "i_mask", "i_sign")
 

@@ -9,9 +9,9 @@ import pytest
 
 from hw.config import MASK_DECODERS, VARIANTS, AcceleratorConfig
 from sim.amaranth_bench import run_programs
-from sim.program import layer_program, score
 from sim.scenarios import random_job
-from sw.perf import sequence_cycles
+from sim.transfers import layer_program, score
+from sw.schedule import sequence_cycles
 
 # H, d, L/d, N, M: the corners first, then whatever the seeds give.
 ARRAYS = [(1, 1, 1, 1, 1), (5, 4, 2, 4, 4), (3, 2, 3, 1, 1), (2, 8, 1, 3, 8), (5, 6, 1, 1, 2), (1, 8, 2, 2, 4)]

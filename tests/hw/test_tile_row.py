@@ -20,6 +20,11 @@ SHAPES = [
     {"variant": "ews-cms", "d": 4, "N": 4, "M": 4},
     {"variant": "ews-cms", "d": 2, "N": 1, "M": 1},
     {"variant": "ews-msvq", "d": 8, "N": 3, "M": 8},
+    {"variant": "ews", "d": 4, "weight_bits": 4},
+    {"variant": "ews-cms", "d": 6, "N": 1, "M": 2, "weight_bits": 2},
+    {"variant": "ews-msvq", "d": 16, "N": 2, "M": 8, "weight_bits": 4},
+    {"variant": "ews-msvq", "d": 4, "N": 2, "M": 4, "weight_bits": 2},
+    {"variant": "ews-ssvq", "d": 3, "weight_bits": 7},
 ]
 
 
@@ -33,8 +38,9 @@ def codes(config: AcceleratorConfig, positions: list[int]) -> list[int]:
 
 def random_entry(config: AcceleratorConfig, rng: random.Random):
     """Stored weights, their positions, and the weights of all lanes."""
-    low = -127 if config.features.sign else -128
-    weights = [rng.choice([low, 127, 0, rng.randint(low, 127)]) for _ in range(config.multipliers)]
+    high = (1 << (config.weight_bits - 1)) - 1
+    low = -high if config.features.sign else -high - 1
+    weights = [rng.choice([low, high, 0, rng.randint(low, high)]) for _ in range(config.multipliers)]
     if not config.features.sparse:
         return weights, [], weights
     positions = []
@@ -72,7 +78,7 @@ def test_products_of_stored_weights(
     async def write(ctx, address: int, entry) -> None:
         ctx.set(row.i_write, 1)
         ctx.set(row.i_write_address, address)
-        ctx.set(row.i_write_weights, pack(entry[0], 8))
+        ctx.set(row.i_write_weights, pack(entry[0], config.weight_bits))
         if config.position_bits:
             ctx.set(row.i_write_positions, pack(codes(config, entry[1]), config.mrf_width // config.mask_groups))
 
@@ -112,25 +118,29 @@ def test_products_of_stored_weights(
     simulate(row, bench)
 
 
+@pytest.mark.parametrize("bits", [3, 8])
 @pytest.mark.parametrize("registered", [False, True])
-def test_gated_multiplier_holds_where_an_operand_is_zero(simulate, registered: bool) -> None:
-    multiplier = Multiplier(16, registered, gated=True)
+def test_gated_multiplier_holds_where_an_operand_is_zero(simulate, registered: bool, bits: int) -> None:
+    multiplier = Multiplier(bits + 8, registered, gated=True, weight_bits=bits)
     rng = random.Random(0)
-    pairs = [(rng.choice([0, rng.randint(-128, 127)]), rng.choice([0, rng.randint(-128, 127)])) for _ in range(300)]
+    half, ones = 1 << (bits - 1), (1 << bits) - 1
+    pairs = [
+        (rng.choice([0, rng.randint(-half, half - 1)]), rng.choice([0, rng.randint(-128, 127)])) for _ in range(300)
+    ]
 
     async def bench(ctx) -> None:
         operands, product, products = (0, 0), 0, [0, 0]
         for weight, activation in pairs:
-            ctx.set(multiplier.i_weight, weight & 255)
+            ctx.set(multiplier.i_weight, weight & ones)
             ctx.set(multiplier.i_activation, activation & 255)
             await ctx.tick()
             if registered and products[-1]:
                 product = products[-1]
             if weight and activation:
-                operands = (weight & 255, activation & 255)
+                operands = (weight & ones, activation & 255)
             products.append(weight * activation)
             assert ctx.get(multiplier.o_product.as_signed()) == products[-1 - registered]
-            assert tuple(ctx.get(signal) for signal in multiplier._held) == (*operands, product & 0xFFFF)
+            assert tuple(ctx.get(signal) for signal in multiplier._held) == (*operands, product & (1 << bits + 8) - 1)
 
     simulate(multiplier, bench)
 

@@ -22,6 +22,12 @@ SHAPES = [
     {"variant": "ews-ssvq", "L": 6, "d": 3, "k": 16, "N": 3, "M": 3},
     {"variant": "ews-msvq", "L": 12, "d": 6, "k": 7, "N": 2, "M": 3},
     {"variant": "ews-msvq", "L": 8, "d": 8, "k": 2, "N": 3, "M": 8},
+    {"variant": "ews-c", "L": 8, "d": 4, "k": 5, "N": 4, "M": 4, "weight_bits": 3},
+    {"variant": "ews-cm", "L": 8, "d": 8, "k": 8, "N": 2, "M": 4, "weight_bits": 5},
+    {"variant": "ews-cms", "L": 8, "d": 4, "k": 9, "N": 2, "M": 4, "weight_bits": 2},
+    {"variant": "ews-ssvq", "L": 6, "d": 3, "k": 16, "N": 3, "M": 3, "weight_bits": 2},
+    {"variant": "ews-msvq", "L": 16, "d": 16, "k": 7, "N": 2, "M": 8, "weight_bits": 4},
+    {"variant": "ews-msvq", "L": 12, "d": 6, "k": 7, "N": 2, "M": 3, "weight_bits": 7},
 ]
 
 
@@ -65,9 +71,10 @@ CASES = [(shape, style) for shape in SHAPES for style in MASK_DECODERS[: 2 if VA
 def test_rows_come_out_after_the_stages(simulate, shape: dict, style: str, registers: int) -> None:
     config = AcceleratorConfig(H=2, mask_decoder=style, decoder_registers=registers, **shape)
     rng = random.Random(str(shape))
-    low = 0 if config.features.sign else -128
-    codebook = [[rng.randint(low, 127) for _ in range(config.d)] for _ in range(config.k)]
-    codebook[0], codebook[-1] = [low] * config.d, [127] * config.d
+    high = (1 << (config.weight_bits - 1)) - 1
+    low = 0 if config.features.sign else -high - 1
+    codebook = [[rng.randint(low, high) for _ in range(config.d)] for _ in range(config.k)]
+    codebook[0], codebook[-1] = [low] * config.d, [high] * config.d
     count = config.tiles * config.mask_groups
     last = comb(config.M, config.N) - 1
     rows = [
@@ -84,7 +91,7 @@ def test_rows_come_out_after_the_stages(simulate, shape: dict, style: str, regis
         ctx.set(decoder.i_codeword_write, 1)
         for address, codeword in enumerate(codebook):
             ctx.set(decoder.i_codeword_address, address)
-            ctx.set(decoder.i_codeword, pack(codeword, config.codeword_bits))
+            ctx.set(decoder.i_codeword, pack(codeword, config.element_bits))
             await ctx.tick()
         ctx.set(decoder.i_codeword_write, 0)
         await ctx.tick()
@@ -115,7 +122,7 @@ def test_rows_come_out_after_the_stages(simulate, shape: dict, style: str, regis
                     ctx.set(decoder.i_sign, pack(signs, 1))
             if cycle >= config.decoder_stages:
                 weights, positions = reference(config, codebook, *rows[cycle - config.decoder_stages])
-                assert ctx.get(decoder.o_weights) == pack(weights, 8)
+                assert ctx.get(decoder.o_weights) == pack(weights, config.weight_bits)
                 if config.position_bits:
                     assert ctx.get(decoder.o_positions) == pack_positions(config, positions)
             await ctx.tick()

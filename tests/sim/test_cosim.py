@@ -10,9 +10,9 @@ import sim.cosim
 from hw.config import VARIANTS, preset
 from hw.layout import Schedule, mask_unrank
 from sim.cosim import Session, build_model, run_layers, simulate
-from sim.program import layer_program
 from sim.runner import SimulationError
 from sim.scenarios import random_activations, random_job, random_layer, run_preset, sessions
+from sim.transfers import layer_program
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from hw.config import AcceleratorConfig
 from hw.control.descriptor import Channel, Descriptor, Opcode
 from hw.layout import LayerTile, Schedule, layer_tiles
-from sw.compiler.program import Input, Program, ProgramLayer, Tensor
 from sw.format.layer import CompressedLayer
 from sw.format.packing import mask_code_bits, pack_fields, rank_masks
 from sw.format.streams import StreamLayout, layer_streams
 from sw.golden.layer import output_size
+from sw.program import Input, Program, ProgramLayer, Tensor
 
 #: Where tensors begin, from the program's base on.
 ROOM = 1 << 16
@@ -172,7 +172,7 @@ def add_layer(
     else:
         assert layer.codebook is not None
         word = config.word_width // 8
-        codebook = pack_fields(layer.codebook.view(np.uint8), config.codeword_bits)
+        codebook = pack_fields(layer.codebook.view(np.uint8), config.element_bits)
         layout = StreamLayout.of(layer, schedule)
         fields = layout.row_writes * (L // layer.d)
         streams = {

@@ -15,12 +15,12 @@ from PIL import Image
 from hw.config import preset
 from sw import run
 from sw.compiler import listing
-from sw.compiler.program import Input, Program, write_program
+from sw.compiler.steps import compile_steps
+from sw.executor import run_program
 from sw.format.example import random_layer
-from sw.golden.program import run_program
-from sw.host.compile import compile_steps
 from sw.host.network import SteppedNetwork
-from sw.host.program import write_stepped_program
+from sw.program import Input, Program, write_program
+from sw.program.steps import write_stepped_program
 from sw.run import main, read_images
 from tests.sw.assembler import layer_program
 from tests.sw.host.steps import small_transformer

@@ -12,11 +12,10 @@ import pytest
 
 from hw.config import PRESETS, preset
 from hw.layout import Schedule
-from sim.program import layer_program
 from sim.scenarios import random_activations, random_layer
-from sw.golden import advance
-from sw.perf import tile_timings
-from sw.perf.cycles import loader_latency
+from sim.transfers import layer_program
+from sw.schedule import advance, tile_timings
+from sw.schedule.cycles import loader_latency
 from tools import pictures
 
 

@@ -64,7 +64,10 @@ def group(config: AcceleratorConfig, rng, tiles: int, size: tuple[int, int, int]
         [config.l1_psum_depth - A * width * height, rng.randint(0, config.l1_psum_depth - A * width * height)]
     )
     shape = {"A": A, "width": width, "height": height, "psum_base": base}
-    return [shape | {"accumulate": int(i > 0), "last": int(i == tiles - 1)} for i in range(tiles)]
+    tiles = [shape | {"accumulate": int(i > 0), "last": int(i == tiles - 1)} for i in range(tiles)]
+    if config.weight_bits < 8:
+        tiles = [tile | {"shift": int(tile["accumulate"] and rng.random() < 0.5)} for tile in tiles]
+    return tiles
 
 
 def run(simulate, traffic, config: AcceleratorConfig, tiles: list[dict]):
@@ -81,7 +84,8 @@ def run(simulate, traffic, config: AcceleratorConfig, tiles: list[dict]):
             own.append(joined(vector) | tile["accumulate"] << bits * L)
             address = tile["psum_base"] + n
             if tile["accumulate"]:
-                vector = [a + b for a, b in zip(vector, held[address], strict=True)]
+                shift = config.digit_bits if tile.get("shift") else 0
+                vector = [a + (b << shift) for a, b in zip(vector, held[address], strict=True)]
                 reads += 1
             if tile["last"]:
                 wanted.append(joined(vector))

@@ -12,7 +12,7 @@ from hw.config import preset
 from hw.layout import Schedule
 from sim.accelerator.model import bare_runner
 from sim.scenarios import random_activations, random_layer
-from sw.golden.program import execute
+from sw.executor import execute
 from tests.sw.assembler import layer_program
 
 CONFIG = preset("ews-msvq-tiny")

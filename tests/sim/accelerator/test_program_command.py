@@ -9,8 +9,8 @@ import pytest
 from hw.config import preset
 from hw.control.errors import Cause
 from sim.accelerator import __main__ as command
-from sw.compiler.program import write_program
 from sw.format.example import random_layer
+from sw.program import write_program
 from tests.sw.assembler import layer_program
 
 

@@ -20,9 +20,9 @@ from hw.control.errors import Cause
 from sim.accelerator.model import accelerator_runner
 from sim.accelerator.run import Bus, Job, Outcome, run_jobs
 from sw.compiler.compile import compile_network
-from sw.compiler.program import Program
 from sw.compress.training.integer import IntegerNetwork
-from sw.golden.program import execute
+from sw.executor import execute
+from sw.program import Program
 from tests.hw.control.test_sequencer import ILLEGAL
 from tests.sw.networks import Builder, every_operation
 

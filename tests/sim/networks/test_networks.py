@@ -19,11 +19,12 @@ from sim.networks.report import layer_rows, markdown, run_report, span
 from sim.networks.runs import NetworkError, Run, check_memory, run_workload, top_classes
 from sim.networks.workloads import Workload, WorkloadError
 from sw.compiler.compile import compile_layers, compile_network
-from sw.compiler.program import Program
+from sw.compiler.steps import compile_steps
 from sw.compress.training.integer import write_network
-from sw.golden.program import execute
-from sw.host.compile import compile_steps
-from sw.perf.program import LayerTiming, predict
+from sw.executor import execute
+from sw.perf.prediction import predict
+from sw.perf.timing import LayerTiming
+from sw.program import Program
 from tests.sw.host.steps import small_transformer
 from tests.sw.networks import random_layer, residual_network
 

@@ -12,13 +12,13 @@ from hw.control.descriptor import Opcode
 from sw.compiler import emission
 from sw.compiler.compile import compile_layer, compile_layers, compile_network
 from sw.compiler.graph import CompileError, lower
-from sw.compiler.program import Program
 from sw.compress.methods import CompressError
 from sw.compress.training import integer
 from sw.compress.training.integer import IntegerNetwork
+from sw.executor import execute, run_program
 from sw.format.layer import CompressedLayer
 from sw.golden import PsumOverflowError, layer_sums, requantise
-from sw.golden.program import execute, run_program
+from sw.program import Program
 from tests.sw.networks import Builder, every_operation, random_layer, residual_network
 
 SHAPE = (3, 13, 11)

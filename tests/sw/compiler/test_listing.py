@@ -9,8 +9,8 @@ import pytest
 
 from hw.config import preset
 from sw.compiler.listing import list_program, main
-from sw.compiler.program import Program, ProgramError, write_program
 from sw.format.example import random_layer
+from sw.program import Program, ProgramError, write_program
 from tests.sw.assembler import layer_program
 
 

@@ -8,12 +8,12 @@ import torch
 
 from hw.config import preset
 from sw.compiler.__main__ import main
-from sw.compiler.program import read_program
 from sw.compress.training.integer import write_network
+from sw.executor import execute, run_program
 from sw.format.container import write_container
-from sw.golden.program import execute, run_program
 from sw.host.network import write_stepped
-from sw.host.program import read_stepped_program
+from sw.program import read_program
+from sw.program.steps import read_stepped_program
 from tests.sw.host.steps import small_transformer
 from tests.sw.networks import every_operation
 

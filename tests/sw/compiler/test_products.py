@@ -12,11 +12,11 @@ from hw.config import VARIANTS, preset
 from hw.control.descriptor import Opcode
 from sw.compiler.compile import Product, compile_products
 from sw.compiler.graph import CompileError
-from sw.compiler.program import Operand, Program, ProgramError, program_bytes, program_from_bytes, read_program
-from sw.compiler.program import write_program as write
+from sw.executor import execute
 from sw.format.layer import Requantisation
 from sw.golden import PsumOverflowError, requantise
-from sw.golden.program import execute
+from sw.program import Operand, Program, ProgramError, program_bytes, program_from_bytes, read_program
+from sw.program import write_program as write
 
 SIZES = [(19, 10, 13), (3, 16, 7), (40, 9, 19), (1, 1, 1)]
 

@@ -15,11 +15,12 @@ import torch
 from hw.config import PRESETS, AcceleratorConfig
 from sw.compiler.compile import compile_network
 from sw.compiler.graph import CompileError
-from sw.compiler.program import Program
 from sw.compress.training.integer import IntegerNetwork
 from sw.compress.training.operations import check_operations
-from sw.golden.program import execute
-from sw.perf.program import predict, total
+from sw.executor import execute
+from sw.perf.prediction import predict
+from sw.perf.timing import total
+from sw.program import Program
 from tests.sw.networks import Builder
 from tests.sw.random_networks import random_instance, random_network
 

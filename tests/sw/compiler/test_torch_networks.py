@@ -17,7 +17,7 @@ from sw.compress.training.finetune import prepare
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.integer import IntegerNetwork, export_integers, read_network, write_network
 from sw.compress.training.modules import convert
-from sw.golden.program import run_program
+from sw.executor import run_program
 
 CONFIG = preset("ews-cms-tiny").override(["psum_width=32", "l2_bytes=65536", "l1_ifmap_bytes=4096", "k=8"])
 SHAPE = (3, 11, 9)

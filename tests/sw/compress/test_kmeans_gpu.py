@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from sw.compress.kmeans import INITS, KMeansError, KMeansResult, Layer, Settings, checked_layers, kmeans, kmeans_layers
+from sw.compress.kmeans import kmeans, kmeans_layers
 from sw.compress.kmeans_gpu import cluster_layers
+from sw.compress.kmeans_problem import INITS, KMeansError, KMeansResult, Layer, Settings, checked_layers
 from sw.compress.pruning import nm_mask
 
 TRITON = pytest.param(

@@ -12,11 +12,11 @@ from torch import nn
 
 from experiments.models import VisionTransformer
 from hw.config import VARIANTS, preset
+from sw.compiler.steps import compile_steps
 from sw.compress.methods import Recipe
 from sw.compress.training.graph import calibrate, quantise_inputs
 from sw.compress.training.modules import UniformDecoder, convert
-from sw.golden.program import execute
-from sw.host.compile import compile_steps
+from sw.executor import execute
 from sw.host.operations import StepError
 from sw.host.transformer import export_transformer
 from tests.sw.host.steps import converted, small_transformer

@@ -15,8 +15,9 @@ from sw.compiler.graph import CompileError, lower
 from sw.compress.training.integer import IntegerNetwork, read_network
 from sw.perf import estimate as module
 from sw.perf.estimate import Network, estimate
-from sw.perf.program import Latencies, LayerTiming, predict, total
+from sw.perf.prediction import predict
 from sw.perf.shapes import Shapes
+from sw.perf.timing import Latencies, LayerTiming, total
 from tests.sw.random_networks import random_instance, random_network
 
 ROOT = Path(__file__).parents[3]
@@ -108,12 +109,12 @@ def test_repeated_sets_and_strips_take_as_long_as_one_by_one(
 ) -> None:
     network = Shapes(json.loads((SHAPES / f"{name}.json").read_text())).network(PRESETS[preset])
     steps: list[object] = []
-    run = module._Array.run
-    monkeypatch.setattr(module._Array, "run", lambda *given, **named: steps.append(run(*given, **named)))
+    run = module.ArrayTimes.run
+    monkeypatch.setattr(module.ArrayTimes, "run", lambda *given, **named: steps.append(run(*given, **named)))
     quick = estimate(network, PRESETS[preset])
     few = len(steps)
     never = itertools.count()
-    monkeypatch.setattr(module._Array, "times", lambda self: (next(never),))
+    monkeypatch.setattr(module.ArrayTimes, "times", lambda self: (next(never),))
     slow = estimate(network, PRESETS[preset])
     assert len(steps) - few > few
     assert traffic(quick) == traffic(slow)

@@ -9,9 +9,9 @@ import pytest
 from hw.config import PRESETS
 from sw.perf.__main__ import main, sweep_points
 from sw.perf.estimate import estimate
-from sw.perf.program import Latencies, total
 from sw.perf.report import layer_entries, layer_table
 from sw.perf.shapes import Shapes, ShapesError
+from sw.perf.timing import Latencies, total
 
 LAYERS = [
     {"name": "one", "shape": [32, 32, 3, 3], "padding": 1, "input": [32, 16, 16]},

@@ -11,11 +11,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from hw.config import PRESETS, VARIANTS, AcceleratorConfig
 from hw.control.descriptor import QUEUE_DEPTHS, Descriptor, Opcode
 from hw.layout import Schedule
-from sw.compiler.program import Program, ProgramLayer
+from sw.executor import ExecutionError, execute, run_program
 from sw.format.example import random_layer
 from sw.format.layer import CompressedLayer
 from sw.golden.layer import layer_sums, requantise
-from sw.golden.program import ExecutionError, execute, run_program
+from sw.program import Program, ProgramLayer
 from tests.sw.assembler import ROOM, Assembler, add_input, add_layer, add_output, layer_program
 
 METHODS = {

@@ -9,240 +9,19 @@ the WRF and of the PRF. Values are not, so that a network takes about a second.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
-from heapq import heappop, heappush
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hw.config import AcceleratorConfig
 from hw.control.counters import COUNTERS
 from hw.control.descriptor import BYTES, QUEUE_DEPTHS, Channel, Opcode, VectorOp
-from sw.compiler.program import COUNTED, Program, ProgramError
-from sw.perf.cycles import loader_latency
+from sw.perf.events import CommandQueue, FetchChannel, Kernel, Port, Process, Signal
+from sw.perf.timing import PARAMETER_BITS, Latencies, LayerTiming
+from sw.program import COUNTED, Program, ProgramError
+from sw.schedule.cycles import loader_latency
 
-__all__ = ["CAUSES", "Latencies", "LayerTiming", "measured", "predict", "total", "traffic_bytes", "utilisation"]
-
-#: What the array's cycles are lost to, and the counter of each.
-CAUSES = {"weights": "wait_weights", "activations": "wait_activations", "sums": "wait_psums"}
-
-#: Bits of a channel's requantisation parameters.
-PARAMETER_BITS = 96
-
-
-@dataclass(frozen=True)
-class Latencies:
-    """Cycles of the hand-overs between units. Those of the RTL, but for ``read`` and ``write``, which are the system's.
-
-    Attributes
-    ----------
-    read
-        From the address of a burst on the bus to its first word.
-    write
-        From the address of a burst to its response.
-    request
-        From the command of a transfer to the address on the bus, and from the bus back to the consumer.
-    decode
-        Of a descriptor beside its words: checks and hand-over.
-    queue
-        From the sequencer to the unit.
-    event
-        From the last word of a command to the units that wait for it.
-    copy
-        From the last word read to the last vector written.
-    feed
-        From the first vector's address to its operation.
-    storer, rounding
-        From a vector of sums to its words in L2, and how much of that is for multiplying, shifting and rounding.
-    vector
-        From a tap to its word in L2.
-    """
-
-    read: int = 32
-    write: int = 32
-    request: int = 6
-    decode: int = 6
-    queue: int = 3
-    event: int = 1
-    copy: int = 2
-    feed: int = 4
-    storer: int = 10
-    rounding: int = 5
-    vector: int = 10
-
-
-@dataclass(frozen=True)
-class LayerTiming:
-    """A layer's share of a run.
-
-    Attributes
-    ----------
-    name, operation, macs
-        As in the layer table.
-    counters
-        Names of :data:`hw.control.counters.COUNTERS`: what the layer adds to each.
-    """
-
-    name: str
-    operation: str
-    macs: int
-    counters: dict[str, int]
-
-
-def utilisation(config: AcceleratorConfig, macs: int, cycles: int) -> float:
-    """Useful multiply-accumulates of those that the array could do in these cycles (H * L a cycle)."""
-    return macs / (config.H * config.L * cycles) if cycles else 0.0
-
-
-def traffic_bytes(config: AcceleratorConfig, counters: Mapping[str, int]) -> dict[str, int]:
-    """Bytes read and written at each memory: DRAM, L2, and L1's activations and partial sums."""
-    sizes = {"dram": config.word_width // 8, "l2": config.l2_word, "l1": config.H, "psum": config.psum_bytes}
-    return {
-        f"{memory}_{way}": counters[f"{memory}_{way}"] * size
-        for memory, size in sizes.items()
-        for way in ("reads", "writes")
-    }
-
-
-def measured(program: Program, memory: NDArray[np.uint8]) -> list[LayerTiming]:
-    """What the RECORDs of a run say: the counters of each layer that has one, without those before it.
-
-    Parameters
-    ----------
-    program
-        What has run.
-    memory
-        DRAM from the program's base on, after the run.
-    """
-    timings = []
-    before = np.zeros(len(COUNTERS), np.uint32)
-    for layer in program.layers:
-        if layer.record is None:
-            continue
-        start = layer.record - program.base
-        counts = np.frombuffer(memory[start : start + BYTES].tobytes(), "<u4").astype(np.uint32)
-        own = (counts - before).tolist()  # modulo 2**32, as the counters
-        timings.append(LayerTiming(layer.name, layer.operation, layer.macs, dict(zip(COUNTERS, own, strict=True))))
-        before = counts
-    return timings
-
-
-class _Signal:
-    """What a process can wait for."""
-
-    def __init__(self) -> None:
-        self.waiting: list[_Process] = []
-
-
-#: A process yields the cycle until which it sleeps, or what it waits for.
-_Process = Generator["float | _Signal", None, None]
-
-
-class _Kernel:
-    """Runs processes in the order of time."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.heap: list[tuple[float, int, _Process | Callable[[], None]]] = []
-        self.number = 0
-
-    def at(self, time: float, what: _Process | Callable[[], None]) -> None:
-        """Resume a process, or call a function, at a time."""
-        self.number += 1
-        heappush(self.heap, (max(time, self.now), self.number, what))
-
-    def fire(self, signal: _Signal) -> None:
-        """Resume all that wait."""
-        if signal.waiting:
-            waiting, signal.waiting = signal.waiting, []
-            for process in waiting:
-                self.at(self.now, process)
-
-    def run(self) -> None:
-        """Until nothing is left to do."""
-        while self.heap:
-            self.now, _, what = heappop(self.heap)
-            if callable(what):
-                what()
-                continue
-            try:
-                wanted = next(what)
-            except StopIteration:
-                continue
-            if isinstance(wanted, _Signal):
-                wanted.waiting.append(what)
-            else:
-                self.at(wanted, what)
-
-
-class _Port:
-    """The read port of L2: what several units want beyond a word a cycle is shared evenly."""
-
-    def __init__(self, kernel: _Kernel) -> None:
-        self.kernel = kernel
-        # Cycles of work left and words a cycle of each user.
-        self.users: list[list[Any]] = []
-        self.time = 0.0
-        self.version = 0
-
-    def speeds(self) -> list[float]:
-        """The part of its own speed that each user reaches."""
-        speeds = [1.0] * len(self.users)
-        left, count = 1.0, len(self.users)
-        for place in sorted(range(len(self.users)), key=lambda i: self.users[i][1]):
-            rate = self.users[place][1]
-            reached = min(rate, left / count)
-            speeds[place] = reached / rate if rate else 1.0
-            left, count = left - reached, count - 1
-        return speeds
-
-    def update(self, user: list[Any] | None = None) -> None:
-        """Let time pass, take in a user, and wake those that are done."""
-        passed = self.kernel.now - self.time
-        for other, speed in zip(self.users, self.speeds(), strict=True):
-            other[0] -= passed * speed
-        self.time = self.kernel.now
-        for other in [x for x in self.users if x[0] <= 1e-6]:
-            self.users.remove(other)
-            self.kernel.fire(other[2])
-        if user:
-            self.users.append(user)
-        self.version += 1
-        version = self.version
-        if self.users:
-            following = min(x[0] / speed for x, speed in zip(self.users, self.speeds(), strict=True))
-            self.kernel.at(self.kernel.now + following, lambda: self.update() if version == self.version else None)
-
-    def use(self, cycles: float, words: int) -> _Process:
-        """Read so many words in so many cycles, or more."""
-        done = _Signal()
-        self.update([float(cycles), words / cycles, done])
-        yield done
-
-
-class _Channel:
-    """A channel of the DMA reader: requests, space in its FIFO, and the bursts that have been asked for."""
-
-    def __init__(self, space: int) -> None:
-        self.requests: deque[list[int]] = deque()
-        self.address = 0
-        self.left = 0
-        self.free = space
-        # Cycle of the first bit that is there, and bits that are left.
-        self.bursts: deque[list[float]] = deque()
-        self.bits = 0
-        self.begun, self.arrived = _Signal(), _Signal()
-
-
-class _Queue:
-    """Commands that were given to a unit."""
-
-    def __init__(self, places: int) -> None:
-        self.places = places
-        self.commands: deque[tuple[dict[str, int], dict[str, int], float]] = deque()
-        self.given, self.taken = _Signal(), _Signal()
+__all__ = ["predict"]
 
 
 def _bits(value: int) -> int:
@@ -255,11 +34,11 @@ class _Model:
     def __init__(self, program: Program, latencies: Latencies) -> None:
         self.program, self.config, self.t = program, program.config, latencies
         config = self.config
-        self.kernel = _Kernel()
-        self.l2 = _Port(self.kernel)
+        self.kernel = Kernel()
+        self.l2 = Port(self.kernel)
         self.word_bytes = config.word_width // 8
         names = [*config.channels, "parameter", "descriptor", "load"]
-        self.channels = {name: _Channel(config.fifo_words) for name in names}
+        self.channels = {name: FetchChannel(config.fifo_words) for name in names}
         # In turn; and when the next burst can be asked for, and the bus is free for its words.
         self.turns = deque(self.channels.values())
         self.next_burst = self.bus = 0.0
@@ -269,20 +48,20 @@ class _Model:
         # Descriptors that have been given out.
         self.reached = 0
         self.times: dict[str, list[float]] = {event: [] for event in COUNTED}
-        self.happened = {event: _Signal() for event in COUNTED}
+        self.happened = {event: Signal() for event in COUNTED}
         self.given = dict.fromkeys(COUNTED, 0)
-        self.queues = {opcode: _Queue(QUEUE_DEPTHS[opcode]) for opcode in COUNTED.values()}
-        self.tiles = _Queue(QUEUE_DEPTHS[Opcode.TILE])
+        self.queues = {opcode: CommandQueue(QUEUE_DEPTHS[opcode]) for opcode in COUNTED.values()}
+        self.tiles = CommandQueue(QUEUE_DEPTHS[Opcode.TILE])
         # Tiles whose weights are there, with the cycles in which the loader took them and passed them on; and the
         # cycles in which the activation reader began.
         self.loaded: deque[tuple[dict[str, int], float, float]] = deque()
         self.read: deque[float] = deque()
-        self.ready, self.started = _Signal(), _Signal()
+        self.ready, self.started = Signal(), Signal()
         self.tiles_started = 0
         self.issued = self.read_free = 0.0
         # The storer's command, vectors that it still takes, and the cycle from which it takes them.
         self.outputs: deque[list[Any]] = deque()
-        self.opened, self.stored = _Signal(), _Signal()
+        self.opened, self.stored = Signal(), Signal()
         self.storing = 0
         # When the storer has taken the last sums, and how long it takes for each.
         self.leaving = 0.0, 0
@@ -333,7 +112,7 @@ class _Model:
 
         self.kernel.at(time, done)
 
-    def next_command(self, queue: _Queue) -> Generator[float | _Signal, None, dict[str, int]]:
+    def next_command(self, queue: CommandQueue) -> Generator[float | Signal, None, dict[str, int]]:
         """The next command of a queue, once its events have happened."""
         while not queue.commands:
             yield queue.given
@@ -348,7 +127,7 @@ class _Model:
         self.kernel.fire(queue.taken)
         return fields
 
-    def sequencer(self) -> _Process:
+    def sequencer(self) -> Process:
         kernel, words = self.kernel, max(1, BYTES // self.word_bytes)
         bodies = self.program.bodies()
         yield float(self.t.queue)
@@ -425,7 +204,7 @@ class _Model:
             channel.bursts.append([first, length * config.word_width])
             kernel.fire(channel.arrived)
 
-    def give_back(self, channel: _Channel, bits: int) -> None:
+    def give_back(self, channel: FetchChannel, bits: int) -> None:
         """So many bits were taken: space for the words that are gone."""
         width = self.config.word_width
         before, channel.bits = channel.bits, channel.bits + bits
@@ -434,7 +213,7 @@ class _Model:
             if channel.left or channel.requests:
                 self.ask()
 
-    def drop(self, channel: _Channel, bits: int) -> None:
+    def drop(self, channel: FetchChannel, bits: int) -> None:
         """Take bits that are there."""
         self.give_back(channel, bits)
         while bits:
@@ -446,7 +225,7 @@ class _Model:
             if not burst[1]:
                 channel.bursts.popleft()
 
-    def take(self, name: str, words: int, each: float = 1.0) -> _Process:
+    def take(self, name: str, words: int, each: float = 1.0) -> Process:
         """Take words as they come, each for so many cycles."""
         channel, width = self.channels[name], self.config.word_width
         while words:
@@ -460,14 +239,14 @@ class _Model:
             self.drop(channel, part * width)
             words -= part
 
-    def loads(self) -> _Process:
+    def loads(self) -> Process:
         config = self.config
         queue = self.queues[Opcode.LOAD]
         each = max(1.0, self.word_bytes / config.l2_word)
         asked: deque[tuple[dict[str, int], int]] = deque()
-        more, less = _Signal(), _Signal()
+        more, less = Signal(), Signal()
 
-        def ask() -> _Process:
+        def ask() -> Process:
             while True:
                 fields = yield from self.next_command(queue)
                 words = -(-fields["words"] * config.l2_word // self.word_bytes)
@@ -489,7 +268,7 @@ class _Model:
             self.kernel.fire(less)
             self.happens(fields, "loaded", self.kernel.now + 1)
 
-    def stores(self) -> _Process:
+    def stores(self) -> Process:
         config, t = self.config, self.t
         while True:
             fields = yield from self.next_command(self.queues[Opcode.STORE])
@@ -512,7 +291,7 @@ class _Model:
 
     # L2
 
-    def copies(self) -> _Process:
+    def copies(self) -> Process:
         config = self.config
         per_vector = config.H // config.l2_word
         while True:
@@ -535,7 +314,7 @@ class _Model:
             yield from self.l2.use(vectors + rows * columns * more, rows * columns * words)
             self.happens(fields, "copied", self.kernel.now + self.t.copy)
 
-    def vectors(self) -> _Process:
+    def vectors(self) -> Process:
         config = self.config
         scaling = config.l2_word // config.vector_unit_lanes
         factors = ("columns", "stride_rows", "stride_columns", "padding_rows", "padding_columns")
@@ -569,7 +348,7 @@ class _Model:
             return self.config.raw_streams
         return {"weight" if name == "index" else name: bits for name, bits in self.config.streams.items()}
 
-    def take_rows(self, rows: int, sizes: Mapping[str, int]) -> _Process:
+    def take_rows(self, rows: int, sizes: Mapping[str, int]) -> Process:
         """Take the fields of row writes: one row a cycle, or as the words of the packed streams come."""
         width, kernel = self.config.word_width, self.kernel
         if len(sizes) == 1 and not sizes.get("weight", 1) % width:
@@ -617,7 +396,7 @@ class _Model:
                 self.drop(channel, needed)
             rows -= part
 
-    def loader(self) -> _Process:
+    def loader(self) -> Process:
         """Codewords and row writes, as far ahead of the array as the WRF has entries."""
         config, kernel, width = self.config, self.kernel, self.config.word_width
         number, before = 0, 0
@@ -633,8 +412,8 @@ class _Model:
             for name in sizes if fields["start"] else ():
                 self.drop(self.channels[name], -self.channels[name].bits % width)
             if fields["codewords"]:
-                bits = fields["codewords"] * config.d * config.codeword_bits
-                yield from self.take("weight", -(-bits // width), max(1.0, width / (config.d * config.codeword_bits)))
+                bits = fields["codewords"] * config.d * config.element_bits
+                yield from self.take("weight", -(-bits // width), max(1.0, width / (config.d * config.element_bits)))
             # The tile before has its own entries; they come free one by one at its last position.
             room = min(entries, config.wrf_depth - before)
             yield from self.take_rows(round(room * each), sizes)
@@ -649,7 +428,7 @@ class _Model:
             number, before = number + 1, entries
             yield kernel.now + 1
 
-    def activations(self) -> _Process:
+    def activations(self) -> Process:
         """The activation reader: it is free when it has read a tile, which it does as fast as the array takes it."""
         while True:
             yield from self.next_command(self.queues[Opcode.TILE])
@@ -660,7 +439,7 @@ class _Model:
                 yield self.started
             yield self.read_free
 
-    def array(self) -> _Process:
+    def array(self) -> Process:
         config, t = self.config, self.t
         while True:
             while not (self.loaded and self.read):
@@ -700,7 +479,7 @@ class _Model:
 
     # Sums
 
-    def storer(self) -> _Process:
+    def storer(self) -> Process:
         config, kernel = self.config, self.kernel
         held = 0
         while True:
@@ -771,7 +550,7 @@ def predict(program: Program, latencies: Latencies | None = None) -> list[LayerT
 
     Raises
     ------
-    sw.compiler.program.ProgramError
+    sw.program.ProgramError
         A descriptor has an unknown opcode, or the program hangs.
     """
     model = _Model(program, latencies or Latencies())
@@ -780,8 +559,3 @@ def predict(program: Program, latencies: Latencies | None = None) -> list[LayerT
         LayerTiming(layer.name, layer.operation, layer.macs, counters)
         for layer, counters in zip(program.layers, model.layers, strict=False)
     ]
-
-
-def total(timings: Sequence[LayerTiming]) -> dict[str, int]:
-    """The counters of all layers together."""
-    return {name: sum(timing.counters[name] for timing in timings) for name in COUNTERS}

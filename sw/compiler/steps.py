@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from hw.config import AcceleratorConfig
 from sw.compiler.compile import Product, compile_layers, compile_products
-from sw.compiler.program import Program
 from sw.host.network import SteppedNetwork, product_requantisation
 from sw.host.operations import COMPUTED
-from sw.host.program import SteppedProgram
+from sw.program import Program
+from sw.program.steps import SteppedProgram
 
 __all__ = ["compile_steps"]
 
@@ -42,7 +42,7 @@ def compile_steps(
 
     Raises
     ------
-    sw.compiler.graph.CompileError, sw.golden.PsumOverflowError, sw.compiler.program.ProgramError
+    sw.compiler.graph.CompileError, sw.golden.PsumOverflowError, sw.program.ProgramError
         As :func:`sw.compiler.compile.compile_network`.
     """
     kinds = network.kinds

@@ -14,16 +14,10 @@ import numpy as np
 import pytest
 
 from hw.config import preset
-from sw.compiler.program import ProgramError
-from sw.host.compile import compile_steps
+from sw.compiler.steps import compile_steps
 from sw.host.operations import StepError
-from sw.host.program import (
-    MAGIC,
-    SteppedProgram,
-    is_stepped_program,
-    read_stepped_program,
-    write_stepped_program,
-)
+from sw.program import ProgramError
+from sw.program.steps import MAGIC, SteppedProgram, is_stepped_program, read_stepped_program, write_stepped_program
 from tests.sw.host.steps import small_transformer
 
 CONFIG = preset("ews-msvq-tiny")

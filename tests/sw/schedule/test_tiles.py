@@ -9,16 +9,8 @@ import pytest
 from hw.layout import LayerTile, Schedule, layer_tiles
 from sw.format.example import random_layer
 from sw.format.layer import CompressedLayer
-from sw.golden import (
-    GoldenError,
-    advance,
-    check_psum_width,
-    layer_sums,
-    output_size,
-    run_schedule,
-    tile_activations,
-    tile_psums,
-)
+from sw.golden import GoldenError, check_psum_width, layer_sums, output_size
+from sw.schedule import advance, run_schedule, tile_activations, tile_psums
 
 
 def random_case(seed: int) -> tuple[CompressedLayer, np.ndarray[Any, Any], Schedule]:

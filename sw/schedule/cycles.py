@@ -52,7 +52,7 @@ class LayerRun:
     raw
         The rows are raw int8 weights. In variants without a codebook they always are.
     passes
-        Times that each activation vector is sent (:func:`sw.perf.schedule.raw_passes`); row groups are whole then.
+        Times that each activation vector is sent (:func:`sw.schedule.choice.raw_passes`); row groups are whole then.
     """
 
     shape: tuple[int, int, int, int]
@@ -135,7 +135,7 @@ def _row_ends(config: AcceleratorConfig, run: LayerRun) -> NDArray[np.int64]:
 
 def _codebook_cycles(config: AcceleratorConfig, codewords: int) -> int:
     """Cycles that a codebook takes, bound by its words where a codeword is longer than one."""
-    return int(_field_ends(config, codewords, [config.d * config.codeword_bits])[-1])
+    return int(_field_ends(config, codewords, [config.d * config.element_bits])[-1])
 
 
 class _Array:

@@ -1,34 +1,24 @@
-"""The golden executor: runs a program from its bytes in DRAM, as the accelerator does, without its timing.
-
-Descriptors are taken in order and given to the units. A unit runs its commands in order, each once the events that it
-waits for have happened and the words that it needs have been fetched; a command then runs as a whole. A program
-without races gives the same memory in every order that its waits allow, so this one stands for all of them. With
-``check`` the executor proves that there are no races: every access to L2 and to the L1 of activations must be ordered,
-by events, behind those that it depends on.
-"""
+"""The units of the accelerator and their memories, command by command."""
 
 from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import comb
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import Progress
 
-from hw.config import AcceleratorConfig
 from hw.control.descriptor import BYTES, EVENTS, QUEUE_DEPTHS, WAIT_REACH, Channel, Descriptor, Opcode, VectorOp
-from sw.compiler.program import COUNTED, Program
+from sw.executor.order import UNITS, Ordered
+from sw.executor.streams import Decoder, Stream
 from sw.format.layer import Requantisation
-from sw.format.packing import unrank_masks
-from sw.golden.layer import GoldenError, requantise
+from sw.golden import GoldenError, requantise
+from sw.program import COUNTED, Program
 
-__all__ = ["COUNTS", "Execution", "ExecutionError", "execute", "run_program"]
+__all__ = ["COUNTS", "ExecutionError", "Machine", "descriptor_name"]
 
 #: FETCHes of a channel that may stand ahead of the command that takes their words.
 FETCHES_AHEAD = 2
@@ -48,231 +38,12 @@ COUNTS = (
     "descriptors",
 )
 
-#: The units by the commands that they run; the store unit runs RECORD too.
-_UNITS = tuple(COUNTED.values())
 #: Bytes of the parameters of one channel: bias, multiplier and shift.
 _PARAMETER = 12
 
 
 class ExecutionError(GoldenError):
     """A program that cannot run, or whose result depends on chance. The message names the descriptor."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """What a run leaves.
-
-    Attributes
-    ----------
-    memory
-        DRAM from the program's base on, uint8 ``[dram_bytes]``. Records of counters are not written.
-    layers
-        For each layer of the table, how often each of :data:`COUNTS` happened in its descriptors; those that belong to
-        no layer are in a last entry.
-    """
-
-    memory: NDArray[np.uint8]
-    layers: list[dict[str, int]]
-
-    @property
-    def total(self) -> dict[str, int]:
-        """The counts of the whole program."""
-        return {name: sum(layer[name] for layer in self.layers) for name in COUNTS}
-
-
-class _Stream:
-    """A channel: the fetched words that nobody has taken yet."""
-
-    def __init__(self, word_bytes: int) -> None:
-        self.word_bytes = word_bytes
-        self.chunks: deque[NDArray[np.uint8]] = deque()
-        self.words = 0
-        # Bits of the first word that are gone.
-        self.bit = 0
-        # Words fetched and asked for since the beginning, and the first word of each FETCH that may stand ahead.
-        self.fetched = 0
-        self.demanded = 0
-        self.demanded_bit = 0
-        self.starts: deque[int] = deque()
-
-    def fetch(self, data: NDArray[np.uint8]) -> int:
-        """Take a FETCH's words. Returns how many FETCHes now stand ahead of their consumer."""
-        self.starts.append(self.fetched)
-        self.chunks.append(data)
-        count = len(data) // self.word_bytes
-        self.words += count
-        self.fetched += count
-        while self.starts and self.starts[0] < self.demanded:
-            self.starts.popleft()
-        return len(self.starts)
-
-    def demand(self, sizes: Sequence[int], start: bool) -> None:
-        """Note that a command will take fields of that many bits, each but the first from a new word on."""
-        width = 8 * self.word_bytes
-        if start:
-            self.demanded_bit = 0
-        for number, bits in enumerate(sizes):
-            left = -self.demanded_bit % width if number == 0 else 0
-            self.demanded += max(0, -(-(bits - left) // width))
-            self.demanded_bit = (bits - left) % width
-
-    def has(self, sizes: Sequence[int], start: bool) -> bool:
-        """Whether :meth:`take` can be called for these sizes in turn."""
-        width = 8 * self.word_bytes
-        bit, words = (0, self.words - bool(self.bit)) if start else (self.bit, self.words)
-        for number, bits in enumerate(sizes):
-            if number:
-                words, bit = words - bool(bit), 0
-            words -= (bit + bits) // width
-            bit = (bit + bits) % width
-        return words >= bool(bit)
-
-    def align(self) -> None:
-        """Drop what is left of a word that has been taken in part."""
-        if self.bit:
-            self._drop(1)
-            self.bit = 0
-
-    def _drop(self, words: int) -> None:
-        self.words -= words
-        size = words * self.word_bytes
-        while size:
-            chunk = self.chunks.popleft()
-            if len(chunk) > size:
-                self.chunks.appendleft(chunk[size:])
-            size = max(0, size - len(chunk))
-
-    def take(self, bits: int) -> NDArray[np.uint8]:
-        """The next bits, one a byte."""
-        size = -(-(self.bit + bits) // (8 * self.word_bytes)) * self.word_bytes
-        pieces: list[NDArray[np.uint8]] = []
-        found = 0
-        for chunk in self.chunks:
-            pieces.append(chunk[: size - found])
-            found += len(pieces[-1])
-            if found == size:
-                break
-        data = pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [np.zeros(0, np.uint8)])
-        unpacked = np.unpackbits(data, count=self.bit + bits, bitorder="little")[self.bit :]
-        end = self.bit + bits
-        self._drop(end // (8 * self.word_bytes))
-        self.bit = end % (8 * self.word_bytes)
-        return unpacked
-
-
-def _fields(bits: NDArray[np.uint8], width: int) -> NDArray[np.int64]:
-    """Fields of ``width`` bits, lowest bit first."""
-    grouped = bits.reshape(-1, width)
-    values = grouped[:, 0].astype(np.int64)
-    for place in range(1, width):
-        values |= grouped[:, place].astype(np.int64) << place
-    return values
-
-
-class _Decoder:
-    """Weights of row writes from the packed streams, bit by bit as the hardware's weight loader."""
-
-    def __init__(self, config: AcceleratorConfig) -> None:
-        self.config = config
-        self.codebook: NDArray[np.int8] = np.zeros((0, config.d), np.int8)
-        masked = config.features.mask
-        self.ranks = comb(config.M, config.N) if masked else 0
-        small = masked and self.ranks <= 1 << 16
-        self.masks = unrank_masks(np.arange(self.ranks), config.N, config.M) if small else None
-
-    def sizes(self, body: Mapping[str, int], raw: bool, rows: int) -> dict[str, list[int]]:
-        """Bits that a tile takes from each stream, in turn."""
-        config = self.config
-        if raw:
-            return {name: [rows * bits] for name, bits in config.raw_streams.items()}
-        sizes = {"weight": [rows * config.streams["index"]]}
-        if body["codewords"]:
-            sizes["weight"].insert(0, body["codewords"] * config.d * config.codeword_bits)
-        return sizes | {name: [rows * bits] for name, bits in config.streams.items() if name != "index"}
-
-    def load(self, bits: NDArray[np.uint8]) -> None:
-        """Fill the codebook register file; entries beyond the codewords keep what they hold."""
-        width, d = self.config.codeword_bits, self.config.d
-        codewords = _fields(bits, width).astype(np.uint8).view(np.int8).reshape(-1, d)
-        self.codebook = np.concatenate([codewords, self.codebook[len(codewords) :]])
-
-    def decode(self, bits: Mapping[str, NDArray[np.uint8]], raw: bool, rows: int) -> NDArray[np.int8]:
-        """The weights, int8 ``[rows, L]``. Raises ValueError with what is wrong with the bits."""
-        config = self.config
-        masks: NDArray[np.bool_] | None = None
-        if config.features.mask and (config.features.sparse or not raw):
-            groups = rows * config.tiles * config.mask_groups
-            ranks = _fields(bits["mask"], config.mask_bits) if config.mask_bits else np.zeros(groups, np.int64)
-            if (highest := int(ranks.max(initial=0))) >= self.ranks:
-                raise ValueError(f"mask ranks must be in 0..{self.ranks - 1}, not {highest}")
-            found = self.masks[ranks] if self.masks is not None else unrank_masks(ranks, config.N, config.M)
-            masks = found.reshape(rows, config.L)
-        if raw:
-            values = np.packbits(bits["weight"], bitorder="little").view(np.int8)
-            if config.features.sign and (values == -128).any():
-                raise ValueError("raw weights must be in -127..127 in sign-split variants, not -128")
-            if masks is None or not config.features.sparse:
-                return values.reshape(rows, config.L)
-            weights = np.zeros((rows, config.L), np.int8)
-            weights[masks] = values
-            return weights
-        index = _fields(bits["weight"], config.index_bits)
-        if (highest := int(index.max(initial=0))) >= len(self.codebook):
-            raise ValueError(f"assignments must be in 0..{len(self.codebook) - 1}, the loaded codewords, not {highest}")
-        weights = self.codebook[index].reshape(rows, config.L)
-        if masks is not None:
-            weights = weights * masks
-        if config.features.sign:
-            negative = bits["sign"].astype(np.bool_)
-            if masks is not None:
-                spread = np.zeros((rows, config.L), np.bool_)
-                spread[masks] = negative
-                negative = spread
-            weights = np.where(negative.reshape(rows, config.L), -weights, weights)
-        return weights
-
-
-class _Ordered:
-    """A memory whose accesses must be ordered by events: who wrote each word last, and who has read it since."""
-
-    def __init__(self, name: str, words: int, filled: bool = False) -> None:
-        self.name = name
-        # What was there before the program, no command of it has written.
-        self.writer = np.full(words, 0 if filled else -1, np.int8)
-        self.written = np.zeros(words, np.int32)
-        self.reads = np.zeros((len(_UNITS), words), np.int32)
-
-    def _fail(self, words: NDArray[np.integer[Any]], wrong: NDArray[np.bool_], text: str) -> None:
-        if wrong.any():
-            raise ValueError(f"race: {self.name} word {int(np.ravel(words)[np.ravel(wrong)][0])} {text}")
-
-    def _by(self, unit: int, number: int) -> str:
-        return f"{_UNITS[unit].name} {number - 1}"
-
-    def read(self, words: NDArray[np.int64], unit: int, number: int, known: NDArray[np.int64]) -> None:
-        writer = self.writer[words]
-        self._fail(words, writer < 0, "is read before anything is written to it")
-        written = self.written[words]
-        wrong = written > known[writer]
-        if wrong.any():
-            text = self._by(int(writer[wrong][0]), int(written[wrong][0]))
-            self._fail(words, wrong, f"is read without waiting for {text}, which writes it")
-        self.reads[unit][words] = number
-
-    def write(self, words: NDArray[np.int64], unit: int, number: int, known: NDArray[np.int64]) -> None:
-        for reader in range(len(_UNITS)):
-            read = self.reads[reader][words]
-            wrong = read > known[reader] if reader != unit else np.zeros(read.shape, np.bool_)
-            if wrong.any():
-                text = self._by(reader, int(read[wrong][0]))
-                self._fail(words, wrong, f"is written without waiting for {text}, which reads it")
-        writer, written = self.writer[words], self.written[words]
-        wrong = (writer >= 0) & (writer != unit) & (written > known[writer])
-        if wrong.any():
-            text = self._by(int(writer[wrong][0]), int(written[wrong][0]))
-            self._fail(words, wrong, f"is written without waiting for {text}, which writes it too")
-        self.writer[words] = unit
-        self.written[words] = number
 
 
 @dataclass
@@ -315,7 +86,7 @@ def _clamped_divide(values: NDArray[np.int64], shift: int, low: int, high: int) 
     return clamped
 
 
-class _Machine:
+class Machine:
     """The state of the accelerator between two commands."""
 
     def __init__(
@@ -334,23 +105,23 @@ class _Machine:
         self.l1 = np.zeros((config.l1_ifmap_depth, config.H), np.float32)
         self.psum = np.zeros((config.l1_psum_depth, config.L), np.int32)
         self.psum_written = np.zeros(config.l1_psum_depth, np.bool_)
-        self.streams = {name: _Stream(self.word_bytes) for name in (*config.channels, "parameter")}
-        self.decoder = _Decoder(config)
+        self.streams = {name: Stream(self.word_bytes) for name in (*config.channels, "parameter")}
+        self.decoder = Decoder(config)
         self.raw: bool | None = None
         self.parameters: Requantisation | None = None
-        self.queues: dict[Opcode, deque[_Command]] = {unit: deque() for unit in _UNITS}
-        self.given = dict.fromkeys(_UNITS, 0)
-        self.done = dict.fromkeys(_UNITS, 0)
+        self.queues: dict[Opcode, deque[_Command]] = {unit: deque() for unit in UNITS}
+        self.given = dict.fromkeys(UNITS, 0)
+        self.done = dict.fromkeys(UNITS, 0)
         self.output: _Output | None = None
         self.sums: deque[_Sums] = deque()
         self.layers = [dict.fromkeys(COUNTS, 0) for _ in range(len(program.layers) + 1)]
         # What each unit knew to be complete when it began its last command, and after each that it has completed.
-        self.begun = {unit: np.zeros(len(_UNITS), np.int64) for unit in _UNITS}
-        self.completed: dict[Opcode, list[NDArray[np.int64]]] = {unit: [] for unit in _UNITS}
+        self.begun = {unit: np.zeros(len(UNITS), np.int64) for unit in UNITS}
+        self.completed: dict[Opcode, list[NDArray[np.int64]]] = {unit: [] for unit in UNITS}
         self.check = check
-        self.l2_order = _Ordered("L2", config.l2_depth) if check else None
-        self.l1_order = _Ordered("L1", config.l1_ifmap_depth) if check else None
-        self.dram_order = _Ordered("DRAM", len(memory) // program.alignment, filled=True) if check else None
+        self.l2_order = Ordered("L2", config.l2_depth) if check else None
+        self.l1_order = Ordered("L1", config.l1_ifmap_depth) if check else None
+        self.dram_order = Ordered("DRAM", len(memory) // program.alignment, filled=True) if check else None
 
     # Descriptors in program order
 
@@ -387,7 +158,7 @@ class _Machine:
 
     def finish(self) -> None:
         """At END: nothing may be left."""
-        for unit in _UNITS:
+        for unit in UNITS:
             if self.queues[unit]:
                 command = self.queues[unit][0]
                 raise ExecutionError(f"{self.name(command)}: hangs: {self.reason(command)}")
@@ -485,14 +256,14 @@ class _Machine:
             after = known.copy()
             if self.completed[unit]:
                 after = np.maximum(after, self.completed[unit][-1])
-            after[_UNITS.index(unit)] = command.turn
+            after[UNITS.index(unit)] = command.turn
             self.completed[unit].append(after)
 
     def read_l2(self, command: _Command, words: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.uint8]:
         self.check_words("l2", words, len(self.l2))
         self.count(command.descriptor, "l2_reads", words.size)
         if self.l2_order is not None:
-            unit = _UNITS.index(self.unit(command.descriptor))
+            unit = UNITS.index(self.unit(command.descriptor))
             self.l2_order.read(words, unit, command.turn, known)
         found: NDArray[np.uint8] = self.l2[words]
         return found
@@ -503,7 +274,7 @@ class _Machine:
         self.check_words("l2", words, len(self.l2))
         self.count(command.descriptor, "l2_writes", words.size)
         if self.l2_order is not None:
-            self.l2_order.write(words, _UNITS.index(self.unit(command.descriptor)), command.turn, known)
+            self.l2_order.write(words, UNITS.index(self.unit(command.descriptor)), command.turn, known)
         self.l2[words] = data
         if self.observe:
             self.observe(command.number, command.descriptor, data)
@@ -563,7 +334,7 @@ class _Machine:
         if self.dram_order is not None:
             access = self.dram_order.write if written else self.dram_order.read
             units = np.arange(place.start // self.program.alignment, -(-place.stop // self.program.alignment))
-            access(units, _UNITS.index(command.descriptor.opcode), command.turn, known)
+            access(units, UNITS.index(command.descriptor.opcode), command.turn, known)
         self.count(command.descriptor, "dram_writes" if written else "dram_reads", words)
         return place, self.span("l2", body["l2_base"], body["words"], len(self.l2))
 
@@ -601,7 +372,7 @@ class _Machine:
         vectors = np.zeros((height, width, groups * per_vector, config.l2_word), np.uint8)
         vectors[np.ix_(*inside, np.arange(copied))] = self.read_l2(command, at, known)
         if self.l1_order is not None:
-            self.l1_order.write(words, _UNITS.index(Opcode.COPY), command.turn, known)
+            self.l1_order.write(words, UNITS.index(Opcode.COPY), command.turn, known)
         values = vectors.reshape(-1, config.H).view(np.int8)
         self.l1[words] = values
         self.count(command.descriptor, "l1_writes", len(words))
@@ -703,7 +474,7 @@ class _Machine:
         )  # [height, width, Ds, Dr, groups]
         self.check_words("l1", words, len(self.l1))
         if self.l1_order is not None:
-            self.l1_order.read(words, _UNITS.index(Opcode.TILE), command.turn, known)
+            self.l1_order.read(words, UNITS.index(Opcode.TILE), command.turn, known)
         # Products of int8 sums of up to 2**10 terms are exact in float32.
         exact: Any = np.float32 if D * B * config.H <= 1 << 10 else np.float64
         activations = self.l1[words.reshape(positions, -1)].astype(exact, copy=False)
@@ -881,12 +652,12 @@ class _Machine:
         self.write_l2(command, target, data.view(np.uint8), known)
 
 
-_RUN: dict[Opcode, Callable[[_Machine, _Command, NDArray[np.int64]], None]] = {
-    Opcode.LOAD: _Machine.load,
-    Opcode.COPY: _Machine.copy,
-    Opcode.VECTOR: _Machine.vector,
-    Opcode.STORE: _Machine.store,
-    Opcode.RECORD: _Machine.record,
+_RUN: dict[Opcode, Callable[[Machine, _Command, NDArray[np.int64]], None]] = {
+    Opcode.LOAD: Machine.load,
+    Opcode.COPY: Machine.copy,
+    Opcode.VECTOR: Machine.vector,
+    Opcode.STORE: Machine.store,
+    Opcode.RECORD: Machine.record,
 }
 
 
@@ -902,75 +673,3 @@ def descriptor_name(program: Program, number: int, descriptor: Descriptor) -> st
     layers = program.layers
     layer = f", layer {layers[descriptor.layer].name!r}" if descriptor.layer < len(layers) else ""
     return f"descriptor {number} ({descriptor.opcode.name}{layer})"
-
-
-def execute(
-    program: Program,
-    memory: NDArray[np.uint8],
-    *,
-    check: bool = False,
-    observe: Callable[[int, Descriptor, NDArray[Any]], None] | None = None,
-    progress: bool = False,
-) -> Execution:
-    """Run a program.
-
-    Parameters
-    ----------
-    program
-        For any instance.
-    memory
-        DRAM as :meth:`sw.compiler.program.Program.memory` gives it; it is not changed.
-    check
-        Prove that no result depends on which unit is faster, and that nothing is read before it is written.
-    observe
-        Called with what each command has produced: the number of its descriptor, the descriptor, and the words that it
-        wrote to L2 (uint8), the vectors that it wrote to L1 (int8), or the sums of a TILE (int32).
-    progress
-        Show a progress bar.
-
-    Raises
-    ------
-    ExecutionError
-        A descriptor is out of range, an address out of bounds, a checksum wrong, the program hangs or does not end, or,
-        with ``check``, it has a race. The message names the descriptor.
-    """
-    if memory.dtype != np.uint8 or memory.shape != (program.dram_bytes,):
-        raise ExecutionError(f"memory must be uint8 [{program.dram_bytes}], not {memory.dtype} {list(memory.shape)}")
-    machine = _Machine(program, memory.copy(), check, observe)
-    listing = program.listing
-    bar = Progress(transient=True) if progress else nullcontext()
-    with bar as shown:
-        task = shown.add_task("golden run", total=len(listing)) if shown else None
-        for number, descriptor in enumerate(listing):
-            if descriptor.opcode == Opcode.END:
-                if number != len(listing) - 1:
-                    raise ExecutionError(f"descriptor {number} (END): must be the last of {len(listing)} descriptors")
-                machine.count(descriptor, "descriptors", 1)
-                machine.count(descriptor, "dram_reads", max(1, BYTES // machine.word_bytes))
-                machine.finish()
-                return Execution(machine.memory, machine.layers)
-            try:
-                machine.give(number, descriptor)
-            except ExecutionError:
-                raise
-            except ValueError as error:
-                raise ExecutionError(f"{descriptor_name(program, number, descriptor)}: {error}") from None
-            if shown and task is not None:
-                shown.update(task, advance=1)
-    raise ExecutionError(f"descriptor {len(listing) - 1}: the last descriptor must be END")
-
-
-def run_program(
-    program: Program, images: Sequence[NDArray[np.int8]], *, check: bool = False, progress: bool = False
-) -> dict[str, NDArray[Any]]:
-    """The outputs of a program for its inputs, by name.
-
-    Raises
-    ------
-    sw.compiler.program.ProgramError
-        The images do not fit the program.
-    ExecutionError
-        As :func:`execute`.
-    """
-    result = execute(program, program.memory(images), check=check, progress=progress)
-    return {tensor.name: program.read(result.memory, tensor) for tensor in program.outputs}

@@ -14,18 +14,9 @@ from hw.layout import LayerTile, Schedule, layer_tiles, mask_unrank
 from sw.format import CompressedLayer, layer_streams
 from sw.format.packing import pack_fields, rank_masks
 from sw.format.streams import StreamLayout
-from sw.golden import (
-    PsumOverflowError,
-    advance,
-    check_psum_width,
-    layer_sums,
-    output_size,
-    requantise,
-    tile_activations,
-    tile_psums,
-)
-from sw.perf import LayerRun, check_schedule
-from sw.perf.schedule import layer_run, raw_passes, runs_raw
+from sw.golden import PsumOverflowError, check_psum_width, layer_sums, output_size, requantise
+from sw.schedule import LayerRun, advance, check_schedule, tile_activations, tile_psums
+from sw.schedule.choice import layer_run, raw_passes, runs_raw
 
 __all__ = ["LayerOutputs", "LayerProgram", "ProgramError", "Score", "layer_program", "score"]
 
@@ -175,7 +166,7 @@ def _weight_streams(
     packed = layer_streams(layer, schedule, raw)
     streams = {f"i_{name}": words(data, fields * layout.bits[name]) for name, data in packed.items()}
     if not raw:
-        bits = config.codeword_bits
+        bits = config.element_bits
         codebook = words(pack_fields(layer.codebook.view(np.uint8), bits), layer.codebook.size * bits)
         streams["i_weight"] = codebook + streams.pop("i_index")
     return streams
@@ -201,7 +192,7 @@ def layer_program(
     ------
     ProgramError
         The layer's method, codebook or mask does not fit the instance, or its output is too large.
-    sw.perf.ScheduleError, sw.golden.GoldenError, sw.format.StreamError
+    sw.schedule.ScheduleError, sw.golden.GoldenError, sw.format.StreamError
         The schedule or the activations do not fit.
     """
     _check(config, layer)

@@ -12,8 +12,8 @@ from hw.config import AcceleratorConfig
 from hw.layout import Schedule, layer_tiles
 from sw.format.layer import CompressedLayer
 from sw.golden.layer import output_size
-from sw.golden.schedule import advance
-from sw.perf.cycles import LayerRun, sequence_cycles
+from sw.schedule.cycles import LayerRun, sequence_cycles
+from sw.schedule.tiles import advance
 
 __all__ = [
     "ScheduleError",
@@ -120,7 +120,7 @@ def activation_fetches(layer: CompressedLayer, schedule: Schedule, lines: int, c
 def layer_run(
     config: AcceleratorConfig, layer: CompressedLayer, schedule: Schedule, rows: int, columns: int
 ) -> LayerRun:
-    """The layer as :func:`sw.perf.sequence_cycles` takes it, for an input of ``rows`` x ``columns``."""
+    """The layer as :func:`sw.schedule.sequence_cycles` takes it, for an input of ``rows`` x ``columns``."""
     E, F = output_size(layer, rows, columns)
     raw = runs_raw(config, layer)
     return LayerRun(layer.shape, E * F, schedule, 0 if raw else layer.k, raw, raw_passes(config, layer))

@@ -10,9 +10,9 @@ import pytest
 
 from hw.config import preset
 from hw.layout import Schedule
-from sw.perf import LayerRun, issue_slots, sequence_cycles, tile_timings
-from sw.perf.cycles import loader_latency
-from sw.perf.schedule import candidate_schedules
+from sw.schedule import LayerRun, issue_slots, sequence_cycles, tile_timings
+from sw.schedule.choice import candidate_schedules
+from sw.schedule.cycles import loader_latency
 
 CONFIG = preset("ews-cms-tiny")  # H = 4, L = 8
 

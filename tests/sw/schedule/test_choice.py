@@ -11,8 +11,8 @@ from hw.config import preset
 from hw.layout import Schedule, layer_tiles
 from sw.format import CompressedLayer
 from sw.format.example import random_layer
-from sw.golden import output_size, tile_activations
-from sw.perf import (
+from sw.golden import output_size
+from sw.schedule import (
     LayerRun,
     ScheduleError,
     activation_fetches,
@@ -20,9 +20,10 @@ from sw.perf import (
     choose_schedule,
     psum_accesses,
     sequence_cycles,
+    tile_activations,
     tile_timings,
 )
-from sw.perf.schedule import candidate_schedules, layer_run, raw_passes
+from sw.schedule.choice import candidate_schedules, layer_run, raw_passes
 
 CONFIG = preset("ews-tiny")  # H = 4, L = 8, WRF 16, PRF 8
 

@@ -1,7 +1,7 @@
 """A network in steps for one instance: a program for each operation of the accelerator, in one file.
 
 The file, all numbers little-endian: magic (8 bytes), version and length n of the header (4 each), header (n bytes of
-JSON), CRC-32 of all that (4), then the programs, each as in its own file (:mod:`sw.compiler.program`). The header is
+JSON), CRC-32 of all that (4), then the programs, each as in its own file (:mod:`sw.program.file`). The header is
 an object of ``operations`` (:mod:`sw.host.operations`), ``constants``, ``input_scale`` and ``programs``: of each the
 number of its operation and its bytes. The programs lie one behind the other in DRAM: the host writes their images once.
 """
@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
-from sw.compiler.program import Input, Program, ProgramError, Tensor, program_bytes, program_from_bytes
 from sw.format.output import write_atomically
 from sw.format.strict_json import parse_json
 from sw.host.network import check_scale, decode_constants, encode_constants
 from sw.host.operations import COMPUTED, Array, Kind, StepError, check_steps, run_steps
+from sw.program import Input, Program, ProgramError, Tensor, program_bytes, program_from_bytes
 
 __all__ = [
     "MAGIC",
@@ -153,7 +153,7 @@ class SteppedProgram:
         ------
         StepError
             An image has another shape or dtype.
-        sw.compiler.program.ProgramError
+        sw.program.ProgramError
             An operand has a value that the instance cannot multiply by.
         """
 
@@ -240,7 +240,7 @@ def read_stepped_program(path: str | os.PathLike[str]) -> SteppedProgram:
     ------
     StepError
         The file is truncated, too long, corrupted, of another version, or its steps cannot run.
-    sw.compiler.program.ProgramError
+    sw.program.ProgramError
         A program in it is at fault.
     OSError
         The file cannot be read.

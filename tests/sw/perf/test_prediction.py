@@ -10,11 +10,12 @@ from hw.control.counters import COUNTERS
 from hw.control.descriptor import Opcode
 from hw.layout import Schedule
 from sw.compiler.compile import compile_layer
-from sw.compiler.program import Program, ProgramError, ProgramLayer
-from sw.golden.program import COUNTS, execute
-from sw.perf.program import Latencies, measured, predict, total, traffic_bytes, utilisation
+from sw.executor import COUNTS, execute
+from sw.perf.prediction import predict
+from sw.perf.timing import Latencies, measured, total, traffic_bytes, utilisation
+from sw.program import Program, ProgramError, ProgramLayer
 from tests.sw.assembler import Assembler, add_input, add_layer, add_output, layer_program
-from tests.sw.golden.test_golden_program import edited, some_layer, vector_program, with_descriptors
+from tests.sw.executor.test_executor import edited, some_layer, vector_program, with_descriptors
 from tests.sw.networks import random_layer
 
 CONFIG = PRESETS["ews-cms-16"]

@@ -10,10 +10,9 @@ import pytest
 
 from hw.config import AcceleratorConfig, preset
 from hw.layout import Schedule
-from sim.program import LayerOutputs, LayerProgram, ProgramError, layer_program, score
 from sim.scenarios import random_activations, random_layer
-from sw.golden import run_schedule
-from sw.perf import ScheduleError
+from sim.transfers import LayerOutputs, LayerProgram, ProgramError, layer_program, score
+from sw.schedule import ScheduleError, run_schedule
 
 CONFIG = preset("ews-cms-tiny")
 

@@ -13,7 +13,9 @@ import pytest
 
 from hw.config import preset
 from hw.control.descriptor import Opcode
-from sw.compiler.program import (
+from sw.format.example import random_layer
+from sw.golden.layer import layer_sums
+from sw.program import (
     MAGIC,
     MAX_DRAM_BYTES,
     Fold,
@@ -25,8 +27,6 @@ from sw.compiler.program import (
     read_program,
     write_program,
 )
-from sw.format.example import random_layer
-from sw.golden.layer import layer_sums
 from tests.sw.assembler import layer_program
 
 FOLD = Fold(3, 9, 8, (3, 3), (2, 2), (1, 1), 2)

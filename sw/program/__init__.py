@@ -1,0 +1,26 @@
+"""A program of the accelerator: its image in DRAM, what the host writes and reads, and its file."""
+
+from sw.program.checks import MAX_DRAM_BYTES, ProgramError
+from sw.program.file import MAGIC, VERSION, program_bytes, program_from_bytes, read_program, write_program
+from sw.program.image import COUNTED, Program, ProgramLayer
+from sw.program.operands import OPERAND_TILE, Operand
+from sw.program.tensors import Fold, Input, Tensor
+
+__all__ = [
+    "COUNTED",
+    "MAGIC",
+    "MAX_DRAM_BYTES",
+    "OPERAND_TILE",
+    "VERSION",
+    "Fold",
+    "Input",
+    "Operand",
+    "Program",
+    "ProgramError",
+    "ProgramLayer",
+    "Tensor",
+    "program_bytes",
+    "program_from_bytes",
+    "read_program",
+    "write_program",
+]
