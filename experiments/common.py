@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.images import resized
+from experiments.models import image_size
 from sw.compress.methods import CompressError
 from sw.compress.training.data import ImageData, load_data
 
@@ -20,13 +22,16 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 WEIGHTS = ROOT / "build" / "experiments"
 
-#: Environment variable with the path of CIFAR-10, as :func:`sw.compress.training.data.load_data` takes it.
+#: Environment variable with the path of the images, as :func:`sw.compress.training.data.load_data` takes it. Which data
+#: set a network is for is in :mod:`experiments.models`.
 DATA_VARIABLE = "CIFAR10"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options that every experiment has."""
-    parser.add_argument("--data", default=os.environ.get(DATA_VARIABLE), help=f"CIFAR-10 (${DATA_VARIABLE})")
+    parser.add_argument(
+        "--data", default=os.environ.get(DATA_VARIABLE), help=f"CIFAR-10, or Tiny-ImageNet (${DATA_VARIABLE})"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
     parser.add_argument("--images", type=int, help="use only that many images of each part, to try the command")
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
@@ -34,8 +39,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
-def data(options: argparse.Namespace) -> tuple[ImageData, ImageData]:
-    """CIFAR-10's training and test images.
+def data(options: argparse.Namespace, network: str = "") -> tuple[ImageData, ImageData]:
+    """The training and test images, of the size that the network takes.
 
     Raises
     ------
@@ -43,10 +48,13 @@ def data(options: argparse.Namespace) -> tuple[ImageData, ImageData]:
         No path was given.
     """
     if not options.data:
-        raise CompressError(f"--data must name CIFAR-10's archive or .npz; ${DATA_VARIABLE} is not set either")
+        raise CompressError(f"--data must name the images' archive or .npz; ${DATA_VARIABLE} is not set either")
     parts = [load_data(options.data, split) for split in ("train", "test")]
     if options.images:
         parts = [ImageData(part.images[: options.images], part.labels[: options.images], part.size) for part in parts]
+    size = image_size(network)
+    if size is not None:
+        parts = [resized(part, size) for part in parts]
     return parts[0], parts[1]
 
 

@@ -26,7 +26,7 @@ from sw.compress.pruning import nm_mask
 from sw.compress.ratio import ideal_ratio, layer_bits, storage_bits, sum_bits
 from sw.compress.search import CANDIDATES, REFERENCE, SLACK, loss_sensitivity, search
 from sw.compress.training.data import ImageData
-from sw.compress.training.finetune import file_metadata, measure_integers, to_integers, write_integers
+from sw.compress.training.finetune import GOLDEN, file_metadata, measure_integers, to_integers, write_integers
 from sw.compress.training.freezing import Freezing, SignFreezer
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
 from sw.compress.training.integer import read_network
@@ -66,12 +66,17 @@ class Case:
     bits
         Instead of the recipe's k: the most codewords with which a layer, or all layers that share a codebook, take at
         most so many bits a weight, codebook included.
+    mean_bits
+        Instead of the recipe's k: codewords with which all layers but the depthwise ones take so many bits a weight
+        together, codebooks included, as nearly as can be (:func:`filling_codewords`).
     file_bytes
         Instead of a recipe: the one for each layer that a search finds for a file of at most that size.
     candidates
         What the search tries.
     learn_signs, freezing, alpha
         Of sign-split methods.
+    rate_of
+        The case whose learning rate it takes; empty: its own.
     """
 
     name: str
@@ -80,11 +85,13 @@ class Case:
     masks: bool = False
     permute: bool = False
     bits: float | None = None
+    mean_bits: float | None = None
     file_bytes: int = 0
     candidates: Sequence[Recipe] = CANDIDATES
     learn_signs: bool = True
     freezing: Freezing | None = None
     alpha: float = 1.0
+    rate_of: str = ""
 
 
 #: Layers that stay at 8 bit: the first and the last.
@@ -106,11 +113,75 @@ def most_codewords(weights: int, recipe: Recipe, bits: float, masked: bool) -> i
     return max(fitting, default=0)
 
 
+def _fit(weights: int, recipe: Recipe, room: float, masked: bool) -> tuple[int, int]:
+    """The most codewords, any number, with which a layer takes at most ``room`` bits; and what it takes."""
+    subvectors = weights // recipe.d
+
+    def bits(k: int) -> int:
+        return storage_bits(weights, d=recipe.d, k=k, n=recipe.n, m=recipe.m, masked=masked, signed=recipe.signed).total
+
+    word = bits(2) - bits(1) - subvectors
+    for width in range(min(16, subvectors.bit_length() - 1), -1, -1):
+        fixed = bits(1) - word + width * subvectors
+        k = min(2**width, int((room - fixed) // word))
+        if k > 2 ** (width - 1) or (k >= 1 and width == 0):
+            return k, bits(k)
+    return 0, 0
+
+
+def filling_codewords(weights: Sequence[int], recipe: Recipe, bits: float, masked: bool) -> list[int]:
+    """Codewords of layers of so many weights that together take at most ``bits`` a weight, and nearly those.
+
+    All layers get the same bits a weight at first, as many as go; what is left, the largest ones. Any number is tried,
+    also such as 1,152: its index takes a bit more than that of 1,024, its codebook one eighth more.
+
+    Parameters
+    ----------
+    weights
+        Of each layer.
+    recipe
+        Its method, d and N:M.
+    bits
+        Bits a weight, codebooks included.
+    masked
+        There are masks.
+
+    Returns
+    -------
+    list
+        Of each layer; 0: it cannot take part.
+    """
+    total = bits * sum(weights)
+    low, high = 0.0, 2 * bits
+    for _ in range(40):
+        middle = (low + high) / 2
+        taken = sum(_fit(count, recipe, middle * count, masked)[1] for count in weights)
+        low, high = (middle, high) if taken <= total else (low, middle)
+    found = [_fit(count, recipe, low * count, masked) for count in weights]
+    left = total - sum(taken for _, taken in found)
+    for number in sorted(range(len(weights)), key=lambda i: -weights[i]):
+        k, taken = _fit(weights[number], recipe, found[number][1] + left, masked)
+        left -= taken - found[number][1]
+        found[number] = k, taken
+    return [k for k, _ in found]
+
+
 def rules_for(sources: Sequence[LayerSource], case: Case, seed: int) -> list[tuple[str, Recipe]]:
     """A recipe for each layer by a case, but for ``file_bytes``; none for layers that stay at 8 bit."""
     masked = case.masks or case.recipe.masked
     recipe = dataclasses.replace(case.recipe, seed=seed)
     coded = [source for source in sources if source.name not in KEPT_8BIT]
+    if case.mean_bits is not None:
+        why = [misfit(source, dataclasses.replace(recipe, k=1)) for source in coded]
+        # Depthwise layers are nobody's; what d does not divide takes 8 bit out of the same sum.
+        total = case.mean_bits * sum(s.weight.size for s, fault in zip(coded, why, strict=True) if fault != "depthwise")
+        total -= 8 * sum(s.weight.size for s, fault in zip(coded, why, strict=True) if fault not in (None, "depthwise"))
+        coded = [source for source, fault in zip(coded, why, strict=True) if fault is None]
+        sizes = [source.weight.size for source in coded]
+        if recipe.scope == "crosslayer":
+            sizes = [sum(sizes)]
+        filled = filling_codewords(sizes, recipe, total / sum(sizes), masked) * (len(coded) // len(sizes))
+        return [(source.name, dataclasses.replace(recipe, k=k)) for source, k in zip(coded, filled, strict=True) if k]
     if case.bits is None:
         return [(source.name, recipe) for source in coded]
     shared = 0
@@ -183,11 +254,31 @@ def run(
     device: str,
     capture: bool = True,
     container: Path | None = None,
+    golden: int = GOLDEN,
+    integers: bool = True,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Compress, fine-tune and measure. The seed of ``config`` is the clustering's too.
 
-    ``container``: keep the network's file there.
+    Parameters
+    ----------
+    network, weights
+        Of :data:`experiments.models.MODELS`, and the floats that it starts from.
+    case, config
+        What is done to it.
+    data
+        Images that it is trained with, and those that it is scored on.
+    device, capture
+        As in :func:`sw.compress.training.loop.fit`.
+    container
+        Keep the network's file there.
+    golden
+        Images whose logits :mod:`sw.golden` computes too; 0 for none.
+    integers
+        Measure the container's integers. Otherwise the network as it was trained, which is much faster: for runs that
+        try settings.
+    progress
+        Show bars on standard error.
 
     Returns
     -------
@@ -247,13 +338,15 @@ def run(
         path = Path(folder, "network")
         write_container(path, coded)
         ratio_file = 4 * bits.weight_count / path.stat().st_size
-        result: dict[str, Any] = {"accuracy_training_form": accuracy(graph, test, device=device)}
+        trained = accuracy(graph, test, device=device)
+        result: dict[str, Any] = {"accuracy": trained, "accuracy_training_form": trained, "integers": integers}
         write_integers(path, to_integers(graph, None if integer else "", sample))
-        exported = read_network(path) if integer else read_stepped(path)
-        measured = measure_integers(exported, test, device)
-        result["accuracy"] = measured["accuracy_integers"]
-        result["golden_logits_equal"] = measured["golden_logits_equal"]
         result["file_bytes"] = path.stat().st_size
+        if integers:
+            exported = read_network(path) if integer else read_stepped(path)
+            measured = measure_integers(exported, test, device, golden=golden)
+            result["accuracy"] = measured["accuracy_integers"]
+            result["golden_logits_equal"] = measured["golden_logits_equal"]
         if container is not None:
             container.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, container)
@@ -264,6 +357,7 @@ def run(
         "case": case.name,
         "network": network,
         "seed": config.seed,
+        "mean_bits": case.mean_bits,
         **result,
         "accuracy_float": unquantised,
         "accuracy_before": before,
@@ -283,4 +377,4 @@ def run(
     }
 
 
-__all__ = ["Case", "compress", "most_codewords", "rules_for", "run"]
+__all__ = ["Case", "compress", "filling_codewords", "most_codewords", "rules_for", "run"]

@@ -1,4 +1,7 @@
-"""Networks for CIFAR-10, 32 x 32 pixels, 10 classes."""
+"""Networks for CIFAR-10 (32 x 32 pixels, 10 classes) and Tiny-ImageNet (64 x 64, 100 of its classes).
+
+The two convolutional ones of the latter are those for CIFAR-10 with a stem of stride 2.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,16 @@ from torch.nn import functional
 from sw.compress.methods import CompressError
 from sw.compress.training.graph import PadShortcut
 
-__all__ = ["MODELS", "MobileNetV2", "ResNet18", "ResNet20", "VisionTransformer", "build", "load_weights"]
+__all__ = [
+    "MODELS",
+    "MobileNetV2",
+    "ResNet18",
+    "ResNet20",
+    "VisionTransformer",
+    "build",
+    "image_size",
+    "load_weights",
+]
 
 
 class BasicBlock(nn.Module):
@@ -40,9 +52,11 @@ class BasicBlock(nn.Module):
 
 
 class _ResNet(nn.Module):
-    def __init__(self, blocks: tuple[int, ...], widths: tuple[int, ...], option: str) -> None:
+    def __init__(
+        self, blocks: tuple[int, ...], widths: tuple[int, ...], option: str, classes: int, stride: int
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(3, widths[0], 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         inputs = widths[0]
         stages = []
@@ -55,7 +69,7 @@ class _ResNet(nn.Module):
         for stage, layers in enumerate(stages):
             self.add_module(f"layer{stage + 1}", layers)
         self.stages = len(stages)
-        self.linear = nn.Linear(inputs, 10)
+        self.linear = nn.Linear(inputs, classes)
 
     def forward(self, values: Tensor) -> Tensor:
         values = functional.relu(self.bn1(self.conv1(values)))
@@ -68,14 +82,14 @@ class ResNet20(_ResNet):
     """ResNet-20 (He et al., section 4.2): 16, 32, 64 channels, three blocks each, option A."""
 
     def __init__(self) -> None:
-        super().__init__((3, 3, 3), (16, 32, 64), "A")
+        super().__init__((3, 3, 3), (16, 32, 64), "A", 10, 1)
 
 
 class ResNet18(_ResNet):
-    """ResNet-18 with a 3 x 3 stem of stride 1 and without max pooling, as is usual for CIFAR-10."""
+    """ResNet-18 with a 3 x 3 stem, of stride 1 as is usual for CIFAR-10, and without max pooling."""
 
-    def __init__(self) -> None:
-        super().__init__((2, 2, 2, 2), (64, 128, 256, 512), "B")
+    def __init__(self, classes: int = 10, stride: int = 1) -> None:
+        super().__init__((2, 2, 2, 2), (64, 128, 256, 512), "B", classes, stride)
 
 
 class InvertedResidual(nn.Module):
@@ -97,13 +111,13 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """MobileNet-v2, width 1; of its five strides of 2, the first two are 1."""
+    """MobileNet-v2, width 1; of its five strides of 2, the first is ``stride`` and the second is 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 10, stride: int = 1) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6()]
+        layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, stride, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6()]
         inputs = 32
-        for factor, outputs, count, stride in (
+        for factor, outputs, count, step in (
             (1, 16, 1, 1),
             (6, 24, 2, 1),
             (6, 32, 3, 2),
@@ -113,11 +127,11 @@ class MobileNetV2(nn.Module):
             (6, 320, 1, 1),
         ):
             for block in range(count):
-                layers.append(InvertedResidual(inputs, outputs, 1 if block else stride, factor))
+                layers.append(InvertedResidual(inputs, outputs, 1 if block else step, factor))
                 inputs = outputs
         layers += [nn.Conv2d(inputs, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6()]
         self.features = nn.Sequential(*layers)
-        self.linear = nn.Linear(1280, 10)
+        self.linear = nn.Linear(1280, classes)
 
     def forward(self, values: Tensor) -> Tensor:
         return self.linear(torch.flatten(functional.adaptive_avg_pool2d(self.features(values), 1), 1))
@@ -138,11 +152,11 @@ class _Attention(nn.Module):
 
 
 class _Encoder(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, epsilon: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = nn.LayerNorm(width, epsilon)
         self.attention = _Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width, epsilon)
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
 
@@ -152,20 +166,52 @@ class _Encoder(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """A transformer with DeiT-tiny's width 192 and 3 heads, for 64 patches of 4 x 4 pixels; mean of the tokens."""
+    """A vision transformer; by default with DeiT-tiny's width 192 and 3 heads, for 64 patches of 4 x 4 pixels.
 
-    def __init__(self, depth: int = 12, width: int = 192, heads: int = 3) -> None:
+    Parameters
+    ----------
+    depth, width, heads
+        Blocks, channels and heads.
+    patch, side
+        Pixels of a patch's and an image's side.
+    classes
+        Of the classifier.
+    class_token
+        It reads a token of its own, that comes first; otherwise the mean of the tokens.
+    epsilon
+        Of the norms.
+    """
+
+    cls_token: nn.Parameter | None
+
+    def __init__(
+        self,
+        depth: int = 12,
+        width: int = 192,
+        heads: int = 3,
+        *,
+        patch: int = 4,
+        side: int = 32,
+        classes: int = 10,
+        class_token: bool = False,
+        epsilon: float = 1e-5,
+    ) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(3, width, 4, 4)
-        self.positions = nn.Parameter(torch.zeros(1, 64, width))
+        self.side = side
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
+        self.positions = nn.Parameter(torch.zeros(1, (side // patch) ** 2 + class_token, width))
         nn.init.trunc_normal_(self.positions, std=0.02)
-        self.blocks = nn.Sequential(*[_Encoder(width, heads) for _ in range(depth)])
-        self.norm = nn.LayerNorm(width)
-        self.linear = nn.Linear(width, 10)
+        self.blocks = nn.Sequential(*[_Encoder(width, heads, epsilon) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width, epsilon)
+        self.linear = nn.Linear(width, classes)
 
     def forward(self, values: Tensor) -> Tensor:
-        tokens = self.patches(values).flatten(2).transpose(1, 2) + self.positions
-        return self.linear(self.norm(self.blocks(tokens)).mean(1))
+        tokens = self.patches(values).flatten(2).transpose(1, 2)
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = self.norm(self.blocks(tokens + self.positions))
+        return self.linear(tokens.mean(1) if self.cls_token is None else tokens[:, 0])
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -174,7 +220,20 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "mobilenetv2": MobileNetV2,
     "vit": VisionTransformer,
     "vit-narrow": functools.partial(VisionTransformer, width=64, heads=2),
+    "resnet18-64": functools.partial(ResNet18, 100, 2),
+    "mobilenetv2-64": functools.partial(MobileNetV2, 100, 2),
+    "dinov2-s": functools.partial(
+        VisionTransformer, 12, 384, 6, patch=14, side=98, classes=100, class_token=True, epsilon=1e-6
+    ),
 }
+
+#: Rows and columns of the images of networks that do not take them as they are.
+_SIZES = {"dinov2-s": 98}
+
+
+def image_size(name: str) -> int | None:
+    """Rows and columns that a network's images are resized to; None if it takes them as they are."""
+    return _SIZES.get(name)
 
 
 def build(name: str, weights: str | Path | None = None, *, seed: int = 0) -> nn.Module:

@@ -3,9 +3,10 @@
 Each run leaves one JSON file under build/experiments; the report is made of those that are there, so a study can be
 stopped and gone on with, and cases can be run on several machines.
 
-With ``--rates``, each case is tried with each of some learning rates; the best ones are written to
-``docs/results/rates-NAME-NETWORK.json``, which the study takes its rates from. Rates can be tried on one seed first,
-and promising ones on more (``--seeds``): of those with the most seeds, the best counts.
+With ``--rates``, each case is tried with each of some learning rates, on images that are held out of the training ones
+(:mod:`experiments.protocol`); the best ones are written to ``docs/results/rates-NAME-NETWORK.json``, which the study
+takes its rates from. Rates can be tried on one seed first, and promising ones on more (``--seeds``): of those with the
+most seeds, the best counts.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ import numpy as np
 from experiments.common import RESULTS, WEIGHTS, add_options, data, machine, spread, weights_file, write_report
 from experiments.finetune import Case
 from experiments.finetune import run as fine_tune
+from experiments.protocol import SEEDS, TRY_SEEDS, bytes_apart, held_out
 from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
 from sw.compress.training.data import ImageData
 from sw.compress.training.loop import TrainConfig
 
-#: Of a study, and of the runs that try learning rates for it.
-SEEDS, RATES_SEEDS = (0, 1, 2), (100,)
+#: Images whose logits :mod:`sw.golden` computes too, of one seed: they take as long as all others.
+GOLDEN = 2
 
 
 @dataclass(frozen=True)
@@ -121,23 +123,23 @@ class _Run:
         return False
 
 
-def _best_rates(study: str, network: str) -> dict[str, float]:
-    """The learning rate of each case that ``--rates`` found; of those that it tried."""
+def _found_rates(study: str, network: str) -> dict[str, Any]:
+    """The report of ``--rates``: ``best``, the learning rate of each case that it tried, and its ``runs``."""
     path = RESULTS / f"rates-{study}-{network}.json"
-    return dict(json.loads(path.read_text())["best"]) if path.exists() else {}
+    return dict(json.loads(path.read_text())) if path.exists() else {"best": {}, "runs": []}
 
 
 def _runs(study: Study, options: argparse.Namespace, cases: Sequence[Case]) -> list[_Run]:
     """One seed of every case before the next seed, or one rate: a study that is stopped has whole tables."""
     name = f"rates-{study.name}" if options.rates else study.name
     folder = options.runs or WEIGHTS / f"{name}-{options.network}"
-    best = _best_rates(study.name, options.network)
+    best = _found_rates(study.name, options.network)["best"]
     own = study.config(options.network)
     found = []
-    for seed in options.seeds or (RATES_SEEDS if options.rates else SEEDS):
+    for seed in options.seeds or (TRY_SEEDS if options.rates else SEEDS):
         for rate in options.rates or [options.lr]:
             for case in cases:
-                lr = best.get(case.name, own.lr) if rate is None else rate
+                lr = best.get(case.rate_of or case.name, own.lr) if rate is None else rate
                 config = dataclasses.replace(own, seed=seed, lr=lr)
                 if options.epochs:
                     config = dataclasses.replace(config, epochs=options.epochs)
@@ -150,6 +152,8 @@ def _runs(study: Study, options: argparse.Namespace, cases: Sequence[Case]) -> l
 
 def _run(study: Study, options: argparse.Namespace) -> int:
     cases = study.cases(options.network)
+    if options.rates:
+        cases = [case for case in cases if not case.rate_of]
     names = [case.name for case in cases]
     for name in options.cases or ():
         if name not in names:
@@ -157,7 +161,7 @@ def _run(study: Study, options: argparse.Namespace) -> int:
     runs = _runs(study, options, cases)
     failed = 0
     if not options.report_only:
-        parts = data(options)
+        parts = _parts_of(options)
         images = len(parts[0])
         runs = [
             dataclasses.replace(run, config=dataclasses.replace(run.config, batch=min(run.config.batch, images)))
@@ -180,6 +184,13 @@ def _run(study: Study, options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _parts_of(options: argparse.Namespace) -> tuple[ImageData, ImageData]:
+    """Images to train with, and to be scored on: those held out where rates are tried, the test images elsewhere."""
+    train, test = data(options, options.network)
+    train, held = held_out(train)
+    return train, held if options.rates else test
+
+
 def _one(options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _Run) -> None:
     """One run, and its file."""
     network, sparse = options.network, run.case.sparse
@@ -194,9 +205,12 @@ def _one(options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _
         device=options.device,
         capture=not options.eager,
         container=run.file.with_suffix(".msvq") if options.containers else None,
+        golden=GOLDEN if run.config.seed == SEEDS[0] else 0,
+        integers=not options.rates,
         progress=not options.quiet and options.jobs == 1,
     )
     result |= {"machine": machine(options.device), "images": len(parts[0]), "config": dataclasses.asdict(run.config)}
+    result |= {"scored_images": len(parts[1]), "scored_on": "held out" if options.rates else "test"}
     run.file.parent.mkdir(parents=True, exist_ok=True)
     run.file.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{network} {run.name}: {result['accuracy']:.2f} %, {result['seconds']:.0f} s", flush=True)
@@ -212,7 +226,7 @@ def _start_worker(numbers: Any, options: argparse.Namespace) -> None:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = given.split(",") if given else [str(number) for number in range(options.gpus)]
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[numbers.get() % len(gpus)]
-    _parts = data(options)
+    _parts = _parts_of(options)
 
 
 def _work(options: argparse.Namespace, run: _Run) -> None:
@@ -242,11 +256,17 @@ def _processes(study: Study, runs: list[_Run], options: argparse.Namespace) -> i
 
 def _report(study: Study, network: str, runs: list[dict[str, Any]], output: Path) -> None:
     rows, summary = [], []
+    rate_of = {case.name: case.rate_of or case.name for case in study.cases(network)}
+    tried = [entry for entry in _found_rates(study.name, network)["runs"] if entry.get("scored_on") == "held out"]
+    sizes: dict[float, list[int]] = {}
     for name in dict.fromkeys(entry["case"] for entry in runs):
         group = [entry for entry in runs if entry["case"] == name]
+        tries = sum(entry["case"] == rate_of[name] for entry in tried)
+        if group[0].get("mean_bits"):
+            sizes.setdefault(group[0]["mean_bits"], []).append(group[0]["file_bytes"])
         accuracies = [entry["accuracy"] for entry in group]
         first = group[0]
-        summary.append({"case": name, "seeds": len(group), "accuracy": accuracies})
+        summary.append({"case": name, "seeds": len(group), "accuracy": accuracies, "tries": tries})
         rows.append(
             [
                 name,
@@ -261,6 +281,8 @@ def _report(study: Study, network: str, runs: list[dict[str, Any]], output: Path
                 len(group),
                 first["config"]["epochs"],
                 f"{first['config']['lr']:g}",
+                tries or "none held out",
+                f"{np.mean([entry['stages']['training'] for entry in group]):.0f} s",
             ]
         )
     headings = [
@@ -273,10 +295,25 @@ def _report(study: Study, network: str, runs: list[dict[str, Any]], output: Path
         "ratio, whole file",
         "bytes",
     ]
-    headings += ["kept SSE", "seeds", "epochs", "rate"]
-    report = {"experiment": study.name, "network": network, "note": f"{study.note} {_devices(runs)}"}
+    headings += ["kept SSE", "seeds", "epochs", "rate", "tries", "training"]
+    note = f"{study.note} {_protocol(runs, tried)} {_devices(runs)}"
+    for bits, files in sizes.items():
+        note += f" Files of {bits:.3g} bits a weight are within {100 * bytes_apart(files):.2f} % of each other."
+    report = {"experiment": study.name, "network": network, "note": note}
     report |= {"summary": summary, "runs": runs}
     _write(output / f"{study.name}-{network}.json", report, headings, rows)
+
+
+def _protocol(runs: Sequence[dict[str, Any]], tried: Sequence[dict[str, Any]]) -> str:
+    """What the tables say of how settings were chosen."""
+    if not tried:
+        return "Learning rates were not chosen on held-out images (`experiments/protocol.py`)."
+    epochs = sorted({entry["config"]["epochs"] for entry in tried})
+    return (
+        f"Trained with {runs[0]['images']:,} images. A case's learning rate is the best of its tries, runs of"
+        f" {' or '.join(map(str, epochs))} epochs, on {tried[0]['scored_images']:,} training images that no run here"
+        " trains with; the test images were seen by the runs of this table alone."
+    )
 
 
 def _report_rates(study: Study, network: str, runs: list[dict[str, Any]], output: Path) -> None:
@@ -290,8 +327,9 @@ def _report_rates(study: Study, network: str, runs: list[dict[str, Any]], output
         best[name] = max(sorted(found), key=lambda rate: (len(found[rate]), np.mean(found[rate])))
         rows.append([name, *(spread(found[rate]) if rate in found else "" for rate in rates), f"{best[name]:g}"])
     note = (
-        "Accuracy of the container's integers on the test images, in per cent, by learning rate. The study takes the"
-        f" best one of those with the most seeds, the smaller of two that are level. {_devices(runs)}"
+        f"Accuracy on {runs[0]['scored_images']:,} training images that are held out, in per cent, by learning rate,"
+        f" after {runs[0]['config']['epochs']} epochs, in the form that is trained. The study takes the best one of"
+        f" those with the most seeds, the smaller of two that are level. {_devices(runs)}"
     )
     report = {"experiment": study.name, "network": network, "note": note, "best": best, "runs": runs}
     headings = ["case", *(f"{rate:g}" for rate in rates), "best"]

@@ -1,4 +1,4 @@
-"""Train a network on CIFAR-10 in floating point, from scratch or N:M sparse from given weights.
+"""Train a network in floating point: from scratch, from given weights, or N:M sparse from given weights.
 
 The weights it writes are the start of the other experiments.
 """
@@ -16,6 +16,7 @@ import torch
 
 from experiments.common import add_options, data, machine, weights_file, write_report
 from experiments.models import MODELS, build
+from experiments.protocol import held_out
 from sw.compress.methods import CompressError
 from sw.compress.pruning import parse_nm
 from sw.compress.training.loop import TrainConfig, accuracy, fit
@@ -29,6 +30,16 @@ CONFIGS = {
     "vit": TrainConfig(300, 256, "adamw", 1e-3, weight_decay=0.05, warmup=5, label_smoothing=0.1, distort=0.5, mix=0.5),
 }
 CONFIGS["vit-narrow"] = dataclasses.replace(CONFIGS["vit"], epochs=100)
+CONFIGS["resnet18-64"] = TrainConfig(
+    24, 256, "sgd", 0.1, weight_decay=5e-4, warmup=3, label_smoothing=0.1, crop=6, erase=16
+)
+CONFIGS["mobilenetv2-64"] = TrainConfig(
+    40, 256, "sgd", 0.1, weight_decay=2e-4, warmup=3, label_smoothing=0.1, crop=6, erase=16
+)
+#: From pretrained weights (``--start``).
+CONFIGS["dinov2-s"] = TrainConfig(
+    3, 128, "adamw", 5e-5, weight_decay=0.02, warmup=0.4, label_smoothing=0.1, crop=8, distort=0.3
+)
 
 #: Settings of sparse training. Learning rate and decay of SR-STE are DominoSearch's, which MVQ uses.
 SPARSE = {
@@ -38,6 +49,13 @@ SPARSE = {
     "vit": TrainConfig(20, 256, "adamw", 5e-4, weight_decay=0.05, warmup=1, label_smoothing=0.1, distort=0.5, mix=0.5),
 }
 SPARSE["vit-narrow"] = SPARSE["vit"]
+SPARSE["resnet18-64"] = dataclasses.replace(CONFIGS["resnet18-64"], epochs=8, lr=0.05, warmup=1)
+SPARSE["mobilenetv2-64"] = TrainConfig(10, 256, "sgd", 0.02, weight_decay=5e-5, warmup=0.5, label_smoothing=0.1, crop=6)
+SPARSE["dinov2-s"] = dataclasses.replace(CONFIGS["dinov2-s"], epochs=5, lr=2e-4)
+
+#: Networks that are trained without the images that settings are chosen on (:mod:`experiments.protocol`). The others'
+#: weights are older than the protocol: they saw all training images.
+HELD_OUT_OF = ("resnet18-64", "mobilenetv2-64", "dinov2-s")
 
 #: Layers that stay dense: the first and the last.
 PATTERNS = ("layer*", "blocks*", "features.*.layers.*")
@@ -65,7 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     nm = parse_nm(options.nm)
-    train, test = data(options)
+    train, test = data(options, options.model)
+    if options.model in HELD_OUT_OF:
+        train, _ = held_out(train)
     if options.sparse and not options.start:
         raise CompressError("--sparse needs --start: it trains on from given weights")
     precision = "bfloat16" if options.device.startswith("cuda") else "float32"

@@ -1,0 +1,81 @@
+"""``python -m experiments.images DIRECTORY OUT.npz``: images of one size, in folders, as an ``.npz`` at that size.
+
+The directory is one that :func:`sw.compress.training.data.load_data` takes. It resizes images and crops their edges;
+those of Tiny-ImageNet, 64 x 64, are to be used as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from sw.compress.methods import CompressError
+from sw.compress.training.data import SPLITS, ImageData, load_data
+
+__all__ = ["arrays_of", "main", "resized"]
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def arrays_of(directory: str | Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an ``.npz`` for :func:`sw.compress.training.data.load_data`.
+
+    Raises
+    ------
+    CompressError
+        An image has another size than the first one.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for split in SPLITS:
+        data = load_data(directory, split)
+        with ThreadPoolExecutor() as pool:
+            pixels = list(pool.map(_pixels, data.images))
+        for path, image in zip(data.images, pixels, strict=True):
+            if image.shape != pixels[0].shape:
+                raise CompressError(f"image {str(path)!r} must be {pixels[0].shape[:2]}, not {image.shape[:2]}")
+        arrays |= {f"{split}_images": np.stack(pixels), f"{split}_labels": data.labels}
+    return arrays
+
+
+def resized(data: ImageData, size: int) -> ImageData:
+    """Images in memory, at another size: bicubic, rounded to uint8."""
+    parts = []
+    for first in range(0, len(data), 1000):
+        images = torch.from_numpy(np.asarray(data.images[first : first + 1000])).float()
+        larger = functional.interpolate(images, size=(size, size), mode="bicubic", align_corners=False)
+        parts.append(larger.round_().clamp_(0, 255).to(torch.uint8).numpy())
+    return ImageData(np.concatenate(parts), data.labels, size)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.images", description=__doc__)
+    parser.add_argument("directory")
+    parser.add_argument("output", help="the .npz to write")
+    options = parser.parse_args(arguments)
+    try:
+        arrays = arrays_of(options.directory)
+        with open(options.output, "wb") as file:
+            np.savez(file, **arrays)
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
