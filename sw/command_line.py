@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from hw.config import PRESETS
 
@@ -22,13 +25,35 @@ def add_instance_options(parser: argparse.ArgumentParser) -> None:
 def exit_status(prog: str, run: Callable[[], int | None], interrupted: str = "interrupted") -> int:
     """What a command returns, 0 for None; or with one line on standard error 2 for bad input, and 130 for Ctrl-C.
 
-    ``interrupted`` is what that line says after Ctrl-C.
+    ``interrupted`` is what that line says after Ctrl-C. Every other exception is a fault of this program: 70, and a
+    line that names it and its place; with the environment variable ``MSVQ_TRACEBACK`` it is raised.
     """
     try:
         return run() or 0
     except (ValueError, OSError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        print(f"{prog}: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"{prog}: there is not enough memory: {_one_line(error) or 'an allocation failed'}", file=sys.stderr)
+        return 2
+    except RecursionError:
+        print(f"{prog}: what a file holds is nested too deeply", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{prog}: {interrupted}", file=sys.stderr)
         return 130
+    except Exception as error:
+        if os.environ.get("MSVQ_TRACEBACK"):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        print(
+            f"{prog}: internal error, {type(error).__name__}: {_one_line(error)} ({Path(place.filename).name}, line"
+            f" {place.lineno}); MSVQ_TRACEBACK=1 shows where it came from",
+            file=sys.stderr,
+        )
+        return 70
+
+
+def _one_line(error: BaseException) -> str:
+    """The message, whatever a library or a name in a file puts into it."""
+    return " ".join(str(error).split())

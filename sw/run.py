@@ -26,6 +26,7 @@ from rich.table import Table
 from hw.config import AcceleratorConfig
 from sw.command_line import exit_status
 from sw.executor import execute
+from sw.format.npz import write_npz
 from sw.format.output import staged
 from sw.perf.prediction import predict
 from sw.perf.report import layer_entries, layer_table
@@ -38,6 +39,8 @@ __all__ = ["RunError", "main", "quantise_input", "read_images"]
 BACKENDS = ("golden", "rtl", "perf")
 #: Logits of this many classes are printed, the largest first.
 TOP = 5
+#: Of a picture.
+MAX_PIXELS = 1 << 25
 
 
 class RunError(ValueError):
@@ -237,8 +240,10 @@ def _array(path: str) -> NDArray[Any]:
     try:
         with open(path, "rb") as file:
             values: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, MemoryError) as error:
-        raise RunError(f"{path}: must be an array in .npy format: {error}") from None
+    except OSError:
+        raise
+    except Exception as error:  # numpy lets errors of every kind out of its reader of headers
+        raise RunError(f"{path}: must be an array in .npy format: {' '.join(str(error).split())}") from None
     return values
 
 
@@ -254,11 +259,19 @@ def _picture(
         raise RunError(f"{path}: a picture must be for an input of 1 or 3 channels, not {channels}")
     try:
         with Image.open(path) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise RunError(
+                    f"{path}: a picture must have at most {MAX_PIXELS} pixels, not {picture.width} x {picture.height}"
+                )
             side = min(picture.size)
             left, top = ((extent - side) // 2 for extent in picture.size)
             square = picture.convert("RGB" if channels == 3 else "L").crop((left, top, left + side, top + side))
     except UnidentifiedImageError:
         raise RunError(f"{path}: must be .npy or a picture") from None
+    except (FileNotFoundError, PermissionError, IsADirectoryError, RunError):
+        raise
+    except Exception as error:  # Pillow lets errors of every kind out of damaged files
+        raise RunError(f"{path}: cannot be read as a picture: {' '.join(str(error).split())}") from None
     pixels = np.asarray(square.resize((columns, rows), Image.Resampling.BICUBIC), np.float32).reshape(rows, columns, -1)
     normalised = (pixels / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1).astype(np.float32))
@@ -267,7 +280,7 @@ def _picture(
 def _write(target: Path, name: str, results: dict[str, NDArray[Any]]) -> None:
     with open(target, "wb") as file:
         if Path(name).suffix == ".npz":
-            np.savez(file, allow_pickle=False, **results)
+            write_npz(file, results)
         elif len(results) == 1:
             np.save(file, next(iter(results.values())))
         else:

@@ -7,12 +7,13 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Cell", "ClockGate", "FullAdder", "Latch", "Library", "LibraryError", "load"]
+__all__ = ["Cell", "ClockGate", "FullAdder", "Latch", "Library", "LibraryError", "load", "truth"]
 
 
 class LibraryError(ValueError):
@@ -77,119 +78,151 @@ class Latch:
     out: str
 
 
-_TOKEN = re.compile(r"\s*([A-Za-z_]\w*(?:\[\d+\])?|[01]|[!'*&+|^()])")
+#: Of all files of a library together, unpacked.
+MAX_BYTES = 128 << 20
+MAX_CELLS = 100_000
+MAX_PINS = 10_000  # of a cell
+MAX_INPUTS = 16  # of a function
+MAX_FUNCTION = 10_000  # characters
+MAX_DEPTH = 100  # of groups in groups
+
+_TOKEN = re.compile(r"[A-Za-z_]\w*(?:\[\d+\])?|[01]|[!'*&+|^()]")
+#: How tightly an operator binds; "*" stands for the AND that is not written, too.
+_BINDS = {"+": 1, "|": 1, "*": 2, "&": 2, "^": 3}
 
 
-def _evaluator(function: str) -> Callable[[dict[str, bool]], bool]:
-    """A Liberty function as a Python one. Postfix ' and prefix ! bind closest, then ^, then AND, then OR."""
-    tokens = [token for token in _TOKEN.findall(function)]
-    position = 0
+def truth(function: str, inputs: Sequence[str]) -> tuple[bool, ...] | None:
+    """Outputs for all inputs, the first input varying slowest; None for a function that can't be read.
 
-    def peek() -> str:
-        return tokens[position] if position < len(tokens) else ""
-
-    def take() -> str:
-        nonlocal position
-        position += 1
-        return tokens[position - 1]
-
-    def atom() -> str:
-        token = take()
-        if token == "!":
-            return f"(not {atom()})"
-        if token == "(":
-            inner = either()
-            if not tokens[position:] or take() != ")":
-                raise ValueError(function)
-            text = f"({inner})"
-        elif token in "01":
-            text = str(token == "1")
-        elif token[0].isalpha() or token[0] == "_":
-            text = f"v[{token!r}]"
-        else:
-            raise ValueError(function)
-        while peek() == "'":
-            take()
-            text = f"(not {text})"
-        return text
-
-    def different() -> str:
-        text = atom()
-        while peek() == "^":
-            take()
-            text = f"({text} != {atom()})"
-        return text
-
-    def both() -> str:
-        text = different()
-        while peek() and peek() not in "+|)":
-            if peek() in "*&":
-                take()
-            text = f"({text} and {different()})"
-        return text
-
-    def either() -> str:
-        text = both()
-        while peek() and peek() in "+|":
-            take()
-            text = f"({text} or {both()})"
-        return text
-
-    try:
-        expression = either()
-    except IndexError:
-        raise ValueError(function) from None
-    if position != len(tokens):
-        raise ValueError(function)
-    # Built from the tokens above alone.
-    evaluate: Callable[[dict[str, bool]], bool] = eval(f"lambda v: {expression}", {"__builtins__": {}})
-    return evaluate
-
-
-def _truth(function: str, inputs: Sequence[str]) -> tuple[bool, ...] | None:
-    """Outputs for all inputs, the first input varying slowest; None for a function that can't be read."""
-    try:
-        evaluate = _evaluator(function)
-        rows = itertools.product((False, True), repeat=len(inputs))
-        return tuple(bool(evaluate(dict(zip(inputs, row, strict=True)))) for row in rows)
-    except (ValueError, KeyError):
+    Postfix ' and prefix ! bind closest, then ^, then AND, then OR. Values are columns of the truth table, a bit for
+    each row. More than :data:`MAX_INPUTS` inputs or :data:`MAX_FUNCTION` characters can't be read.
+    """
+    if len(inputs) > MAX_INPUTS or len(function) > MAX_FUNCTION:
         return None
+    rows = 1 << len(inputs)
+    every = (1 << rows) - 1
+    columns = {"0": 0, "1": every}
+    for position, name in enumerate(inputs):
+        run = rows >> 1 + position  # so many zeros, then so many ones, and so on
+        columns[name] = every // ((1 << 2 * run) - 1) * (((1 << run) - 1) << run)
+    values: list[int] = []
+    waiting: list[str] = []  # operators and open parentheses
+
+    def apply(binds: int) -> None:
+        """Apply the operators that wait and bind at least so tightly."""
+        while waiting and _BINDS.get(waiting[-1], 0) >= binds:
+            operator, right, left = waiting.pop(), values.pop(), values.pop()
+            values.append(left ^ right if operator == "^" else left & right if operator in "*&" else left | right)
+
+    def complement() -> None:
+        """Apply the ! before an operand that is complete."""
+        while waiting and waiting[-1] == "!":
+            waiting.pop()
+            values[-1] ^= every
+
+    operand = True  # expected
+    for token in _TOKEN.findall(function):
+        if not operand:
+            if token == "'":
+                values[-1] ^= every
+                continue
+            if token == ")":
+                apply(1)
+                if not waiting or waiting.pop() != "(":
+                    return None
+                complement()
+                continue
+            binary = token if token in _BINDS else "*"
+            apply(_BINDS[binary])
+            waiting.append(binary)
+            operand = True
+            if token in _BINDS:
+                continue
+        if token in "!(":
+            waiting.append(token)
+        elif token in columns:
+            values.append(columns[token])
+            complement()
+            operand = False
+        else:
+            return None
+    if operand:
+        return None
+    apply(1)
+    if waiting:  # an open parenthesis
+        return None
+    return tuple(bool(values[0] >> row & 1) for row in range(rows))
+
+
+def _without_comments(text: str) -> str:
+    """The text without what stands between /* and */; a /* that nothing ends is no comment."""
+    end = text.rfind("*/") + 2
+    return re.sub(r"/\*.*?\*/", "", text[:end], flags=re.DOTALL) + text[end:] if end > 1 else text
+
+
+def _attributes(segment: str) -> Iterator[tuple[str, str]]:
+    """Names and values of the simple attributes of a segment: a line each, as some files leave out the semicolon."""
+    for line in segment.split("\n") if ":" in segment else ():
+        name, colon, value = line.partition(":")
+        name, value = name.strip(" \t"), value.strip(" \t")
+        value = value.removeprefix('"').removesuffix('"')
+        if colon and '"' not in value and _IDENTIFIER.fullmatch(name):
+            yield name, value
+
+
+def _group(segment: str) -> tuple[str, str, str] | None:
+    """What stands before a group, its kind and its name: ``pin (A)``; None if that is not there."""
+    head, bracket, name = segment.rstrip().removesuffix(")").rpartition("(")
+    if not bracket or not segment.rstrip().endswith(")") or ")" in name:
+        return None
+    head = head.rstrip()
+    # From the end on: a search from the beginning would take the square of a long segment's time.
+    start = len(head)
+    while start and (head[start - 1].isalnum() or head[start - 1] == "_"):
+        start -= 1
+    kind = _IDENTIFIER.search(head, start)
+    return (head[: kind.start()], kind[0], name.replace('"', "").strip()) if kind else None
+
+
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 
 
 def _cells(text: str, path: Path) -> Iterator[Cell]:
     """Cells of one Liberty text."""
-    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
-    header = re.compile(r"([A-Za-z_]\w*)\s*\(([^()]*)\)\s*$")
-    # Some files leave out the semicolon at the end of a line.
-    attribute = re.compile(r'^[ \t]*([A-Za-z_]\w*)[ \t]*:[ \t]*"?([^"\n]*?)"?[ \t]*$', re.MULTILINE)
+    text = _without_comments(text)
     stack: list[tuple[str, str, dict[str, str]]] = []
     cell: Cell | None = None
     start = 0
-    libraries = 0
-    for token in re.finditer(r"[{};]", text):
+    libraries = cells = 0
+    for token in re.finditer(r"[{}]|;[\s;]*", text):
         kind, segment = token[0], text[start : token.start()]
         start = token.end()
         if kind == "{":
-            match = header.search(segment)
-            if match is None:
+            found = _group(segment)
+            if found is None:
                 raise LibraryError(f"{path}: not a Liberty file: no group name before '{{'")
-            group, name = match[1], match[2].replace('"', "").strip()
+            before, group, name = found
             if not stack and group != "library":
                 raise LibraryError(f"{path}: not a Liberty file: the outermost group is {group!r}, not 'library'")
             libraries += not stack
             if stack and len(stack) <= 3:
-                stack[-1][2].update(attribute.findall(segment[: match.start()]))
+                stack[-1][2].update(_attributes(before))
+            if len(stack) == MAX_DEPTH:
+                raise LibraryError(f"{path}: corrupt Liberty file: groups lie more than {MAX_DEPTH} deep")
             stack.append((group, name, {}))
             if group == "cell" and len(stack) == 2:
+                cells += 1
+                if cells > MAX_CELLS:
+                    raise LibraryError(f"{path}: the library must have at most {MAX_CELLS} cells")
                 cell = Cell(name)
-        elif kind == ";":
+        elif kind[0] == ";":
             if stack and len(stack) <= 3:
-                stack[-1][2].update(attribute.findall(segment))
+                stack[-1][2].update(_attributes(segment))
         else:
             if not stack:
                 raise LibraryError(f"{path}: corrupt Liberty file: a '}}' too many")
             group, name, attributes = stack.pop()
-            attributes.update(attribute.findall(segment))
+            attributes.update(_attributes(segment))
             if cell is None:
                 continue
             if len(stack) == 1:
@@ -206,7 +239,10 @@ def _cells(text: str, path: Path) -> Iterator[Cell]:
                 yield cell
                 cell = None
             elif len(stack) == 2 and group == "pin":
-                for pin in map(str.strip, name.split(",")):
+                pins = name.split(",", MAX_PINS)
+                if len(cell.inputs) + len(cell.outputs) + len(pins) > MAX_PINS:
+                    raise LibraryError(f"{path}: cell {cell.name} must have at most {MAX_PINS} pins")
+                for pin in map(str.strip, pins):
                     if attributes.get("direction") == "input":
                         cell.inputs.append(pin)
                         with suppress(ValueError):
@@ -265,11 +301,11 @@ def _full_adder(cell: Cell) -> FullAdder | None:
     sums, carries = tuple(sum(row) % 2 == 1 for row in rows), tuple(sum(row) > 1 for row in rows)
     found: dict[str, tuple[str, bool]] = {}
     for pin, function in cell.outputs.items():
-        truth = _truth(function, cell.inputs)
+        table = truth(function, cell.inputs)
         for role, wanted in (("sum", sums), ("carry", carries)):
-            if truth == wanted:
+            if table == wanted:
                 found[role] = (pin, False)
-            elif truth == tuple(not bit for bit in wanted):
+            elif table == tuple(not bit for bit in wanted):
                 found[role] = (pin, True)
     if len(found) != 2:
         return None
@@ -311,7 +347,7 @@ def library_from_texts(name: str, texts: Sequence[tuple[Path, str]], area_unit: 
         for cell in offered
         if len(cell.inputs) == 2
         and len(cell.outputs) == 1
-        and _truth(next(iter(cell.outputs.values())), cell.inputs) == (True, True, True, False)
+        and truth(next(iter(cell.outputs.values())), cell.inputs) == (True, True, True, False)
     ]
     if not nand2:
         raise LibraryError(f"{where}: no two-input NAND in the library, which is the unit of gate equivalents")
@@ -342,16 +378,19 @@ def load(paths: Sequence[Path]) -> Library:
     Raises
     ------
     LibraryError
-        A file cannot be read, or as :func:`library_from_texts`.
+        A file cannot be read, the texts have more than :data:`MAX_BYTES`, or as :func:`library_from_texts`.
     """
-    texts = []
+    texts: list[tuple[Path, str]] = []
+    left = MAX_BYTES
     for path in paths:
         try:
-            content = path.read_bytes()
-            if path.suffix == ".gz":
-                content = gzip.decompress(content)
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                content = file.read(left + 1)
+            left -= len(content)
+            if left < 0:
+                raise LibraryError(f"{path}: the library must have at most {MAX_BYTES >> 20} MiB, unpacked")
             texts.append((path, content.decode()))
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise LibraryError(
                 f"{path}: cannot read the Liberty file: {getattr(error, 'strerror', None) or error}"
             ) from None

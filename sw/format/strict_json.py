@@ -34,5 +34,5 @@ def parse_json(data: bytes) -> Any:
     """
     try:
         return json.loads(data, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
-    except RecursionError as error:
-        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("lists or objects are nested too deeply") from None

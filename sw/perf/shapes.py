@@ -19,10 +19,10 @@ channels are no multiple of ``d``; it has a codebook of its own, or one with all
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,14 @@ from hw.config import AcceleratorConfig
 from sw.compiler.graph import Graph, Value, convolution, lower
 from sw.compress.training.integer import IntegerNetwork, read_network
 from sw.format.layer import CompressedLayer, Requantisation
+from sw.format.strict_json import parse_json
 from sw.perf.estimate import Network
 
 __all__ = ["Shapes", "ShapesError", "read_workload"]
 
 _METHODS = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}
+#: Of a layer.
+MAX_WEIGHTS = 1 << 28
 _GEOMETRY = ("stride", "padding", "dilation")
 _FIELDS = ("name", "shape", "kind", "groups", "raw", "k", "codebook", "input", *_GEOMETRY)
 #: What has no effect on cycles.
@@ -78,6 +81,8 @@ def _layer(entry: Mapping[str, Any], place: str, config: AcceleratorConfig) -> C
     shape = entry["shape"]
     if not isinstance(shape, list) or len(shape) != 4 or any(type(x) is not int or x < 1 for x in shape):
         raise ShapesError(f"{place}: shape must be four positive integers [K, C, R, S], not {shape!r}")
+    if prod(shape) > MAX_WEIGHTS:
+        raise ShapesError(f"{place}: shape must have at most {MAX_WEIGHTS} weights, not {shape!r}")
     K, features = shape[0], config.features
     fields: dict[str, Any] = {
         "name": entry["name"],
@@ -236,7 +241,7 @@ def read_workload(path: str | os.PathLike[str], image: tuple[int, int, int] | No
     if image is not None:
         raise ShapesError("--image is for a container: shapes have an input")
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        entries = parse_json(Path(path).read_bytes())
     except ValueError as error:
         raise ShapesError(f"{os.fspath(path)}: must be JSON: {error}") from None
     return Shapes(entries)

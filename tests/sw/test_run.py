@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import random
 import struct
 import subprocess
 import sys
 import zlib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +119,37 @@ def test_refusals(path: str, tmp_path: Path, capsys, arguments: list[str], messa
     assert error.count("\n") == 1
     assert message in error
     assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("name", ["allow_pickle", "file", "a/b", "self", "arr_0"])
+def test_outputs_of_any_name(program: Program, tmp_path: Path, name: str) -> None:
+    renamed = replace(program, outputs=(replace(program.outputs[0], name=name),))
+    write_program(tmp_path / "p", renamed)
+    values = np.random.default_rng(1).integers(-128, 128, SHAPE).astype(np.int8)
+    arguments = ["--quiet", str(tmp_path / "p"), saved(tmp_path / "x.npy", values)]
+    for target in ("y.npz", "z.npz"):
+        assert main([*arguments, "--output", str(tmp_path / target)]) == 0
+    with np.load(tmp_path / "y.npz") as arrays:
+        assert np.array_equal(arrays[name], run_program(program, [values])["output0"][None])
+    assert (tmp_path / "y.npz").read_bytes() == (tmp_path / "z.npz").read_bytes()
+
+
+def test_pictures_that_are_damaged_or_too_large(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(path)
+    whole, rng = path.read_bytes(), random.Random(1)
+    errors = 0
+    for _ in range(200):
+        start = rng.randrange(200)
+        path.write_bytes(whole[:start] + rng.randbytes(rng.randrange(4)) + whole[start + rng.randrange(4) :])
+        with suppress(run.RunError):
+            read_images(str(path), program.inputs[0], (0, 0, 0), (1, 1, 1))
+            continue
+        errors += 1
+    assert errors > 50
+    Image.new("1", (8000, 8000)).save(path)
+    with pytest.raises(run.RunError, match="a picture must have at most 33554432 pixels, not 8000 x 8000"):
+        read_images(str(path), program.inputs[0], (0, 0, 0), (1, 1, 1))
 
 
 def test_means_are_numbers(capsys) -> None:

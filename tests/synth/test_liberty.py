@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import random
+import re
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from synth.__main__ import main
 from synth.generic import _text, generic
-from synth.liberty import LibraryError, load
+from synth.liberty import LibraryError, load, truth
 from synth.osu018 import osu018
 
 GENERIC = _text()
@@ -111,6 +116,82 @@ def test_broken_archive(tmp_path) -> None:
     path.write_bytes(gzip.compress(GENERIC.encode())[:200])
     with pytest.raises(LibraryError, match=r"bad\.lib\.gz: cannot read the Liberty file"):
         load([path])
+
+
+_GZIP = gzip.compress(b"library (a) {") + 2100 * gzip.compress(bytes(1 << 20))
+BOMBS = {
+    "gzip": (
+        _GZIP,
+        "the library must have at most 128 MiB, unpacked",
+    ),
+    "groups": (b"library(a){" + b"a(){" * 1_000_000, "groups lie more than 100 deep"),
+    "cells": (b"library(a){" + b"cell(a){}" * 200_000, "the library must have at most 100000 cells"),
+    "pins": (b"library(a){cell(a){pin(" + b"a," * 1_000_000 + b"){}}}", "cell a must have at most 10000 pins"),
+    "comments": (b"/*" * 1_000_000, "no library group"),
+    "one comment": (b"/*" + b"/ *" * 1_000_000, "no library group"),
+    "name": (b"a" * 1_000_000 + b"{", "no group name"),
+    "spaces": (b"library(a){ a :" + b" " * 1_000_000 + b'x"y"z; }', "no two-input NAND"),
+    "semicolons": (b"library(a){" + b";" * 1_000_000, "'library' is not closed"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_small_files_that_want_much(name, tmp_path) -> None:
+    """Of each, a tenth of the time and memory that it would take if they grew with the square, or were not limited."""
+    content, message = BOMBS[name]
+    path = tmp_path / ("bomb.lib.gz" if name == "gzip" else "bomb.lib")
+    path.write_bytes(content)
+    script = (
+        "import resource, sys; from pathlib import Path; from synth.liberty import LibraryError, load\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29))\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (5, 5))\n"
+        "try: load([Path(sys.argv[1])])\n"
+        "except LibraryError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    assert re.search(message, done.stdout), done.stdout
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "(" * 4000 + "A*B" + ")" * 4000 + "'",
+        "+".join(["(A*B)"] * 1500) + ")'",
+        "!" * 9001 + "(A*B)",
+        "!(A B)" + "'" * 8000,
+    ],
+)
+def test_long_functions_are_read(function: str) -> None:
+    function = function if function.count("(") == function.count(")") else f"({function}"
+    assert truth(function, ["A", "B"]) == (True, True, True, False)
+
+
+def test_functions_that_are_too_long_are_not() -> None:
+    assert truth("+".join(["A"] * 10_000), ["A"]) is None
+    assert truth("A", [*"ABCDEFGHIJKLMNOPQ"]) is None
+
+
+@pytest.mark.parametrize("function", ["", "A+", "(A", "A)", "()", "!", "A+*B", "'", "A^", "C"])
+def test_functions_that_cannot_be_read(function: str) -> None:
+    assert truth(function, ["A", "B"]) is None
+
+
+def test_damaged_archives(tmp_path) -> None:
+    """Bytes of a compressed library changed, left out and added anywhere."""
+    whole = gzip.compress(GENERIC.encode())
+    path, rng = tmp_path / "bad.lib.gz", random.Random(1)
+    messages = []
+    for _ in range(300):
+        start = rng.randrange(len(whole))
+        path.write_bytes(whole[:start] + rng.randbytes(rng.randrange(4)) + whole[start + rng.randrange(4) :])
+        with suppress(LibraryError):
+            load([path])
+            continue
+        with pytest.raises(LibraryError) as raised:
+            load([path])
+        messages.append(str(raised.value))
+    assert len(messages) > 200
+    assert all(re.fullmatch(rf"{path}: .*", message) for message in messages)
 
 
 def test_missing_file() -> None:

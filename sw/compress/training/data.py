@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import io
 import math
 import os
 import pickle
 import sys
 import tarfile
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
+from sw.format.npz import read_npz
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "SPLITS", "ImageData", "crop_boxes", "load_data", "mosaics"]
 
@@ -36,6 +37,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 #: Names of the two parts of a data set.
 SPLITS = ("train", "test")
+
+#: Bytes of an archive of CIFAR-10, unpacked, and of a file in it. The authors' have 184 MB, and 31 MB.
+MAX_ARCHIVE, MAX_BATCH = 256 << 20, 64 << 20
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -132,7 +136,8 @@ def load_data(path: str | os.PathLike[str], split: str, *, size: int = 224) -> I
     Raises
     ------
     CompressError
-        The path is none of these, or what it holds is not as described.
+        The path is none of these, what it holds is not as described, or an archive is larger unpacked than
+        :data:`MAX_ARCHIVE` or :func:`sw.format.npz.check_unpacked` allows.
     """
     if split not in SPLITS:
         raise CompressError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
@@ -141,15 +146,15 @@ def load_data(path: str | os.PathLike[str], split: str, *, size: int = 224) -> I
         if path.is_dir():
             return _folder(path, split, size)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-            return _array_data(images.transpose(0, 3, 1, 2), labels)
+            arrays = read_npz(path, (f"{split}_images", f"{split}_labels"))
+            return _array_data(arrays[f"{split}_images"].transpose(0, 3, 1, 2), arrays[f"{split}_labels"])
         if path.name.endswith((".tar.gz", ".tgz")):
             return _cifar_archive(path, split)
-    except (OSError, KeyError, ValueError, EOFError, tarfile.TarError, zipfile.BadZipFile, pickle.PickleError) as error:
-        if isinstance(error, CompressError):
-            raise
-        raise CompressError(f"cannot read data {str(path)!r}: {error}") from error
+    except CompressError:
+        raise
+    except Exception as error:  # readers of archives and pickles let errors of every kind out of damaged ones
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CompressError(f"cannot read data {str(path)!r}: {reason}") from error
     raise CompressError(f"data must be a directory, a .npz or a .tar.gz, not {str(path)!r}")
 
 
@@ -172,28 +177,49 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is neither an array nor text")
 
 
+class _Counted:
+    """A stream of at most :data:`MAX_ARCHIVE` bytes."""
+
+    def __init__(self, file: gzip.GzipFile) -> None:
+        self._file, self._left = file, MAX_ARCHIVE
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise CompressError(f"an archive of CIFAR-10 must hold at most {MAX_ARCHIVE} bytes, unpacked")
+        return data
+
+
+def _tar_stream(file: _Counted) -> tarfile.TarFile:
+    return tarfile.open(mode="r|", fileobj=file)  # type: ignore[call-overload,no-any-return]
+
+
 def _cifar_archive(path: Path, split: str) -> ImageData:
     wanted = ("data_batch",) if split == "train" else ("test_batch",)
     images, labels = [], []
-    with tarfile.open(path) as archive:
-        members = sorted(
-            (m for m in archive.getmembers() if Path(m.name).name.startswith(wanted)), key=lambda m: m.name
-        )
-        for member in members:
-            file = archive.extractfile(member)
-            if file is None:
+    batches: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
+    # As a stream, so that no more is unpacked than is counted.
+    with gzip.open(path) as unpacked, _tar_stream(_Counted(unpacked)) as archive:
+        for member in archive:
+            if not Path(member.name).name.startswith(wanted) or (file := archive.extractfile(member)) is None:
                 continue
+            if member.size > MAX_BATCH:
+                raise CompressError(
+                    f"{member.name!r} in {str(path)!r} must have at most {MAX_BATCH} bytes, not {member.size}"
+                )
             content = file.read()
             if member.name.endswith(".bin"):
                 rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
-                labels.append(rows[:, 0].astype(np.int64))
-                images.append(rows[:, 1:])
+                batches[member.name] = rows[:, 1:], rows[:, 0]
             else:
                 batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-                labels.append(np.asarray(batch[b"labels"], np.int64))
-                images.append(batch[b"data"])
-    if not images:
+                batches[member.name] = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+    if not batches:
         raise CompressError(f"{str(path)!r} must hold {wanted[0]} files")
+    for name in sorted(batches):
+        images.append(batches[name][0])
+        labels.append(batches[name][1].astype(np.int64))
     return _array_data(np.concatenate(images).reshape(-1, 3, 32, 32), np.concatenate(labels))
 
 
@@ -280,7 +306,8 @@ def mosaics(directory: str | os.PathLike[str], *, progress: bool = True) -> dict
     arrays: dict[str, NDArray[Any]] = {}
     if not (directory / "labels.npz").is_file():
         raise CompressError(f"{str(directory)!r} must hold labels.npz and mosaics")
-    with np.load(directory / "labels.npz", allow_pickle=False) as labels, progress_bar(progress) as bar:
+    labels = read_npz(directory / "labels.npz", SPLITS)
+    with progress_bar(progress) as bar:
         for split in SPLITS:
             parts = []
             for file in bar.track(sorted(directory.glob(f"{split}_*.webp")), description=f"{split} mosaics"):

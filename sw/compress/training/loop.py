@@ -27,6 +27,7 @@ from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
 from sw.compress.training.data import IMAGENET_MEAN, IMAGENET_STD, ImageData
 from sw.compress.training.modules import CodebookDecoder, SignBits
+from sw.format.npz import check_unpacked
 
 __all__ = [
     "OPTIMISERS",
@@ -415,12 +416,21 @@ def fit(
     losses: list[float] = []
     begin, running = 0, torch.zeros((), device=device)
     if path is not None and path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
-        if state["config"] != dataclasses.asdict(config):
-            raise CompressError(f"checkpoint {str(path)!r} must be of this configuration, not {state['config']}")
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        begin, losses, running = state["step"], state["losses"], state["running"]
+        try:
+            check_unpacked(path)
+            state = torch.load(path, map_location=device, weights_only=True)
+            if state["config"] != dataclasses.asdict(config):
+                raise CompressError(f"checkpoint {str(path)!r} must be of this configuration, not {state['config']}")
+            model.load_state_dict(state["model"])
+            optimiser.load_state_dict(state["optimiser"])
+            begin, losses, running = state["step"], state["losses"], state["running"]
+        except CompressError:
+            raise
+        except Exception as error:  # torch lets errors of every kind out where bytes are not what it expects
+            reason = str(error).strip().partition("\n")[0]
+            raise CompressError(
+                f"cannot read checkpoint {str(path)!r}, delete it to begin again: {type(error).__name__}: {reason}"
+            ) from error
     network = model
     if distributed:
         network = nn.parallel.DistributedDataParallel(

@@ -133,3 +133,26 @@ def test_files(tmp_path: Path) -> None:
     assert read_workload(CONTAINER).network(CONFIG).graph.values[0].rows == 32
     with pytest.raises(CompileError, match=re.escape("the image must be [3, 32, 32], as the network says")):
         read_workload(CONTAINER, (3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "must be JSON: lists or objects are nested too deeply"),
+        ('[{"a": ' * 50_000, "must be JSON: lists or objects are nested too deeply"),
+        ('[{"op": "input", "op": "input"}]', "key 'op' must not be there twice"),
+        ("[1e999]", "must be JSON: a number must be finite, not 1e999"),
+        ("\udc80", "must be JSON"),
+    ],
+)
+def test_files_that_are_no_json(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "shapes.json"
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ShapesError, match=message):
+        read_workload(path)
+
+
+def test_a_layer_has_limited_weights() -> None:
+    entry = {"name": "layer", "shape": [1 << 20, 1 << 20, 1, 1], "input": [1 << 20, 1, 1]}
+    with pytest.raises(ShapesError, match="layer 0: shape must have at most 268435456 weights, not"):
+        Shapes([entry]).network(CONFIG)

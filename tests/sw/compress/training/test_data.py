@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import gzip
 import io
 import pickle
+import random
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +139,54 @@ def test_bad_data(tmp_path: Path) -> None:
         load_data(tmp_path / "x.npz", "train")
     with pytest.raises(CompressError, match="data must have a label for each image, not 1 for 2"):
         ImageData(pixels(2), np.zeros(1, np.int64), 32)
+
+
+def test_archives_that_are_larger_than_cifar(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.tar.gz"
+    large = tarfile.TarInfo("cifar/readme")
+    large.size = 2 << 30
+    path.write_bytes(gzip.compress(large.tobuf()) + 2048 * gzip.compress(bytes(1 << 20)))
+    with pytest.raises(CompressError, match="an archive of CIFAR-10 must hold at most 268435456 bytes, unpacked"):
+        load_data(path, "train")
+    large = tarfile.TarInfo("cifar/data_batch_1")
+    large.size = 100_000_000
+    path.write_bytes(gzip.compress(large.tobuf()))
+    with pytest.raises(CompressError, match=r"'cifar/data_batch_1' in .* must have at most 67108864 bytes"):
+        load_data(path, "train")
+    np.savez_compressed(tmp_path / "bomb.npz", train_images=np.zeros((1 << 17, 32, 32, 1), np.uint8))
+    with pytest.raises(CompressError, match=r"cannot read data .*: must hold at most 67108864 bytes, unpacked"):
+        load_data(tmp_path / "bomb.npz", "train")
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "pickle", "npz"])
+def test_damaged_archives(kind: str, tmp_path: Path) -> None:
+    """Bytes changed, left out and added anywhere: one line of this package's own error, or the images."""
+    rng = random.Random(kind)
+    batch = pickle.dumps({b"data": np.zeros((3, 3072), np.uint8), b"labels": [0, 1, 2]})
+    npz = io.BytesIO()
+    np.savez(npz, train_images=pixels(2), train_labels=np.array([0, 1]))
+    whole = {
+        "tar.gz": lambda: archive(tmp_path / "whole.tar.gz", {"data_batch_1": batch}).read_bytes(),
+        "pickle": lambda: batch,
+        "npz": npz.getvalue,
+    }[kind]()
+    errors = set()
+    for _ in range(300):
+        start = rng.randrange(min(len(whole), 300))
+        damaged = whole[:start] + rng.randbytes(rng.randrange(4)) + whole[start + rng.randrange(4) :]
+        if kind == "pickle":
+            path = archive(tmp_path / "x.tar.gz", {"data_batch_1": damaged})
+        else:
+            path = tmp_path / f"x.{kind}"
+            path.write_bytes(damaged)
+        with suppress(CompressError):
+            assert load_data(path, "train").size == 32
+            continue
+        with pytest.raises(CompressError) as raised:
+            load_data(path, "train")
+        errors.add(str(raised.value))
+    assert len(errors) > 5
+    assert not any("\n" in error for error in errors)
 
 
 @pytest.mark.parametrize(("width", "height"), [(32, 32), (500, 40), (30, 400)])

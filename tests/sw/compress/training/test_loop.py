@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import subprocess
 import sys
@@ -245,3 +246,20 @@ def test_bad_runs(tmp_path: Path) -> None:
         broken[1].weight.fill_(float("nan"))
     with pytest.raises(CompressError, match="loss must be finite, not nan in epoch 0"):
         fit(broken, data(), TrainConfig(1, 8), progress=False)
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
+    path, config = tmp_path / "checkpoint", TrainConfig(1, 8, crop=0)
+    fit(model(), data(), config, checkpoint=path, progress=False)
+    whole, rng = path.read_bytes(), random.Random(1)
+    state = torch.load(path, weights_only=True)
+    for number in range(30):
+        start = rng.randrange(len(whole))
+        path.write_bytes([whole[:start], whole[:start] + rng.randbytes(3) + whole[start + 5 :], b""][number % 3])
+        with pytest.raises(CompressError, match=r"cannot read checkpoint .*, delete it to begin again: .*") as raised:
+            fit(model(), data(), config, checkpoint=path, progress=False)
+        assert "\n" not in str(raised.value)
+    for wrong in ({}, [], {**state, "model": {}}, {**state, "optimiser": 3}):
+        torch.save(wrong, path)
+        with pytest.raises(CompressError, match=r"cannot read checkpoint .*, delete it to begin again"):
+            fit(model(), data(), config, checkpoint=path, progress=False)
