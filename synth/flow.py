@@ -14,15 +14,16 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hw.rtlil import RtlilModule, parse_modules
 from hw.yosys import run_yosys, yosys_version
 from synth.cache import keep, kept
 from synth.liberty import Library, LibraryError
 
-__all__ = ["STORAGES", "Netlist", "Synthesiser"]
+__all__ = ["STORAGES", "GateNetlist", "Netlist", "Synthesiser"]
 
 #: How registers are kept. ``flipflop``: a register with an enable is flip-flops with multiplexers, which every library
 #: has. ``gated``: a clock gate stops its clock instead. ``latch``: the bits of register files are latches behind clock
@@ -48,6 +49,51 @@ class Netlist:
 
     cells: Mapping[str, int]
     delay: float | None
+
+
+@dataclass(frozen=True)
+class GateNetlist:
+    """The gates of one module after mapping. Nets are numbers; 0 and 1 are the constants, and unknown bits are 0.
+
+    Attributes
+    ----------
+    ports
+        Nets of each port, its lowest bit first, by name.
+    inputs
+        Names of the ports that are inputs.
+    cells
+        Of each library cell: the names of its pins, and the nets of every instance in the order of the pins.
+    instances
+        (module, instance, nets by port) of every module inside.
+    """
+
+    ports: Mapping[str, list[int]]
+    inputs: list[str]
+    cells: Mapping[str, tuple[list[str], list[list[int]]]]
+    instances: list[tuple[str, str, Mapping[str, list[int]]]]
+
+
+def _gates(module: Mapping[str, Any], library: Library) -> GateNetlist:
+    """A module as Yosys writes it as JSON."""
+
+    def nets(bits: Sequence[int | str]) -> list[int]:
+        return [bit if isinstance(bit, int) else int(bit == "1") for bit in bits]
+
+    cells: dict[str, tuple[list[str], list[list[int]]]] = {}
+    instances = []
+    for name, cell in module["cells"].items():
+        connections = {pin: nets(bits) for pin, bits in sorted(cell["connections"].items())}
+        if cell["type"] in library.cells:
+            found = cells.setdefault(cell["type"], (list(connections), []))
+            # A pin that one instance leaves open would shift the others.
+            if found[0] != list(connections):
+                raise LibraryError(f"instances of {cell['type']} differ in their pins: {found[0]}, {list(connections)}")
+            found[1].append([bits[0] for bits in connections.values()])
+        else:
+            instances.append((cell["type"], name, connections))
+    ports = {name: nets(port["bits"]) for name, port in module["ports"].items()}
+    inputs = [name for name, port in module["ports"].items() if port["direction"] == "input"]
+    return GateNetlist(ports, inputs, cells, instances)
 
 
 def _adder_map(library: Library) -> str:
@@ -211,18 +257,61 @@ class Synthesiser:
                 raise
         return netlists
 
+    def gates(
+        self,
+        rtlil: str,
+        workers: int = 2,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        only: Collection[str] | None = None,
+    ) -> dict[str, GateNetlist]:
+        """The gates of the modules that :meth:`netlists` counts, and of the columns of their register files.
+
+        Instances name modules of the result; a design's own are without their backslash.
+
+        Raises
+        ------
+        As :meth:`netlists`.
+        """
+        modules = parse_modules(rtlil)
+        wanted = [module for name, module in modules.items() if only is None or name in only]
+        found: dict[str, GateNetlist] = {}
+        with ThreadPoolExecutor(workers) as pool:
+            futures = {module.name: pool.submit(self._module_gates, module, modules) for module in wanted}
+            try:
+                for done, (name, future) in enumerate(futures.items(), 1):
+                    gates, columns = future.result()
+                    found[name.removeprefix("\\")] = gates
+                    found |= columns
+                    progress(done, len(futures))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return found
+
+    def _module_gates(
+        self, module: RtlilModule, modules: Mapping[str, RtlilModule]
+    ) -> tuple[GateNetlist, dict[str, GateNetlist]]:
+        text, _ = _module_text(module, modules)
+        result = self._cached(text, _MODULE_COMMANDS, gates=True)
+        gates = GateNetlist(**result["gates"])
+        kinds = {instance.removeprefix("\\"): kind for _, kind, instance in module.instances}
+        instances, columns = [], {}
+        for kind, name, connections in gates.instances:
+            if _COLUMN.fullmatch(kind):
+                size, ports = result["columns"][kind]
+                kind = f"column {size} {ports}"
+                if kind not in columns:
+                    column = self._cached(f"SIZE {size} PORTS {ports}", _column_commands(size, ports), gates=True)
+                    columns[kind] = GateNetlist(**column["gates"])
+            elif name in kinds:
+                kind = kinds[name].removeprefix("\\")
+            else:
+                raise LibraryError(f"library {self.library.name} has no cell for {kind} in {module.name[1:]}")
+            instances.append((kind, name, connections))
+        return replace(gates, instances=instances), columns
+
     def _module(self, module: RtlilModule, modules: Mapping[str, RtlilModule]) -> Netlist:
-        # The name of a child says nothing; its ports do.
-        stubs = {}
-        body = module.body[:]
-        for line, kind, instance in module.instances:
-            if kind in modules:
-                ports = "\n".join(modules[kind].ports)
-                stub = f"\\child_{hashlib.sha256(ports.encode()).hexdigest()[:16]}"
-                # A child must not vanish for want of a reader, and its inputs with it.
-                stubs[stub] = f"attribute \\blackbox 1\nattribute \\keep 1\nmodule {stub}\n{ports}\nend\n"
-                body[line] = f"  cell {stub} {instance}"
-        text = "\n".join([*stubs.values(), "module \\design", *module.ports, *module.wires, *body, "end", ""])
+        text, stubs = _module_text(module, modules)
         result = self._cached(text, _MODULE_COMMANDS)
         cells = Counter(result["cells"])
         delays = [result["delay"]]
@@ -233,18 +322,22 @@ class Synthesiser:
             cells.update({name: number * count for name, number in column["cells"].items()})
             delays.append(column["delay"])
         for stub in stubs:
-            cells.pop(stub.removeprefix("\\"), None)
+            cells.pop(stub, None)
         unknown = [kind for kind in cells if kind not in self.library.cells]
         if unknown:
             raise LibraryError(f"library {self.library.name} has no cell for {', '.join(unknown)} in {module.name[1:]}")
         return Netlist(dict(sorted(cells.items())), max((delay for delay in delays if delay is not None), default=None))
 
-    def _cached(self, text: str, commands: Sequence[str]) -> dict[str, object]:
+    def _cached(self, text: str, commands: Sequence[str], gates: bool = False) -> dict[str, Any]:
+        """What is known of one module; with ``gates`` its gates, too, which are large and kept apart."""
         key = hashlib.sha256(f"{self.salt}\n{commands}\n{text}".encode()).hexdigest()
-        path = self.cache / f"{key}.json"
+        path, gates_path = self.cache / f"{key}.json", self.cache / f"{key}.gates.json"
         known = kept(path)
-        if known is not None:
+        known_gates = kept(gates_path) if gates and known is not None else None
+        if known is not None and not gates:
             return json.loads(known)
+        if known is not None and known_gates is not None:
+            return {**json.loads(known), "gates": json.loads(known_gates)}
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             for file, content in {"design.il": text, **self.files}.items():
@@ -254,16 +347,38 @@ class Synthesiser:
             commands = [command.replace("{defines}", self.defines) for command in commands]
             log = run_yosys([*commands, *self.map_logic, "write_json design.json"], folder)
             design = json.loads((folder / "design.json").read_text())
+        mapped = next(m for m in design["modules"].values() if "blackbox" not in m["attributes"])
         cells: Counter[str] = Counter()
         columns = {}
-        for cell in next(m for m in design["modules"].values() if "blackbox" not in m["attributes"])["cells"].values():
+        for cell in mapped["cells"].values():
             cells[cell["type"]] += 1
             if _COLUMN.fullmatch(cell["type"]):
                 columns[cell["type"]] = [len(cell["connections"]["clock"]), len(cell["connections"]["q"])]
         delays = [float(delay) for delay in re.findall(r"Delay = *([\d.]+) ps", log)]
         result = {"cells": cells, "columns": columns, "delay": max(delays, default=None)}
-        keep(path, json.dumps(result))
-        return result
+        if known is None:
+            keep(path, json.dumps(result))
+        if not gates:
+            return result
+        described = asdict(_gates(mapped, self.library))
+        keep(gates_path, json.dumps(described, separators=(",", ":")))
+        return {**result, "gates": described}
+
+
+def _module_text(module: RtlilModule, modules: Mapping[str, RtlilModule]) -> tuple[str, list[str]]:
+    """RTLIL of one module with those that it instantiates as black boxes, and the names of these."""
+    # The name of a child says nothing; its ports do.
+    stubs = {}
+    body = module.body[:]
+    for line, kind, instance in module.instances:
+        if kind in modules:
+            ports = "\n".join(modules[kind].ports)
+            stub = f"\\child_{hashlib.sha256(ports.encode()).hexdigest()[:16]}"
+            # A child must not vanish for want of a reader, and its inputs with it.
+            stubs[stub] = f"attribute \\blackbox 1\nattribute \\keep 1\nmodule {stub}\n{ports}\nend\n"
+            body[line] = f"  cell {stub} {instance}"
+    text = "\n".join([*stubs.values(), "module \\design", *module.ports, *module.wires, *body, "end", ""])
+    return text, [stub.removeprefix("\\") for stub in stubs]
 
 
 # Registers and memories of an ASIC have no initial values.
