@@ -25,6 +25,7 @@ from synth.liberty import Library
 __all__ = [
     "BLOCKS",
     "CACHE",
+    "INSTANCES",
     "PAPER",
     "UNITS",
     "AreaReport",
@@ -44,8 +45,8 @@ __all__ = [
 #: Results by content; may be deleted at any time.
 CACHE = Path("build/synth/cache")
 
-# Name of an instance, without its number -> block. What has no name here belongs to the block around it.
-_INSTANCES = {
+#: Name of an instance, without its number -> block. What has no name here belongs to the block around it.
+INSTANCES: Mapping[str, str] = {
     "crf": "CRF",
     "weight_loader": "weight loader",
     "encoder": "LZC",
@@ -60,7 +61,7 @@ _INSTANCES = {
 }
 
 #: Blocks of a report. ``weight loader`` holds unpackers, mask decoder and sign unit; ``other`` the psum accumulators.
-BLOCKS = (*_INSTANCES.values(), "other")
+BLOCKS = (*INSTANCES.values(), "other")
 
 #: What stands around the array: instances of :class:`hw.accelerator.Accelerator`, and their names in reports.
 UNITS: Mapping[str, str] = {
@@ -167,7 +168,7 @@ class AreaReport:
 
 
 def _walk(
-    modules: Mapping[str, RtlilModule], top: str, block: str, names: Mapping[str, str] = _INSTANCES
+    modules: Mapping[str, RtlilModule], top: str, block: str, names: Mapping[str, str] = INSTANCES
 ) -> Iterator[tuple[str, str, int]]:
     """(module, block, count) of everything below ``top``; equal (module, block) may come more than once.
 
@@ -191,7 +192,7 @@ def _blocks(
     library: Library,
     top: str,
     block: str = "other",
-    names: Mapping[str, str] = _INSTANCES,
+    names: Mapping[str, str] = INSTANCES,
 ) -> dict[str, BlockArea]:
     areas: dict[str, float] = defaultdict(float)
     sequential: dict[str, float] = defaultdict(float)

@@ -447,6 +447,15 @@ class Simulator:
         self.high[self.domain_nets] = self.toggles[self.domain_nets] // 4
         return cycles
 
+    @property
+    def cycle(self) -> int:
+        """Clock cycles so far."""
+        return int(self.state.cycle)
+
+    def progress(self) -> tuple[int, int]:
+        """Transfers of all streams and lanes so far, and the cycle."""
+        return int(sum(position.sum() for position in self.positions.values())), self.cycle
+
     def done(self, name: str) -> bool:
         """Whether a stream has carried all its transfers in every lane."""
         return bool((self.positions[name] >= self.counts[name])[: self.lanes].all())

@@ -1,0 +1,140 @@
+"""Real layers for the simulation: trained weights, compressed as an instance decodes them, and real activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from demo.activations import layer_inputs, load_photograph, quantise_activations
+from hw.config import AcceleratorConfig
+from sw.compress.methods import Recipe, compress_layers
+from sw.compress.network import module_sources
+from sw.compress.sources import load_model
+from sw.compress.training.integer import IntegerNetwork, read_network
+from sw.compress.training.loop import normalise
+from sw.format import CompressedLayer
+
+__all__ = ["NETWORKS", "RealLayer", "SourceError", "real_layers"]
+
+#: Where trained containers are.
+CONTAINERS = Path(__file__).parents[2] / "experiments" / "containers"
+
+#: Layers of EfficientNet-Lite0: expansions, whose inputs have signs, projections behind a ReLU6, and the last one.
+LAYERS = ("_blocks.8._expand_conv", "_blocks.11._project_conv", "_blocks.14._expand_conv", "_conv_head")
+
+
+class SourceError(ValueError):
+    """A network that has no layer for an instance. The message says which."""
+
+
+@dataclass(frozen=True)
+class RealLayer:
+    """A layer and its input, int8 ``[C, rows, columns]``."""
+
+    layer: CompressedLayer
+    activations: NDArray[np.int8]
+
+
+def _method(config: AcceleratorConfig) -> str:
+    features = config.features
+    if not features.codebook:
+        return "int8"
+    return {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}[
+        features.mask, features.sign
+    ]
+
+
+def _efficientnet(config: AcceleratorConfig, photograph: Path) -> tuple[list[RealLayer], str]:
+    network = load_model("efficientnet-lite0")
+    inputs, _ = layer_inputs(network, load_photograph(photograph), LAYERS)
+    sources = {source.name: source for source in module_sources(network)}
+    method = _method(config)
+    if method == "int8":
+        recipe = Recipe("int8")
+    else:
+        masks = {"n": config.N, "m": config.M} if config.features.mask else {"n": 0, "m": 0}
+        recipe = Recipe(method, k=config.k, d=config.d, iterations=10, **masks)
+    layers = compress_layers([sources[name] for name in LAYERS], [recipe] * len(LAYERS))
+    found = [RealLayer(layer, quantise_activations(inputs[layer.name])[0]) for layer in layers]
+    return found, f"efficientnet-lite0, weights of its package, {method}"
+
+
+def _input_of(network: IntegerNetwork, name: str, images: torch.Tensor) -> NDArray[np.int8]:
+    (source,) = next(op["in"] for op in network.operations if op.get("layer") == name)
+    before = IntegerNetwork(network.layers, network.operations[: source + 1], network.input_scale)
+    return before.run(images, golden=False)[0].numpy()
+
+
+def _container(prefix: str, names: Sequence[str]) -> Callable[[AcceleratorConfig, Path], tuple[list[RealLayer], str]]:
+    def make(config: AcceleratorConfig, photograph: Path) -> tuple[list[RealLayer], str]:
+        method = _method(config)
+        paths = {path.name.split("-")[1]: path for path in sorted(CONTAINERS.glob(f"{prefix}-*.msvq"))}
+        # Dense weights where there are any: an array of raw weights need not have zeros.
+        wanted = [method] if method != "int8" else ["vq", "ssvq", "mvq", "msvq"]
+        path = next((paths[each] for each in wanted if each in paths), None)
+        if path is None:
+            raise SourceError(f"{prefix} has no container of method {method}; there are {', '.join(paths) or 'none'}")
+        network = read_network(path)
+        with Image.open(photograph) as picture:
+            side = min(picture.size)
+            left, top = (picture.width - side) // 2, (picture.height - side) // 2
+            square = picture.convert("RGB").crop((left, top, left + side, top + side))
+            pixels = np.asarray(square.resize((32, 32), Image.Resampling.BICUBIC))
+        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+        images = network.quantise(normalise(image))
+        found = []
+        for name in names:
+            layer = network.layers[name]
+            if method != "int8" and (layer.method != method or (layer.k - 1).bit_length() != config.index_bits):
+                continue
+            found.append(RealLayer(layer, _input_of(network, name, images)))
+        if not found:
+            raise SourceError(f"{path.name} has no layer with a codebook of {config.k} codewords, which {prefix} needs")
+        return found, f"{path.name}, trained on CIFAR-10"
+
+    return make
+
+
+_RESNET18 = ("layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1", "layer4.1.conv1")
+_RESNET20 = ("layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1", "layer3.2.conv2")
+
+#: Networks by name.
+NETWORKS: Mapping[str, Callable[[AcceleratorConfig, Path], tuple[list[RealLayer], str]]] = {
+    "efficientnet-lite0": _efficientnet,
+    "resnet18": _container("resnet18", _RESNET18),
+    "resnet20": _container("resnet20", _RESNET20),
+}
+
+
+def real_layers(network: str, config: AcceleratorConfig, photograph: Path) -> tuple[list[RealLayer], str]:
+    """Layers of a network for an instance, and where they come from, for reports.
+
+    Parameters
+    ----------
+    network
+        One of :data:`NETWORKS`.
+    photograph
+        What the network sees.
+
+    Raises
+    ------
+    SourceError
+        The network has no layer that the instance decodes.
+    sw.compress.methods.CompressError
+        A layer does not fit the recipe of the instance.
+    OSError
+        The photograph cannot be read.
+    """
+    # More threads add up in another order, and a rounding may become another int8.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return NETWORKS[network](config, photograph)
+    finally:
+        torch.set_num_threads(threads)
