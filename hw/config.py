@@ -124,6 +124,9 @@ class AcceleratorConfig:
     zero_gating
         A PE's operands hold where the weight or the activation is 0, so that nothing toggles (MVQ section 5.3). Costs a
         register for each PE's activation, and a cycle of latency.
+    clock_gating
+        Pipeline registers of the array and of the weight decoder take a value only in cycles in which one is on its way
+        to them: an enable that synthesis makes into a clock gate, where the library has one.
     address_bits
         Bits of a DRAM byte address, 16..64.
     l2_bytes, l2_word_bytes
@@ -165,6 +168,7 @@ class AcceleratorConfig:
     product_register: bool = True
     tree_register_levels: int = 6
     zero_gating: bool = False
+    clock_gating: bool = False
     address_bits: int = 32
     l2_bytes: int = 1 << 21
     l2_word_bytes: int = 0

@@ -92,7 +92,16 @@ class AcceleratorCore(wiring.Component):
             arf.i_write_data.eq(self.i_activation.payload.as_value()),
             arf.i_address_0.eq(control.o_arf_address),
         ]
-        m.d.sync += activations.eq(arf.o_data_0)
+        if config.clock_gating:
+            # Bit n: an operation was issued n cycles ago.
+            issued = Signal(config.latency - 1)
+            before = Signal(config.latency - 2)
+            m.d.sync += before.eq(issued)
+            m.d.comb += issued.eq(Cat(control.o_issue, before))
+            with m.If(control.o_issue):
+                m.d.sync += activations.eq(arf.o_data_0)
+        else:
+            m.d.sync += activations.eq(arf.o_data_0)
 
         # WRF entries of the operations issued in this cycle and in the ones before.
         entries = [control.o_wrf_address]
@@ -124,6 +133,8 @@ class AcceleratorCore(wiring.Component):
                     tile.i_write_positions.eq(positions),
                     tile.i_mrf_address.eq(entries[mrf_read]),
                 ]
+            if config.clock_gating:
+                m.d.comb += tile.i_issued.eq(issued)
             psums.append(tile.o_psums)
 
         own = Cat(psums)

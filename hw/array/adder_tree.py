@@ -20,19 +20,26 @@ class AdderTree(wiring.Component):
         Bits of a signed product.
     register_levels
         A register behind every this many levels; 0 for a combinational tree.
+    enabled
+        Registers hold unless ``i_enable`` is high.
 
     Members
     -------
     i_products
         ``inputs`` x ``width`` bits, two's complement.
+    i_enable
+        A bit for each register level, if there are any and they are enabled.
     o_sum
         ``width + ceil(log2 inputs)`` bits, two's complement.
     """
 
-    def __init__(self, inputs: int, width: int, register_levels: int = 0) -> None:
+    def __init__(self, inputs: int, width: int, register_levels: int = 0, enabled: bool = False) -> None:
         self.inputs, self.width, self.register_levels = inputs, width, register_levels
         self.levels = (inputs - 1).bit_length()
-        super().__init__({"i_products": In(inputs * width), "o_sum": Out(signed(width + self.levels))})
+        registers = self.levels // register_levels if register_levels else 0
+        self.enabled = enabled and registers > 0
+        members = {"i_products": In(inputs * width), "o_sum": Out(signed(width + self.levels))}
+        super().__init__(members | ({"i_enable": In(registers)} if self.enabled else {}))
 
     def elaborate(self, platform):
         m = Module()
@@ -47,7 +54,12 @@ class AdderTree(wiring.Component):
             for i in range(0, len(terms), 2):
                 # An odd one out passes through, and must take the same number of registers.
                 total = Signal(self.width + level, name=f"sum_{level}_{i // 2}", reset_less=True)
-                domain += total.eq(terms[i] + terms[i + 1] if i + 1 < len(terms) else terms[i])
+                assignment = total.eq(terms[i] + terms[i + 1] if i + 1 < len(terms) else terms[i])
+                if registered and self.enabled:
+                    with m.If(self.i_enable[level // self.register_levels - 1]):
+                        m.d.sync += assignment
+                else:
+                    domain += assignment
                 sums.append(total)
             terms = sums
         # With a power of two of inputs this inverts the highest bit.

@@ -33,6 +33,8 @@ class Tile(wiring.Component):
         For the operation issued ``latency - 1`` cycles before: write the PRF, start from zero, the PRF entry.
     i_drain_slot, o_psums
         A read port of the PRF: ``d`` x ``psum_width`` bits.
+    i_issued
+        With clock gating: bit n is high if an operation was issued n cycles before, n < ``latency - 1``.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -53,6 +55,8 @@ class Tile(wiring.Component):
         if config.position_bits:
             members["i_write_positions"] = In(config.mrf_width)
             members["i_mrf_address"] = In(address)
+        if config.clock_gating:
+            members["i_issued"] = In(config.latency - 1)
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -76,6 +80,8 @@ class Tile(wiring.Component):
                     row.i_write_positions.eq(self.i_write_positions),
                     row.i_mrf_address.eq(self.i_mrf_address),
                 ]
+            if config.clock_gating:
+                m.d.comb += row.i_issued.eq(self.i_issued)
             rows.append(row)
 
         m.submodules.prf = prf = RegisterFile(config.prf_depth, config.d * config.psum_width, ports=2)
@@ -88,8 +94,10 @@ class Tile(wiring.Component):
         ]
         sums = []
         for lane in range(config.d):
-            tree = AdderTree(config.H, width, config.tree_register_levels)
+            tree = AdderTree(config.H, width, config.tree_register_levels, config.clock_gating)
             m.submodules[f"tree_{lane}"] = shared(tree, platform)
+            if tree.enabled:
+                m.d.comb += tree.i_enable.eq(self.i_issued[config.product_latency :])
             psum = Signal(config.psum_width, name=f"psum_{lane}")
             held = prf.o_data_0.word_select(lane, config.psum_width)
             m.d.comb += [

@@ -36,6 +36,8 @@ class Multiplier(wiring.Component):
         Hold where an operand is 0.
     weight_bits
         Bits of the weight.
+    enabled
+        Operands and product hold unless their bit of ``i_enable`` is high.
 
     Members
     -------
@@ -43,13 +45,19 @@ class Multiplier(wiring.Component):
         ``weight_bits`` bits, two's complement.
     i_activation
         8 bits, two's complement: in the cycle after ``i_weight``, or in its cycle if gated.
+    i_enable
+        If enabled: bit 0 for the operands, bit 1 for the product register, where there is one.
     o_product
         ``width`` bits, two's complement.
     """
 
-    def __init__(self, width: int, registered: bool, gated: bool = False, weight_bits: int = 8) -> None:
+    def __init__(
+        self, width: int, registered: bool, gated: bool = False, weight_bits: int = 8, enabled: bool = False
+    ) -> None:
         self.width, self.registered, self.gated, self.weight_bits = width, registered, gated, weight_bits
-        super().__init__({"i_weight": In(weight_bits), "i_activation": In(8), "o_product": Out(width)})
+        self.enabled = enabled
+        members = {"i_weight": In(weight_bits), "i_activation": In(8), "o_product": Out(width)}
+        super().__init__(members | ({"i_enable": In(1 + int(registered))} if enabled else {}))
 
     @staticmethod
     def _product(weight: Value, activation: Value) -> Value:
@@ -64,27 +72,35 @@ class Multiplier(wiring.Component):
         weight = Signal(self.weight_bits, reset_less=True)
         product = Signal(self.width)
         held = Signal(self.width, reset_less=True)
+
+        def take(stage, *assignments):
+            if not self.enabled:
+                m.d.sync += assignments
+                return
+            with m.If(self.i_enable[stage]):
+                m.d.sync += assignments
+
         if not self.gated:
-            m.d.sync += weight.eq(self.i_weight)
+            take(0, weight.eq(self.i_weight))
             m.d.comb += product.eq(self._product(weight, self.i_activation))
             if self.registered:
-                m.d.sync += held.eq(product)
+                take(1, held.eq(product))
             m.d.comb += self.o_product.eq(held if self.registered else product)
             return m
 
         activation = Signal(8, reset_less=True)
         zero = Signal(reset_less=True)
-        m.d.sync += zero.eq((self.i_weight == 0) | (self.i_activation == 0))
+        take(0, zero.eq((self.i_weight == 0) | (self.i_activation == 0)))
         with m.If(self.i_weight.any() & self.i_activation.any()):
-            m.d.sync += [weight.eq(self.i_weight), activation.eq(self.i_activation)]
+            take(0, weight.eq(self.i_weight), activation.eq(self.i_activation))
         m.d.comb += product.eq(self._product(weight, activation))
         self._held = [weight, activation, held]  # for tests
         if self.registered:
             with m.If(~zero):
-                m.d.sync += held.eq(product)
+                take(1, held.eq(product))
             product, zero_before = held, zero
             zero = Signal(name="product_zero", reset_less=True)
-            m.d.sync += zero.eq(zero_before)
+            take(1, zero.eq(zero_before))
         m.d.comb += self.o_product.eq(product & ~zero.replicate(self.width))
         return m
 
@@ -145,6 +161,8 @@ class TileRow(wiring.Component):
         one less with an MRF register. Sparse rows only.
     i_activation
         8 bits, one cycle after ``i_address``; in its cycle with zero gating.
+    i_issued
+        With clock gating, as for :class:`hw.array.tile.Tile`.
     o_products
         ``d`` x ``product_width`` bits. With a product register one cycle after ``i_activation``, else in its cycle;
         with zero gating one more.
@@ -165,6 +183,8 @@ class TileRow(wiring.Component):
         if config.position_bits:
             members["i_write_positions"] = In(config.mrf_width)
             members["i_mrf_address"] = In(address)
+        if config.clock_gating:
+            members["i_issued"] = In(config.latency - 1)
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -185,12 +205,14 @@ class TileRow(wiring.Component):
         m.submodules.wrf = wrf = register_file(bits * count, self.i_write_weights, self.i_address)
         products = []
         for i in range(count):
-            multiplier = Multiplier(width, config.product_register, config.zero_gating, bits)
+            multiplier = Multiplier(width, config.product_register, config.zero_gating, bits, config.clock_gating)
             m.submodules[f"multiplier_{i}"] = shared(multiplier, platform)
             m.d.comb += [
                 multiplier.i_weight.eq(wrf.o_data_0.word_select(i, bits)),
                 multiplier.i_activation.eq(self.i_activation),
             ]
+            if config.clock_gating:
+                m.d.comb += multiplier.i_enable.eq(self.i_issued[int(config.zero_gating) :])
             products.append(multiplier.o_product)
 
         if not config.position_bits:
@@ -201,7 +223,11 @@ class TileRow(wiring.Component):
         positions = mrf.o_data_0
         if config.mrf_register:
             positions = Signal(config.mrf_width, reset_less=True)
-            m.d.sync += positions.eq(mrf.o_data_0)
+            if config.clock_gating:
+                with m.If(self.i_issued[config.product_latency - 1]):
+                    m.d.sync += positions.eq(mrf.o_data_0)
+            else:
+                m.d.sync += positions.eq(mrf.o_data_0)
         code = config.mrf_width // config.mask_groups
         lanes = []
         for group in range(config.mask_groups):

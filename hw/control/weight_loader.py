@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, EnableInserter, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -162,7 +162,15 @@ class WeightLoader(wiring.Component):
                     m.next = "IDLE"
 
         if config.features.codebook:
-            m.submodules.decoder = decoder = WeightDecoder(config)
+            decoder = WeightDecoder(config)
+            if config.clock_gating:
+                # A codeword is written one cycle after it has come.
+                written, moving = Signal(), Signal()
+                m.d.sync += written.eq(codebook.o_field.valid)
+                m.d.comb += moving.eq(take | Cat(valids).any() | codebook.o_field.valid | written)
+                m.submodules.decoder = EnableInserter(moving)(decoder)
+            else:
+                m.submodules.decoder = decoder
             m.d.comb += [
                 decoder.i_codeword_write.eq(codebook.o_field.valid),
                 decoder.i_codeword_address.eq(codeword),
@@ -176,7 +184,11 @@ class WeightLoader(wiring.Component):
                 m.d.comb += self.o_write_positions.eq(decoder.o_positions)
         else:
             weights = Signal(config.weight_bits * config.L, reset_less=True)
-            m.d.sync += weights.eq(fields["weight"])
+            if config.clock_gating:
+                with m.If(take):
+                    m.d.sync += weights.eq(fields["weight"])
+            else:
+                m.d.sync += weights.eq(fields["weight"])
             m.d.comb += self.o_write_weights.eq(weights)
         for name, ready in taken_by.items():
             m.d.comb += getattr(self, f"i_{name}").ready.eq(Cat(ready).any())
