@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from hw.config import AcceleratorConfig
 from hw.control.command import command_layout
 from hw.layout import LayerTile, Schedule, layer_tiles
-from sim.program import layer_program
+from sim.transfers import layer_program
 from sw.format import CompressedLayer
 from sw.golden import layer_sums, output_size
-from sw.perf import choose_schedule
+from sw.schedule import choose_schedule
 from synth.power.simulator import LANES, Transfers
 from synth.power.sources import RealLayer
 
