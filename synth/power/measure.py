@@ -20,10 +20,21 @@ from synth.power.simulator import Simulator
 from synth.power.workload import Lane, transfers
 from synth.report import CACHE, INSTANCES, component_rtlil
 
-__all__ = ["IDLE", "TIMED", "WARM", "WINDOW", "Measurement", "PowerError", "Window", "gate_netlist", "measure"]
+__all__ = [
+    "IDLE",
+    "OPERATIONS",
+    "TIMED",
+    "WARM",
+    "WINDOW",
+    "Measurement",
+    "PowerError",
+    "Window",
+    "gate_netlist",
+    "measure",
+]
 
 #: Cycles from the first operation to the window, of the window, of the timed one behind it, and of stalls and idling.
-WARM, WINDOW, TIMED, IDLE = 16, 96, 16, 32
+WARM, WINDOW, TIMED, IDLE = 16, 96, 4, 32
 
 #: Operations that every run has to have.
 OPERATIONS = WARM + WINDOW + TIMED

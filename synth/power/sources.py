@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,17 @@ def _method(config: AcceleratorConfig) -> str:
     ]
 
 
+def _narrow(layer: CompressedLayer, bits: int) -> CompressedLayer:
+    """The layer with a codebook, or weights, of so many bits, magnitudes one less: rounded on a coarser scale."""
+    field = "codebook" if layer.weights is None else "weights"
+    values = getattr(layer, field)
+    most = (1 << (bits - 1)) - 1
+    if bits == 8:
+        return layer
+    rounded = np.rint(values.astype(np.float64) * most / 127).astype(np.int8)
+    return replace(layer, scale=layer.scale * np.float32(127 / most), **{field: np.clip(rounded, -most, most)})
+
+
 def _efficientnet(config: AcceleratorConfig, photograph: Path) -> tuple[list[RealLayer], str]:
     network = load_model("efficientnet-lite0")
     inputs, _ = layer_inputs(network, load_photograph(photograph), LAYERS)
@@ -61,7 +72,9 @@ def _efficientnet(config: AcceleratorConfig, photograph: Path) -> tuple[list[Rea
         masks = {"n": config.N, "m": config.M} if config.features.mask else {"n": 0, "m": 0}
         recipe = Recipe(method, k=config.k, d=config.d, iterations=10, **masks)
     layers = compress_layers([sources[name] for name in LAYERS], [recipe] * len(LAYERS))
-    found = [RealLayer(layer, quantise_activations(inputs[layer.name])[0]) for layer in layers]
+    found = [
+        RealLayer(_narrow(layer, config.weight_bits), quantise_activations(inputs[layer.name])[0]) for layer in layers
+    ]
     return found, f"efficientnet-lite0, weights of its package, {method}"
 
 
@@ -69,6 +82,11 @@ def _input_of(network: IntegerNetwork, name: str, images: torch.Tensor) -> NDArr
     (source,) = next(op["in"] for op in network.operations if op.get("layer") == name)
     before = IntegerNetwork(network.layers, network.operations[: source + 1], network.input_scale)
     return before.run(images, golden=False)[0].numpy()
+
+
+def _fits(config: AcceleratorConfig, layer: CompressedLayer, method: str) -> bool:
+    masks = not config.features.mask or (layer.n, layer.m) == (config.N, config.M)
+    return layer.method == method and layer.d == config.d and masks and (layer.k - 1).bit_length() == config.index_bits
 
 
 def _container(prefix: str, names: Sequence[str]) -> Callable[[AcceleratorConfig, Path], tuple[list[RealLayer], str]]:
@@ -91,11 +109,12 @@ def _container(prefix: str, names: Sequence[str]) -> Callable[[AcceleratorConfig
         found = []
         for name in names:
             layer = network.layers[name]
-            if method != "int8" and (layer.method != method or (layer.k - 1).bit_length() != config.index_bits):
+            if method != "int8" and not _fits(config, layer, method):
                 continue
-            found.append(RealLayer(layer, _input_of(network, name, images)))
+            found.append(RealLayer(_narrow(layer, config.weight_bits), _input_of(network, name, images)))
         if not found:
-            raise SourceError(f"{path.name} has no layer with a codebook of {config.k} codewords, which {prefix} needs")
+            masks = f" and masks of {config.N}:{config.M}" if config.features.mask else ""
+            raise SourceError(f"{path.name} has no layer with a codebook of {config.k} x {config.d}{masks}")
         return found, f"{path.name}, trained on CIFAR-10"
 
     return make

@@ -128,7 +128,7 @@ def _lane(
         offset = {name: field.offset for name, field in command_layout(config)}["accumulate"]
         streams["i_command"] = [command | 1 << offset for command in streams["i_command"]]
         streams["i_psum"] = _payloads(before, config.psum_width)
-    codewords = 0 if program.run.raw else -(-part.codebook.size * config.codeword_bits // config.word_width)
+    codewords = 0 if program.run.raw else -(-part.codebook.size * config.element_bits // config.word_width)
     present = part.shape[0] * part.shape[1] / (tile.A * config.L * tile.B * config.H)
     return Lane(
         layer.name,

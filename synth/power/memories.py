@@ -1,0 +1,63 @@
+"""Energy of the static memories, which are macros: a model by capacity, and the paper's costs beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hw.config import AcceleratorConfig
+
+__all__ = ["PAPER_COSTS", "MemoryEnergy", "access_energy", "memory_energy"]
+
+#: Horowitz, "Computing's energy problem", ISSCC 2014, figure 1.1.9: fJ of a byte of a 64-bit access at 45 nm and
+#: 0.9 V, by capacity in bytes (10, 20 and 100 pJ an access).
+_BY_CAPACITY = {8 << 10: 1250.0, 32 << 10: 2500.0, 1 << 20: 12500.0}
+_VOLTAGE = 0.9
+
+#: MVQ table 8: energy of an access in multiply-accumulates. Here: of a byte.
+PAPER_COSTS: Mapping[str, float] = {"L2": 15.0, "L1": 6.0}
+
+
+def access_energy(capacity: int, voltage: float) -> float:
+    """fJ of reading or writing a byte of a memory of so many bytes: on the line through the source's points on double
+    logarithmic axes, beyond them too, and times the square of the voltage."""
+    sizes, costs = np.log(list(_BY_CAPACITY)), np.log(list(_BY_CAPACITY.values()))
+    wanted = np.log(capacity)
+    place = int(np.clip(np.searchsorted(sizes, wanted) - 1, 0, len(sizes) - 2))
+    slope = (costs[place + 1] - costs[place]) / (sizes[place + 1] - sizes[place])
+    return float(np.exp(costs[place] + slope * (wanted - sizes[place])) * (voltage / _VOLTAGE) ** 2)
+
+
+@dataclass(frozen=True)
+class MemoryEnergy:
+    """Of a network: bytes that go in and out of L2 and L1, and fJ by the macro model and by the paper's costs."""
+
+    bytes: Mapping[str, int]
+    model: float
+    paper: float
+
+
+def memory_energy(config: AcceleratorConfig, counts: Mapping[str, int], voltage: float, mac: float) -> MemoryEnergy:
+    """Energy of all accesses of a network.
+
+    Parameters
+    ----------
+    counts
+        Sums of its counters (:data:`hw.control.counters.COUNTERS`).
+    voltage
+        V of the supply.
+    mac
+        fJ of a multiply-accumulate, the unit of the paper's costs.
+    """
+    ifmap, psum = config.H, config.psum_bytes
+    moved = {
+        "L2": (counts["l2_reads"] + counts["l2_writes"]) * config.l2_word,
+        "L1 ifmap": (counts["l1_reads"] + counts["l1_writes"]) * ifmap,
+        "L1 psum": (counts["psum_reads"] + counts["psum_writes"]) * psum,
+    }
+    capacity = {"L2": config.l2_bytes, "L1 ifmap": config.l1_ifmap_bytes, "L1 psum": config.l1_psum_bytes}
+    model = sum(count * access_energy(capacity[name], voltage) for name, count in moved.items())
+    paper = sum(count * PAPER_COSTS[name[:2]] * mac for name, count in moved.items())
+    return MemoryEnergy(moved, model, paper)

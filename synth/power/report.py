@@ -1,0 +1,279 @@
+"""Energies of instances as a file, and as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hw.command_line import write_text
+from hw.config import AcceleratorConfig
+from hw.generate import source_hash
+from hw.yosys import yosys_version
+from sw.perf.estimate import estimate
+from sw.perf.shapes import Shapes
+from synth.liberty import Library
+from synth.power.measure import IDLE, TIMED, WARM, WINDOW, Measurement
+from synth.power.memories import memory_energy
+from synth.report import table
+
+__all__ = ["SHAPES", "Described", "describe", "markdown", "network_energy", "write"]
+
+#: The network whose energy is put together, by shapes.
+SHAPES = Path(__file__).parents[2] / "sim" / "networks" / "shapes" / "resnet18.json"
+
+Described = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NetworkEnergy:
+    """A whole network: its counters (:data:`hw.control.counters.COUNTERS`), and fJ of the parts."""
+
+    macs: int
+    counts: Mapping[str, int]
+    operations: float
+    row_writes: float
+    waiting: float
+
+    @property
+    def array(self) -> float:
+        """fJ of array and decoder."""
+        return self.operations + self.row_writes + self.waiting
+
+
+def network_energy(config: AcceleratorConfig, measured: Measurement, shapes: Path = SHAPES) -> NetworkEnergy:
+    """A network's energy without memories: its operations, rows of weights and cycles of waiting, each as measured.
+
+    Not in it: what is around the array (sequencer, DMA, loaders, storer), and the writes of codewords.
+    """
+    network = Shapes(json.loads(shapes.read_text())).network(config)
+    timings = estimate(network, config)
+    counts: dict[str, int] = {}
+    for timing in timings:
+        for name, value in timing.counters.items():
+            counts[name] = counts.get(name, 0) + value
+    run = measured.windows["run"]
+    waiting = max(0, counts["cycles"] - counts["operations"])
+    return NetworkEnergy(
+        sum(timing.macs for timing in timings),
+        counts,
+        counts["operations"] * run.energies.total / run.operations,
+        counts["row_writes"] * measured.per_row,
+        waiting * measured.per_cycle("stall"),
+    )
+
+
+def describe(config: AcceleratorConfig, measured: Measurement, source: str, voltage: float | None) -> Described:
+    """One instance, JSON-compatible.
+
+    Parameters
+    ----------
+    source
+        Where weights and activations come from.
+    voltage
+        V, for the memories; None for a library without a voltage of its own, whose energies are no fJ.
+    """
+    run, stall = measured.windows["run"], measured.windows["stall"]
+    macs, cycles = run.operations * measured.macs, stall.cycles * measured.macs
+    blocks = {}
+    for number, name in enumerate(measured.blocks):
+        parts = {
+            "data": run.energies.data[number] / macs,
+            "clock": run.energies.clock[number] / macs,
+            "leakage": run.energies.leakage[number] / macs,
+            "stall": (stall.energies.data[number] + stall.energies.clock[number] + stall.energies.leakage[number])
+            / cycles,
+        }
+        if any(parts.values()):
+            blocks[name] = {key: float(value) for key, value in parts.items()}
+    described: Described = {
+        "configuration": config.to_dict(),
+        "source": source,
+        "layers": dict(measured.layers),
+        "cells": measured.cells,
+        "nets": measured.nets,
+        "simulated": measured.simulated,
+        "moved": measured.moved,
+        "sums": measured.sums,
+        "per_mac": measured.per_mac(),
+        "blocks": blocks,
+        "stall": measured.per_cycle("stall") / measured.macs,
+        "idle": measured.per_cycle("idle") / measured.macs,
+        "row_write": measured.per_row,
+    }
+    if "timed" in measured.windows:
+        described["glitches"] = measured.per_mac("timed") / measured.per_mac("functional") - 1
+    network = network_energy(config, measured)
+    entry: Described = {
+        "name": SHAPES.stem,
+        "macs": network.macs,
+        "counters": dict(network.counts),
+        "array": {name: getattr(network, name) / network.macs for name in ("operations", "row_writes", "waiting")},
+        "array_per_mac": network.array / network.macs,
+    }
+    if voltage is not None:
+        entry["voltage"] = voltage
+    described["network"] = entry
+    return described
+
+
+def add_memories(presets: Mapping[str, Described]) -> None:
+    """The memories of each instance's network, beside its array.
+
+    The paper's costs are in multiply-accumulates: here those of multipliers and adder trees of the ``ews`` array of the
+    same size, else of the instance itself.
+    """
+
+    def mac(entry: Described) -> float:
+        parts = [entry["blocks"].get(name, {}) for name in ("multipliers", "adder trees")]
+        return float(sum(part.get("data", 0.0) + part.get("clock", 0.0) for part in parts))
+
+    units = {
+        (e["configuration"]["H"], e["configuration"]["L"]): mac(e)
+        for e in presets.values()
+        if e["configuration"]["variant"] == "ews" and e["configuration"]["weight_bits"] == 8
+    }
+    for entry in presets.values():
+        network = entry["network"]
+        if "voltage" not in network:
+            continue
+        config = AcceleratorConfig.from_dict(entry["configuration"])
+        unit = units.get((config.H, config.L), mac(entry))
+        found = memory_energy(config, network["counters"], network["voltage"], unit)
+        network["memories"] = {
+            "bytes": dict(found.bytes),
+            "model_per_mac": found.model / network["macs"],
+            "paper_per_mac": found.paper / network["macs"],
+            "mac": unit,
+        }
+
+
+def _rounded(value: Any) -> Any:
+    """Figures to eight digits: what sums of another order would change is beyond them."""
+    if isinstance(value, float):
+        return float(f"{value:.8g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list) else value
+
+
+def markdown(presets: Mapping[str, Described], settings: Mapping[str, Any]) -> Iterator[str]:
+    """The tables, line by line."""
+    unit = settings["unit"]
+    base = {
+        (e["configuration"]["H"], e["configuration"]["L"]): e
+        for e in presets.values()
+        if e["configuration"]["variant"] == "ews" and e["configuration"]["weight_bits"] == 8
+    }
+
+    def ratio(entry: Described, figure: Any) -> str:
+        other = base.get((entry["configuration"]["H"], entry["configuration"]["L"]))
+        return "" if other is None else f"{figure(other) / figure(entry):.2f}"
+
+    yield f"# Energy, library {settings['library']['name']}, registers: {settings['storage']}, Yosys {yosys_version()}"
+    yield ""
+    header = ["preset", f"{unit} a MAC", "EWS / it", "with glitches", "EWS / it", "stall", "idle", "cells"]
+    header += ["nets simulated", "moved", "sums compared"]
+    rows = []
+    for name, e in presets.items():
+        glitches = 1 + e["glitches"] if "glitches" in e else None
+        rows.append(
+            [
+                name,
+                f"{e['per_mac']:.1f}",
+                ratio(e, lambda x: x["per_mac"]),
+                "" if glitches is None else f"{e['per_mac'] * glitches:.1f}",
+                "" if glitches is None else ratio(e, lambda x: x["per_mac"] * (1 + x.get("glitches", 0.0))),
+                f"{e['stall']:.1f}",
+                f"{e['idle']:.1f}",
+                f"{e['cells']:,}",
+                f"{100 * e['simulated']:.1f} %",
+                f"{100 * e['moved']:.1f} %",
+                f"{e['sums']:,}",
+            ]
+        )
+    yield table(header, rows)
+    yield ""
+    yield (
+        "A MAC is one of H * L an array operation, those with pruned weights included, while an operation is issued "
+        f"every cycle. Stall and idle: {unit} of a cycle, divided by H * L: weights are there and no activation comes; and "
+        "nothing runs."
+    )
+    yield ""
+    names = list(dict.fromkeys(block for e in presets.values() for block in e["blocks"]))
+
+    def part(e: Described, block: str) -> str:
+        parts = e["blocks"].get(block)
+        return "" if parts is None else f"{parts['data']:.1f} + {parts['clock']:.1f} + {parts['leakage']:.1f}"
+
+    yield f"By block, {unit} a MAC: data + clock + leakage."
+    yield ""
+    yield table(["block", *presets], [[block, *(part(e, block) for e in presets.values())] for block in names])
+    yield ""
+    yield from _network_table(presets, unit, ratio)
+    yield ""
+    yield (
+        f"Settings, fixed before anything was compared: {WARM} cycles from the first operation, {WINDOW} that count, "
+        f"{TIMED} with glitches, {IDLE} of stalls and of idling, 64 runs side by side; clock cycle "
+        f"{settings['period']:,.0f} ps; wires: {settings['wire']}. The model of energy: synth/power/energy.py. Not "
+        "included: what is around the array, pads, test logic."
+    )
+
+
+def _network_table(presets: Mapping[str, Described], unit: str, ratio: Any) -> Iterator[str]:
+    first = next(iter(presets.values()))["network"]
+    yield f"{first['name']} as a whole, {unit} a MAC, from the counts of `sw.perf`:"
+    yield ""
+    header = ["preset", "operations", "rows of weights", "waiting", "array", "EWS / it"]
+    memories = all("memories" in e["network"] for e in presets.values())
+    if memories:
+        header += ["memories, macro model", "sum", "EWS / it", "memories, MVQ table 8", "sum", "EWS / it"]
+    rows = []
+    for name, e in presets.items():
+        network = e["network"]
+        row = [name, *(f"{network['array'][key]:.1f}" for key in ("operations", "row_writes", "waiting"))]
+        row += [f"{network['array_per_mac']:.1f}", ratio(e, lambda x: x["network"]["array_per_mac"])]
+        for key in ("model_per_mac", "paper_per_mac") if memories else ():
+
+            def total(x: Described, key: str = key) -> float:
+                return float(x["network"]["array_per_mac"] + x["network"]["memories"][key])
+
+            row += [f"{network['memories'][key]:.1f}", f"{total(e):.1f}", ratio(e, total)]
+        rows.append(row)
+    yield table(header, rows)
+    if memories:
+        yield ""
+        yield (
+            "Memories: bytes of L2 and L1 that the network moves. Macro model: Horowitz, ISSCC 2014, figure 1.1.9 (45 "
+            "nm, 0.9 V), by capacity, times the square of the voltage. MVQ table 8: L2 15 and L1 6 multiply-accumulates a "
+            "byte, those of the EWS array's multipliers and adder trees. DRAM is not included, as in the paper."
+        )
+
+
+def write(presets: dict[str, Described], library: Library, settings: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write ``power.json`` and ``power.md`` into ``folder``.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written.
+    """
+    add_memories(presets)
+    described = {
+        "library": {"name": library.name, "sha256": library.sha256},
+        "settings": {**settings, "warm": WARM, "window": WINDOW, "timed": TIMED, "idle": IDLE},
+        "tools": {name: metadata.version(name) for name in ("pyosys", "amaranth", "numpy")},
+        "hw_sha256": source_hash(),
+        "presets": presets,
+    }
+    lines = markdown(presets, {**settings, "library": described["library"]})
+    texts = {
+        "power.json": json.dumps(_rounded(described), indent=1) + "\n",
+        "power.md": "\n".join(lines) + "\n",
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
