@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth lint bench docs clean distclean
+.PHONY: help venv demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth power lint bench docs clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -74,6 +74,9 @@ speed: $(READY) ## cycles of compressed beside 8-bit weights, from the cycle mod
 
 synth: $(READY) ## area of every variant at 16 and 64, of whole accelerators, and delays: build/synth/*.md, *.json
 	@$(RUN) -m synth $(LIBRARY)
+
+power: $(READY) ## energy of the variants at 16 and 64 from gate-level simulation (PDK=, LIB=): build/synth/power.*
+	@$(RUN) -m synth.power $(LIBRARY)
 
 lint: $(READY) ## ruff and mypy alone
 	@$(RUN) -m ruff check .

@@ -230,7 +230,7 @@ class CellEnergy:
         outputs = list(cell.outputs)
         for number in range(len(outputs)):
             # Of the arcs of all inputs, each by how often it is what makes the output toggle.
-            energy, weight = np.zeros(len(toggles)), np.zeros(len(toggles))
+            energy, weight = np.zeros((2, len(toggles))), np.zeros((2, len(toggles)))
             for which, pin, terms in self._outputs:
                 if which != number or terms is None:
                     continue
@@ -238,13 +238,14 @@ class CellEnergy:
                 if cell.kind != "flop":
                     often = probability * states.differs(pin, outputs[number])
                 total = often.sum(axis=1)
-                toggled = toggles[:, self.sources.index(pin)]
-                # Without any toggle of an input, inputs count alike.
-                share = np.where(toggled > 0, toggled, 1e-9)
-                energy += share * np.einsum("is,is->i", often, terms[self._kind])
-                weight += share * total
+                each = np.einsum("is,is->i", often, terms[self._kind])
+                # Where no input that matters toggles, inputs count alike.
+                for way, share in enumerate((toggles[:, self.sources.index(pin)], 1.0)):
+                    energy[way] += share * each
+                    weight[way] += share * total
+            mean = np.divide(energy, weight, out=np.zeros_like(energy), where=weight > 0)
             count = toggles[:, len(self.sources) + number]
-            part = count * np.divide(energy, weight, out=np.zeros_like(energy), where=weight > 0)
+            part = count * np.where(weight[0] > 0, mean[0], mean[1])
             if cell.kind == "gate":
                 clock += part
             else:

@@ -199,8 +199,8 @@ def markdown(presets: Mapping[str, Described], settings: Mapping[str, Any]) -> I
     yield ""
     yield (
         "A MAC is one of H * L an array operation, those with pruned weights included, while an operation is issued "
-        f"every cycle. Stall and idle: {unit} of a cycle, divided by H * L: weights are there and no activation comes; and "
-        "nothing runs."
+        f"every cycle. Stall and idle: {unit} of a cycle, divided by H * L: weights are there and no activation comes; "
+        "and nothing runs."
     )
     yield ""
     names = list(dict.fromkeys(block for e in presets.values() for block in e["blocks"]))
@@ -248,8 +248,8 @@ def _network_table(presets: Mapping[str, Described], unit: str, ratio: Any) -> I
         yield ""
         yield (
             "Memories: bytes of L2 and L1 that the network moves. Macro model: Horowitz, ISSCC 2014, figure 1.1.9 (45 "
-            "nm, 0.9 V), by capacity, times the square of the voltage. MVQ table 8: L2 15 and L1 6 multiply-accumulates a "
-            "byte, those of the EWS array's multipliers and adder trees. DRAM is not included, as in the paper."
+            "nm, 0.9 V), by capacity, times the square of the voltage. MVQ table 8: L2 15 and L1 6 MACs "
+            "a byte, those of the EWS array's multipliers and adder trees. DRAM is not included, as in the paper."
         )
 
 

@@ -1,0 +1,210 @@
+"""Gate-level simulation: bit for bit golden's sums, an error in a netlist found, the same figures again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hw.config import preset
+from sim.scenarios import random_activations, random_layer
+from synth.flow import GateNetlist
+from synth.generic import generic
+from synth.power import __main__ as command
+from synth.power.cells import characterise
+from synth.power.measure import OPERATIONS, PowerError, gate_netlist, measure
+from synth.power.netlist import CellArray, FlatNetlist, flatten
+from synth.power.report import describe, markdown, write
+from synth.power.simulator import Simulator, SimulatorError, Transfers
+from synth.power.sources import RealLayer, SourceError, real_layers
+from synth.power.workload import lanes
+
+LIBRARY = generic()
+
+
+def workload(config, count: int = 6):
+    rng = np.random.default_rng(1)
+    layers = []
+    for shape, size in (((16, 8, 3, 3), (9, 9)), ((8, 12, 1, 1), (12, 12))):
+        layer = random_layer(config, rng, shape, padding=(shape[2] // 2,) * 2, values="normal")
+        layers.append(RealLayer(layer, random_activations(rng, (shape[1], *size), "normal")))
+    return lanes(config, layers, OPERATIONS, count)
+
+
+@pytest.fixture(scope="module")
+def built():
+    config = preset("ews-msvq-tiny").override(["clock_gating=true"])
+    return config, gate_netlist(config, LIBRARY, "gated"), workload(config)
+
+
+@pytest.fixture(scope="module")
+def measured(built):
+    config, netlist, runs = built
+    return measure(config, netlist, LIBRARY, runs, 1000.0)
+
+
+def test_every_sum_is_golden(built, measured) -> None:
+    """Of tiles that start from zero, and of tiles that add to earlier sums."""
+    config, _, runs = built
+    assert measured.sums == sum(len(run.expected) for run in runs) * config.L
+    assert {run.tile.first for run in runs} == {True, False}
+    assert measured.simulated == 1.0
+    assert measured.windows["run"].operations == measured.windows["run"].cycles
+    assert measured.windows["load"].row_writes > 0
+    assert measured.windows["stall"].operations == measured.windows["idle"].operations == 0
+
+
+def test_energies_are_in_order(measured) -> None:
+    """Waiting takes less than computing, and glitches come on top."""
+    assert 0 < measured.per_cycle("idle") <= measured.per_cycle("stall") < 0.5 * measured.per_cycle("run")
+    assert measured.per_mac("timed") > measured.per_mac("functional") > 0
+    assert not measured.windows["stall"].energies.data.any()
+
+
+def test_same_figures_again(built, measured) -> None:
+    config, netlist, runs = built
+    again = measure(config, netlist, LIBRARY, runs, 1000.0)
+    for name, window in measured.windows.items():
+        for part in ("data", "clock", "leakage"):
+            assert (getattr(window.energies, part) == getattr(again.windows[name].energies, part)).all()
+
+
+def _swapped(netlist: FlatNetlist, name: str, instance: int) -> FlatNetlist:
+    """Two inputs of an instance change places."""
+    cell = netlist.cells[name]
+    nets = cell.nets.copy()
+    nets[instance, [0, 2]] = nets[instance, [2, 0]]
+    return replace(netlist, cells={**netlist.cells, name: CellArray(cell.pins, nets, cell.blocks)})
+
+
+def test_a_swapped_input_is_found(built) -> None:
+    config, netlist, runs = built
+    multipliers = netlist.blocks.index("multipliers")
+    aoi = netlist.cells["AOI21"]
+    assert aoi.pins[:3] == ["A", "B", "C"]
+    instance = int(np.flatnonzero(aoi.blocks == multipliers)[0])
+    with pytest.raises(PowerError, match=r"bits of o_psum differ from the golden model's; first in lane \d+"):
+        measure(config, _swapped(netlist, "AOI21", instance), LIBRARY, runs, 1000.0, glitches=False)
+
+
+def test_toggles_are_those_of_a_plain_evaluation() -> None:
+    """Every net of an adder tree, in both modes, against a simulation of one cell after the other."""
+    rng = np.random.default_rng(0)
+    # y = (a ^ b) & c, registered; z = !y
+    modules = {
+        "top": GateNetlist(
+            {"clk": [2], "rst": [3], "i_x__valid": [4], "i_x__ready": [5], "i_x__payload": [6, 7, 8], "o": [9]},
+            ["clk", "rst", "i_x__valid", "i_x__payload"],
+            {
+                "XOR2": (["A", "B", "Y"], [[6, 7, 10]]),
+                "AND2": (["A", "B", "Y"], [[10, 8, 11]]),
+                "DFF": (["CK", "D", "Q"], [[2, 11, 9]]),
+                "INV": (["A", "Y"], [[3, 5]]),
+            },
+            [],
+        )
+    }
+    netlist = flatten(modules, "top", {}, "other")
+    values = [[int(v) for v in rng.integers(0, 8, 40)] for _ in range(3)]
+    library = characterise(LIBRARY, netlist.cells)
+    for timed in (False, True):
+        simulator = Simulator(netlist, library.cells, {"i_x": Transfers(values, 3)}, 3, command.CACHE)
+        simulator.reset()
+        simulator.enable("i_x", True)
+        simulator.run(1)
+        simulator.start()
+        if timed:
+            simulator.run_timed(39, np.ones(netlist.nets, np.int32))
+        else:
+            simulator.run(39)
+        simulator.finish()
+        taken = np.array(values)
+        a, b, c = taken & 1, taken >> 1 & 1, taken >> 2
+        signals = {6: a, 7: b, 8: c, 10: a ^ b, 11: (a ^ b) & c}
+        for net, signal in signals.items():
+            wanted = int((signal[:, 1:] != signal[:, :-1]).sum())
+            assert simulator.toggles[net] == wanted, (net, timed)
+            if timed:
+                assert simulator.timed_toggles[net] >= wanted
+        # a and b come together, so nothing glitches there; c is earlier than a ^ b.
+        late = (a ^ b)[:, :-1] & c[:, 1:]
+        settled = signals[11]
+        steps = (settled[:, :-1] != late).sum() + (late != settled[:, 1:]).sum()
+        if timed:
+            assert simulator.timed_toggles[10] == simulator.toggles[10]
+            assert simulator.timed_toggles[11] == steps
+
+
+def _broken(**changes) -> FlatNetlist:
+    gates = GateNetlist({"clk": [2], "rst": [3], "o": [4]}, ["clk", "rst"], {"INV": (["A", "Y"], [[3, 4]])}, [])
+    return flatten({"top": replace(gates, **changes)}, "top", {}, "other")
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"INV": (["A", "Y"], [[5, 4]])}, "1 nets are read and have no driver"),
+        ({"INV": (["A", "Y"], [[3, 4], [3, 4]])}, "1 nets have two drivers"),
+        ({"INV": (["A", "Y"], [[5, 4], [4, 5]])}, "2 cells are in loops of logic"),
+        ({"DFF": (["CK", "D", "Q"], [[3, 3, 4]])}, "the clock of a DFF is neither the design's nor a clock gate's"),
+        ({"INV": (["Z", "Y"], [[3, 4]])}, "cell INV of the netlist has no pin A"),
+    ],
+)
+def test_netlists_that_cannot_run_are_refused(cells, message: str) -> None:
+    netlist = _broken(cells=cells)
+    models = characterise(LIBRARY, netlist.cells).cells
+    with pytest.raises(SimulatorError, match=message):
+        Simulator(netlist, models, {}, 1, command.CACHE)
+
+
+def test_too_few_simulated_nets_are_refused(built, monkeypatch) -> None:
+    config, netlist, runs = built
+    hidden = {name: cell for name, cell in netlist.cells.items() if name not in ("DFF", "FA")}
+    with pytest.raises(PowerError, match=r"toggles of \d\d\.\d % of the nets are simulated, less than 95%"):
+        measure(config, replace(netlist, cells=hidden), LIBRARY, runs, 1000.0)
+
+
+def test_report(built, measured, tmp_path) -> None:
+    config, _, _ = built
+    described = {"ews-msvq-tiny": describe(config, measured, "random", None)}
+    settings = {"unit": "fJ", "storage": "gated", "period": 1000.0, "wire": "none"}
+    paths = write(described, LIBRARY, settings, tmp_path)
+    result = json.loads(paths[0].read_text())["presets"]["ews-msvq-tiny"]
+    blocks = result["blocks"].values()
+    assert sum(block[part] for block in blocks for part in ("data", "clock", "leakage")) == pytest.approx(
+        result["per_mac"]
+    )
+    assert sum(block["stall"] for block in blocks) == pytest.approx(result["stall"])
+    network = result["network"]
+    assert sum(network["array"].values()) == pytest.approx(network["array_per_mac"])
+    text = "\n".join(markdown(described, {**settings, "library": {"name": "generic"}}))
+    assert text + "\n" == paths[1].read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "none"], "unknown preset 'none'"),
+        (["--period", "0"], "--period must be above 0 and below 1e9 ps, not 0"),
+        (["--jobs", "0"], "--jobs must be in 1..64, not 0"),
+        (["--wire", "long"], "unknown wire load 'long'; the library has none"),
+        (["--lib", "none.lib"], "none.lib: cannot read the Liberty file"),
+        (["--network", "vgg"], "invalid choice: 'vgg'"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, message: str, capsys, tmp_path) -> None:
+    with pytest.raises(SystemExit) as error:
+        command.main([*arguments, "-o", str(tmp_path)])
+    assert error.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_without_the_layers_is_refused() -> None:
+    config = preset("ews-ssvq-16")
+    with pytest.raises(SourceError, match="resnet18 has no container of method ssvq; there are msvq, mvq"):
+        real_layers("resnet18", config, command.photograph_path())
