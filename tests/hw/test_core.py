@@ -125,6 +125,29 @@ def test_zero_gating_changes_nothing_but_the_latency(variant: str, product_regis
     assert cycles == sequence_cycles(gated, [layer.run for layer in programs])
 
 
+@pytest.mark.parametrize("variant", ["ews", "ews-msvq"])
+@pytest.mark.parametrize(
+    ("changes", "density"),
+    [
+        (["tree_register_levels=1", "decoder_registers=1"], 1),
+        (["zero_gating=true", "mrf_register=true"], 0.5),
+        (["product_register=false"], 0.5),
+    ],
+)
+def test_clock_gating_changes_nothing(variant: str, changes: list[str], density: float) -> None:
+    plain = preset(f"{variant}-tiny").override(changes)
+    gated = plain.override(["clock_gating=true"])
+    assert gated.latency == plain.latency
+    programs = [
+        program(gated, 0, (12, 6, 1, 3), (2, 4), EXTENSIONS.get(variant, (2, 2, 1, 3)), padding=(0, 1)),
+        program(gated, 1, (8, 9, 2, 1), (2, 3), (1, 1, 1, 1), values="corners", masks="ends"),
+    ]
+    pauses = dict.fromkeys(STREAMS, density)
+    outputs, cycles = run_programs(gated, programs, pauses)
+    assert not any(score(gated, layer, vectors).mismatches for layer, vectors in zip(programs, outputs, strict=True))
+    assert (outputs, cycles) == run_programs(plain, programs, pauses)
+
+
 def test_psums_wrap_at_their_width() -> None:
     config = preset("ews-tiny").override(["psum_width=16"])
     layer = program(config, 4, (8, 4, 1, 1), (2, 2), (1, 1, 1, 1), values="lowest")
