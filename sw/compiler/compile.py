@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hw.config import AcceleratorConfig
 from hw.control.descriptor import BYTES, Descriptor, Opcode
 from sw.compiler.emission import Dram, Emitter, Mapped
-from sw.compiler.graph import CompileError, Convolution, Graph, Value, convolution, lower, trimmed
+from sw.compiler.graph import PRODUCT, CompileError, Convolution, Graph, Value, convolution, lower, trimmed
 from sw.compiler.placement import Place, pixel_words, place
 from sw.compiler.tiling import Geometry, Plan, choose_plan, tiles
 from sw.compiler.weights import Weights, is_coded
@@ -158,10 +158,6 @@ class Product:
     requantisation: Requantisation | None = None
 
 
-#: Operation in the layer table of a layer whose weights come with each run.
-PRODUCT = "matmul"
-
-
 def compile_products(
     products: Sequence[Product], config: AcceleratorConfig, *, records: bool = True, base: int = 0
 ) -> Program:
@@ -219,8 +215,6 @@ class _Compiler:
         config, graph = self.config, self.graph
         if config.word_width & (config.word_width - 1):
             raise CompileError(f"word_width must be a power of two, as AXI has it, not {config.word_width}")
-        if config.weight_bits != 8:
-            raise CompileError(f"weight_bits must be 8 until the compiler knows digits, not {config.weight_bits}")
         if self.base % BYTES or not 0 <= self.base < 1 << config.address_bits:
             raise CompileError(
                 f"base must be a multiple of {BYTES} in 0..2**{config.address_bits} - {BYTES}, not {self.base}"
@@ -439,7 +433,9 @@ def _moved(descriptor: Descriptor, distance: int) -> Descriptor:
 
 def _note(entry: Mapped) -> str:
     plan, weights = entry.plan, entry.weights
-    kind = "coded" if weights.coded else "raw" if weights.passes == 1 else f"raw in {weights.passes} passes"
+    kind = "coded" if weights.coded else "raw"
+    kind += f" in {weights.digits} digits" if weights.digits > 1 else ""
+    kind += f" in {weights.passes} passes" if weights.passes > 1 else ""
     streaming = ", channels in turn" if plan.streaming and not weights.banded else ""
     return (
         f"{kind}, A={plan.A} B={plan.B} D={plan.Dr}x{plan.Ds}, {len(entry.strips)} strips of "

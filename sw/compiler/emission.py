@@ -567,6 +567,7 @@ class Emitter:
                 "start": int(start),
                 "raw": int(not entry.weights.coded),
                 "accumulate": int(not tile.first),
+                "shift": int(tile.shift),
                 "last": int(tile.last),
                 "psum_base": 0,
                 "l1_base": copy.base + tile.r0 * dr_pitch + tile.s0 * ds_pitch + tile.g - copy.g,

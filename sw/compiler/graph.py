@@ -28,7 +28,7 @@ from sw.compress.training.operations import check_operations, pooled_size
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.golden import GoldenError, output_size
 
-__all__ = ["CompileError", "Convolution", "Graph", "Value", "Vector", "convolution", "lower", "trimmed"]
+__all__ = ["PRODUCT", "CompileError", "Convolution", "Graph", "Value", "Vector", "convolution", "lower", "trimmed"]
 
 
 class CompileError(ValueError):
@@ -249,6 +249,10 @@ def _edges(weights: NDArray[np.int8]) -> list[tuple[int, int]]:
         found = np.flatnonzero(np.moveaxis(weights, axis, 0).any(axis=(1, 2, 3)))
         edges.append((int(found[0]), int(found[-1]) + 1) if found.size else (0, 1))
     return edges
+
+
+#: Operation in the layer table of a layer whose weights come with each run.
+PRODUCT = "matmul"
 
 
 def trimmed(convolution: Convolution) -> Convolution:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import product
 from math import ceil
 
 from hw.config import AcceleratorConfig
@@ -113,8 +114,8 @@ class Work:
         Decoded in hardware.
     codewords, codeword_bits
         Of its codebook, 0 for raw weights: how many, and bits of each.
-    passes
-        Passes that each row group takes.
+    passes, digits
+        Passes that each row group takes, and digits of each weight.
     bits
         Channels of the weight streams, and bits of each in one row write.
     banded
@@ -129,6 +130,7 @@ class Work:
     codewords: int
     codeword_bits: int
     passes: int
+    digits: int
     bits: tuple[tuple[str, int], ...]
     banded: bool
     groups: tuple[tuple[int, int], ...]
@@ -146,6 +148,7 @@ class Work:
             codewords=layer.k if coded and layer is not None else 0,
             codeword_bits=layer.d * config.element_bits if coded and layer is not None else 0,
             passes=weights.passes,
+            digits=weights.digits,
             bits=tuple(weights.bits.items()),
             banded=weights.banded,
             groups=tuple((found.start, found.stop) for found in ranges),
@@ -215,31 +218,40 @@ def tiles(weights: Weights, plan: Plan) -> list[list[Tile]]:
     for i in range(0, weights.output_groups, plan.A):
         found: list[Tile] = []
         groups = weights.row_groups(i)
-        for g in range(groups.start, groups.stop, plan.B):
+        chunks = -(-len(groups) // plan.chunk)
+        parts = product(
+            range(weights.digits),
+            range(groups.start, groups.stop, plan.B),
+            range(0, R, plan.Dr),
+            range(0, S, plan.Ds),
+            range(0, weights.passes, plan.passes),
+        )
+        for digit, g, r0, s0, p0 in parts:
             B = min(plan.B, groups.stop - g)
-            for r0 in range(0, R, plan.Dr):
-                for s0 in range(0, S, plan.Ds):
-                    for p0 in range(0, weights.passes, plan.passes):
-                        passes = min(plan.passes, weights.passes - p0)
-                        found.append(
-                            Tile(
-                                i=i,
-                                A=min(plan.A, weights.output_groups - i),
-                                g=g,
-                                B=B,
-                                r0=r0,
-                                s0=s0,
-                                Dr=plan.Dr,
-                                Ds=plan.Ds,
-                                p0=p0,
-                                passes=passes,
-                                # In several passes, absent rows are written as zeros.
-                                rows=H if passes > 1 else min(H, C - (g + B - 1) * H),
-                                first=not found,
-                                last=False,
-                                chunk=(g - groups.start) // plan.chunk,
-                            )
-                        )
+            passes = min(plan.passes, weights.passes - p0)
+            # Chunks that come in turn come again for each digit.
+            turn = digit * chunks if plan.streaming and chunks > 1 else 0
+            found.append(
+                Tile(
+                    i=i,
+                    A=min(plan.A, weights.output_groups - i),
+                    g=g,
+                    B=B,
+                    r0=r0,
+                    s0=s0,
+                    Dr=plan.Dr,
+                    Ds=plan.Ds,
+                    p0=p0,
+                    passes=passes,
+                    # In several passes, absent rows are written as zeros.
+                    rows=H if passes > 1 else min(H, C - (g + B - 1) * H),
+                    first=not found,
+                    last=False,
+                    chunk=turn + (g - groups.start) // plan.chunk,
+                    digit=digit,
+                    shift=bool(found) and found[-1].digit != digit,
+                )
+            )
         found[-1] = replace(found[-1], last=True)
         sets.append(found)
     return sets
@@ -308,7 +320,7 @@ class _Model:
         """Cycles of the array, words on the bus, and tiles, of a strip of so many positions."""
         work, H = self.work, self.work.config.H
         _, _, R, S = work.shape
-        kernel = (R // schedule.Dr) * (S // schedule.Ds) * (-(-work.passes // schedule.passes))
+        kernel = (R // schedule.Dr) * (S // schedule.Ds) * (-(-work.passes // schedule.passes)) * work.digits
         cycles = words = 0.0
         count = 0
         groups_k = len(work.groups)
@@ -407,9 +419,10 @@ class _Model:
         array, words, _ = self.strip(schedule, E * F / number)
         region = geometry.region(0, height) * geometry.region(1, width) * self.copy_words
         if work.banded:
-            copy = region * sum(self.group_counts)
+            copy = region * sum(count * (work.digits if chunk < count else 1) for count in self.group_counts)
         else:
             times = ceil(len(work.groups) / schedule.A) if streaming else 1
+            times *= work.digits if streaming and chunk < self.group_counts[0] else 1
             copy = region * self.group_counts[0] * times
         first = region * min(chunk, self.group_counts[0])
         each = max(array, words + self.parameters) + STRIP_CYCLES

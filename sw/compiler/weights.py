@@ -4,6 +4,11 @@ A layer runs coded, if its method and codebook fit the instance, or raw: as int8
 multipliers for every M columns, raw rows with more than N weights in M columns take ceil(M/N) passes; pass p gives the
 positions ``p*N .. p*N+N-1``, the last pass the last N positions with zeros where a weight has been given already. Rows
 of a depthwise convolution or a shortcut have one weight each and need one pass: each row has its own mask.
+
+Where the array's weights are narrower than a raw layer's, the layer runs digit by digit, the highest first
+(:mod:`sw.program.digits`). The first tile of each further digit has the sums so far shifted. Sums are modulo
+``2**psum_width`` on the way, shifts included, so the last one is right if it fits, which
+:func:`sw.golden.check_psum_width` has proved of the layer's own weights.
 """
 
 from __future__ import annotations
@@ -17,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
-from sw.compiler.graph import CompileError, Convolution
+from sw.compiler.graph import PRODUCT, CompileError, Convolution
 from sw.format.packing import pack_fields, rank_masks
+from sw.program.digits import INT8, digit_count, split_digits
 from sw.program.rows import Tile, arrange, flatten, pass_columns
 
 __all__ = ["Streams", "Tile", "Weights", "is_coded"]
@@ -41,14 +47,31 @@ class Streams:
 
 
 def is_coded(config: AcceleratorConfig, convolution: Convolution) -> bool:
-    """Whether the weights of a convolution can be decoded by the instance."""
+    """Whether the weights of a convolution can be decoded by the instance.
+
+    Raises
+    ------
+    CompileError
+        They could, but for codewords of more bits than the array's weights have.
+    """
     layer, features = convolution.layer, config.features
     if layer is None or convolution.first is not None or not features.codebook:
         return False
     method = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}
     if layer.method != method[features.mask, features.sign] or layer.d != config.d or layer.k > config.k:
         return False
-    return not features.mask or (layer.n, layer.m) == (config.N, config.M)
+    if features.mask and (layer.n, layer.m) != (config.N, config.M):
+        return False
+    assert layer.codebook is not None
+    low, high = int(layer.codebook.min()), int(layer.codebook.max())
+    needed = 1 + max(high.bit_length(), (~low).bit_length())
+    if needed > config.weight_bits:
+        raise CompileError(
+            f"layer {convolution.name!r}: codewords must have at most weight_bits = {config.weight_bits} bits, as the "
+            f"instance has, not {needed}; take an instance with weight_bits={needed} or more, or compress the layer "
+            f"with codewords of {config.weight_bits} bits"
+        )
+    return True
 
 
 class Weights:
@@ -67,25 +90,31 @@ class Weights:
     ----------
     passes
         Passes that each row group takes.
+    digits
+        Digits of each weight.
     bits
         Bits of each stream in one row write.
 
     Raises
     ------
     CompileError
-        A raw weight is -128 where the array multiplies by magnitudes and signs.
+        A raw weight is -128 where the array multiplies by magnitudes and signs of 8 bits.
     """
 
     def __init__(self, config: AcceleratorConfig, convolution: Convolution, coded: bool) -> None:
         self.config, self.convolution, self.coded = config, convolution, coded
-        self.passes = 1
+        self.passes = self.digits = 1
         sparse = config.features.sparse
         self.bits = dict(config.streams)
         if not coded:
             self.bits = {"weight": config.raw_bits}
             if sparse and config.mask_bits:
                 self.bits["mask"] = config.mask_bits * config.mask_groups * config.tiles
-            if config.features.sign and convolution.weights.min() < -127:
+            # Values of weights that come with a run are not known yet.
+            known = convolution.operation != PRODUCT
+            low, high = (int(convolution.weights.min()), int(convolution.weights.max())) if known else INT8
+            self.digits = digit_count(config, low, high)
+            if config.features.sign and config.weight_bits == 8 and convolution.weights.min() < -127:
                 raise CompileError(
                     f"layer {convolution.name!r}: raw weights on {config.variant} must be in -127..127, not -128"
                 )
@@ -117,10 +146,19 @@ class Weights:
         starts = first[part][used]
         return range(int(starts.min()) // H, -(-(int(starts.max()) + self.convolution.weights.shape[1]) // H))
 
-    def _raw(self, i: int, A: int, g: int, B: int) -> NDArray[np.int8]:
-        """Weights of A*L output channels and B*H input channels, int8 ``[A*L, B*H, R, S]``; 0 where there are none."""
+    @cached_property
+    def _digits(self) -> NDArray[np.int8]:
+        """The digits of raw weights: of each as many as there are, the highest first."""
+        return split_digits(self.config, self.convolution.weights, self.digits)
+
+    def _raw(self, i: int, A: int, g: int, B: int, digit: int | None = None) -> NDArray[np.int8]:
+        """Weights of A*L output channels and B*H input channels, int8 ``[A*L, B*H, R, S]``; 0 where there are none.
+
+        One digit of them, where a number is given.
+        """
         H, L = self.config.H, self.config.L
-        weights, first = self.convolution.weights, self.convolution.first
+        weights = self.convolution.weights if digit is None else self._digits[digit]
+        first = self.convolution.first
         part = weights[i * L : (i + A) * L]
         block = np.zeros((A * L, B * H, *weights.shape[2:]), np.int8)
         if first is None:
@@ -175,7 +213,7 @@ class Weights:
 
     def _raw_rows(self, tile: Tile) -> dict[str, NDArray[Any]]:
         config, H = self.config, self.config.H
-        rows = arrange(self._raw(tile.i, tile.A, tile.g, tile.B)[..., None], tile, H)
+        rows = arrange(self._raw(tile.i, tile.A, tile.g, tile.B, tile.digit)[..., None], tile, H)
         if not config.features.sparse:
             return {"weight": flatten(rows[:, :, :, None], tile, H)}
         N, M = config.N, config.M
@@ -208,7 +246,7 @@ class Weights:
                 parts[name].append(values)
         config = self.config
         widths = {
-            "weight": config.index_bits if self.coded else 8,
+            "weight": config.index_bits if self.coded else config.weight_bits,
             "mask": config.mask_bits,
             "sign": 1,
         }
@@ -216,7 +254,7 @@ class Weights:
         for name, found in parts.items():
             fields = np.concatenate(found)
             if fields.dtype == np.int8:
-                fields = fields.view(np.uint8)
+                fields = fields.view(np.uint8) & np.uint8((1 << config.weight_bits) - 1)
             channels[name] = self._padded(pack_fields(fields, widths[name]))
         codebook = b""
         if self.coded:

@@ -412,6 +412,8 @@ class Machine:
             raise ValueError(f"passes must divide B = {B}, not {body['passes']}")
         if body["passes"] > 1 and body["rows"] != config.H:
             raise ValueError(f"rows must be {config.H} where passes > 1, not {body['rows']}")
+        if body["shift"] and (config.weight_bits == 8 or not body["accumulate"]):
+            raise ValueError("shift must be 0 where weights have 8 bits, and where nothing is accumulated")
         if body["codewords"] and (not body["start"] or self.is_raw(body)):
             raise ValueError("codewords must be 0 for raw weights and without start")
         if not body["start"] and self.raw not in (None, self.is_raw(body)):
@@ -487,7 +489,8 @@ class Machine:
         if body["accumulate"]:
             if not self.psum_written[entries].all():
                 raise ValueError("accumulates psum entries that no TILE has written")
-            own += self.psum[entries]
+            # Sums wrap, and so do those of the digits above once they are shifted.
+            own += self.psum[entries] << (config.digit_bits if body["shift"] else 0)
             self.count(command.descriptor, "psum_reads", positions * A)
         unused = 32 - config.psum_width
         own = own << unused >> unused

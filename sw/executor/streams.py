@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
 from sw.format.packing import unrank_masks
+from sw.program import digit_range
 
 __all__ = ["Decoder", "Stream"]
 
@@ -95,6 +96,15 @@ class Stream:
         return unpacked
 
 
+def _integers(bits: NDArray[np.uint8], width: int) -> NDArray[np.int8]:
+    """Fields of ``width`` bits in two's complement."""
+    if width == 8:
+        return np.packbits(bits, bitorder="little").view(np.int8)
+    unused = 8 - width
+    raised: NDArray[np.int8] = (_fields(bits, width) << unused).astype(np.uint8).view(np.int8)
+    return raised >> unused
+
+
 def _fields(bits: NDArray[np.uint8], width: int) -> NDArray[np.int64]:
     """Fields of ``width`` bits, lowest bit first."""
     grouped = bits.reshape(-1, width)
@@ -128,7 +138,8 @@ class Decoder:
     def load(self, bits: NDArray[np.uint8]) -> None:
         """Fill the codebook register file; entries beyond the codewords keep what they hold."""
         width, d = self.config.element_bits, self.config.d
-        codewords = _fields(bits, width).astype(np.uint8).view(np.int8).reshape(-1, d)
+        elements = _fields(bits, width).astype(np.int8) if self.config.features.sign else _integers(bits, width)
+        codewords = elements.reshape(-1, d)
         self.codebook = np.concatenate([codewords, self.codebook[len(codewords) :]])
 
     def decode(self, bits: Mapping[str, NDArray[np.uint8]], raw: bool, rows: int) -> NDArray[np.int8]:
@@ -143,9 +154,10 @@ class Decoder:
             found = self.masks[ranks] if self.masks is not None else unrank_masks(ranks, config.N, config.M)
             masks = found.reshape(rows, config.L)
         if raw:
-            values = np.packbits(bits["weight"], bitorder="little").view(np.int8)
-            if config.features.sign and (values == -128).any():
-                raise ValueError("raw weights must be in -127..127 in sign-split variants, not -128")
+            values = _integers(bits["weight"], config.weight_bits)
+            least, greatest = digit_range(config)
+            if (lowest := int(values.min(initial=0))) < least:
+                raise ValueError(f"raw weights must be in {least}..{greatest} in sign-split variants, not {lowest}")
             if masks is None or not config.features.sparse:
                 return values.reshape(rows, config.L)
             weights = np.zeros((rows, config.L), np.int8)

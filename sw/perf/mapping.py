@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, product
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def _sets(work: Work, plan: Plan, geometry: Geometry, height: int, width: int) -
     advance = min(geometry.stride[1], plan.Ds) if geometry.slides else plan.Ds
     vectors = height * (plan.Ds + (width - 1) * advance) * plan.Dr
 
-    def tiles(A: int, first: int, stop: int, g: int) -> list[Tiles]:
+    def tiles(A: int, first: int, stop: int, digit: int, g: int) -> list[Tiles]:
         B = min(plan.B, stop - g)
         rows = H if plan.passes > 1 else min(H, C - (g + B - 1) * H)
         B *= plan.passes
@@ -101,7 +101,7 @@ def _sets(work: Work, plan: Plan, geometry: Geometry, height: int, width: int) -
             g=chunk,
             groups=min(plan.chunk, stop - chunk),
         )
-        if g + plan.B < stop:
+        if g + plan.B < stop or digit + 1 < work.digits:
             return [one]
         last = replace(one, count=1, last=True)
         return [replace(one, count=kernel - 1), last] if kernel > 1 else [last]
@@ -109,7 +109,8 @@ def _sets(work: Work, plan: Plan, geometry: Geometry, height: int, width: int) -
     def part(i: int) -> list[Tiles]:
         first, stop = work.groups[i]
         A = min(plan.A, len(work.groups) - i)
-        return [found for g in range(first, stop, plan.B) for found in tiles(A, first, stop, g)]
+        parts = product(range(work.digits), range(first, stop, plan.B))
+        return [found for digit, g in parts for found in tiles(A, first, stop, digit, g)]
 
     if work.banded:
         # Where a set's row groups begin makes no difference, but for the words of its COPYs.
@@ -191,8 +192,9 @@ class MappedLayer:
         """The COPYs of a strip: how often, and the first tiles that read it."""
         sets = self.sets[strip.height, strip.width]
         if not self.plan.streaming:
-            sets = [(1, sets[0][1])]
-        return [(times, run) for times, runs in sets for run in {run.g: run for run in runs}.values()]
+            sets = [(1, list({run.g: run for run in sets[0][1]}.values()))]
+        # In turn, a chunk comes again once another one has come.
+        return [(times, next(same)) for times, runs in sets for _, same in groupby(runs, lambda run: run.g)]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A program of the accelerator: its image in DRAM, what the host writes and reads, and its file."""
 
 from sw.program.checks import MAX_DRAM_BYTES, ProgramError
+from sw.program.digits import digit_count, digit_range, split_digits
 from sw.program.file import MAGIC, VERSION, program_bytes, program_from_bytes, read_program, write_program
 from sw.program.image import COUNTED, Program, ProgramLayer
 from sw.program.operands import OPERAND_TILE, Operand
@@ -19,8 +20,11 @@ __all__ = [
     "ProgramError",
     "ProgramLayer",
     "Tensor",
+    "digit_count",
+    "digit_range",
     "program_bytes",
     "program_from_bytes",
     "read_program",
+    "split_digits",
     "write_program",
 ]

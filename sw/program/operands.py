@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
+from sw.format.packing import pack_fields
 from sw.program.checks import MAX_DRAM_BYTES, ProgramError, check_integer, check_text
+from sw.program.digits import INT8, digit_count, split_digits
 from sw.program.rows import Tile, arrange, flatten, pass_columns
 
 __all__ = ["OPERAND_TILE", "Operand"]
@@ -30,7 +33,8 @@ class Operand:
     address, size
         Place of its packed stream in the image, in bytes.
     tiles
-        Its layer tiles, in order: of each the fields :data:`OPERAND_TILE` of :class:`sw.program.rows.Tile`.
+        Its layer tiles, in order: of each the fields :data:`OPERAND_TILE` of :class:`sw.program.rows.Tile`. Where
+        weights take several digits, the first tile of the same weights has the highest.
 
     Raises
     ------
@@ -62,27 +66,34 @@ class Operand:
                 check_integer(section, f"{name} of a tile", value, int(name in ("A", "B", "passes", "rows")), 65535)
 
     def order(self, config: AcceleratorConfig) -> NDArray[np.int64]:
-        """For each byte of the stream the number of its weight in ``[K, C]``, counted from 1; 0 where there is none.
+        """For each field of the stream the number of its weight in ``[K, C]``, counted from 1; 0 where there is none.
+
+        A field is a byte, or a digit of ``weight_bits`` bits; of digit i, 0 the highest, the number has ``i * K * C``
+        added. Zeros may be left out at the end.
 
         Raises
         ------
         ProgramError
-            The tiles do not give every weight once, or not as many bytes as the stream has.
+            The tiles do not give every digit of every weight once, or not as many bytes as the stream has.
         """
         section = f"operand {self.name!r}"
         K, C = self.shape
         H, L, N, M = config.H, config.L, config.N, config.M
         fields = [dict(zip(OPERAND_TILE, tile, strict=True)) for tile in self.tiles]
         # The file's size bounds that of the stream, and the stream's that of what is made here.
-        written = sum(t["A"] * t["passes"] * ((t["B"] - 1) * H + t["rows"]) for t in fields) * (config.raw_bits // 8)
+        row_writes = sum(t["A"] * t["passes"] * ((t["B"] - 1) * H + t["rows"]) for t in fields)
+        written = -(-row_writes * config.raw_bits // 8)
         if not written <= self.size < written + config.word_width // 8 or any(t["rows"] > H for t in fields):
             raise ProgramError(section, f"tiles must give {self.size} bytes, not {written}")
-        order = np.zeros(self.size, np.int64)
+        order = np.zeros(self.size * 8 // config.weight_bits, np.int64)
         end = 0
+        seen: Counter[tuple[int, ...]] = Counter()
         for t in fields:
-            tile = Tile(**t, r0=0, s0=0, Dr=1, Ds=1, first=True, last=True, chunk=0)
+            tile = Tile(**t, r0=0, s0=0, Dr=1, Ds=1, first=True, last=True, chunk=0, shift=False)
             k, c = tile.i * L + np.arange(tile.A * L)[:, None], tile.g * H + np.arange(tile.B * H)
-            numbers = np.where((k < K) & (c < C), k * C + c + 1, 0)
+            key = tile.i, tile.g, tile.p0
+            numbers = np.where((k < K) & (c < C), seen[key] * K * C + k * C + c + 1, 0)
+            seen[key] += 1
             rows = arrange(numbers[:, :, None, None, None], tile, H)
             if config.features.sparse:
                 groups = rows.reshape(*rows.shape[:5], L // M, M)
@@ -97,8 +108,9 @@ class Operand:
                 found = flatten(rows[:, :, :, None], tile, H)
             order[end : end + len(found)] = found
             end += len(found)
-        counts = np.bincount(order, minlength=K * C + 1)[1:]
-        if len(counts) != K * C or (counts != 1).any():
+        number = digit_count(config, *INT8) * K * C
+        counts = np.bincount(order, minlength=number + 1)[1:]
+        if len(counts) != number or (counts != 1).any():
             raise ProgramError(section, f"tiles must give each of {K} x {C} weights once")
         return order
 
@@ -123,5 +135,7 @@ class Operand:
             raise ProgramError(section, f"weights must be int8 {list(self.shape)}, not {given}")
         if config.features.sign and values.min() < -127:
             raise ProgramError(section, f"weights on {config.variant} must be in -127..127, not -128")
-        counted = np.concatenate([np.zeros(1, np.int8), values.reshape(-1)])
-        return counted[self.order(config)].tobytes()
+        digits = split_digits(config, values, digit_count(config, *INT8))
+        fields = np.concatenate([np.zeros(1, np.int8), digits.reshape(-1)])[self.order(config)].view(np.uint8)
+        packed = pack_fields(fields & np.uint8((1 << config.weight_bits) - 1), config.weight_bits)
+        return packed + bytes(self.size - len(packed))

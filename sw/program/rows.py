@@ -18,7 +18,8 @@ class Tile:
     ``i`` is the first group of L output channels, ``g`` the first row group of H input channels, and the tile covers
     ``A`` and ``B`` of them; kernel rows ``r0 .. r0+Dr-1`` and columns ``s0 .. s0+Ds-1``; passes ``p0 .. p0+passes-1``.
     ``rows`` are the array rows of the last row group that get weights. ``first`` and ``last`` are those of the tiles
-    that add to the same sums. ``chunk`` numbers the COPY that brings its activations.
+    that add to the same sums. ``chunk`` numbers the COPY that brings its activations. Of raw weights it has ``digit``,
+    0 the highest (:mod:`sw.program.digits`); ``shift``: the sums before are those of the digits above.
     """
 
     i: int
@@ -35,6 +36,8 @@ class Tile:
     first: bool
     last: bool
     chunk: int
+    digit: int = 0
+    shift: bool = False
 
     @property
     def D(self) -> int:

@@ -43,6 +43,7 @@ def random_layer(
     mask, sign = config.features.mask, config.features.sign
     d, k, count = config.d, k or config.k, K * fan // config.d
     n, m = (config.N, config.M) if mask else (d, d)
+    amplitude = min(amplitude, (1 << (config.weight_bits - 1)) - 1)
     codebook = rng.integers(0 if sign else -amplitude, amplitude + 1, (k, d)).astype(np.int8)
     fields |= {"codebook": codebook, "assignments": rng.integers(0, k, count).astype(np.int32)}
     if mask:

@@ -41,6 +41,7 @@ def random_instance(rng: random.Random, most: int = 1 << 16) -> AcceleratorConfi
                 l1_psum_bytes=rng.choice([300, 700, 1 << 11, 10_000, 1 << 16]),
                 post_lanes=rng.choice([0, *(x for x in range(1, L + 1) if L % x == 0)]),
                 burst_words=burst, fifo_words=burst * rng.choice([2, 4]),
+                weight_bits=rng.choice([2, 3, 4, 4, 5, 6, 7, 8, 8, 8]),
             )  # fmt: skip
         except ConfigError:  # a memory of fewer words than it must have
             continue

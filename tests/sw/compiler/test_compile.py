@@ -78,6 +78,14 @@ def test_every_operation_on_every_variant(variant: str, size: str) -> None:
         ("ews-msvq-tiny", {"H": 6, "L": 12, "N": 4, "l1_ifmap_bytes": 256, "l1_psum_bytes": 512}),
         ("ews-ssvq-tiny", {"L": 20, "H": 5, "word_width": 32, "k": 2}),
         ("ws-tiny", {"H": 2, "L": 4, "l2_bytes": 1 << 15}),
+        ("ews-tiny", {"H": 6, "weight_bits": 2, "l1_ifmap_bytes": 256}),
+        ("ews-c-tiny", {"weight_bits": 3}),
+        ("ews-cm-tiny", {"weight_bits": 4, "l1_ifmap_bytes": 256, "H": 1}),
+        ("ews-cms-tiny", {"weight_bits": 5, "L": 16, "d": 8, "M": 8, "N": 3}),
+        ("ews-ssvq-tiny", {"weight_bits": 2, "k": 3}),
+        ("ews-msvq4-tiny", {"l1_ifmap_bytes": 256, "l1_psum_bytes": 512}),
+        ("ews-msvq-tiny", {"weight_bits": 7, "word_width": 8}),
+        ("ws-tiny", {"weight_bits": 6}),
     ],
 )
 def test_every_operation_on_odd_instances(name: str, fields: dict[str, object]) -> None:
