@@ -12,6 +12,7 @@ from hw.config import AcceleratorConfig, preset
 from hw.layout import Schedule
 from sim.cosim import Job, JobResult, Session, run_sessions
 from sw.format import CompressedLayer, Requantisation, unrank_masks
+from sw.program import digit_range
 from sw.schedule import choose_schedule
 from sw.schedule.choice import candidate_schedules, raw_passes
 
@@ -76,9 +77,8 @@ def random_layer(
     fields["requantisation"] = requantisation
     features = config.features
     if raw or not features.codebook:
-        weights = _draw(rng, shape, values)
-        if features.codebook and features.sign:
-            weights = np.maximum(weights, -127)
+        # Values of as many bits as weights have; ends stay ends.
+        weights = np.maximum(_draw(rng, shape, values) >> (8 - config.weight_bits), digit_range(config)[0])
         if raw == "sparse":
             groups = -(-K // config.M)
             kept = rng.random((groups, config.M, *shape[1:])).argsort(axis=1) < config.N
@@ -87,7 +87,7 @@ def random_layer(
     d, k = config.d, config.k
     n, m = (config.N, config.M) if features.mask else (d, d)
     NG = int(np.prod(shape)) // d
-    codebook = _draw(rng, (k, d), values)
+    codebook = _draw(rng, (k, d), values) >> (8 - config.weight_bits)
     assignments = rng.integers(0, k, NG).astype(np.int32)
     assignments[[0, -1]] = [0, k - 1]
     if features.mask:
@@ -95,7 +95,7 @@ def random_layer(
     if features.sign:
         negative = {"lowest": 1.0, "highest": 0.0}.get(values, 0.5)
         fields["signs"] = rng.random((NG, d * n // m)) < negative
-        codebook = np.minimum(np.abs(codebook.astype(np.int16)), 127).astype(np.int8)
+        codebook = np.minimum(np.abs(codebook.astype(np.int16)), digit_range(config)[1]).astype(np.int8)
     method = _METHODS[features.mask, features.sign]
     return CompressedLayer(method=method, d=d, k=k, n=n, m=m, codebook=codebook, assignments=assignments, **fields)
 
@@ -211,7 +211,7 @@ def _corners(config: AcceleratorConfig, rng: np.random.Generator) -> list[Job]:
         _job(config, rng, (L, H + 1, 3, 3), (4, 5), f"corners-{masks}", values="corners", masks=masks, padding=(1, 1))
         for masks in MASKS
     ]
-    room = (1 << (config.psum_width - 1)) // (127 * 128)
+    room = (1 << (config.psum_width - 1)) // (digit_range(config)[1] * 128)
     wrapping = -(-(room + 1) // 9)
     jobs.append(_job(config, rng, (L, wrapping, 3, 3), (4, 4), "wraps", values="lowest", masks="first", padding=(1, 1)))
     if config.features.codebook:

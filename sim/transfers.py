@@ -15,6 +15,7 @@ from sw.format import CompressedLayer, layer_streams
 from sw.format.packing import pack_fields, rank_masks
 from sw.format.streams import StreamLayout
 from sw.golden import PsumOverflowError, check_psum_width, layer_sums, output_size, requantise
+from sw.program import digit_range
 from sw.schedule import LayerRun, advance, check_schedule, tile_activations, tile_psums
 from sw.schedule.choice import layer_run, raw_passes, runs_raw
 
@@ -70,9 +71,16 @@ def _check(config: AcceleratorConfig, layer: CompressedLayer) -> None:
     features = config.features
     where = f"layer {layer.name!r} on {config.variant}"
     if runs_raw(config, layer):
-        if features.sign and int(layer.integer_weights().min()) == -128:
-            raise ProgramError(f"{where}: raw weights must be in -127..127, not -128")
+        weights = layer.integer_weights()
+        low, high = digit_range(config)
+        if weights.min() < low or weights.max() > high:
+            wrong = int(weights.min()) if weights.min() < low else int(weights.max())
+            # The core has no place for digits: the compiler makes them, and the psum buffer shifts.
+            raise ProgramError(f"{where}: raw weights must be in {low}..{high}, not {wrong}")
         return
+    low, high = int(layer.codebook.min()), int(layer.codebook.max())
+    if (needed := 1 + max(high.bit_length(), (~low).bit_length())) > config.weight_bits:
+        raise ProgramError(f"{where}: codewords must have at most {config.weight_bits} bits, not {needed}")
     method = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}[
         features.mask, features.sign
     ]
@@ -104,6 +112,13 @@ def _filled_up(layer: CompressedLayer, L: int, raw: bool) -> CompressedLayer:
         parts["signs"] = np.concatenate([layer.signs, np.zeros((NG, layer.Q), np.bool_)])
     same = {field: getattr(layer, field) for field in ("method", "scale", "d", "k", "n", "m", "codebook")}
     return CompressedLayer(**shared, **same, **parts)
+
+
+def _raw(config: AcceleratorConfig, layer: CompressedLayer) -> CompressedLayer:
+    """A layer's weights as an instance takes raw ones, in fields of ``weight_bits``."""
+    shared = {field: getattr(layer, field) for field in ("name", "kind", "shape", "groups")}
+    weights, scale = layer.integer_weights(), np.ones(1, np.float32)
+    return CompressedLayer(method="int8", weights=weights, scale=scale, weight_bits=config.weight_bits, **shared)
 
 
 def _words(data: bytes, bits: int, width: int) -> list[int]:
@@ -157,17 +172,22 @@ def _weight_streams(
 
     if raw and config.features.sparse:
         weights, ranks = _sparse_rows(config, layer, schedule, passes)
-        streams = {"i_weight": words(weights.tobytes(), 8 * weights.size)}
+        bits = config.weight_bits
+        fields = weights.reshape(-1).view(np.uint8) & np.uint8((1 << bits) - 1)
+        streams = {"i_weight": words(pack_fields(fields, bits), bits * weights.size)}
         if config.mask_bits:
             streams["i_mask"] = words(pack_fields(ranks, config.mask_bits), ranks.size * config.mask_bits)
         return streams
-    layout = StreamLayout.of(layer, schedule, raw)
+    if raw:
+        layer = _raw(config, layer)
+    layout = StreamLayout.of(layer, schedule)
     fields = layout.row_writes * (schedule.L // layout.block)
-    packed = layer_streams(layer, schedule, raw)
+    packed = layer_streams(layer, schedule)
     streams = {f"i_{name}": words(data, fields * layout.bits[name]) for name, data in packed.items()}
     if not raw:
         bits = config.element_bits
-        codebook = words(pack_fields(layer.codebook.view(np.uint8), bits), layer.codebook.size * bits)
+        elements = layer.codebook.view(np.uint8) & np.uint8((1 << bits) - 1)
+        codebook = words(pack_fields(elements, bits), layer.codebook.size * bits)
         streams["i_weight"] = codebook + streams.pop("i_index")
     return streams
 

@@ -29,11 +29,13 @@ __all__ = ["MATRIX", "WHOLE", "main"]
 
 #: Presets of which ``make synth`` reports array and decoder.
 MATRIX = tuple(
-    f"{variant}-{size}" for size in (16, 64) for variant in ("ws", "ews", "ews-c", "ews-cm", "ews-cms", "ews-msvq")
+    f"{name}-{size}"
+    for size in (16, 64)
+    for name in ("ws", "ews", "ews-c", "ews-cm", "ews-cms", "ews-msvq", "ews4", "ews-msvq4")
 )
 
 #: Those of which it reports what is around the array, too.
-WHOLE = tuple(f"{variant}-{size}" for size in (16, 64) for variant in ("ews", "ews-cms", "ews-msvq"))
+WHOLE = tuple(f"{name}-{size}" for size in (16, 64) for name in ("ews", "ews-cms", "ews-msvq", "ews4", "ews-msvq4"))
 
 
 def _has_bus(config: AcceleratorConfig) -> bool:

@@ -375,15 +375,17 @@ def markdown(reports: Mapping[str, AreaReport], storage: str) -> str:
     """The reports as Markdown: totals beside the paper's table 7, then blocks. All reports are for one library."""
     any_report = next(iter(reports.values()))
     scale, unit = (1e6, "mm2") if any_report.unit == "um2" else (1e3, "kNAND2")
-    base = {
-        (r.configuration["H"], r.configuration["L"]): r for r in reports.values() if r.configuration["variant"] == "ews"
-    }
+    base = _baselines(reports)
+    narrow = any(report.configuration["weight_bits"] < 8 for report in reports.values())
     rows = []
     for name, report in reports.items():
         config = report.configuration
-        ews = base.get((config["H"], config["L"]))
+        ews = base.get((config["H"], config["L"], 8))
+        same = base.get((config["H"], config["L"], config["weight_bits"])) if config["weight_bits"] < 8 else None
         variant, size = config["variant"], config["H"]
-        paper = PAPER.get(variant, {}).get(size) if config["H"] == config["L"] else None
+        # The paper's weights have 8 bits.
+        of_paper = config["H"] == config["L"] and config["weight_bits"] == 8
+        paper = PAPER.get(variant, {}).get(size) if of_paper else None
         paper_ews = PAPER["ews"].get(size)
         rows.append(
             [
@@ -394,6 +396,7 @@ def markdown(reports: Mapping[str, AreaReport], storage: str) -> str:
                 f"{100 * report.sequential_share:.0f} %",
                 change(report.total, ews and ews.total),
                 change(report.without_crf, ews and ews.without_crf),
+                *([change(report.total, same and same.total)] if narrow else []),
                 "" if paper is None else f"{paper:.3f}",
                 "" if paper is None else change(paper, paper_ews),
                 # The paper's CRF is what C and CM have over EWS (derived).
@@ -410,6 +413,7 @@ def markdown(reports: Mapping[str, AreaReport], storage: str) -> str:
         "sequential",
         "to EWS",
         "to EWS, without CRF",
+        *(["to EWS of as many bits"] if narrow else []),
     ]
     header += ["paper, mm2 at 40 nm", "paper to EWS", "paper to EWS, without CRF (derived)"]
     names = [block for block in BLOCKS if any(block in report.blocks for report in reports.values())]
@@ -435,6 +439,12 @@ def markdown(reports: Mapping[str, AreaReport], storage: str) -> str:
     )
 
 
+def _baselines(reports: Mapping[str, AreaReport]) -> dict[tuple[int, int, int], AreaReport]:
+    """The dense arrays of raw weights, by rows, columns and bits of a weight."""
+    described = ((report.configuration, report) for report in reports.values())
+    return {(c["H"], c["L"], c["weight_bits"]): report for c, report in described if c["variant"] == "ews"}
+
+
 def _whole_table(reports: Mapping[str, AreaReport], scale: float) -> str:
     """Blocks of the array, then what is around it, then the memories; of the reports that have all that."""
     whole = {name: report for name, report in reports.items() if report.units}
@@ -454,14 +464,14 @@ def _whole_table(reports: Mapping[str, AreaReport], scale: float) -> str:
         rows.append([name, *(f"{r.units[name].area / scale:.4f}" if name in r.units else "" for r in whole.values())])
     rows.append(["**around the array**", *(f"**{around(r) / scale:.4f}**" for r in whole.values())])
     rows.append(["**all logic**", *(f"**{(r.total + around(r)) / scale:.4f}**" for r in whole.values())])
-    base = {
-        (r.configuration["H"], r.configuration["L"]): r.total + around(r)
-        for r in whole.values()
-        if r.configuration["variant"] == "ews"
-    }
+    base = {key: report.total + around(report) for key, report in _baselines(whole).items()}
     sizes = [(r.configuration["H"], r.configuration["L"]) for r in whole.values()]
     logic = [r.total + around(r) for r in whole.values()]
-    rows.append(["to EWS", *(change(area, base.get(size)) for area, size in zip(logic, sizes, strict=True))])
+    rows.append(["to EWS", *(change(area, base.get((*size, 8))) for area, size in zip(logic, sizes, strict=True))])
+    bits = [r.configuration["weight_bits"] for r in whole.values()]
+    if min(bits) < 8:
+        same = (base.get((*size, number)) if number < 8 else None for size, number in zip(sizes, bits, strict=True))
+        rows.append(["to EWS of as many bits", *(change(area, other) for area, other in zip(logic, same, strict=True))])
     for name in memories:
         sized = (r.memory_bits.get(name, 0) / 8192 for r in whole.values())
         rows.append([f"memory of {name}, KiB", *(f"{size:,.1f}" for size in sized)])

@@ -39,7 +39,7 @@ from synth.report import CACHE, UNITS, component_rtlil, memory_bits, table
 __all__ = ["CLOCK", "PRESETS", "SECTIONS", "Delay", "Section", "delays", "main", "markdown", "write"]
 
 #: What is timed by default.
-PRESETS = ("ews-64", "ews-cms-64", "ews-msvq-64")
+PRESETS = ("ews-64", "ews-cms-64", "ews-msvq-64", "ews4-64", "ews-msvq4-64")
 
 #: Clock cycle in ps: 500 MHz.
 CLOCK = 2000.0

@@ -179,7 +179,8 @@ def condense_area(report: dict[str, Any]) -> dict[str, Any]:
     keys = ("total", "without_crf", "total_nand2", "sequential_share")
     presets = {}
     for name, values in report["presets"].items():
-        presets[name] = {"variant": values["configuration"]["variant"], "size": values["configuration"]["H"]}
+        config = values["configuration"]
+        presets[name] = {key: config[key] for key in ("variant", "weight_bits")} | {"size": config["H"]}
         presets[name] |= {key: values[key] for key in keys}
         for part in ("blocks", "units"):
             presets[name][part] = {block: figures["nand2"] for block, figures in values[part].items()}
@@ -263,17 +264,18 @@ def area_table(report: dict[str, Any]) -> Iterator[str]:
     yield row("array", "kNAND2", "to EWS", "paper", "without CRF, to EWS", "paper")
     yield "|---|--:|--:|--:|--:|--:|"
     for name, values in report["presets"].items():
-        size, variant = values["size"], values["variant"]
+        # The paper's weights have 8 bits, and so have those of older results.
+        size, variant, bits = values["size"], values["variant"], values.get("weight_bits", 8)
         base = report["presets"][f"ews-{size}"]
-        paper, paper_base = PAPER.get(variant, {}).get(size), PAPER["ews"][size]
+        paper, paper_base = PAPER.get(variant, {}).get(size) if bits == 8 else None, PAPER["ews"][size]
         # The paper's CRF is what C and CM have over EWS.
         crf = PAPER["ews-cm"][size] - paper_base
         yield row(
             f"`{name}`",
             f"{values['total_nand2'] / 1000:,.0f}",
-            _to_base(values["total"], base["total"]) if variant != "ews" else "",
+            _to_base(values["total"], base["total"]) if values is not base else "",
             _to_base(paper, paper_base) if paper and variant != "ews" else "",
-            _to_base(values["without_crf"], base["without_crf"]) if variant != "ews" else "",
+            _to_base(values["without_crf"], base["without_crf"]) if values is not base else "",
             _to_base(paper - crf, paper_base) if paper and variant not in ("ws", "ews") else "",
         )
     library, storage, yosys = report["library"]["name"], report["storage"], report["tools"]["yosys"]

@@ -48,15 +48,18 @@ CORNERS: list[dict[str, object]] = [
      "prf_depth": 2, "burst_words": 1, "fifo_words": 2, "tree_register_levels": 0, "product_register": False,
      "l2_bytes": 1 << 12, "l1_ifmap_bytes": 512, "l1_psum_bytes": 512},
     # The widest words, beside the narrowest of L2.
-    {"variant": "ews-cms", "word_width": 512, "l2_word_bytes": 1, "burst_words": 256, "fifo_words": 512},
+    {"variant": "ews-cms", "word_width": 512, "l2_word_bytes": 1, "burst_words": 256, "fifo_words": 512,
+     "weight_bits": 5},
     {"variant": "ews-msvq", "word_width": 8, "H": 16, "L": 16, "l2_word_bytes": 16, "post_lanes": 16,
-     "vector_lanes": 16},
-    {"variant": "ws", "wrf_depth": 2, "arf_depth": 2, "prf_depth": 4, "L": 12, "d": 12, "address_bits": 64},
+     "vector_lanes": 16, "weight_bits": 4},
+    {"variant": "ws", "wrf_depth": 2, "arf_depth": 2, "prf_depth": 4, "L": 12, "d": 12, "address_bits": 64,
+     "weight_bits": 6},
     {"variant": "ews-c", "H": 3, "L": 15, "d": 5, "k": 3, "psum_width": 32, "address_bits": 16,
-     "l2_bytes": 1 << 11},
-    {"variant": "ews-ssvq", "H": 5, "L": 2, "d": 2, "N": 2, "M": 2, "k": 2, "psum_width": 16, "zero_gating": True},
+     "l2_bytes": 1 << 11, "weight_bits": 3},
+    {"variant": "ews-ssvq", "H": 5, "L": 2, "d": 2, "N": 2, "M": 2, "k": 2, "psum_width": 16, "zero_gating": True,
+     "weight_bits": 2},
     {"variant": "ews-cm", "H": 7, "L": 9, "d": 9, "N": 2, "M": 3, "k": 17, "mask_decoder": MASK_DECODERS[-1],
-     "decoder_registers": 3, "mrf_register": True, "tree_register_levels": 1},
+     "decoder_registers": 3, "mrf_register": True, "tree_register_levels": 1, "weight_bits": 7},
     {"variant": "ews-cms", "H": 2, "L": 16, "d": 16, "N": 1, "M": 16, "decoder_registers": 8, "zero_gating": True,
      "wrf_depth": 256, "arf_depth": 256, "prf_depth": 256},
     {"variant": "ews-msvq", "H": 4, "L": 8, "d": 8, "N": 8, "M": 8, "post_lanes": 1, "vector_lanes": 1},
@@ -100,6 +103,7 @@ def random_config(number: int) -> AcceleratorConfig:
             "post_lanes": rng.choice([0, *(x for x in range(1, L + 1) if L % x == 0)]),
             "burst_words": burst,
             "fifo_words": burst * rng.choice([2, 4]),
+            "weight_bits": 2 + number // len(VARIANTS) % 7,  # all, of each variant
         }  # fmt: skip
         try:
             plain = AcceleratorConfig(**fields)
@@ -204,5 +208,7 @@ def test_the_grid_covers_its_promise() -> None:
     for name, least in (("variant", 7), ("word_width", 7), ("psum_width", 4), ("wrf_depth", 5), ("arf_depth", 5)):
         assert len({getattr(config, name) for config in configs}) >= least, name
     assert min(sum(config.variant == variant for config in configs) for variant in VARIANTS) >= 7
+    for variant in VARIANTS:
+        assert {config.weight_bits for config in configs if config.variant == variant} == set(range(2, 9)), variant
     assert sum(config.H != config.L for config in configs) > COUNT // 2
     assert any(config.H & (config.H - 1) and config.L & (config.L - 1) for config in configs)

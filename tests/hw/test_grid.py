@@ -46,6 +46,8 @@ def sampled(variant: str, seed: int) -> AcceleratorConfig:
         zero_gating=rng.random() < 0.3,
         decoder_registers=rng.choice([0, 1, 3]),
         mrf_register=rng.random() < 0.5,
+        # Every width, over the variants.
+        weight_bits=8 if seed == 0 else 2 + (list(VARIANTS).index(variant) + seed) % 7,
     )
 
 

@@ -154,7 +154,7 @@ def test_report(tmp_path) -> None:
     assert set(reports["ews-tiny"].blocks) == set(report.blocks) - {"CRF", "LZC", "MRF", "demux"}
     flip_flop = library.cells["DFF"].area
     rows = config.H * config.tiles
-    wrf = rows * config.wrf_depth * 8 * config.multipliers * flip_flop
+    wrf = rows * config.wrf_depth * config.weight_bits * config.multipliers * flip_flop
     assert report.blocks["WRF"].sequential == pytest.approx(wrf)
     assert report.blocks["CRF"].sequential == pytest.approx(config.k * 7 * config.d * flip_flop)
     assert report.without_crf == pytest.approx(report.total - report.blocks["CRF"].area)
@@ -203,6 +203,30 @@ def test_units_around_the_array(tmp_path) -> None:
     assert "| to EWS | -50.0 % | +0.0 % |" in text
     assert f"| memory of L2, KiB | {config.l2_bytes / 1024:.1f} |" in text
     assert report.to_dict()["memory_bits"] == bits
+
+
+def test_narrow_arrays_stand_beside_both_dense_ones() -> None:
+    """The 8-bit EWS is the base of all, that of as many bits of narrow ones; the paper's figures are of 8 bits."""
+    sizes = {"ews-tiny": 8.0, "ews-msvq-tiny": 6.0, "ews4-tiny": 4.0, "ews-msvq4-tiny": 1.0}
+
+    def report(name: str) -> AreaReport:
+        block = {"WRF": BlockArea(sizes[name], 0.0, None)}
+        return AreaReport(preset(name).to_dict(), "generic", "NAND2", 1.0, block, block)
+
+    text = markdown({name: report(name) for name in sizes}, "flipflop")
+    totals = next(line for line in text.splitlines() if line.startswith("| preset | total"))
+    place = totals.strip("| ").split(" | ").index("to EWS")
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ews")]
+    changes = {line[0].strip(): [cell.strip() for cell in line[place : place + 3]] for line in lines[: len(sizes)]}
+    assert changes == {
+        "ews-tiny": ["+0.0 %", "+0.0 %", ""],
+        "ews-msvq-tiny": ["-25.0 %", "-25.0 %", ""],
+        "ews4-tiny": ["-50.0 %", "-50.0 %", "+0.0 %"],
+        "ews-msvq4-tiny": ["-87.5 %", "-87.5 %", "-75.0 %"],
+    }
+    assert "| to EWS | +0.0 % | -25.0 % | -50.0 % | -87.5 % |" in text
+    assert "| to EWS of as many bits |  |  | +0.0 % | -75.0 % |" in text
+    assert "as many bits" not in markdown({"ews-tiny": report("ews-tiny")}, "flipflop")
 
 
 def test_command_line_reports_all(tmp_path, monkeypatch, capsys) -> None:
