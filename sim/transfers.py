@@ -15,7 +15,7 @@ from sw.format import CompressedLayer, layer_streams
 from sw.format.packing import pack_fields, rank_masks
 from sw.format.streams import StreamLayout
 from sw.golden import PsumOverflowError, check_psum_width, layer_sums, output_size, requantise
-from sw.program import digit_range
+from sw.program import bits_of, digit_range
 from sw.schedule import LayerRun, advance, check_schedule, tile_activations, tile_psums
 from sw.schedule.choice import layer_run, raw_passes, runs_raw
 
@@ -78,8 +78,7 @@ def _check(config: AcceleratorConfig, layer: CompressedLayer) -> None:
             # The core has no place for digits: the compiler makes them, and the psum buffer shifts.
             raise ProgramError(f"{where}: raw weights must be in {low}..{high}, not {wrong}")
         return
-    low, high = int(layer.codebook.min()), int(layer.codebook.max())
-    if (needed := 1 + max(high.bit_length(), (~low).bit_length())) > config.weight_bits:
+    if (needed := bits_of(layer.codebook)) > config.weight_bits:
         raise ProgramError(f"{where}: codewords must have at most {config.weight_bits} bits, not {needed}")
     method = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}[
         features.mask, features.sign

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from hw.config import AcceleratorConfig
 from sw.compiler.graph import PRODUCT, CompileError, Convolution
 from sw.format.packing import pack_fields, rank_masks
-from sw.program.digits import INT8, digit_count, split_digits
+from sw.program.digits import INT8, bits_of, digit_count, split_digits
 from sw.program.rows import Tile, arrange, flatten, pass_columns
 
 __all__ = ["Streams", "Tile", "Weights", "is_coded"]
@@ -63,9 +63,7 @@ def is_coded(config: AcceleratorConfig, convolution: Convolution) -> bool:
     if features.mask and (layer.n, layer.m) != (config.N, config.M):
         return False
     assert layer.codebook is not None
-    low, high = int(layer.codebook.min()), int(layer.codebook.max())
-    needed = 1 + max(high.bit_length(), (~low).bit_length())
-    if needed > config.weight_bits:
+    if (needed := bits_of(layer.codebook)) > config.weight_bits:
         raise CompileError(
             f"layer {convolution.name!r}: codewords must have at most weight_bits = {config.weight_bits} bits, as the "
             f"instance has, not {needed}; take an instance with weight_bits={needed} or more, or compress the layer "

@@ -7,10 +7,15 @@ from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
 
-__all__ = ["INT8", "digit_count", "digit_range", "split_digits"]
+__all__ = ["INT8", "bits_of", "digit_count", "digit_range", "split_digits"]
 
 #: Least and greatest weight of which nothing is known.
 INT8 = (-128, 127)
+
+
+def bits_of(values: NDArray[np.int8]) -> int:
+    """Bits in two's complement that hold all of these integers."""
+    return 1 + int(np.maximum(values, ~values).max()).bit_length()
 
 
 def digit_range(config: AcceleratorConfig) -> tuple[int, int]:

@@ -400,3 +400,31 @@ def test_what_no_descriptor_can_say_names_the_layer() -> None:
 def test_no_layers_are_refused() -> None:
     with pytest.raises(CompileError, match="at least one layer"):
         compile_layers([], config("ews-tiny"))
+
+
+def test_codewords_wider_than_the_weights_of_the_array_are_refused_before_anything_else() -> None:
+    wide, narrow = preset("ews-msvq-tiny"), preset("ews-msvq4-tiny")
+    rng = np.random.default_rng(0)
+    layer = random_layer(rng, wide, "wide", (8, 4, 1, 1), amplitude=100)
+    message = (
+        r"^layer 'wide': codewords must have at most weight_bits = 4 bits, as the instance has, not 8; take an inst"
+    )
+    with pytest.raises(CompileError, match=message):
+        compile_layer(layer, (4, 3, 3), narrow)
+    # Narrower ones run on any array.
+    layer = random_layer(rng, narrow, "narrow", (8, 4, 1, 1), amplitude=3)
+    for instance in (narrow, wide, dataclasses.replace(narrow, weight_bits=3)):
+        program = compile_layer(layer, (4, 3, 3), instance)
+        (found,) = run_program(program, [image((4, 3, 3))], check=True).values()
+        assert np.array_equal(found, requantise(layer_sums(layer, image((4, 3, 3))), layer.requantisation))
+
+
+def test_the_listing_names_the_digits_of_raw_layers() -> None:
+    instance = preset("ews-msvq4-tiny")
+    layer = random_layer(np.random.default_rng(0), instance, "raw", (8, 4, 1, 1), raw=True, amplitude=100)
+    program = compile_layer(layer, (4, 3, 3), instance)
+    assert program.layers[0].note.startswith("raw in 3 digits in 2 passes, ")
+    tiles = [x.body for x in program.listing if x.opcode == Opcode.TILE]
+    # Digit by digit, whatever the passes: shifted twice, and only sums that were there.
+    assert sum(body["shift"] for body in tiles) == 2 * sum(body["last"] for body in tiles)
+    assert all(body["accumulate"] for body in tiles if body["shift"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hw.config import VARIANTS, AcceleratorConfig
-from sw.program import digit_count, digit_range, split_digits
+from sw.program import bits_of, digit_count, digit_range, split_digits
 
 
 @pytest.mark.parametrize("bits", range(2, 8))
@@ -55,3 +55,8 @@ def test_eight_bits_are_one_digit(variant: str) -> None:
     weights = np.arange(-128, 128).astype(np.int8)
     assert digit_count(config, -128, 127) == 1
     assert np.array_equal(split_digits(config, weights, 1), weights[None])
+
+
+@pytest.mark.parametrize(("values", "bits"), [([0], 1), ([-1], 1), ([1], 2), ([-8, 7], 4), ([8], 5), ([-128], 8)])
+def test_bits_of_integers(values: list[int], bits: int) -> None:
+    assert bits_of(np.array(values, np.int8)) == bits
