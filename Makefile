@@ -7,6 +7,8 @@ PDK ?=
 LIB ?=
 
 LIBRARY = $(if $(PDK),--pdk "$(PDK)") $(if $(LIB),--lib "$(LIB)")
+# Tests run on all cores; neighbours stay together, as they share models and networks, until a worker runs out of work.
+PARALLEL = --numprocesses logical --maxprocesses 16 --dist worksteal
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -31,8 +33,8 @@ venv: $(READY) ## set up .venv (every other target does so by itself)
 demo: $(READY) ## compress a real network, generate Verilog, co-simulate three layers, report area
 	@$(RUN) -m demo
 
-test: $(READY) ## all tests, ruff and mypy among them
-	@$(RUN) -m pytest
+test: $(READY) ## all tests, ruff and mypy among them, on all cores
+	@$(RUN) -m pytest $(PARALLEL)
 
 sim: $(READY) ## co-simulate every variant against the golden model; JUnit XML in build/sim
 	@$(RUN) -m sim

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
@@ -22,7 +22,7 @@ from hw.command_line import write_text
 from hw.config import AcceleratorConfig
 from hw.generate import generate, write
 from hw.layout import Schedule
-from sim.runner import SimulationError, VerilatorRunner
+from sim.runner import SimulationError, VerilatorRunner, locked
 from sim.toolchain import BUILD
 from sim.transfers import LayerProgram, layer_program
 from sim.wrapper import TOP, wrapper_verilog
@@ -123,11 +123,12 @@ def build_model(config: AcceleratorConfig, name: str) -> tuple[VerilatorRunner, 
         source.update(path.read_bytes())
     design, manifest, wrapper, stamp = (folder / f"{name}{end}" for end in (".v", ".json", f".{TOP}.v", ".sha256"))
     outputs = (design, manifest, wrapper)
-    if not (stamp.exists() and stamp.read_text() == _stamp(source.hexdigest(), outputs)):
-        generated = generate(config, name)
-        write(generated, folder)
-        write_text(wrapper, wrapper_verilog(generated.manifest))
-        write_text(stamp, _stamp(source.hexdigest(), outputs))
+    with locked(folder / f"{name}.lock"):
+        if not (stamp.exists() and stamp.read_text() == _stamp(source.hexdigest(), outputs)):
+            generated = generate(config, name)
+            write(generated, folder)
+            write_text(wrapper, wrapper_verilog(generated.manifest))
+            write_text(stamp, _stamp(source.hexdigest(), outputs))
     # Yosys leaves widths and unreachable cases implicit in its Verilog.
     lint = [f"-Wno-{kind}" for kind in ("WIDTHEXPAND", "WIDTHTRUNC", "CASEINCOMPLETE")]
     runner = VerilatorRunner(name, [design, wrapper], TOP, lint)
@@ -205,36 +206,35 @@ def simulate(
     progress: Callable[[float], None] | None = None,
 ) -> list[JobResult]:
     """The second half of :func:`run_sessions`: run programs on a model that has been built."""
-    folder = runner.build_dir / "sessions" / label
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    content = {s.name: (list(p), dict(s.pauses), s.seed) for s, p in zip(sessions, programs, strict=True)}
-    with (folder / "sessions.pickle").open("wb") as file:
-        pickle.dump((config, manifest["streams"], content), file)
-    try:
-        _run(runner, folder, label, progress or (lambda done: None))
-    except SimulationError as error:
-        failure: SimulationError | None = error
-    else:
-        failure = None
-    results = []
-    for session, layers in zip(sessions, programs, strict=True):
-        path = folder / f"{session.name}.json"
-        if not path.exists():
-            assert failure is not None
-            raise failure
-        report = json.loads(path.read_text())
-        for program, values in zip(layers, report["layers"], strict=True):
-            results.append(
-                JobResult(
-                    session=session.name,
-                    layer=program.layer.name,
-                    paused=bool(session.pauses),
-                    utilisation=program.operations / (values["cycles"] * config.H * config.L),
-                    seconds=report["seconds"],
-                    **values,
+    # Not in the model's own folder, which goes where the model is built again.
+    with tempfile.TemporaryDirectory(prefix=f"{runner.name}-{label}-", dir=runner.build_dir.parent) as name:
+        folder = Path(name)
+        content = {s.name: (list(p), dict(s.pauses), s.seed) for s, p in zip(sessions, programs, strict=True)}
+        with (folder / "sessions.pickle").open("wb") as file:
+            pickle.dump((config, manifest["streams"], content), file)
+        failure: SimulationError | None = None
+        try:
+            _run(runner, folder, label, progress or (lambda done: None))
+        except SimulationError as error:
+            failure = error
+        results = []
+        for session, layers in zip(sessions, programs, strict=True):
+            path = folder / f"{session.name}.json"
+            if not path.exists():
+                assert failure is not None
+                raise failure
+            report = json.loads(path.read_text())
+            for program, values in zip(layers, report["layers"], strict=True):
+                results.append(
+                    JobResult(
+                        session=session.name,
+                        layer=program.layer.name,
+                        paused=bool(session.pauses),
+                        utilisation=program.operations / (values["cycles"] * config.H * config.L),
+                        seconds=report["seconds"],
+                        **values,
+                    )
                 )
-            )
     if failure is not None and all(result.passed for result in results):
         raise failure
     return results

@@ -28,7 +28,7 @@ from cocotb_tools.runner import Verilator
 
 from sim.toolchain import BUILD, verilator_environment, verilator_version
 
-__all__ = ["BuildError", "SimulationError", "VerilatorRunner"]
+__all__ = ["BuildError", "SimulationError", "VerilatorRunner", "locked"]
 
 TAIL_LINES = 30
 #: Beside a model: what its build took.
@@ -58,10 +58,19 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock among processes: tests that run side by side share builds."""
+def locked(path: Path, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of a file, which is made, among threads and processes: those that run side by side share builds.
+
+    Parameters
+    ----------
+    path
+        The file; its folder is made too.
+    shared
+        Others may hold it at the same time that want it shared, too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 
@@ -180,19 +189,16 @@ class VerilatorRunner(Verilator):
         sim.toolchain.ToolchainError
             One of them is missing.
         """
-        options = [option.encode() for option in (*self.options, *self.make_options)]
-        # Sources in C++ are options of their own.
-        options += [Path(option).read_bytes() for option in self.options if Path(option).is_file()]
-        environment = [verilator_version().encode(), str(cocotb_tools.config.libs_dir).encode(), self.top.encode()]
-        fingerprint = _digest([*environment, *options, *(path.read_bytes() for path in self.verilog)])
-        self.build_dir.mkdir(parents=True, exist_ok=True)
-        with _lock(BUILD / f"{self.name}.lock"):
-            stamp = self.build_dir / "fingerprint"
-            complete = all((self.build_dir / name).exists() for name in (self.top, COST))
-            if complete and stamp.exists() and stamp.read_text() == fingerprint:
+        fingerprint = self._fingerprint()
+        # A model that is there is looked at beside the runs of it, which hold the lock shared.
+        with locked(self._lock, shared=True):
+            if self._is_built(fingerprint):
+                return self.build_dir
+        with locked(self._lock):
+            if self._is_built(fingerprint):
                 return self.build_dir
             log = BUILD / f"{self.name}.build.log"
-            shutil.rmtree(self.build_dir)
+            shutil.rmtree(self.build_dir, ignore_errors=True)
             self.build_dir.mkdir()
             begin, used = perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
             try:
@@ -214,8 +220,39 @@ class VerilatorRunner(Verilator):
                 "largest_process_mb": after.ru_maxrss // (1 << 20 if sys.platform == "darwin" else 1 << 10),
             }
             (self.build_dir / COST).write_text(json.dumps(cost))
-            stamp.write_text(fingerprint)
+            self._stamp.write_text(fingerprint)
         return self.build_dir
+
+    @property
+    def _lock(self) -> Path:
+        return BUILD / f"{self.name}.lock"
+
+    @property
+    def _stamp(self) -> Path:
+        return self.build_dir / "fingerprint"
+
+    def _fingerprint(self) -> str:
+        """Of all that the model is made from."""
+        options = [option.encode() for option in (*self.options, *self.make_options)]
+        # Sources in C++ are options of their own.
+        options += [Path(option).read_bytes() for option in self.options if Path(option).is_file()]
+        environment = [verilator_version().encode(), str(cocotb_tools.config.libs_dir).encode(), self.top.encode()]
+        return _digest([*environment, *options, *(path.read_bytes() for path in self.verilog)])
+
+    def _is_built(self, fingerprint: str) -> bool:
+        complete = all((self.build_dir / name).exists() for name in (self.top, COST))
+        return complete and self._stamp.exists() and self._stamp.read_text() == fingerprint
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """The model is built, and no other process builds another one of its name meanwhile."""
+        fingerprint = self._fingerprint()
+        while True:
+            self.build_model()
+            with locked(self._lock, shared=True):
+                if self._is_built(fingerprint):
+                    yield
+                    return
 
     @property
     def build_cost(self) -> dict[str, float]:
@@ -256,11 +293,23 @@ class VerilatorRunner(Verilator):
         SimulationError
             A test failed, none ran, or the simulation ended early.
         """
-        self.build_model()
         stem = f"{self.name}.{label}" if label else self.name
+        # Runs of one model may overlap, but not those of one label: they have the same files.
+        with self._held(), locked(BUILD / f"{stem}.run.lock"):
+            return self._run(module, stem, label or "default", testcase, seed, environment)
+
+    def _run(
+        self,
+        module: str,
+        stem: str,
+        folder: str,
+        testcase: str | Sequence[str] | None,
+        seed: int,
+        environment: Mapping[str, str] | None,
+    ) -> Path:
         results, log = BUILD / f"{stem}.xml", BUILD / f"{stem}.log"
-        # The tests' own files go beside the model, one directory a run, as runs of one model may overlap.
-        directory = self.build_dir / "runs" / (label or "default")
+        # The tests' own files go beside the model.
+        directory = self.build_dir / "runs" / folder
         status: str | int | None = 0
         try:
             self.test(

@@ -1,8 +1,15 @@
-"""The option of tests that have a short and a whole version."""
+"""The option of tests that have a short and a whole version, and threads of tests that run side by side."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker for each core: more threads would take turns. Read by the libraries when they are imported, after this.
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

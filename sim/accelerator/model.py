@@ -17,7 +17,7 @@ from hw.command_line import write_text
 from hw.config import AcceleratorConfig
 from hw.generate import to_rtlil, to_verilog
 from sim.accelerator.four_state import without_initial_values
-from sim.runner import VerilatorRunner
+from sim.runner import VerilatorRunner, locked
 from sim.toolchain import BUILD
 
 __all__ = ["TOP", "accelerator_runner", "accelerator_verilog", "bare_runner", "emission_cost", "random_runner"]
@@ -56,7 +56,6 @@ def accelerator_verilog(
 
         make = Accelerator
     folder = BUILD / "designs"
-    folder.mkdir(parents=True, exist_ok=True)
     design, stamp = folder / f"{name}.v", folder / f"{name}.sha256"
     versions = [metadata.version(package) for package in ("amaranth", "pyosys")]
     source = hashlib.sha256(repr((config, versions, make.__module__, make.__qualname__)).encode())
@@ -69,12 +68,13 @@ def accelerator_verilog(
         return made.hexdigest()
 
     cost = folder / f"{name}.json"
-    if not (design.exists() and cost.exists() and stamp.exists() and stamp.read_text() == fingerprint()):
-        begin = perf_counter()
-        text = to_verilog(to_rtlil(make(config), TOP))
-        write_text(cost, json.dumps({"seconds": round(perf_counter() - begin, 1), "bytes": len(text)}))
-        write_text(design, text)
-        write_text(stamp, fingerprint())
+    with locked(folder / f"{name}.lock"):
+        if not (design.exists() and cost.exists() and stamp.exists() and stamp.read_text() == fingerprint()):
+            begin = perf_counter()
+            text = to_verilog(to_rtlil(make(config), TOP))
+            write_text(cost, json.dumps({"seconds": round(perf_counter() - begin, 1), "bytes": len(text)}))
+            write_text(design, text)
+            write_text(stamp, fingerprint())
     return design
 
 

@@ -190,7 +190,8 @@ def run_jobs(
         Verilator is missing or refuses the design.
     """
     runner.build_model()
-    with tempfile.TemporaryDirectory(prefix=f"{label}-", dir=runner.build_dir) as name:
+    # Not in the model's own folder, which goes where the model is built again.
+    with tempfile.TemporaryDirectory(prefix=f"{runner.name}-{label}-", dir=runner.build_dir.parent) as name:
         folder = Path(name)
         dram = folder / "dram"
         with dram.open("wb") as file:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from sim import runner as runner_module
-from sim.runner import BuildError, SimulationError, VerilatorRunner
+from sim.runner import BuildError, SimulationError, VerilatorRunner, locked
 
 HERE = Path(__file__).parent
 
@@ -70,3 +72,28 @@ def test_refused_verilog_is_shown_with_the_log(tmp_path: Path) -> None:
     bad.write_text("module bad(input clk); assign nonsense = ; endmodule\n")
     with pytest.raises(BuildError, match=r"(?s)building bad failed.*the last lines of.*syntax error"):
         VerilatorRunner("bad", [bad], "bad").build_model()
+
+
+def test_a_model_that_is_built_or_runs_is_left_alone(models: Path, tmp_path: Path) -> None:
+    """Tests that run side by side share models by their names."""
+    counter().build_model()
+    with counter()._held(), (models / "counter.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # another run may begin
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        with pytest.raises(BlockingIOError):  # another build waits
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with locked(models / "counter.lock"), (models / "counter.lock").open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    # Of two sources under one name each run gets its own, whoever comes first.
+    changed = tmp_path / "counter.v"
+    changed.write_text((HERE / "counter.v").read_text().replace("16'd1", "16'd2"))
+    runners = [counter(), VerilatorRunner("counter", [changed], "counter")]
+    with ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(runner.run_tests, "counter_bench", label=f"beside-{number}", testcase="counts_enabled_cycles")
+            for number, runner in enumerate(runners)
+        ]
+        runs[0].result()
+        with pytest.raises(SimulationError, match="1 of 1 failed: counts_enabled_cycles"):
+            runs[1].result()
