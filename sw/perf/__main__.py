@@ -1,8 +1,8 @@
 """``python -m sw.perf``: cycles, traffic and utilisation of a network on an instance, or on many, from its shapes.
 
 NETWORK is a container with its operations, or a .json file of shapes (sw/perf/shapes.py says how). With --sweep all
-combinations of the values are estimated, one line each. For a compiled program, python -m sw.run --backend perf is
-slower and more exact.
+combinations of the values are estimated, one line each; fields that go together are one axis: N:M=2:4,4:16. For a
+compiled program, python -m sw.run --backend perf is slower and more exact.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from rich.table import Table
 from hw.config import AcceleratorConfig, ConfigError, preset
 from sw.command_line import add_instance_options, exit_status
 from sw.compiler.graph import CompileError
+from sw.compiler.placement import place
 from sw.format.output import staged
-from sw.perf.estimate import estimate
+from sw.perf.estimate import Network, estimate
 from sw.perf.report import layer_entries, layer_table
 from sw.perf.shapes import ShapesError, read_workload
 from sw.perf.timing import Latencies
@@ -32,7 +33,7 @@ from sw.perf.timing import Latencies
 __all__ = ["main", "sweep_points"]
 
 #: Columns of a sweep beside the fields that it changes.
-COLUMNS = ("cycles", "utilisation", "dram_bytes", "l2_bytes", "l1_bytes", "psum_bytes", "refused")
+COLUMNS = ("cycles", "utilisation", "dram_bytes", "l2_bytes", "l1_bytes", "psum_bytes", "refused", "does_not_fit")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("network", metavar="NETWORK")
     add_instance_options(parser)
     parser.add_argument(
-        "--sweep", action="append", default=[], metavar="FIELD=A,B,...", help="values of a field; repeatable"
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="FIELD=A,B,...",
+        help="values of a field, or of several: N:M=2:4,4:16",
     )
     parser.add_argument("--image", metavar="C,R,S", help="channels, rows and columns of the image (the container's)")
     parser.add_argument("--latency", type=int, default=Latencies().read, help="of the DRAM, in cycles (%(default)s)")
@@ -70,18 +75,41 @@ def _image(text: str) -> tuple[int, int, int]:
 def sweep_points(sweeps: Sequence[str]) -> list[tuple[str, ...]]:
     """All combinations of ``FIELD=A,B,...``, each as assignments for :meth:`AcceleratorConfig.override`.
 
+    ``FIELD:FIELD=A:B,C:D,...`` is one axis of fields that go together, such as ``N:M=2:4,4:16``.
+
     Raises
     ------
     ShapesError
-        One has no value.
+        One has no value, a field is swept twice, or values are not as many as their fields.
     """
-    axes = []
+    axes: list[list[tuple[str, ...]]] = []
+    seen: set[str] = set()
     for text in sweeps:
         name, equals, values = text.partition("=")
-        if not equals or not all(values.split(",")):
+        names = name.split(":")
+        if not equals or not all(names) or not all(values.split(",")):
             raise ShapesError(f"--sweep must be FIELD=A,B,..., not {text!r}")
-        axes.append([f"{name}={value}" for value in values.split(",")])
-    return list(itertools.product(*axes))
+        for field in names:
+            if field in seen:
+                raise ShapesError(f"--sweep has {field} twice; give all its values at once: {field}=A,B,...")
+            seen.add(field)
+        axis = []
+        for value in values.split(","):
+            parts = value.split(":") if len(names) > 1 else [value]
+            if len(parts) != len(names) or not all(parts):
+                raise ShapesError(f"--sweep {name}: {value!r} must be {len(names)} values with colons between them")
+            axis.append(tuple(f"{field}={part}" for field, part in zip(names, parts, strict=True)))
+        axes.append(axis)
+    return [tuple(itertools.chain(*point)) for point in itertools.product(*axes)]
+
+
+def _misfit(network: Network, config: AcceleratorConfig) -> str | None:
+    """Why the network's feature maps have no place in the instance's L2; the estimate is as if they had."""
+    try:
+        place(config, network.graph, {})
+    except CompileError as error:
+        return str(error)
+    return None
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -105,9 +133,13 @@ def _run(options: argparse.Namespace) -> None:
         console.print(_sweep_table(rows))
         result: Any = rows
     else:
-        entries = layer_entries(config, estimate(workload.network(config), config, latencies))
+        network = workload.network(config)
+        entries = layer_entries(config, estimate(network, config, latencies))
         console.print(layer_table(entries))
-        result = {"layers": entries[:-1], "total": entries[-1]}
+        reason = _misfit(network, config)
+        if reason is not None:
+            print(f"python -m sw.perf: warning: this network does not fit the instance: {reason}", file=sys.stderr)
+        result = {"layers": entries[:-1], "total": entries[-1], "does_not_fit": reason}
     if options.json:
         with staged(options.json) as path:
             path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -125,11 +157,13 @@ def _point(workload: Any, config: AcceleratorConfig, point: Sequence[str], laten
         raise ConfigError(f"unknown field {unknown[0]!r}; the fields are {', '.join(config.to_dict())}")
     try:
         instance = config.override(point)
-        entry = layer_entries(instance, estimate(workload.network(instance), instance, latencies))[-1]
+        network = workload.network(instance)
+        entry = layer_entries(instance, estimate(network, instance, latencies))[-1]
     except (ConfigError, CompileError) as error:
         return row | {"refused": str(error)}
     moved = entry["bytes"]
     row |= {"cycles": entry["counters"]["cycles"], "utilisation": round(entry["utilisation"], 4)}
+    row["does_not_fit"] = _misfit(network, instance)
     return row | {
         f"{memory}_bytes": moved[f"{memory}_reads"] + moved[f"{memory}_writes"]
         for memory in ("dram", "l2", "l1", "psum")
@@ -139,7 +173,7 @@ def _point(workload: Any, config: AcceleratorConfig, point: Sequence[str], laten
 def _sweep_table(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(box=None)
     for name in rows[0]:
-        table.add_column(name.replace("_", " "), justify="left" if name == "refused" else "right")
+        table.add_column(name.replace("_", " "), justify="left" if name in ("refused", "does_not_fit") else "right")
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     return table

@@ -26,6 +26,10 @@ def layer_entries(
         Of the layers.
     model
         What a model says beside it: its cycles come too, as ``model_cycles``.
+
+    A layer's cycles end with it and begin where the layer before ends. Where its operations and its waiting are more
+    than that, it began beside the layer before: ``overlap`` is how much earlier, and utilisation is of all the cycles
+    in which the layer ran. ``other`` of ``lost`` is what remains of its cycles.
     """
     predicted = {timing.name: timing.counters["cycles"] for timing in model or ()}
     predicted["total"] = sum(predicted.get(timing.name, 0) for timing in timings)
@@ -33,12 +37,14 @@ def layer_entries(
     for timing in [*timings, LayerTiming("total", "", sum(timing.macs for timing in timings), total(timings))]:
         counters = timing.counters
         lost = {cause: counters[counter] for cause, counter in CAUSES.items()}
-        lost["other"] = counters["cycles"] - counters["operations"] - sum(lost.values())
+        rest = counters["cycles"] - counters["operations"] - sum(lost.values())
+        overlap, lost["other"] = max(0, -rest), max(0, rest)
         entry: dict[str, Any] = {
             "layer": timing.name,
             "operation": timing.operation,
             "macs": timing.macs,
-            "utilisation": utilisation(config, timing.macs, counters["cycles"]),
+            "overlap": overlap,
+            "utilisation": utilisation(config, timing.macs, counters["cycles"] + overlap),
             "lost": lost,
             "bytes": traffic_bytes(config, counters),
             "counters": counters,
@@ -53,7 +59,8 @@ def layer_table(entries: Sequence[dict[str, Any]]) -> Table:
     """The entries of :func:`layer_entries` for a terminal."""
     compared = "model_cycles" in entries[0]
     table = Table("layer", "operation", box=None)
-    headings = ["cycles", *(["model %"] if compared else []), "MACs", "utilisation %", *entries[0]["lost"]]
+    headings = ["cycles", *(["model %"] if compared else []), "begun before", "MACs", "utilisation %"]
+    headings += entries[0]["lost"]
     for heading in (*headings, *(name.replace("_", " ") for name in entries[0]["bytes"])):
         table.add_column(heading, justify="right")
     for entry in entries:
@@ -62,6 +69,11 @@ def layer_table(entries: Sequence[dict[str, Any]]) -> Table:
         if compared:
             predicted = entry["model_cycles"]
             cells.append("-" if not cycles or predicted is None else f"{100 * (predicted / cycles - 1):+.2f}")
-        cells += [str(entry["macs"]), f"{100 * entry['utilisation']:.1f}", *(str(x) for x in entry["lost"].values())]
+        cells += [
+            str(entry["overlap"]),
+            str(entry["macs"]),
+            f"{100 * entry['utilisation']:.1f}",
+            *(str(x) for x in entry["lost"].values()),
+        ]
         table.add_row(entry["layer"], entry["operation"], *cells, *(str(x) for x in entry["bytes"].values()))
     return table

@@ -64,6 +64,41 @@ def test_points() -> None:
     assert sweep_points(["H=1,2", "L=3"]) == [("H=1", "L=3"), ("H=2", "L=3")]
     with pytest.raises(ShapesError, match=r"--sweep must be FIELD=A,B,\.\.\., not 'H='"):
         sweep_points(["H="])
+    pairs = [("N=2", "M=4", "H=8"), ("N=4", "M=16", "H=8")]
+    assert sweep_points(["N:M=2:4,4:16", "H=8"]) == pairs
+
+
+def test_no_layer_is_above_its_peak(capsys: pytest.CaptureFixture[str]) -> None:
+    """Layers of ResNet-18 begin beside the layer before: as such, and not as utilisation above 100 % or a lost
+    cycle below none."""
+    shapes = str(Path("sim/networks/shapes/resnet18.json").resolve())
+    for name in ("ews-cms-64", "ews-64", "ews-msvq-16"):
+        config = PRESETS[name]
+        entries = layer_entries(config, estimate(Shapes(json.loads(Path(shapes).read_text())).network(config), config))
+        assert any(entry["overlap"] for entry in entries[:-1])
+        for entry in entries:
+            counters, lost = entry["counters"], entry["lost"]
+            assert 0 <= entry["utilisation"] <= 1
+            assert min(lost.values()) >= 0
+            assert counters["cycles"] + entry["overlap"] == counters["operations"] + sum(lost.values())
+
+
+def test_a_network_that_does_not_fit(path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = tmp_path / "table.json"
+    small = ["--set", "l2_bytes=1024"]
+    assert main([path, *small, "--json", str(written)]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("python -m sw.perf: warning: this network does not fit the instance: ")
+    assert error.count("\n") == 1
+    assert json.loads(written.read_text())["does_not_fit"] in error
+    assert main([path, "--sweep", "l2_bytes=1024,2097152", "--quiet", "--json", str(written)]) == 0
+    first, second = json.loads(written.read_text())
+    assert first["does_not_fit"]
+    assert first["cycles"] == second["cycles"]
+    assert second["does_not_fit"] is None
+    assert main([path, "--json", str(written)]) == 0
+    assert not capsys.readouterr().err
+    assert json.loads(written.read_text())["does_not_fit"] is None
 
 
 @pytest.mark.parametrize(
@@ -71,6 +106,10 @@ def test_points() -> None:
     [
         (["--sweep", "rows=1"], "unknown field 'rows'; the fields are variant, H"),
         (["--sweep", "H"], "--sweep must be FIELD=A,B,..., not 'H'"),
+        (["--sweep", "H=16", "--sweep", "H=32"], "--sweep has H twice; give all its values at once: H=A,B,..."),
+        (["--sweep", "N:M=2:4", "--sweep", "M=8"], "--sweep has M twice"),
+        (["--sweep", "N:M=2:4,4"], "--sweep N:M: '4' must be 2 values with colons between them"),
+        (["--sweep", "N:=2:4"], "--sweep must be FIELD=A,B,..., not 'N:=2:4'"),
         (["--csv", "x"], "--csv is for a sweep"),
         (["--latency", "-1"], "--latency must be in 0..1048575, not -1"),
         (["--image", "3,4"], "--image must be three integers C,R,S, such as 3,224,224, not '3,4'"),
