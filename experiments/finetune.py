@@ -207,7 +207,7 @@ def compress(
 ) -> list[CompressedLayer]:
     """Convert a network by a case, in place. ``images`` tell the search what each layer matters."""
     if case.permute:
-        permute_network(model, case.recipe.d, seed=seed)
+        permute_network(model, case.recipe.d, images=images.cpu(), seed=seed)
     sources = module_sources(model)
     threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
     if case.file_bytes:
@@ -295,7 +295,7 @@ def run(
     layers = compress(model, case, config.seed, sample, device, progress)
     original = build(network, weights)
     if case.permute:
-        permute_network(original, case.recipe.d, seed=config.seed)
+        permute_network(original, case.recipe.d, images=sample.cpu(), seed=config.seed)
     errors = np.zeros(2)
     for source, layer in zip(module_sources(original), layers, strict=True):
         if source.name in KEPT_8BIT:
@@ -305,7 +305,7 @@ def run(
         errors += squares.sum(), 0.0 if kept is None else squares[kept].sum()
     times["clustering"] = time.perf_counter()
     integer = not isinstance(model, VisionTransformer)
-    graph: nn.Module = quantise_activations(model) if integer else quantise_inputs(model)
+    graph: nn.Module = quantise_activations(model, sample.cpu()) if integer else quantise_inputs(model)
     graph.to(device)
     if device.startswith("cuda"):
         graph.to(memory_format=torch.channels_last)

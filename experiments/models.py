@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sw.compress.frontend import PadShortcut
 from sw.compress.methods import CompressError
-from sw.compress.training.graph import PadShortcut
 
 __all__ = [
     "MODELS",

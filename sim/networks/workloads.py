@@ -177,7 +177,7 @@ def _integers(
     model: torch.nn.Module, rules: Sequence[tuple[str, Recipe]], images: torch.Tensor, progress: bool
 ) -> IntegerNetwork:
     convert(model, rules, progress=progress)
-    graph = quantise_activations(model).eval()
+    graph = quantise_activations(model, images).eval()
     calibrate(graph, images)
     return export_integers(graph, (images.shape[1], images.shape[2], images.shape[3]))
 

@@ -25,7 +25,7 @@ from sw.compress.kmeans import INITS
 from sw.compress.methods import MASKED, RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe
 from sw.compress.network import LayerReport, compress_network, total_row
 from sw.compress.pruning import parse_nm
-from sw.compress.search import read_rules
+from sw.compress.rules import read_rules
 from sw.compress.sources import MODELS, checkpoint_sources, model_sources
 from sw.format.output import staged
 
@@ -37,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["finetune"]:
-        from sw.compress.training.finetune import main as finetune
+        from sw.compress.commands.finetune import main as finetune
 
         return finetune(given[1:])
     if given[:1] == ["search"]:
-        from sw.compress.search import main as search
+        from sw.compress.commands.search import main as search
 
         return search(given[1:])
     parser = _parser()

@@ -2,22 +2,18 @@
 
 Every layer is compressed by every candidate. Among all choices whose file keeps within the budget, the one with the
 least sum of ``sensitivity * squared error`` over the layers is the solution of a multiple-choice knapsack, which
-:func:`scipy.optimize.milp` solves exactly. ``python -m sw.compress search`` is the command line.
+:func:`scipy.optimize.milp` solves exactly. ``python -m sw.compress search``
+(:mod:`sw.compress.commands.search`) is the command line.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import glob
-import json
 import math
-import os
-import platform
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -25,20 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sw.command_line import exit_status
-from sw.compress.kmeans_gpu import device_kind
-from sw.compress.methods import CompressError, LayerSource, Recipe, check_keep, compress_layers, misfit
-from sw.compress.network import compress_network, module_sources, progress_bar
-from sw.compress.sources import MODELS, checkpoint_sources, load_model
+from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, misfit
+from sw.compress.network import progress_bar
 from sw.format.container import container_size, layer_fields, section_bytes
 from sw.format.layer import CompressedLayer
-from sw.format.output import staged
 
 __all__ = [
     "CANDIDATES",
@@ -48,8 +38,6 @@ __all__ = [
     "choose",
     "loss_sensitivity",
     "plan_json",
-    "read_candidates",
-    "read_rules",
     "search",
 ]
 
@@ -432,140 +420,3 @@ def plan_json(plan: Plan, **more: Any) -> dict[str, Any]:
     """A plan as plain Python values for JSON, and what else is to be said of it."""
     rules = [{"layer": name, "recipe": dataclasses.asdict(recipe)} for name, recipe in plan.recipes.items()]
     return {**more, "bytes": plan.bytes, "error": plan.error, "rules": rules}
-
-
-def read_rules(path: str | os.PathLike[str]) -> list[tuple[str, Recipe]]:
-    """The rules of a JSON file of :func:`plan_json`; a rule may have a shell ``pattern`` in place of a ``layer``.
-
-    Raises
-    ------
-    CompressError
-        The file is no such JSON, or a recipe is out of range.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise CompressError(f"cannot read rules {os.fspath(path)!r}: {error}") from error
-    entries = content.get("rules") if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        raise CompressError(f"rules {os.fspath(path)!r} must be an object with a list of rules")
-    names = {field.name for field in dataclasses.fields(Recipe)}
-    rules = []
-    for number, entry in enumerate(entries):
-        place = f"rules {os.fspath(path)!r}, rule {number}"
-        if not isinstance(entry, dict) or set(entry) not in ({"layer", "recipe"}, {"pattern", "recipe"}):
-            raise CompressError(f"{place} must have a layer or a pattern, and a recipe")
-        given, name = entry["recipe"], entry.get("layer", entry.get("pattern"))
-        if not isinstance(name, str):
-            raise CompressError(f"{place}: the name must be text, not {name!r}")
-        if not isinstance(given, dict) or not set(given) <= names:
-            raise CompressError(f"{place}: the recipe must be an object of {', '.join(sorted(names))}")
-        try:
-            rules.append((glob.escape(name) if "layer" in entry else name, Recipe(**given)))
-        except ValueError as error:
-            raise CompressError(f"{place}: {error}") from None
-    return rules
-
-
-def read_candidates(path: str | os.PathLike[str]) -> list[Recipe]:
-    """Recipes of a JSON file: those of its rules (:func:`read_rules`), whatever layers they are for."""
-    return [recipe for _, recipe in read_rules(path)]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sw.compress search",
-        description="Find the recipe of each layer with which a network fits into a number of bytes.",
-    )
-    parser.add_argument(
-        "network",
-        help="a checkpoint file; or efficientnet-lite0, timm:NAME, torchvision:NAME or package.module:callable",
-    )
-    parser.add_argument(
-        "--bytes", type=int, required=True, help="of the container: of finetune's with --data, of layers alone without"
-    )
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint of a network that is no file itself")
-    parser.add_argument("--data", help="measure sensitivities on its training images; all layers weigh 1 without")
-    parser.add_argument("--size", type=int, default=224, help="rows and columns of images of a directory (%(default)s)")
-    parser.add_argument("--images", type=int, default=256, help="how many (%(default)s)")
-    parser.add_argument("--candidates", metavar="FILE", help="JSON with rules, whose recipes are tried instead")
-    parser.add_argument("--keep", metavar="PATTERN", nargs="*", default=[], help="layers that stay at 8 bit")
-    parser.add_argument("--threads", type=int, help="threads; does not change the result (all processors)")
-    parser.add_argument("--device", default="cpu", help="of the clustering and the sensitivities (%(default)s)")
-    parser.add_argument("-o", "--output", metavar="FILE", help="write the rules as JSON")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _run(options))
-
-
-def _run(options: argparse.Namespace) -> int:
-    for name in ("images", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise CompressError(f"--{name} must be at least 1, not {value}")
-    file = ":" not in options.network and options.network not in MODELS
-    if file and (options.weights or options.data):
-        raise CompressError("--weights and --data need a network, not a checkpoint alone")
-    model = None if file else load_model(options.network, options.weights)
-    sources = checkpoint_sources(options.network) if model is None else module_sources(model)
-    check_keep(options.keep, sources)
-    candidates = read_candidates(options.candidates) if options.candidates else CANDIDATES
-    with ExitStack() as files:
-        output = files.enter_context(staged(options.output)) if options.output is not None else None
-        sensitivity = metadata = None
-        if model is not None and options.data:
-            sensitivity, metadata = _measured(model, sources, options)
-        plan = search(
-            sources,
-            options.bytes if metadata is None else options.bytes - SLACK,
-            candidates=candidates,
-            sensitivity=sensitivity,
-            keep=options.keep,
-            requantised=metadata is not None,
-            metadata=metadata,
-            threads=options.threads,
-            device=options.device,
-            progress=not options.quiet,
-        )
-        versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
-        content = plan_json(
-            plan, network=options.network, budget=options.bytes, sensitivity=sensitivity, versions=versions
-        )
-        if output is not None:
-            output.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    table = Table("layer", "method", "k", "d", "N:M", box=None)
-    for name, recipe in plan.recipes.items():
-        coded = recipe.stored != "int8"
-        table.add_row(
-            name,
-            recipe.method,
-            str(recipe.k) if coded else "",
-            str(recipe.d) if coded else "",
-            f"{recipe.n}:{recipe.m}" if recipe.masked else "",
-        )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    print(f"{plan.bytes} bytes of {options.bytes}, error {plan.error:.6g}")
-    return 0
-
-
-def _measured(
-    model: nn.Module, sources: Sequence[LayerSource], options: argparse.Namespace
-) -> tuple[dict[str, float], dict[str, Any] | None]:
-    """Sensitivities, and what the file of fine-tuning will have beside the layers."""
-    from sw.compress.training.data import load_data
-    from sw.compress.training.finetune import file_metadata
-    from sw.compress.training.loop import check_network, images_of
-
-    data = load_data(options.data, "train", size=options.size)
-    device_kind(options.device)
-    check_network(model, [data])
-    layers, _ = compress_network(sources, REFERENCE, threads=options.threads, progress=not options.quiet)
-    images = torch.cat([part for part, _ in images_of(data, options.device, limit=options.images)])
-    metadata = file_metadata(model, images.cpu())
-    return loss_sensitivity(model.to(options.device), layers, images, progress=not options.quiet), metadata
-
-
-if __name__ == "__main__":
-    sys.exit(main())

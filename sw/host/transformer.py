@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sw.compress.training.integer import fixed_point
-from sw.compress.training.modules import DecodedConv2d, DecodedLinear, compressed_layers
+from sw.compress.training.layers import DecodedConv2d, DecodedLinear, compressed_layers
 from sw.compress.training.quant import ActivationQuantiser
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.host.network import SteppedNetwork

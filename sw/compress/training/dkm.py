@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sw.compress.methods import CompressError
-from sw.compress.training.modules import WeightDecoder
+from sw.compress.training.decoders import WeightDecoder
 from sw.compress.training.quant import StepSize, fake_quantise, integers
 from sw.format.layer import CompressedLayer
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sw.compress.methods import CompressError
-from sw.compress.training.modules import SignBits
+from sw.compress.training.decoders import SignBits
 from sw.compress.training.quant import kernels_for
 
 __all__ = ["VALUES", "Freezing", "SignFreezer", "threshold"]

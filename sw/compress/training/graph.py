@@ -1,4 +1,4 @@
-"""The operations of a network as a graph (torch.fx): activation quantisers in, batch norm recalibrated.
+"""The operations of a network as a graph: activation quantisers in, batch norm recalibrated.
 
 Networks whose forward pass is convolutions, linear layers, batch norm, ReLU, ReLU6, residual additions, pooling,
 padding with zeros and flattening have an integer form (:mod:`sw.compress.training.integer`). Of these, a quantiser goes
@@ -8,23 +8,37 @@ each addition with its activation, and after average pooling. Others can train w
 
 from __future__ import annotations
 
+import dataclasses
 import operator
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from sw.compress.frontend import PadShortcut, raise_network
 from sw.compress.methods import CompressError
-from sw.compress.training.modules import DecodedConv2d, DecodedLinear, DecodedModule, decoded_layers
+from sw.compress.network import module_sources
+from sw.compress.split import replace_module
+from sw.compress.training.decoders import WeightDecoder
+from sw.compress.training.layers import (
+    Decoded,
+    DecodedConv2d,
+    DecodedLinear,
+    DecodedModule,
+    decoded_layers,
+    replace_layer,
+)
 from sw.compress.training.quant import ActivationQuantiser
 
 __all__ = [
     "PadShortcut",
     "arguments",
     "calibrate",
+    "integer_graph",
     "operation",
+    "place",
     "quantise_activations",
     "quantise_inputs",
     "recalibrate_batch_norm",
@@ -32,60 +46,27 @@ __all__ = [
 ]
 
 
-class PadShortcut(nn.Module):
-    """Shortcut without weights (ResNet's option A): every other row and column, and channels of zeros around.
-
-    Parameters
-    ----------
-    stride
-        Of rows and columns.
-    before, after
-        Channels of zeros to add before and after.
-    """
-
-    def __init__(self, stride: int, before: int, after: int) -> None:
-        super().__init__()
-        self.stride, self.before, self.after = stride, before, after
-
-    def forward(self, values: Tensor) -> Tensor:
-        """``[batch, before + C + after, rows / stride, columns / stride]``."""
-        return functional.pad(values[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
-
-
-_LEAVES = (DecodedConv2d, DecodedLinear, DecodedModule, ActivationQuantiser, PadShortcut)
-
 _MODULES: tuple[tuple[type[nn.Module], str], ...] = (
     (DecodedConv2d, "layer"),
     (DecodedLinear, "layer"),
+    (nn.Conv2d, "layer"),
+    (nn.Linear, "layer"),
     (nn.BatchNorm2d, "norm"),
     (nn.BatchNorm1d, "norm"),
-    (nn.ReLU6, "relu6"),
-    (nn.ReLU, "relu"),
-    (nn.AdaptiveAvgPool2d, "average"),
-    (nn.AvgPool2d, "average"),
-    (nn.MaxPool2d, "maximum"),
-    (nn.ZeroPad2d, "pad"),
-    (nn.Flatten, "flatten"),
     (nn.modules.dropout._DropoutNd, "same"),
-    (nn.Identity, "same"),
     (PadShortcut, "shortcut"),
     (ActivationQuantiser, "quantise"),
 )
 _FUNCTIONS: dict[Any, str] = {
     operator.add: "add",
-    operator.iadd: "add",
-    torch.add: "add",
-    torch.relu: "relu",
     functional.relu: "relu",
     functional.relu6: "relu6",
     functional.adaptive_avg_pool2d: "average",
     functional.avg_pool2d: "average",
     functional.max_pool2d: "maximum",
     functional.pad: "pad",
-    functional.dropout: "same",
     torch.flatten: "flatten",
 }
-_METHODS = {"relu": "relu", "flatten": "flatten", "add": "add"}
 
 # Arguments behind the first one, which modules have as attributes, and what they are if not given.
 _ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -97,66 +78,92 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         "kernel_size": None, "stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False,
     },
     "pad": {"padding": None, "mode": "constant", "value": 0},
-    "flatten": {"start_dim": 0, "end_dim": -1},
 }  # fmt: skip
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, _LEAVES) or super().is_leaf_module(module, name)
+def trace(model: nn.Module, images: Tensor) -> fx.GraphModule:
+    """The graph of a network (:func:`sw.compress.frontend.raise_network`), with its decoded layers if it has any.
 
+    Parameters
+    ----------
+    model
+        In floats, or with decoded layers (:func:`sw.compress.training.modules.convert`), which the graph shares.
+    images
+        Normalised floats ``[batch, C, rows, columns]`` that it takes.
 
-def trace(model: nn.Module) -> fx.GraphModule:
-    """The graph of a network; decoded layers and quantisers are single nodes. It shares the model's parameters.
-
-    Other ways to write an operation become that one: means over rows and columns, reshaping to ``[batch, features]``,
-    and shortcuts of slices and channels of zeros.
+    Raises
+    ------
+    CompressError
+        The network cannot be taken as it is; all reasons are listed.
     """
-    graph = fx.GraphModule(model, _Tracer().trace(model))
-    for node in list(graph.graph.nodes):
-        with graph.graph.inserting_before(node):
-            new = _rewritten(graph, node)
-        if new is not None:
-            node.replace_all_uses_with(new)
-            graph.graph.erase_node(node)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
+    return _traced(model, images, None)
+
+
+def integer_graph(model: nn.Module, images: Tensor) -> fx.GraphModule:
+    """As :func:`trace`, of operations that all have an integer form.
+
+    Raises
+    ------
+    CompressError
+        An operation has none; all of them are listed.
+    """
+    return _traced(model, images, operation)
+
+
+def _traced(model: nn.Module, images: Tensor, check: Callable[[nn.Module, fx.Node], object] | None) -> fx.GraphModule:
+    if isinstance(model, fx.GraphModule) and model.meta.get("raised"):
+        return model
+    layers = list(decoded_layers(model))
+    if not layers:
+        return raise_network(model, images, check=check)
+    stand_ins: dict[int, str] = {}
+    decoders: list[tuple[Decoded, WeightDecoder]] = []
+    weights: dict[int, _Weight] = {}
+    try:
+        for name, layer in layers:
+            decoder = layer.decoder
+            weight = weights.setdefault(id(decoder), _Weight(decoder))
+            decoders.append((layer, decoder))
+            layer.decoder = weight  # type: ignore[assignment]
+            stand_ins[id(weight.weight)] = name
+        graph = raise_network(model, images, names=stand_ins, check=check)
+    finally:
+        for layer, decoder in decoders:
+            layer.decoder = decoder
+    by_weight = {id(weights[id(decoder)].weight): (layer, decoder) for layer, decoder in reversed(decoders)}
+    for name, module in list(graph.named_modules()):
+        if isinstance(module, nn.Conv2d | nn.Linear) and id(module.weight) in by_weight:
+            layer, decoder = by_weight[id(module.weight)]
+            own = dict(layers).get(name)
+            (source,) = module_sources(module)
+            source = dataclasses.replace(source, name=name)
+            same = own is not None and not isinstance(own, DecodedModule) and own.decoder is decoder
+            if same and all(getattr(own, field) == getattr(source, field) for field in _GEOMETRY):
+                replace_module(graph, module, cast(nn.Module, own))
+            else:
+                replace_layer(graph, source, decoder)
     return graph
 
 
-def _rewritten(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
-    """A node that computes the same with an operation of the list, or None."""
-    make, name, args = graph.graph.call_function, node.target, node.args
-    if name in ("view", "reshape") and node.op == "call_method" and len(args) == 3 and _is_flat(args[1], args[2]):
-        return make(torch.flatten, (args[0], 1))
-    if (name == "mean" and node.op == "call_method") or name is torch.mean:
-        axes = args[1] if len(args) > 1 else node.kwargs.get("dim")
-        if isinstance(axes, tuple | list) and sorted(axes) in ([2, 3], [-2, -1]):
-            mean = make(functional.adaptive_avg_pool2d, (args[0], 1))
-            keep = args[2] if len(args) > 2 else node.kwargs.get("keepdim", False)
-            return mean if keep else make(torch.flatten, (mean, 1))
-    if name is functional.pad and isinstance(args[0], fx.Node) and args[0].target is operator.getitem:
-        given = arguments(graph, node, "pad")
-        padding, steps = given["padding"], args[0].args[1]
-        plain = given["mode"] == "constant" and not given["value"] and len(padding) == 6 and not any(padding[:4])
-        every = slice(None, None, None)
-        if plain and isinstance(steps, tuple) and len(steps) == 4 and steps[:2] == (every, every):
-            stride = steps[2].step if isinstance(steps[2], slice) else None
-            if type(stride) is int and steps[2:] == (slice(None, None, stride),) * 2 and min(padding[4:]) >= 0:
-                name = f"{node.name}_shortcut"
-                graph.add_submodule(name, PadShortcut(stride, *padding[4:]))
-                return graph.graph.call_module(name, (args[0].args[0],))
-    return None
+_GEOMETRY = ("stride", "padding", "dilation", "groups")
 
 
-def _is_flat(batch: Any, features: Any) -> bool:
-    """Whether a shape of two axes keeps the batch: the size of another value, or -1 with a number of features."""
-    if isinstance(batch, fx.Node):
-        return features == -1 or isinstance(features, int)
-    return bool(batch == -1 and isinstance(features, int) and features > 0)
+class _Weight(nn.Module):
+    """Stands for a decoder whose weight does not change, while a network is traced."""
+
+    def __init__(self, decoder: WeightDecoder) -> None:
+        super().__init__()
+        training = decoder.training
+        with torch.no_grad():
+            self.weight = nn.Parameter(decoder.eval()().detach().clone())
+        decoder.train(training)
+
+    def forward(self) -> Tensor:
+        """The weight."""
+        return self.weight
 
 
-def arguments(graph: fx.GraphModule, node: fx.Node, kind: str) -> dict[str, Any]:
+def arguments(graph: nn.Module, node: fx.Node, kind: str) -> dict[str, Any]:
     """What a pooling, padding or flattening was given, by the names of torch's functions.
 
     Parameters
@@ -167,16 +174,24 @@ def arguments(graph: fx.GraphModule, node: fx.Node, kind: str) -> dict[str, Any]
         As :func:`operation` says, and not adaptive pooling.
     """
     names = _ARGUMENTS[kind]
-    if node.op == "call_module":
-        module = graph.get_submodule(str(node.target))
-        return {name: getattr(module, name, default) for name, default in names.items()}
     given = dict(zip(names, node.args[1:], strict=False))
-    pad = {"padding": node.kwargs["pad"]} if "pad" in node.kwargs else {}
-    return names | given | {name: value for name, value in node.kwargs.items() if name in names} | pad
+    return names | given | {name: value for name, value in node.kwargs.items() if name in names}
 
 
-def operation(graph: fx.GraphModule, node: fx.Node) -> str:
+def place(node: fx.Node) -> str:
+    """Where an operation is in the user's network, for messages."""
+    return str(node.meta.get("place", f"operation {node.name!r}"))
+
+
+def operation(graph: nn.Module, node: fx.Node) -> str:
     """What a node computes.
+
+    Parameters
+    ----------
+    graph
+        Has the modules that nodes call.
+    node
+        Of a graph that :func:`trace` made.
 
     Returns
     -------
@@ -197,33 +212,34 @@ def operation(graph: fx.GraphModule, node: fx.Node) -> str:
         found = next((name for kind, name in _MODULES if isinstance(module, kind)), None)
     elif node.op == "call_function":
         found = _FUNCTIONS.get(node.target)
-    elif node.op == "call_method":
-        found = _METHODS.get(str(node.target))
-    if found == "flatten":
-        given = arguments(graph, node, found)
-        found = found if (given["start_dim"], given["end_dim"]) == (1, -1) else None
-    elif found == "add" and (len(node.args) != 2 or node.kwargs):
-        found = None  # with a factor, which is not to be overlooked
-    elif found == "same" and node.op == "call_function" and node.kwargs.get("training", True):
-        found = None  # dropout that is always on
     if found is None:
-        kind = f" ({type(module).__name__})" if node.op == "call_module" else ""
-        raise CompressError(f"operation {node.format_node()!r}{kind} has no integer form")
+        raise CompressError(f"{place(node)} has no integer form: {_ADVICE.get(node.target, _ADVICE_ELSE)}")
     return found
 
+
+_ADVICE_ELSE = "replace it by operations that have one, or keep the layers alone (--layers-alone)"
+_ADVICE: dict[Any, str] = {
+    function: "use ReLU or ReLU6, or keep the layers alone (--layers-alone)"
+    for function in (
+        *(functional.silu, functional.gelu, functional.hardswish, functional.hardsigmoid, functional.leaky_relu),
+        *(functional.elu, functional.prelu, functional.hardtanh, functional.mish, torch.sigmoid, torch.tanh),
+    )
+}
 
 # A quantiser goes after these, once what follows them in the same pass of the accelerator is behind.
 _QUANTISED = ("input", "layer", "add", "average")
 _FOLLOWERS = ("norm", "relu", "relu6", "same")
 
 
-def quantise_activations(model: nn.Module) -> fx.GraphModule:
+def quantise_activations(model: nn.Module, images: Tensor) -> fx.GraphModule:
     """Put an :class:`ActivationQuantiser` wherever the accelerator makes int8. The output stays as it is.
 
     Parameters
     ----------
     model
         With decoded layers (:func:`sw.compress.training.modules.convert`), whose operations all have an integer form.
+    images
+        As for :func:`trace`.
 
     Returns
     -------
@@ -233,16 +249,10 @@ def quantise_activations(model: nn.Module) -> fx.GraphModule:
     Raises
     ------
     CompressError
-        An operation has no integer form, or there is not one input and one output.
+        An operation has no integer form, or there is not one input and one output; all of them are listed.
     """
-    graph = trace(model)
+    graph = integer_graph(model, images)
     operations = {node: operation(graph, node) for node in graph.graph.nodes}
-    inputs = sum(kind == "input" for kind in operations.values())
-    if inputs != 1:
-        raise CompressError(f"the network must have one input, not {inputs}")
-    (results,) = next(node.args for node, kind in operations.items() if kind == "output")
-    if not isinstance(results, fx.Node):
-        raise CompressError(f"the network must have one output, not {str(results)[:100]}")
     count = 0
     for node in list(graph.graph.nodes):
         if operations[node] not in _QUANTISED:
@@ -257,6 +267,7 @@ def quantise_activations(model: nn.Module) -> fx.GraphModule:
         graph.add_submodule(name, ActivationQuantiser())
         with graph.graph.inserting_after(last):
             quantised = graph.graph.call_module(name, (last,))
+        quantised.meta["place"] = place(last)
         last.replace_all_uses_with(quantised, delete_user_cb=lambda user, new=quantised: user is not new)
     graph.recompile()
     return graph

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from sw.compress.methods import CompressError
 from sw.compress.training.graph import arguments, operation
-from sw.compress.training.modules import DecodedConv2d, DecodedLinear, compressed_layers
+from sw.compress.training.layers import DecodedConv2d, DecodedLinear, compressed_layers
 from sw.compress.training.operations import ADD_BITS, check_input_scale, check_operations, pooled_size
 from sw.compress.training.quant import ActivationQuantiser, integers
 from sw.format.container import read_container, write_container

@@ -6,14 +6,17 @@ for the order whose subvectors have the covariance with the smallest determinant
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from sw.compress.grouping import GroupingError
+from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
 from sw.compress.training.graph import trace
 
@@ -96,6 +99,7 @@ def permute_network(
     model: nn.Module,
     d: int,
     *,
+    images: Tensor | None = None,
     swaps: int = 5000,
     seed: int = 0,
     layers: Collection[str] | None = None,
@@ -109,7 +113,9 @@ def permute_network(
     Parameters
     ----------
     model
-        That torch.fx can trace, with ``Conv2d`` layers.
+        With ``Conv2d`` layers; a graph (:func:`sw.compress.training.graph.trace`) or what it can be made of.
+    images
+        Normalised floats that it takes; not needed for a graph.
     d, swaps, seed
         As in :func:`channel_order`. Convolutions whose channels d does not divide are left alone.
     layers
@@ -121,14 +127,32 @@ def permute_network(
     -------
     list
         Names of the convolutions whose output channels were reordered.
+
+    Raises
+    ------
+    CompressError
+        The network cannot be traced, or there are no images to trace it with.
     """
-    graph = trace(model)
+    if images is None and not isinstance(model, fx.GraphModule):
+        raise CompressError("method pqf must know which layers follow each other: it needs images of the network's")
+    graph = trace(model, torch.empty(0) if images is None else images)
     modules = dict(graph.named_modules())
+    # Channels that other layers see, too, through one weight or norm, stay.
+    called = [modules[str(node.target)] for node in graph.graph.nodes if node.op == "call_module"]
+    shared = Counter(tensor for module in called for tensor in (module, *module.parameters()))
+    own = set(model.parameters())
+
+    def alone(module: nn.Module) -> bool:
+        # What the graph computed from other parameters is no parameter of the network.
+        return all(shared[tensor] == 1 for tensor in (module, *module.parameters())) and own.issuperset(
+            module.parameters()
+        )
+
     found: list[tuple[str, nn.Conv2d, list[nn.BatchNorm2d], nn.Conv2d]] = []
     for node in graph.graph.nodes:
         name = str(node.target)
         conv = modules.get(name) if node.op == "call_module" else None
-        if not isinstance(conv, nn.Conv2d) or conv.groups != 1 or conv.out_channels % d:
+        if not isinstance(conv, nn.Conv2d) or conv.groups != 1 or conv.out_channels % d or not alone(conv):
             continue
         if layers is not None and name not in layers:
             continue
@@ -137,11 +161,11 @@ def permute_network(
         while len(last.users) == 1:
             last = next(iter(last.users))
             after = modules.get(str(last.target)) if last.op == "call_module" else None
-            if isinstance(after, nn.BatchNorm2d):
+            if isinstance(after, nn.BatchNorm2d) and alone(after):
                 norms.append(after)
-            elif not isinstance(after, nn.ReLU | nn.ReLU6) and last.target is not nn.functional.relu:
+            elif last.target not in (functional.relu, functional.relu6):
                 break
-        if isinstance(after, nn.Conv2d) and after.groups == 1:
+        if isinstance(after, nn.Conv2d) and after.groups == 1 and alone(after):
             found.append((name, conv, norms, after))
     with progress_bar(progress) as bar, torch.no_grad():
         for _, conv, norms, after in bar.track(found, description="permutation"):

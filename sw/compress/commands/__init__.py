@@ -1,0 +1,1 @@
+"""The commands of ``python -m sw.compress`` that are more than one call."""

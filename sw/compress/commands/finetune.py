@@ -1,0 +1,228 @@
+"""``python -m sw.compress finetune``: compress a network, train it in that form, and write it as integers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import get_type_hints
+
+import numpy as np
+import torch
+
+from sw.command_line import exit_status
+from sw.compress.methods import RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, check_keep
+from sw.compress.network import module_sources
+from sw.compress.pruning import parse_nm
+from sw.compress.rules import read_rules
+from sw.compress.sources import load_model
+from sw.compress.training.data import SPLITS, ImageData, load_data
+from sw.compress.training.finetune import Finetuned, Finetuning, distributed, finetune, job_settings, method_rules
+from sw.compress.training.freezing import VALUES, Freezing
+from sw.compress.training.loop import TrainConfig
+from sw.compress.training.sparse import SCHEMES
+from sw.format.output import staged
+
+__all__ = ["DEFAULTS", "main"]
+
+#: k, d, N and M of each method where none are given: those of the papers' ablations, and DKM and PQF as plain VQ.
+DEFAULTS: dict[str, tuple[int, int, int, int]] = {
+    "mvq": (512, 16, 4, 16),
+    "msvq": (32, 16, 4, 16),
+    "ssvq": (16, 8, 0, 0),
+    "vq": (1024, 8, 0, 0),
+    "pqf": (1024, 8, 0, 0),
+    "dkm": (1024, 8, 0, 0),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    return exit_status(parser.prog, lambda: _run(options), "interrupted; the same command goes on if it has --work")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sw.compress finetune",
+        description="Compress a network, train it in that form, and write it as integers.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("network", help="package.module:callable, timm:NAME, torchvision:NAME or efficientnet-lite0")
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint of the network")
+    parser.add_argument("--data", required=True, help="CIFAR-10's archive, .npz, or a directory of images")
+    parser.add_argument("--size", type=int, default=224, help="rows and columns of images of a directory")
+    parser.add_argument("--images", type=int, help="use only that many images of each part, to try the command")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the container to write")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
+    parser.add_argument(
+        "--rest", metavar="FILE", help="write what the container of a network without integer form lacks"
+    )
+    parser.add_argument("--work", metavar="DIRECTORY", help="checkpoints; the same command again goes on from there")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs, which some networks forbid"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    how = parser.add_argument_group("compression")
+    how.add_argument("--method", choices=RECIPE_METHODS, default="mvq")
+    how.add_argument("--k", type=int, help="codewords")
+    how.add_argument("--d", type=int, help="codeword length")
+    how.add_argument("--nm", metavar="N:M", help="keep N of every M weights")
+    how.add_argument("--scope", choices=SCOPES, default="layerwise", help="which layers share a codebook")
+    how.add_argument("--rules", metavar="FILE", help="a recipe for each layer, as the command search writes them")
+    how.add_argument("--keep", metavar="PATTERN", nargs="*", help="layers at 8 bit; by default the first and the last")
+    how.add_argument("--sparse", choices=SCHEMES, help="train N:M sparse before clustering")
+    how.add_argument("--sparse-epochs", type=int, default=10, help="of the sparse training")
+    how.add_argument("--sparse-lr", type=float, default=0.01, help="its learning rate")
+    how.add_argument("--alpha", type=float, default=1.0, help="latent signs start as alpha times the weight")
+    how.add_argument("--fixed-signs", action="store_true", help="do not learn signs")
+    how.add_argument(
+        "--freeze-interval", type=int, default=500, help="steps from one freezing of signs to the next; 0: never"
+    )
+    how.add_argument("--freeze-value", choices=VALUES, default="majority", help="what a frozen sign stays at")
+    training = parser.add_argument_group("fine-tuning")
+    types, texts = get_type_hints(TrainConfig), _descriptions(TrainConfig)
+    for field in dataclasses.fields(TrainConfig):
+        default = 10 if field.name == "epochs" else field.default
+        option = f"--{field.name.replace('_', '-')}"
+        training.add_argument(option, type=types[field.name], default=default, help=texts.get(field.name, " "))
+    return parser
+
+
+def _descriptions(described: type) -> dict[str, str]:
+    """What the docstring of a class says of its parameters: the first sentence, or half of one."""
+    text = (inspect.getdoc(described) or "").partition("Parameters\n----------\n")[2].partition("\n\n")[0]
+    found: dict[str, str] = {}
+    for names, lines in re.findall(r"^(\w[\w, ]*)\n((?:    .*\n?)+)", text, re.MULTILINE):
+        sentence = " ".join(lines.split()).replace("``", "").replace("%", "%%")
+        found |= dict.fromkeys(names.split(", "), re.split(r"[.;:] |\.$| \(:func:", sentence)[0])
+    return found
+
+
+def _job(options: argparse.Namespace, sources: Sequence[LayerSource]) -> Finetuning:
+    if options.rules:
+        rules = read_rules(options.rules)
+    else:
+        k, d, n, m = DEFAULTS.get(options.method, (1, 1, 0, 0))
+        if options.nm is not None:
+            n, m = parse_nm(options.nm)
+        recipe = Recipe(
+            options.method,
+            k if options.k is None else options.k,
+            d if options.d is None else options.d,
+            n,
+            m,
+            seed=options.seed,
+            scope=options.scope,
+        )
+        check_keep(options.keep or (), sources)
+        rules = method_rules(sources, recipe, options.keep)
+    config = TrainConfig(**{field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)})
+    sparse = None
+    if options.sparse:
+        sparse = dataclasses.replace(
+            config, epochs=options.sparse_epochs, optimiser="sgd", lr=options.sparse_lr, weight_decay=5e-5
+        )
+    freezing = Freezing(options.freeze_interval, value=options.freeze_value) if not options.fixed_signs else None
+    return Finetuning(
+        rules, config, sparse, options.sparse or "sr-ste", options.alpha, not options.fixed_signs, freezing
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    outputs = [path for path in (options.output, options.json, options.rest) if path is not None]
+    if len({Path(path).resolve() for path in outputs}) < len(outputs):
+        raise CompressError(f"-o, --json and --rest must name different files, not {', '.join(outputs)}")
+    if options.images is not None and options.images < 1:
+        raise CompressError(f"--images must be at least 1, not {options.images}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if options.device == "cuda":
+            options.device = _own_gpu(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl" if options.device.startswith("cuda") else "gloo")
+    first = not distributed() or torch.distributed.get_rank() == 0
+    try:
+        # A network without weights of its own starts at random: in the same way in all processes, and every time.
+        torch.manual_seed(options.seed)
+        model = load_model(options.network, options.weights)
+        parts = [load_data(options.data, split, size=options.size) for split in SPLITS]
+        if options.images is not None:
+            parts = [ImageData(x.images[: options.images], x.labels[: options.images], x.size) for x in parts]
+        train, test = parts
+        job = _job(options, module_sources(model))
+        with ExitStack() as files:
+            # Before the work, which takes long; none takes its place unless all are complete.
+            names = ("output", "json", "rest") if first else ()
+            staging = {name: files.enter_context(staged(path)) for name in names if (path := getattr(options, name))}
+            done = finetune(
+                model,
+                train,
+                test,
+                job,
+                device=options.device,
+                work=options.work,
+                capture=not options.eager,
+                progress=not options.quiet,
+            )
+            if first:
+                _finish(options, job, done, staging)
+    finally:
+        if distributed():
+            torch.distributed.destroy_process_group()
+    return 0
+
+
+def _own_gpu(number: int) -> str:
+    """The GPU of a process, which becomes its current device."""
+    count = torch.cuda.device_count()
+    if number >= count:
+        raise CompressError(
+            f"torchrun must start at most {count} processes, as many as PyTorch sees GPUs, not {number + 1} or more"
+        )
+    torch.cuda.set_device(number)
+    return f"cuda:{number}"
+
+
+def _finish(options: argparse.Namespace, job: Finetuning, done: Finetuned, staging: dict[str, Path]) -> None:
+    done.write(staging["output"])
+    size = staging["output"].stat().st_size
+    report = {
+        "network": options.network,
+        "method": None if options.rules else options.method,
+        "job": job_settings(job),
+        **done.report,
+        "bytes": size,
+        "ratio": 4 * done.report["weights"] / size,
+        "device": torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else "CPU",
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
+    }
+    if "json" in staging:
+        staging["json"].write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if "rest" in staging:
+        torch.save(done.rest(), staging["rest"])
+    if done.network is None:
+        print(f"no integer form: {done.report['no_integer_form']}")
+        left = {key: value.numel() for key, value in done.rest().items()}
+        most = ", ".join(sorted(left, key=lambda key: -left[key])[:3])
+        print(
+            f"the file has the {done.report['weights']:,} weights of its layers, that of --rest all else:"
+            f" {sum(left.values()):,} numbers, most of them in {most}"
+        )
+    percent = done.report.get("accuracy_integers", done.report["accuracy_trained"])
+    print(
+        f"{options.output}: {size} bytes, {report['ratio']:.2f} times smaller than float32 weights;"
+        f" accuracy {percent:.2f} %, float {done.report['accuracy_float']:.2f} %"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""``python -m sw.compress search``: the recipe of each layer with which a network fits into a number of bytes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from sw.command_line import exit_status
+from sw.compress.kmeans_gpu import device_kind
+from sw.compress.methods import CompressError, LayerSource, check_keep
+from sw.compress.network import compress_network, module_sources
+from sw.compress.rules import read_candidates
+from sw.compress.search import CANDIDATES, REFERENCE, SLACK, loss_sensitivity, plan_json, search
+from sw.compress.sources import MODELS, checkpoint_sources, load_model
+from sw.compress.training.data import load_data
+from sw.compress.training.loop import check_network, images_of
+from sw.compress.training.prepare import file_metadata
+from sw.format.output import staged
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sw.compress search",
+        description="Find the recipe of each layer with which a network fits into a number of bytes.",
+    )
+    parser.add_argument(
+        "network",
+        help="a checkpoint file; or efficientnet-lite0, timm:NAME, torchvision:NAME or package.module:callable",
+    )
+    parser.add_argument(
+        "--bytes", type=int, required=True, help="of the container: of finetune's with --data, of layers alone without"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint of a network that is no file itself")
+    parser.add_argument("--data", help="measure sensitivities on its training images; all layers weigh 1 without")
+    parser.add_argument("--size", type=int, default=224, help="rows and columns of images of a directory (%(default)s)")
+    parser.add_argument("--images", type=int, default=256, help="how many (%(default)s)")
+    parser.add_argument("--candidates", metavar="FILE", help="JSON with rules, whose recipes are tried instead")
+    parser.add_argument("--keep", metavar="PATTERN", nargs="*", default=[], help="layers that stay at 8 bit")
+    parser.add_argument("--threads", type=int, help="threads; does not change the result (all processors)")
+    parser.add_argument("--device", default="cpu", help="of the clustering and the sensitivities (%(default)s)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the rules as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    options = parser.parse_args(arguments)
+    return exit_status(parser.prog, lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    for name in ("images", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise CompressError(f"--{name} must be at least 1, not {value}")
+    file = ":" not in options.network and options.network not in MODELS
+    if file and (options.weights or options.data):
+        raise CompressError("--weights and --data need a network, not a checkpoint alone")
+    model = None if file else load_model(options.network, options.weights)
+    sources = checkpoint_sources(options.network) if model is None else module_sources(model)
+    check_keep(options.keep, sources)
+    candidates = read_candidates(options.candidates) if options.candidates else CANDIDATES
+    with ExitStack() as files:
+        output = files.enter_context(staged(options.output)) if options.output is not None else None
+        sensitivity = metadata = None
+        if model is not None and options.data:
+            sensitivity, metadata = _measured(model, sources, options)
+        plan = search(
+            sources,
+            options.bytes if metadata is None else options.bytes - SLACK,
+            candidates=candidates,
+            sensitivity=sensitivity,
+            keep=options.keep,
+            requantised=metadata is not None,
+            metadata=metadata,
+            threads=options.threads,
+            device=options.device,
+            progress=not options.quiet,
+        )
+        versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
+        content = plan_json(
+            plan, network=options.network, budget=options.bytes, sensitivity=sensitivity, versions=versions
+        )
+        if output is not None:
+            output.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    table = Table("layer", "method", "k", "d", "N:M", box=None)
+    for name, recipe in plan.recipes.items():
+        coded = recipe.stored != "int8"
+        table.add_row(
+            name,
+            recipe.method,
+            str(recipe.k) if coded else "",
+            str(recipe.d) if coded else "",
+            f"{recipe.n}:{recipe.m}" if recipe.masked else "",
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print(f"{plan.bytes} bytes of {options.bytes}, error {plan.error:.6g}")
+    return 0
+
+
+def _measured(
+    model: nn.Module, sources: Sequence[LayerSource], options: argparse.Namespace
+) -> tuple[dict[str, float], dict[str, Any] | None]:
+    """Sensitivities, and what the file of fine-tuning will have beside the layers."""
+    data = load_data(options.data, "train", size=options.size)
+    device_kind(options.device)
+    check_network(model, [data])
+    layers, _ = compress_network(sources, REFERENCE, threads=options.threads, progress=not options.quiet)
+    images = torch.cat([part for part, _ in images_of(data, options.device, limit=options.images)])
+    metadata = file_metadata(model, images.cpu())
+    return loss_sensitivity(model.to(options.device), layers, images, progress=not options.quiet), metadata
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,288 @@
+"""What a network computes, as torch.export sees it: no mutation, no alias, no hook, and no module any more."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from sw.compress.frontend.places import FrontEndError, Refusal, source_of_error
+
+__all__ = ["Captured", "capture", "evaluated", "observe", "same", "unwrapped"]
+
+# Of capturing: not 1, which shapes treat as a case of its own, and no likely number of channels.
+_BATCH = 3
+# Of running the network itself.
+_SAMPLE = 16
+# Of the largest output: how far sums in another order may be apart, in float32.
+_TOLERANCE = 1e-4
+
+
+# Dropout does nothing in evaluation mode, and capturing would leave it out; training needs it.
+@torch.library.custom_op("msvq::dropout", mutates_args=())
+def _dropout(values: Tensor, p: float, features: int) -> Tensor:
+    return values.clone()
+
+
+@_dropout.register_fake
+def _(values: Tensor, p: float, features: int) -> Tensor:
+    return torch.empty_like(values)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A network in evaluation mode.
+
+    Attributes
+    ----------
+    graph
+        Of ATen operations without side effects; convolutions, linear layers, pooling and activations are whole.
+    tensors
+        Of each placeholder that is no image: the parameter, buffer or constant itself, and its name, empty for a
+        constant.
+    image
+        The placeholder of the images.
+    output
+        What the network returns.
+    sample, outputs
+        Images, and what the network itself makes of them.
+    """
+
+    graph: fx.Graph
+    tensors: dict[fx.Node, tuple[Tensor, str]]
+    image: fx.Node
+    output: fx.Node
+    sample: Tensor
+    outputs: Tensor
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif type(model).__name__ == "OptimizedModule" and isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+def same(found: Tensor, expected: Tensor, tolerance: float = _TOLERANCE) -> bool:
+    """Whether two results are equal but for the order of sums. NaN is equal to nothing."""
+    if found.shape != expected.shape:
+        return False
+    if not found.numel():
+        return True
+    found, expected = found.detach().double(), expected.detach().double()
+    return float((found - expected).abs().max()) <= tolerance * max(float(expected.abs().max()), 1e-30)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; each module gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def evaluated(model: nn.Module, images: Tensor) -> Any:
+    """What a network makes of images in evaluation mode. Its mode stays; the images are a copy."""
+    with _evaluating(model), torch.no_grad():
+        return model(images.clone())
+
+
+def capture(model: nn.Module, images: Tensor) -> Captured:
+    """Capture a network in evaluation mode. Neither it nor the images are changed.
+
+    Parameters
+    ----------
+    model
+        In float32.
+    images
+        Float ``[batch, C, rows, columns]`` that it takes.
+
+    Raises
+    ------
+    FrontEndError
+        It computes something else each time, changes its buffers or its input, does not take one tensor and return
+        one, or cannot be captured.
+    """
+    devices = [images.device] if images.is_cuda else []
+    with _evaluating(model), torch.no_grad(), torch.random.fork_rng(devices), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sample = images[:_SAMPLE]
+        outputs = _observed(model, sample)
+        batch = images[torch.arange(_BATCH, device=images.device) % len(images)]
+        try:
+            program = torch.export.export(model, (batch,))
+            for node in program.graph.nodes:
+                _keep_dropout(node)
+                _out_of_place(node)
+            if any(_mutates(node) for node in program.graph.nodes):
+                # Makes mutation and aliases explicit, at the price of one more pass.
+                program = program.run_decompositions({})
+        except Exception as error:  # torch raises errors of every kind where it cannot follow a network
+            raise FrontEndError([_untraceable(error)]) from error
+    return _described(model, program, sample, outputs)
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[list[str]]:
+    """Puts back what a run changes in parameters and buffers; names those, behind it."""
+    changed: list[str] = []
+    named = [*model.named_parameters(), *model.named_buffers()]
+    before = [(name, tensor, tensor.detach().clone()) for name, tensor in named]
+    try:
+        yield changed
+    finally:
+        with torch.no_grad():
+            for name, tensor, copy in before:
+                if not _equal(tensor, copy):
+                    changed.append(name)
+                    tensor.copy_(copy)
+
+
+@torch.no_grad()
+def observe(model: nn.Module, images: Tensor) -> Any:
+    """What a network returns of images in evaluation mode, whatever that is. The same random numbers every time.
+
+    Neither it nor the images are changed.
+
+    Raises
+    ------
+    FrontEndError
+        It cannot compute them.
+    """
+    devices = [images.device] if images.is_cuda else []
+    with _evaluating(model), _unchanged(model), torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(0)
+        if images.is_cuda:
+            torch.cuda.manual_seed(0)
+        try:
+            return model(images.clone())
+        except Exception as error:  # networks raise errors of every kind
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            why = f"the network must take images {list(images.shape[1:])} in {images.dtype}: {text}"
+            raise FrontEndError([Refusal(source_of_error(error), why)]) from error
+
+
+def _observed(model: nn.Module, sample: Tensor) -> Tensor:
+    """What the network makes of images; refuses one that has an effect, or chance, in it."""
+    inputs = sample.clone()
+    with _unchanged(model) as changed:
+        outputs = model(inputs)
+        again = model(sample.clone())
+    advice = "a network that is compressed keeps no state"
+    refusals = [Refusal(f"{name!r}", "is changed by the network's forward pass", advice) for name in changed]
+    if not _equal(inputs, sample):
+        refusals.append(Refusal("", "the network changes its input in place", "have it clone the images first"))
+    if not isinstance(outputs, Tensor):
+        refusals.append(
+            Refusal("", f"the network must have one output, not {_kind(outputs)}", "return the logits alone")
+        )
+    elif not same(again, outputs):
+        advice = "leave out what draws random numbers or counts calls, such as dropout that is always on"
+        refusals.append(Refusal("", "the network does not compute the same of the same images twice", advice))
+    if refusals:
+        raise FrontEndError(refusals)
+    return outputs  # type: ignore[no-any-return]
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.nan_to_num()))
+
+
+def _kind(outputs: object) -> str:
+    if isinstance(outputs, tuple | list):
+        return f"{len(outputs)} in a {type(outputs).__name__}"
+    return type(outputs).__name__
+
+
+def _keep_dropout(node: fx.Node) -> None:
+    """Have a dropout that does nothing now stand in the graph."""
+    features = {"aten::dropout": 0, "aten::feature_dropout": 1}.get(_name(node))
+    if features is not None and node.args[2] is False:
+        node.target = torch.ops.msvq.dropout.default
+        node.args = (node.args[0], float(cast(float, node.args[1])), features)
+
+
+# Their results are memory of their own.
+_FRESH = ("conv2d", "linear", "batch_norm", "add", "relu", "hardtanh", "clamp", "max_pool2d", "avg_pool2d")
+
+
+def _out_of_place(node: fx.Node) -> None:
+    """Write an operation in place as one that is not, where nothing else can see the difference."""
+    name, given = _name(node), node.args[0] if node.args else None
+    if not (_mutates(node) and name.endswith("_") and isinstance(given, fx.Node) and list(given.users) == [node]):
+        return
+    plain = getattr(torch.ops.aten, name.removeprefix("aten::").removesuffix("_"), None)
+    overload = getattr(plain, cast(torch._ops.OpOverload, node.target)._overloadname, None)
+    kept = all(given.meta["val"].shape == each.meta["val"].shape for each in (given, node))
+    if overload is not None and kept and _name(given).removeprefix("aten::") in _FRESH and node.args.count(given) == 1:
+        node.target = overload
+
+
+def _name(node: fx.Node) -> str:
+    """Of an ATen operation, without its overload; empty for anything else."""
+    return node.target._schema.name if isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+def _mutates(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _untraceable(error: Exception) -> Refusal:
+    text = " ".join(str(error).split())
+    line = source_of_error(error)
+    where = f"{line}:" if line else ""
+    if (
+        "data-dependent" in text.lower()
+        or "GuardOnDataDependent" in type(error).__name__
+        or "aten._local_scalar" in text
+    ):
+        why = "what the network does depends on the values that it computes, so it cannot be traced"
+        return Refusal(where, why, "have it compute the same operations for every image")
+    return Refusal(where, f"the network cannot be traced by torch.export: {type(error).__name__}: {text[:200]}")
+
+
+def _described(model: nn.Module, program: ExportedProgram, sample: Tensor, outputs: Tensor) -> Captured:
+    signature = program.graph_signature
+    refusals = []
+    for output in signature.output_specs:
+        if output.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
+            advice = "a network that is compressed keeps no state"
+            refusals.append(Refusal(f"{output.target!r}", "is changed by the network's forward pass", advice))
+        elif output.kind == OutputKind.USER_INPUT_MUTATION:
+            refusals.append(Refusal("", "the network changes its input in place", "have it clone the images first"))
+    results = [output for output in signature.output_specs if output.kind == OutputKind.USER_OUTPUT]
+    inputs = [given for given in signature.input_specs if given.kind == InputKind.USER_INPUT]
+    for count, what in ((len(inputs), "input"), (len(results), "output")):
+        if count != 1:
+            refusals.append(Refusal("", f"the network must have one {what}, not {count}"))
+    if refusals:
+        raise FrontEndError(refusals)
+    placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    first = {id(tensor): name for name, tensor in reversed(named.items())}
+    tensors = {}
+    for given in signature.input_specs:
+        if given.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            # The network's own tensor, so that what is trained is the user's parameter.
+            assert given.target is not None
+            tensors[placeholders[given.arg.name]] = named[given.target], first[id(named[given.target])]
+        elif given.kind == InputKind.CONSTANT_TENSOR:
+            assert given.target is not None
+            tensors[placeholders[given.arg.name]] = program.constants[given.target], ""
+    (returned,) = next(node for node in program.graph.nodes if node.op == "output").args[0]
+    return Captured(program.graph, tensors, placeholders[inputs[0].arg.name], returned, sample, outputs)

@@ -1,0 +1,95 @@
+"""Where in the user's network an operation is, in the user's own names; and why it is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
+
+import torch
+from torch import fx
+
+from sw.compress.methods import CompressError
+
+__all__ = ["FrontEndError", "Refusal", "place", "source_of_error"]
+
+_TORCH = str(Path(torch.__file__).parent)
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in \S+\n\s*(?P<text>[^\n]*)')
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One thing in a network that has no form here.
+
+    Parameters
+    ----------
+    where
+        In the user's names: an operation, its module's path and class, the line of source.
+    why
+        What is wrong with it.
+    advice
+        What to do.
+    """
+
+    where: str
+    why: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        text = " ".join(part for part in (self.where, self.why) if part)
+        return f"{text}: {self.advice}" if self.advice else text
+
+
+class FrontEndError(CompressError):
+    """A network that cannot be taken as it is. The message has all refusals, one after the other.
+
+    Attributes
+    ----------
+    refusals
+        One for each operation.
+    """
+
+    def __init__(self, refusals: Sequence[Refusal]) -> None:
+        self.refusals = list(refusals)
+        # The same said of two calls is said once.
+        super().__init__("; ".join(dict.fromkeys(map(str, self.refusals))))
+
+
+def place(node: fx.Node) -> str:
+    """An operation of a captured graph as its user knows it.
+
+    ``'stem.2' (SiLU)`` where the operation is a module of torch; otherwise ``sigmoid in 'gate' (Gate), net.py:7 ...``.
+    """
+    # Of nested modules the innermost is last.
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path, kind = stack[-1] if stack else ("", "")
+    kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__name__}"
+    module = f"{path!r} ({kind.rsplit('.', 1)[-1]})" if path else f"the network ({kind.rsplit('.', 1)[-1]})"
+    line = _source_line(str(node.meta.get("stack_trace") or ""))
+    if kind.startswith("torch.nn.") and "Parametrized" not in kind and path:
+        return f"{module}{line}"
+    name = node.target._schema.name if isinstance(node.target, torch._ops.OpOverload) else node.name
+    return f"{name.partition('::')[2] or name} in {module}{line}"
+
+
+def _source_line(trace: str) -> str:
+    """Of the innermost frame that is not torch's own."""
+    frames = [frame for frame in _FRAME.finditer(trace) if not _is_foreign(frame["file"])]
+    return _line(frames[-1]["file"], frames[-1]["line"], frames[-1]["text"]) if frames else ""
+
+
+def _is_foreign(file: str) -> bool:
+    return file.startswith((_TORCH, "<")) or "/sw/compress/" in file.replace("\\", "/")
+
+
+def _line(file: str, number: Any, text: str | None) -> str:
+    return f", {Path(file).name}:{number} `{' '.join((text or '').split())[:80]}`"
+
+
+def source_of_error(error: BaseException) -> str:
+    """The innermost line of the user's that an exception came through; empty if there is none."""
+    frames = [frame for frame in extract_tb(error.__traceback__) if not _is_foreign(frame.filename)]
+    return _line(frames[-1].filename, frames[-1].lineno, frames[-1].line).removeprefix(", ") if frames else ""

@@ -1,0 +1,226 @@
+"""From a float network to the form that is trained, and from that to integers. What has no such form is told before."""
+
+from __future__ import annotations
+
+import copy
+import glob
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from sw.compress.frontend import observe, same, unwrapped
+from sw.compress.methods import CompressError, LayerSource, Recipe, recipe_for
+from sw.compress.network import module_sources
+from sw.compress.training.decoders import UniformDecoder
+from sw.compress.training.graph import calibrate, integer_graph, quantise_activations, quantise_inputs
+from sw.compress.training.integer import IntegerNetwork, export_integers, network_metadata
+from sw.compress.training.layers import replace_layer
+from sw.compress.training.modules import convert, float_weights, fold_parametrisations
+from sw.host.network import SteppedNetwork, stepped_metadata
+from sw.host.transformer import export_transformer
+
+__all__ = ["file_metadata", "method_rules", "prepare", "to_integers", "without_integer_form"]
+
+# Of the largest output: how far a network of layers alone may be from the float network, both in float32.
+_TOLERANCE = 1e-3
+# Images that the float network, its graph, and its layers alone are compared on, and that calibrate a trial.
+_SAMPLE = 16
+
+
+def method_rules(
+    sources: Sequence[LayerSource], recipe: Recipe, keep: Sequence[str] | None = None
+) -> list[tuple[str, Recipe]]:
+    """Rules that compress all layers by one recipe, but for some that stay at 8 bit.
+
+    Parameters
+    ----------
+    sources
+        Of the network.
+    recipe
+        How.
+    keep
+        Shell patterns of the layers that stay; by default the first and the last layer.
+    """
+    if keep is None:
+        keep = [glob.escape(source.name) for source in (*sources[:1], *sources[-1:])]
+    return [*((pattern, Recipe("int8")) for pattern in keep), ("*", recipe)]
+
+
+def prepare(
+    model: nn.Module,
+    rules: Sequence[tuple[str, Recipe]],
+    images: Tensor,
+    *,
+    alpha: float = 1.0,
+    learn_signs: bool = True,
+    threads: int | None = None,
+    progress: bool = True,
+) -> tuple[nn.Module, str | None]:
+    """Compress a network and quantise its activations: the form that :func:`sw.compress.training.loop.fit` trains.
+
+    The network is captured as it is, before anything is changed (:mod:`sw.compress.frontend`), and what comes out is
+    compared with it.
+
+    Parameters
+    ----------
+    model
+        On the device of ``images``. Its layers are changed, and it computes in float32 from then on.
+    rules, alpha, learn_signs, threads, progress
+        As in :func:`sw.compress.training.modules.convert`.
+    images
+        Normalised floats ``[batch, C, rows, columns]`` that set the scales of the activations.
+
+    Returns
+    -------
+    tuple
+        The network in evaluation mode; and why it has no form as one program of integers, or None if it has. Without
+        one, the inputs of its layers are quantised, and the rest is float: a vision transformer can still become a
+        network in steps (:func:`sw.host.transformer.export_transformer`).
+
+    Raises
+    ------
+    CompressError
+        A layer's weight cannot be compressed, or the network with its layers replaced would compute something else.
+    """
+    model = unwrapped(model)
+    precision = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
+    sample = images[:_SAMPLE]
+    model.eval()
+    expected = observe(model, sample.to(precision))
+    images = images.float()
+    fold_parametrisations(model.float())
+    options: dict[str, Any] = {"alpha": alpha, "learn_signs": learn_signs, "threads": threads, "progress": progress}
+    reason = None
+    try:
+        graph = integer_graph(model, images)
+        # In float32 to the order of sums; of another precision no more can be asked than that has.
+        close = _TOLERANCE if precision == torch.float32 else 16 * torch.finfo(precision).eps
+        if not _agree(graph(sample.float()), expected, max(close, _TOLERANCE)):
+            raise CompressError(f"the network computes something else in float32 than in {precision}")
+        names = [source.name for source in module_sources(model)]
+        reason = without_integer_form(graph, rules, images)
+    except CompressError as error:
+        reason = str(error)
+    if reason is None:
+        convert(graph, rules, images=images, order=names, **options)
+        graph = quantise_activations(graph, images).eval()
+        calibrate(graph.to(images.device), images)
+        try:
+            export_integers(graph, (images.shape[1], images.shape[2], images.shape[3]))
+            return graph, None
+        except CompressError as error:
+            reason = str(error)
+    return _layers_alone(model, rules, images, options), reason
+
+
+def without_integer_form(graph: fx.GraphModule, rules: Sequence[tuple[str, Recipe]], images: Tensor) -> str | None:
+    """Why a graph of the float network will have no form as one program of integers, or None if it will.
+
+    Found out on a copy whose weights are of 8 bit, so that nothing is clustered.
+
+    Parameters
+    ----------
+    graph
+        Of :func:`sw.compress.training.graph.integer_graph`.
+    rules
+        As for :func:`prepare`.
+    images
+        Some set the scales of the copy.
+    """
+    trial = copy.deepcopy(graph)
+    try:
+        for source in module_sources(trial):
+            coded = recipe_for(source.name, rules).stored != "int8"
+            weight = torch.from_numpy(source.weight)
+            replace_layer(trial, source, UniformDecoder(weight, per_channel=source.kind == "conv" and not coded))
+        trial = quantise_activations(trial, images).eval()
+        calibrate(trial.to(images.device), images[:_SAMPLE])
+        export_integers(trial, (images.shape[1], images.shape[2], images.shape[3]))
+    except CompressError as error:
+        return str(error)
+    return None
+
+
+def _layers_alone(
+    model: nn.Module, rules: Sequence[tuple[str, Recipe]], images: Tensor, options: dict[str, Any]
+) -> nn.Module:
+    """The network with decoded layers that have quantised inputs, all else as it is."""
+    sample = images[:_SAMPLE]
+    expected = observe(model, sample)
+    weights = {source.name: source.weight for source in module_sources(model)}
+    reordered = any(recipe.method == "pqf" for _, recipe in rules)
+    convert(model, rules, images=images, **options)
+    model.to(images.device).eval()
+    if not reordered:
+        with float_weights(model, weights):
+            found = observe(model, sample)
+        if not _agree(found, expected, _TOLERANCE):
+            raise CompressError(
+                "the network computes something else once its layers are replaced, even with the same weights: leave"
+                " out hooks and code that look at the layers themselves"
+            )
+    quantise_inputs(model)
+    calibrate(model, images)
+    return model
+
+
+def _agree(found: object, expected: object, tolerance: float) -> bool:
+    """Whether two results of any structure have the same tensors but for rounding."""
+    ours, theirs = tree_leaves(found), tree_leaves(expected)
+    return len(ours) == len(theirs) and all(
+        same(a, b, tolerance) if isinstance(a, Tensor) and isinstance(b, Tensor) else type(a) is type(b)
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def file_metadata(model: nn.Module, images: Tensor) -> dict[str, Any] | None:
+    """What :func:`sw.compress.training.finetune.finetune`'s file of a network will hold beside the layers.
+
+    As far as is known before: after training it may have up to :data:`sw.compress.search.SLACK` bytes more.
+
+    Parameters
+    ----------
+    model
+        In floats. Not changed.
+    images
+        As in :func:`prepare`.
+
+    Returns
+    -------
+    dict
+        For :func:`sw.compress.search.search`; None of a network without integer form, whose file has layers alone.
+    """
+    graph, reason = prepare(copy.deepcopy(model), [], images, progress=False)
+    try:
+        network = to_integers(graph, reason, images)
+    except CompressError:
+        return None
+    return stepped_metadata(network) if isinstance(network, SteppedNetwork) else network_metadata(network)
+
+
+def to_integers(model: nn.Module, reason: str | None, images: Tensor) -> IntegerNetwork | SteppedNetwork:
+    """A network that :func:`prepare` gave, trained, as integers.
+
+    Parameters
+    ----------
+    model, reason
+        As :func:`prepare` gave them.
+    images
+        As for :func:`prepare`: in a network in steps, scales that training does not learn are set by them.
+
+    Raises
+    ------
+    CompressError
+        It has no integer form.
+    """
+    if reason is None:
+        assert isinstance(model, fx.GraphModule)
+        return export_integers(model, (images.shape[1], images.shape[2], images.shape[3]))
+    try:
+        return export_transformer(model, images)
+    except Exception as error:  # the parts of a network that only looks like one raise errors of every kind
+        text = " ".join(str(error).split())[:200]
+        raise CompressError(f"{reason}; nor is it such a vision transformer: {text}") from None
