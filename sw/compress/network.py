@@ -222,7 +222,8 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
     Their names go without ``.weight`` or, as an attention's ``in_proj_weight``, ``_weight``.
 
     A state dict has no geometry: stride and dilation are taken as 1, padding as 0. A convolution with one input channel
-    and a kernel of more than one weight is taken as depthwise.
+    and a kernel of more than one weight is taken as depthwise, but for the first convolution of a network that reads
+    grey images: one where none reads three channels.
 
     Raises
     ------
@@ -230,6 +231,8 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
         A weight is NaN or infinite, or a tensor that is not dense.
     """
     sources = []
+    shapes = [tuple(tensor.shape) for tensor in tensors.values() if isinstance(tensor, torch.Tensor | np.ndarray)]
+    grey, first = not any(len(shape) == 4 and shape[1] == 3 for shape in shapes), True
     for key, tensor in tensors.items():
         if not isinstance(key, str) or not key.endswith("weight"):
             continue
@@ -242,7 +245,8 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
         if array.ndim == 2:
             sources.append(LayerSource(name=name, kind="linear", weight=array[:, :, None, None]))
         else:
-            depthwise = array.shape[1] == 1 and math.prod(array.shape[2:]) > 1
+            depthwise = array.shape[1] == 1 and math.prod(array.shape[2:]) > 1 and not (grey and first)
+            first = False
             groups = array.shape[0] if depthwise else 1
             sources.append(LayerSource(name=name, kind="conv", weight=array, groups=groups))
     return sources
@@ -252,6 +256,8 @@ def _array(name: str, tensor: torch.Tensor | NDArray[Any]) -> NDArray[np.float32
     if isinstance(tensor, np.ndarray):
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which LayerSource names
             return np.ascontiguousarray(tensor, dtype=np.float32)
+    if torch.nn.parameter.is_lazy(tensor):
+        raise CompressError(f"layer {name!r}: weight must be initialised: have the network compute one image first")
     if tensor.is_meta or tensor.layout != torch.strided:
         found = "a meta tensor, which has no values" if tensor.is_meta else tensor.layout
         raise CompressError(f"layer {name!r}: weight must be a dense tensor (torch.strided), not {found}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from sw.compress.checkpoints import fit_state, key_list, read_state_dict
 from sw.compress.methods import CompressError, LayerSource
 from sw.compress.network import module_sources, state_dict_sources
 from sw.compress.split import split_modules
@@ -57,17 +56,20 @@ def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
         else:
             model = _called(name, package, entry)
     if weights is not None:
+        given = read_state_dict(weights)
         tensors = {
             key: torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
             if isinstance(value, np.ndarray)
             else value
-            for key, value in read_state_dict(weights).items()
+            for key, value in given.items()
         }
         try:
-            model.load_state_dict(tensors)
+            model.load_state_dict(fit_state(tensors, model.state_dict(keep_vars=True)))
         except (RuntimeError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())
-            raise CompressError(f"weights {str(weights)!r} must fit model {name}: {reason[:300]}") from None
+            reason = " ".join(str(error).split())[:300]
+            raise CompressError(
+                f"weights {str(weights)!r} must fit model {name}: {reason}; of the file, {key_list(given)}"
+            ) from None
     split_modules(model)
     return model.float().eval()
 
@@ -120,35 +122,6 @@ def model_sources(name: str) -> list[LayerSource]:
     return module_sources(load_model(name))
 
 
-def read_state_dict(path: str | Path) -> Mapping[Any, Any]:
-    """A checkpoint: ``.npz``, or a PyTorch file with a state dict, also under the key ``state_dict``.
-
-    The prefix ``module.`` of networks that were trained in parallel is left out. Nothing in the file is executed.
-
-    Raises
-    ------
-    CompressError
-        The file is missing or is not a checkpoint.
-    """
-    try:
-        if Path(path).suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                tensors: object = dict(arrays)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CompressError(f"cannot read checkpoint {str(path)!r}: {error}") from error
-    except Exception as error:  # both readers let errors of every kind out where bytes are not what they expect
-        raise CompressError(f"cannot read checkpoint {str(path)!r}: {_reason(error)}") from error
-    if isinstance(tensors, Mapping) and isinstance(tensors.get("state_dict"), Mapping):
-        tensors = tensors["state_dict"]
-    if not isinstance(tensors, Mapping):
-        raise CompressError(f"checkpoint {str(path)!r} must hold a state dict, not {type(tensors).__name__}")
-    if tensors and all(isinstance(key, str) and key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
-    return tensors
-
-
 def checkpoint_sources(path: str | Path) -> list[LayerSource]:
     """The layers of a checkpoint (:func:`read_state_dict`).
 
@@ -160,18 +133,10 @@ def checkpoint_sources(path: str | Path) -> list[LayerSource]:
         The file is missing, is not a checkpoint, or has no layer.
     """
     tensors = read_state_dict(path)
+    if tensors and all(isinstance(key, str) and key.startswith("model.") for key in tensors):
+        # As Lightning writes them.
+        tensors = {key.removeprefix("model."): tensor for key, tensor in tensors.items()}
     sources = state_dict_sources(tensors)
     if not sources:
-        raise CompressError(
-            f"checkpoint {str(path)!r} must hold a weight with two or four axes, not {len(tensors)} others"
-        )
+        raise CompressError(f"checkpoint {str(path)!r} must hold a weight with two or four axes: {key_list(tensors)}")
     return sources
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong, in one line."""
-    text = str(error).strip()
-    if unpickler := re.search(r"WeightsUnpickler error:\s*(.*)", text):
-        return unpickler[1].partition(" Please use")[0]
-    # Of an error inside a reader, such as KeyError: 101, the kind and the text alone say little.
-    return f"not a checkpoint of this format ({type(error).__name__}: {text.partition(chr(10))[0]})"

@@ -21,7 +21,7 @@ def test_resnet18_has_the_parameters_of_its_paper_and_can_be_traced(seed: int) -
     network = resnet18(seed)
     assert sum(parameter.numel() for parameter in network.parameters()) == 11_689_512
     assert network(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
-    trace(network)
+    trace(network, torch.zeros(1, 3, 64, 64))
 
 
 def test_random_weights_depend_on_the_seed_alone() -> None:

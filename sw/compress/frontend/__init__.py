@@ -6,8 +6,8 @@ functions. The graph is compared with the network itself, on images. What it can
 the user gave it: a :class:`FrontEndError` lists all of it at once.
 """
 
-from sw.compress.frontend.capture import observe, same, unwrapped
+from sw.compress.frontend.capture import example_images, observe, same, unwrapped
 from sw.compress.frontend.places import FrontEndError, Refusal
 from sw.compress.frontend.raising import PadShortcut, raise_network
 
-__all__ = ["FrontEndError", "PadShortcut", "Refusal", "observe", "raise_network", "same", "unwrapped"]
+__all__ = ["FrontEndError", "PadShortcut", "Refusal", "example_images", "observe", "raise_network", "same", "unwrapped"]

@@ -15,7 +15,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from sw.compress.frontend.places import FrontEndError, Refusal, source_of_error
 
-__all__ = ["Captured", "capture", "evaluated", "observe", "same", "unwrapped"]
+__all__ = ["Captured", "capture", "evaluated", "example_images", "observe", "same", "unwrapped"]
 
 # Of capturing: not 1, which shapes treat as a case of its own, and no likely number of channels.
 _BATCH = 3
@@ -82,6 +82,34 @@ def same(found: Tensor, expected: Tensor, tolerance: float = _TOLERANCE) -> bool
         return True
     found, expected = found.detach().double(), expected.detach().double()
     return float((found - expected).abs().max()) <= tolerance * max(float(expected.abs().max()), 1e-30)
+
+
+# Rows and columns that a network may want: usual ones first.
+_SIZES = (32, 64, 224, 28, 16, 8, 4, *(size for size in range(1, 32) if size not in (4, 8, 16, 28)))
+
+
+def example_images(model: nn.Module) -> Tensor:
+    """Square images that a network takes, where nobody gave any: of as many channels as its first convolution reads.
+
+    Raises
+    ------
+    FrontEndError
+        It has no convolution, or takes no square images of a usual size.
+    """
+    first = next((module for module in model.modules() if hasattr(module, "in_channels")), None)
+    first = first or next((module for module in model.modules() if getattr(module, "kind", "") == "conv"), None)
+    if first is not None:
+        channels = first.in_channels if hasattr(first, "in_channels") else first.decoder.shape[1] * first.groups
+        generator = torch.Generator().manual_seed(0)
+        device = next(model.parameters()).device
+        for size in _SIZES:
+            images = torch.randn(2, int(channels), size, size, generator=generator).to(device)
+            try:
+                observe(model, images)
+            except FrontEndError:
+                continue
+            return images
+    raise FrontEndError([Refusal("", "the network takes no square images of a usual size", "give it some of its own")])
 
 
 @contextmanager
@@ -169,20 +197,26 @@ def observe(model: nn.Module, images: Tensor) -> Any:
         torch.default_generator.manual_seed(0)
         if images.is_cuda:
             torch.cuda.manual_seed(0)
-        try:
-            return model(images.clone())
-        except Exception as error:  # networks raise errors of every kind
-            text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            why = f"the network must take images {list(images.shape[1:])} in {images.dtype}: {text}"
-            raise FrontEndError([Refusal(source_of_error(error), why)]) from error
+        return _run(model, images.clone())
+
+
+def _run(model: nn.Module, images: Tensor) -> Any:
+    try:
+        return model(images)
+    except Exception as error:  # networks raise errors of every kind
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        line = source_of_error(error)
+        dtype = str(images.dtype).removeprefix("torch.")
+        why = f"the network must take images {list(images.shape[1:])} in {dtype}: {text}"
+        raise FrontEndError([Refusal(f"{line}:" if line else "", why)]) from error
 
 
 def _observed(model: nn.Module, sample: Tensor) -> Tensor:
     """What the network makes of images; refuses one that has an effect, or chance, in it."""
     inputs = sample.clone()
     with _unchanged(model) as changed:
-        outputs = model(inputs)
-        again = model(sample.clone())
+        outputs = _run(model, inputs)
+        again = _run(model, sample.clone())
     advice = "a network that is compressed keeps no state"
     refusals = [Refusal(f"{name!r}", "is changed by the network's forward pass", advice) for name in changed]
     if not _equal(inputs, sample):

@@ -128,8 +128,8 @@ class _Raiser:
 
     model: nn.Module
     captured: Captured
-    # Names of layers by their weight's identity, where they are not the weight's own.
-    names: Mapping[int, str]
+    # Names of layers by the path of the module that computes them, where it is another.
+    names: Mapping[str, str]
     check: Callable[[nn.Module, fx.Node], object] | None
     graph: fx.Graph = field(default_factory=fx.Graph)
     root: nn.Module = field(default_factory=nn.Module)
@@ -321,7 +321,7 @@ class _Raiser:
     def layer_name(self, node: fx.Node, weight: _Constant) -> str:
         """Of the layer in whose module the operation is, or to which the weight belongs."""
         path = self.path(node)
-        name = self.names.get(id(weight.value), "")
+        name = self.names.get(path, "")
         if not name and (not weight.origins or isinstance(getattr(self.module(path), "weight", None), Tensor)):
             name = path
         elif not name:
@@ -332,8 +332,9 @@ class _Raiser:
             if shared and weight.value is not constant.value:
                 why = f"must not compute its weight from {', '.join(shared)}, as layer {other!r} does in another way"
                 raise _Refused(why, "they would be trained apart; give each layer a weight of its own")
+        name = self.free(f"{name}_call2") if self.taken(name) else name
         self.layers.append((name, weight))
-        return self.free(f"{name}_call2") if self.taken(name) else name
+        return name
 
     def parameter(self, given: Any, what: str) -> nn.Parameter | None:
         """A parameter of a layer: the network's own, or a new one of what was computed."""
@@ -564,7 +565,7 @@ def raise_network(
     model: nn.Module,
     images: Tensor,
     *,
-    names: Mapping[int, str] | None = None,
+    names: Mapping[str, str] | None = None,
     check: Callable[[nn.Module, fx.Node], object] | None = None,
 ) -> fx.GraphModule:
     """A float network as a graph of layers, batch norms, dropout, torch's functions and :class:`PadShortcut`.
@@ -576,7 +577,7 @@ def raise_network(
     images
         Normalised floats ``[batch, C, rows, columns]``: the graph computes what the network does of them.
     names
-        Of layers, by the identity of their weight, where their module does not say.
+        Of layers, by the path of the module that computes them, where it is another one.
     check
         Called with the modules and each node of the graph; a CompressError of it is one more refusal.
 
@@ -585,7 +586,8 @@ def raise_network(
     GraphModule
         In evaluation mode. Layers are plain ``Conv2d`` and ``Linear`` by the names of the user's modules, with the
         weight that the network uses, hooks and parametrisations computed. A layer that is called more than once is
-        several that share one parameter. Each node's ``meta["place"]`` says where it is in the user's network.
+        several that share one parameter. ``meta["weights"]`` has the names of the parameters that each layer's weight
+        is computed from, ``meta["place"]`` of each node where it is in the user's network.
 
     Raises
     ------
@@ -600,7 +602,7 @@ def raise_network(
         raise FrontEndError(raiser.refusals)
     graph = fx.GraphModule(raiser.root, raiser.graph)
     graph.eval()
-    graph.meta["raised"] = True
+    graph.meta["weights"] = {name: weight.origins for name, weight in raiser.layers}
     found = [graph(captured.sample), graph(captured.sample[:1])]
     # In one batch and in another: what depends on the number of images is another network.
     for ours, theirs in zip(found, (captured.outputs, evaluated(model, captured.sample[:1])), strict=True):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import io
 import math
@@ -15,7 +16,7 @@ import sys
 import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,18 @@ from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
 from sw.format.npz import read_npz
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "SPLITS", "ImageData", "crop_boxes", "load_data", "mosaics"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "INTERPOLATIONS",
+    "SPLITS",
+    "ImageData",
+    "Preprocessing",
+    "crop_boxes",
+    "load_data",
+    "mosaics",
+    "read_classes",
+]
 
 #: Of ImageNet's red, green and blue, 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -41,7 +53,58 @@ SPLITS = ("train", "test")
 #: Bytes of an archive of CIFAR-10, unpacked, and of a file in it. The authors' have 184 MB, and 31 MB.
 MAX_ARCHIVE, MAX_BATCH = 256 << 20, 64 << 20
 
+#: Ways to resize an image of a file, by their names in ``pillow``.
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
+
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to a picture before a network sees it. Networks are trained for one, and lose accuracy with another.
+
+    Parameters
+    ----------
+    mean, std
+        Of each channel, in 0..1: the network gets ``(pixel / 255 - mean) / std``. Those of three channels serve a grey
+        image by their average.
+    interpolation
+        One of :data:`INTERPOLATIONS`: how an image of a file is resized.
+    crop
+        Share of the shorter side that is left of an image of a file, in the middle: it is resized to ``size / crop``.
+
+    Raises
+    ------
+    CompressError
+        A field is out of range.
+    """
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
+    crop: float = 224 / 256
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            low = 0.0 if name == "mean" else math.ulp(0.0)
+            if len(values) not in (1, 3) or not all(math.isfinite(x) and low <= x <= 255 for x in values):
+                raise CompressError(f"{name} must be 1 or 3 numbers, finite and positive, not {list(values)}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise CompressError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}")
+        if not 0 < self.crop <= 1:
+            raise CompressError(f"crop must be above 0 and at most 1, not {self.crop!r}")
+
+    def channels(self, count: int) -> list[tuple[float, float]]:
+        """Mean and deviation of each channel of an image."""
+        means, deviations = (
+            values if len(values) == count else (sum(values) / len(values),) * count for values in (self.mean, self.std)
+        )
+        return list(zip(means, deviations, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python values, for JSON."""
+        return {"mean": list(self.mean), "std": list(self.std), "interpolation": self.interpolation, "crop": self.crop}
 
 
 @dataclass
@@ -51,18 +114,30 @@ class ImageData:
     Parameters
     ----------
     images
-        uint8 ``[n, 3, rows, columns]``; or paths, which are decoded, resized and cropped when a batch is asked for.
+        uint8 ``[n, C, rows, columns]``, of 1 or 3 channels; or paths, which are decoded, resized and cropped when a
+        batch is asked for.
     labels
         int64 ``[n]``, from 0.
     size
         Rows and columns of an image.
+    names
+        Of the classes, by their labels; empty if there are none.
+    preprocessing
+        What is done to them.
+    channels
+        Of images of files: 3, or 1 for grey.
     """
 
     images: NDArray[np.uint8] | Sequence[Path]
     labels: NDArray[np.int64]
     size: int
+    names: tuple[str, ...] = ()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    channels: int = 3
 
     def __post_init__(self) -> None:
+        if isinstance(self.images, np.ndarray):
+            self.channels = self.images.shape[1]
         if len(self.images) != len(self.labels) or not len(self.labels):
             raise CompressError(f"data must have a label for each image, not {len(self.labels)} for {len(self.images)}")
         self._on_device: tuple[torch.device, Tensor, Tensor] | None = None
@@ -78,7 +153,7 @@ class ImageData:
     def batch(
         self, numbers: Tensor, device: torch.device, *, draws: Tensor | None = None, area: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Images and labels on a device: uint8 ``[b, 3, rows, columns]`` and int64 ``[b]``.
+        """Images and labels on a device: uint8 ``[b, C, rows, columns]`` and int64 ``[b]``.
 
         Images in memory go to the device once, all of them; numbers that are there already cost no transfer.
 
@@ -104,16 +179,56 @@ class ImageData:
             _, images, labels = self._on_device
             found = images[chosen]
             return found if draws is None else _resized(found, draws, area), labels[chosen]
-        paths, chosen = self.images, numbers.cpu()
+        paths, chosen, how = self.images, numbers.cpu(), (self.preprocessing, self.channels)
         crops = [None] * len(chosen) if draws is None else list(draws.cpu())
         with ThreadPoolExecutor() as pool:
             decoded = list(
-                pool.map(lambda number, crop: _decode(paths[number], self.size, crop, area), chosen.tolist(), crops)
+                pool.map(
+                    lambda number, crop: _decode(paths[number], self.size, *how, crop, area), chosen.tolist(), crops
+                )
             )
         return torch.from_numpy(np.stack(decoded)).to(device), torch.from_numpy(self.labels)[chosen].to(device)
 
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 images as floats, by the data's mean and deviation."""
+        values = images.float()
+        channels = self.preprocessing.channels(images.shape[1])
+        stacked = torch.stack([(values[:, i] / 255 - mean) / std for i, (mean, std) in enumerate(channels)], dim=1)
+        return stacked.contiguous(memory_format=torch.channels_last) if images.is_cuda else stacked
 
-def load_data(path: str | os.PathLike[str], split: str, *, size: int = 224) -> ImageData:
+    def first(self, count: int) -> ImageData:
+        """The first images alone."""
+        return dataclasses.replace(self, images=self.images[:count], labels=self.labels[:count])
+
+
+def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """A list of classes: a text file with the name of one in each line, in the order of their numbers.
+
+    Raises
+    ------
+    CompressError
+        The file cannot be read, is empty, or names a class twice.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise CompressError(f"cannot read classes {os.fspath(path)!r}: {error}") from error
+    names = tuple(name for line in lines if (name := line.strip()))
+    if not names or len(set(names)) < len(names):
+        twice = f"{max(names, key=names.count)!r} twice" if names else "none"
+        raise CompressError(f"classes {os.fspath(path)!r} must have one name in each line, not {twice}")
+    return names
+
+
+def load_data(
+    path: str | os.PathLike[str],
+    split: str,
+    *,
+    size: int = 224,
+    classes: Sequence[str] = (),
+    channels: int | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> ImageData:
     """One part of a data set.
 
     Parameters
@@ -123,33 +238,44 @@ def load_data(path: str | os.PathLike[str], split: str, *, size: int = 224) -> I
 
         - ``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz`` as their authors publish them. Of the first, whose
           parts are pickles, nothing but arrays and text is loaded.
-        - ``.npz`` with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``: uint8
-          ``[n, rows, columns, 3]``, square, and integers.
+        - ``.npz`` with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``: uint8, square, and
+          integers. Images are ``[n, rows, columns, 3]`` or ``[n, 3, rows, columns]``; grey ones
+          ``[n, rows, columns]``, or with a last or second axis of 1. Where both readings are possible, channels are
+          last.
         - A directory with ``train`` and ``test`` (or ``val``), a folder of images for each class in each; the classes
-          are numbered in alphabetical order. Images are resized, the shorter side to 256/224 of ``size``, and their
-          centre is cropped. Needs ``pillow``.
+          of both are those of ``train``, numbered in alphabetical order. Images are resized and their centre is
+          cropped (:class:`Preprocessing`). Needs ``pillow``.
     split
         One of :data:`SPLITS`.
     size
         Rows and columns of images of a directory.
+    classes
+        Names of the classes in the order of their numbers; by default those of the folders of ``train``.
+    channels
+        What the network reads: 3, to which grey images are repeated, or 1, to which those of files are made grey. By
+        default the data's own.
+    preprocessing
+        What is done to images; by default :class:`Preprocessing`'s own values.
 
     Raises
     ------
     CompressError
-        The path is none of these, what it holds is not as described, or an archive is larger unpacked than
-        :data:`MAX_ARCHIVE` or :func:`sw.format.npz.check_unpacked` allows.
+        A folder has no name of a class. The path is none of these, what it holds is not as described, or an archive is
+        larger unpacked than :data:`MAX_ARCHIVE` or :func:`sw.format.npz.check_unpacked` allows.
     """
     if split not in SPLITS:
         raise CompressError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
-    path = Path(path)
+    path, given = Path(path), preprocessing or Preprocessing()
     try:
         if path.is_dir():
-            return _folder(path, split, size)
-        if path.suffix == ".npz":
-            arrays = read_npz(path, (f"{split}_images", f"{split}_labels"))
-            return _array_data(arrays[f"{split}_images"].transpose(0, 3, 1, 2), arrays[f"{split}_labels"])
-        if path.name.endswith((".tar.gz", ".tgz")):
-            return _cifar_archive(path, split)
+            data = _folder(path, split, size, tuple(classes))
+            return dataclasses.replace(data, preprocessing=given, channels=channels or 3)
+        if path.suffix == ".npz" or path.name.endswith((".tar.gz", ".tgz")):
+            images, labels = _npz(path, split) if path.suffix == ".npz" else _cifar_archive(path, split)
+            if classes and labels.max(initial=0) >= len(classes):
+                raise CompressError(f"classes must name all {labels.max() + 1} of {str(path)!r}, not {len(classes)}")
+            images = _with_channels(path, images, channels)
+            return ImageData(images, labels, images.shape[2], tuple(classes), given)
     except CompressError:
         raise
     except Exception as error:  # readers of archives and pickles let errors of every kind out of damaged ones
@@ -158,12 +284,50 @@ def load_data(path: str | os.PathLike[str], split: str, *, size: int = 224) -> I
     raise CompressError(f"data must be a directory, a .npz or a .tar.gz, not {str(path)!r}")
 
 
-def _array_data(images: NDArray[Any], labels: NDArray[Any]) -> ImageData:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-        raise CompressError(f"images must be square uint8 RGB, not {images.dtype.name} {list(images.shape)}")
+def _npz(path: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    keys = [f"{split}_images", f"{split}_labels"]
+    with np.load(path, allow_pickle=False) as arrays:
+        if missing := [key for key in keys if key not in arrays]:
+            raise CompressError(
+                f"{str(path)!r} must hold {' and '.join(missing)}; it has {', '.join(arrays) or 'nothing'}"
+            )
+        images, labels = (arrays[key] for key in keys)
+    shape, (rows, columns) = list(images.shape), images.shape[1:3] if images.ndim > 2 else (0, 0)
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and images.shape[3] in (1, 3):
+        images = images.transpose(0, 3, 1, 2)
+    elif images.ndim == 4 and images.shape[1] in (1, 3):
+        rows, columns = images.shape[2:]
+    else:
+        raise CompressError(
+            f"{keys[0]} of {str(path)!r} must be [n, rows, columns, 3], [n, 3, rows, columns] or, grey,"
+            f" [n, rows, columns], not {shape}"
+        )
+    if images.dtype != np.uint8:
+        raise CompressError(f"{keys[0]} of {str(path)!r} must be uint8, 0..255, not {images.dtype.name}")
+    if rows != columns:
+        raise CompressError(f"{keys[0]} of {str(path)!r} must be square, not {rows} x {columns} pixels")
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
-        raise CompressError(f"labels must be integers from 0, not {labels.dtype.name} {list(labels.shape)}")
-    return ImageData(np.ascontiguousarray(images), labels.astype(np.int64), images.shape[2])
+        raise CompressError(
+            f"{keys[1]} of {str(path)!r} must be integers from 0, one for each image, not {labels.dtype.name}"
+            f" {list(labels.shape)}"
+        )
+    return np.ascontiguousarray(images), labels.astype(np.int64)
+
+
+def _with_channels(path: Path, images: NDArray[np.uint8], channels: int | None) -> NDArray[np.uint8]:
+    """Images as the network reads them: grey ones repeated."""
+    found = images.shape[1]
+    if channels in (None, found):
+        return images
+    if found == 1 and channels == 3:
+        return np.repeat(images, 3, axis=1)
+    colour = {1: "grey images (1 channel)", 3: "colour images (3 channels)"}
+    raise CompressError(
+        f"the network reads {colour.get(channels or 0, f'images of {channels} channels')}, and {str(path)!r} has"
+        f" {colour[found]}"
+    )
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -195,7 +359,7 @@ def _tar_stream(file: _Counted) -> tarfile.TarFile:
     return tarfile.open(mode="r|", fileobj=file)  # type: ignore[call-overload,no-any-return]
 
 
-def _cifar_archive(path: Path, split: str) -> ImageData:
+def _cifar_archive(path: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     wanted = ("data_batch",) if split == "train" else ("test_batch",)
     images, labels = [], []
     batches: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
@@ -220,21 +384,37 @@ def _cifar_archive(path: Path, split: str) -> ImageData:
     for name in sorted(batches):
         images.append(batches[name][0])
         labels.append(batches[name][1].astype(np.int64))
-    return _array_data(np.concatenate(images).reshape(-1, 3, 32, 32), np.concatenate(labels))
+    return np.ascontiguousarray(np.concatenate(images).reshape(-1, 3, 32, 32)), np.concatenate(labels)
 
 
-def _folder(path: Path, split: str, size: int) -> ImageData:
-    names = ("train",) if split == "train" else ("test", "val")
-    root = next((path / name for name in names if (path / name).is_dir()), None)
+def _folder(path: Path, split: str, size: int, classes: tuple[str, ...]) -> ImageData:
+    names = {"train": ("train",), "test": ("test", "val")}
+    roots = {
+        each: next((path / name for name in folders if (path / name).is_dir()), None) for each, folders in names.items()
+    }
+    root = roots[split]
     if root is None:
-        raise CompressError(f"{str(path)!r} must hold a directory {' or '.join(names)}")
+        raise CompressError(f"{str(path)!r} must hold a directory {' or '.join(names[split])}")
+    if not classes:
+        if roots["train"] is None:
+            raise CompressError(
+                f"{str(path)!r} must hold a directory train, whose folders are the classes, or a list of them be given"
+            )
+        classes = tuple(folder.name for folder in _folders(roots["train"]))
     paths: list[Path] = []
     labels: list[int] = []
-    for label, folder in enumerate(sorted(entry for entry in root.iterdir() if entry.is_dir())):
+    for folder in _folders(root):
+        if folder.name not in classes:
+            whose = "the list of classes" if roots["train"] is root else "training"
+            raise CompressError(f"{whose} must have the class {folder.name!r}, which {str(root)!r} has a folder of")
         found = sorted(file for file in folder.iterdir() if file.suffix.lower() in _IMAGE_SUFFIXES)
         paths += found
-        labels += [label] * len(found)
-    return ImageData(paths, np.array(labels, np.int64), size)
+        labels += [classes.index(folder.name)] * len(found)
+    return ImageData(paths, np.array(labels, np.int64), size, classes)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def crop_boxes(draws: Tensor, area: float, width: int, height: int) -> Tensor:
@@ -271,22 +451,26 @@ def _resized(images: Tensor, draws: Tensor, area: float) -> Tensor:
     return sampled.round().to(torch.uint8)
 
 
-def _decode(path: Path, size: int, crop: Tensor | None = None, area: float = 1.0) -> NDArray[np.uint8]:
+def _decode(
+    path: Path, size: int, how: Preprocessing, channels: int, crop: Tensor | None = None, area: float = 1.0
+) -> NDArray[np.uint8]:
     from PIL import Image
 
+    method = Image.Resampling[how.interpolation.upper()]
     with Image.open(path) as image:
+        converted = image.convert("L" if channels == 1 else "RGB")
         if crop is not None:
             (box,) = crop_boxes(crop[None], area, *image.size).tolist()
-            cropped = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, tuple(box))
-            return np.asarray(cropped).transpose(2, 0, 1)
-        short = round(size * 256 / 224)
-        factor = short / min(image.size)
-        resized = image.convert("RGB").resize(
-            (max(short, round(image.width * factor)), max(short, round(image.height * factor))),
-            Image.Resampling.BILINEAR,
-        )
-        left, top = (resized.width - size) // 2, (resized.height - size) // 2
-        return np.asarray(resized.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
+            pixels = np.asarray(converted.resize((size, size), method, tuple(box)))
+        else:
+            short = round(size / how.crop)
+            factor = short / min(image.size)
+            resized = converted.resize(
+                (max(short, round(image.width * factor)), max(short, round(image.height * factor))), method
+            )
+            left, top = (resized.width - size) // 2, (resized.height - size) // 2
+            pixels = np.asarray(resized.crop((left, top, left + size, top + size)))
+        return pixels.reshape(size, size, channels).transpose(2, 0, 1)
 
 
 def mosaics(directory: str | os.PathLike[str], *, progress: bool = True) -> dict[str, NDArray[Any]]:

@@ -8,7 +8,6 @@ each addition with its activation, and after average pooling. Others can train w
 
 from __future__ import annotations
 
-import dataclasses
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -17,13 +16,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from sw.compress.frontend import PadShortcut, raise_network
+from sw.compress.frontend import PadShortcut, example_images, raise_network
 from sw.compress.methods import CompressError
 from sw.compress.network import module_sources
 from sw.compress.split import replace_module
 from sw.compress.training.decoders import WeightDecoder
 from sw.compress.training.layers import (
-    Decoded,
     DecodedConv2d,
     DecodedLinear,
     DecodedModule,
@@ -81,7 +79,7 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def trace(model: nn.Module, images: Tensor) -> fx.GraphModule:
+def trace(model: nn.Module, images: Tensor | None = None) -> fx.GraphModule:
     """The graph of a network (:func:`sw.compress.frontend.raise_network`), with its decoded layers if it has any.
 
     Parameters
@@ -89,7 +87,8 @@ def trace(model: nn.Module, images: Tensor) -> fx.GraphModule:
     model
         In floats, or with decoded layers (:func:`sw.compress.training.modules.convert`), which the graph shares.
     images
-        Normalised floats ``[batch, C, rows, columns]`` that it takes.
+        Normalised floats ``[batch, C, rows, columns]`` that it takes. Without, square ones are tried
+        (:func:`sw.compress.frontend.example_images`).
 
     Raises
     ------
@@ -99,7 +98,7 @@ def trace(model: nn.Module, images: Tensor) -> fx.GraphModule:
     return _traced(model, images, None)
 
 
-def integer_graph(model: nn.Module, images: Tensor) -> fx.GraphModule:
+def integer_graph(model: nn.Module, images: Tensor | None = None) -> fx.GraphModule:
     """As :func:`trace`, of operations that all have an integer form.
 
     Raises
@@ -110,38 +109,40 @@ def integer_graph(model: nn.Module, images: Tensor) -> fx.GraphModule:
     return _traced(model, images, operation)
 
 
-def _traced(model: nn.Module, images: Tensor, check: Callable[[nn.Module, fx.Node], object] | None) -> fx.GraphModule:
-    if isinstance(model, fx.GraphModule) and model.meta.get("raised"):
+def _traced(
+    model: nn.Module, images: Tensor | None, check: Callable[[nn.Module, fx.Node], object] | None
+) -> fx.GraphModule:
+    if isinstance(model, fx.GraphModule) and "weights" in model.meta:
         return model
+    if images is None:
+        images = example_images(model)
     layers = list(decoded_layers(model))
     if not layers:
         return raise_network(model, images, check=check)
-    stand_ins: dict[int, str] = {}
-    decoders: list[tuple[Decoded, WeightDecoder]] = []
-    weights: dict[int, _Weight] = {}
+    decoders = [layer.decoder for _, layer in layers]
+    weights: dict[str, _Weight] = {}
+    stand_ins = {decoder: _Weight(decoder) for decoder in decoders}
     try:
         for name, layer in layers:
-            decoder = layer.decoder
-            weight = weights.setdefault(id(decoder), _Weight(decoder))
-            decoders.append((layer, decoder))
-            layer.decoder = weight  # type: ignore[assignment]
-            stand_ins[id(weight.weight)] = name
-        graph = raise_network(model, images, names=stand_ins, check=check)
+            layer.decoder = stand_ins[layer.decoder]  # type: ignore[assignment]
+            weights[f"{name}.decoder.weight"] = stand_ins[decoders[len(weights)]]
+        names = {f"{name}.layer": name for name, layer in layers if isinstance(layer, DecodedModule)}
+        graph = raise_network(model, images, names=names, check=check)
     finally:
-        for layer, decoder in decoders:
+        for (_, layer), decoder in zip(layers, decoders, strict=True):
             layer.decoder = decoder
-    by_weight = {id(weights[id(decoder)].weight): (layer, decoder) for layer, decoder in reversed(decoders)}
-    for name, module in list(graph.named_modules()):
-        if isinstance(module, nn.Conv2d | nn.Linear) and id(module.weight) in by_weight:
-            layer, decoder = by_weight[id(module.weight)]
-            own = dict(layers).get(name)
-            (source,) = module_sources(module)
-            source = dataclasses.replace(source, name=name)
-            same = own is not None and not isinstance(own, DecodedModule) and own.decoder is decoder
-            if same and all(getattr(own, field) == getattr(source, field) for field in _GEOMETRY):
-                replace_module(graph, module, cast(nn.Module, own))
-            else:
-                replace_layer(graph, source, decoder)
+    own = dict(layers)
+    for source in module_sources(graph):
+        module = graph.get_submodule(source.name)
+        stand_in = weights.get(graph.meta["weights"][source.name][0])
+        if stand_in is None or not torch.equal(module.weight.flatten(), stand_in.weight.flatten()):  # type: ignore[operator, union-attr]
+            raise CompressError(f"layer {source.name!r} must have the weight of a layer that was compressed, as it is")
+        layer = own.get(source.name)
+        plain = isinstance(layer, DecodedConv2d | DecodedLinear) and layer.decoder is stand_in.decoder
+        if plain and all(getattr(layer, name) == getattr(source, name) for name in _GEOMETRY):
+            replace_module(graph, module, cast(nn.Module, layer))
+        else:
+            replace_layer(graph, source, stand_in.decoder)
     return graph
 
 
@@ -151,8 +152,12 @@ _GEOMETRY = ("stride", "padding", "dilation", "groups")
 class _Weight(nn.Module):
     """Stands for a decoder whose weight does not change, while a network is traced."""
 
+    decoder: WeightDecoder
+
     def __init__(self, decoder: WeightDecoder) -> None:
         super().__init__()
+        # Not a child of it.
+        self.__dict__["decoder"] = decoder
         training = decoder.training
         with torch.no_grad():
             self.weight = nn.Parameter(decoder.eval()().detach().clone())
@@ -231,7 +236,7 @@ _QUANTISED = ("input", "layer", "add", "average")
 _FOLLOWERS = ("norm", "relu", "relu6", "same")
 
 
-def quantise_activations(model: nn.Module, images: Tensor) -> fx.GraphModule:
+def quantise_activations(model: nn.Module, images: Tensor | None = None) -> fx.GraphModule:
     """Put an :class:`ActivationQuantiser` wherever the accelerator makes int8. The output stays as it is.
 
     Parameters

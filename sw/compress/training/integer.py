@@ -28,7 +28,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from sw.compress.methods import CompressError
-from sw.compress.training.graph import arguments, operation
+from sw.compress.training.graph import arguments, operation, place
 from sw.compress.training.layers import DecodedConv2d, DecodedLinear, compressed_layers
 from sw.compress.training.operations import ADD_BITS, check_input_scale, check_operations, pooled_size
 from sw.compress.training.quant import ActivationQuantiser, integers
@@ -257,7 +257,7 @@ class _Exporter:
 
     def value(self, node: Any, reader: fx.Node) -> tuple[int, float]:
         if node not in self.done:
-            raise CompressError(f"operation {reader.format_node()!r} must read int8, but no quantiser comes before it")
+            raise CompressError(f"{place(reader)} must read int8, but no quantiser comes before it")
         return self.done[node]
 
     def add_node(self, node: fx.Node) -> None:
@@ -280,7 +280,7 @@ class _Exporter:
             assert isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)
             before = self.pending.get(source)
             if before is None or before.op["op"] != "layer" or before.low > -math.inf or before.high < math.inf:
-                raise CompressError(f"operation {node.format_node()!r}: batch norm must follow a layer directly")
+                raise CompressError(f"{place(node)}: batch norm must follow a layer directly")
             self.pending[node] = _fold(before, module)
         elif kind in ("relu", "relu6"):
             high = 6.0 if kind == "relu6" else math.inf
@@ -309,7 +309,7 @@ class _Exporter:
             assert isinstance(module, ActivationQuantiser)
             self.finish(node, self.pending[source], float(module.step()))
         elif kind == "quantise":
-            raise CompressError(f"operation {node.format_node()!r} must follow a layer, an addition or pooling")
+            raise CompressError(f"{place(node)} must follow a layer, an addition or pooling")
         elif kind == "output":
             self.finish_logits(source, node)
         else:
@@ -321,7 +321,7 @@ class _Exporter:
         if kind == "maximum":
             given = arguments(self.graph, node, kind)
             if given["dilation"] not in (1, (1, 1), [1, 1]) or given["return_indices"]:
-                raise CompressError(f"operation {node.format_node()!r}: must have dilation 1 and give no indices")
+                raise CompressError(f"{place(node)}: must have dilation 1 and give no indices")
             window, sizes = self.window(given), self.sizes
             return window if self.pooled(source, window) == sizes[node.name][2:] else window | {"ceil": True}
         if kind == "pad":
@@ -329,9 +329,7 @@ class _Exporter:
             padding = given["padding"]
             padding = [padding] * 4 if isinstance(padding, int) else [*padding, 0, 0][: max(4, len(padding))]
             if given["mode"] != "constant" or given["value"] or len(padding) > 4 or min(padding) < 0:
-                raise CompressError(
-                    f"operation {node.format_node()!r}: must add zeros to rows and columns alone, and take none away"
-                )
+                raise CompressError(f"{place(node)}: must add zeros to rows and columns alone, and take none away")
             left, right, top, bottom = padding
             return {"padding": [top, bottom, left, right]}
         if kind == "shortcut":
@@ -352,7 +350,7 @@ class _Exporter:
     def average(self, node: fx.Node, source: fx.Node) -> tuple[dict[str, Any], float]:
         """The window of average pooling, none if it is the whole map, and what its sum is divided by."""
         size, result = self.sizes[source.name][2:], self.sizes[node.name][2:]
-        where = f"operation {node.format_node()!r}"
+        where = place(node)
         module = self.graph.get_submodule(str(node.target)) if node.op == "call_module" else None
         divisor = None
         if isinstance(module, nn.AdaptiveAvgPool2d) or node.target is functional.adaptive_avg_pool2d:
@@ -404,8 +402,7 @@ class _Exporter:
         before = self.pending.get(source)
         if before is None or before.op["op"] != "layer" or len(before.gain) != 1 or before.low > -math.inf:
             raise CompressError(
-                f"operation {getattr(source, 'name', source)!r}: the last operation must be a layer with one scale, "
-                "without batch norm or activation"
+                f"{place(source)}: the last operation must be a layer with one scale, without batch norm or activation"
             )
         layer = self.layers[before.op["layer"]]
         K = layer.shape[0]

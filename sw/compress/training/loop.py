@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
-from sw.compress.training.data import IMAGENET_MEAN, IMAGENET_STD, ImageData
+from sw.compress.training.data import ImageData
 from sw.format.npz import check_unpacked
 from sw.compress.training.decoders import CodebookDecoder, SignBits
 
@@ -70,10 +70,13 @@ class TrainConfig:
     label_smoothing
         Of the cross entropy.
     crop
-        Pixels by which training images are shifted at most, each way; they are also mirrored at random. 0: neither.
+        Pixels by which training images are shifted at most, each way. 0: none.
     area
         Least share of its area, 0..1, that a random crop of a training image takes, which is resized to the whole
-        (:func:`sw.compress.training.data.crop_boxes`; usual for ImageNet: 0.08). Images are mirrored, too. 0: none.
+        (:func:`sw.compress.training.data.crop_boxes`; usual for ImageNet: 0.08). 0: none.
+    mirror
+        Mirror training images at random: not where left and right matter, as in digits. None: where they are shifted
+        or cropped.
     erase
         Rows and columns of a square that is greyed out at a random place of each training image; 0 for none.
     distort
@@ -107,6 +110,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     crop: int = 4
     area: float = 0.0
+    mirror: bool | None = None
     erase: int = 0
     distort: float = 0.0
     mix: float = 0.0
@@ -132,6 +136,11 @@ class TrainConfig:
             if getattr(self, name) > 1:
                 raise CompressError(f"{name} must be in 0..1, not {getattr(self, name)!r}")
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether training images are mirrored."""
+        return bool(self.crop or self.area) if self.mirror is None else self.mirror
+
     def steps(self, images: int) -> int:
         """Steps of the whole training on that many images."""
         return self.epochs * (images // self.batch)
@@ -155,12 +164,7 @@ def deterministic() -> None:
 
 def normalise(images: Tensor) -> Tensor:
     """uint8 images as floats with ImageNet's mean 0 and deviation 1."""
-    values = images.float()
-    channels = [
-        (values[:, i] / 255 - mean) / std for i, (mean, std) in enumerate(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
-    ]
-    stacked = torch.stack(channels, dim=1)
-    return stacked.contiguous(memory_format=torch.channels_last) if images.is_cuda else stacked
+    return ImageData(np.zeros((1, images.shape[1], 1, 1), np.uint8), np.zeros(1, np.int64), 1).normalise(images)
 
 
 # Columns of an epoch's random numbers: shifts, mirror, place to grey out; whole numbers.
@@ -206,8 +210,9 @@ def _augment(images: Tensor, config: TrainConfig, draws: Tensor) -> Tensor:
     size = images.shape[2]
     top, left, mirror, row, column = draws[:, :_WHOLE].long().T
     span = torch.arange(size, device=images.device)
-    if config.crop or config.area:
+    if config.crop or config.area or config.mirror:
         rows = (top - config.crop)[:, None] + span
+        mirror = mirror if config.mirrors else torch.zeros_like(mirror)
         columns = (left - config.crop)[:, None] + torch.where(mirror[:, None] == 1, size - 1 - span, span)
         inside = ((rows >= 0) & (rows < size))[:, None, :, None] & ((columns >= 0) & (columns < size))[:, None, None, :]
         numbers = torch.arange(len(images), device=images.device)[:, None, None]
@@ -284,8 +289,10 @@ class _Step:
         config: TrainConfig,
         device: torch.device,
         capture: bool,
+        normalise: Callable[[Tensor], Tensor],
     ) -> None:
         self.network, self.optimiser, self.config, self.device = network, optimiser, config, device
+        self.normalise = normalise
         self.stream = torch.cuda.Stream(device) if capture else None  # type: ignore[no-untyped-call]
         self.graph: torch.cuda.CUDAGraph | None = None
         self.done = 0
@@ -323,7 +330,7 @@ class _Step:
 
     def _work(self, images: Tensor, labels: Tensor, draws: Tensor) -> None:
         config = self.config
-        inputs = normalise(_augment(images, config, draws))
+        inputs = self.normalise(_augment(images, config, draws))
         own = None
         if config.mix:
             inputs, own = _mixed(inputs, config.mix, draws[:, _MIX])
@@ -436,7 +443,8 @@ def fit(
         network = nn.parallel.DistributedDataParallel(
             model, device_ids=[device.index] if device.type == "cuda" else None
         )
-    advance = _Step(network, optimiser, config, device, capture and device.type == "cuda" and not distributed)
+    captured = capture and device.type == "cuda" and not distributed
+    advance = _Step(network, optimiser, config, device, captured, data.normalise)
     advance.running += running
     share = config.batch // world
     per_epoch = len(data) // config.batch
@@ -506,7 +514,7 @@ def images_of(
     count = len(data) if limit is None else min(limit, len(data))
     for first in range(0, count, batch):
         images, labels = data.batch(torch.arange(first, min(first + batch, count)), torch.device(device))
-        yield normalise(images), labels
+        yield data.normalise(images), labels
 
 
 def training_images(
@@ -523,7 +531,7 @@ def training_images(
         own = draws[first : first + batch]
         crops = own[:, _CROP] if config.area else None
         images, _ = data.batch(torch.arange(first, first + len(own)), device, draws=crops, area=config.area)
-        yield normalise(_augment(images, config, own))
+        yield data.normalise(_augment(images, config, own))
 
 
 @torch.no_grad()

@@ -123,7 +123,8 @@ def convert(
     progress
         Show a bar on standard error.
     images
-        Normalised floats that the network takes: ``pqf`` must know which layers follow each other.
+        Normalised floats that the network takes, for ``pqf``, which must know the layers that follow each other.
+        Without, as in :func:`sw.compress.training.graph.trace`.
     order
         Names of layers in the order in which they are compressed; the others come behind. It decides where a codebook
         of several layers starts from. By default the network's.

@@ -12,11 +12,10 @@ from collections.abc import Collection
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from sw.compress.grouping import GroupingError
-from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
 from sw.compress.training.graph import trace
 
@@ -115,7 +114,7 @@ def permute_network(
     model
         With ``Conv2d`` layers; a graph (:func:`sw.compress.training.graph.trace`) or what it can be made of.
     images
-        Normalised floats that it takes; not needed for a graph.
+        As for :func:`sw.compress.training.graph.trace`.
     d, swaps, seed
         As in :func:`channel_order`. Convolutions whose channels d does not divide are left alone.
     layers
@@ -131,11 +130,9 @@ def permute_network(
     Raises
     ------
     CompressError
-        The network cannot be traced, or there are no images to trace it with.
+        The network cannot be traced.
     """
-    if images is None and not isinstance(model, fx.GraphModule):
-        raise CompressError("method pqf must know which layers follow each other: it needs images of the network's")
-    graph = trace(model, torch.empty(0) if images is None else images)
+    graph = trace(model, images)
     modules = dict(graph.named_modules())
     # Channels that other layers see, too, through one weight or norm, stay.
     called = [modules[str(node.target)] for node in graph.graph.nodes if node.op == "call_module"]

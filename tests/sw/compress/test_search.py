@@ -19,7 +19,8 @@ from torch import nn
 from sw.compress.__main__ import main
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers
 from sw.compress.network import compress_network, module_sources
-from sw.compress.search import Plan, choose, loss_sensitivity, plan_json, read_rules, search
+from sw.compress.rules import read_rules
+from sw.compress.search import Plan, choose, loss_sensitivity, plan_json, search
 from sw.compress.training.modules import compressed_layers, convert
 from sw.format.container import read_container, write_container
 

@@ -15,16 +15,15 @@ from torch import Tensor, nn
 
 from demo.networks import DeiT
 from sw.compress.__main__ import main as compress_main
+from sw.compress.commands.finetune import DEFAULTS, main
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.network import module_sources
 from sw.compress.split import split_modules
 from sw.compress.training import finetune as module
 from sw.compress.training.data import load_data
 from sw.compress.training.finetune import (
-    DEFAULTS,
     Finetuning,
     finetune,
-    main,
     method_rules,
     prepare,
     to_integers,

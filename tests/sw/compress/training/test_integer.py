@@ -69,7 +69,7 @@ def network() -> nn.Sequential:
 def quantised(images: Tensor) -> torch.fx.GraphModule:
     model = network()
     convert(model, [("stem", Recipe("int8")), ("*.conv*", Recipe("msvq", 8, 16, 4, 16))], progress=False)
-    graph = quantise_activations(model)
+    graph = quantise_activations(model, images)
     recalibrate_batch_norm(graph, [images])
     calibrate(graph, images)
     return graph.eval()
@@ -84,7 +84,7 @@ def test_quantisers_change_nothing_before_calibration(images: Tensor) -> None:
     model = network().eval()
     convert(model, [], progress=False)
     expected = model(images)
-    graph = quantise_activations(model).eval()
+    graph = quantise_activations(model, images).eval()
     assert torch.equal(graph(images), expected)
     # Input, stem, two layers and an addition a block, the convolution of a shortcut, depthwise, average.
     assert sum(isinstance(module, ActivationQuantiser) for module in graph.modules()) == 2 + 3 * 3 + 1 + 2
@@ -182,7 +182,7 @@ def test_networks_without_integer_form(layers: list[nn.Module], message: str) ->
     convert(model, [], progress=False)
     size = 4 if "dilation" in message else 2
     with pytest.raises(CompressError, match=message):  # noqa: PT012
-        graph = quantise_activations(model)
+        graph = quantise_activations(model, torch.randn(2, 3, size, size))
         calibrate(graph, torch.randn(2, 3, size, size))
         export_integers(graph, (3, size, size))
 
@@ -224,7 +224,7 @@ def test_an_activation_of_the_input_itself(images: Tensor, activation: type[nn.M
     model = nn.Sequential(activation(), nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model.append(nn.Linear(16, 4))
     convert(model, [], progress=False)
-    graph = quantise_activations(model).eval()
+    graph = quantise_activations(model, images).eval()
     calibrate(graph, images)
     exported = export_integers(graph, (3, SIZE, SIZE))
     logits = exported.run(exported.quantise(images)).double()

@@ -161,7 +161,9 @@ def test_step_that_cannot_be_recorded(
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
     monkeypatch.setattr(torch.cuda, "graph", graph)
     network, images, config = model(), data(8), TrainConfig(1, 8, crop=0)
-    step = _Step(network, _optimiser(network, config, torch.device("cpu")), config, torch.device("cpu"), False)
+    step = _Step(
+        network, _optimiser(network, config, torch.device("cpu")), config, torch.device("cpu"), False, normalise
+    )
     step.stream, step.done = object(), step.usual_steps  # type: ignore[assignment]
     batch = torch.from_numpy(images.images), torch.from_numpy(images.labels), torch.zeros(8, 5)
     with pytest.raises(raised, match=message):

@@ -13,7 +13,7 @@ from torch import nn
 
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer
 from sw.compress.network import compress_network, module_sources
-from sw.compress.training import permutation
+from sw.compress.training import modules
 from sw.compress.training.dkm import DkmDecoder
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs
 from sw.compress.training.modules import (
@@ -288,7 +288,7 @@ def test_permutation_of_convert_keeps_what_the_network_computes() -> None:
         return names
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(permutation, "permute_network", noted)
+        patch.setattr(modules, "permute_network", noted)
         convert(permuted, [("first", Recipe("pqf", 16, 8, 0, 0))], progress=False)
     assert names == ["first"]
     convert(plain, [("first", Recipe("vq", 16, 8, 0, 0))], progress=False)

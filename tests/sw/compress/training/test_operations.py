@@ -279,19 +279,26 @@ class Twice(nn.Module):
         return self.classify(self.conv(self.conv(values).relu()).relu().flatten(1))
 
 
-def test_a_layer_used_twice_has_no_integer_form() -> None:
-    model = Twice()
+def test_a_layer_used_twice_is_two_layers_of_one_weight() -> None:
+    torch.manual_seed(0)
+    model, images = Twice().eval(), torch.randn(8, 3, 2, 2)
+    expected = model(images)
     convert(model, [], progress=False)
-    graph = quantise_activations(model)
-    calibrate(graph, torch.randn(2, 3, 2, 2))
-    with pytest.raises(CompressError, match="layer 'conv' must be used once: it has one requantisation"):
-        export_integers(graph, (3, 2, 2))
+    graph = quantise_activations(model, images)
+    calibrate(graph, images)
+    exported = export_integers(graph, (3, 2, 2))
+    first, second = exported.layers["conv"], exported.layers["conv_call2"]
+    assert np.array_equal(first.integer_weights(), second.integer_weights())
+    assert not np.array_equal(first.requantisation.multiplier, second.requantisation.multiplier)
+    logits = exported.run(exported.quantise(images)).double()
+    ratio = (expected * logits).sum() / (logits**2).sum()
+    assert (logits * ratio - expected).norm() / expected.norm() < 0.03
 
 
 def test_exported_networks_say_the_shape_of_their_images() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
     convert(model, [], progress=False)
-    graph = quantise_activations(model)
+    graph = quantise_activations(model, torch.randn(2, 3, 6, 6))
     calibrate(graph, torch.randn(2, 3, 6, 6))
     exported = export_integers(graph, (3, 6, 6))
     assert exported.operations[0] == {"op": "input", "shape": [3, 6, 6]}

@@ -63,6 +63,6 @@ def test_network_computes_the_same() -> None:
     images = torch.randn(2, 3, 5, 5)
     expected, before = model.eval()(images), model[1].conv1.weight.detach().clone()
     # The stem and the second convolution of the block write the residual stream; the last feeds nothing.
-    assert permute_network(model, 8, swaps=200) == ["1.conv1", "2"]
+    assert permute_network(model, 8, images=images, swaps=200) == ["1.conv1", "2"]
     assert not torch.equal(model[1].conv1.weight, before)
     torch.testing.assert_close(model(images), expected)

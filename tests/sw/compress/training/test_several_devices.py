@@ -15,10 +15,11 @@ import torch
 
 from demo.networks import DeiT
 from experiments.models import build
+from sw.compress.commands.finetune import main
 from sw.compress.kmeans import kmeans_layers
 from sw.compress.methods import Recipe
 from sw.compress.training.data import ImageData
-from sw.compress.training.finetune import Finetuning, finetune, main
+from sw.compress.training.finetune import Finetuning, finetune
 from sw.compress.training.freezing import Freezing
 from sw.compress.training.integer import read_network
 from sw.compress.training.loop import TrainConfig
