@@ -1,6 +1,6 @@
 """``python -m sw.compress``: compress a network into a container, or run the ablation of MVQ table 3 on its weights.
 
-``finetune`` and ``search`` as first argument are commands of their own.
+``check``, ``finetune`` and ``search`` as first argument are commands of their own.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from sw.compress.commands.finetune import main as finetune
 
         return finetune(given[1:])
+    if given[:1] == ["check"]:
+        from sw.compress.commands.check import main as check
+
+        return check(given[1:])
     if given[:1] == ["search"]:
         from sw.compress.commands.search import main as search
 
@@ -53,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sw.compress",
         description="Compress a network into a container without training, or run the ablation of MVQ table 3.",
-        epilog="python -m sw.compress finetune -h: compress and train. python -m sw.compress search -h: find a recipe"
+        epilog="python -m sw.compress check -h: what becomes of a network, and what is refused."
+        " python -m sw.compress finetune -h: compress and train. python -m sw.compress search -h: find a recipe"
         " for each layer within a number of bytes.",
     )
     source = parser.add_mutually_exclusive_group(required=True)

@@ -14,7 +14,7 @@ from sw.compress.methods import CompressError, LayerSource
 from sw.compress.network import module_sources, state_dict_sources
 from sw.compress.split import split_modules
 
-__all__ = ["MODELS", "checkpoint_sources", "load_model", "model_sources", "read_state_dict"]
+__all__ = ["MODELS", "checkpoint_sources", "load_model", "model_preprocessing", "model_sources", "read_state_dict"]
 
 #: Networks that :func:`load_model` knows by name.
 MODELS = ("efficientnet-lite0",)
@@ -72,6 +72,35 @@ def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
             ) from None
     split_modules(model)
     return model.float().eval()
+
+
+def model_preprocessing(name: str, model: torch.nn.Module) -> dict[str, Any]:
+    """What a network of :func:`load_model` was trained on, as far as its package says.
+
+    Returns
+    -------
+    dict
+        Fields of :class:`sw.compress.training.data.Preprocessing`.
+    """
+    if name == "efficientnet-lite0":
+        # Its package: (pixel - 127) / 128, bicubic.
+        return {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "interpolation": "bicubic", "crop": 0.875}
+    package, _, entry = name.partition(":")
+    if package == "timm":
+        config = getattr(model, "pretrained_cfg", None) or {}
+        names = {"mean": "mean", "std": "std", "interpolation": "interpolation", "crop_pct": "crop"}
+        found = {ours: config[theirs] for theirs, ours in names.items() if config.get(theirs) is not None}
+        return {field: tuple(value) if isinstance(value, list | tuple) else value for field, value in found.items()}
+    if package == "torchvision":
+        weights = importlib.import_module("torchvision.models").get_model_weights(entry).DEFAULT
+        how = weights.transforms()
+        return {
+            "mean": tuple(how.mean),
+            "std": tuple(how.std),
+            "interpolation": how.interpolation.value,
+            "crop": how.crop_size[0] / how.resize_size[0],
+        }
+    return {}
 
 
 def _published(name: str, package: str, entry: str, pretrained: bool) -> torch.nn.Module:

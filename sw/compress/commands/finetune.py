@@ -19,29 +19,18 @@ import numpy as np
 import torch
 
 from sw.command_line import exit_status
-from sw.compress.methods import RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, check_keep
+from sw.compress.commands.options import add_data_options, add_recipe_options, load_split, rules_of
+from sw.compress.methods import CompressError, LayerSource
 from sw.compress.network import module_sources
-from sw.compress.pruning import parse_nm
-from sw.compress.rules import read_rules
 from sw.compress.sources import load_model
-from sw.compress.training.data import SPLITS, ImageData, load_data
-from sw.compress.training.finetune import Finetuned, Finetuning, distributed, finetune, job_settings, method_rules
+from sw.compress.training.data import SPLITS
+from sw.compress.training.finetune import Finetuned, Finetuning, distributed, finetune, job_settings
 from sw.compress.training.freezing import VALUES, Freezing
 from sw.compress.training.loop import TrainConfig
 from sw.compress.training.sparse import SCHEMES
 from sw.format.output import staged
 
-__all__ = ["DEFAULTS", "main"]
-
-#: k, d, N and M of each method where none are given: those of the papers' ablations, and DKM and PQF as plain VQ.
-DEFAULTS: dict[str, tuple[int, int, int, int]] = {
-    "mvq": (512, 16, 4, 16),
-    "msvq": (32, 16, 4, 16),
-    "ssvq": (16, 8, 0, 0),
-    "vq": (1024, 8, 0, 0),
-    "pqf": (1024, 8, 0, 0),
-    "dkm": (1024, 8, 0, 0),
-}
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,12 +49,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("network", help="package.module:callable, timm:NAME, torchvision:NAME or efficientnet-lite0")
     parser.add_argument("--weights", metavar="FILE", help="checkpoint of the network")
     parser.add_argument("--data", required=True, help="CIFAR-10's archive, .npz, or a directory of images")
-    parser.add_argument("--size", type=int, default=224, help="rows and columns of images of a directory")
     parser.add_argument("--images", type=int, help="use only that many images of each part, to try the command")
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the container to write")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument(
-        "--rest", metavar="FILE", help="write what the container of a network without integer form lacks"
+        "--layers-alone",
+        action="store_true",
+        help="train a network without integer form; its file has the layers alone",
+    )
+    parser.add_argument(
+        "--rest", metavar="FILE", help="as --layers-alone, and write what the container of such a network lacks"
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="write the file even if its integers differ from the network",
     )
     parser.add_argument("--work", metavar="DIRECTORY", help="checkpoints; the same command again goes on from there")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -73,14 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         "--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs, which some networks forbid"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add_data_options(parser.add_argument_group("images"))
     how = parser.add_argument_group("compression")
-    how.add_argument("--method", choices=RECIPE_METHODS, default="mvq")
-    how.add_argument("--k", type=int, help="codewords")
-    how.add_argument("--d", type=int, help="codeword length")
-    how.add_argument("--nm", metavar="N:M", help="keep N of every M weights")
-    how.add_argument("--scope", choices=SCOPES, default="layerwise", help="which layers share a codebook")
-    how.add_argument("--rules", metavar="FILE", help="a recipe for each layer, as the command search writes them")
-    how.add_argument("--keep", metavar="PATTERN", nargs="*", help="layers at 8 bit; by default the first and the last")
+    add_recipe_options(how)
     how.add_argument("--sparse", choices=SCHEMES, help="train N:M sparse before clustering")
     how.add_argument("--sparse-epochs", type=int, default=10, help="of the sparse training")
     how.add_argument("--sparse-lr", type=float, default=0.01, help="its learning rate")
@@ -93,9 +86,16 @@ def _parser() -> argparse.ArgumentParser:
     training = parser.add_argument_group("fine-tuning")
     types, texts = get_type_hints(TrainConfig), _descriptions(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
-        default = 10 if field.name == "epochs" else field.default
-        option = f"--{field.name.replace('_', '-')}"
-        training.add_argument(option, type=types[field.name], default=default, help=texts.get(field.name, " "))
+        option, text = f"--{field.name.replace('_', '-')}", texts.get(field.name, " ")
+        if field.name == "batch":
+            text += f"; by default {field.default}, or as many as there are"
+            training.add_argument(option, type=int, default=argparse.SUPPRESS, help=text)
+        elif field.name == "mirror":
+            action = argparse.BooleanOptionalAction
+            training.add_argument(option, action=action, default=argparse.SUPPRESS, help=text)
+        else:
+            default = 10 if field.name == "epochs" else field.default
+            training.add_argument(option, type=types[field.name], default=default, help=text)
     return parser
 
 
@@ -109,25 +109,16 @@ def _descriptions(described: type) -> dict[str, str]:
     return found
 
 
-def _job(options: argparse.Namespace, sources: Sequence[LayerSource]) -> Finetuning:
-    if options.rules:
-        rules = read_rules(options.rules)
-    else:
-        k, d, n, m = DEFAULTS.get(options.method, (1, 1, 0, 0))
-        if options.nm is not None:
-            n, m = parse_nm(options.nm)
-        recipe = Recipe(
-            options.method,
-            k if options.k is None else options.k,
-            d if options.d is None else options.d,
-            n,
-            m,
-            seed=options.seed,
-            scope=options.scope,
-        )
-        check_keep(options.keep or (), sources)
-        rules = method_rules(sources, recipe, options.keep)
-    config = TrainConfig(**{field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)})
+def _job(options: argparse.Namespace, sources: Sequence[LayerSource], images: int) -> Finetuning:
+    rules = rules_of(options, sources, options.seed)
+    given = {
+        field.name: vars(options)[field.name] for field in dataclasses.fields(TrainConfig) if field.name in options
+    }
+    if "batch" not in given:
+        # Shared evenly among the processes.
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        given["batch"] = max(min(TrainConfig.batch, images) // world * world, world)
+    config = TrainConfig(**given)
     sparse = None
     if options.sparse:
         sparse = dataclasses.replace(
@@ -154,11 +145,8 @@ def _run(options: argparse.Namespace) -> int:
         # A network without weights of its own starts at random: in the same way in all processes, and every time.
         torch.manual_seed(options.seed)
         model = load_model(options.network, options.weights)
-        parts = [load_data(options.data, split, size=options.size) for split in SPLITS]
-        if options.images is not None:
-            parts = [ImageData(x.images[: options.images], x.labels[: options.images], x.size) for x in parts]
-        train, test = parts
-        job = _job(options, module_sources(model))
+        train, test = (load_split(options, model, split) for split in SPLITS)
+        job = _job(options, module_sources(model), len(train))
         with ExitStack() as files:
             # Before the work, which takes long; none takes its place unless all are complete.
             names = ("output", "json", "rest") if first else ()
@@ -172,6 +160,7 @@ def _run(options: argparse.Namespace) -> int:
                 work=options.work,
                 capture=not options.eager,
                 progress=not options.quiet,
+                layers_alone=options.layers_alone or options.rest is not None,
             )
             if first:
                 _finish(options, job, done, staging)
@@ -193,13 +182,14 @@ def _own_gpu(number: int) -> str:
 
 
 def _finish(options: argparse.Namespace, job: Finetuning, done: Finetuned, staging: dict[str, Path]) -> None:
-    done.write(staging["output"])
+    difference = done.write(staging["output"], force=options.force)
     size = staging["output"].stat().st_size
     report = {
         "network": options.network,
         "method": None if options.rules else options.method,
         "job": job_settings(job),
         **done.report,
+        "comparison": difference,
         "bytes": size,
         "ratio": 4 * done.report["weights"] / size,
         "device": torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else "CPU",

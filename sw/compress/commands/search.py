@@ -17,13 +17,15 @@ from rich.table import Table
 from torch import nn
 
 from sw.command_line import exit_status
+from sw.compress.commands.options import add_data_options, load_split
 from sw.compress.kmeans_gpu import device_kind
 from sw.compress.methods import CompressError, LayerSource, check_keep
 from sw.compress.network import compress_network, module_sources
 from sw.compress.rules import read_candidates
 from sw.compress.search import CANDIDATES, REFERENCE, SLACK, loss_sensitivity, plan_json, search
 from sw.compress.sources import MODELS, checkpoint_sources, load_model
-from sw.compress.training.data import load_data
+from sw.compress.training.checking import check_integer_form
+from sw.compress.training.finetune import about
 from sw.compress.training.loop import check_network, images_of
 from sw.compress.training.prepare import file_metadata
 from sw.format.output import staged
@@ -46,7 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--weights", metavar="FILE", help="checkpoint of a network that is no file itself")
     parser.add_argument("--data", help="measure sensitivities on its training images; all layers weigh 1 without")
-    parser.add_argument("--size", type=int, default=224, help="rows and columns of images of a directory (%(default)s)")
+    add_data_options(parser)
+    parser.add_argument(
+        "--layers-alone",
+        action="store_true",
+        help="take a network without integer form, whose file has layers alone",
+    )
     parser.add_argument("--images", type=int, default=256, help="how many (%(default)s)")
     parser.add_argument("--candidates", metavar="FILE", help="JSON with rules, whose recipes are tried instead")
     parser.add_argument("--keep", metavar="PATTERN", nargs="*", default=[], help="layers that stay at 8 bit")
@@ -112,12 +119,17 @@ def _measured(
     model: nn.Module, sources: Sequence[LayerSource], options: argparse.Namespace
 ) -> tuple[dict[str, float], dict[str, Any] | None]:
     """Sensitivities, and what the file of fine-tuning will have beside the layers."""
-    data = load_data(options.data, "train", size=options.size)
+    data = load_split(options, model, "train")
     device_kind(options.device)
     check_network(model, [data])
+    images = torch.cat([part for part, _ in images_of(data, "cpu")])
+    if not options.layers_alone:
+        check_integer_form(model, [], images)
     layers, _ = compress_network(sources, REFERENCE, threads=options.threads, progress=not options.quiet)
-    images = torch.cat([part for part, _ in images_of(data, options.device, limit=options.images)])
-    metadata = file_metadata(model, images.cpu())
+    metadata = file_metadata(model, images)
+    if metadata is not None:
+        metadata |= about(data)
+    images = images.to(options.device)
     return loss_sensitivity(model.to(options.device), layers, images, progress=not options.quiet), metadata
 
 

@@ -96,10 +96,10 @@ def example_images(model: nn.Module) -> Tensor:
     FrontEndError
         It has no convolution, or takes no square images of a usual size.
     """
-    first = next((module for module in model.modules() if hasattr(module, "in_channels")), None)
-    first = first or next((module for module in model.modules() if getattr(module, "kind", "") == "conv"), None)
-    if first is not None:
-        channels = first.in_channels if hasattr(first, "in_channels") else first.decoder.shape[1] * first.groups
+    # Of a decoded convolution, too, whatever its class.
+    convolutions: list[Any] = [each for each in model.modules() if hasattr(each, "groups")]
+    channels = next((each.weight.shape[1] * each.groups for each in convolutions if each.weight.ndim == 4), None)
+    if channels is not None:
         generator = torch.Generator().manual_seed(0)
         device = next(model.parameters()).device
         for size in _SIZES:

@@ -10,7 +10,7 @@ import glob
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from sw.compress.kmeans_gpu import device_kind
 from sw.compress.methods import CompressError, Recipe, recipe_for
 from sw.compress.network import module_sources
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
+from sw.compress.training.checking import check_integer_form
+from sw.compress.training.comparison import compare_file
 from sw.compress.training.data import ImageData
 from sw.compress.training.decoders import SignBits
 from sw.compress.training.freezing import Freezing, SignFreezer
@@ -32,7 +34,7 @@ from sw.compress.training.layers import compressed_layers
 from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit, images_of, training_images
 from sw.compress.training.prepare import file_metadata, method_rules, prepare, to_integers
 from sw.compress.training.sparse import finish_sparse, start_sparse
-from sw.format.container import write_container
+from sw.format.container import read_container, write_container
 from sw.format.layer import CompressedLayer
 from sw.format.output import staged
 from sw.host.device import run_on_device
@@ -41,6 +43,7 @@ from sw.host.network import SteppedNetwork, write_stepped
 __all__ = [
     "Finetuned",
     "Finetuning",
+    "about",
     "distributed",
     "file_metadata",
     "finetune",
@@ -102,19 +105,44 @@ class Finetuned:
         All of it as integers: of one program, or in steps (a vision transformer). None if it has no integer form.
     report
         Accuracies in per cent, ratios, losses, for JSON.
+    images
+        Normalised, that scales were calibrated on.
+    about
+        For the file's metadata: classes and preprocessing.
     """
 
     model: nn.Module
     layers: list[CompressedLayer]
     network: IntegerNetwork | SteppedNetwork | None
     report: dict[str, Any]
+    images: Tensor
+    about: dict[str, Any]
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the container: the network's operations are in it if it has an integer form."""
+    def write(self, path: str | os.PathLike[str], *, force: bool = False) -> dict[str, Any] | None:
+        """Write the container: the network's operations are in it if it has an integer form.
+
+        Parameters
+        ----------
+        path
+            Of the file.
+        force
+            Write it even if its integers differ from the network.
+
+        Returns
+        -------
+        dict
+            What was compared, for JSON (:func:`sw.compress.training.comparison.compare_file`); None for layers alone.
+
+        Raises
+        ------
+        CompressError
+            The integers of the written file differ from the network by more than quantisation explains.
+        """
         if self.network is None:
-            write_container(path, self.layers)
-        else:
-            write_integers(path, self.network)
+            write_container(path, self.layers, metadata=self.about)
+            return None
+        write_integers(path, self.network, metadata=self.about)
+        return compare_file(path, self.model, self.images, force=force).to_dict()
 
     def rest(self) -> dict[str, Tensor]:
         """The state that the container of a network without integer form does not hold: all but layers' weights."""
@@ -163,6 +191,7 @@ def finetune(
     every: int = 100,
     capture: bool = True,
     progress: bool = True,
+    layers_alone: bool = False,
 ) -> Finetuned:
     """Train sparse, cluster, fine-tune, and turn into integers.
 
@@ -188,17 +217,26 @@ def finetune(
         ``if x.isnan().any()``, can only be trained without.
     progress
         Show bars on standard error.
+    layers_alone
+        Train a network without integer form, too.
 
     Raises
     ------
     CompressError
-        A setting or the network does not fit the data, or ``work`` has checkpoints of another job.
+        A setting or the network does not fit the data, ``work`` has checkpoints of another job, or the network has no
+        integer form; before anything is trained.
     KMeansError
         PyTorch does not see the device.
     """
     device_kind(device)
     model.to(device)
     check_network(model, (train, test), device)
+    for config in (job.config, *([] if job.sparse is None else [job.sparse])):
+        if not config.steps(len(train)):
+            raise CompressError(f"batch must be at most the {len(train)} images, not {config.batch}")
+    images = next(images_of(train, device, batch=CALIBRATION))[0]
+    if not layers_alone:
+        check_integer_form(model, job.rules, images)
     checkpoints: dict[str, Path | None] = {"sparse": None, "finetune": None}
     first = not distributed() or torch.distributed.get_rank() == 0
     if work is not None:
@@ -211,7 +249,6 @@ def finetune(
     if job.sparse is not None:
         report["sparse_losses"] = _sparse_training(model, job, train, device, checkpoints["sparse"], capture, progress)
         report["accuracy_sparse"] = accuracy(model, test, device=device)
-    images = next(images_of(train, device, batch=CALIBRATION))[0]
     compressed, reason = prepare(
         model, job.rules, images, alpha=job.alpha, learn_signs=job.learn_signs, progress=progress
     )
@@ -251,10 +288,17 @@ def finetune(
         report |= measure_integers(network, test, device)
     bits = sum_bits(map(layer_bits, layers))
     report |= {"bits_per_weight": bits.per_weight, "ratio_ideal": ideal_ratio(bits), "weights": bits.weight_count}
-    return Finetuned(compressed, layers, network, report)
+    return Finetuned(compressed, layers, network, report, images, about(train))
+
+
+def about(data: ImageData) -> dict[str, Any]:
+    """What a file says of the data that its network was made for: classes, and what is done to images."""
+    classes = {"classes": list(data.names)} if data.names else {}
+    return {"preprocessing": data.preprocessing.to_dict(), **classes}
 
 
 def distributed() -> bool:
+    """Whether this is one of several processes."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
@@ -275,12 +319,23 @@ def _claim(path: Path, settings: dict[str, Any], write: bool) -> None:
             temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
-def write_integers(path: str | os.PathLike[str], network: IntegerNetwork | SteppedNetwork) -> None:
-    """Write the container of :func:`sw.compress.training.integer.write_network` or its like of a network in steps."""
+def write_integers(
+    path: str | os.PathLike[str],
+    network: IntegerNetwork | SteppedNetwork,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the container of :func:`sw.compress.training.integer.write_network` or its like of a network in steps.
+
+    ``metadata`` is what else the file is to say (:func:`about`).
+    """
     if isinstance(network, SteppedNetwork):
         write_stepped(path, network)
     else:
         write_network(path, network)
+    if metadata:
+        container = read_container(path)
+        write_container(path, container.layers, metadata=container.metadata | dict(metadata))
 
 
 def measure_integers(

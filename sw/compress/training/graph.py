@@ -135,12 +135,12 @@ def _traced(
     for source in module_sources(graph):
         module = graph.get_submodule(source.name)
         stand_in = weights.get(graph.meta["weights"][source.name][0])
-        if stand_in is None or not torch.equal(module.weight.flatten(), stand_in.weight.flatten()):  # type: ignore[operator, union-attr]
+        if stand_in is None or not torch.equal(module.weight.flatten(), stand_in.weight.flatten()):  # type: ignore[operator]
             raise CompressError(f"layer {source.name!r} must have the weight of a layer that was compressed, as it is")
-        layer = own.get(source.name)
-        plain = isinstance(layer, DecodedConv2d | DecodedLinear) and layer.decoder is stand_in.decoder
-        if plain and all(getattr(layer, name) == getattr(source, name) for name in _GEOMETRY):
-            replace_module(graph, module, cast(nn.Module, layer))
+        mine = own.get(source.name)
+        plain = isinstance(mine, DecodedConv2d | DecodedLinear) and mine.decoder is stand_in.decoder
+        if plain and all(getattr(mine, name) == getattr(source, name) for name in _GEOMETRY):
+            replace_module(graph, module, cast(nn.Module, mine))
         else:
             replace_layer(graph, source, stand_in.decoder)
     return graph

@@ -151,6 +151,14 @@ class IntegerNetwork:
         assert logits is not None
         return logits
 
+    def values(self, images: Tensor) -> list[Tensor]:
+        """The result of each operation, of int8 images ``[batch, C, rows, columns]``, by exact products."""
+        values: list[Tensor] = []
+        for op in self.operations:
+            taken = [values[source] for source in op.get("in", ())]
+            values.append(_apply(op, taken or [images], self.layers, device_sums))
+        return values
+
 
 def _apply(
     op: Mapping[str, Any], inputs: Sequence[Tensor | None], layers: Mapping[str, CompressedLayer], sums: Any
@@ -487,6 +495,8 @@ def export_integers(graph: fx.GraphModule, image_shape: tuple[int, int, int]) ->
         exporter.add_node(node)
     graph.train(training)
     check_operations(exporter.operations, exporter.layers)
+    # Number of the operation, and scale, of each value, for who compares the two.
+    graph.meta["numbers"] = {node.name: value for node, value in exporter.done.items()}
     return IntegerNetwork(exporter.layers, exporter.operations, exporter.input_scale)
 
 

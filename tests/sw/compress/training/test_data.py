@@ -138,7 +138,7 @@ def test_bad_data(tmp_path: Path) -> None:
         load_data(tmp_path / "x.npz", "train")
     np.savez(tmp_path / "x.npz", train_images=pixels(2), train_labels=np.array([0, -1]))
     with pytest.raises(
-        CompressError, match="train_labels of .* must be integers from 0, one for each image, not int64"
+        CompressError, match=r"train_labels of .* must be integers from 0, one for each image, not int64"
     ):
         load_data(tmp_path / "x.npz", "train")
     with pytest.raises(CompressError, match="data must have a label for each image, not 1 for 2"):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from demo.networks import DeiT
 from sw.compress.__main__ import main as compress_main
-from sw.compress.commands.finetune import DEFAULTS, main
+from sw.compress.commands.finetune import main
+from sw.compress.commands.options import DEFAULTS
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.network import module_sources
 from sw.compress.split import split_modules

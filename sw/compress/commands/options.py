@@ -1,0 +1,106 @@
+"""Options that commands share: how layers are compressed, and what data a network sees."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from sw.compress.methods import RECIPE_METHODS, SCOPES, LayerSource, Recipe, check_keep
+from sw.compress.network import module_sources
+from sw.compress.pruning import parse_nm
+from sw.compress.rules import read_rules
+from sw.compress.sources import model_preprocessing
+from sw.compress.training.data import INTERPOLATIONS, ImageData, Preprocessing, load_data, read_classes
+from sw.compress.training.finetune import method_rules
+
+__all__ = ["DEFAULTS", "add_data_options", "add_recipe_options", "load_split", "rules_of"]
+
+#: k, d, N and M of each method where none are given: those of the papers' ablations, and DKM and PQF as plain VQ.
+DEFAULTS: dict[str, tuple[int, int, int, int]] = {
+    "mvq": (512, 16, 4, 16),
+    "msvq": (32, 16, 4, 16),
+    "ssvq": (16, 8, 0, 0),
+    "vq": (1024, 8, 0, 0),
+    "pqf": (1024, 8, 0, 0),
+    "dkm": (1024, 8, 0, 0),
+}
+
+
+def add_recipe_options(parser: Any) -> None:
+    """``--method``, ``--k``, ``--d``, ``--nm``, ``--scope``, ``--rules`` and ``--keep``."""
+    parser.add_argument("--method", choices=RECIPE_METHODS, default="mvq")
+    parser.add_argument("--k", type=int, help="codewords")
+    parser.add_argument("--d", type=int, help="codeword length")
+    parser.add_argument("--nm", metavar="N:M", help="keep N of every M weights")
+    parser.add_argument("--scope", choices=SCOPES, default="layerwise", help="which layers share a codebook")
+    parser.add_argument("--rules", metavar="FILE", help="a recipe for each layer, as the command search writes them")
+    parser.add_argument(
+        "--keep", metavar="PATTERN", nargs="*", help="layers at 8 bit; by default the first and the last"
+    )
+
+
+def rules_of(options: argparse.Namespace, sources: Sequence[LayerSource], seed: int = 0) -> list[tuple[str, Recipe]]:
+    """The rules that :func:`add_recipe_options`' options give a network."""
+    if options.rules:
+        return read_rules(options.rules)
+    k, d, n, m = DEFAULTS.get(options.method, (1, 1, 0, 0))
+    if options.nm is not None:
+        n, m = parse_nm(options.nm)
+    recipe = Recipe(
+        options.method,
+        k if options.k is None else options.k,
+        d if options.d is None else options.d,
+        n,
+        m,
+        seed=seed,
+        scope=options.scope,
+    )
+    check_keep(options.keep or (), sources)
+    return method_rules(sources, recipe, options.keep)
+
+
+def add_data_options(parser: Any) -> None:
+    """``--size``, ``--classes``, ``--mean``, ``--std``, ``--interpolation`` and ``--resize-crop``."""
+    own = "by default the network's own, or ImageNet's"
+    parser.add_argument("--size", type=int, default=224, help="rows and columns of images of a directory (224)")
+    parser.add_argument(
+        "--classes", metavar="FILE", help="names of the classes, one in a line; by default those of the training images"
+    )
+    parser.add_argument("--mean", type=float, nargs="+", metavar="X", help=f"of each channel, 0..1; {own}")
+    parser.add_argument("--std", type=float, nargs="+", metavar="X", help=f"deviation of each channel; {own}")
+    parser.add_argument(
+        "--interpolation",
+        choices=INTERPOLATIONS,
+        help="of files; by default the network's, or bilinear",
+    )
+    parser.add_argument(
+        "--resize-crop",
+        type=float,
+        metavar="SHARE",
+        help="of the shorter side that is left of images of a directory; by default the network's, or 224/256",
+    )
+
+
+def load_split(options: argparse.Namespace, model: nn.Module, split: str) -> ImageData:
+    """One part of ``--data`` as :func:`add_data_options`' options and the network have it, and ``--images`` of it."""
+    own = model_preprocessing(options.network, model)
+    given = {
+        "mean": None if options.mean is None else tuple(options.mean),
+        "std": None if options.std is None else tuple(options.std),
+        "interpolation": options.interpolation,
+        "crop": options.resize_crop,
+    }
+    first = next((source for source in module_sources(model) if source.kind == "conv"), None)
+    channels = first.shape[1] * first.groups if first is not None else None
+    data = load_data(
+        options.data,
+        split,
+        size=options.size,
+        classes=read_classes(options.classes) if options.classes else (),
+        channels=channels if channels in (1, 3) else None,
+        preprocessing=Preprocessing(**own | {name: value for name, value in given.items() if value is not None}),
+    )
+    return data if options.images is None else data.first(options.images)

@@ -1,0 +1,151 @@
+"""What becomes of a network's layers and operations, and all that is refused: told in seconds, before any work."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from sw.compress.frontend import FrontEndError, Refusal, unwrapped
+from sw.compress.methods import CompressError, LayerSource, Recipe, misfit, recipe_for
+from sw.compress.network import module_sources
+from sw.compress.training.graph import integer_graph, operation, place
+from sw.compress.training.modules import fold_parametrisations
+from sw.compress.training.prepare import prepare, to_integers, without_integer_form
+from sw.host.network import SteppedNetwork
+
+__all__ = ["Checked", "check_integer_form", "check_network_form"]
+
+#: Forms of a network's file.
+FORMS = ("program", "steps", "layers")
+
+# What each kind of operation becomes in the accelerator.
+_BECOMES = {
+    "input": "int8, by one scale",
+    "layer": "int32 sums, requantised to int8",
+    "norm": "folded into the layer before",
+    "relu": "a range of the values before",
+    "relu6": "a range of the values before",
+    "add": "int8 sum of two values by their scales",
+    "average": "int8 mean of windows",
+    "maximum": "int8 maximum of windows",
+    "pad": "zeros around",
+    "flatten": "the same values in a row",
+    "same": "nothing",
+    "shortcut": "rows and columns left out, channels of zeros added",
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What :func:`check_network_form` found.
+
+    Attributes
+    ----------
+    form
+        One of :data:`FORMS`: ``program`` of integers, network in ``steps`` (a vision transformer), or ``layers`` alone.
+    layers
+        Of each layer its name, kind and shape, the method that it gets, and why it stays at 8 bit, if it does.
+    operations
+        Of each operation where it is in the network and what becomes of it; empty where the network has no graph.
+    refusals
+        All reasons why the network's file can be no more than its layers; empty otherwise.
+    """
+
+    form: str
+    layers: list[dict[str, Any]]
+    operations: list[dict[str, str]]
+    refusals: list[Refusal]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python values, for JSON."""
+        refusals = [{"where": each.where, "why": each.why, "advice": each.advice} for each in self.refusals]
+        return {"form": self.form, "layers": self.layers, "operations": self.operations, "refusals": refusals}
+
+
+def check_network_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], images: Tensor) -> Checked:
+    """Say what would become of a network, without clustering or training.
+
+    Parameters
+    ----------
+    model
+        In floats. Its parametrised weights become plain ones; nothing else is changed.
+    rules
+        As for :func:`sw.compress.training.prepare.prepare`.
+    images
+        Some normalised floats ``[batch, C, rows, columns]`` that it takes.
+
+    Raises
+    ------
+    CompressError
+        The network has no layer, or a layer's weight cannot be compressed.
+    """
+    model = unwrapped(model)
+    fold_parametrisations(model)
+    graph, refusals = _graph(model, rules, images)
+    sources = module_sources(model if graph is None else graph)
+    if not sources:
+        raise CompressError("the network must have at least one convolution or linear layer, not 0")
+    form = "program" if not refusals else "steps" if _has_steps(model, refusals, images) else "layers"
+    operations = [] if graph is None else _operation_rows(graph)
+    layers = [_layer_row(source, recipe_for(source.name, rules)) for source in sources]
+    return Checked(form, layers, operations, refusals if form == "layers" else [])
+
+
+def _operation_rows(graph: fx.GraphModule) -> list[dict[str, str]]:
+    rows = []
+    for node in graph.graph.nodes:
+        kind = operation(graph, node)
+        if kind != "output":
+            where = place(node) if kind != "input" else ""
+            rows.append({"operation": kind, "where": where, "becomes": _BECOMES.get(kind, kind)})
+    return rows
+
+
+def _layer_row(source: LayerSource, recipe: Recipe) -> dict[str, Any]:
+    reason = misfit(source, recipe)
+    return {
+        "layer": source.name,
+        "kind": source.kind,
+        "shape": list(source.shape),
+        "method": "int8" if reason else recipe.method,
+        "reason": reason,
+    }
+
+
+def check_integer_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], images: Tensor) -> None:
+    """Refuse a network that will have no integer form, before any work. Arguments as :func:`check_network_form`.
+
+    Raises
+    ------
+    FrontEndError
+        All that is refused.
+    """
+    _, refusals = _graph(model, rules, images)
+    if refusals and not _has_steps(model, refusals, images):
+        raise FrontEndError(refusals)
+
+
+def _graph(
+    model: nn.Module, rules: Sequence[tuple[str, Recipe]], images: Tensor
+) -> tuple[fx.GraphModule | None, list[Refusal]]:
+    try:
+        graph = integer_graph(model, images)
+    except FrontEndError as error:
+        return None, error.refusals
+    reason = without_integer_form(graph, rules, images)
+    return graph, [] if reason is None else [Refusal("", reason)]
+
+
+def _has_steps(model: nn.Module, refusals: Sequence[Refusal], images: Tensor) -> bool:
+    """Whether a network is a vision transformer that can be written in steps."""
+    if not any(isinstance(module, nn.LayerNorm) for module in model.modules()):
+        return False
+    try:
+        trial, reason = prepare(copy.deepcopy(model), [], images[:4], progress=False)
+        return isinstance(to_integers(trial, reason or str(refusals[0]), images[:4]), SteppedNetwork)
+    except Exception:  # copies and parts raise errors of every kind
+        return False

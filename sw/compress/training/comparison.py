@@ -1,0 +1,266 @@
+"""A net under everything that writes a network: the file's integers against the graph that was trained.
+
+The file is read again, and every operation whose result the graph quantises is computed by both from the same integers,
+those of the file. So each is compared by itself, and an error does not hide in those behind it. How far the two may be
+apart follows from what is rounded: half a step each for the result; for a layer half a step of its bias, an integer of
+the sums; and what the multiplier's bits leave off. Where they are farther apart, one is not the other.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from hw.config import ConfigError, preset
+from sw.compress.methods import CompressError
+from sw.compress.training.graph import place
+from sw.compress.training.integer import IntegerNetwork, export_integers, read_network
+from sw.compress.training.layers import DecodedConv2d, DecodedLinear
+from sw.compress.training.quant import ActivationQuantiser
+
+__all__ = ["Comparison", "Difference", "compare_file", "compare_network"]
+
+# Images that are compared. One goes through the compiled program.
+_IMAGES = 8
+# Products of a network whose program is run by the golden model: seconds.
+_PROGRAM_PRODUCTS = 3_000_000
+# Of the largest sum: what float64 and the rounding of float32 scales leave off.
+_PRECISION = 2.0**-20
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One operation of the file and of the graph, from the same integers.
+
+    Attributes
+    ----------
+    operation
+        Number and kind, in the file.
+    where
+        In the user's network.
+    apart
+        The largest difference, in steps of the result.
+    bound
+        The largest that rounding explains there.
+    share
+        Of the values that are not the same integer.
+    """
+
+    operation: str
+    where: str
+    apart: float
+    bound: float
+    share: float
+
+    @property
+    def explained(self) -> bool:
+        """Whether rounding explains it."""
+        return self.apart <= self.bound
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared.
+
+    Attributes
+    ----------
+    images
+        How many.
+    operations
+        Of each that the graph quantises, in the order of the file, and of the logits.
+    program
+        ``equal``, ``different``, or why the compiled program was not compared.
+    forced
+        The file was written although they differ.
+    """
+
+    images: int
+    operations: list[Difference] = field(default_factory=list)
+    program: str = ""
+    forced: bool = False
+
+    @property
+    def first(self) -> Difference | None:
+        """The first operation that differs by more than rounding explains, or None."""
+        return next((each for each in self.operations if not each.explained), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python values, for JSON."""
+        first = self.first
+        return {
+            "images": self.images,
+            "operations": [dataclasses.asdict(each) for each in self.operations],
+            "first_difference": None if first is None else first.operation,
+            "program": self.program,
+            "forced": self.forced,
+        }
+
+
+class _Forced(fx.Interpreter):
+    """Computes each part of a quantised graph in float64 from the integers of a file."""
+
+    def __init__(self, graph: fx.GraphModule, network: IntegerNetwork, values: Mapping[int, Tensor]) -> None:
+        super().__init__(graph)
+        self.network, self.values = network, values
+        self.numbers: dict[str, tuple[int, float]] = graph.meta["numbers"]
+        self.found: list[Difference] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "output":
+            result = self.env[cast(fx.Node, n.args[0])]
+            self.compare(n, result)
+            return result
+        if n.op != "call_module":
+            return super().run_node(n)
+        module = self.module.get_submodule(str(n.target))
+        given = self.env[cast(fx.Node, n.args[0])]
+        if isinstance(module, ActivationQuantiser):
+            self.compare(n, given)
+            number, _ = self.numbers[n.name]
+            return self.values[number].double() * float(module.step())
+        if isinstance(module, DecodedConv2d):
+            bias = None if module.bias is None else module.bias.double()
+            how = module.stride, module.padding, module.dilation, module.groups
+            return functional.conv2d(given, module.decoder().double(), bias, *how)
+        if isinstance(module, DecodedLinear):
+            bias = None if module.bias is None else module.bias.double()
+            return functional.linear(given, module.weight.double(), bias)
+        return copy.deepcopy(module).double()(given)
+
+    def compare(self, n: fx.Node, values: Tensor) -> None:
+        number, scale = self.numbers[n.name]
+        op, integers = self.network.operations[number], self.values[number].double()
+        exact = values / scale
+        if n.op != "output":
+            exact = exact.clamp(-128, 127)
+        bound = self.bound(op, logits=n.op == "output")
+        shaped = bound.reshape(1, -1, *[1] * (exact.ndim - 2))
+        apart = (integers - exact).abs()
+        # Of the channel that is farthest beyond its bound.
+        worst = int((apart - shaped).flatten().argmax())
+        self.found.append(
+            Difference(
+                f"{number} ({op['op']}{' ' + repr(op['layer']) if 'layer' in op else ''})",
+                place(n.args[0] if n.op == "output" and isinstance(n.args[0], fx.Node) else n),
+                float(apart.flatten()[worst]),
+                float(shaped.expand_as(apart).flatten()[worst]),
+                float((integers != exact.round()).double().mean()),
+            )
+        )
+
+    def bound(self, op: Mapping[str, Any], *, logits: bool) -> Tensor:
+        """The largest difference that rounding explains, for each channel or for all."""
+        if op["op"] in ("layer", "logits"):
+            layer = self.network.layers[op["layer"]]
+            given = layer.requantisation
+            assert given is not None
+            # Steps of the result by one of the sum.
+            factor = np.abs(np.ldexp(given.multiplier.astype(np.float64), -given.shift.astype(np.int64)))
+            sums = 128 * np.abs(layer.integer_weights().astype(np.float64)).reshape(len(factor), -1).sum(1)
+            # A factor that was too small for its bias was raised to where the bias fits.
+            raised = np.abs(given.bias.astype(np.int64)) >= (1 << 29) - 1
+            bound = (0.0 if logits else 0.5) + factor * (0.5 + np.where(raised, sums, 0) + _PRECISION * sums)
+            return torch.from_numpy(bound + _PRECISION * np.abs(given.bias * factor))
+        if op["op"] == "add":
+            # Each multiplier is rounded, and one that reached its limit cut.
+            units = 1.0 if max(op["multipliers"]) >= (1 << 22) - 1 else 0.5
+            return torch.tensor([0.5 + 2 * 128 * units * 2.0 ** -op["shift"] + 128 * _PRECISION])
+        return torch.tensor([0.5 + 128 * _PRECISION])
+
+
+@torch.no_grad()
+def compare_network(network: IntegerNetwork, graph: fx.GraphModule, images: Tensor) -> Comparison:
+    """Compare a network with the quantised graph that it was made of, operation by operation.
+
+    Parameters
+    ----------
+    network
+        Read from its file.
+    graph
+        Calibrated, of :func:`sw.compress.training.prepare.prepare`.
+    images
+        Normalised floats.
+    """
+    images = images[:_IMAGES].cpu()
+    graph = copy.deepcopy(graph).cpu().eval()
+    again = export_integers(graph, (images.shape[1], images.shape[2], images.shape[3]))
+    if len(again.operations) != len(network.operations):
+        raise CompressError(
+            f"the file must have the {len(again.operations)} operations of the network, not {len(network.operations)}"
+        )
+    values = dict(enumerate(network.values(network.quantise(images))))
+    forced = _Forced(graph, network, values)
+    forced.run(images.double())
+    return Comparison(len(images), forced.found, _program(network, images[:1]))
+
+
+def _program(network: IntegerNetwork, image: Tensor) -> str:
+    """Whether a compiled program gives the integers of the file, for a network of few products."""
+    from sw.compiler.compile import compile_network
+    from sw.executor import run_program
+
+    shape = (image.shape[1], image.shape[2], image.shape[3])
+    count = sum(
+        prod(value.shape[2:]) * network.layers[op["layer"]].integer_weights().size
+        for op, value in zip(network.operations, network.values(network.quantise(image)), strict=True)
+        if "layer" in op
+    )
+    if count > _PROGRAM_PRODUCTS:
+        return f"not compared: {count} products are above {_PROGRAM_PRODUCTS}"
+    coded = next((layer for layer in network.layers.values() if layer.method != "int8"), None)
+    try:
+        config = preset("ews-16" if coded is None else "ews-cms-16")
+        program = compile_network(network, shape, config)
+    except (ValueError, ConfigError) as error:
+        return f"not compared: {error}"
+    integers = network.quantise(image)
+    (found,) = run_program(program, [integers[0].numpy()]).values()
+    expected: NDArray[Any] = network.run(integers, golden=False)[0].numpy()
+    return "equal" if np.array_equal(found.ravel(), expected.ravel()) else "different"
+
+
+def compare_file(path: str | os.PathLike[str], model: nn.Module, images: Tensor, *, force: bool = False) -> Comparison:
+    """Read a network's file, and compare it with what was trained.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    model
+        The quantised graph; of a network in steps, nothing is compared here
+        (:func:`sw.host.transformer.export_transformer` has done so).
+    images
+        Normalised floats ``[batch, C, rows, columns]``.
+    force
+        Say what differs, and do not refuse it.
+
+    Raises
+    ------
+    CompressError
+        They differ by more than rounding explains: the message names the first operation that does.
+    """
+    if not isinstance(model, fx.GraphModule):
+        return Comparison(0, program="not compared: a network in steps")
+    found = compare_network(read_network(path), model, images)
+    text = None
+    if (first := found.first) is not None:
+        text = (
+            f"operation {first.operation} of the file is {first.apart:.3g} steps from that of the network"
+            f" ({first.where}), and rounding explains {first.bound:.3g}"
+        )
+    elif found.program == "different":
+        text = "the compiled program does not give the integers of the file"
+    if text is not None and not force:
+        raise CompressError(f"{text}: this is a fault of the compiler; --force writes the file in spite of it")
+    return dataclasses.replace(found, forced=text is not None)
