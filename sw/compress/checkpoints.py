@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sw.compress.methods import CompressError
+from sw.format.npz import ArchiveError, check_unpacked, read_npz
 
 __all__ = ["fit_state", "key_list", "plain_state", "read_state_dict"]
 
@@ -65,15 +66,17 @@ def _content(path: Path) -> object:
         if path.name.endswith(".index.json"):
             return _parts(path)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
+            return read_npz(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
+        check_unpacked(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except CompressError:
         raise
+    except ArchiveError as error:
+        raise CompressError(f"cannot read checkpoint {str(path)!r}: {error}") from error
     except ImportError as error:
         raise CompressError(f"checkpoint {str(path)!r} needs the package safetensors: {error}") from error
     except OSError as error:
@@ -99,7 +102,9 @@ def _parts(path: Path) -> dict[str, Any]:
                 raise CompressError(f"checkpoint {name!r} must hold a state dict, not {type(part).__name__}")
             contents[name] = part
         if key not in contents[name]:
-            raise CompressError(f"checkpoint {name!r} must hold {key!r}, as {path.name!r} says: {key_list(part)}")
+            raise CompressError(
+                f"checkpoint {name!r} must hold {key!r}, as {path.name!r} says: {key_list(contents[name])}"
+            )
         tensors[key] = contents[name][key]
     return tensors
 

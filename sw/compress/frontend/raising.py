@@ -514,7 +514,7 @@ class _Raiser:
 
     def slice(self, node: fx.Node) -> Any:
         """Every so many rows, and as many columns, of which a shortcut is made if padding follows."""
-        axis, first, last, step = [*node.args[1:], *[0, 0, None, 1][len(node.args) - 1 :]]
+        axis, first, last, step = list(node.args[1:]) + [0, 0, None, 1][len(node.args) - 1 :]
         source = node.args[0]
         before = self.value(source)
         shape = _shape(source) or ()

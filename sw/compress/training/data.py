@@ -286,12 +286,8 @@ def load_data(
 
 def _npz(path: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     keys = [f"{split}_images", f"{split}_labels"]
-    with np.load(path, allow_pickle=False) as arrays:
-        if missing := [key for key in keys if key not in arrays]:
-            raise CompressError(
-                f"{str(path)!r} must hold {' and '.join(missing)}; it has {', '.join(arrays) or 'nothing'}"
-            )
-        images, labels = (arrays[key] for key in keys)
+    arrays = read_npz(path, keys)
+    images, labels = (arrays[key] for key in keys)
     shape, (rows, columns) = list(images.shape), images.shape[1:3] if images.ndim > 2 else (0, 0)
     if images.ndim == 3:
         images = images[:, None]

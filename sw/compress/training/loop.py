@@ -26,8 +26,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
 from sw.compress.training.data import ImageData
-from sw.format.npz import check_unpacked
 from sw.compress.training.decoders import CodebookDecoder, SignBits
+from sw.format.npz import check_unpacked
 
 __all__ = [
     "OPTIMISERS",
