@@ -20,10 +20,10 @@ from torch import nn
 
 from experiments.models import VisionTransformer, build
 from sw.compress.grouping import group
-from sw.compress.methods import LayerSource, Recipe, compress_layers, kept_weights, misfit
+from sw.compress.methods import LayerSource, Recipe, compress_layers, kept_weights, misfit, recipe_bits
 from sw.compress.network import module_sources
 from sw.compress.pruning import nm_mask
-from sw.compress.ratio import ideal_ratio, layer_bits, storage_bits, sum_bits
+from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
 from sw.compress.search import CANDIDATES, REFERENCE, SLACK, loss_sensitivity, search
 from sw.compress.training.data import ImageData
 from sw.compress.training.finetune import GOLDEN, file_metadata, measure_integers, to_integers, write_integers
@@ -105,10 +105,7 @@ def most_codewords(weights: int, recipe: Recipe, bits: float, masked: bool) -> i
         k
         for k in candidates
         if k <= weights // recipe.d
-        and storage_bits(
-            weights, d=recipe.d, k=k, n=recipe.n, m=recipe.m, masked=masked, signed=recipe.signed
-        ).per_weight
-        <= bits
+        and recipe_bits(weights, dataclasses.replace(recipe, k=k), masked=masked).per_weight <= bits
     ]
     return max(fitting, default=0)
 

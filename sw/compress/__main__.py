@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nm", metavar="N:M", help="keep N of every M weights (4:16); unmasked methods only report it")
     parser.add_argument("--k", type=int, default=512, help="codewords (%(default)s)")
     parser.add_argument("--d", type=int, default=16, help="codeword length (%(default)s)")
+    parser.add_argument("--codeword-bits", type=int, help="of a codeword's weights, 2..8, with their sign (8)")
     parser.add_argument("--iterations", type=int, default=20, help="most iterations of k-means (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     parser.add_argument("--init", choices=INITS, default="k-means++", help="initial codewords (%(default)s)")
@@ -94,6 +95,9 @@ def _run(options: argparse.Namespace) -> int:
             raise CompressError(f"{flag} must name a file, not {path!r}")
     if options.output and options.json and Path(options.output).resolve() == Path(options.json).resolve():
         raise CompressError(f"-o and --json must name different files, not both {options.json!r}")
+    if options.codeword_bits is not None and (options.ablation or options.rules is not None):
+        other = "--ablation" if options.ablation else "--rules"
+        raise CompressError(f"--codeword-bits must not be given with {other}, which has recipes of its own")
     if options.threads is not None and options.threads < 1:
         raise CompressError(f"--threads must be at least 1, not {options.threads}")
     n, m = _nm(options)
@@ -107,6 +111,7 @@ def _run(options: argparse.Namespace) -> int:
         options.seed,
         options.init,
         scope=options.scope,
+        codeword_bits=8 if options.codeword_bits is None else options.codeword_bits,
     )
     if options.rules is not None:
         recipe = read_rules(options.rules)

@@ -44,6 +44,8 @@ __all__ = [
     "assign",
     "kmeans",
     "kmeans_layers",
+    "member_counts",
+    "move_empty",
     "objective",
     "update",
 ]
@@ -136,6 +138,16 @@ def objective(subvectors: Floats, masks: Masks | None, codebook: Floats, assignm
     """Clustering error: MVQ equation 1, ``sum_j |w_j - q(w_j) o bm_j|^2``, in float64. Arguments: :func:`update`."""
     data = _Clustering(subvectors, masks, _in_turn)
     return float(data.errors(data.codebook(codebook), data.numbers(assignments, len(codebook))).sum())
+
+
+def move_empty(subvectors: Floats, masks: Masks | None, assignments: Assignments, codebook: Floats) -> Floats:
+    """The codebook after policy ``farthest`` of :data:`EMPTY_POLICIES`. Arguments: :func:`update`."""
+    data = _Clustering(subvectors, masks, _in_turn)
+    moved, numbers = data.codebook(codebook).copy(), data.numbers(assignments, len(codebook))
+    sizes = np.bincount(numbers, minlength=len(codebook))
+    if not sizes.all():
+        data.move_empty(moved, numbers, sizes)
+    return moved
 
 
 def member_counts(masks: Masks | None, assignments: NDArray[np.integer], k: int, d: int) -> NDArray[np.float64]:

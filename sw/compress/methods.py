@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sw.compress.grouping import group, ungroup
-from sw.compress.kmeans import EMPTY_POLICIES, INITS, kmeans_layers, member_counts
+from sw.compress.kmeans import EMPTY_POLICIES, INITS, KMeansResult, kmeans_layers
+from sw.compress.narrow import integer_codebook
 from sw.compress.pruning import check_nm, nm_mask
-from sw.compress.quantiser import quantise_channels, quantise_codebook
-from sw.compress.ratio import storage_bits
-from sw.format.layer import METHODS, CompressedLayer, geometry_fault
+from sw.compress.quantiser import quantise_channels
+from sw.compress.ratio import StorageBits, storage_bits
+from sw.format.layer import CODEWORD_BITS, METHODS, SIGN_SPLIT, CompressedLayer, geometry_fault
 
 __all__ = [
     "MASKED",
@@ -34,6 +35,7 @@ __all__ = [
     "compress_layers",
     "kept_weights",
     "misfit",
+    "recipe_bits",
     "recipe_for",
 ]
 
@@ -47,9 +49,6 @@ SCOPES = ("layerwise", "crosslayer")
 
 #: Methods with an N:M mask.
 MASKED = ("mvq", "msvq")
-
-#: Methods with one sign bit for each kept weight and magnitudes as codewords.
-SIGN_SPLIT = ("ssvq", "msvq")
 
 
 class CompressError(ValueError):
@@ -73,6 +72,9 @@ class Recipe:
         As in :func:`sw.compress.kmeans.kmeans`.
     scope
         One of :data:`SCOPES`; for ``pqf`` and ``dkm`` ``layerwise`` only.
+    codeword_bits
+        Bits of a weight that a codeword stands for, 2..8, its sign counted in: a method that splits signs has
+        magnitudes of one bit less. 8 for methods without codewords.
 
     Raises
     ------
@@ -91,6 +93,7 @@ class Recipe:
     init: str = "k-means++"
     empty: str = "farthest"
     scope: str = "layerwise"
+    codeword_bits: int = 8
 
     def __post_init__(self) -> None:
         choices = (("method", RECIPE_METHODS), ("init", INITS), ("empty", EMPTY_POLICIES), ("scope", SCOPES))
@@ -98,11 +101,15 @@ class Recipe:
             value = getattr(self, field)
             if value not in allowed:
                 raise CompressError(f"{field} must be one of {', '.join(allowed)}, not {value!r}")
-        ranges = (("k", 1, 65536), ("d", 1, 256), ("n", 0, 256), ("m", 0, 256))
+        ranges = (("k", 1, 65536), ("d", 1, 256), ("n", 0, 256), ("m", 0, 256), ("codeword_bits", *CODEWORD_BITS))
         for field, low, high in (*ranges, ("iterations", 0, 10**6), ("seed", 0, 2**63 - 1)):
             value = getattr(self, field)
             if type(value) is not int or not low <= value <= high:
                 raise CompressError(f"{field} must be an integer in {low}..{high}, not {value!r}")
+        if self.codeword_bits != 8 and self.stored == "int8":
+            raise CompressError(
+                f"codeword_bits must be 8 for method {self.method}, which has no codewords, not {self.codeword_bits}"
+            )
         if self.scope == "crosslayer" and self.method in ("pqf", "dkm"):
             raise CompressError(f"scope must be layerwise for method {self.method}, not {self.scope!r}")
         if self.masked:
@@ -208,14 +215,29 @@ def misfit(source: LayerSource, recipe: Recipe) -> str | None:
     shared = recipe.scope == "crosslayer"
     if recipe.k > NG and not shared:
         return f"subvectors: {NG} are fewer than k = {recipe.k}"
-    bits = storage_bits(
-        K * C * R * S, d=recipe.d, k=recipe.k, n=recipe.n, m=recipe.m, masked=recipe.masked, signed=recipe.signed
-    )
+    bits = recipe_bits(K * C * R * S, recipe)
     if shared:
         bits = replace(bits, codebook=0)
     if bits.per_weight >= 8:
         return f"size: {bits.per_weight:.2f} bits a weight {'without' if shared else 'with'} the codebook"
     return None
+
+
+def recipe_bits(weights: int, recipe: Recipe, *, masked: bool | None = None) -> StorageBits:
+    """Bits of a layer of so many weights by a recipe with codewords (:func:`sw.compress.ratio.storage_bits`).
+
+    ``masked``: whether masks are stored, where that is not for the method to say.
+    """
+    return storage_bits(
+        weights,
+        d=recipe.d,
+        k=recipe.k,
+        n=recipe.n,
+        m=recipe.m,
+        masked=recipe.masked if masked is None else masked,
+        signed=recipe.signed,
+        codeword_bits=recipe.codeword_bits,
+    )
 
 
 def kept_weights(weight: NDArray[np.float32], n: int, m: int) -> NDArray[np.bool_] | None:
@@ -300,8 +322,9 @@ def compress_layers(
         elif recipe.scope == "crosslayer":
             pools.setdefault(recipe, []).append(i)
         else:
-            # What the method and N:M do is done before the clustering, so other recipes may share the call.
-            batches.setdefault(replace(recipe, method="vq", d=1, n=0, m=0), []).append(i)
+            # What the method and N:M do is done before the clustering, what codeword_bits does after it: recipes that
+            # differ in these may share the call.
+            batches.setdefault(replace(recipe, method="vq", d=1, n=0, m=0, codeword_bits=8), []).append(i)
     for numbers in batches.values():
         parts = [_Subvectors.of(sources[i], recipes[i]) for i in numbers]
         found = kmeans_layers(
@@ -314,15 +337,33 @@ def compress_layers(
         )
         for i, part, result in zip(numbers, parts, found, strict=True):
             recipe = recipes[i]
-            counts = member_counts(part.masks, result.assignments, recipe.k, recipe.d)
-            codebook, scale = quantise_codebook(result.codebook, counts, magnitudes=recipe.signed)
-            layers[i] = part.layer(sources[i], recipe, codebook, scale, result.assignments)
+            layers[i] = part.layer(sources[i], recipe, *_integers(part.values, part.masks, result, recipe, threads))
     for number, (recipe, numbers) in enumerate(pools.items()):
         name = f"crosslayer-{number}"
         layers |= _crosslayer(name, recipe, {i: sources[i] for i in numbers}, threads, device)
         for _ in numbers:
             done()
     return [layers[i] for i in range(len(sources))]
+
+
+def _integers(
+    values: NDArray[np.float32],
+    masks: NDArray[np.bool_] | None,
+    found: KMeansResult,
+    recipe: Recipe,
+    threads: int | None,
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
+    """Codebook, scale and assignments of a clustering by a recipe."""
+    return integer_codebook(
+        values,
+        masks,
+        found,
+        magnitudes=recipe.signed,
+        codeword_bits=recipe.codeword_bits,
+        iterations=recipe.iterations,
+        empty=recipe.empty,
+        threads=threads,
+    )
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -370,6 +411,7 @@ class _Subvectors:
             masks=self.masks,
             signs=self.signs,
             codebook_name=codebook_name,
+            codeword_bits=recipe.codeword_bits,
         )
 
 
@@ -385,14 +427,13 @@ def _crosslayer(
     kept = [part.masks for part in parts.values() if part.masks is not None]
     masks = np.concatenate(kept) if kept else None
     (found,) = kmeans_layers([values], masks=[masks], **_settings(recipe), threads=threads, device=device)
-    counts = member_counts(masks, found.assignments, recipe.k, recipe.d)
-    codebook, scale = quantise_codebook(found.codebook, counts, magnitudes=recipe.signed)
+    codebook, scale, assignments = _integers(values, masks, found, recipe, threads)
     layers, first = {}, 0
     for i, part in parts.items():
         last = first + len(part.values)
         # A product of two small scales must not vanish.
         own = np.maximum(scale * factors[i], np.finfo(np.float32).tiny)
-        layers[i] = part.layer(sources[i], recipe, codebook, own, found.assignments[first:last].copy(), name)
+        layers[i] = part.layer(sources[i], recipe, codebook, own, assignments[first:last].copy(), name)
         first = last
     return layers
 

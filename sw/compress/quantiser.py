@@ -1,14 +1,18 @@
-"""Symmetric 8-bit quantisation of codebooks and of weights that stay at 8 bit (MVQ section 4.3, equation 5)."""
+"""Symmetric quantisation of codebooks and of weights without a codeword, to 8 bits or fewer (MVQ section 4.3)."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sw.format.layer import codeword_range
+
 __all__ = ["QuantiserError", "quantise", "quantise_channels", "quantise_codebook"]
 
 # Shares of the largest magnitude that the range may cover. 1 is among them: never worse than max-abs.
 _CLIPPING = np.linspace(0.5, 1.0, 51)
+# The same of fewer bits than 8: of 2, the best scale may map max-abs to far beyond the range.
+_NARROW_CLIPPING = np.linspace(0.1, 1.0, 51)
 
 
 class QuantiserError(ValueError):
@@ -36,12 +40,17 @@ def quantise(
 
 
 def quantise_codebook(
-    codebook: NDArray[np.float32], counts: NDArray[np.float64], *, magnitudes: bool = False
+    codebook: NDArray[np.float32],
+    counts: NDArray[np.float64],
+    *,
+    magnitudes: bool = False,
+    codeword_bits: int = 8,
+    also: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """A codebook as int8 with one scale.
+    """A codebook as integers with one scale.
 
-    Of 51 scales from max-abs/254 to max-abs/127, the one with the smallest squared error over the weights that the
-    codebook stands for. Elements that stand for no weight count neither for the error nor for max-abs.
+    Of 51 scales, from max-abs/254 to max-abs/127 for 8 bits, the one with the smallest squared error over the weights
+    that the codebook stands for. Elements that stand for no weight count neither for the error nor for max-abs.
 
     Parameters
     ----------
@@ -51,6 +60,10 @@ def quantise_codebook(
         Weights that each element stands for, ``[k, d]`` (:func:`sw.compress.kmeans.member_counts`).
     magnitudes
         Integers in 0..127 in place of -128..127.
+    codeword_bits
+        Fewer bits: 2..8, the sign counted in (:func:`sw.format.layer.codeword_range`).
+    also
+        A scale to try before the others, float32 ``[1]``.
 
     Returns
     -------
@@ -60,19 +73,23 @@ def quantise_codebook(
     Raises
     ------
     QuantiserError
-        The codebook or a count is NaN or infinite.
+        The codebook or a count is NaN or infinite, or ``codeword_bits`` is out of range.
     """
     _check_finite("codebook", codebook)
     _check_finite("counts", counts)
-    low = 0 if magnitudes else -128
+    _check_bits("codeword_bits", codeword_bits)
+    low, high = codeword_range(codeword_bits, magnitudes)
     used = counts > 0
     values, weights = codebook[used].astype(np.float64), counts[used]
-    scales = _scale(np.abs(values).max(initial=0) * _CLIPPING)
-    errors = [float(weights @ (quantise(values, scale, low) * float(scale) - values) ** 2) for scale in scales]
+    largest = np.abs(values).max(initial=0)
+    scales = _scale(largest * _CLIPPING) if codeword_bits == 8 else _scale(largest * (127 / high) * _NARROW_CLIPPING)
+    if also is not None and largest:
+        scales = np.concatenate([also, scales])
+    errors = [float(weights @ (quantise(values, scale, low, high) * float(scale) - values) ** 2) for scale in scales]
     # Of equal errors the largest scale: no clipping without a gain.
     best = len(errors) - 1 - int(np.argmin(errors[::-1]))
     scale = scales[best : best + 1]
-    return quantise(codebook, scale, low), scale
+    return quantise(codebook, scale, low, high), scale
 
 
 def quantise_channels(weight: NDArray[np.float32], bits: int = 8) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -87,15 +104,13 @@ def quantise_channels(weight: NDArray[np.float32], bits: int = 8) -> tuple[NDArr
         A weight is NaN or infinite, or ``bits`` is not in 2..8.
     """
     _check_finite("weight", weight)
-    if type(bits) is not int or not 2 <= bits <= 8:
-        raise QuantiserError(f"bits must be an integer in 2..8, not {bits!r}")
+    _check_bits("bits", bits)
     largest = np.abs(weight).max(axis=(1, 2, 3))
     if bits == 8:
         scales = _scale(largest)
         return quantise(weight, scales.reshape(-1, 1, 1, 1)), scales
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-    # Of 2 bits, the best scale may map max-abs to far beyond the range.
-    tried = [_scale(largest * (127 * share / high)) for share in np.linspace(0.1, 1.0, 51)]
+    tried = [_scale(largest * (127 * share / high)) for share in _NARROW_CLIPPING]
     errors = []
     for scales in tried:
         wide = scales.reshape(-1, 1, 1, 1)
@@ -108,6 +123,11 @@ def quantise_channels(weight: NDArray[np.float32], bits: int = 8) -> tuple[NDArr
 def _check_finite(name: str, values: NDArray[np.floating]) -> None:
     if not np.isfinite(values).all():
         raise QuantiserError(f"{name} must be finite, not NaN or infinite")
+
+
+def _check_bits(name: str, bits: int) -> None:
+    if type(bits) is not int or not 2 <= bits <= 8:
+        raise QuantiserError(f"{name} must be an integer in 2..8, not {bits!r}")
 
 
 def _scale(largest: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from math import comb
 
-from sw.format.layer import CompressedLayer
+from sw.format.layer import CompressedLayer, element_bits
 
 __all__ = ["StorageBits", "ideal_ratio", "layer_bits", "storage_bits", "sum_bits"]
 
@@ -26,7 +26,7 @@ class StorageBits:
     signs
         One for each kept weight of a sign-split method.
     codebook
-        b_c: k*d*q_c, with q_c = 8, or 7 for magnitudes.
+        b_c: k*d*q_c, with q_c = ``codeword_bits``, or one less for magnitudes.
     raw
         Of a layer of uniform integers: 8 a weight, or fewer.
     codebook_name
@@ -53,7 +53,15 @@ class StorageBits:
 
 
 def storage_bits(
-    weight_count: int, *, d: int, k: int, n: int = 1, m: int = 1, masked: bool = False, signed: bool = False
+    weight_count: int,
+    *,
+    d: int,
+    k: int,
+    n: int = 1,
+    m: int = 1,
+    masked: bool = False,
+    signed: bool = False,
+    codeword_bits: int = 8,
 ) -> StorageBits:
     """Bits of a layer of that many weights: the terms of MVQ equation 7, and the signs of a sign-split method.
 
@@ -69,6 +77,8 @@ def storage_bits(
         There are masks (``mvq``, ``msvq``).
     signed
         Signs are split off (``ssvq``, ``msvq``).
+    codeword_bits
+        Bits of a weight that a codeword stands for, its sign counted in.
     """
     kept = weight_count * n // m if masked else weight_count
     return StorageBits(
@@ -76,7 +86,7 @@ def storage_bits(
         assignments=(k - 1).bit_length() * (weight_count // d),
         masks=(comb(m, n) - 1).bit_length() * (weight_count // m) if masked else 0,
         signs=kept if signed else 0,
-        codebook=k * d * (7 if signed else 8),
+        codebook=k * d * element_bits(codeword_bits, signed),
     )
 
 
@@ -93,6 +103,7 @@ def layer_bits(layer: CompressedLayer) -> StorageBits:
         m=layer.m,
         masked=layer.masks is not None,
         signed=layer.signs is not None,
+        codeword_bits=layer.codeword_bits,
     )
     return replace(bits, codebook_name=layer.codebook_name)
 

@@ -31,7 +31,9 @@ from sw.format.container import container_size, layer_fields, section_bytes
 from sw.format.layer import CompressedLayer
 
 __all__ = [
+    "BITS",
     "CANDIDATES",
+    "METHOD_CANDIDATES",
     "REFERENCE",
     "SLACK",
     "Plan",
@@ -39,6 +41,7 @@ __all__ = [
     "loss_sensitivity",
     "plan_json",
     "search",
+    "with_codeword_bits",
 ]
 
 
@@ -53,8 +56,30 @@ def _candidates() -> tuple[Recipe, ...]:
     return tuple(recipes)
 
 
+#: Bits of codewords that :data:`CANDIDATES` have.
+BITS = (8, 4)
+
+
+def with_codeword_bits(recipes: Sequence[Recipe], bits: Sequence[int]) -> tuple[Recipe, ...]:
+    """The recipes, those with codewords once with each of these ``codeword_bits``.
+
+    Raises
+    ------
+    CompressError
+        A number of bits is out of range.
+    """
+    return tuple(
+        recipe if recipe.stored == "int8" else dataclasses.replace(recipe, codeword_bits=count)
+        for recipe in recipes
+        for count in (bits if recipe.stored != "int8" else bits[:1])
+    )
+
+
+#: Methods, k, d and N:M of :data:`CANDIDATES`.
+METHOD_CANDIDATES = _candidates()
+
 #: What a layer is tried with by default.
-CANDIDATES = _candidates()
+CANDIDATES = with_codeword_bits(METHOD_CANDIDATES, BITS)
 
 
 #: With which layers are compressed one by one to measure their sensitivity: an error of medium size, in any layer.

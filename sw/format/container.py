@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.layout import Schedule
-from sw.format.layer import CompressedLayer, LayerError, Requantisation
+from sw.format.layer import CODEWORD_BITS, SIGN_SPLIT, CompressedLayer, LayerError, Requantisation, element_bits
 from sw.format.output import write_atomically
 from sw.format.packing import PackingError, pack_fields, unpack_fields
 from sw.format.streams import StreamError, StreamLayout, layer_streams, unpack_streams
@@ -39,7 +39,7 @@ __all__ = [
 #: As in PNG, a byte above 127, both kinds of line end and an end-of-file mark show a transfer that changed the bytes.
 MAGIC = b"\x89MVQ\r\n\x1a\n"
 #: Of the newest files. A writer gives a file the oldest version that can say what is in it.
-VERSION = 2
+VERSION = 3
 
 #: Longest codeword. It bounds what a reader may have to allocate for a byte of an index stream.
 MAX_D = 256
@@ -67,10 +67,11 @@ _DEFAULTS: dict[str, Any] = {
     "requantised": False,
     "weight_bits": 8,
     "codebook": None,
+    "codeword_bits": 8,
 }
 _OWN = ("name", "shape")
-# Fields that version 1 does not have.
-_SINCE_2 = ("weight_bits", "codebook")
+# Fields that version 1 does not have, and the first version that has each.
+_SINCE = {"weight_bits": 2, "codebook": 2, "codeword_bits": 3}
 
 
 class ContainerError(ValueError):
@@ -114,9 +115,9 @@ class _Entry:
         return f"layer {self.fields['name']!r}"
 
     @property
-    def codeword_bits(self) -> int:
-        """Bits of a codeword element: signs that are stored elsewhere leave 7."""
-        return 7 if self.layout.method in ("ssvq", "msvq") else 8
+    def element_bits(self) -> int:
+        """Bits that the codebook stores for an element of a codeword."""
+        return element_bits(self.fields["codeword_bits"], self.layout.method in SIGN_SPLIT)
 
     @property
     def sections(self) -> dict[str, int]:
@@ -124,7 +125,7 @@ class _Entry:
         layout, K = self.layout, self.layout.shape[0]
         sizes: dict[str, int] = {}
         if layout.method != "int8" and self.stores_codebook:
-            sizes["codebook"] = -(-layout.k * layout.d * self.codeword_bits // 8)
+            sizes["codebook"] = -(-layout.k * layout.d * self.element_bits // 8)
         sizes |= layout.sizes
         sizes["scale"] = 4 * (K if self.fields["channel_scales"] else 1)
         if self.fields["requantised"]:
@@ -180,6 +181,11 @@ def _entry(fields: dict[str, Any], section: str) -> _Entry:
         )
     except StreamError as error:
         raise ContainerError(section, str(error)) from None
+    least, most = CODEWORD_BITS
+    if type(fields["codeword_bits"]) is not int or not least <= fields["codeword_bits"] <= most:
+        raise fail("codeword_bits", f"an integer in {least}..{most}")
+    if fields["codeword_bits"] != 8 and method[0] == "int8":
+        raise fail("codeword_bits", "8 for method int8")
     codebook = fields["codebook"]
     if codebook is not None and (type(codebook) is not str or not codebook or method[0] == "int8"):
         raise fail("codebook", "null for method int8" if method[0] == "int8" else "text and not empty, or null")
@@ -197,13 +203,16 @@ def _share_codebooks(entries: Sequence[_Entry]) -> list[_Entry]:
     for entry in entries:
         name = entry.fields["codebook"]
         owner = first.setdefault(name, entry) if name is not None else entry
-        ours, theirs = ((e.layout.d, e.layout.k, e.codeword_bits) for e in (entry, owner))
+        ours, theirs = ((e.layout.d, e.layout.k, e.element_bits) for e in (entry, owner))
         if ours != theirs:
             raise ContainerError(
                 entry.label,
                 f"codebook {name!r} must have d, k and bits {', '.join(map(str, theirs))} as in {owner.label},"
                 f" not {', '.join(map(str, ours))}",
             )
+        if (bits := entry.fields["codeword_bits"]) != (first_bits := owner.fields["codeword_bits"]):
+            text = f"codebook {name!r} must have codeword_bits {first_bits} as in {owner.label}, not {bits}"
+            raise ContainerError(entry.label, text)
         shared.append(entry if owner is entry else replace(entry, stores_codebook=False))
     return shared
 
@@ -235,6 +244,7 @@ def _describe(layer: CompressedLayer, schedule: Schedule) -> dict[str, Any]:
         "requantised": layer.requantisation is not None,
         "weight_bits": layer.weight_bits,
         "codebook": layer.codebook_name,
+        "codeword_bits": layer.codeword_bits,
     }
 
 
@@ -265,7 +275,9 @@ def _section_data(entry: _Entry, layer: CompressedLayer) -> dict[str, bytes]:
     """The contents of the layer's sections, in any order."""
     data = layer_streams(layer, entry.layout.schedule)
     if layer.codebook is not None and entry.stores_codebook:
-        data["codebook"] = pack_fields(layer.codebook.view(np.uint8), entry.codeword_bits)
+        # The lowest bits of two's complement, or of magnitudes, which have no others.
+        lowest = np.uint8((1 << entry.element_bits) - 1)
+        data["codebook"] = pack_fields(layer.codebook.view(np.uint8) & lowest, entry.element_bits)
     data["scale"] = layer.scale.astype("<f4").tobytes()
     if layer.requantisation is not None:
         data["bias"] = layer.requantisation.bias.astype("<i4").tobytes()
@@ -374,8 +386,8 @@ def write_container(
 
     described, entries = _described(layers, schedule)
     header = _header(described, metadata)
-    new = any(fields[name] != _DEFAULTS[name] for fields in described for name in _SINCE_2)
-    prefix = _PREFIX.pack(MAGIC, 2 if new else 1, len(header)) + header
+    version = max([1, *(_SINCE[name] for fields in described for name in _SINCE if fields[name] != _DEFAULTS[name])])
+    prefix = _PREFIX.pack(MAGIC, version, len(header)) + header
     parts = [prefix, _CHECKSUM.pack(zlib.crc32(prefix))]
     for entry, layer in zip(entries, layers, strict=True):
         data = _section_data(entry, layer)
@@ -415,8 +427,8 @@ def _parse_header(data: bytes) -> tuple[list[_Entry], dict[str, Any], int]:
     names = set()
     for fields in layers:
         section = f"header of layer {fields.get('name')!r}"
-        for name in _SINCE_2:
-            if version < 2 and (name in fields or name in default):
+        for name, first in _SINCE.items():
+            if version < first and (name in fields or name in default):
                 raise ContainerError(section, f"field {name!r} must not be in a file of version {version}")
         entry = _entry(_DEFAULTS | default | fields, section)
         if entry.fields["name"] in names:
@@ -460,10 +472,13 @@ def _decode(entry: _Entry, contents: Mapping[str, bytes], codebooks: dict[str, N
         raise ContainerError(f"{entry.label} {error.stream}", str(error)) from None
     if "codebook" in contents:
         try:
-            elements = unpack_fields(contents["codebook"], entry.codeword_bits, layout.k * layout.d)
+            elements = unpack_fields(contents["codebook"], entry.element_bits, layout.k * layout.d)
         except PackingError as error:
             raise ContainerError(f"{entry.label} codebook", str(error)) from None
-        parts["codebook"] = elements.astype(np.uint8).view(np.int8).reshape(layout.k, layout.d)
+        # Shifted up and down again, the highest bit is the sign; magnitudes have none.
+        unused = 0 if layout.method in SIGN_SPLIT else 8 - entry.element_bits
+        raised = (elements.astype(np.uint8) << unused).view(np.int8)
+        parts["codebook"] = (raised >> unused).reshape(layout.k, layout.d)
     if (shared := fields["codebook"]) is not None:
         if entry.stores_codebook:
             codebooks[shared] = parts["codebook"]
@@ -492,6 +507,7 @@ def _decode(entry: _Entry, contents: Mapping[str, bytes], codebooks: dict[str, N
             m=layout.m,
             weight_bits=layout.weight_bits,
             codebook_name=shared,
+            codeword_bits=fields["codeword_bits"],
             **parts,
         )
     except LayerError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sw.format.layer import CompressedLayer, Requantisation
+from sw.format.layer import SIGN_SPLIT, CompressedLayer, Requantisation, codeword_range
 from sw.format.packing import unrank_masks
 
 __all__ = ["random_layer"]
@@ -23,6 +23,7 @@ def random_layer(
     n: int = 0,
     m: int = 0,
     weight_bits: int = 8,
+    codeword_bits: int = 8,
     requantised: bool = False,
     name: str = "random",
     **geometry: Any,
@@ -36,7 +37,7 @@ def random_layer(
     ----------
     rng
         Source of all randomness.
-    method, shape, d, k, n, m, weight_bits, name
+    method, shape, d, k, n, m, weight_bits, codeword_bits, name
         As in :class:`~sw.format.layer.CompressedLayer`; ``n`` and ``m`` default to d where the method has no masks, and
         all four are left out for ``int8``.
     requantised
@@ -54,17 +55,18 @@ def random_layer(
     else:
         n, m = n or d, m or d
         NG = K // d * C * R * S
-        low = 0 if method in ("ssvq", "msvq") else -128
-        codebook = rng.integers(low, 128, (k, d)).astype(np.int8)
-        codebook.reshape(-1)[:3] = [low, 127, 0][: codebook.size]
+        low, high = codeword_range(codeword_bits, method in SIGN_SPLIT)
+        codebook = rng.integers(low, high + 1, (k, d)).astype(np.int8)
+        codebook.reshape(-1)[:3] = [low, high, 0][: codebook.size]
         assignments = rng.integers(0, k, NG).astype(np.int32)
         assignments[:2] = [0, k - 1][:NG]
         parts |= {"d": d, "k": k, "n": n, "m": m, "codebook": codebook, "assignments": assignments}
+        parts["codeword_bits"] = codeword_bits
         if method in ("mvq", "msvq"):
             ranks = rng.integers(0, comb(m, n), NG * (d // m))
             ranks[:2] = [0, comb(m, n) - 1][: len(ranks)]
             parts["masks"] = unrank_masks(ranks, n, m).reshape(NG, d)
-        if low == 0:
+        if method in SIGN_SPLIT:
             parts["signs"] = rng.random((NG, d * n // m)) < 0.5
     if requantised:
         parts["requantisation"] = Requantisation(

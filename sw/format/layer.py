@@ -8,10 +8,25 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["METHODS", "CompressedLayer", "LayerError", "Requantisation"]
+__all__ = [
+    "CODEWORD_BITS",
+    "METHODS",
+    "SIGN_SPLIT",
+    "CompressedLayer",
+    "LayerError",
+    "Requantisation",
+    "codeword_range",
+    "element_bits",
+]
 
 #: How a layer's weights are stored. ``int8`` is one integer a weight; ``vq`` is plain vector quantisation.
 METHODS = ("int8", "vq", "mvq", "ssvq", "msvq")
+
+#: Methods with one sign bit for each kept weight and magnitudes as codewords.
+SIGN_SPLIT = ("ssvq", "msvq")
+
+#: Least and greatest number of bits that a weight of a codeword may have, its sign counted in.
+CODEWORD_BITS = (2, 8)
 
 
 class LayerError(ValueError):
@@ -45,6 +60,28 @@ def geometry_fault(
     if type(groups) is not int or groups < 1 or shape[0] % groups:
         return f"groups must be at least 1 and divide K = {shape[0]}, not {groups!r}"
     return None
+
+
+def element_bits(codeword_bits: int, signed: bool) -> int:
+    """Bits that a codebook stores for one element of a codeword.
+
+    Parameters
+    ----------
+    codeword_bits
+        Bits of a weight, its sign counted in.
+    signed
+        The method splits signs: the codebook holds magnitudes, and the sign's bit is stored elsewhere.
+    """
+    return codeword_bits - signed
+
+
+def codeword_range(codeword_bits: int, signed: bool) -> tuple[int, int]:
+    """Least and greatest integer of a codeword's elements: ``-128, 127`` for 8 bits, magnitudes ``0, 127``.
+
+    Parameters: :func:`element_bits`.
+    """
+    half = 1 << (codeword_bits - 1)
+    return (0 if signed else -half), half - 1
 
 
 @dataclass(frozen=True)
@@ -89,7 +126,8 @@ class CompressedLayer:
     scale
         float32 ``[1]``, or ``[K]`` for ``int8``: weight = scale * integer.
     codebook
-        int8 ``[k, d]``; magnitudes 0..127 for ``ssvq`` and ``msvq``. None for ``int8``.
+        int8 ``[k, d]``, in the range of ``codeword_bits`` (:func:`codeword_range`): magnitudes for ``ssvq`` and
+        ``msvq``. None for ``int8``.
     assignments
         int32 ``[NG]``, 0..k-1, subvectors in canonical order (:func:`hw.layout.row_subvectors`). None for ``int8``.
     masks
@@ -104,6 +142,9 @@ class CompressedLayer:
     weight_bits
         Bits that a weight of ``int8`` takes in a file, 2..8: its integers are in ``-2**(b-1)..2**(b-1)-1``. 8 for the
         other methods.
+    codeword_bits
+        Bits of a weight that a codeword stands for, 2..8, its sign counted in: codewords are in
+        ``-2**(b-1)..2**(b-1)-1``, or magnitudes in ``0..2**(b-1)-1``. 8 for ``int8``.
     codebook_name
         Layers of one name share one codebook (MVQ section 4.1, crosslayer), which a file stores once; the scale is each
         layer's own. None: a codebook of this layer alone.
@@ -135,6 +176,7 @@ class CompressedLayer:
     requantisation: Requantisation | None = None
     weight_bits: int = 8
     codebook_name: str | None = None
+    codeword_bits: int = 8
 
     @property
     def subvector_count(self) -> int:
@@ -177,7 +219,7 @@ class CompressedLayer:
         raw, masked, sign_split = (
             self.method == "int8",
             self.method in ("mvq", "msvq"),
-            self.method in ("ssvq", "msvq"),
+            self.method in SIGN_SPLIT,
         )
         if raw:
             if (self.d, self.k, self.n, self.m) != (0, 0, 0, 0):
@@ -195,6 +237,11 @@ class CompressedLayer:
             self._fail(f"weight_bits must be an integer in 2..8, not {self.weight_bits!r}")
         if self.weight_bits != 8 and not raw:
             self._fail(f"weight_bits must be 8 for method {self.method}, not {self.weight_bits}")
+        least, most = CODEWORD_BITS
+        if type(self.codeword_bits) is not int or not least <= self.codeword_bits <= most:
+            self._fail(f"codeword_bits must be an integer in {least}..{most}, not {self.codeword_bits!r}")
+        if self.codeword_bits != 8 and raw:
+            self._fail(f"codeword_bits must be 8 for method int8, not {self.codeword_bits}")
         if self.codebook_name is not None and (type(self.codebook_name) is not str or not self.codebook_name or raw):
             wanted = "None for method int8" if raw else "text and not empty, or None"
             self._fail(f"codebook_name must be {wanted}, not {self.codebook_name!r}")
@@ -214,8 +261,13 @@ class CompressedLayer:
         self._check_array("assignments", not raw, (NG,), np.int32)
         self._check_array("masks", masked, (NG, self.d), np.bool_)
         self._check_array("signs", sign_split, (NG, self.Q), np.bool_)
-        if self.codebook is not None and sign_split and (self.codebook < 0).any():
-            self._fail(f"codebook must hold magnitudes 0..127, not {int(self.codebook.min())}")
+        if self.codebook is not None:
+            low, high = codeword_range(self.codeword_bits, sign_split)
+            least, greatest = int(self.codebook.min()), int(self.codebook.max())
+            if least < low or greatest > high:
+                wrong = least if least < low else greatest
+                wanted = f"magnitudes {low}..{high}" if sign_split else f"integers {low}..{high}"
+                self._fail(f"codebook must hold {wanted}, not {wrong}")
         if self.assignments is not None and NG:
             low, high = int(self.assignments.min()), int(self.assignments.max())
             if low < 0 or high >= self.k:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.layout import Schedule
-from sw.format.layer import METHODS, CompressedLayer
+from sw.format.layer import METHODS, SIGN_SPLIT, CompressedLayer
 from sw.format.packing import PackingError, mask_code_bits, pack_fields, rank_masks, unpack_fields, unrank_masks
 
 __all__ = ["STREAM_ALIGNMENT", "StreamError", "StreamLayout", "layer_streams", "subvector_order", "unpack_streams"]
@@ -128,7 +128,7 @@ class StreamLayout:
         widths = {"index": (self.k - 1).bit_length()}
         if self.masked:
             widths["mask"] = mask_code_bits(self.n, self.m) * (self.d // self.m)
-        if self.method in ("ssvq", "msvq"):
+        if self.method in SIGN_SPLIT:
             widths["sign"] = self.d * self.n // self.m
         return {name: bits for name, bits in widths.items() if bits}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from sw.compress.methods import RECIPE_METHODS, SCOPES, LayerSource, Recipe, check_keep
+from sw.compress.methods import RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, check_keep
 from sw.compress.network import module_sources
 from sw.compress.pruning import parse_nm
 from sw.compress.rules import read_rules
@@ -30,10 +30,13 @@ DEFAULTS: dict[str, tuple[int, int, int, int]] = {
 
 
 def add_recipe_options(parser: Any) -> None:
-    """``--method``, ``--k``, ``--d``, ``--nm``, ``--scope``, ``--rules`` and ``--keep``."""
+    """``--method``, ``--k``, ``--d``, ``--codeword-bits``, ``--nm``, ``--scope``, ``--rules`` and ``--keep``."""
     parser.add_argument("--method", choices=RECIPE_METHODS, default="mvq")
     parser.add_argument("--k", type=int, help="codewords")
     parser.add_argument("--d", type=int, help="codeword length")
+    parser.add_argument(
+        "--codeword-bits", type=int, help="of a codeword's weights, 2..8, with their sign; 8 by default"
+    )
     parser.add_argument("--nm", metavar="N:M", help="keep N of every M weights")
     parser.add_argument("--scope", choices=SCOPES, default="layerwise", help="which layers share a codebook")
     parser.add_argument("--rules", metavar="FILE", help="a recipe for each layer, as the command search writes them")
@@ -45,6 +48,8 @@ def add_recipe_options(parser: Any) -> None:
 def rules_of(options: argparse.Namespace, sources: Sequence[LayerSource], seed: int = 0) -> list[tuple[str, Recipe]]:
     """The rules that :func:`add_recipe_options`' options give a network."""
     if options.rules:
+        if options.codeword_bits is not None:
+            raise CompressError("--codeword-bits must not be given with --rules, which has recipes of its own")
         return read_rules(options.rules)
     k, d, n, m = DEFAULTS.get(options.method, (1, 1, 0, 0))
     if options.nm is not None:
@@ -57,6 +62,7 @@ def rules_of(options: argparse.Namespace, sources: Sequence[LayerSource], seed: 
         m,
         seed=seed,
         scope=options.scope,
+        codeword_bits=8 if options.codeword_bits is None else options.codeword_bits,
     )
     check_keep(options.keep or (), sources)
     return method_rules(sources, recipe, options.keep)

@@ -19,10 +19,19 @@ from torch import nn
 from sw.command_line import exit_status
 from sw.compress.commands.options import add_data_options, load_split
 from sw.compress.kmeans_gpu import device_kind
-from sw.compress.methods import CompressError, LayerSource, check_keep
+from sw.compress.methods import CompressError, LayerSource, Recipe, check_keep
 from sw.compress.network import compress_network, module_sources
 from sw.compress.rules import read_candidates
-from sw.compress.search import CANDIDATES, REFERENCE, SLACK, loss_sensitivity, plan_json, search
+from sw.compress.search import (
+    CANDIDATES,
+    METHOD_CANDIDATES,
+    REFERENCE,
+    SLACK,
+    loss_sensitivity,
+    plan_json,
+    search,
+    with_codeword_bits,
+)
 from sw.compress.sources import MODELS, checkpoint_sources, load_model
 from sw.compress.training.checking import check_integer_form
 from sw.compress.training.finetune import about
@@ -56,6 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--images", type=int, default=256, help="how many (%(default)s)")
     parser.add_argument("--candidates", metavar="FILE", help="JSON with rules, whose recipes are tried instead")
+    parser.add_argument(
+        "--codeword-bits",
+        metavar="BITS",
+        type=int,
+        nargs="+",
+        help="bits of codewords, 2..8, that each candidate with codewords is tried with (8 4)",
+    )
     parser.add_argument("--keep", metavar="PATTERN", nargs="*", default=[], help="layers that stay at 8 bit")
     parser.add_argument("--threads", type=int, help="threads; does not change the result (all processors)")
     parser.add_argument("--device", default="cpu", help="of the clustering and the sensitivities (%(default)s)")
@@ -76,7 +92,13 @@ def _run(options: argparse.Namespace) -> int:
     model = None if file else load_model(options.network, options.weights)
     sources = checkpoint_sources(options.network) if model is None else module_sources(model)
     check_keep(options.keep, sources)
-    candidates = read_candidates(options.candidates) if options.candidates else CANDIDATES
+    candidates: Sequence[Recipe] = CANDIDATES
+    if options.candidates:
+        if options.codeword_bits is not None:
+            raise CompressError("--codeword-bits must not be given with --candidates, which has recipes of its own")
+        candidates = read_candidates(options.candidates)
+    elif options.codeword_bits is not None:
+        candidates = with_codeword_bits(METHOD_CANDIDATES, options.codeword_bits)
     with ExitStack() as files:
         output = files.enter_context(staged(options.output)) if options.output is not None else None
         sensitivity = metadata = None
@@ -100,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
         )
         if output is not None:
             output.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    table = Table("layer", "method", "k", "d", "N:M", box=None)
+    table = Table("layer", "method", "k", "d", "N:M", "bits", box=None)
     for name, recipe in plan.recipes.items():
         coded = recipe.stored != "int8"
         table.add_row(
@@ -109,6 +131,7 @@ def _run(options: argparse.Namespace) -> int:
             str(recipe.k) if coded else "",
             str(recipe.d) if coded else "",
             f"{recipe.n}:{recipe.m}" if recipe.masked else "",
+            str(recipe.codeword_bits if coded else recipe.weight_bits),
         )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     print(f"{plan.bytes} bytes of {options.bytes}, error {plan.error:.6g}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sw.compress.kmeans import member_counts
 from sw.compress.methods import CompressError
 from sw.compress.training.quant import StepSize, fake_quantise, integers, kernels_for, weight_range
-from sw.format.layer import CompressedLayer
+from sw.format.layer import CompressedLayer, codeword_range
 
 __all__ = [
     "CodebookDecoder",
@@ -222,7 +222,8 @@ class UniformDecoder(WeightDecoder):
 class CodebookDecoder(WeightDecoder):
     """Decodes indices (+ masks, + signs) and trains the codebook, its step size, and the signs.
 
-    Indices and masks stay as they are. The codebook is quantised in every forward pass: MVQ equation 5, with LSQ.
+    Indices and masks stay as they are. The codebook is quantised in every forward pass, to the layer's
+    ``codeword_bits``: MVQ equation 5, with LSQ.
 
     With sign-split methods the weight is ``c[a] o sign(l)`` (SSVQ). The latent signs ``l`` get the straight-through
     gradient ``dL/dw o c[a]``; a sign that :class:`~sw.compress.training.freezing.SignFreezer` froze no longer follows
@@ -267,7 +268,8 @@ class CodebookDecoder(WeightDecoder):
         if weight is not None and tuple(weight.shape) != layer.shape:
             raise CompressError(f"weight must have shape {list(layer.shape)}, not {list(weight.shape)}")
         self.method, self.d, self.k, self.n, self.m = layer.method, layer.d, layer.k, layer.n, layer.m
-        self.low = 0 if layer.signs is not None else -128
+        self.codeword_bits = layer.codeword_bits
+        self.low, self.high = codeword_range(layer.codeword_bits, layer.signs is not None)
         self.codebook_name = layer.codebook_name
         self.register_buffer("factor", None)
         scale = float(layer.scale[0])
@@ -305,7 +307,16 @@ class CodebookDecoder(WeightDecoder):
             offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).int()
             kept = self.d if self.masks is None else self.d * self.n // self.m
             self._stored = kernels.Stored(
-                self.shape, self.d, kept, self.low, self.assignments.int(), slots, self.counts, members, offsets
+                self.shape,
+                self.d,
+                kept,
+                self.low,
+                self.high,
+                self.assignments.int(),
+                slots,
+                self.counts,
+                members,
+                offsets,
             )
         return self._stored
 
@@ -334,7 +345,7 @@ class CodebookDecoder(WeightDecoder):
         if self.factor is not None:
             # Of a shared codebook, in this layer's scale.
             values, size = values * self.factor, size * self.factor
-        codebook = fake_quantise(values, size, self.low, 127)
+        codebook = fake_quantise(values, size, self.low, self.high)
         subvectors = masked_lookup(codebook, self.assignments, self.masks, self.counts)
         if self.signs is not None:
             bits: Tensor = self.signs()
@@ -346,7 +357,7 @@ class CodebookDecoder(WeightDecoder):
     @torch.no_grad()
     def fields(self) -> dict[str, Any]:
         size = self.step()
-        codebook = integers(self.codebook, size, self.low, 127)
+        codebook = integers(self.codebook, size, self.low, self.high)
         return {
             "method": self.method,
             "d": self.d,
@@ -356,6 +367,7 @@ class CodebookDecoder(WeightDecoder):
             "scale": (size if self.factor is None else size * self.factor).reshape(1).cpu().numpy(),
             "codebook": codebook.to("cpu", torch.int8).numpy(),
             "codebook_name": self.codebook_name,
+            "codeword_bits": self.codeword_bits,
             "assignments": self.assignments.cpu().numpy(),
             "masks": None if self.masks is None else self.masks.cpu().numpy(),
             "signs": None if self.signs is None else self.signs.negative().cpu().numpy(),
@@ -372,7 +384,7 @@ def share_codebook(decoders: Sequence[CodebookDecoder]) -> None:
     first = decoders[0]
     scales = torch.stack([decoder.step.base for decoder in decoders])
     start = torch.exp2(scales.log2().mean().round())
-    codebook = nn.Parameter(integers(first.codebook, first.step(), first.low, 127) * start)
+    codebook = nn.Parameter(integers(first.codebook, first.step(), first.low, first.high) * start)
     step = StepSize(start)
     counts = sum(
         member_counts(None if d.masks is None else d.masks.numpy(), d.assignments.numpy(), d.k, d.d) for d in decoders

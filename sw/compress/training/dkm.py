@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from sw.compress.methods import CompressError
 from sw.compress.training.decoders import WeightDecoder
 from sw.compress.training.quant import StepSize, fake_quantise, integers
-from sw.format.layer import CompressedLayer
+from sw.format.layer import CompressedLayer, codeword_range
 
 __all__ = ["DkmDecoder"]
 
@@ -83,6 +83,8 @@ class DkmDecoder(WeightDecoder):
         if type(iterations) is not int or iterations < 1:
             raise CompressError(f"iterations must be an integer of at least 1, not {iterations!r}")
         self.d, self.k, self.iterations = layer.d, layer.k, iterations
+        self.codeword_bits = layer.codeword_bits
+        self.low, self.high = codeword_range(layer.codeword_bits, False)
         self.weight = torch.nn.Parameter(weight.detach().clone().float())
         self.step = StepSize(torch.from_numpy(layer.scale).reshape(()))
         decoded = torch.from_numpy(layer.float_weights()).to(weight.device)
@@ -128,14 +130,14 @@ class DkmDecoder(WeightDecoder):
                 codebook = self._updated(subvectors, codebook)
             with torch.no_grad():
                 self.codebook.copy_(codebook)
-            quantised = fake_quantise(codebook, self.step(), -128, 127)
+            quantised = fake_quantise(codebook, self.step(), self.low, self.high)
             return self._ungrouped(torch.cat(list(self._chunks(_means, subvectors, quantised))))
 
     @torch.no_grad()
     def _hard(self) -> tuple[Tensor, Tensor, Tensor]:
         """The codebook's integers and values, and the nearest codeword of each subvector."""
         size = self.step()
-        codes = integers(self.codebook, size, -128, 127)
+        codes = integers(self.codebook, size, self.low, self.high)
         with torch.autocast(self.weight.device.type, enabled=False):
             scores = self._chunks(lambda *given: _scores(*given).argmax(1), self._grouped(), codes * size)
             return codes, codes * size, torch.cat(list(scores))
@@ -152,4 +154,5 @@ class DkmDecoder(WeightDecoder):
             "scale": self.step().reshape(1).cpu().numpy(),
             "codebook": codes.to("cpu", torch.int8).numpy(),
             "assignments": assignments.to("cpu", torch.int32).numpy(),
+            "codeword_bits": self.codeword_bits,
         }

@@ -256,8 +256,8 @@ class Stored:
     ----------
     shape
         ``[K, C, R, S]``.
-    d, n, low
-        Codeword length; kept weights of a subvector; least integer of a codeword.
+    d, n, low, high
+        Codeword length; kept weights of a subvector; least and greatest integer of a codeword.
     assignments
         int32 ``[NG]``.
     slots
@@ -274,6 +274,7 @@ class Stored:
     d: int
     n: int
     low: int
+    high: int
     assignments: Tensor
     slots: Tensor | None
     counts: Tensor
@@ -304,7 +305,7 @@ def decode(
     latent, frozen, fixed = _sign_arguments(signs, codebook)
     _decode[(triton.cdiv(len(stored.assignments), _TILE),)](
         codebook, base, factor, stored.assignments, slots, latent, frozen, fixed, weight, *stored.geometry(weight),
-        float(stored.low), 127.0, MASKED=stored.slots is not None, SIGNED=bool(signs), ROWS=_TILE,
+        float(stored.low), float(stored.high), MASKED=stored.slots is not None, SIGNED=bool(signs), ROWS=_TILE,
         D=triton.next_power_of_2(stored.d), num_warps=4,
     )  # fmt: skip
     return weight
@@ -332,7 +333,7 @@ def decode_backward(
     _decode_backward[(triton.cdiv(count, _TILE),)](
         gradient, codebook, base, factor, stored.assignments, slots, latent, frozen, fixed, signed,
         codebook if latent_gradient is None else latent_gradient, *stored.geometry(gradient),
-        float(stored.low), 127.0, MASKED=stored.slots is not None, SIGNED=bool(signs),
+        float(stored.low), float(stored.high), MASKED=stored.slots is not None, SIGNED=bool(signs),
         LEARN=latent_gradient is not None, ROWS=_TILE, D=wide, num_warps=4,
     )  # fmt: skip
     parts = max(1, min(_PROGRAMS // k, count // (k * _ROWS)))
@@ -341,10 +342,10 @@ def decode_backward(
     programs = triton.cdiv(k * d, 1024)
     results, slopes = torch.empty_like(codebook), torch.empty(programs, device=gradient.device)
     _codebook_gradient[(programs,)](
-        sums, stored.counts, codebook, base, factor, results, slopes, k * d, parts, float(stored.low), 127.0,
-        BLOCK=1024, num_warps=4,
+        sums, stored.counts, codebook, base, factor, results, slopes, k * d, parts,
+        float(stored.low), float(stored.high), BLOCK=1024, num_warps=4,
     )  # fmt: skip
-    return results, _gradient_of_step(slopes, base, factor, k * d, 127), latent_gradient
+    return results, _gradient_of_step(slopes, base, factor, k * d, stored.high), latent_gradient
 
 
 def _sign_arguments(signs: Sequence[Tensor], unused: Tensor) -> tuple[Tensor, Tensor, Tensor]:

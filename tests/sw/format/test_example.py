@@ -9,15 +9,17 @@ from sw.format.example import random_layer
 from sw.format.packing import rank_masks
 
 
+@pytest.mark.parametrize("bits", [8, 3])
 @pytest.mark.parametrize("method", ["int8", "vq", "mvq", "ssvq", "msvq"])
-def test_corner_values_are_there(method: str) -> None:
-    coding = {"d": 4, "k": 8} if method != "int8" else {}
+def test_corner_values_are_there(method: str, bits: int) -> None:
+    coding = {"d": 4, "k": 8, "codeword_bits": bits} if method != "int8" else {"weight_bits": bits}
     coding |= {"n": 2, "m": 4} if method in ("mvq", "msvq") else {}
     layer = random_layer(np.random.default_rng(5), method, (8, 3, 1, 1), requantised=True, **coding)
     stored = layer.weights if layer.codebook is None else layer.codebook
     assert stored is not None
-    low = 0 if layer.signs is not None else -128
-    assert {low, 127, 0} <= set(stored.reshape(-1).tolist())
+    high = (1 << (bits - 1)) - 1
+    low = 0 if layer.signs is not None else -high - 1
+    assert {low, high, 0} <= set(stored.reshape(-1).tolist())
     if layer.assignments is not None:
         assert {0, 7} <= set(layer.assignments.tolist())
     if layer.masks is not None:

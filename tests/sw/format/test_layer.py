@@ -98,6 +98,14 @@ def requantisation(**change: Any) -> Requantisation:
         pytest.param("mvq", {"weight_bits": 4}, "weight_bits must be 8 for method mvq, not 4", id="bits of mvq"),
         pytest.param("int8", {"weight_bits": 1}, r"weight_bits must be an integer in 2\.\.8, not 1", id="bits"),
         pytest.param("int8", {"weight_bits": 4}, r"weights of 4 bits must be in -8\.\.7, not -128", id="wide"),
+        pytest.param("mvq", {"codeword_bits": 1}, r"codeword_bits must be an integer in 2\.\.8, not 1", id="1 bit"),
+        pytest.param("mvq", {"codeword_bits": 9}, r"codeword_bits must be an integer in 2\.\.8, not 9", id="9 bits"),
+        pytest.param("vq", {"codeword_bits": 4.0}, r"codeword_bits must be an integer in 2\.\.8, not 4\.0", id="4.0"),
+        pytest.param("int8", {"codeword_bits": 4}, "codeword_bits must be 8 for method int8, not 4", id="no codewords"),
+        pytest.param(
+            "mvq", {"codeword_bits": 4}, r"codebook must hold integers -8\.\.7, not -128", id="wide codewords"
+        ),
+        pytest.param("ssvq", {"codeword_bits": 4}, r"codebook must hold magnitudes 0\.\.7, not 127", id="magnitudes"),
         pytest.param("int8", {"codebook_name": "x"}, "codebook_name must be None for method int8, not 'x'", id="own"),
         pytest.param("mvq", {"codebook_name": ""}, "codebook_name must be text and not empty, or None", id="name ''"),
         pytest.param("mvq", {"masks": None}, "masks must be an array for method mvq", id="no masks"),
