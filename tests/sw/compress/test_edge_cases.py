@@ -70,6 +70,31 @@ def test_constant_weights(method: str, scope: str, value: float, tmp_path: Path)
         assert kept.mean() == 0.5
 
 
+@pytest.mark.parametrize("bits", [2, 4, 7])
+@pytest.mark.parametrize(("method", "scope"), [case for case in CASES if case[0] in CODED])
+def test_narrow_codewords(method: str, scope: str, bits: int, tmp_path: Path) -> None:
+    """Of all methods, from the weights through training to the file: no integer leaves the range."""
+    rng = np.random.default_rng(bits)
+    model = network(*(rng.standard_normal(shape).astype(np.float32) for shape in ((16, 64, 1, 1), (16, 16, 1, 1))))
+    before = through_all(model, recipe(method, scope, codeword_bits=bits), tmp_path / "network")
+    high = (1 << (bits - 1)) - 1
+    for layer in (*before, *read_container(tmp_path / "network").layers):
+        assert layer.codeword_bits == bits
+        assert layer.codebook is not None
+        assert layer.codebook.min() >= (-high - 1 if layer.signs is None else 0)
+        assert layer.codebook.max() <= high
+        assert np.abs(layer.codebook.astype(int)).max() > high / 2
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5, 1e-30, 1e30])
+@pytest.mark.parametrize("bits", [2, 5])
+@pytest.mark.parametrize(("method", "scope"), [case for case in CASES if case[0] in CODED])
+def test_narrow_codewords_of_constant_weights(method: str, scope: str, bits: int, value: float) -> None:
+    sources = module_sources(network(np.full((16, 64, 1, 1), value, np.float32)))
+    for layer in compress_layers(sources[:1], [recipe(method, scope, n=4, codeword_bits=bits)]):
+        np.testing.assert_allclose(layer.float_weights(), value, rtol=1e-6, atol=1e-37)
+
+
 @pytest.mark.parametrize(("method", "scope"), [case for case in CASES if case[0] in CODED])
 def test_more_codewords_than_distinct_subvectors(method: str, scope: str, tmp_path: Path) -> None:
     """Some codewords have no members: they stay in the file, get no gradient, and harm nothing."""

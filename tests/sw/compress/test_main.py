@@ -61,6 +61,22 @@ def test_uniform_weights(checkpoint: str, method: str, bits: int, tmp_path: Path
     assert {layer.weight_bits for layer in read_container(tmp_path / "o.mvq").layers} == {bits}
 
 
+@pytest.mark.parametrize("method", ["vq", "mvq", "ssvq", "msvq", "dkm"])
+def test_narrow_codewords(checkpoint: str, method: str, tmp_path: Path) -> None:
+    sizes = {}
+    for bits in (None, 8, 5, 3):
+        output, report = tmp_path / f"{bits}.mvq", tmp_path / f"{bits}.json"
+        arguments = ["--method", method, "--k", "4", "--d", "8", "--nm", "2:4", "--quiet"]
+        arguments += [] if bits is None else ["--codeword-bits", str(bits)]
+        assert main(["--checkpoint", checkpoint, *arguments, "-o", str(output), "--json", str(report)]) == 0
+        coded = [layer for layer in read_container(output).layers if layer.codebook is not None]
+        assert {layer.codeword_bits for layer in coded} == {bits or 8}
+        assert json.loads(report.read_text())["recipe"]["codeword_bits"] == (bits or 8)
+        sizes[bits] = output.stat().st_size
+    assert (tmp_path / "None.mvq").read_bytes() == (tmp_path / "8.mvq").read_bytes()
+    assert sizes[8] != sizes[5]
+
+
 def test_rules_of_a_file(checkpoint: str, tmp_path: Path) -> None:
     rules = {"rules": [{"layer": "conv", "recipe": {"method": "ssvq", "k": 4, "d": 8, "n": 0, "m": 0}}]}
     (tmp_path / "rules.json").write_text(json.dumps(rules))
@@ -101,6 +117,17 @@ def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--nm", "17:16"], "n must be in 1..m = 1..16, not 17"),
         (["--nm", "1:3"], "m must be at least 1 and divide d = 16, not 3"),
         (["--k", "0"], "k must be an integer in 1..65536, not 0"),
+        (["--codeword-bits", "1"], "codeword_bits must be an integer in 2..8, not 1"),
+        (["--codeword-bits", "9"], "codeword_bits must be an integer in 2..8, not 9"),
+        (
+            ["--method", "lsq4", "--codeword-bits", "4"],
+            "codeword_bits must be 8 for method lsq4, which has no codewords",
+        ),
+        (["--rules", "x", "--codeword-bits", "4"], "--codeword-bits must not be given with --rules, which has recipes"),
+        (
+            ["--ablation", "--codeword-bits", "8"],
+            "--codeword-bits must not be given with --ablation, which has recipes",
+        ),
         (["--seed", "-1"], "seed must be an integer in 0.."),
         (["--threads", "0"], "--threads must be at least 1, not 0"),
         (["--ablation", "-o", "x"], "--ablation writes no container"),

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sw.compress.grouping import group
-from sw.compress.kmeans import KMeansError
+from sw.compress.grouping import group, ungroup
+from sw.compress.kmeans import KMeansError, kmeans, kmeans_layers, member_counts, objective
 from sw.compress.methods import (
     CompressError,
     LayerSource,
@@ -19,6 +19,7 @@ from sw.compress.methods import (
     recipe_for,
 )
 from sw.compress.pruning import PruningError, nm_mask
+from sw.compress.quantiser import quantise_codebook
 from sw.compress.ratio import layer_bits, sum_bits
 from sw.format.layer import CompressedLayer, LayerError
 
@@ -152,6 +153,18 @@ def test_kept_weights_do_not_depend_on_d() -> None:
         ({"seed": -1}, r"seed must be an integer in 0..\d+, not -1"),
         ({"seed": True}, r"seed must be an integer in 0..\d+, not True"),
         ({"n": -4}, r"n must be an integer in 0..256, not -4"),
+        ({"codeword_bits": 1}, r"codeword_bits must be an integer in 2..8, not 1"),
+        ({"codeword_bits": 9}, r"codeword_bits must be an integer in 2..8, not 9"),
+        ({"codeword_bits": 4.0}, r"codeword_bits must be an integer in 2..8, not 4.0"),
+        ({"codeword_bits": True}, r"codeword_bits must be an integer in 2..8, not True"),
+        (
+            {"method": "lsq4", "codeword_bits": 4},
+            "codeword_bits must be 8 for method lsq4, which has no codewords, not 4",
+        ),
+        (
+            {"method": "int8", "codeword_bits": 4},
+            "codeword_bits must be 8 for method int8, which has no codewords, not 4",
+        ),
     ],
 )
 def test_recipe_refuses(fields: dict[str, Any], message: str) -> None:
@@ -326,3 +339,60 @@ def test_recipes_by_name() -> None:
 def test_a_clustering_error_of_a_batch_is_raised() -> None:
     with pytest.raises(KMeansError, match="cuda:99"):
         compress_layers(several(), [Recipe("vq", 8, 8, 0, 0)] * 4, device="cuda:99")
+
+
+@pytest.mark.parametrize("scope", ["layerwise", "crosslayer"])
+@pytest.mark.parametrize("method", ["vq", "mvq", "ssvq", "msvq"])
+def test_narrow_codewords_cost_less_error_than_rounding_once(method: str, scope: str) -> None:
+    """The same clustering, whose codebook is rounded when it is done: never better, and worse at 3 bits."""
+    given = source(64, 32, 3, 3)
+    subvectors = group(given.weight, 8)
+    masks = nm_mask(subvectors, 2, 4) if method in ("mvq", "msvq") else np.ones(subvectors.shape, bool)
+    subvectors = subvectors if method in ("vq", "mvq") else np.abs(subvectors)
+    errors = {}
+    for bits in range(2, 9):
+        recipe = Recipe(method, k=32, d=8, n=2, m=4, scope=scope, codeword_bits=bits)
+        layer = compress_layer(given, recipe)
+        assert layer.codeword_bits == bits
+        errors[bits] = float(((layer.float_weights() - given.weight)[kept(layer)] ** 2).sum())
+        if scope == "layerwise":
+            plain = None if recipe.method in ("vq", "ssvq") else masks
+            found = kmeans(subvectors, 32, masks=plain)
+            counts = member_counts(plain, found.assignments, 32, 8)
+            codebook, scale = quantise_codebook(found.codebook, counts, magnitudes=recipe.signed, codeword_bits=bits)
+            once = objective(subvectors, plain, codebook * scale, found.assignments)
+            # Rounding to float32 apart.
+            assert errors[bits] <= once * (1 + 1e-6)
+            assert bits > 3 or errors[bits] < 0.99 * once
+    assert errors[8] < errors[4] < errors[3] < errors[2]
+    assert errors[5] < 1.05 * errors[8]
+
+
+def kept(layer: CompressedLayer) -> Any:
+    """Where a layer keeps its weights."""
+    if layer.masks is None:
+        return slice(None)
+    return ungroup(layer.masks, layer.shape)
+
+
+def test_narrow_layers_share_a_clustering_with_wide_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(subvectors: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append(len(subvectors))
+        return kmeans_layers(subvectors, *arguments, **options)
+
+    monkeypatch.setattr("sw.compress.methods.kmeans_layers", counted)
+    recipes = [Recipe("mvq", k=32, d=8, n=2, m=4, codeword_bits=bits) for bits in (8, 4)]
+    layers = compress_layers([source()] * 2, recipes)
+    assert calls == [2]
+    assert [layer.codeword_bits for layer in layers] == [8, 4]
+
+
+@pytest.mark.parametrize("method", ["mvq", "ssvq"])
+def test_narrow_codewords_are_the_same_on_any_threads(method: str) -> None:
+    recipe = Recipe(method, k=32, d=8, n=2, m=4, codeword_bits=3)
+    layers = [compress_layer(source(), recipe, threads=threads) for threads in (1, 2, 5)]
+    for layer in layers[1:]:
+        for field in ("codebook", "assignments", "scale"):
+            np.testing.assert_array_equal(getattr(layer, field), getattr(layers[0], field))

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from sw.compress.methods import LayerSource, Recipe, compress_layer
 from sw.compress.ratio import StorageBits, ideal_ratio, layer_bits, storage_bits, sum_bits
+from sw.format.container import compression_report, write_container
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,20 @@ def test_bits_a_weight(k: int, d: int, n: int, m: int, masked: bool, signed: boo
     assert (found.total - found.codebook) / 16_000 == bits
     assert found.codebook == k * d * (7 if signed else 8)
     assert found.per_weight == bits + found.codebook / 16_000
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("method", ["vq", "mvq", "ssvq", "msvq"])
+def test_equation_7_counts_narrow_codewords(method: str, bits: int, tmp_path: Path) -> None:
+    """A magnitude has one bit less: the weight's sign is counted with the signs."""
+    weight = np.random.default_rng(0).standard_normal((16, 32, 3, 3)).astype(np.float32)
+    layer = compress_layer(LayerSource("x", "conv", weight), Recipe(method, k=16, d=8, n=2, m=4, codeword_bits=bits))
+    found = layer_bits(layer)
+    assert found.codebook == 16 * 8 * (bits - 1 if layer.signs is not None else bits)
+    assert ideal_ratio(found) == 32 * weight.size / found.total
+    write_container(tmp_path / "x", [layer])
+    sections = compression_report([layer], tmp_path / "x")["layers"][0]["sections"]
+    assert 8 * (sections["codebook"] - 4) == found.codebook
 
 
 def test_ideal_ratio_is_equation_7() -> None:

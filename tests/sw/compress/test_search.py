@@ -20,7 +20,8 @@ from sw.compress.__main__ import main
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers
 from sw.compress.network import compress_network, module_sources
 from sw.compress.rules import read_rules
-from sw.compress.search import Plan, choose, loss_sensitivity, plan_json, search
+from sw.compress.search import CANDIDATES as DEFAULT_CANDIDATES
+from sw.compress.search import Plan, choose, loss_sensitivity, plan_json, search, with_codeword_bits
 from sw.compress.training.modules import compressed_layers, convert
 from sw.format.container import read_container, write_container
 
@@ -233,7 +234,7 @@ def test_rules_survive_json(tmp_path: Path) -> None:
         ('{"rules": [{"layer": "a"}]}', "rule 0 must have a layer or a pattern, and a recipe"),
         ('{"rules": [{"layer": "a", "pattern": "b", "recipe": {}}]}', "rule 0 must have a layer or a pattern, and"),
         ('{"rules": [{"layer": 3, "recipe": {}}]}', "rule 0: the name must be text, not 3"),
-        ('{"rules": [{"layer": "a", "recipe": {"bits": 2}}]}', "rule 0: the recipe must be an object of d, empty"),
+        ('{"rules": [{"layer": "a", "recipe": {"bits": 2}}]}', "rule 0: the recipe must be an object of codeword_bits, d, empty"),
         ('{"rules": [{"pattern": "a", "recipe": {"k": 0}}]}', r"rule 0: k must be an integer in 1\.\.65536, not 0"),
         ('{"rules": [{"pattern": "a", "recipe": {"n": 3, "m": 5}}]}', "rule 0: m must be at least 1 and divide"),
     ],
@@ -315,6 +316,10 @@ def test_command_on_a_checkpoint(tmp_path: Path) -> None:
         (["users:network", "--bytes", "9000", "--keep", "head"], "keep must match a layer, not 'head'; layers are "),
         (["users:network", "--bytes", "9000", "--device", "tpu"], "device must be cpu, cuda or cuda:N, not 'tpu'"),
         (["users:network", "--bytes", "9000", "--candidates", "nowhere"], "cannot read rules 'nowhere'"),
+        (
+            ["users:network", "--bytes", "9000", "--codeword-bits", "4"],
+            "--codeword-bits must not be given with --candidates, which has recipes of its own",
+        ),
     ],
 )
 def test_bad_options_are_one_line_and_status_2(
@@ -362,6 +367,53 @@ def test_layers_share_a_codebook_where_that_pays(tmp_path: Path) -> None:
     convert(model, plan.rules, progress=False)
     write_container(tmp_path / "network", compressed_layers(model))
     assert (tmp_path / "network").stat().st_size == plan.bytes <= 4_700
+
+
+def test_narrow_codewords_pay_where_bytes_are_few(tmp_path: Path) -> None:
+    """A codebook of fewer bits makes room for more codewords, and what the file takes is counted to the byte."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Conv2d(32, 32, 3) for _ in range(3)))
+    wide = [Recipe("vq", k, 8, 0, 0) for k in (8, 32, 128)]
+    narrow = with_codeword_bits(wide, [8, 4])
+    assert len(narrow) == 6
+    plans = [search(module_sources(model), 4_000, candidates=given, progress=False) for given in (wide, narrow)]
+    assert {recipe.codeword_bits for recipe in plans[0].recipes.values()} == {8}
+    assert {recipe.codeword_bits for recipe in plans[1].recipes.values()} >= {4}
+    assert plans[1].error < plans[0].error
+    convert(model, plans[1].rules, progress=False)
+    write_container(tmp_path / "network", compressed_layers(model))
+    assert (tmp_path / "network").stat().st_size == plans[1].bytes <= 4_000
+
+
+def test_candidates_have_narrow_codewords_too() -> None:
+    coded = [recipe for recipe in DEFAULT_CANDIDATES if recipe.stored != "int8"]
+    assert {recipe.codeword_bits for recipe in coded} == {4, 8}
+    uniform = [recipe for recipe in DEFAULT_CANDIDATES if recipe.stored == "int8"]
+    assert len(uniform) == 4
+    assert [recipe.codeword_bits for recipe in with_codeword_bits([Recipe("lsq2"), Recipe()], [3, 5])] == [8, 3, 5]
+    with pytest.raises(CompressError, match=r"codeword_bits must be an integer in 2\.\.8, not 9"):
+        with_codeword_bits([Recipe()], [9])
+
+
+def test_command_with_bits_of_codewords(
+    users: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sw.compress.commands.search.METHOD_CANDIDATES", CANDIDATES)
+    command = ["search", "users:network", "--bytes", "7000", "--quiet", "-o", str(tmp_path / "plan.json")]
+    assert main([*command, "--codeword-bits", "5", "3"]) == 0
+    recipes = [recipe for _, recipe in read_rules(tmp_path / "plan.json")]
+    bits = {recipe.codeword_bits for recipe in recipes if recipe.stored != "int8"}
+    assert bits
+    assert bits <= {3, 5}
+    assert main([*command, "--codeword-bits", "1"]) == 2
+    assert "codeword_bits must be an integer in 2..8, not 1" in capsys.readouterr().err
+
+
+def test_rules_of_before_there_were_narrow_codewords(tmp_path: Path) -> None:
+    recipe = dataclasses.asdict(Recipe("msvq", 4, 8, 2, 8))
+    del recipe["codeword_bits"]
+    (tmp_path / "plan.json").write_text(json.dumps({"rules": [{"layer": "a", "recipe": recipe}]}))
+    assert read_rules(tmp_path / "plan.json") == [("a", Recipe("msvq", 4, 8, 2, 8))]
 
 
 def test_a_codebook_for_too_few_subvectors_is_not_taken() -> None:

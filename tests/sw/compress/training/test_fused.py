@@ -34,10 +34,11 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "kernels_for", lambda values: None)
 
 
-def decoder(method: str, shape: tuple[int, ...], k: int, d: int) -> CodebookDecoder:
+def decoder(method: str, shape: tuple[int, ...], k: int, d: int, bits: int = 8) -> CodebookDecoder:
     weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     nm = (4, 16) if method in ("mvq", "msvq") else (0, 0)
-    layer = compress_layer(LayerSource("layer", "conv", weight), Recipe(method, k, d, *nm, iterations=2))
+    recipe = Recipe(method, k, d, *nm, iterations=2, codeword_bits=bits)
+    layer = compress_layer(LayerSource("layer", "conv", weight), recipe)
     made = CodebookDecoder(layer, torch.from_numpy(weight))
     made.step.log_factor.data.fill_(-0.05)
     torch.manual_seed(0)
@@ -70,12 +71,14 @@ def test_nan_stays_nan() -> None:
     assert step.quantise(torch.tensor([float("nan"), 2.0]).cuda(), -128, 127).isnan().tolist() == [True, False]
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("channels_last", "bits"), [(False, 8), (True, 8), (True, 4), (False, 2)])
 @pytest.mark.parametrize(("method", "shape", "k", "d"), LAYERS)
 def test_decoding_and_its_gradients(
-    monkeypatch: pytest.MonkeyPatch, method: str, shape: tuple[int, ...], k: int, d: int, channels_last: bool
+    monkeypatch: pytest.MonkeyPatch, method: str, shape: tuple[int, ...], k: int, d: int, channels_last: bool, bits: int
 ) -> None:
-    made = decoder(method, shape, k, d)
+    made = decoder(method, shape, k, d, bits)
+    # Some elements are beyond the range.
+    made.codebook.data.mul_(1.3)
     gradient = torch.randn(shape).cuda()
     if channels_last:
         gradient = gradient.contiguous(memory_format=torch.channels_last)

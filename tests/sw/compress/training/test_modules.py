@@ -48,23 +48,45 @@ def network(seed: int = 0) -> nn.Sequential:
     )
 
 
-def layer_of(method: str, seed: int = 0) -> tuple[LayerSource, CompressedLayer]:
+def layer_of(method: str, seed: int = 0, bits: int = 8) -> tuple[LayerSource, CompressedLayer]:
     weight = np.random.default_rng(seed).standard_normal((32, 8, 3, 3)).astype(np.float32)
     source = LayerSource("layer", "conv", weight)
-    return source, compress_layer(source, Recipe(method, 16, 16, 4, 16))
+    return source, compress_layer(source, Recipe(method, 16, 16, 4, 16, codeword_bits=bits))
 
 
 RULES = [("stem", Recipe("int8")), ("*", Recipe("msvq", 4, 16, 4, 16))]
 
 
+@pytest.mark.parametrize("bits", [8, 5, 2])
 @pytest.mark.parametrize("method", METHODS)
-def test_decoder_gives_the_layers_weight_and_the_layer_back(method: str) -> None:
-    source, layer = layer_of(method)
+def test_decoder_gives_the_layers_weight_and_the_layer_back(method: str, bits: int) -> None:
+    source, layer = layer_of(method, bits=bits)
     decoder = CodebookDecoder(layer, torch.from_numpy(source.weight))
     np.testing.assert_array_equal(decoder().detach().numpy(), layer.float_weights())
     fields = decoder.fields()
     for name, value in fields.items():
         np.testing.assert_array_equal(value, getattr(layer, name), err_msg=name)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("method", METHODS)
+def test_codewords_are_clamped_to_their_bits_in_training(method: str, bits: int) -> None:
+    """LSQ: an element beyond the range gets no gradient, and what leaves it is clamped in the file."""
+    _, layer = layer_of(method, bits=bits)
+    decoder = CodebookDecoder(layer)
+    low, high = (0 if layer.signs is not None else -(1 << (bits - 1))), (1 << (bits - 1)) - 1
+    with torch.no_grad():
+        decoder.codebook[0, 0], decoder.codebook[1, 1] = 1000 * decoder.step(), -1000 * decoder.step()
+    weight = decoder()
+    weight.square().sum().backward()
+    assert decoder.codebook.grad[0, 0] == decoder.codebook.grad[1, 1] == 0
+    assert decoder.step.log_factor.grad != 0
+    codebook = decoder.fields()["codebook"]
+    assert codebook[0, 0] == high
+    assert codebook[1, 1] == low
+    scaled = (weight.detach() / decoder.step().detach()).round()
+    assert scaled.max() <= high
+    assert scaled.min() >= (low if layer.signs is None else -high)
 
 
 def test_equation_6_is_the_mean_over_the_members_that_keep_an_element() -> None:
@@ -150,10 +172,12 @@ def train(model: nn.Module, steps: int = 3) -> None:
         optimiser.step()
 
 
+@pytest.mark.parametrize("bits", [8, 3])
 @pytest.mark.parametrize("method", METHODS)
-def test_trained_layers_survive_container_and_state_dict(method: str, tmp_path: object) -> None:
+def test_trained_layers_survive_container_and_state_dict(method: str, bits: int, tmp_path: object) -> None:
     model = network()
-    before = convert(model, [("stem", Recipe("int8")), ("*", Recipe(method, 4, 16, 4, 16))], progress=False)
+    recipe = Recipe(method, 4, 16, 4, 16, codeword_bits=bits)
+    before = convert(model, [("stem", Recipe("int8")), ("*", recipe)], progress=False)
     train(model)
     after = compressed_layers(model)
     assert any((a.float_weights() != b.float_weights()).any() for a, b in zip(after, before, strict=True))
