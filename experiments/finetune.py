@@ -115,7 +115,7 @@ def _fit(weights: int, recipe: Recipe, room: float, masked: bool) -> tuple[int, 
     subvectors = weights // recipe.d
 
     def bits(k: int) -> int:
-        return storage_bits(weights, d=recipe.d, k=k, n=recipe.n, m=recipe.m, masked=masked, signed=recipe.signed).total
+        return recipe_bits(weights, dataclasses.replace(recipe, k=k), masked=masked).total
 
     word = bits(2) - bits(1) - subvectors
     for width in range(min(16, subvectors.bit_length() - 1), -1, -1):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import finetune, signs, table3, train_float
+from experiments import finetune, narrow, signs, table3, train_float
 from experiments.finetune import Case, compress, most_codewords, rules_for
 from experiments.models import MODELS, VisionTransformer, build
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, compress_layers
@@ -245,3 +245,15 @@ def test_runs_with_other_settings_are_not_mixed(
 def test_reports_need_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert signs.main(["vit", "--report-only", "--runs", str(tmp_path)]) == 2
     assert "there is no run to report" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("network", narrow.STUDY.networks)
+def test_narrow_codewords_take_the_rate_of_wide_ones_and_nothing_else_differs(network: str) -> None:
+    cases = {case.name: case for case in narrow.cases(network)}
+    compared = [case for case in cases.values() if case.rate_of]
+    assert {case.recipe.method for case in compared} == {"msvq", "mvq", "ssvq"}
+    for case in compared:
+        wide = cases[case.rate_of]
+        assert case.recipe.codeword_bits < wide.recipe.codeword_bits == 8
+        assert replace(case.recipe, codeword_bits=8) == wide.recipe
+        assert replace(case, name=wide.name, recipe=wide.recipe, rate_of="") == wide

@@ -15,7 +15,7 @@ from sw.compress.methods import Recipe
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.integer import export_integers, read_network, write_network
 from sw.compress.training.modules import convert
-from sw.golden.program import run_program
+from sw.executor import run_program
 from sw.golden.psum import psum_bounds
 
 SHAPE = (3, 8, 7)

@@ -234,7 +234,10 @@ def test_rules_survive_json(tmp_path: Path) -> None:
         ('{"rules": [{"layer": "a"}]}', "rule 0 must have a layer or a pattern, and a recipe"),
         ('{"rules": [{"layer": "a", "pattern": "b", "recipe": {}}]}', "rule 0 must have a layer or a pattern, and"),
         ('{"rules": [{"layer": 3, "recipe": {}}]}', "rule 0: the name must be text, not 3"),
-        ('{"rules": [{"layer": "a", "recipe": {"bits": 2}}]}', "rule 0: the recipe must be an object of codeword_bits, d, empty"),
+        (
+            '{"rules": [{"layer": "a", "recipe": {"bits": 2}}]}',
+            "rule 0: the recipe must be an object of codeword_bits, d, empty",
+        ),
         ('{"rules": [{"pattern": "a", "recipe": {"k": 0}}]}', r"rule 0: k must be an integer in 1\.\.65536, not 0"),
         ('{"rules": [{"pattern": "a", "recipe": {"n": 3, "m": 5}}]}', "rule 0: m must be at least 1 and divide"),
     ],
