@@ -34,7 +34,7 @@ def test_program_computes_what_the_container_says(name: str, method: str, bits: 
     nm = (config.N, config.M) if method in ("mvq", "msvq") else (0, 0)
     convert(model, [("2", Recipe(method, 8, config.d, *nm, codeword_bits=bits))], progress=False)
     images = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(0))
-    graph = quantise_activations(model)
+    graph = quantise_activations(model, images)
     calibrate(graph, images)
     write_network(tmp_path / "network", export_integers(graph, SHAPE))
     network = read_network(tmp_path / "network")
