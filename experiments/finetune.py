@@ -26,10 +26,10 @@ from sw.compress.pruning import nm_mask
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
 from sw.compress.search import CANDIDATES, REFERENCE, SLACK, loss_sensitivity, search
 from sw.compress.training.data import ImageData
-from sw.compress.training.finetune import GOLDEN, file_metadata, measure_integers, to_integers, write_integers
+from sw.compress.training.finetune import GOLDEN, file_metadata, measure_integers, to_integers
 from sw.compress.training.freezing import Freezing, SignFreezer
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
-from sw.compress.training.integer import read_network
+from sw.compress.training.integer import read_network, write_network
 from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of, training_images
 from sw.compress.training.modules import (
     CodebookDecoder,
@@ -41,7 +41,6 @@ from sw.compress.training.modules import (
 from sw.compress.training.permutation import permute_network
 from sw.format.container import write_container
 from sw.format.layer import CompressedLayer
-from sw.host.network import read_stepped
 
 #: Images that set the scales of activations, and those that recalibrate batch norm.
 CALIBRATION, RECALIBRATION = 500, 5000
@@ -337,11 +336,10 @@ def run(
         ratio_file = 4 * bits.weight_count / path.stat().st_size
         trained = accuracy(graph, test, device=device)
         result: dict[str, Any] = {"accuracy": trained, "accuracy_training_form": trained, "integers": integers}
-        write_integers(path, to_integers(graph, None if integer else "", sample))
+        write_network(path, to_integers(graph, None if integer else "", sample))
         result["file_bytes"] = path.stat().st_size
         if integers:
-            exported = read_network(path) if integer else read_stepped(path)
-            measured = measure_integers(exported, test, device, golden=golden)
+            measured = measure_integers(read_network(path), test, device, golden=golden)
             result["accuracy"] = measured["accuracy_integers"]
             result["golden_logits_equal"] = measured["golden_logits_equal"]
         if container is not None:

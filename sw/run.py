@@ -171,10 +171,12 @@ def _run_steps(steps: SteppedProgram, options: argparse.Namespace) -> int:
                 runs.extend((image, *job, found) for image, (job, found) in enumerate(zip(jobs, done, strict=True)))
             return done
 
-        results = np.stack(steps.run(list(images), execute_all))
+        found = steps.results(images, execute_all)
+        results = {output.name: values for output, values in zip(steps.outputs, found, strict=True)}
         if target:
-            _write(target, options.output, {steps.result: results})
-    _print_output(steps.result, results)
+            _write(target, options.output, results)
+    for name, values in results.items():
+        _print_output(name, values)
     if options.backend == "golden":
         return 0
     status = _report(steps.config, timings, model(), options.json, steps)
@@ -375,7 +377,8 @@ def _host_table(steps: SteppedProgram) -> Table:
     transfers = steps.transfers()
     for entry in transfers:
         moved = (str(entry.written), str(entry.read)) if entry.number in steps.programs else ("", "")
-        name = steps.operations[entry.number].get("layer", steps.operations[entry.number].get("name", ""))
+        label = steps.operations[entry.number].label
+        name = "" if label == entry.operation else label
         place = "array" if entry.number in steps.programs else "host"
         table.add_row(str(entry.number), f"{entry.operation} {name}".strip(), place, *moved)
     table.add_row("total", "", "", *(str(sum(getattr(x, name) for x in transfers)) for name in ("written", "read")))

@@ -11,7 +11,6 @@ from hw.config import AcceleratorConfig
 from sim.networks.runs import Run
 from sim.networks.workloads import Workload
 from sw.format.output import staged
-from sw.host.operations import COMPUTED
 from sw.perf.timing import CAUSES, LayerTiming
 
 __all__ = ["layer_rows", "markdown", "run_report", "span", "write_report"]
@@ -109,8 +108,8 @@ def run_report(name: str, preset: str, config: AcceleratorConfig, workload: Work
     }
     if run.transfers:
         report["host"] = {
-            "programs": sum(entry.operation in COMPUTED for entry in run.transfers),
-            "operations": sum(entry.operation not in COMPUTED for entry in run.transfers),
+            "programs": sum(entry.written > 0 for entry in run.transfers),
+            "operations": sum(entry.written == 0 for entry in run.transfers),
             "written": sum(entry.written for entry in run.transfers),
             "read": sum(entry.read for entry in run.transfers),
         }

@@ -221,7 +221,7 @@ def _run_steps(
     model = [timing for program in programs for timing in predict(program)]
     if not rtl:
         return Run(layers, model, [], [], [], 0, 0.0, 0.0, 0.0, steps.transfers())
-    images = [image for (image,) in workload.images]
+    images = np.stack([image for (image,) in workload.images])
     given: list[tuple[Program, Memory, Memory]] = []
 
     def run(number: int, jobs: Sequence[tuple[Program, Memory]]) -> list[Memory]:

@@ -22,17 +22,17 @@ from sw.compiler.compile import compile_layers, compile_network
 from sw.compiler.graph import Convolution, lower
 from sw.compiler.steps import compile_steps
 from sw.compiler.weights import is_coded
+from sw.compress.export import transformer
+from sw.compress.export.graph import export_network
+from sw.compress.export.scales import fixed_point
 from sw.compress.methods import LayerSource, Recipe, compress_layers
 from sw.compress.training.data import load_data
 from sw.compress.training.graph import calibrate, quantise_activations
-from sw.compress.training.integer import IntegerNetwork, export_integers, fixed_point, read_network, write_network
 from sw.compress.training.loop import normalise
 from sw.compress.training.modules import convert
 from sw.format.container import read_container, write_container
 from sw.format.layer import CompressedLayer, Requantisation
-from sw.host import transformer
-from sw.host.network import SteppedNetwork, read_stepped, write_stepped
-from sw.host.operations import Array
+from sw.network import Array, Network, read_network, write_network
 from sw.program import Program
 from sw.program.steps import SteppedProgram
 
@@ -96,10 +96,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _network_workload(
-    config: AcceleratorConfig, network: IntegerNetwork, weights: str, images: torch.Tensor, labels: Sequence[int] = ()
+    config: AcceleratorConfig, network: Network, weights: str, images: torch.Tensor, labels: Sequence[int] = ()
 ) -> Workload:
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    integers = network.quantise(images).numpy()
+    integers = network.quantise(images.numpy())
     return Workload(
         weights,
         lambda dump: compile_network(network, shape, config, dump=dump),
@@ -111,9 +111,9 @@ def _network_workload(
 # ResNet-20
 
 
-def _fit(config: AcceleratorConfig, network: IntegerNetwork) -> tuple[int, int]:
+def _fit(config: AcceleratorConfig, network: Network) -> tuple[int, int]:
     """Weights that the instance decodes from codewords, and those that are stored as they are."""
-    shape = network.operations[0].get("shape", (3, 32, 32))
+    shape = network.image_shape or (3, 32, 32)
     layers = [operation for operation in lower(network, shape).operations if isinstance(operation, Convolution)]
     coded = sum(layer.weights.size for layer in layers if is_coded(config, layer))
     raw = sum(layer.weights.size for layer in layers if layer.layer is not None and layer.layer.method == "int8")
@@ -161,7 +161,7 @@ def _rules(recipe: Recipe, kept: Sequence[str], small: Sequence[str] = ()) -> li
     return [*((name, Recipe("int8")) for name in kept), *((name, fewer) for name in small), ("*", recipe)]
 
 
-def _cached(name: str, key: object, make: Callable[[], IntegerNetwork]) -> IntegerNetwork:
+def _cached(name: str, key: object, make: Callable[[], Network]) -> Network:
     """A network of the cache, made where it is not there."""
     source = hashlib.sha256(repr(key).encode())
     for path in (Path(__file__), Path(str(definitions.__file__))):
@@ -175,14 +175,14 @@ def _cached(name: str, key: object, make: Callable[[], IntegerNetwork]) -> Integ
 
 def _integers(
     model: torch.nn.Module, rules: Sequence[tuple[str, Recipe]], images: torch.Tensor, progress: bool
-) -> IntegerNetwork:
+) -> Network:
     convert(model, rules, progress=progress)
     graph = quantise_activations(model, images).eval()
     calibrate(graph, images)
-    return export_integers(graph, (images.shape[1], images.shape[2], images.shape[3]))
+    return export_network(graph, (images.shape[1], images.shape[2], images.shape[3]))
 
 
-def random_resnet18(config: AcceleratorConfig, progress: bool = True) -> tuple[IntegerNetwork, torch.Tensor]:
+def random_resnet18(config: AcceleratorConfig, progress: bool = True) -> tuple[Network, torch.Tensor]:
     """ResNet-18 with random weights, compressed for an instance, and a random image.
 
     The first and the last layer are int8; ``layer2.0.downsample.0``, which has no more than 512 subvectors, gets a
@@ -194,7 +194,7 @@ def random_resnet18(config: AcceleratorConfig, progress: bool = True) -> tuple[I
     generator = torch.Generator().manual_seed(SEED)
     images = torch.randn(2, 3, 224, 224, generator=generator)
 
-    def make() -> IntegerNetwork:
+    def make() -> Network:
         model = definitions.resnet18(SEED)
         for module in model.modules():
             if isinstance(module, torch.nn.Conv2d):
@@ -223,7 +223,7 @@ def _efficientnet(config: AcceleratorConfig, options: argparse.Namespace) -> Wor
     recipe = recipe_for_instance(config)
     key = recipe, hashlib.sha256(image.numpy().tobytes()).hexdigest()
 
-    def make() -> IntegerNetwork:
+    def make() -> Network:
         model = definitions.efficientnet_lite0()
         rules = _rules(dataclasses.replace(recipe, iterations=5), ("_conv_stem", "_fc"))
         return _integers(model, rules, image, not options.quiet)
@@ -295,7 +295,7 @@ def on_chip(program: Program) -> Program:
     return dataclasses.replace(program, image=bytes(image))
 
 
-def random_deit(config: AcceleratorConfig, blocks: int, progress: bool = True) -> tuple[SteppedNetwork, torch.Tensor]:
+def random_deit(config: AcceleratorConfig, blocks: int, progress: bool = True) -> tuple[Network, torch.Tensor]:
     """The first blocks of DeiT-tiny with random weights, compressed for an instance; and a random image.
 
     The patches and the classifier are int8.
@@ -311,20 +311,20 @@ def random_deit(config: AcceleratorConfig, blocks: int, progress: bool = True) -
         model = definitions.deit_tiny(SEED, blocks)
         convert(model, _rules(recipe, ("patch_embed.proj", "head")), progress=progress)
         CACHE.mkdir(parents=True, exist_ok=True)
-        write_stepped(path, transformer.export_transformer(model, images))
-    return read_stepped(path), images
+        write_network(path, transformer.export_transformer(model, images))
+    return read_network(path), images
 
 
 def _vit(config: AcceleratorConfig, options: argparse.Namespace) -> Workload:
     network, images = random_deit(config, options.blocks, not options.quiet)
-    integers = network.quantise(images[: options.images or 1])
+    integers = network.quantise(images[: options.images or 1].numpy())
     method = recipe_for_instance(config).method
     title = f"DeiT-tiny, {options.blocks} blocks, random, seed {SEED}; {method}"
     return Workload(
         title,
         lambda dump: compile_steps(network, config),
         [[image] for image in integers],
-        expected=lambda: network.run(integers),
+        expected=lambda: list(network.run(integers)),
     )
 
 

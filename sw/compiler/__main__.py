@@ -16,7 +16,12 @@ from rich.progress import Progress
 from hw.config import AcceleratorConfig, preset
 from sw.command_line import add_instance_options, exit_status
 from sw.compiler import listing
+from sw.compiler.compile import compile_network
+from sw.compiler.steps import compile_steps
 from sw.format.output import staged
+from sw.network import Network, read_network
+from sw.program import write_program
+from sw.program.steps import write_stepped_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,19 +55,12 @@ def _image(text: str) -> tuple[int, int, int]:
 
 
 def _compile(options: argparse.Namespace) -> None:
-    # Torch takes seconds to load, and the listing does without it.
-    from sw.compiler.compile import compile_network
-    from sw.compress.training.integer import read_network
-    from sw.format.container import read_container
-    from sw.host.network import is_stepped
-    from sw.program import write_program
-
     config = preset(options.preset).override(options.set)
-    if is_stepped(read_container(options.container)):
-        _compile_steps(options, config)
-        return
     network = read_network(options.container)
-    shape = _image(options.image or ",".join(map(str, network.operations[0].get("shape", ()))))
+    if network.in_steps:
+        _compile_steps(options, network, config)
+        return
+    shape = _image(options.image or ",".join(map(str, network.image_shape or ())))
     with staged(options.output) as path:
         with _progress(options) as show:
             program = compile_network(network, shape, config, dump=options.dump, base=options.base, progress=show)
@@ -73,16 +71,11 @@ def _compile(options: argparse.Namespace) -> None:
     )
 
 
-def _compile_steps(options: argparse.Namespace, config: AcceleratorConfig) -> None:
+def _compile_steps(options: argparse.Namespace, network: Network, config: AcceleratorConfig) -> None:
     """A network in steps: one program for each operation of the accelerator."""
-    from sw.compiler.steps import compile_steps
-    from sw.host.network import read_stepped
-    from sw.program.steps import write_stepped_program
-
     if options.dump or options.image:
         name = "--dump" if options.dump else "--image"
         raise ValueError(f"{name} is not for a network in steps: it has the image's size, and every result is in DRAM")
-    network = read_stepped(options.container)
     with staged(options.output) as path:
         with _progress(options) as show:
             steps = compile_steps(network, config, base=options.base, progress=show)

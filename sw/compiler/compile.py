@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,9 @@ from sw.compiler.graph import PRODUCT, CompileError, Convolution, Graph, Value, 
 from sw.compiler.placement import Place, pixel_words, place
 from sw.compiler.tiling import Geometry, Plan, choose_plan, tiles
 from sw.compiler.weights import Weights, is_coded
-from sw.compress.training.integer import IntegerNetwork
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.golden import check_psum_width
+from sw.network import FULL_RANGE, Network
 from sw.program import OPERAND_TILE, Fold, Input, Operand, Program, ProgramError, ProgramLayer, Tensor
 
 __all__ = ["Product", "compile_layer", "compile_layers", "compile_network", "compile_products"]
@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def compile_network(
-    network: IntegerNetwork,
+    network: Network,
     image_shape: tuple[int, int, int],
     config: AcceleratorConfig,
     *,
@@ -41,7 +41,7 @@ def compile_network(
     Parameters
     ----------
     network
-        As :func:`sw.compress.training.integer.read_network` gives it.
+        As :func:`sw.network.read_network` gives it.
     image_shape
         ``[C, rows, columns]`` of the image.
     config
@@ -57,7 +57,7 @@ def compile_network(
 
     Raises
     ------
-    sw.compress.methods.CompressError
+    sw.network.NetworkError
         The operations contradict each other, the layers or the image.
     CompileError
         An operation or its weights cannot run on the instance, or L1 or L2 is too small.
@@ -68,7 +68,13 @@ def compile_network(
     """
     graph = lower(network, image_shape)
     scales = {number: network.input_scale for number in graph.inputs}
-    return _Compiler(config, graph, dump, records, base, scales, progress).run()
+    names = {}
+    if not network.default_outputs:
+        for number, output in zip(graph.outputs, network.outputs, strict=True):
+            names[number] = output.name
+            if output.scale is not None:
+                scales[number] = output.scale
+    return _Compiler(config, graph, dump, records, base, scales, progress, names).run()
 
 
 def compile_layers(
@@ -76,6 +82,7 @@ def compile_layers(
     config: AcceleratorConfig,
     *,
     wide: bool = False,
+    limits: tuple[int, int] = FULL_RANGE,
     records: bool = True,
     base: int = 0,
     progress: Progress | None = None,
@@ -89,6 +96,8 @@ def compile_layers(
         ``[C, 1, tokens]``. A layer without requantisation gives its int32 sums.
     wide
         All give int32: sums and bias.
+    limits
+        Range of their int8 results.
     config, records, base, progress
         As for :func:`compile_network`.
 
@@ -102,7 +111,7 @@ def compile_layers(
     CompileError, sw.golden.PsumOverflowError, sw.program.ProgramError
         As :func:`compile_network`.
     """
-    return _compile_layers(layers, config, records, base, progress, "logits" if wide else "layer")
+    return _compile_layers(layers, config, records, base, progress, "logits" if wide else "layer", limits)
 
 
 def _compile_layers(
@@ -112,6 +121,7 @@ def _compile_layers(
     base: int,
     progress: Progress | None = None,
     operation: str = "layer",
+    limits: tuple[int, int] = FULL_RANGE,
 ) -> Program:
     if not layers:
         raise CompileError("there must be at least one layer")
@@ -120,7 +130,9 @@ def _compile_layers(
         source = graph.add(Value(f"input of {layer.name}", *shape))
         graph.inputs.append(source)
         wide = layer.requantisation is None or operation == "logits"
-        graph.operations.append(convolution(graph, layer, source, name=layer.name, operation=operation, wide=wide))
+        graph.operations.append(
+            convolution(graph, layer, source, name=layer.name, operation=operation, wide=wide, limits=limits)
+        )
         graph.outputs.append(graph.operations[-1].target)
     return _Compiler(config, graph, False, records, base, {}, progress).run()
 
@@ -210,6 +222,8 @@ class _Compiler:
     base: int
     scales: dict[int, float]
     progress: Progress | None
+    # Of outputs that are not called as their values are.
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def run(self) -> Program:
         config, graph = self.config, self.graph
@@ -406,7 +420,10 @@ class _Compiler:
             descriptor_count=len(descriptors),
             dram_bytes=len(dram.image) + end,
             inputs=tuple(Input(tensors[number], folds.get(number)) for number in graph.inputs),
-            outputs=tuple(tensors[number] for number in graph.outputs),
+            outputs=tuple(
+                dataclasses.replace(tensors[number], name=self.names.get(number, tensors[number].name))
+                for number in graph.outputs
+            ),
             layers=tuple(layers),
             operands=tuple(_operand(entry) for entry in mapped.values() if entry.convolution.operation == PRODUCT),
         )

@@ -15,18 +15,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, singledispatchmethod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw.control.descriptor import VectorOp
-from sw.compress.training.integer import IntegerNetwork
-from sw.compress.training.operations import check_operations, pooled_size
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.golden import GoldenError, output_size
+from sw.network import FULL_RANGE, Network, Operation
+from sw.network.spatial import (
+    Add,
+    Average,
+    Clamp,
+    Flatten,
+    Input,
+    Layer,
+    Logits,
+    Maximum,
+    Pad,
+    Shortcut,
+    pooled_size,
+)
 
 __all__ = ["PRODUCT", "CompileError", "Convolution", "Graph", "Value", "Vector", "convolution", "lower", "trimmed"]
 
@@ -282,13 +294,9 @@ def _unflattened(layer: CompressedLayer, value: Value) -> CompressedLayer:
     return dataclasses.replace(layer, kind="conv", shape=shape, weights=weights)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
 @dataclass
 class _Lowering:
-    network: IntegerNetwork
+    network: Network
     image_shape: tuple[int, int, int]
     graph: Graph = field(default_factory=Graph)
     names: Counter[str] = field(default_factory=Counter)
@@ -300,96 +308,159 @@ class _Lowering:
         return text if self.names[text] == 1 else self.name(f"{text} ({self.names[text]})")
 
     def run(self) -> Graph:
-        operations = self.network.operations
-        readers = Counter(source for operation in operations for source in operation.get("in", ()))
-        for number, operation in enumerate(operations):
-            inputs = [self.graph.results[source] for source in operation.get("in", ())]
-            if operation["op"] == "pad":
-                users = [user for user in operations if number in user.get("in", ())]
-                if all("layer" in user for user in users):
-                    top, bottom, left, right = operation["padding"]
-                    self.margins[number] = (top, bottom, left, right)
-            self.graph.results.append(self.lower(operation, inputs, readers))
-        self.graph.outputs = [self.graph.results[-1]]
+        for number, operation in enumerate(self.network.operations):
+            if isinstance(operation, Pad) and number not in self.kept:
+                users = [self.network.operations[user] for user in self.users[number]]
+                if all(isinstance(user, Layer | Logits) for user in users):
+                    self.margins[number] = operation.padding
+            self.graph.results.append(self.lower(operation, number))
+        self.graph.outputs = [self.graph.results[output.value] for output in self.network.outputs]
+        for output, value in zip(self.network.outputs, self.graph.outputs, strict=True):
+            if value in self.graph.inputs or self.graph.outputs.count(value) > 1:
+                raise CompileError(
+                    f"output {output.name!r}: it must be a tensor of its own, not the input or another's"
+                )
         return self.graph
 
-    def lower(self, operation: Mapping[str, Any], inputs: Sequence[int], readers: Mapping[int, int]) -> int:
-        """Number of the value that holds an operation's result."""
-        graph, kind = self.graph, operation["op"]
-        low, high = operation.get("range", (-128, 127))
-        if kind == "input":
-            C, rows, columns = self.image_shape
-            graph.inputs.append(graph.add(Value(self.name("input"), C, rows, columns)))
-            return graph.inputs[-1]
-        source = inputs[0]
-        value = graph.values[source]
-        if kind in ("layer", "logits"):
-            layer = self.network.layers[operation["layer"]]
-            name = self.name(layer.name)
-            graph.operations.append(
-                convolution(
-                    graph,
-                    layer,
-                    source,
-                    name=name,
-                    operation=kind,
-                    wide=kind == "logits",
-                    limits=(low, high),
-                    margins=self.margins.get(operation["in"][0], (0, 0, 0, 0)),
-                )
-            )
-        elif kind == "shortcut":
-            self.identity("shortcut", source, **{name: operation[name] for name in ("stride", "before", "after")})
-        elif kind == "flatten" or (kind == "pad" and len(graph.results) in self.margins):
-            return source
-        elif kind == "pad":
-            top, bottom, left, right = operation["padding"]
-            self.identity("pad", source, margins=(top, bottom, left, right))
-        elif kind == "range":
-            if readers[operation["in"][0]] == 1 and self.fold_range(source, low, high):
-                return source
-            if low <= 0 <= high:
-                size = value.rows, value.columns
-                self.vector("range", VectorOp.SUM, source, size, multipliers=(1, 0), limits=(low, high))
-            else:
-                self.identity("range", source, limits=(low, high))
-        elif kind == "average" and "kernel" not in operation:
-            kernel = (value.rows, value.columns)
-            if max(kernel) > 255:
-                raise CompileError(f"average pooling: the map must be at most 255 x 255, not {kernel[0]} x {kernel[1]}")
-            self.vector(
-                "average", VectorOp.SUM, source, (1, 1), kernel=kernel, multipliers=(operation["multiplier"], 0),
-                shift=operation["shift"], limits=(low, high),
-            )  # fmt: skip
-        elif kind in ("maximum", "average"):
-            window: dict[str, Any] = {key: _pair(operation[key]) for key in ("kernel", "stride", "padding")}
-            if max(*window["kernel"], *window["stride"], *window["padding"]) > 255:
-                name = "max" if kind == "maximum" else kind
-                raise CompileError(f"{name} pooling: kernel, stride and padding must be at most 255, not {window}")
-            sides = zip((value.rows, value.columns), *window.values(), strict=True)
-            E, F = (pooled_size(*side, ceil=operation.get("ceil", False)) for side in sides)
-            if kind == "maximum":
-                self.vector("maximum", VectorOp.MAXIMUM, source, (E, F), **window)
-            else:
-                self.vector(
-                    "average", VectorOp.SUM, source, (E, F), multipliers=(operation["multiplier"], 0),
-                    shift=operation["shift"], limits=(low, high), **window,
-                )  # fmt: skip
-        else:
-            assert kind == "add", kind
-            self.add(operation, inputs, (low, high))
-        return graph.operations[-1].target
+    @cached_property
+    def kept(self) -> set[int]:
+        """Operations whose results the network gives."""
+        return {output.value for output in self.network.outputs}
 
-    def add(self, operation: Mapping[str, Any], inputs: Sequence[int], limits: tuple[int, int]) -> None:
-        value = self.graph.values[inputs[0]]
-        multipliers, shift = _pair(operation["multipliers"]), operation["shift"]
+    @cached_property
+    def users(self) -> list[list[int]]:
+        """Of each operation, those that read its result, once for each time."""
+        found: list[list[int]] = [[] for _ in self.network.operations]
+        for number, operation in enumerate(self.network.operations):
+            for source in operation.inputs:
+                found[source].append(number)
+        return found
+
+    def only_reader(self, number: int) -> bool:
+        """Whether nothing but this operation needs the tensor that it reads, under whatever name."""
+        source = self.graph.results[self.network.operations[number].inputs[0]]
+        same = {other for other, value in enumerate(self.graph.results) if value == source}
+        return not same & self.kept and all(user in same or user == number for x in same for user in self.users[x])
+
+    @singledispatchmethod
+    def lower(self, operation: Operation, number: int) -> int:
+        """Number of the value that holds an operation's result."""
+        place = f"operation {number} ({operation.kind})"
+        if operation.host or operation.step:
+            raise CompileError(f"{place}: the host computes a part of this network: compile it in steps")
+        raise CompileError(f"{place}: the compiler cannot put it on the accelerator")
+
+    @lower.register
+    def _(self, operation: Input, number: int) -> int:
+        C, rows, columns = self.image_shape
+        self.graph.inputs.append(self.graph.add(Value(self.name("input"), C, rows, columns)))
+        return self.graph.inputs[-1]
+
+    def source(self, operation: Operation) -> tuple[int, Value]:
+        """The first value that an operation reads, and its number."""
+        number = self.graph.results[operation.inputs[0]]
+        return number, self.graph.values[number]
+
+    @lower.register
+    def _(self, operation: Layer | Logits, number: int) -> int:
+        source, _ = self.source(operation)
+        layer = self.network.layers[operation.layer]
+        self.graph.operations.append(
+            convolution(
+                self.graph,
+                layer,
+                source,
+                name=self.name(layer.name),
+                operation=operation.kind,
+                wide=isinstance(operation, Logits),
+                limits=operation.range if isinstance(operation, Layer) else FULL_RANGE,
+                margins=self.margins.get(operation.inputs[0], (0, 0, 0, 0)),
+            )
+        )
+        return self.target
+
+    @property
+    def target(self) -> int:
+        """The value that the last operation makes."""
+        return self.graph.operations[-1].target
+
+    @lower.register
+    def _(self, operation: Shortcut, number: int) -> int:
+        source, _ = self.source(operation)
+        self.identity("shortcut", source, stride=operation.stride, before=operation.before, after=operation.after)
+        return self.target
+
+    @lower.register
+    def _(self, operation: Flatten, number: int) -> int:
+        return self.source(operation)[0]
+
+    @lower.register
+    def _(self, operation: Pad, number: int) -> int:
+        source, _ = self.source(operation)
+        if number in self.margins:
+            return source
+        self.identity("pad", source, margins=operation.padding)
+        return self.target
+
+    @lower.register
+    def _(self, operation: Clamp, number: int) -> int:
+        (source, value), (low, high) = self.source(operation), operation.range
+        if self.only_reader(number) and self.fold_range(source, low, high):
+            return source
+        if low <= 0 <= high:
+            self.vector(
+                "range", VectorOp.SUM, source, (value.rows, value.columns), multipliers=(1, 0), limits=(low, high)
+            )
+        else:
+            self.identity("range", source, limits=(low, high))
+        return self.target
+
+    @lower.register
+    def _(self, operation: Average, number: int) -> int:
+        source, value = self.source(operation)
+        if operation.window is not None:
+            window, size = self.window("average pooling", value, operation.window, ceil=False)
+        else:
+            window, size = dict[str, Any](kernel=(value.rows, value.columns)), (1, 1)
+            if max(value.rows, value.columns) > 255:
+                text = f"the map must be at most 255 x 255, not {value.rows} x {value.columns}"
+                raise CompileError(f"average pooling: {text}")
+        self.vector(
+            "average", VectorOp.SUM, source, size, multipliers=(operation.multiplier, 0), shift=operation.shift,
+            limits=operation.range, **window,
+        )  # fmt: skip
+        return self.target
+
+    @lower.register
+    def _(self, operation: Maximum, number: int) -> int:
+        source, value = self.source(operation)
+        given = operation.kernel, operation.stride, operation.padding
+        window, size = self.window("max pooling", value, given, ceil=operation.ceil)
+        self.vector("maximum", VectorOp.MAXIMUM, source, size, **window)
+        return self.target
+
+    def window(
+        self, name: str, value: Value, given: tuple[tuple[int, int], tuple[int, int], tuple[int, int]], *, ceil: bool
+    ) -> tuple[dict[str, Any], tuple[int, int]]:
+        """Kernel, stride and padding of pooling, and rows and columns of its result."""
+        window = dict(zip(("kernel", "stride", "padding"), given, strict=True))
+        if max(x for pair in given for x in pair) > 255:
+            raise CompileError(f"{name}: kernel, stride and padding must be at most 255, not {window}")
+        E, F = (pooled_size(*side, ceil=ceil) for side in zip((value.rows, value.columns), *given, strict=True))
+        return window, (E, F)
+
+    @lower.register
+    def _(self, operation: Add, number: int) -> int:
+        (source, value), other = self.source(operation), self.graph.results[operation.inputs[1]]
+        multipliers, shift = operation.multipliers, operation.shift
         if shift > 31:
             # The sum is below 2**30, so nothing is left of it; the vector unit shifts by 31 at most.
             multipliers, shift = (0, 0), 0
         self.vector(
-            "add", VectorOp.ADD, inputs[0], (value.rows, value.columns), other=inputs[1], multipliers=multipliers,
-            shift=shift, limits=limits,
+            "add", VectorOp.ADD, source, (value.rows, value.columns), other=other, multipliers=multipliers, shift=shift,
+            limits=operation.range,
         )  # fmt: skip
+        return self.target
 
     def vector(
         self,
@@ -465,18 +536,17 @@ class _Lowering:
         return False
 
 
-def lower(network: IntegerNetwork, image_shape: tuple[int, int, int]) -> Graph:
+def lower(network: Network, image_shape: tuple[int, int, int]) -> Graph:
     """A network's operations for an image ``[C, rows, columns]``.
 
     Raises
     ------
-    CompressError
-        The operations contradict each other, the layers or the image. The message names the first one.
+    sw.network.NetworkError
+        The operations contradict the image. The message names the first one.
     CompileError
         An operation cannot run on the accelerator. The message names it.
     """
-    first, *others = network.operations or [{}]
-    if first.get("shape", list(image_shape)) != list(image_shape):
-        raise CompileError(f"the image must be {first['shape']}, as the network says, not {list(image_shape)}")
-    check_operations([{**first, "shape": list(image_shape)}, *others], network.layers)
-    return _Lowering(network, image_shape).run()
+    if network.image_shape not in (None, image_shape):
+        given = list(network.image_shape or ())
+        raise CompileError(f"the image must be {given}, as the network says, not {list(image_shape)}")
+    return _Lowering(network.with_image(image_shape), image_shape).run()

@@ -163,8 +163,8 @@ def _list_steps(steps: SteppedProgram, layers: Sequence[str] | None, descriptors
             raise ProgramError("steps", f"there must be a layer {name!r}; the layers are {every}")
     for number, op in enumerate(steps.operations):
         program = steps.programs.get(number)
-        reads = f" of {', '.join(map(str, op['in']))}" if "in" in op else ""
-        yield f"step {number}: {op['op']}{reads}{'' if program else ' on the host'}"
+        reads = f" of {', '.join(map(str, op.inputs))}" if op.inputs else ""
+        yield f"step {number}: {op.kind}{reads}{'' if program else ' on the host'}"
         if program and (layers is None or known[number] & {*layers}):
             asked = layers and [name for name in layers if name in known[number]]
             yield from (f"  {line}".rstrip() for line in list_program(program, layers=asked, descriptors=descriptors))

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from hw.config import AcceleratorConfig
 from sw.compiler.compile import Product, compile_layers, compile_products
-from sw.host.network import SteppedNetwork, product_requantisation
-from sw.host.operations import COMPUTED
+from sw.compiler.graph import CompileError
+from sw.network import FULL_RANGE, Network, Operation
+from sw.network.spatial import Layer, Logits
+from sw.network.tokens import MatMul
 from sw.program import Program
 from sw.program.steps import SteppedProgram
 
@@ -15,7 +17,7 @@ __all__ = ["compile_steps"]
 
 
 def compile_steps(
-    network: SteppedNetwork,
+    network: Network,
     config: AcceleratorConfig,
     *,
     records: bool = True,
@@ -45,23 +47,31 @@ def compile_steps(
     sw.compiler.graph.CompileError, sw.golden.PsumOverflowError, sw.program.ProgramError
         As :func:`sw.compiler.compile.compile_network`.
     """
-    kinds = network.kinds
     programs: dict[int, Program] = {}
-    numbers = [number for number, op in enumerate(network.operations) if op["op"] in COMPUTED]
+    numbers = [number for number, op in enumerate(network.operations) if op.step]
     for count, number in enumerate(numbers):
         op = network.operations[number]
-        name: str = op["name"] if op["op"] == "matmul" else op["layer"]
         if progress:
-            progress(name, count, len(numbers))
-        if op["op"] == "matmul":
-            (G, C, T), (_, K, _) = (kinds[source].shape for source in op["in"])
-            given = product_requantisation(op, K)
-            products = [Product(f"{name}.{head}", K, C, T, given) for head in range(G)]
-            program = compile_products(products, config, records=records, base=base)
-        else:
-            shape = kinds[op["in"][0]].shape
-            layer = (network.layers[name], (shape[0], shape[1] if len(shape) == 3 else 1, shape[-1]))
-            program = compile_layers([layer], config, wide=op["op"] == "logits", records=records, base=base)
-        programs[number] = program
-        base += program.dram_bytes
-    return SteppedProgram(network.operations, network.constants, network.input_scale, programs)
+            progress(op.label, count, len(numbers))
+        programs[number] = _compile(network, op, config, records, base)
+        base += programs[number].dram_bytes
+    return SteppedProgram(network.operations, network.constants, network.input_scale, programs, network.outputs)
+
+
+def _compile(network: Network, op: Operation, config: AcceleratorConfig, records: bool, base: int) -> Program:
+    """One operation of the accelerator as a program."""
+    sources = [network.values[source].known for source in op.inputs]
+    if isinstance(op, MatMul):
+        (G, C, T), (_, K, _) = sources
+        given = op.requantisation(K)
+        products = [Product(f"{op.name}.{head}", K, C, T, given) for head in range(G)]
+        return compile_products(products, config, records=records, base=base)
+    if not isinstance(op, Layer | Logits):
+        raise CompileError(f"operation {op.kind!r}: the compiler has no program for it")
+    # Tokens are columns of one row, features are one pixel.
+    C, *sides = sources[0]
+    rows, columns = sides if len(sides) == 2 else (1, *sides) if sides else (1, 1)
+    limits = op.range if isinstance(op, Layer) else FULL_RANGE
+    layer = (network.layers[op.layer], (C, rows, columns))
+    wide = isinstance(op, Logits)
+    return compile_layers([layer], config, wide=wide, limits=limits, records=records, base=base)

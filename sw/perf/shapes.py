@@ -30,9 +30,10 @@ import numpy as np
 
 from hw.config import AcceleratorConfig
 from sw.compiler.graph import Graph, Value, convolution, lower
-from sw.compress.training.integer import IntegerNetwork, read_network
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.format.strict_json import parse_json
+from sw.network import Network as Integers
+from sw.network import parse_operations, read_network
 from sw.perf.estimate import Network
 
 __all__ = ["Shapes", "ShapesError", "read_workload"]
@@ -154,7 +155,7 @@ class Shapes:
 
         Raises
         ------
-        ShapesError, sw.format.layer.LayerError, sw.compress.methods.CompressError, sw.compiler.graph.CompileError
+        ShapesError, sw.format.layer.LayerError, sw.network.NetworkError, sw.compiler.graph.CompileError
             A layer is not one, or the operations contradict each other.
         """
         key = config.features, config.d, config.k, config.N, config.M
@@ -199,7 +200,7 @@ class Shapes:
         shape = operations[0].get("shape")
         if not isinstance(shape, list) or len(shape) != 3:
             raise ShapesError("operation 0: must be an input with its shape [C, rows, columns]")
-        return lower(IntegerNetwork(layers, operations, 1.0), (shape[0], shape[1], shape[2]))
+        return lower(Integers(layers, parse_operations(operations), 1.0), (shape[0], shape[1], shape[2]))
 
 
 class _Container:
@@ -227,17 +228,17 @@ def read_workload(path: str | os.PathLike[str], image: tuple[int, int, int] | No
     ------
     ShapesError
         A ``.json`` file that holds no shapes, or ``image`` for it.
-    sw.format.container.ContainerError, sw.compress.methods.CompressError, sw.compiler.graph.CompileError
+    sw.format.container.ContainerError, sw.network.NetworkError, sw.compiler.graph.CompileError
         A container that is damaged, has no operations, or some that cannot run.
     OSError
         The file cannot be read.
     """
     if Path(path).suffix != ".json":
         network = read_network(path)
-        shape = image or network.operations[0].get("shape")
+        shape = image or network.image_shape
         if shape is None:
             raise ShapesError(f"{os.fspath(path)}: the container does not say the image's size: name it by --image")
-        return _Container(lower(network, (shape[0], shape[1], shape[2])))
+        return _Container(lower(network, shape))
     if image is not None:
         raise ShapesError("--image is for a container: shapes have an input")
     try:

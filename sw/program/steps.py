@@ -2,8 +2,9 @@
 
 The file, all numbers little-endian: magic (8 bytes), version and length n of the header (4 each), header (n bytes of
 JSON), CRC-32 of all that (4), then the programs, each as in its own file (:mod:`sw.program.file`). The header is
-an object of ``operations`` (:mod:`sw.host.operations`), ``constants``, ``input_scale`` and ``programs``: of each the
-number of its operation and its bytes. The programs lie one behind the other in DRAM: the host writes their images once.
+an object of ``operations``, ``constants`` and ``input_scale`` (:mod:`sw.network.file`), of ``programs``: of each the
+number of its operation and its bytes; and of ``outputs`` where they are not just the result of the last operation. The
+programs lie one behind the other in DRAM: the host writes their images once.
 """
 
 from __future__ import annotations
@@ -16,16 +17,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
+from sw.format.layer import CompressedLayer
 from sw.format.output import write_atomically
 from sw.format.strict_json import parse_json
-from sw.host.network import check_scale, decode_constants, encode_constants
-from sw.host.operations import COMPUTED, Array, Kind, StepError, check_steps, run_steps
+from sw.network import Array, NetworkError, Operation, Output, Value, parse_operations
+from sw.network.file import decode_constants, decode_outputs, encode_constants, encode_outputs
+from sw.network.network import (
+    check_images,
+    check_operations,
+    check_outputs,
+    check_scale,
+    interpret,
+    single,
+    to_dicts,
+)
 from sw.program import Input, Program, ProgramError, Tensor, program_bytes, program_from_bytes
 
 __all__ = [
@@ -77,50 +87,63 @@ class SteppedProgram:
 
     Parameters
     ----------
-    operations, constants, input_scale
-        As of :class:`sw.host.network.SteppedNetwork`.
+    operations, constants, input_scale, outputs
+        As of :class:`sw.network.Network`.
     programs
         Of each operation of the accelerator, by its number.
 
     Raises
     ------
-    StepError
-        The operations cannot run on the programs.
+    sw.network.NetworkError
+        The operations cannot run on the constants, or on the programs.
+    ProgramError
+        Programs are missing, or too many, or not for one instance.
     """
 
-    operations: list[dict[str, Any]]
-    constants: dict[str, Array]
+    operations: tuple[Operation, ...]
+    constants: Mapping[str, Array]
     input_scale: float
     programs: dict[int, Program]
+    outputs: tuple[Output, ...] = ()
 
     def __post_init__(self) -> None:
-        check_steps(self.operations, self.constants, self._kind)
-        wanted = [number for number, op in enumerate(self.operations) if op["op"] in COMPUTED]
+        object.__setattr__(self, "operations", tuple(self.operations))
+        object.__setattr__(self, "outputs", check_outputs(self.operations, self.outputs))
+        check_scale(self.input_scale)
+        self.image.known  # noqa: B018  refused without a size
+        check_operations(self.operations, self.outputs, self, self._result)
+        wanted = [number for number, op in enumerate(self.operations) if op.step]
         if not wanted:
-            raise StepError("there must be an operation of the accelerator")
+            raise ProgramError("steps", "there must be an operation of the accelerator")
         if sorted(self.programs) != wanted:
-            raise StepError(f"there must be programs for operations {wanted}, not {sorted(self.programs)}")
+            raise ProgramError("steps", f"there must be programs for operations {wanted}, not {sorted(self.programs)}")
         if len({json.dumps(program.config.to_dict()) for program in self.programs.values()}) > 1:
-            raise StepError("all programs must be for one instance")
+            raise ProgramError("steps", "all programs must be for one instance")
 
-    def _kind(self, number: int, op: Mapping[str, Any], sources: Sequence[Kind]) -> Kind:
+    def _result(self, number: int, op: Operation, sources: Sequence[Value]) -> Value:
+        """What the program of an operation makes of what it reads."""
         program = self.programs.get(number)
         if program is None:
-            raise StepError("it must have a program")
-        product = op["op"] == "matmul"
-        heads, *shape = sources[0].shape if product else (1, *sources[0].shape)
+            raise NetworkError("it must have a program")
+        product = len(sources) > 1
+        heads, *shape = sources[0].known if product else (1, *sources[0].known)
         wanted = _image_shape(tuple(shape))
         inputs = [entry.shape for entry in program.inputs]
         if inputs != [wanted] * heads or len(program.outputs) != heads:
-            raise StepError(f"its program must read {heads} inputs {list(wanted)}, not {inputs}")
+            raise NetworkError(f"its program must read {heads} inputs {list(wanted)}, not {inputs}")
         operands = [operand.shape for operand in program.operands]
         if operands != [sources[1].shape[1:] for _ in range(heads) if product]:
-            raise StepError(f"its program must have operands for {sources[-1]}, not {operands}")
+            raise NetworkError(f"its program must have operands for {sources[-1]}, not {operands}")
         output = program.outputs[0]
         if any((tensor.shape, tensor.dtype) != (output.shape, output.dtype) for tensor in program.outputs):
-            raise StepError("all outputs of its program must be of one kind")
-        found = output.shape if len(shape) == 3 else (output.channels, output.columns)
-        return Kind(output.dtype, (heads, *found) if product else found)
+            raise NetworkError("all outputs of its program must be of one kind")
+        found = {3: output.shape, 2: (output.channels, output.columns), 1: (output.channels,)}[len(shape)]
+        return Value(output.dtype, (heads, *found) if product else found)
+
+    @property
+    def layers(self) -> Mapping[str, CompressedLayer]:
+        """None: they are in the programs."""
+        return {}
 
     @property
     def config(self) -> AcceleratorConfig:
@@ -128,43 +151,54 @@ class SteppedProgram:
         return next(iter(self.programs.values())).config
 
     @property
-    def input(self) -> Input:
-        """The image that the network takes."""
-        C, rows, columns = self.operations[0]["shape"]
-        return Input(Tensor("input", 0, C, rows, columns, 1, C, scale=self.input_scale))
+    def image(self) -> Value:
+        """The image that the network takes, as a value."""
+        return self.operations[0].result(self)
 
     @property
-    def result(self) -> str:
-        """Name of the network's result."""
-        last = self.operations[-1]
-        return str(last.get("layer", last.get("name", last["op"])))
+    def input(self) -> Input:
+        """The image that the network takes, as an input of a program."""
+        C, rows, columns = self.image.known
+        return Input(Tensor("input", 0, C, rows, columns, 1, C, scale=self.input_scale))
 
-    def run(self, images: Sequence[NDArray[np.int8]], execute: Execute) -> list[Array]:
-        """The result for each image.
+    def results(self, images: NDArray[np.int8], execute: Execute) -> tuple[Array, ...]:
+        """What the network gives for images, an array ``[batch, ...]`` for each output.
 
         Parameters
         ----------
         images
-            int8 ``[C, rows, columns]``.
+            int8 ``[batch, C, rows, columns]``.
         execute
             Runs the programs.
 
         Raises
         ------
-        StepError
-            An image has another shape or dtype.
-        sw.program.ProgramError
+        sw.network.NetworkError
+            The images have another dtype or shape.
+        ProgramError
             An operand has a value that the instance cannot multiply by.
         """
+        check_images(self.image, images)
 
-        def compute(number: int, op: Mapping[str, Any], inputs: Sequence[Sequence[Array]]) -> list[Array]:
-            jobs = [self._prepare(number, values) for values in inputs]
-            return [
-                self._collect(number, memory, values)
-                for memory, values in zip(execute(number, jobs), inputs, strict=True)
-            ]
+        def compute(number: int, op: Operation, values: Sequence[Array]) -> Array:
+            if not op.step:
+                return op.compute(self, *values)
+            inputs = list(zip(*values, strict=True))
+            jobs = [self._prepare(number, one) for one in inputs]
+            found = zip(execute(number, jobs), inputs, strict=True)
+            return np.stack([self._collect(number, memory, one) for memory, one in found])
 
-        return run_steps(self.operations, self.constants, images, compute)
+        return interpret(self.operations, self.outputs, images, compute)
+
+    def run(self, images: NDArray[np.int8], execute: Execute) -> Array:
+        """The result of a network with one output: see :meth:`results`.
+
+        Raises
+        ------
+        sw.network.NetworkError, ProgramError
+            As :meth:`results`; or there are several outputs.
+        """
+        return single(self.outputs, self.results(images, execute))
 
     def _prepare(self, number: int, values: Sequence[Array]) -> tuple[Program, Memory]:
         program = self.programs[number]
@@ -179,7 +213,8 @@ class SteppedProgram:
         found = [program.read(memory, tensor) for tensor in program.outputs]
         if program.operands:
             return np.stack(found)[:, :, 0]
-        return found[0] if values[0].ndim == 3 else found[0][:, 0]
+        axes = values[0].ndim
+        return found[0] if axes == 3 else found[0][:, 0] if axes == 2 else found[0][:, 0, 0]
 
     def transfers(self) -> list[Transfer]:
         """What the host does, operation by operation."""
@@ -187,16 +222,16 @@ class SteppedProgram:
         for number, op in enumerate(self.operations[1:], 1):
             program = self.programs.get(number)
             if program is None:
-                found.append(Transfer(number, op["op"]))
+                found.append(Transfer(number, op.kind))
                 continue
             written = sum(entry.tensor.size for entry in program.inputs) + program.operand_bytes
-            found.append(Transfer(number, op["op"], written, sum(tensor.size for tensor in program.outputs)))
+            found.append(Transfer(number, op.kind, written, sum(tensor.size for tensor in program.outputs)))
         return found
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Tokens ``[C, T]`` as an input of a program, ``[C, 1, T]``."""
-    return shape if len(shape) == 3 else (shape[0], 1, shape[1])
+    """Tokens ``[C, T]`` as an input of a program, ``[C, 1, T]``, and features ``[C]``, ``[C, 1, 1]``."""
+    return shape if len(shape) == 3 else (shape[0], 1, *shape[1:]) if len(shape) == 2 else (*shape, 1, 1)
 
 
 def write_stepped_program(path: str | os.PathLike[str], stepped: SteppedProgram) -> None:
@@ -211,9 +246,10 @@ def write_stepped_program(path: str | os.PathLike[str], stepped: SteppedProgram)
     """
     files = {number: program_bytes(program) for number, program in sorted(stepped.programs.items())}
     header = {
-        "operations": stepped.operations,
+        "operations": to_dicts(stepped.operations),
         "constants": encode_constants(stepped.constants),
         "input_scale": stepped.input_scale,
+        **encode_outputs(stepped.operations, stepped.outputs),
         "programs": [[number, len(data)] for number, data in files.items()],
     }
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
@@ -238,44 +274,44 @@ def read_stepped_program(path: str | os.PathLike[str]) -> SteppedProgram:
 
     Raises
     ------
-    StepError
-        The file is truncated, too long, corrupted, of another version, or its steps cannot run.
-    sw.program.ProgramError
-        A program in it is at fault.
+    ProgramError
+        The file is truncated, too long, corrupted or of another version, or a program in it is at fault.
+    sw.network.NetworkError
+        Its operations cannot run.
     OSError
         The file cannot be read.
     """
     data = Path(path).read_bytes()
     if data[: len(MAGIC)] != MAGIC:
-        raise StepError(f"the file must begin with {MAGIC!r}, not {data[: len(MAGIC)]!r}")
+        raise ProgramError("steps", f"the file must begin with {MAGIC!r}, not {data[: len(MAGIC)]!r}")
     if len(data) < _PREFIX.size:
-        raise StepError(f"the file is truncated: {len(data)} bytes of at least {_PREFIX.size}")
+        raise ProgramError("steps", f"the file is truncated: {len(data)} bytes of at least {_PREFIX.size}")
     _, version, length = _PREFIX.unpack_from(data)
     if version != VERSION:
-        raise StepError(f"version must be {VERSION}, not {version}")
+        raise ProgramError("version", f"must be {VERSION}, not {version}")
     end = _PREFIX.size + length
     if len(data) < end + _CHECKSUM.size:
-        raise StepError(f"the file is truncated: {len(data)} bytes of at least {end + _CHECKSUM.size}")
+        raise ProgramError("steps", f"the file is truncated: {len(data)} bytes of at least {end + _CHECKSUM.size}")
     if zlib.crc32(data[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
-        raise StepError("header: checksum mismatch, the bytes are corrupted")
+        raise ProgramError("header", "checksum mismatch, the bytes are corrupted")
     try:
         header = parse_json(data[_PREFIX.size : end])
     except ValueError as error:
-        raise StepError(f"header: must be JSON: {error}") from None
-    if type(header) is not dict or sorted(header) != sorted(_KEYS):
-        raise StepError(f"header: must be an object of {', '.join(_KEYS)}")
+        raise ProgramError("header", f"must be JSON: {error}") from None
+    if type(header) is not dict or sorted(header.keys() - {"outputs"}) != sorted(_KEYS):
+        raise ProgramError("header", f"must be an object of {', '.join(_KEYS)}")
     entries = header["programs"]
     if not isinstance(entries, list) or any(
         not isinstance(x, list) or len(x) != 2 or any(type(y) is not int or y < 0 for y in x) for x in entries
     ):
-        raise StepError("header: programs must be pairs of an operation's number and bytes")
+        raise ProgramError("header", "programs must be pairs of an operation's number and bytes")
     if any(before >= after for (before, _), (after, _) in pairwise(entries)):
-        raise StepError("header: programs must be in the order of their operations")
+        raise ProgramError("header", "programs must be in the order of their operations")
     start = end + _CHECKSUM.size
     wanted = start + sum(size for _, size in entries)
     if len(data) != wanted:
-        raise StepError(
-            f"the file is {'truncated' if len(data) < wanted else 'too long'}: {len(data)} bytes, not {wanted}"
+        raise ProgramError(
+            "steps", f"the file is {'truncated' if len(data) < wanted else 'too long'}: {len(data)} bytes, not {wanted}"
         )
     programs: dict[int, Program] = {}
     for number, size in entries:
@@ -284,5 +320,10 @@ def read_stepped_program(path: str | os.PathLike[str]) -> SteppedProgram:
         except ProgramError as error:
             raise ProgramError(f"program of operation {number}", str(error)) from None
         start += size
-    constants = decode_constants(header["constants"])
-    return SteppedProgram(header["operations"], constants, check_scale(header["input_scale"]), programs)
+    return SteppedProgram(
+        parse_operations(header["operations"]),
+        decode_constants(header["constants"]),
+        check_scale(header["input_scale"]),
+        programs,
+        decode_outputs(header["outputs"]) if "outputs" in header else (),
+    )

@@ -19,6 +19,7 @@ from sw.compress.sources import load_model
 from sw.compress.training.integer import IntegerNetwork, read_network
 from sw.compress.training.loop import normalise
 from sw.format import CompressedLayer
+from sw.network.spatial import Layer, Logits
 
 __all__ = ["NETWORKS", "RealLayer", "SourceError", "real_layers"]
 
@@ -79,7 +80,7 @@ def _efficientnet(config: AcceleratorConfig, photograph: Path) -> tuple[list[Rea
 
 
 def _input_of(network: IntegerNetwork, name: str, images: torch.Tensor) -> NDArray[np.int8]:
-    (source,) = next(op["in"] for op in network.operations if op.get("layer") == name)
+    (source,) = next(x.inputs for x in network.operations if isinstance(x, Layer | Logits) and x.layer == name)
     before = IntegerNetwork(network.layers, network.operations[: source + 1], network.input_scale)
     return before.run(images, golden=False)[0].numpy()
 

@@ -18,7 +18,7 @@ from experiments.models import MODELS, VisionTransformer, build
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, compress_layers
 from sw.compress.ratio import layer_bits, sum_bits
 from sw.format.container import read_container
-from sw.host.network import is_stepped
+from sw.network import network_of
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_a_transformer_is_measured_from_its_integers(
     assert run["golden_logits_equal"]
     file = tmp_path / "runs" / "SSVQ-frozen--majority-0.msvq"
     assert file.stat().st_size == run["file_bytes"]
-    assert is_stepped(read_container(file))
+    assert network_of(read_container(file)).in_steps
 
 
 def test_a_study_starts_from_the_network_of_each_case(

@@ -166,7 +166,7 @@ def random_programs(config: AcceleratorConfig, number: int, count: int = 3) -> l
         network = random_network(seed, config, 5)
         if network is not None and len(programs) < count:
             with suppress(CompileError):
-                shape = tuple(network.operations[0]["shape"])
+                shape = network.image_shape
                 programs.append(compile_network(network, shape, config, dump=True, records=False))
     return programs
 

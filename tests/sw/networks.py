@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from hw.config import AcceleratorConfig
-from sw.compress.training.integer import IntegerNetwork
 from sw.format.layer import CompressedLayer, Requantisation
+from sw.network import Network, parse_operations
 
 METHODS = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}
 
@@ -85,14 +85,12 @@ class Builder:
         self.layers[name] = layer
         return self.op(op, source, layer=name, **({} if range is None else {"range": list(range)}))
 
-    def network(self) -> IntegerNetwork:
+    def network(self) -> Network:
         """The network."""
-        return IntegerNetwork(self.layers, self.operations, 0.05)
+        return Network(self.layers, parse_operations(self.operations), 0.05)
 
 
-def every_operation(
-    rng: np.random.Generator, config: AcceleratorConfig, channels: int = 3, width: int = 0
-) -> IntegerNetwork:
+def every_operation(rng: np.random.Generator, config: AcceleratorConfig, channels: int = 3, width: int = 0) -> Network:
     """A network of all operations, with channel counts that are no multiples of H and L."""
     width = width or 2 * config.d
     b = Builder(rng, config)
@@ -130,7 +128,7 @@ def residual_network(
     classes: int = 1000,
     option: str = "B",
     amplitude: int = 12,
-) -> IntegerNetwork:
+) -> Network:
     """The shape of a ResNet (He et al.): 7 x 7 stem and option B as for ImageNet, or 3 x 3 and option A."""
     large = option == "B"
     b = Builder(rng, config)

@@ -9,9 +9,10 @@ from math import gcd
 import numpy as np
 
 from hw.config import VARIANTS, AcceleratorConfig, ConfigError
-from sw.compress.training.integer import IntegerNetwork, fixed_point
-from sw.compress.training.operations import pooled_size
+from sw.compress.export.scales import fixed_point
 from sw.format.layer import Requantisation
+from sw.network import Network
+from sw.network.spatial import pooled_size
 from tests.sw.networks import Builder
 
 Shape = tuple[int, ...]
@@ -188,7 +189,7 @@ class _Growth:
             size = (C + before + after, -(-rows // stride), -(-columns // stride))
             self.op(kind, source, shape=size, stride=stride, before=before, after=after)
 
-    def end(self) -> IntegerNetwork | None:
+    def end(self) -> Network | None:
         """All values that no one reads yet go into the logits. None if that cannot be."""
         r = self.random
         read = {source for operation in self.builder.operations for source in operation.get("in", ())}
@@ -219,7 +220,7 @@ class _Growth:
         return self.builder.network()
 
 
-def random_network(seed: int, config: AcceleratorConfig, operations: int = 8) -> IntegerNetwork | None:
+def random_network(seed: int, config: AcceleratorConfig, operations: int = 8) -> Network | None:
     """A network of up to so many random operations, and a classifier behind them.
 
     Its weights are such that the sums of every layer fit ``config.psum_width``; None if that is not possible.

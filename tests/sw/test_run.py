@@ -20,12 +20,12 @@ from sw.compiler import listing
 from sw.compiler.steps import compile_steps
 from sw.executor import run_program
 from sw.format.example import random_layer
-from sw.host.network import SteppedNetwork
+from sw.network import Network
 from sw.program import Input, Program, write_program
 from sw.program.steps import write_stepped_program
 from sw.run import main, read_images
 from tests.sw.assembler import layer_program
-from tests.sw.host.steps import small_transformer
+from tests.sw.steps import small_transformer
 
 SHAPE = (3, 5, 4)
 
@@ -222,7 +222,7 @@ def test_rtl_by_a_simulation_that_is_golden(
 
 
 @pytest.fixture(scope="module")
-def network() -> tuple[SteppedNetwork, list[np.ndarray]]:
+def network() -> tuple[Network, np.ndarray]:
     return small_transformer(preset("ews-msvq-tiny"))
 
 

@@ -15,7 +15,6 @@ from sw.compress.network import module_sources
 from sw.compress.training.graph import integer_graph, operation, place
 from sw.compress.training.modules import fold_parametrisations
 from sw.compress.training.prepare import prepare, to_integers, without_integer_form
-from sw.host.network import SteppedNetwork
 
 __all__ = ["Checked", "check_integer_form", "check_network_form"]
 
@@ -146,6 +145,6 @@ def _has_steps(model: nn.Module, refusals: Sequence[Refusal], images: Tensor) ->
         return False
     try:
         trial, reason = prepare(copy.deepcopy(model), [], images[:4], progress=False)
-        return isinstance(to_integers(trial, reason or str(refusals[0]), images[:4]), SteppedNetwork)
+        return to_integers(trial, reason or str(refusals[0]), images[:4]).in_steps
     except Exception:  # copies and parts raise errors of every kind
         return False

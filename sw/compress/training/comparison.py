@@ -24,10 +24,13 @@ from torch.nn import functional
 
 from hw.config import ConfigError, preset
 from sw.compress.methods import CompressError
+from sw.compress.training.device import device_values
 from sw.compress.training.graph import place
 from sw.compress.training.integer import IntegerNetwork, export_integers, read_network
 from sw.compress.training.layers import DecodedConv2d, DecodedLinear
 from sw.compress.training.quant import ActivationQuantiser
+from sw.network import Operation
+from sw.network.spatial import Add, Layer, Logits
 
 __all__ = ["Comparison", "Difference", "compare_file", "compare_network"]
 
@@ -151,7 +154,7 @@ class _Forced(fx.Interpreter):
         worst = int((apart - shaped).flatten().argmax())
         self.found.append(
             Difference(
-                f"{number} ({op['op']}{' ' + repr(op['layer']) if 'layer' in op else ''})",
+                f"{number} ({op.kind}{' ' + repr(op.layer) if isinstance(op, Layer | Logits) else ''})",
                 place(n.args[0] if n.op == "output" and isinstance(n.args[0], fx.Node) else n),
                 float(apart.flatten()[worst]),
                 float(shaped.expand_as(apart).flatten()[worst]),
@@ -159,10 +162,10 @@ class _Forced(fx.Interpreter):
             )
         )
 
-    def bound(self, op: Mapping[str, Any], *, logits: bool) -> Tensor:
+    def bound(self, op: Operation, *, logits: bool) -> Tensor:
         """The largest difference that rounding explains, for each channel or for all."""
-        if op["op"] in ("layer", "logits"):
-            layer = self.network.layers[op["layer"]]
+        if isinstance(op, Layer | Logits):
+            layer = self.network.layers[op.layer]
             given = layer.requantisation
             assert given is not None
             # Steps of the result by one of the sum.
@@ -172,10 +175,10 @@ class _Forced(fx.Interpreter):
             raised = np.abs(given.bias.astype(np.int64)) >= (1 << 29) - 1
             bound = (0.0 if logits else 0.5) + factor * (0.5 + np.where(raised, sums, 0) + _PRECISION * sums)
             return torch.from_numpy(bound + _PRECISION * np.abs(given.bias * factor))
-        if op["op"] == "add":
+        if isinstance(op, Add):
             # Each multiplier is rounded, and one that reached its limit cut.
-            units = 1.0 if max(op["multipliers"]) >= (1 << 22) - 1 else 0.5
-            return torch.tensor([0.5 + 2 * 128 * units * 2.0 ** -op["shift"] + 128 * _PRECISION])
+            units = 1.0 if max(op.multipliers) >= (1 << 22) - 1 else 0.5
+            return torch.tensor([0.5 + 2 * 128 * units * 2.0**-op.shift + 128 * _PRECISION])
         return torch.tensor([0.5 + 128 * _PRECISION])
 
 
@@ -199,7 +202,7 @@ def compare_network(network: IntegerNetwork, graph: fx.GraphModule, images: Tens
         raise CompressError(
             f"the file must have the {len(again.operations)} operations of the network, not {len(network.operations)}"
         )
-    values = dict(enumerate(network.values(network.quantise(images))))
+    values = dict(enumerate(device_values(network, network.quantise(images))))
     forced = _Forced(graph, network, values)
     forced.run(images.double())
     return Comparison(len(images), forced.found, _program(network, images[:1]))
@@ -212,9 +215,9 @@ def _program(network: IntegerNetwork, image: Tensor) -> str:
 
     shape = (image.shape[1], image.shape[2], image.shape[3])
     count = sum(
-        prod(value.shape[2:]) * network.layers[op["layer"]].integer_weights().size
-        for op, value in zip(network.operations, network.values(network.quantise(image)), strict=True)
-        if "layer" in op
+        prod(value.known[1:]) * network.layers[op.layer].integer_weights().size
+        for op, value in zip(network.operations, network.values, strict=True)
+        if isinstance(op, Layer | Logits)
     )
     if count > _PROGRAM_PRODUCTS:
         return f"not compared: {count} products are above {_PROGRAM_PRODUCTS}"
@@ -239,7 +242,7 @@ def compare_file(path: str | os.PathLike[str], model: nn.Module, images: Tensor,
         Of the file.
     model
         The quantised graph; of a network in steps, nothing is compared here
-        (:func:`sw.host.transformer.export_transformer` has done so).
+        (:func:`sw.compress.export.transformer.export_transformer` has done so).
     images
         Normalised floats ``[batch, C, rows, columns]``.
     force

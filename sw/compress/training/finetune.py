@@ -10,12 +10,11 @@ import glob
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,16 +28,14 @@ from sw.compress.training.data import ImageData
 from sw.compress.training.decoders import SignBits
 from sw.compress.training.freezing import Freezing, SignFreezer
 from sw.compress.training.graph import recalibrate_batch_norm
-from sw.compress.training.integer import IntegerNetwork, quantise_images, write_network
+from sw.compress.training.integer import IntegerNetwork, write_network
 from sw.compress.training.layers import compressed_layers
 from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit, images_of, training_images
 from sw.compress.training.prepare import file_metadata, method_rules, prepare, to_integers
 from sw.compress.training.sparse import finish_sparse, start_sparse
-from sw.format.container import read_container, write_container
+from sw.format.container import write_container
 from sw.format.layer import CompressedLayer
 from sw.format.output import staged
-from sw.host.device import run_on_device
-from sw.host.network import SteppedNetwork, write_stepped
 
 __all__ = [
     "Finetuned",
@@ -52,7 +49,6 @@ __all__ = [
     "method_rules",
     "prepare",
     "to_integers",
-    "write_integers",
 ]
 
 #: Training images that set the scales of activations, and that recalibrate batch norm.
@@ -113,7 +109,7 @@ class Finetuned:
 
     model: nn.Module
     layers: list[CompressedLayer]
-    network: IntegerNetwork | SteppedNetwork | None
+    network: IntegerNetwork | None
     report: dict[str, Any]
     images: Tensor
     about: dict[str, Any]
@@ -141,7 +137,7 @@ class Finetuned:
         if self.network is None:
             write_container(path, self.layers, metadata=self.about)
             return None
-        write_integers(path, self.network, metadata=self.about)
+        write_network(path, self.network, metadata=self.about)
         return compare_file(path, self.model, self.images, force=force).to_dict()
 
     def rest(self) -> dict[str, Tensor]:
@@ -319,41 +315,16 @@ def _claim(path: Path, settings: dict[str, Any], write: bool) -> None:
             temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
-def write_integers(
-    path: str | os.PathLike[str],
-    network: IntegerNetwork | SteppedNetwork,
-    *,
-    metadata: Mapping[str, Any] | None = None,
-) -> None:
-    """Write the container of :func:`sw.compress.training.integer.write_network` or its like of a network in steps.
-
-    ``metadata`` is what else the file is to say (:func:`about`).
-    """
-    if isinstance(network, SteppedNetwork):
-        write_stepped(path, network)
-    else:
-        write_network(path, network)
-    if metadata:
-        container = read_container(path)
-        write_container(path, container.layers, metadata=container.metadata | dict(metadata))
-
-
-def measure_integers(
-    network: IntegerNetwork | SteppedNetwork, test: ImageData, device: str, *, golden: int = GOLDEN
-) -> dict[str, Any]:
+def measure_integers(network: IntegerNetwork, test: ImageData, device: str, *, golden: int = GOLDEN) -> dict[str, Any]:
     """Accuracy of the integers in per cent, and whether the golden model agrees with them on ``golden`` images."""
 
     def logits(values: Tensor) -> Tensor:
-        if isinstance(network, SteppedNetwork):
-            return run_on_device(network, quantise_images(values, network.input_scale))[:, :, 0]
-        return network.run(network.quantise(values), golden=False)
+        # Of a transformer they are those of one token.
+        return network.run(network.quantise(values), golden=False).flatten(1)
 
     equal = None
     if golden:
         images = next(images_of(test, device, batch=golden))[0]
-        if isinstance(network, SteppedNetwork):
-            expected = torch.from_numpy(np.stack(network.run(network.quantise(images.cpu()))))[:, :, 0]
-        else:
-            expected = network.run(network.quantise(images)).cpu()
+        expected = network.run(network.quantise(images)).cpu().flatten(1)
         equal = torch.equal(expected, logits(images).cpu())
     return {"accuracy_integers": accuracy(logits, test, device=device), "golden_logits_equal": equal}

@@ -16,11 +16,9 @@ from sw.compress.methods import CompressError, LayerSource, Recipe, recipe_for
 from sw.compress.network import module_sources
 from sw.compress.training.decoders import UniformDecoder
 from sw.compress.training.graph import calibrate, integer_graph, quantise_activations, quantise_inputs
-from sw.compress.training.integer import IntegerNetwork, export_integers, network_metadata
+from sw.compress.training.integer import IntegerNetwork, export_integers, export_steps, network_metadata
 from sw.compress.training.layers import replace_layer
 from sw.compress.training.modules import convert, float_weights, fold_parametrisations
-from sw.host.network import SteppedNetwork, stepped_metadata
-from sw.host.transformer import export_transformer
 
 __all__ = ["file_metadata", "method_rules", "prepare", "to_integers", "without_integer_form"]
 
@@ -78,7 +76,7 @@ def prepare(
     tuple
         The network in evaluation mode; and why it has no form as one program of integers, or None if it has. Without
         one, the inputs of its layers are quantised, and the rest is float: a vision transformer can still become a
-        network in steps (:func:`sw.host.transformer.export_transformer`).
+        network in steps (:func:`sw.compress.export.transformer.export_transformer`).
 
     Raises
     ------
@@ -198,10 +196,10 @@ def file_metadata(model: nn.Module, images: Tensor) -> dict[str, Any] | None:
         network = to_integers(graph, reason, images)
     except CompressError:
         return None
-    return stepped_metadata(network) if isinstance(network, SteppedNetwork) else network_metadata(network)
+    return network_metadata(network)
 
 
-def to_integers(model: nn.Module, reason: str | None, images: Tensor) -> IntegerNetwork | SteppedNetwork:
+def to_integers(model: nn.Module, reason: str | None, images: Tensor) -> IntegerNetwork:
     """A network that :func:`prepare` gave, trained, as integers.
 
     Parameters
@@ -220,7 +218,7 @@ def to_integers(model: nn.Module, reason: str | None, images: Tensor) -> Integer
         assert isinstance(model, fx.GraphModule)
         return export_integers(model, (images.shape[1], images.shape[2], images.shape[3]))
     try:
-        return export_transformer(model, images)
+        return export_steps(model, images)
     except Exception as error:  # the parts of a network that only looks like one raise errors of every kind
         text = " ".join(str(error).split())[:200]
         raise CompressError(f"{reason}; nor is it such a vision transformer: {text}") from None

@@ -20,8 +20,8 @@ from hw.control.errors import Cause
 from sim.accelerator.model import accelerator_runner
 from sim.accelerator.run import Bus, Job, Outcome, run_jobs
 from sw.compiler.compile import compile_network
-from sw.compress.training.integer import IntegerNetwork
 from sw.executor import execute
+from sw.network import Network
 from sw.program import Program
 from tests.hw.control.test_sequencer import ILLEGAL
 from tests.sw.networks import Builder, every_operation
@@ -33,7 +33,7 @@ LIMIT = 200_000
 STEADY = Bus(latency=20)
 
 
-def first_network() -> IntegerNetwork:
+def first_network() -> Network:
     b = Builder(np.random.default_rng(1), CONFIG)
     x = b.layer("stem", 0, (8, 3, 3, 3), raw=True, padding=(1, 1), range=(0, 127))
     y = b.layer("coded", x, (16, 8, 3, 3), stride=(2, 2), padding=(1, 1))
@@ -44,7 +44,7 @@ def first_network() -> IntegerNetwork:
     return b.network()
 
 
-def second_network() -> IntegerNetwork:
+def second_network() -> Network:
     b = Builder(np.random.default_rng(2), CONFIG)
     x = b.layer("pointwise", 0, (8, 5, 1, 1), range=(0, 127))
     x = b.op("maximum", x, kernel=2, stride=2, padding=0)

@@ -20,13 +20,13 @@ from sim.networks.runs import NetworkError, Run, check_memory, run_workload, top
 from sim.networks.workloads import Workload, WorkloadError
 from sw.compiler.compile import compile_layers, compile_network
 from sw.compiler.steps import compile_steps
-from sw.compress.training.integer import write_network
 from sw.executor import execute
+from sw.network import write_network
 from sw.perf.prediction import predict
 from sw.perf.timing import LayerTiming
 from sw.program import Program
-from tests.sw.host.steps import small_transformer
 from tests.sw.networks import random_layer, residual_network
+from tests.sw.steps import small_transformer
 
 CONFIG = preset("ews-msvq-tiny")
 SHAPE = (3, 12, 12)
@@ -84,7 +84,8 @@ def test_a_small_transformer_is_bit_exact_on_the_rtl() -> None:
     """Attention, with operands that the host packs, and the host's operations between the programs."""
     network, images = small_transformer(CONFIG)
     steps = compile_steps(network, CONFIG)
-    given = Workload("random", lambda dump: steps, [[x] for x in images[:2]], expected=lambda: network.run(images[:2]))
+    expected = list(network.run(images[:2]))
+    given = Workload("random", lambda dump: steps, [[x] for x in images[:2]], expected=lambda: expected)
     run = run_workload(CONFIG, "tiny", given, model_name="ews-msvq-tiny-accelerator", label="steps", processes=2)
     assert [(check.different, check.differing) for check in run.checks] == [(0, ())] * 2
     # Two heads of each product: 8 programs of 10 layers.

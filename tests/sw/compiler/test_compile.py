@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from hw.config import VARIANTS, AcceleratorConfig, preset
@@ -12,12 +11,11 @@ from hw.control.descriptor import Opcode
 from sw.compiler import emission
 from sw.compiler.compile import compile_layer, compile_layers, compile_network
 from sw.compiler.graph import CompileError, lower
-from sw.compress.methods import CompressError
-from sw.compress.training import integer
-from sw.compress.training.integer import IntegerNetwork
 from sw.executor import execute, run_program
 from sw.format.layer import CompressedLayer
 from sw.golden import PsumOverflowError, layer_sums, requantise
+from sw.network import Network, NetworkError, Output
+from sw.network.spatial import Input
 from sw.program import Program
 from tests.sw.networks import Builder, every_operation, random_layer, residual_network
 
@@ -32,17 +30,14 @@ def image(shape: tuple[int, int, int], seed: int = 0) -> NDArray[np.int8]:
     return np.random.default_rng(seed).integers(-128, 128, shape).astype(np.int8)
 
 
-def values(network: IntegerNetwork, picture: NDArray[np.int8]) -> list[NDArray[np.int32]]:
-    """What every operation gives, by the rules of integer networks."""
-    given = torch.from_numpy(picture)[None]
-    found: list[torch.Tensor] = []
-    for operation in network.operations:
-        inputs = [found[source] for source in operation.get("in", ())] or [given]
-        found.append(integer._apply(operation, inputs, network.layers, integer._golden_sums))
-    return [value[0].numpy() for value in found]
+def values(network: Network, picture: NDArray[np.int8]) -> list[NDArray[np.int32]]:
+    """What every operation gives."""
+    outputs = tuple(Output(number, str(number)) for number in range(1, len(network.operations)))
+    results = dataclasses.replace(network, outputs=outputs).results(picture[None])
+    return [picture, *(values[0] for values in results)]
 
 
-def check_every_layer(program: Program, network: IntegerNetwork, shape: tuple[int, int, int]) -> None:
+def check_every_layer(program: Program, network: Network, shape: tuple[int, int, int]) -> None:
     """All dumped tensors are those of the network, and the program has no races."""
     picture = image(shape)
     memory = execute(program, program.memory([picture]), check=True).memory
@@ -104,7 +99,7 @@ def test_without_dump_space_is_used_again_and_the_logits_are_the_same(variant: s
     assert total > instance.l2_bytes
     picture = image(SHAPE)
     logits = run_program(program, [picture], check=True)["logits"]
-    assert np.array_equal(logits.reshape(-1), network.run(torch.from_numpy(picture)[None])[0].numpy())
+    assert np.array_equal(logits.reshape(-1), network.run(picture[None])[0])
     assert all(layer.record is None and layer.tensor is None for layer in program.layers)
 
 
@@ -116,7 +111,7 @@ def test_residual_network_as_for_cifar() -> None:
     program = compile_network(network, (3, 32, 32), instance)
     picture = image((3, 32, 32))
     logits = run_program(program, [picture], check=True)["linear"].reshape(-1)
-    assert np.array_equal(logits, network.run(torch.from_numpy(picture)[None])[0].numpy())
+    assert np.array_equal(logits, network.run(picture[None])[0])
     assert np.unique(logits).size == 10
 
 
@@ -133,7 +128,7 @@ def test_input_is_folded_where_that_fills_the_rows() -> None:
     assert fold is not None
     picture = image(shape)
     logits = run_program(program, [picture], check=True)["logits"].reshape(-1)
-    assert np.array_equal(logits, network.run(torch.from_numpy(picture)[None])[0].numpy())
+    assert np.array_equal(logits, network.run(picture[None])[0])
     # 147 weights a column in rows of 16, instead of 49 kernel positions with 3 of 16 rows in use.
     operations = execute(program, program.memory([picture])).layers[0]["operations"]
     positions = 16 * 15
@@ -173,7 +168,7 @@ def test_linear_layer_behind_a_flattened_map_is_a_convolution_over_all_of_it(raw
     program = compile_network(network, shape, instance)
     picture = image(shape)
     logits = run_program(program, [picture], check=True)["logits"].reshape(-1)
-    assert np.array_equal(logits, network.run(torch.from_numpy(picture)[None])[0].numpy())
+    assert np.array_equal(logits, network.run(picture[None])[0])
 
 
 def test_layers_by_themselves_with_tokens_as_positions() -> None:
@@ -278,7 +273,7 @@ def test_waits_stay_within_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 # Refusals
 
 
-def logits_of(instance: AcceleratorConfig, *, name: str = "fc", source: int = 0, **given: object) -> IntegerNetwork:
+def logits_of(instance: AcceleratorConfig, *, name: str = "fc", source: int = 0, **given: object) -> Network:
     builder = Builder(np.random.default_rng(0), instance)
     builder.layer(name, source, (8, 4, 1, 1), op="logits", **given)
     return builder.network()
@@ -344,13 +339,13 @@ def test_raw_weights_of_minus_128_are_refused_where_signs_are_split() -> None:
 @pytest.mark.parametrize("shape", [(3, 4), (0, 4, 4), (3, 4, 70000), (3.0, 4, 4)])
 def test_image_shape_is_checked(shape: tuple[int, int, int]) -> None:
     instance = config("ews-tiny")
-    with pytest.raises(CompressError, match=r"operation 0 \(input\): shape must be 3 integers in 1\.\.65535"):
+    with pytest.raises(NetworkError, match=r"operation 0 \(input\): shape must be 3 integers in 1\.\.65535"):
         compile_network(logits_of(instance), shape, instance)
 
 
 def test_channels_must_fit() -> None:
     instance = config("ews-tiny")
-    with pytest.raises(CompressError, match="layer 'fc' must read 4 channels, not 3"):
+    with pytest.raises(NetworkError, match=r"layer 'fc' must read int8 \[4 x rows x columns\], not int8 \[3 x 1 x 1\]"):
         compile_network(logits_of(instance), (3, 1, 1), instance)
     with pytest.raises(CompileError, match="layer 'alone': its input must have 4 channels, not 3"):
         compile_layer(random_layer(np.random.default_rng(0), instance, "alone", (8, 4, 1, 1)), (3, 1, 1), instance)
@@ -359,7 +354,7 @@ def test_channels_must_fit() -> None:
 def test_image_must_be_that_of_the_network() -> None:
     instance = config("ews-tiny")
     network = logits_of(instance)
-    network.operations[0]["shape"] = [4, 2, 2]
+    network = dataclasses.replace(network, operations=(Input(shape=(4, 2, 2)), *network.operations[1:]))
     with pytest.raises(CompileError, match=r"the image must be \[4, 2, 2\], as the network says, not \[4, 1, 1\]"):
         compile_network(network, (4, 1, 1), instance)
 

@@ -4,18 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from hw.config import preset
 from sw.compiler.__main__ import main
-from sw.compress.training.integer import write_network
 from sw.executor import execute, run_program
 from sw.format.container import write_container
-from sw.host.network import write_stepped
+from sw.network import write_network
 from sw.program import read_program
 from sw.program.steps import read_stepped_program
-from tests.sw.host.steps import small_transformer
 from tests.sw.networks import every_operation
+from tests.sw.steps import small_transformer
 
 SHAPE = (3, 9, 8)
 
@@ -38,7 +36,7 @@ def test_container_to_program(container: Path, tmp_path: Path, capsys: pytest.Ca
     assert f"{program.descriptor_count} descriptors, image of {len(program.image)} bytes" in text
     picture = np.random.default_rng(1).integers(-128, 128, SHAPE).astype(np.int8)
     network = every_operation(np.random.default_rng(0), preset("ews-cms-tiny"))
-    expected = network.run(torch.from_numpy(picture)[None])[0].numpy()
+    expected = network.run(picture[None])[0]
     assert np.array_equal(run_program(program, [picture])["logits"].reshape(-1), expected)
 
     assert main(["list", str(output)]) == 0
@@ -82,7 +80,7 @@ def test_network_in_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     config = preset("ews-msvq-tiny")
     network, images = small_transformer(config)
     source, output = tmp_path / "network.msvq", tmp_path / "network.steps"
-    write_stepped(source, network)
+    write_network(source, network)
     given = [str(source), "--preset", "ews-msvq-tiny", "-o", str(output)]
     assert main([*given, "--base", "4096"]) == 0
     steps = read_stepped_program(output)

@@ -10,14 +10,12 @@ import re
 
 import numpy as np
 import pytest
-import torch
 
 from hw.config import PRESETS, AcceleratorConfig
 from sw.compiler.compile import compile_network
 from sw.compiler.graph import CompileError
-from sw.compress.training.integer import IntegerNetwork
-from sw.compress.training.operations import check_operations
 from sw.executor import execute
+from sw.network import Network
 from sw.perf.prediction import predict
 from sw.perf.timing import total
 from sw.program import Program
@@ -28,13 +26,13 @@ from tests.sw.random_networks import random_instance, random_network
 SEEDS, SHORT, FULL = 20, 4, 250
 
 
-def check(program: Program, network: IntegerNetwork, rng: np.random.Generator) -> None:
+def check(program: Program, network: Network, rng: np.random.Generator) -> None:
     """Random and extreme images give the logits of the network, no unit can overtake another, the cycle model ends."""
     (entry,) = program.inputs
     for number, values in enumerate((np.arange(-128, 128), np.array([-128, 127]))):
         picture = rng.choice(values, entry.shape).astype(np.int8)
         memory = execute(program, program.memory([picture]), check=number == 0).memory
-        expected = network.run(torch.from_numpy(picture)[None], golden=False).numpy()
+        expected = network.run(picture[None])
         assert np.array_equal(program.read(memory, program.outputs[0]).ravel(), expected.ravel())
     assert not program.layers[-1].record or total(predict(program))["cycles"] > 0
 
@@ -52,8 +50,7 @@ def test_random_networks(part: int) -> None:
         network = random_network(seed, config)
         if network is None:
             continue
-        check_operations(network.operations, network.layers)
-        shape = tuple(network.operations[0]["shape"])
+        shape = network.image_shape
         dump, records, base = chance.random() < 0.4, chance.random() < 0.6, chance.choice([0, 64, 1 << 12])
         try:
             program = compile_network(network, shape, config, dump=dump, records=records, base=base)

@@ -12,7 +12,8 @@ import pytest
 from hw.config import PRESETS, AcceleratorConfig
 from sw.compiler.compile import compile_layers, compile_network
 from sw.compiler.graph import CompileError, lower
-from sw.compress.training.integer import IntegerNetwork, read_network
+from sw.network import Network as Integers
+from sw.network import read_network
 from sw.perf import estimate as module
 from sw.perf.estimate import Network, estimate
 from sw.perf.prediction import predict
@@ -31,7 +32,7 @@ def traffic(timings: list[LayerTiming]) -> list[dict[str, int]]:
     return [{name: count for name, count in x.counters.items() if name not in TIMES} for x in timings]
 
 
-def both(network: IntegerNetwork, shape: tuple[int, int, int], config: AcceleratorConfig) -> tuple[Any, Any]:
+def both(network: Integers, shape: tuple[int, int, int], config: AcceleratorConfig) -> tuple[Any, Any]:
     return estimate(Network(lower(network, shape)), config), predict(compile_network(network, shape, config))
 
 
@@ -68,7 +69,7 @@ def test_random_networks_on_random_instances() -> None:
         network = random_network(seed, config)
         if network is None:
             continue
-        shape = tuple(network.operations[0]["shape"])
+        shape = network.image_shape
         try:
             found, expected = both(network, shape, config)
         except CompileError:

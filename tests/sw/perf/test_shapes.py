@@ -10,9 +10,8 @@ import pytest
 from hw.config import PRESETS
 from sw.compiler.graph import CompileError, Convolution, lower
 from sw.compiler.weights import is_coded
-from sw.compress.methods import CompressError
-from sw.compress.training.integer import read_network
 from sw.format.layer import LayerError
+from sw.network import NetworkError, read_network
 from sw.perf.estimate import Network, estimate
 from sw.perf.shapes import Shapes, ShapesError, read_workload
 
@@ -35,7 +34,7 @@ def test_shapes_of_a_container_are_its_estimate() -> None:
     network = read_network(CONTAINER)
     shape = (3, 32, 32)
     entries = []
-    for operation in network.operations:
+    for operation in (op.to_dict() for op in network.operations):
         entry = {name: value for name, value in operation.items() if name not in ("layer", "multipliers", "multiplier")}
         entry.pop("range", None)
         entry.pop("shift", None)
@@ -116,7 +115,7 @@ def test_what_contradicts_itself_is_refused() -> None:
     with pytest.raises(LayerError, match="layer 'layer': groups must be at least 1 and divide K = 16, not 3"):
         Shapes([{**LAYER, "groups": 3}]).network(CONFIG)
     with pytest.raises(
-        CompressError, match=re.escape("operation 3 (add): in must be 2 numbers of operations before it")
+        NetworkError, match=re.escape("operation 3 (add): in must be 2 numbers of operations before it")
     ):
         Shapes([*NETWORK[:3], {"op": "add", "in": [1]}, *NETWORK[4:]]).network(CONFIG)
 

@@ -35,7 +35,6 @@ from sw.compress.training.integer import read_network
 from sw.compress.training.loop import TrainConfig
 from sw.compress.training.modules import load_layers
 from sw.format.container import read_container
-from sw.host.network import read_stepped
 from tests.sw.devices import DEVICES
 
 
@@ -236,7 +235,7 @@ def test_a_vision_transformer_becomes_a_network_in_steps(
     assert report["no_integer_form"] is None
     assert report["golden_logits_equal"]
     assert abs(report["accuracy_integers"] - report["accuracy_trained"]) < 15
-    assert read_stepped(output).operations[0]["shape"] == [3, 8, 8]
+    assert read_network(output).image_shape == (3, 8, 8)
     assert 9000 < output.stat().st_size == report["bytes"] <= 9500
 
 

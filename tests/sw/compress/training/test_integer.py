@@ -114,11 +114,11 @@ def test_each_layer_matches_its_quantised_float_form(images: Tensor) -> None:
     graph = quantised(images)
     exported = export_integers(graph, (3, SIZE, SIZE))
     values = exported.quantise(images)
-    first = next(op for op in exported.operations if op["op"] == "layer")
-    low, high = first["range"]
+    first = next(op for op in exported.operations if op.kind == "layer")
+    low, high = first.range
     from sw.golden import layer_sums, requantise
 
-    layer = exported.layers[first["layer"]]
+    layer = exported.layers[first.layer]
     ours = np.clip(requantise(layer_sums(layer, values.numpy()), layer.requantisation), low, high)
     with torch.no_grad():
         node = next(n for n in graph.graph.nodes if n.target == "quantiser_1")

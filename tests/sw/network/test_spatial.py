@@ -10,19 +10,22 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool1d
+from torch.nn.functional import avg_pool2d, max_pool1d, max_pool2d
 
 from sw.compress.methods import CompressError
+from sw.compress.training import integer
+from sw.compress.training.device import run_on_device
 from sw.compress.training.graph import calibrate, quantise_activations
-from sw.compress.training.integer import IntegerNetwork, export_integers, read_network, write_network
+from sw.compress.training.integer import export_integers
 from sw.compress.training.modules import convert
-from sw.compress.training.operations import check_input_scale, check_operations, pooled_size
 from sw.format.container import write_container
 from sw.format.example import random_layer
-from sw.format.layer import Requantisation
+from sw.format.layer import CompressedLayer, Requantisation
+from sw.network import Network, NetworkError, parse_operations, read_network, write_network
+from sw.network.spatial import Average, Maximum, pooled_size
 
 
-def network() -> IntegerNetwork:
+def given() -> tuple[dict[str, CompressedLayer], list[dict[str, Any]]]:
     """One operation of each kind."""
     rng = np.random.default_rng(0)
     stem = random_layer(rng, "int8", (4, 3, 3, 3), name="stem", padding=(1, 1), requantised=True)
@@ -43,31 +46,37 @@ def network() -> IntegerNetwork:
         {"op": "flatten", "in": [9]},
         {"op": "logits", "in": [10], "layer": "classify"},
     ]
-    return IntegerNetwork({layer.name: layer for layer in (stem, wide, classify)}, operations, 0.02)
+    return {layer.name: layer for layer in (stem, wide, classify)}, operations
 
 
-def pooled() -> IntegerNetwork:
+def pooled() -> tuple[dict[str, CompressedLayer], list[dict[str, Any]]]:
     """Of the operations with optional fields."""
-    given = network()
+    layers, operations = given()
     window = {"kernel": [3, 2], "stride": 2, "padding": [1, 0]}
-    given.operations[5:10] = [
+    operations[5:10] = [
         {"op": "range", "in": [4], "range": [-100, 100]},
         {"op": "pad", "in": [5], "padding": [1, 0, 0, 3]},
         {"op": "average", "in": [6], **window, "multiplier": 1 << 30, "shift": 32},
         {"op": "maximum", "in": [7], "kernel": 2, "stride": 2, "padding": 0, "ceil": True},
         {"op": "average", "in": [8], "multiplier": 1 << 30, "shift": 30},
     ]
-    return given
+    return layers, operations
 
 
-def write_unchecked(path: Path, given: IntegerNetwork) -> None:
-    metadata = {"operations": given.operations, "input_scale": given.input_scale}
-    write_container(path, list(given.layers.values()), metadata=metadata)
+def network(layers: dict[str, CompressedLayer], operations: object, scale: Any = 0.02) -> Network:
+    return Network(layers, parse_operations(operations), scale)
+
+
+IMAGES = np.random.default_rng(0).integers(-128, 128, (2, 3, 12, 10)).astype(np.int8)
+
+
+def write_unchecked(path: Path, layers: dict[str, CompressedLayer], operations: object, scale: object = 0.02) -> None:
+    write_container(path, list(layers.values()), metadata={"operations": operations, "input_scale": scale})
 
 
 def test_each_kind_is_read_and_runs(tmp_path: Path) -> None:
-    given = network()
-    assert {op["op"] for op in given.operations} == {
+    written = network(*given())
+    assert {op.kind for op in written.operations} == {
         "input",
         "layer",
         "maximum",
@@ -78,22 +87,43 @@ def test_each_kind_is_read_and_runs(tmp_path: Path) -> None:
         "flatten",
         "logits",
     }
-    write_network(tmp_path / "network", given)
+    write_network(tmp_path / "network", written)
     restored = read_network(tmp_path / "network")
-    images = torch.from_numpy(np.random.default_rng(0).integers(-128, 128, (2, 3, 12, 10)).astype(np.int8))
-    logits = restored.run(images)
+    assert restored.operations == written.operations
+    assert not restored.in_steps
+    logits = restored.run(IMAGES)
     assert logits.shape == (2, 5)
-    assert torch.equal(logits, restored.run(images, golden=False))
+    assert np.array_equal(logits, run_on_device(restored, torch.from_numpy(IMAGES)).numpy())
     assert len(set(logits.flatten().tolist())) > 5
 
 
 def test_windows_and_margins() -> None:
-    given = pooled()
-    check_operations(given.operations, given.layers)
-    images = torch.from_numpy(np.random.default_rng(0).integers(-128, 128, (2, 3, 12, 10)).astype(np.int8))
-    assert given.run(images).shape == (2, 5)
-    del given.operations[0]["shape"]
-    check_operations(given.operations, given.layers)
+    layers, operations = pooled()
+    whole = network(layers, operations)
+    found = whole.run(IMAGES)
+    assert found.shape == (2, 5)
+    assert np.array_equal(found, run_on_device(whole, torch.from_numpy(IMAGES)).numpy())
+    del operations[0]["shape"]
+    assert np.array_equal(network(layers, operations).run(IMAGES), found)
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+def test_pooling_is_that_of_torch(ceil: bool) -> None:
+    """Windows of every kind, sums and largest values, beside torch's."""
+    values = np.random.default_rng(1).integers(-128, 128, (2, 3, 9, 7)).astype(np.int8)
+    for kernel, stride, padding in product(
+        [(1, 1), (3, 2), (2, 5), (4, 4)], [(1, 1), (2, 3), (5, 1)], [(0, 0), (1, 1)]
+    ):
+        if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+            continue
+        window: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": padding}
+        largest = max_pool2d(torch.from_numpy(values).float(), kernel, stride, padding, ceil_mode=ceil).numpy()
+        assert np.array_equal(Maximum(inputs=(0,), ceil=ceil, **window).compute(network(*given()), values), largest)
+        if not ceil:
+            total = avg_pool2d(torch.from_numpy(values).double(), kernel, stride, padding, divisor_override=1).numpy()
+            op = Average(inputs=(0,), multiplier=1, shift=3, **window)
+            expected = np.sign(total) * np.floor(np.abs(total) / 8 + 0.5)
+            assert np.array_equal(op.compute(network(*given()), values), expected.clip(-128, 127))
 
 
 @pytest.mark.parametrize("ceil", [False, True])
@@ -119,21 +149,21 @@ def test_pooled_size_is_that_of_torch(ceil: bool) -> None:
     ],
 )
 def test_faults_of_windows_and_margins(number: int, change: dict[str, Any], message: str) -> None:
-    given = pooled()
-    given.operations[number] |= change
-    with pytest.raises(CompressError, match=message):
-        check_operations(given.operations, given.layers)
+    layers, operations = pooled()
+    operations[number] |= change
+    with pytest.raises(NetworkError, match=message):
+        network(layers, operations)
 
 
 def test_without_a_shape_channels_are_checked_still() -> None:
-    given = network()
-    del given.operations[0]["shape"]
-    check_operations(given.operations, given.layers)
-    given.operations[4]["in"] = [0]
-    given.operations[4]["layer"] = "stem"
-    given.operations[9]["in"] = [6, 7]
-    with pytest.raises(CompressError, match=r"operation 9 \(add\): both .* not 6 x 1 x 1 and 4 x \? x \?"):
-        check_operations(given.operations, given.layers)
+    layers, operations = given()
+    del operations[0]["shape"]
+    network(layers, operations)
+    operations[4]["in"] = [0]
+    operations[4]["layer"] = "stem"
+    operations[9]["in"] = [6, 7]
+    with pytest.raises(NetworkError, match=r"operation 9 \(add\): both .* not 6 x 1 x 1 and 4 x \? x \?"):
+        network(layers, operations)
 
 
 @pytest.mark.parametrize(
@@ -165,24 +195,40 @@ def test_without_a_shape_channels_are_checked_still() -> None:
         (0, {"in": []}, r"operation 0 \(input\): unknown field 'in'"),
         (0, {"shape": [3, 12]}, r"operation 0 \(input\): shape must be 3 integers in 1\.\.65535, not \[3, 12\]"),
         (0, {"shape": [3, 0, 4]}, "shape must be 3 integers"),
-        (0, {"shape": [2, 12, 10]}, r"operation 1 \(layer\): layer 'stem' must read 3 channels, not 2"),
+        (
+            0,
+            {"shape": [2, 12, 10]},
+            r"operation 1 \(layer\): layer 'stem' must read int8 \[3 x .*, not int8 \[2 x 12 x 10\]",
+        ),
         (
             0,
             {"shape": [3, 12, 1]},
             r"operation 4 \(layer\): the kernel of layer 'wide' must fit into the padded 12 x 1",
         ),
-        (0, {"shape": [3, 60000, 60000]}, r"operation 6 \(average\): it must sum at most 16777216 values, not 30000 x"),
+        (0, {"shape": [3, 60000, 60000]}, r"operation 0 \(input\): its result must have at most 268435456 values, not"),
         (5, {"op": "input", "shape": [6, 5, 4]}, r"operation 5 \(input\): .*unknown field 'in'"),
-        (4, {"op": "logits", "layer": "classify"}, r"operation 4 \(logits\): the last operation, and no other,"),
+        (
+            4,
+            {"op": "logits", "layer": "classify"},
+            r"operation 4 \(logits\): layer 'classify' must read int8 \[6\] or .*, not int8 \[4 x 12",
+        ),
         (1, {"layer": "head"}, r"operation 1 \(layer\): layer must be the name of a layer of the file, not 'head'"),
         (1, {"layer": 1}, "layer must be the name of a layer of the file, not 1"),
         (1, {"layer": ["stem"]}, r"layer must be the name of a layer of the file, not \['stem'\]"),
-        (1, {"layer": "wide"}, r"operation 1 \(layer\): layer 'wide' must read 4 channels, not 3"),
-        (1, {"layer": "classify"}, "layer 'classify' must read what was flattened"),
-        (11, {"in": [9]}, r"operation 11 \(logits\): layer 'classify' must read what was flattened"),
-        (11, {"layer": "stem"}, r"layer 'stem' must have one scale, multipliers of 1 and shifts of 0"),
+        (
+            1,
+            {"layer": "wide"},
+            r"operation 1 \(layer\): layer 'wide' must read int8 \[4 x .*, not int8 \[3 x 12",
+        ),
+        (1, {"layer": "classify"}, r"layer 'classify' must read int8 \[6\] or \[6 x T\], not int8 "),
+        (11, {"in": [9]}, r"operation 11 \(logits\): layer 'classify' must read int8 \[6\] or \[6 x T\], not int8 "),
+        (11, {"layer": "stem"}, r"layer 'stem' must read int8 \[3 x rows x columns\], not int8 \[6\]"),
         (11, {"range": [0, 1]}, r"operation 11 \(logits\): unknown field 'range'"),
-        (10, {"in": [4]}, r"operation 11 \(logits\): layer 'classify' must read 6 channels, not 120"),
+        (
+            10,
+            {"in": [4]},
+            r"operation 11 \(logits\): layer 'classify' must read int8 \[6\] or .*, not int8 \[120\]",
+        ),
         (2, {"kernel": 0}, r"operation 2 \(maximum\): kernel must be 2 integers in 1\.\.65535, not 0"),
         (2, {"kernel": [3]}, "kernel must be 2 integers"),
         (2, {"kernel": 65536}, "kernel must be 2 integers"),
@@ -200,73 +246,87 @@ def test_without_a_shape_channels_are_checked_still() -> None:
             r"operation 8 \(average\): multiplier must be an integer in -2147483648\.\.2147483647",
         ),
         (8, {"shift": 63}, r"shift must be an integer in 0\.\.62, not 63"),
-        (10, {"op": "flatten", "in": [5]}, r"operation 11 \(logits\): layer 'classify' must read 6 channels, not 180"),
+        (
+            10,
+            {"op": "flatten", "in": [5]},
+            r"operation 11 \(logits\): layer 'classify' must read int8 \[6\] .*, not int8 \[180\]",
+        ),
     ],
 )
 def test_each_fault_has_its_error(number: int, change: Any, message: str, tmp_path: Path) -> None:
-    given = network()
-    if isinstance(change, dict):
-        given.operations[number] = given.operations[number] | change
-    else:
-        given.operations[number] = change
-    write_unchecked(tmp_path / "network", given)
-    with pytest.raises(CompressError, match=message) as caught:
+    layers, operations = given()
+    operations[number] = operations[number] | change if isinstance(change, dict) else change
+    write_unchecked(tmp_path / "network", layers, operations)
+    with pytest.raises(NetworkError, match=message) as caught:
         read_network(tmp_path / "network")
     assert str(caught.value).startswith(f"container {str(tmp_path / 'network')!r}: operation ")
     with pytest.raises(CompressError, match=message):
-        write_network(tmp_path / "other", given)
-    assert not (tmp_path / "other").exists()
+        integer.read_network(tmp_path / "network")
 
 
 @pytest.mark.parametrize("name", ["op", "in", "layer", "kernel", "shift", "multiplier", "multipliers", "before"])
 def test_missing_fields(name: str) -> None:
-    given = network()
-    number = next(i for i, op in enumerate(given.operations) if i and name in op)
-    del given.operations[number][name]
+    layers, operations = given()
+    number = next(i for i, op in enumerate(operations) if i and name in op)
+    del operations[number][name]
     expected = "must be an object with its name" if name == "op" else f"field {name!r} is missing"
-    with pytest.raises(CompressError, match=rf"operation {number}.*{expected}"):
-        check_operations(given.operations, given.layers)
+    with pytest.raises(NetworkError, match=rf"operation {number}.*{expected}"):
+        network(layers, operations)
 
 
 @pytest.mark.parametrize("operations", [[], None, {}, "input"])
 def test_no_list(operations: object) -> None:
-    with pytest.raises(CompressError, match="operations must be a list and not empty"):
-        check_operations(operations, {})
+    with pytest.raises(NetworkError, match="operations must be a list and not empty"):
+        parse_operations(operations)
 
 
 def test_the_first_is_the_input() -> None:
-    with pytest.raises(CompressError, match=r"operation 0 \(flatten\): the first operation, and no other, must be the"):
-        check_operations([{"op": "flatten", "in": [0]}], {})
+    with pytest.raises(NetworkError, match=r"operation 0 \(flatten\): the first operation, and no other, must be the"):
+        network({}, [{"op": "flatten", "in": [0]}])
 
 
 def test_one_operation_is_not_enough() -> None:
-    with pytest.raises(CompressError, match=r"operation 0 \(input\): the last operation, and no other, must be the"):
-        check_operations([{"op": "input"}], {})
+    with pytest.raises(NetworkError, match=r"operation 0 \(input\): there must be an operation behind the input"):
+        network({}, [{"op": "input"}])
+
+
+def test_sums_of_too_many_values_are_refused() -> None:
+    operations = [{"op": "input", "shape": [1, 5000, 5000]}, {"op": "average", "in": [0], "multiplier": 1, "shift": 0}]
+    with pytest.raises(NetworkError, match=r"\(average\): it must sum at most 16777216 values, not 5000 x 5000"):
+        network({}, operations)
+
+
+def test_logits_have_one_scale() -> None:
+    layers, operations = given()
+    twos = Requantisation(np.zeros(5, np.int32), np.full(5, 2, np.int32), np.zeros(5, np.uint8))
+    layers["classify"] = replace(layers["classify"], requantisation=twos)
+    with pytest.raises(NetworkError, match=r"layer 'classify' must have one scale, multipliers of 1 and shifts of 0"):
+        network(layers, operations)
 
 
 def test_results_that_nothing_reads_are_refused() -> None:
-    given = network()
-    given.operations.insert(11, copy.deepcopy(given.operations[10]))
-    with pytest.raises(CompressError, match=r"operation 11 \(flatten\): a later operation must read its result"):
-        check_operations(given.operations, given.layers)
+    layers, operations = given()
+    operations.insert(11, copy.deepcopy(operations[10]))
+    with pytest.raises(NetworkError, match=r"operation 11 \(flatten\): a later operation must read its result"):
+        network(layers, operations)
 
 
 def test_layers_without_requantisation_are_refused() -> None:
-    given = network()
-    layers = given.layers | {"stem": replace(given.layers["stem"], requantisation=None)}
-    with pytest.raises(CompressError, match=r"operation 1 \(layer\): layer 'stem' must have a requantisation"):
-        check_operations(given.operations, layers)
+    layers, operations = given()
+    layers |= {"stem": replace(layers["stem"], requantisation=None)}
+    with pytest.raises(NetworkError, match=r"operation 1 \(layer\): layer 'stem' must have a requantisation"):
+        network(layers, operations)
 
 
 @pytest.mark.parametrize("value", [0, -1.0, True, "1", None, 1e-40, 1e39, 10**400, float("nan")])
 def test_scales_of_the_input(value: object) -> None:
-    with pytest.raises(CompressError, match="input_scale must be"):
-        check_input_scale(value)
+    with pytest.raises(NetworkError, match="input_scale must be"):
+        network(*given(), scale=value)
 
 
 def test_a_file_with_a_bad_scale(tmp_path: Path) -> None:
-    write_unchecked(tmp_path / "network", replace(network(), input_scale=-1.0))
-    with pytest.raises(CompressError, match=r"network': input_scale must be in .*, not -1.0"):
+    write_unchecked(tmp_path / "network", *given(), scale=-1.0)
+    with pytest.raises(NetworkError, match=r"network': input_scale must be a number in .*, not -1.0"):
         read_network(tmp_path / "network")
 
 
@@ -301,5 +361,4 @@ def test_exported_networks_say_the_shape_of_their_images() -> None:
     graph = quantise_activations(model, torch.randn(2, 3, 6, 6))
     calibrate(graph, torch.randn(2, 3, 6, 6))
     exported = export_integers(graph, (3, 6, 6))
-    assert exported.operations[0] == {"op": "input", "shape": [3, 6, 6]}
-    check_operations(exported.operations, exported.layers)
+    assert exported.operations[0].to_dict() == {"op": "input", "shape": [3, 6, 6]}

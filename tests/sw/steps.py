@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from demo.networks import DeiT
 from hw.config import AcceleratorConfig
+from sw.compress.export.transformer import export_transformer
 from sw.compress.methods import Recipe
 from sw.compress.training.modules import convert
-from sw.host.network import SteppedNetwork
-from sw.host.transformer import export_transformer
+from sw.network import Network
 
 METHODS = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}
 
@@ -29,7 +29,7 @@ def converted(config: AcceleratorConfig, **size: int) -> tuple[DeiT, torch.Tenso
     return model, images
 
 
-def small_transformer(config: AcceleratorConfig) -> tuple[SteppedNetwork, list[NDArray[np.int8]]]:
+def small_transformer(config: AcceleratorConfig) -> tuple[Network, NDArray[np.int8]]:
     """The network in integers, and int8 images."""
     model, images = converted(config)
     network = export_transformer(model, images)

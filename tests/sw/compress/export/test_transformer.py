@@ -13,13 +13,14 @@ from torch import nn
 from experiments.models import VisionTransformer
 from hw.config import VARIANTS, preset
 from sw.compiler.steps import compile_steps
-from sw.compress.methods import Recipe
+from sw.compress.export.transformer import export_transformer
+from sw.compress.methods import CompressError, Recipe
 from sw.compress.training.graph import calibrate, quantise_inputs
 from sw.compress.training.modules import UniformDecoder, convert
 from sw.executor import execute
-from sw.host.operations import StepError
-from sw.host.transformer import export_transformer
-from tests.sw.host.steps import converted, small_transformer
+from sw.network import NetworkError
+from sw.network.spatial import Layer, Logits
+from tests.sw.steps import converted, small_transformer
 
 INT8 = [("*", Recipe("int8"))]
 
@@ -54,9 +55,9 @@ def test_mean_of_tokens_and_learned_input_scales() -> None:
     network = export_transformer(model, images)
     assert model.patches.quantiser.ready
     assert network.input_scale == model.patches.quantiser.step().item()
-    kinds = [op["op"] for op in network.operations]
+    kinds = [op.kind for op in network.operations]
     assert kinds[-2:] == ["mean", "logits"]
-    assert network.kinds[kinds.index("embed")].shape == (16, 64)
+    assert network.values[kinds.index("embed")].shape == (16, 64)
     with torch.no_grad():
         expected = model(images).numpy()
     found = logits(network, images)
@@ -113,7 +114,9 @@ def changed(**parts: Any) -> tuple[nn.Module, torch.Tensor]:
 def test_a_module_that_computes_something_else_is_refused() -> None:
     model, images = changed()
     model.register_forward_hook(lambda module, given, result: result + 1)
-    with pytest.raises(StepError, match=r"the network must compute what its parts say .* not logits that are 1 apart"):
+    with pytest.raises(
+        CompressError, match=r"the network must compute what its parts say .* not logits that are 1 apart"
+    ):
         export_transformer(model, images)
     assert not model.training
 
@@ -128,14 +131,14 @@ def test_a_module_that_computes_something_else_is_refused() -> None:
 )
 def test_parts_of_another_kind_are_refused(parts: dict[str, Any], message: str) -> None:
     model, images = changed(**parts)
-    with pytest.raises(StepError, match=message):
+    with pytest.raises(CompressError, match=message):
         export_transformer(model, images)
 
 
 def test_the_classifier_needs_one_scale() -> None:
     model, images = changed()
     model.head.decoder = UniformDecoder(torch.randn(10, 16, 1, 1))
-    with pytest.raises(StepError, match="layer 'head' must have one scale, not 10: its sums are compared"):
+    with pytest.raises(CompressError, match="layer 'head' must have one scale, not 10: its sums are compared"):
         export_transformer(model, images)
 
 
@@ -143,7 +146,7 @@ def test_a_bias_must_leave_room_for_the_sums() -> None:
     model, images = changed()
     with torch.no_grad():
         model.head.bias += 1e9
-    with pytest.raises(StepError, match="layer 'head': bias must be within 536870912, not "):
+    with pytest.raises(CompressError, match="layer 'head': bias must be within 536870912, not "):
         export_transformer(model, images)
 
 
@@ -156,9 +159,9 @@ def test_training_mode_is_kept() -> None:
 
 def test_layers_are_those_of_the_operations() -> None:
     network, _ = small_transformer(preset("ews-tiny"))
-    used = [op["layer"] for op in network.operations if "layer" in op]
+    used = [op.layer for op in network.operations if isinstance(op, Layer | Logits)]
     assert sorted(network.layers) == sorted(used)
     with pytest.raises(
-        StepError, match=r"operation 1 \(layer\): layer must be the name of a layer of the file, not 'pat"
+        NetworkError, match=r"operation 1 \(layer\): layer must be the name of a layer of the file, not 'pat"
     ):
         dataclasses.replace(network, layers={})

@@ -23,12 +23,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sw.compress.training.integer import fixed_point
+from sw.compress.export.scales import MAX_BIAS, fixed_point
+from sw.compress.methods import CompressError
 from sw.compress.training.layers import DecodedConv2d, DecodedLinear, compressed_layers
 from sw.compress.training.quant import ActivationQuantiser
 from sw.format.layer import CompressedLayer, Requantisation
-from sw.host.network import SteppedNetwork
-from sw.host.operations import RESIDUAL_LIMIT, StepError
+from sw.network import Network, NetworkError, Operation
+from sw.network.spatial import Input, Layer, Logits
+from sw.network.tokens import (
+    RESIDUAL_LIMIT,
+    Embed,
+    Gelu,
+    LayerNorm,
+    MatMul,
+    Mean,
+    Normalise,
+    Residual,
+    Softmax,
+    Split,
+    Token,
+)
 
 __all__ = ["export_transformer"]
 
@@ -52,8 +66,6 @@ _HEADROOM = 4
 _MEAN_STEPS = 256
 # Of the largest logit: how far the parts, put together, may be from the module.
 _TOLERANCE = 1e-3
-# Half of int32's range is left to the sums.
-_MAX_BIAS = 1 << 29
 
 
 def _part(owner: nn.Module, name: str, path: str) -> Any:
@@ -62,7 +74,7 @@ def _part(owner: nn.Module, name: str, path: str) -> Any:
             return attrgetter(known)(owner)
         except AttributeError:
             continue
-    raise StepError(f"the network must have a part {' or '.join(path + known for known in _NAMES[name])}")
+    raise CompressError(f"the network must have a part {' or '.join(path + known for known in _NAMES[name])}")
 
 
 class _Layer:
@@ -74,14 +86,14 @@ class _Layer:
         self.quantiser = quantiser if isinstance(quantiser, ActivationQuantiser) else None
         self.inner = self.module.layer if self.quantiser is not None else self.module
         if not isinstance(self.inner, DecodedConv2d | DecodedLinear):
-            raise StepError(f"part {path}{name} must be a decoded layer, not {type(self.inner).__name__}")
+            raise CompressError(f"part {path}{name} must be a decoded layer, not {type(self.inner).__name__}")
 
 
 class _Norm:
     def __init__(self, owner: nn.Module, name: str, path: str = "") -> None:
         self.module = _part(owner, name, path)
         if not isinstance(self.module, nn.LayerNorm):
-            raise StepError(f"part {path}{name} must be LayerNorm, not {type(self.module).__name__}")
+            raise CompressError(f"part {path}{name} must be LayerNorm, not {type(self.module).__name__}")
 
 
 class _Block:
@@ -155,12 +167,12 @@ class _Exporter:
         self.given = {layer.name: layer for layer in compressed_layers(model)}
         self.layers: dict[str, CompressedLayer] = {}
         self.constants: dict[str, NDArray[Any]] = {}
-        self.operations: list[dict[str, Any]] = [{"op": "input", "shape": list(shape)}]
+        self.operations: list[Operation] = [Input(shape=(shape[0], shape[1], shape[2]))]
         # Real value of the integer 1 in the residual stream.
         self.step = _HEADROOM * walk.largest / RESIDUAL_LIMIT
 
-    def emit(self, op: str, *sources: int, **fields: Any) -> int:
-        self.operations.append({"op": op, "in": list(sources), **fields})
+    def emit(self, make: type[Operation], *sources: int, **fields: Any) -> int:
+        self.operations.append(make(inputs=sources, **fields))
         return len(self.operations) - 1
 
     def constant(self, name: str, values: NDArray[Any]) -> str:
@@ -175,18 +187,18 @@ class _Exporter:
         gain = np.broadcast_to(found.scale.astype(np.float64) * scale, K)
         offset = np.zeros(K) if module.bias is None else module.bias.detach().cpu().double().numpy()
         if target is None and len(found.scale) > 1:
-            raise StepError(f"layer {found.name!r} must have one scale, not {K}: its sums are compared")
+            raise CompressError(f"layer {found.name!r} must have one scale, not {K}: its sums are compared")
         if target is None:
             multiplier, shift, bias = np.ones(K, np.int32), np.zeros(K, np.uint8), np.rint(offset / gain)
         else:
             multiplier, shift = fixed_point(gain / target)
             effective = np.ldexp(multiplier.astype(np.float64), -shift.astype(np.int64))
             bias = np.rint(offset / (effective * target))
-        if not (np.abs(bias) <= _MAX_BIAS).all():
-            raise StepError(f"layer {found.name!r}: bias must be within {_MAX_BIAS}, not {np.abs(bias).max()}")
+        if not (np.abs(bias) <= MAX_BIAS).all():
+            raise CompressError(f"layer {found.name!r}: bias must be within {MAX_BIAS}, not {np.abs(bias).max()}")
         requantisation = Requantisation(bias.astype(np.int32), multiplier, shift)
         self.layers[found.name] = dataclasses.replace(found, requantisation=requantisation)
-        return self.emit("logits" if target is None else "layer", source, layer=found.name)
+        return self.emit(Logits if target is None else Layer, source, layer=found.name)
 
     def norm(self, norm: _Norm, source: int, name: str, scale: float, limit: int = 127) -> int:
         module = norm.module
@@ -194,7 +206,7 @@ class _Exporter:
         weight = np.ones(C) if module.weight is None else module.weight.detach().cpu().double().numpy()
         bias = np.zeros(C) if module.bias is None else module.bias.detach().cpu().double().numpy()
         return self.emit(
-            "layernorm",
+            LayerNorm,
             source,
             gain=self.constant(f"{name}.gain", weight / scale),
             offset=self.constant(f"{name}.offset", bias / scale),
@@ -206,7 +218,7 @@ class _Exporter:
         results = function(torch.from_numpy(values).double()).round().clamp(-128, 127)
         return self.constant(name, results.to(torch.int8).numpy())
 
-    def run(self) -> SteppedNetwork:
+    def run(self) -> Network:
         walk, scales, step = self.walk, self.walk.scales, self.step
         stream = self.layer(walk.patches, 0, scales["input"], np.array(scales["patches"]))
         positions = walk.positions.detach().cpu().double()[0].clone()
@@ -214,7 +226,7 @@ class _Exporter:
             positions[0] += walk.class_token.detach().cpu().double()[0, 0]
         integers = np.rint(positions.numpy().T / step).clip(-RESIDUAL_LIMIT, RESIDUAL_LIMIT).astype(np.int32)
         stream = self.emit(
-            "embed", stream, factor=scales["patches"] / step, positions=self.constant("positions", integers)
+            Embed, stream, factor=scales["patches"] / step, positions=self.constant("positions", integers)
         )
         for number, block in enumerate(walk.blocks):
             stream = self.block(block, number, stream)
@@ -222,11 +234,11 @@ class _Exporter:
         if walk.class_token is None:
             fine = pooled / _MEAN_STEPS
             tokens = self.norm(walk.norm, stream, "norm", fine, RESIDUAL_LIMIT)
-            values = self.emit("mean", tokens, factor=1 / (_MEAN_STEPS * positions.shape[0]))
+            values = self.emit(Mean, tokens, factor=1 / (_MEAN_STEPS * positions.shape[0]))
         else:
-            values = self.norm(walk.norm, self.emit("token", stream, number=0), "norm", pooled)
+            values = self.norm(walk.norm, self.emit(Token, stream, number=0), "norm", pooled)
         self.layer(walk.classifier, values, pooled, None)
-        return SteppedNetwork(self.layers, self.operations, self.constants, scales["input"])
+        return Network(self.layers, tuple(self.operations), scales["input"], self.constants)
 
     def block(self, block: _Block, number: int, stream: int) -> int:
         path, name, step = f"{number}.", f"blocks.{number}.", self.step
@@ -235,27 +247,27 @@ class _Exporter:
         width = len(self.constants[name + "norm1.gain"])
         values = self.layer(block.qkv, values, s["norm1"], np.repeat([s["q"], s["k"], s["v"]], width))
         q, k, v = (
-            self.emit("split", values, part=part, parts=3, heads=block.heads, transposed=part == 1) for part in range(3)
+            self.emit(Split, values, part=part, parts=3, heads=block.heads, transposed=part == 1) for part in range(3)
         )
         factor = s["q"] * s["k"] / math.sqrt(width // block.heads) / s["scores"]
         multiplier, shift = fixed_point(np.array([factor]))
-        scores = self.emit("matmul", q, k, name=name + "scores", multiplier=int(multiplier[0]), shift=int(shift[0]))
+        scores = self.emit(MatMul, q, k, name=name + "scores", multiplier=int(multiplier[0]), shift=int(shift[0]))
         exponents = self.table(name + "softmax", np.arange(256), lambda x: 127 * torch.exp(-s["scores"] * x))
-        numerators = self.emit("softmax", scores, table=exponents)
-        sums = self.emit("matmul", numerators, v, name=name + "shares")
-        mixed = self.emit("normalise", sums, numerators, factor=s["v"] / s["mixed"])
+        numerators = self.emit(Softmax, scores, table=exponents)
+        sums = self.emit(MatMul, numerators, v, name=name + "shares")
+        mixed = self.emit(Normalise, sums, numerators, factor=s["v"] / s["mixed"])
         values = self.layer(block.proj, mixed, s["mixed"], np.array(s["proj"]))
-        stream = self.emit("residual", stream, values, factor=s["proj"] / step)
+        stream = self.emit(Residual, stream, values, factor=s["proj"] / step)
         values = self.norm(block.norm2, stream, name + "norm2", s["norm2"])
         values = self.layer(block.fc1, values, s["norm2"], np.array(s["fc1"]))
         gelu = self.table(name + "gelu", np.arange(-128, 128), lambda x: functional.gelu(x * s["fc1"]) / s["gelu"])
-        values = self.emit("gelu", values, table=gelu)
+        values = self.emit(Gelu, values, table=gelu)
         values = self.layer(block.fc2, values, s["gelu"], np.array(s["fc2"]))
-        return self.emit("residual", stream, values, factor=s["fc2"] / step)
+        return self.emit(Residual, stream, values, factor=s["fc2"] / step)
 
 
 @torch.no_grad()
-def export_transformer(model: nn.Module, images: Tensor) -> SteppedNetwork:
+def export_transformer(model: nn.Module, images: Tensor) -> Network:
     """A vision transformer in integers.
 
     Parameters
@@ -268,7 +280,7 @@ def export_transformer(model: nn.Module, images: Tensor) -> SteppedNetwork:
 
     Raises
     ------
-    StepError
+    CompressError
         A part is missing or of another kind, or the parts do not compute what the module does.
     """
     training = model.training
@@ -282,7 +294,7 @@ def export_transformer(model: nn.Module, images: Tensor) -> SteppedNetwork:
         expected, found = model(images), walk.run(images, calibrate=False)
         apart = float((found - expected).abs().max()) if found.shape == expected.shape else math.inf
         if not apart <= _TOLERANCE * float(expected.abs().max()):
-            raise StepError(
+            raise CompressError(
                 "the network must compute what its parts say (pre-norm blocks with GELU, then the class token or the "
                 f"mean of the tokens), not logits that are {apart:.3g} apart"
             )
@@ -293,4 +305,7 @@ def export_transformer(model: nn.Module, images: Tensor) -> SteppedNetwork:
         for quantiser in quantisers:
             quantiser.ready = True
         model.train(training)
-    return _Exporter(walk, model, tuple(images.shape[1:])).run()
+    try:
+        return _Exporter(walk, model, tuple(images.shape[1:])).run()
+    except NetworkError as error:
+        raise CompressError(str(error)) from None

@@ -1,16 +1,18 @@
-"""Operations of networks in steps: sizes, refusals, and the host's arithmetic beside floats."""
+"""Operations of transformers: sizes, refusals, and their arithmetic beside floats."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sw.host.operations import RESIDUAL_LIMIT, Kind, StepError, check_steps, run_steps
+from sw.network import Network, NetworkError, Output, Value, parse_operations
+from sw.network.tokens import RESIDUAL_LIMIT
 
 RNG = np.random.default_rng(0)
 CONSTANTS = {
@@ -41,39 +43,34 @@ STEPS: list[dict[str, Any]] = [
 ]
 
 
-def multiplied(number: int, op: Mapping[str, Any], inputs: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-    found = []
-    for a, b in inputs:
-        sums = np.einsum("gct,gkc->gkt", a.astype(np.int64), b.astype(np.int64))
-        wide = "shift" not in op
-        scaled = sums if wide else np.rint(sums * op["multiplier"] / 2 ** op["shift"]).clip(-128, 127)
-        found.append(scaled.astype(np.int32 if wide else np.int8))
-    return found
+def network(operations: object = STEPS, constants: Mapping[str, np.ndarray] = CONSTANTS) -> Network:
+    return Network({}, parse_operations(operations), 1.0, constants)
 
 
-def checked(operations: object, constants: Mapping[str, np.ndarray] = CONSTANTS) -> list[Kind]:
-    def kind(number: int, op: Mapping[str, Any], sources: Sequence[Kind]) -> Kind:
-        if op["op"] != "matmul":
-            raise StepError("there are no layers")
-        return Kind(
-            "int8" if "shift" in op else "int32", (sources[0].shape[0], sources[1].shape[1], sources[0].shape[2])
-        )
-
-    return check_steps(operations, constants, kind)
+def results(
+    image: np.ndarray, operations: object = STEPS, constants: Mapping[str, np.ndarray] = CONSTANTS
+) -> np.ndarray:
+    return network(operations, constants).run(image[None])[0]
 
 
-def results(image: np.ndarray, operations: Sequence[Mapping[str, Any]] = STEPS) -> np.ndarray:
-    return run_steps(operations, CONSTANTS, [image], multiplied)[0]
+def test_products_are_those_of_integers() -> None:
+    image = RNG.integers(-128, 128, (8, 1, 5)).astype(np.int8)
+    a, b = results(image, STEPS[:4]), results(image, [*STEPS[:3], STEPS[4] | {"in": [2]}])
+    sums = np.einsum("gct,gkc->gkt", a.astype(np.int64), b.astype(np.int64))
+    assert np.array_equal(results(image, STEPS[:6]), np.rint(sums / 2**9).clip(-128, 127))
+    wide = [*STEPS[:5], {"op": "matmul", "in": [3, 4], "name": "scores"}]
+    assert np.array_equal(results(image, wide), sums)
+    assert results(image, wide).dtype == np.int32
 
 
 def test_kinds_are_those_of_the_results() -> None:
-    kinds = checked(STEPS)
-    assert kinds[5] == Kind("int8", (2, 6, 6))
+    kinds = network().values
+    assert kinds[5] == Value("int8", (2, 6, 6))
     assert [kind.size for kind in kinds[6:8]] == [72, 192]
     image = RNG.integers(-128, 128, (8, 1, 5)).astype(np.int8)
-    for number in range(1, len(STEPS)):
-        found = results(image, STEPS[: number + 1])
-        assert Kind(found.dtype.name, found.shape) == kinds[number], STEPS[number]
+    every = tuple(Output(number, str(number)) for number in range(1, len(STEPS)))
+    for number, (found,) in enumerate(dataclasses.replace(network(), outputs=every).results(image[None]), 1):
+        assert Value(found.dtype.name, found.shape) == kinds[number], STEPS[number]
 
 
 def floats(image: np.ndarray) -> np.ndarray:
@@ -109,8 +106,7 @@ def test_layernorm_to_the_last_bit() -> None:
         spread = 8 * sum(x * x for x in token) - total * total
         wanted = (8 * token[c] - total) / math.sqrt(spread + 64 * 0.5) * CONSTANTS["gain"][c] + CONSTANTS["offset"][c]
         embedded = [INPUT, {"op": "embed", "in": [0], "factor": 1.0, "positions": "stream"}, {**STEPS[2], "in": [1]}]
-        zeros = [np.zeros((8, 1, 5), np.int8)]
-        (found,) = run_steps(embedded, CONSTANTS | {"stream": stream}, zeros, multiplied)
+        found = results(np.zeros((8, 1, 5), np.int8), embedded, CONSTANTS | {"stream": stream})
         assert found[c, t] == np.clip(round(wanted), -128, 127)
 
 
@@ -129,22 +125,22 @@ def test_heads_never_hold_the_value_that_sign_arrays_lack() -> None:
     steps = [{**INPUT}, {"op": "embed", "in": [0], "factor": 1.0, "positions": "positions"}]
     steps += [{**STEPS[2], "in": [1]}, {**STEPS[3], "in": [2]}]
     constants = CONSTANTS | {"gain": np.full(8, 1e9), "offset": np.zeros(8)}
-    (found,) = run_steps(steps, constants, [image], multiplied)
+    found = results(image, steps, constants)
     assert found.min() == -127
-    (before,) = run_steps(steps[:3], constants, [image], multiplied)
+    before = results(image, steps[:3], constants)
     assert before.min() == -128
 
 
 def test_token_is_one_column() -> None:
     image = RNG.integers(-128, 128, (8, 1, 5)).astype(np.int8)
     steps = [*STEPS[:2], {"op": "token", "in": [1], "number": 3}]
-    assert checked(steps)[-1] == Kind("int32", (8, 1))
+    assert network(steps).values[-1] == Value("int32", (8, 1))
     assert np.array_equal(results(image, steps)[:, 0], results(image, steps[:2])[:, 3])
 
 
 def test_several_images_give_what_each_gives() -> None:
-    images = list(RNG.integers(-128, 128, (3, 8, 1, 5)).astype(np.int8))
-    together = run_steps(STEPS, CONSTANTS, images, multiplied)
+    images = RNG.integers(-128, 128, (3, 8, 1, 5)).astype(np.int8)
+    together = network().run(images)
     for image, found in zip(images, together, strict=True):
         assert np.array_equal(found, results(image))
 
@@ -167,15 +163,18 @@ def without(number: int, name: str) -> list[dict[str, Any]]:
         ([], "operations must be a list and not empty"),
         ({}, "operations must be a list and not empty"),
         ([1], "operation 0: must be an object with its name as 'op'"),
-        (changed(9, op="swish"), "operation 9: op must be one of input, layer, logits, matmul, embed, .*, not 'swish'"),
+        (
+            changed(9, op="swish"),
+            "operation 9: op must be one of input, layer, .*, matmul, embed, .*, not 'swish'",
+        ),
         (without(1, "factor"), r"operation 1 \(embed\): field 'factor' is missing"),
         (without(1, "in"), r"operation 1 \(embed\): field 'in' is missing"),
         (changed(1, more=1), r"operation 1 \(embed\): unknown field 'more'"),
         (STEPS[1:], r"operation 0 \(embed\): the first operation, and no other, must be the input"),
         ([INPUT, INPUT], r"operation 1 \(input\): the first operation, and no other, must be the input"),
         (changed(1, **{"in": [1]}), r"operation 1 \(embed\): in must be 1 numbers of operations before it, 0..0, not"),
-        (changed(0, shape=[8, 1]), r"operation 0 \(input\): shape must be three integers in 1..65535, not \[8, 1\]"),
-        (changed(0, shape=[8, 1, 0]), r"operation 0 \(input\): shape must be three integers in 1..65535, not"),
+        (changed(0, shape=[8, 1]), r"operation 0 \(input\): shape must be 3 integers in 1..65535, not \[8, 1\]"),
+        (changed(0, shape=[8, 1, 0]), r"operation 0 \(input\): shape must be 3 integers in 1..65535, not"),
         (changed(1, factor=0), r"operation 1 \(embed\): factor must be finite and positive, not 0"),
         (changed(1, factor=float("inf")), r"operation 1 \(embed\): factor must be finite and positive, not inf"),
         (changed(1, positions="none"), r"positions must be the name of a constant of the file, not 'none'"),
@@ -205,34 +204,42 @@ def without(number: int, name: str) -> list[dict[str, Any]]:
         ),
         ([*STEPS[:11], {"op": "mean", "in": [1], "factor": 1.0}], r"operation 10 \(residual\): a later operation must"),
         ([*STEPS[:2], {"op": "token", "in": [1], "number": 6}], r"\(token\): number must be an integer in 0..5, not 6"),
-        ([INPUT, {"op": "layer", "in": [0], "layer": "x"}], r"operation 1 \(layer\): there are no layers"),
+        ([INPUT, {"op": "layer", "in": [0], "layer": "x"}], r"layer must be the name of a layer of the file, not 'x'"),
         ([INPUT, {"op": "layer", "in": [0], "layer": 1}], r"operation 1 \(layer\): layer must be the name of a layer"),
-        ([*STEPS[:2], {"op": "layer", "in": [1], "layer": "x"}], r"\(layer\): it must read int8, not int32 \[8 x 6\]"),
-        ([{"op": "input", "shape": [65535, 65535, 1]}], r"its result must have at most 268435456 values, not int8 \["),
+        (
+            [*STEPS[:2], {"op": "range", "in": [1], "range": [0, 1]}],
+            r"\(range\): it must read int8, not int32 \[8 x 6\]",
+        ),
+        ([*STEPS[:2], {"op": "flatten", "in": [1]}], r"must read int8 \[C x rows x columns\], not int32 \[8 x 6\]"),
+        ([{"op": "input"}, STEPS[1]], r"operation 0 \(input\): field 'shape' is missing"),
+        (
+            [{"op": "input", "shape": [65535, 65535, 1]}, {"op": "flatten", "in": [0]}],
+            r"its result must have at most 268435456 values, not int8 \[",
+        ),
     ],
 )
 def test_refusals(operations: object, message: str) -> None:
-    with pytest.raises(StepError, match=message):
-        checked(operations)
+    with pytest.raises(NetworkError, match=message):
+        network(operations)
 
 
 def test_residual_needs_one_shape() -> None:
     steps = [*STEPS[:2], {**STEPS[11], "in": [1], "limit": 127}, {"op": "mean", "in": [1], "factor": 1.0}]
     steps += [{"op": "residual", "in": [1, 3], "factor": 1.0}, {"op": "gelu", "in": [2], "table": "gelu"}]
     with pytest.raises(
-        StepError, match=r"operation 4 \(residual\): both values must have one shape, not int32 \[8 x 6\]"
+        NetworkError, match=r"operation 4 \(residual\): both values must have one shape, not int32 \[8 x 6\]"
     ):
-        checked(steps)
+        network(steps)
 
 
 def test_channels_of_layernorm_are_bounded() -> None:
     constants = CONSTANTS | {"positions": np.zeros((2049, 1), np.int32)}
     steps = [{"op": "input", "shape": [2049, 1, 1]}, STEPS[1], STEPS[2]]
-    with pytest.raises(StepError, match=r"operation 2 \(layernorm\): it must read at most 2048 channels, not 2049"):
-        checked(steps, constants)
+    with pytest.raises(NetworkError, match=r"operation 2 \(layernorm\): it must read at most 2048 channels, not 2049"):
+        network(steps, constants)
 
 
-@pytest.mark.parametrize("image", [np.zeros((8, 1, 5)), np.zeros((8, 5, 1), np.int8), None])
-def test_images_of_another_kind(image: Any) -> None:
-    with pytest.raises(StepError, match=r"an image must be int8 \[8 x 1 x 5\], not "):
-        results(image)
+@pytest.mark.parametrize("images", [np.zeros((1, 8, 1, 5)), np.zeros((1, 8, 5, 1), np.int8), None])
+def test_images_of_another_kind(images: Any) -> None:
+    with pytest.raises(NetworkError, match=r"images must be int8 \[batch x 8 x 1 x 5\], not "):
+        network().run(images)

@@ -1,0 +1,62 @@
+"""Real factors as the integers of a requantisation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sw.compress.methods import CompressError
+from sw.format.layer import Requantisation
+
+__all__ = ["MAX_BIAS", "fixed_point", "requantisation"]
+
+#: Half of int32's range is left to the sums.
+MAX_BIAS = 1 << 29
+
+
+def fixed_point(factors: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Multipliers and right shifts whose quotients are nearest to these factors: 31 bits, fewer below 2**-32.
+
+    Parameters
+    ----------
+    factors
+        Finite, of magnitude below 2**30.
+
+    Returns
+    -------
+    tuple
+        int32 multipliers and uint8 shifts of 0..62: ``factor ~ multiplier / 2**shift``.
+
+    Raises
+    ------
+    CompressError
+        A factor is out of range, NaN or infinite.
+    """
+    factors = np.asarray(factors, np.float64)
+    if not (np.abs(factors) < 2.0**30).all():
+        raise CompressError(f"requantisation factors must be below 2**30, not {np.abs(factors).max()}")
+    exponents = np.frexp(factors)[1]
+    shifts = np.clip(31 - exponents, 0, 62)
+    multipliers = np.rint(np.ldexp(factors, shifts))
+    # A mantissa that rounds up to 1.
+    over = np.abs(multipliers) > 2**31 - 1
+    shifts = np.where(over, shifts - 1, shifts)
+    multipliers = np.rint(np.ldexp(factors, shifts))
+    return multipliers.astype(np.int32), shifts.astype(np.uint8)
+
+
+def requantisation(gain: ArrayLike, offset: ArrayLike, scale: float, K: int) -> Requantisation:
+    """``gain * integer + offset`` of K channels as int8 of that scale.
+
+    A channel whose factor is so small that its bias would leave int32 (batch norm weights of 0) gets the least factor
+    for which the bias stays within 2**29: too small for the sums to matter.
+    """
+    factor = np.broadcast_to(np.asarray(gain) / scale, K).astype(np.float64)
+    offset = np.broadcast_to(np.asarray(offset) / scale, K)
+    least = np.abs(offset) / MAX_BIAS
+    factor = np.where(np.abs(factor) < least, np.copysign(least, factor), factor)
+    multiplier, shift = fixed_point(factor)
+    # Where the shift ends, factors below 2**-62 vanish.
+    effective = np.ldexp(multiplier.astype(np.float64), -shift.astype(np.int64))
+    bias = np.divide(offset, effective, out=np.zeros(K), where=effective != 0)
+    return Requantisation(np.rint(bias).clip(-MAX_BIAS, MAX_BIAS).astype(np.int32), multiplier, shift)

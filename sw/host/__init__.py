@@ -1,1 +1,0 @@
-"""Networks that run in steps: programs on the accelerator, and what the host computes between them."""

@@ -1,0 +1,372 @@
+"""Operations on maps, all of the accelerator's.
+
+==============  ======================================================================================================
+``input``       int8 image of ``shape``, ``[C, rows, columns]``
+``layer``       int8: int32 sums of products, then the layer's requantisation
+                (:class:`sw.format.layer.Requantisation`), with bias and batch norm folded in, halves away from zero,
+                and clamped to ``range``; of a map, or, linear, of features or tokens
+``logits``      int32: sums and bias, all of one scale, so the largest logit is the largest integer
+``add``         int8: ``clamp(round((a * m_a + b * m_b) / 2**shift))``, halves away from zero; m_a, m_b below 2**22, so
+                that the sum fits int32
+``average``     int8: ``clamp(round(sum * multiplier / 2**shift))`` of the sum over rows and columns, or over a window
+                with zeros around, halves away from zero
+``maximum``     of a window; padding never wins. With ``ceil`` a last window may hang over the end
+``pad``         zeros at the top, bottom, left and right
+``shortcut``    every ``stride``-th row and column, with channels of zeros ``before`` and ``after``
+``flatten``     features ``[C * rows * columns]``
+``range``       clamped to ``range``
+==============  ======================================================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from sw.format.layer import CompressedLayer
+from sw.golden import layer_sums, output_size, requantise
+from sw.network.fields import (
+    FULL_RANGE,
+    MAX_GEOMETRY,
+    Flag,
+    LayerName,
+    Multiplier,
+    NetworkError,
+    Padding,
+    Range,
+    Shift,
+    Whole,
+    Wholes,
+    Window,
+)
+from sw.network.operation import Array, Operation, Tables, Value, must_read, same_shape
+
+__all__ = [
+    "ADD_BITS",
+    "Add",
+    "Average",
+    "Clamp",
+    "Flatten",
+    "Input",
+    "Layer",
+    "Logits",
+    "Maximum",
+    "Pad",
+    "Shortcut",
+    "clamped_divide",
+    "pooled_size",
+]
+
+#: Multipliers of additions are below 2 to this power.
+ADD_BITS = 22
+# Values that average pooling may sum up, so that int64 holds the products.
+_MAX_AREA = 1 << 24
+
+
+def pooled_size(extent: int, kernel: int, stride: int, padding: int, *, ceil: bool = False) -> int:
+    """Rows or columns that pooling makes of ``extent``.
+
+    With ``ceil`` a last window may hang over the end, if it begins before the end and its padding (as in torch).
+    """
+    beyond = extent + 2 * padding - kernel
+    size = -(-beyond // stride) + 1 if ceil else beyond // stride + 1
+    return size - 1 if ceil and (size - 1) * stride >= extent + padding else size
+
+
+def clamped_divide(values: NDArray[np.int64], shift: int, limits: tuple[int, int]) -> NDArray[np.int8]:
+    """``clamp(round(v / 2**shift))``, halves away from zero."""
+    half = 1 << shift >> 1
+    rounded = np.sign(values) * ((np.abs(values) + half) >> shift)
+    clamped: NDArray[np.int8] = rounded.clip(*limits).astype(np.int8)
+    return clamped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input(Operation):
+    """The image. Without a ``shape`` it may have any size."""
+
+    kind: ClassVar[str] = "input"
+    reads: ClassVar[int] = 0
+
+    shape: Annotated[tuple[int, int, int], Wholes(3, 1, MAX_GEOMETRY)] | None = None
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        return Value("int8", (None, None, None) if self.shape is None else self.shape)
+
+
+def _layer_value(tables: Tables, name: str, source: Value, dtype: str) -> Value:
+    """What a layer makes of a value."""
+    layer = tables.layers.get(name)
+    if layer is None:
+        raise NetworkError(f"layer must be the name of a layer of the file, not {name!r}")
+    where = f"layer {name!r}"
+    if layer.requantisation is None:
+        raise NetworkError(f"{where} must have a requantisation")
+    K, C, R, S = layer.shape
+    linear, channels = layer.kind == "linear", C * layer.groups
+    axes = (1, 2) if linear else (3,)
+    if source.dtype != "int8" or len(source.shape) not in axes or source.shape[0] not in (None, channels):
+        wanted = f"[{channels}] or [{channels} x T]" if linear else f"[{channels} x rows x columns]"
+        raise NetworkError(f"{where} must read int8 {wanted}, not {source}")
+    if linear:
+        return Value(dtype, (K, *source.shape[1:]))
+    _, rows, columns = source.shape
+    spans = zip((rows, columns), (R, S), layer.padding, layer.dilation, strict=True)
+    if any(x is not None and x + 2 * p < d * (k - 1) + 1 for x, k, p, d in spans):
+        raise NetworkError(f"the kernel of {where} must fit into the padded {rows} x {columns} values")
+    if rows is None or columns is None:
+        return Value(dtype, (K, None, None))
+    return Value(dtype, (K, *output_size(layer, rows, columns)))
+
+
+def _sums(layer: CompressedLayer, values: Array) -> NDArray[np.int32]:
+    """Sums of a batch of features, maps or, of a linear layer, tokens."""
+    if values.ndim != 3:
+        return layer_sums(layer, values)
+    return layer_sums(layer, values[:, :, None])[:, :, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer(Operation):
+    """A convolution or a linear layer, requantised."""
+
+    kind: ClassVar[str] = "layer"
+    step: ClassVar[bool] = True
+
+    layer: LayerName
+    range: Range = FULL_RANGE
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        return _layer_value(tables, self.layer, sources[0], "int8")
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        layer = tables.layers[self.layer]
+        assert layer.requantisation is not None
+        sums = _sums(layer, values[0])
+        # With three axes, requantise takes the first one for the channels.
+        wide = sums[:, :, None] if sums.ndim == 3 else sums
+        return requantise(wide, layer.requantisation).reshape(sums.shape).clip(*self.range)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logits(Operation):
+    """A layer whose sums are compared: int32, with their bias."""
+
+    kind: ClassVar[str] = "logits"
+    step: ClassVar[bool] = True
+
+    layer: LayerName
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        found = _layer_value(tables, self.layer, sources[0], "int32")
+        layer = tables.layers[self.layer]
+        assert layer.requantisation is not None
+        if len(layer.scale) > 1 or (layer.requantisation.multiplier != 1).any() or layer.requantisation.shift.any():
+            raise NetworkError(f"layer {self.layer!r} must have one scale, multipliers of 1 and shifts of 0")
+        return found
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        layer = tables.layers[self.layer]
+        assert layer.requantisation is not None
+        sums = _sums(layer, values[0])
+        biased: Array = sums + layer.requantisation.bias.reshape(-1, *[1] * (sums.ndim - 2))
+        return biased
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(Operation):
+    """A sum of two values of one shape."""
+
+    kind: ClassVar[str] = "add"
+    reads: ClassVar[int] = 2
+
+    range: Range = FULL_RANGE
+    multipliers: Annotated[tuple[int, int], Wholes(2, 0, (1 << ADD_BITS) - 1)]
+    shift: Shift
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        first, second = sources
+        for source in sources:
+            if source.dtype != "int8":
+                raise NetworkError(f"it must read int8, not {source}")
+        return Value("int8", same_shape(first, second))
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        a, b = (x.astype(np.int64) * m for x, m in zip(values, self.multipliers, strict=True))
+        return clamped_divide(a + b, self.shift, self.range)
+
+
+def _pooled(
+    source: Value, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], ceil: bool
+) -> Value:
+    """What pooling makes of a map."""
+    C, rows, columns = must_read(source, "int8", "C", "rows", "columns")
+    sides = list(zip((rows, columns), kernel, stride, padding, strict=True))
+    if any(x is not None and x + 2 * p < k for x, k, _, p in sides):
+        raise NetworkError(f"the kernel {list(kernel)} must fit into the padded {rows} x {columns} values")
+    return source.of(C, *(None if x is None else pooled_size(x, k, s, p, ceil=ceil) for x, k, s, p in sides))
+
+
+def _check_window(kernel: tuple[int, int], padding: tuple[int, int]) -> None:
+    if kernel[0] * kernel[1] > _MAX_AREA:
+        raise NetworkError(f"the kernel must have at most {_MAX_AREA} values, not {kernel[0]} x {kernel[1]}")
+    if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+        raise NetworkError(f"padding must be at most half of the kernel {list(kernel)}, not {list(padding)}")
+
+
+def _windows(
+    values: Array, window: tuple[tuple[int, int], tuple[int, int], tuple[int, int]], fill: int, ceil: bool = False
+) -> Array:
+    """The windows of maps ``[batch, C, rows, columns]``: ``[batch, C, E, F, kernel rows, kernel columns]``."""
+    sides = list(zip(values.shape[2:], *window, strict=True))
+    sizes = [pooled_size(*side, ceil=ceil) for side in sides]
+    # With ceil the last window may reach beyond the padding; and what no window reaches is left out.
+    ends = [max(0, (n - 1) * s + k - p - x) for n, (x, k, s, p) in zip(sizes, sides, strict=True)]
+    widths = [(0, 0), (0, 0), *((p, end) for (_, _, _, p), end in zip(sides, ends, strict=True))]
+    padded = np.pad(values, widths, constant_values=fill)
+    kernel, stride, _ = window
+    found: Array = sliding_window_view(padded, kernel, axis=(2, 3))[:, :, :: stride[0], :: stride[1]]
+    return found[:, :, : sizes[0], : sizes[1]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average(Operation):
+    """Average pooling of the whole map, or of windows whose sums count zeros around the map."""
+
+    kind: ClassVar[str] = "average"
+
+    kernel: Window | None = None
+    stride: Window | None = None
+    padding: Padding | None = None
+    range: Range = FULL_RANGE
+    multiplier: Multiplier
+    shift: Shift
+
+    @property
+    def window(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None:
+        """Kernel, stride and padding; None for the whole map."""
+        if self.kernel is None or self.stride is None or self.padding is None:
+            return None
+        return self.kernel, self.stride, self.padding
+
+    def check(self) -> None:
+        if self.window is not None:
+            _check_window(self.window[0], self.window[2])
+        elif any(part is not None for part in (self.kernel, self.stride, self.padding)):
+            raise NetworkError("kernel, stride and padding must be given together")
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        (source,) = sources
+        C, rows, columns = must_read(source, "int8", "C", "rows", "columns")
+        if self.window is not None:
+            return Value("int8", _pooled(source, *self.window, ceil=False).shape)
+        if rows is not None and columns is not None and rows * columns > _MAX_AREA:
+            raise NetworkError(f"it must sum at most {_MAX_AREA} values, not {rows} x {columns}")
+        return Value("int8", (C, 1, 1))
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        if self.window is None:
+            total = values[0].sum((2, 3), np.int64, keepdims=True)
+        else:
+            total = _windows(values[0], self.window, 0).sum((4, 5), np.int64)
+        return clamped_divide(total * self.multiplier, self.shift, self.range)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maximum(Operation):
+    """Max pooling."""
+
+    kind: ClassVar[str] = "maximum"
+
+    kernel: Window
+    stride: Window
+    padding: Padding
+    ceil: Flag = False
+
+    def check(self) -> None:
+        _check_window(self.kernel, self.padding)
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        return _pooled(sources[0], self.kernel, self.stride, self.padding, self.ceil)
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        window = self.kernel, self.stride, self.padding
+        # Every window holds a value that is not padding, so the least int8 never wins against one.
+        found: Array = _windows(values[0], window, -128, self.ceil).max((4, 5))
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pad(Operation):
+    """Zeros around a map: ``padding`` at the top, bottom, left and right."""
+
+    kind: ClassVar[str] = "pad"
+
+    padding: Annotated[tuple[int, int, int, int], Wholes(4, 0, MAX_GEOMETRY)]
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        C, rows, columns = must_read(sources[0], "int8", "C", "rows", "columns")
+        top, bottom, left, right = self.padding
+        size = None if rows is None else rows + top + bottom, None if columns is None else columns + left + right
+        if any(x is not None and x > MAX_GEOMETRY for x in size):
+            raise NetworkError(f"padded rows and columns must be at most {MAX_GEOMETRY}, not {size[0]} x {size[1]}")
+        return sources[0].of(C, *size)
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        top, bottom, left, right = self.padding
+        return np.pad(values[0], [(0, 0), (0, 0), (top, bottom), (left, right)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shortcut(Operation):
+    """The shortcut of a ResNet without weights (He et al. 2016, option A)."""
+
+    kind: ClassVar[str] = "shortcut"
+
+    stride: Annotated[int, Whole(1, MAX_GEOMETRY)]
+    before: Annotated[int, Whole(0, MAX_GEOMETRY)]
+    after: Annotated[int, Whole(0, MAX_GEOMETRY)]
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        C, rows, columns = must_read(sources[0], "int8", "C", "rows", "columns")
+        size = (None if x is None else -(-x // self.stride) for x in (rows, columns))
+        return sources[0].of(None if C is None else C + self.before + self.after, *size)
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        kept = values[0][:, :, :: self.stride, :: self.stride]
+        return np.pad(kept, [(0, 0), (self.before, self.after), (0, 0), (0, 0)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flatten(Operation):
+    """A map as features."""
+
+    kind: ClassVar[str] = "flatten"
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        C, rows, columns = must_read(sources[0], "int8", "C", "rows", "columns")
+        return sources[0].of(None if C is None or rows is None or columns is None else C * rows * columns)
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        return values[0].reshape(len(values[0]), -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clamp(Operation):
+    """A range by itself."""
+
+    kind: ClassVar[str] = "range"
+
+    range: Range
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        if sources[0].dtype != "int8":
+            raise NetworkError(f"it must read int8, not {sources[0]}")
+        return sources[0]
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        return values[0].clip(*self.range)
