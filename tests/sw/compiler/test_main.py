@@ -49,7 +49,7 @@ def test_container_to_program(container: Path, tmp_path: Path, capsys: pytest.Ca
         (["--image", "3,9"], "--image must be three integers C,R,S, such as 3,224,224, not '3,9'"),
         (["--preset", "ews-17"], "unknown preset 'ews-17'"),
         (["--set", "H=0"], "H must be in 1..256, not 0"),
-        (["--image", "4,9,8"], "layer 'stem' must read 3 channels, not 4"),
+        (["--image", "4,9,8"], "layer 'stem' must read int8 [3 x rows x columns], not int8 [4 x 9 x 8]"),
         (["--base", "7"], "base must be a multiple of 64 in 0..2**32 - 64, not 7"),
         (["--base", "-64"], "base must be a multiple of 64 in 0..2**32 - 64, not -64"),
         (["--base", str(1 << 32)], f"base must be a multiple of 64 in 0..2**32 - 64, not {1 << 32}"),

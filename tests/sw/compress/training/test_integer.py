@@ -189,7 +189,7 @@ def test_networks_without_integer_form(layers: list[nn.Module], message: str) ->
 
 def test_images_must_be_int8(images: Tensor) -> None:
     exported = export_integers(quantised(images), (3, SIZE, SIZE))
-    with pytest.raises(CompressError, match=r"images must be int8 with four axes, not torch\.float32"):
+    with pytest.raises(CompressError, match=r"images must be int8 \[batch x 3 x 12 x 12\], not float32"):
         exported.run(images)
 
 
