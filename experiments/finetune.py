@@ -24,7 +24,7 @@ from sw.compress.methods import LayerSource, Recipe, compress_layers, kept_weigh
 from sw.compress.network import module_sources
 from sw.compress.pruning import nm_mask
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
-from sw.compress.search import CANDIDATES, REFERENCE, SLACK, loss_sensitivity, search
+from sw.compress.search import METHOD_CANDIDATES, REFERENCE, SLACK, loss_sensitivity, search
 from sw.compress.training.data import ImageData
 from sw.compress.training.finetune import GOLDEN, file_metadata, measure_integers, to_integers
 from sw.compress.training.freezing import Freezing, SignFreezer
@@ -71,7 +71,7 @@ class Case:
     file_bytes
         Instead of a recipe: the one for each layer that a search finds for a file of at most that size.
     candidates
-        What the search tries.
+        What the search tries; codewords of 8 bits unless it says otherwise.
     learn_signs, freezing, alpha
         Of sign-split methods.
     rate_of
@@ -86,7 +86,7 @@ class Case:
     bits: float | None = None
     mean_bits: float | None = None
     file_bytes: int = 0
-    candidates: Sequence[Recipe] = CANDIDATES
+    candidates: Sequence[Recipe] = METHOD_CANDIDATES
     learn_signs: bool = True
     freezing: Freezing | None = None
     alpha: float = 1.0

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from experiments.finetune import Case
 from experiments.study import Study, main_of
 from sw.compress.methods import Recipe
-from sw.compress.search import CANDIDATES
+from sw.compress.search import METHOD_CANDIDATES
 from sw.compress.training.freezing import Freezing
 from sw.compress.training.loop import TrainConfig
 
@@ -38,11 +38,11 @@ CONFIGS = {
 FREEZING = Freezing(interval=100)
 
 #: What the mixed search tries for weights that are not sparse.
-DENSE = tuple(recipe for recipe in CANDIDATES if not recipe.masked)
+DENSE = tuple(recipe for recipe in METHOD_CANDIDATES if not recipe.masked)
 
 #: What it tries at 32/38 bits: fewer codewords, and 2:16 masks, too.
 SMALLEST_CANDIDATES = (
-    *CANDIDATES,
+    *METHOD_CANDIDATES,
     *(Recipe("vq", k, d, 0, 0) for d in (8, 16) for k in (8, 16, 32)),
     *(Recipe("mvq", k, 16, n, 16) for n in (2, 3, 4) for k in (4, 8, 16, 32)),
     *(Recipe("msvq", k, 16, 2, 16) for k in (4, 8, 16, 32)),

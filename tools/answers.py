@@ -1,7 +1,7 @@
 """``python -m tools.answers``: what the committed accuracies say to the questions of the papers, in docs/training.md.
 
-Every figure is of ``table3-*.json`` and ``signs-*.json`` in ``docs/results``: means over the seeds, in per cent. Each
-study is drawn, too, as ``docs/results/STUDY.svg``.
+Every figure is of ``table3-*.json``, ``signs-*.json`` and ``narrow-*.json`` in ``docs/results``: means over the seeds,
+in per cent. The first two are drawn, too, as ``docs/results/STUDY.svg``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import table3
+from experiments import narrow, table3
 from experiments.common import spread
 from tools.marked import row, write_parts
 from tools.pictures import AMBER, BLUE, FAINT, GREEN, GREY, LINE, RED, Drawing
@@ -34,6 +34,9 @@ STUDIES = {
     "signs-vit-narrow": "narrow transformer",
     "signs-mobilenetv2": "MobileNet-v2",
 }
+
+#: Studies of narrow codewords, and their networks.
+NARROW = {"narrow-resnet20": "ResNet-20", "narrow-resnet18": "ResNet-18"}
 
 #: Fine-tuning of the transformer by its number of epochs; before any, the accuracies before it.
 EPOCHS = {0: "signs-vit", 1: "epochs-1/signs-vit", 3: "epochs-3/signs-vit", 10: "signs-vit", 40: "epochs-40/signs-vit"}
@@ -151,6 +154,23 @@ def answers_part() -> Iterator[str]:
     )
 
 
+def narrow_part() -> Iterator[str]:
+    """Narrow codewords beside those of 8 bits, one row a network and method."""
+    widths = (8, *narrow.BITS)
+    yield row("network", "method", *(f"{bits} bits" for bits in widths), "4 behind 8 by", "seeds")
+    yield "|---|---|" + "--:|" * (len(widths) + 2)
+    for study, network in NARROW.items():
+        found = cases(study)
+        for method in dict.fromkeys(name.partition(",")[0] for name in found):
+            by_bits = {bits: found[name] for bits in widths if (name := f"{method}, {bits} bits") in found}
+            cells = [
+                f"{spread(case.accuracies)} ({case.file_bytes / 1000:,.1f} kB)" if (case := by_bits.get(bits)) else ""
+                for bits in widths
+            ]
+            behind = by_bits[8].mean - by_bits[4].mean
+            yield row(network, method, *cells, f"{behind:.2f}", len(by_bits[4].accuracies))
+
+
 def picture(study: str) -> str:
     """Accuracies of a study's cases as SVG, the best at the top: each seed, and the mean."""
     found = sorted(cases(study).values(), key=lambda case: -case.mean)
@@ -195,7 +215,7 @@ def render(text: str) -> str:
     ValueError
         A part is missing or marked more than once.
     """
-    return write_parts(text, {"answers": answers_part, "epochs": epochs_part}, PAGE.name)
+    return write_parts(text, {"answers": answers_part, "epochs": epochs_part, "narrow": narrow_part}, PAGE.name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
