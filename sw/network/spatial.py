@@ -21,6 +21,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -352,7 +353,7 @@ class Flatten(Operation):
         return sources[0].of(None if C is None or rows is None or columns is None else C * rows * columns)
 
     def compute(self, tables: Tables, *values: Array) -> Array:
-        return values[0].reshape(len(values[0]), -1)
+        return values[0].reshape(len(values[0]), prod(values[0].shape[1:]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,7 +145,8 @@ class Embed(Operation):
 
     def compute(self, tables: Tables, *values: Array) -> Array:
         positions = tables.constants[self.positions].astype(np.int64)
-        pixels = _scaled(values[0].reshape(*values[0].shape[:2], -1), self.factor)
+        batch, C, rows, columns = values[0].shape
+        pixels = _scaled(values[0].reshape(batch, C, rows * columns), self.factor)
         found = np.repeat(positions[None], len(pixels), axis=0)
         found[:, :, positions.shape[1] - pixels.shape[2] :] += pixels
         return _on_residual(found)
@@ -263,8 +264,9 @@ class Split(Operation):
         return sources[0].of(*((self.heads, T, C) if self.transposed else (self.heads, C, T)))
 
     def compute(self, tables: Tables, *values: Array) -> Array:
-        batch, _, T = values[0].shape
-        found = values[0].reshape(batch, self.parts, self.heads, -1, T)[:, self.part].clip(-127, 127)
+        batch, channels, T = values[0].shape
+        C = channels // (self.parts * self.heads)
+        found = values[0].reshape(batch, self.parts, self.heads, C, T)[:, self.part].clip(-127, 127)
         return np.ascontiguousarray(found.transpose(0, 1, 3, 2) if self.transposed else found)
 
 
@@ -333,4 +335,5 @@ class Normalise(Operation):
         products, numerators = values
         total = np.maximum(numerators.sum(axis=2, keepdims=True, dtype=np.int64), 1)
         shares = products.astype(np.float64) * self.factor / total
-        return _clamp8(np.rint(shares)).reshape(len(products), -1, products.shape[3])
+        batch, G, C, T = products.shape
+        return _clamp8(np.rint(shares)).reshape(batch, G * C, T)

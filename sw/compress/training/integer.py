@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from typing import overload
 
 import numpy as np
@@ -18,6 +19,7 @@ from sw.compress.training.device import run_on_device
 from sw.compress.training.quant import integers
 from sw.network import Array, Network, NetworkError, network_metadata, write_network
 from sw.network import read_network as read_file
+from sw.network.fast import FastNetwork
 
 __all__ = [
     "IntegerNetwork",
@@ -57,6 +59,10 @@ class IntegerNetwork(Network):
             return quantise_images(images, self.input_scale)
         return super().quantise(images)
 
+    @cached_property
+    def _fast(self) -> FastNetwork:
+        return FastNetwork(self)
+
     @overload
     def run(self, images: Tensor, *, golden: bool = True) -> Tensor: ...
 
@@ -72,7 +78,7 @@ class IntegerNetwork(Network):
             int8 ``[batch, C, rows, columns]``, a tensor on any device or an array.
         golden
             Compute it by the reference, :meth:`sw.network.Network.run`, on the CPU. Otherwise by exact operations on
-            the device of the images: the same integers, faster.
+            the device of the images (on a CPU :class:`sw.network.fast.FastNetwork`): the same integers, faster.
 
         Raises
         ------
@@ -84,6 +90,8 @@ class IntegerNetwork(Network):
                 return super().run(images)
             if golden:
                 return torch.from_numpy(np.ascontiguousarray(super().run(images.cpu().numpy())))
+            if images.device.type == "cpu":
+                return torch.from_numpy(self._fast.run(images.numpy()))
             return run_on_device(self, images)
         except NetworkError as error:
             raise CompressError(str(error)) from None

@@ -145,6 +145,10 @@ def test_several_images_give_what_each_gives() -> None:
         assert np.array_equal(found, results(image))
 
 
+def test_no_images_give_no_results() -> None:
+    assert network().run(np.zeros((0, 8, 1, 5), np.int8)).shape == (0, 8, 1)
+
+
 def changed(number: int, **fields: Any) -> list[dict[str, Any]]:
     steps = copy.deepcopy(STEPS)
     steps[number] |= fields
