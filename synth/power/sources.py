@@ -52,14 +52,13 @@ def _method(config: AcceleratorConfig) -> str:
 
 
 def _narrow(layer: CompressedLayer, bits: int) -> CompressedLayer:
-    """The layer with a codebook, or weights, of so many bits, magnitudes one less: rounded on a coarser scale."""
-    field = "codebook" if layer.weights is None else "weights"
-    values = getattr(layer, field)
-    most = (1 << (bits - 1)) - 1
-    if bits == 8:
+    """Raw weights of so many bits: rounded on a coarser scale. Codewords are as wide as their recipe says."""
+    if layer.weights is None or bits == 8:
         return layer
-    rounded = np.rint(values.astype(np.float64) * most / 127).astype(np.int8)
-    return replace(layer, scale=layer.scale * np.float32(127 / most), **{field: np.clip(rounded, -most, most)})
+    most = (1 << (bits - 1)) - 1
+    rounded = np.rint(layer.weights.astype(np.float64) * most / 127)
+    weights = np.clip(rounded, -most, most).astype(np.int8)
+    return replace(layer, scale=layer.scale * np.float32(127 / most), weights=weights, weight_bits=bits)
 
 
 def _efficientnet(config: AcceleratorConfig, photograph: Path) -> tuple[list[RealLayer], str]:
@@ -71,7 +70,8 @@ def _efficientnet(config: AcceleratorConfig, photograph: Path) -> tuple[list[Rea
         recipe = Recipe("int8")
     else:
         masks = {"n": config.N, "m": config.M} if config.features.mask else {"n": 0, "m": 0}
-        recipe = Recipe(method, k=config.k, d=config.d, iterations=10, **masks)
+        bits = config.weight_bits
+        recipe = Recipe(method, k=config.k, d=config.d, iterations=10, codeword_bits=bits, **masks)
     layers = compress_layers([sources[name] for name in LAYERS], [recipe] * len(LAYERS))
     found = [
         RealLayer(_narrow(layer, config.weight_bits), quantise_activations(inputs[layer.name])[0]) for layer in layers
@@ -87,7 +87,14 @@ def _input_of(network: IntegerNetwork, name: str, images: torch.Tensor) -> NDArr
 
 def _fits(config: AcceleratorConfig, layer: CompressedLayer, method: str) -> bool:
     masks = not config.features.mask or (layer.n, layer.m) == (config.N, config.M)
-    return layer.method == method and layer.d == config.d and masks and (layer.k - 1).bit_length() == config.index_bits
+    narrow = layer.codeword_bits <= config.weight_bits
+    return (
+        layer.method == method
+        and layer.d == config.d
+        and masks
+        and narrow
+        and (layer.k - 1).bit_length() == config.index_bits
+    )
 
 
 def _container(prefix: str, names: Sequence[str]) -> Callable[[AcceleratorConfig, Path], tuple[list[RealLayer], str]]:
