@@ -33,7 +33,7 @@ from sw.compress.training.modules import convert
 from sw.format.container import read_container, write_container
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.network import Array, Network, read_network, write_network
-from sw.program import Program
+from sw.program import Program, bits_of, digit_range
 from sw.program.steps import SteppedProgram
 
 __all__ = [
@@ -95,9 +95,43 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blocks", type=int, default=12, choices=range(1, 13), metavar="1..12", help="of vit (12)")
 
 
+def narrowed_layer(config: AcceleratorConfig, layer: CompressedLayer) -> CompressedLayer:
+    """A layer whose codewords have as many bits as the instance's weights: rounded, with scale, bias and shift.
+
+    For comparisons of bytes and cycles. Accuracy needs codewords that are made with so few bits.
+    """
+    more = 0 if layer.codebook is None else bits_of(layer.codebook) - config.weight_bits
+    if layer.codebook is None or more <= 0:
+        return layer
+    least, greatest = digit_range(config)
+    codebook = np.clip(np.rint(layer.codebook / (1 << more)), least, greatest).astype(np.int8)
+    given = layer.requantisation
+    if given is not None:
+        if int(given.shift.min()) < more:
+            raise WorkloadError(f"layer {layer.name!r}: shifts must be at least {more}, not {int(given.shift.min())}")
+        bias = np.rint(given.bias / (1 << more)).astype(np.int32)
+        given = Requantisation(bias, given.multiplier, given.shift - np.uint8(more))
+    return dataclasses.replace(
+        layer,
+        codebook=codebook,
+        codeword_bits=config.weight_bits,
+        scale=layer.scale * (1 << more),
+        requantisation=given,
+    )
+
+
+def narrowed(config: AcceleratorConfig, network: Network) -> Network:
+    """A network with :func:`narrowed_layer` of each."""
+    layers = {name: narrowed_layer(config, layer) for name, layer in network.layers.items()}
+    return dataclasses.replace(network, layers=layers)
+
+
 def _network_workload(
     config: AcceleratorConfig, network: Network, weights: str, images: torch.Tensor, labels: Sequence[int] = ()
 ) -> Workload:
+    network = narrowed(config, network)
+    if config.weight_bits < 8:
+        weights += f"; codewords of {config.weight_bits} bits"
     shape = (images.shape[1], images.shape[2], images.shape[3])
     integers = network.quantise(images.numpy())
     return Workload(
@@ -133,7 +167,7 @@ def _resnet20(config: AcceleratorConfig, options: argparse.Namespace) -> Workloa
             "resnet20: CIFAR-10 is missing; get cifar-10-python.tar.gz from "
             "https://www.cs.toronto.edu/~kriz/cifar.html and name it by --data or $CIFAR10"
         )
-    networks = {path: read_network(path) for path in found}
+    networks = {path: narrowed(config, read_network(path)) for path in found}
     path = max(networks, key=lambda path: _fit(config, networks[path]))
     test = load_data(options.data, "test")
     count = options.images or 20
@@ -264,7 +298,7 @@ _DEVIATION = 32.0
 
 def _deit_tiny(config: AcceleratorConfig, options: argparse.Namespace) -> Workload:
     recipe = recipe_for_instance(config)
-    layers = deit_tiny_layers(recipe)
+    layers = [narrowed_layer(config, layer) for layer in deit_tiny_layers(recipe)]
     tokens = definitions.DEIT_TINY_TOKENS
     generator = np.random.default_rng(SEED + 1)
     images: Images = [
@@ -346,10 +380,24 @@ WORKLOADS: dict[str, tuple[Callable[[AcceleratorConfig, argparse.Namespace], Wor
         _resnet20,
         ("ews-cms-16", "ews-16", "ews-c-16", "ews-cm-16", "ews-ssvq-16", "ews-msvq-16", "ws-16"),
     ),
+    # Masks as the container has them.
+    "resnet20-narrow": (
+        _resnet20,
+        (
+            "ews-msvq4-16 N=4 M=16",
+            "ews4-16",
+            "ews-cms-16 weight_bits=4",
+            "ews-c-16 weight_bits=4",
+            "ews-cm-16 weight_bits=4",
+            "ews-ssvq-16 weight_bits=4",
+            "ws-16 weight_bits=4",
+        ),
+    ),
     "resnet18": (_resnet18, ("ews-cms-16", "ews-16")),
     "efficientnet-lite0": (_efficientnet, ("ews-cms-16",)),
     "deit-tiny": (_deit_tiny, ("ews-ssvq-32",)),
     "vit": (_vit, ("ews-ssvq-32",)),
     "resnet18-64": (_resnet18, ("ews-cms-64", "ews-64", "ws-64")),
+    "resnet18-64-narrow": (_resnet18, ("ews-msvq-64", "ews-msvq4-64", "ews4-64")),
     "deit-tiny-64": (_deit_tiny_on_chip, ("ews-ssvq-64 word_width=32", "ews-64 word_width=32")),
 }

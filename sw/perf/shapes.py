@@ -14,14 +14,15 @@ or of layers by themselves, each with the shape of its input:
 Stride, padding and dilation are one number, or [rows, columns]; a raw layer's padding may be
 [[top, bottom], [left, right]]. A layer is compressed as the instance has it, unless it is ``raw`` or its output
 channels are no multiple of ``d``; it has a codebook of its own, or one with all layers of the same ``codebook``, and
-``k`` codewords, those of the instance unless it says fewer.
+``k`` codewords, those of the instance unless it says fewer. Weights of a layer that runs raw have 8 bits, or
+``weight_bits``; where the array's are narrower, it takes as many digits as the greatest of them.
 """
 
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Mapping
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ _METHODS = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (
 #: Of a layer.
 MAX_WEIGHTS = 1 << 28
 _GEOMETRY = ("stride", "padding", "dilation")
-_FIELDS = ("name", "shape", "kind", "groups", "raw", "k", "codebook", "input", *_GEOMETRY)
+_FIELDS = ("name", "shape", "kind", "groups", "raw", "weight_bits", "k", "codebook", "input", *_GEOMETRY)
 #: What has no effect on cycles.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "add": {"multipliers": [1, 1], "shift": 0},
@@ -98,7 +99,11 @@ def _layer(entry: Mapping[str, Any], place: str, config: AcceleratorConfig) -> C
     if sides is not None and not entry.get("raw", False):
         raise ShapesError(f"{place}: only a raw layer's padding may differ from side to side, not {entry['padding']!r}")
     if entry.get("raw", False) or not features.codebook or K % config.d:
+        bits = entry.get("weight_bits", 8 if entry.get("raw", False) or features.codebook else config.weight_bits)
+        if type(bits) is not int or not 2 <= bits <= 8:
+            raise ShapesError(f"{place}: weight_bits must be an integer in 2..8, not {bits!r}")
         weights = np.ones(tuple(shape), np.int8)
+        weights.reshape(-1)[0] = (1 << (bits - 1)) - 1
         if sides is not None:
             # As the compiler has it: a larger kernel, in which rows and columns are empty.
             more = [(max(after - before, 0), max(before - after, 0)) for before, after in sides]
@@ -116,8 +121,8 @@ def _layer(entry: Mapping[str, Any], place: str, config: AcceleratorConfig) -> C
         raise ShapesError(f"{place}: k must be an integer in 1..{config.k}, not {k!r}")
     # Layers of one codebook load it once.
     codebook = np.ones((k, config.d), np.int8)
-    mark = zlib.crc32(str(entry.get("codebook", ("own", entry["name"]))).encode()).to_bytes(4, "little")
-    codebook.reshape(-1)[:4] = [byte & 127 for byte in mark][: codebook.size]
+    mark = sha256(str(entry.get("codebook", ("own", entry["name"]))).encode()).digest()[: codebook.size]
+    codebook.reshape(-1)[: len(mark)] = [byte & (1 << (config.weight_bits - 1)) - 1 for byte in mark]
     return CompressedLayer(
         method=_METHODS[features.mask, features.sign],
         d=config.d,
@@ -158,7 +163,7 @@ class Shapes:
         ShapesError, sw.format.layer.LayerError, sw.network.NetworkError, sw.compiler.graph.CompileError
             A layer is not one, or the operations contradict each other.
         """
-        key = config.features, config.d, config.k, config.N, config.M
+        key = config.features, config.d, config.k, config.N, config.M, config.weight_bits
         if key not in self._networks:
             whole = "op" in self.entries[0]
             self._networks[key] = Network(self._operations(config) if whole else self._layers(config))

@@ -9,7 +9,7 @@ import pytest
 
 from hw.config import PRESETS
 from sw.compiler.graph import CompileError, Convolution, lower
-from sw.compiler.weights import is_coded
+from sw.compiler.weights import Weights, is_coded
 from sw.format.layer import LayerError
 from sw.network import NetworkError, read_network
 from sw.perf.estimate import Network, estimate
@@ -57,6 +57,20 @@ def test_layers_are_compressed_as_the_instance_has_it(preset: str) -> None:
     assert coded == {"first": False, "second": config.features.codebook, "third": False}
 
 
+def test_digits_of_raw_layers() -> None:
+    """Of 8 bits unless the file says fewer; on an array of raw weights, layers that are not raw have the array's."""
+
+    def digits(preset: str, **fields: Any) -> int:
+        config = PRESETS[preset]
+        graph = Shapes([{**LAYER, **fields}]).network(config).graph
+        (operation,) = (x for x in graph.operations if isinstance(x, Convolution))
+        return Weights(config, operation, is_coded(config, operation)).digits
+
+    assert [digits("ews-msvq4-16", raw=True, weight_bits=bits) for bits in (8, 6, 4, 2)] == [3, 2, 1, 1]
+    assert (digits("ews-msvq4-16"), digits("ews-msvq4-16", raw=True)) == (1, 3)
+    assert (digits("ews4-16"), digits("ews4-16", raw=True), digits("ews-16", raw=True)) == (1, 3, 1)
+
+
 def test_instances_share_a_network() -> None:
     shapes = Shapes(NETWORK)
     assert shapes.network(CONFIG) is shapes.network(PRESETS["ews-cms-64"])
@@ -99,6 +113,7 @@ def test_padding_of_each_side() -> None:
         ([{**LAYER, "shape": [16, 16]}], "layer 0: shape must be four positive integers [K, C, R, S], not [16, 16]"),
         ([{**LAYER, "size": 3}], "layer 0: unknown field 'size'; the fields are name, shape, kind"),
         ([{**LAYER, "k": 513}], "layer 0: k must be an integer in 1..512, not 513"),
+        ([{**LAYER, "raw": True, "weight_bits": 9}], "layer 0: weight_bits must be an integer in 2..8, not 9"),
         ([{**LAYER, "raw": 1}], "layer 0: raw must be true or false, not 1"),
         ([{**LAYER, "padding": [[0, 1], [0, 1]]}], "layer 0: only a raw layer's padding may differ from side to side"),
         ([NETWORK[1]], "operation 0: must be an input with its shape [C, rows, columns]"),
