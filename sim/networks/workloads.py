@@ -167,6 +167,9 @@ def _resnet20(config: AcceleratorConfig, options: argparse.Namespace) -> Workloa
             "resnet20: CIFAR-10 is missing; get cifar-10-python.tar.gz from "
             "https://www.cs.toronto.edu/~kriz/cifar.html and name it by --data or $CIFAR10"
         )
+    if config.weight_bits < 8 and not options.containers:
+        # Trained with narrow codewords, where the method and the mask are the instance's.
+        found = [*sorted((CONTAINERS[0] / "narrow").glob("resnet20*.m*vq")), *found]
     networks = {path: narrowed(config, read_network(path)) for path in found}
     path = max(networks, key=lambda path: _fit(config, networks[path]))
     test = load_data(options.data, "test")
@@ -380,15 +383,15 @@ WORKLOADS: dict[str, tuple[Callable[[AcceleratorConfig, argparse.Namespace], Wor
         _resnet20,
         ("ews-cms-16", "ews-16", "ews-c-16", "ews-cm-16", "ews-ssvq-16", "ews-msvq-16", "ws-16"),
     ),
-    # Masks as the container has them.
+    # Codebooks as the containers have them.
     "resnet20-narrow": (
         _resnet20,
         (
-            "ews-msvq4-16 N=4 M=16",
+            "ews-msvq4-16",
             "ews4-16",
-            "ews-cms-16 weight_bits=4",
+            "ews-cms-16 weight_bits=4 k=2048",
             "ews-c-16 weight_bits=4",
-            "ews-cm-16 weight_bits=4",
+            "ews-cm-16 weight_bits=4 k=2048",
             "ews-ssvq-16 weight_bits=4",
             "ws-16 weight_bits=4",
         ),
