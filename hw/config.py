@@ -30,7 +30,7 @@ class Variant:
     Attributes
     ----------
     codebook
-        Weights arrive as indices into a codebook register file (CRF); otherwise as raw int8.
+        Weights arrive as indices into a codebook register file (CRF); otherwise raw.
     mask
         An N:M mask, as its rank, comes with every subvector.
     sparse
@@ -48,9 +48,9 @@ class Variant:
 
 VARIANTS: Mapping[str, Variant] = {
     "ws": Variant(
-        False, False, False, False, "raw int8 weights, weight stationary: one weight a PE, the next one waits"
+        False, False, False, False, "raw weights, weight stationary: one weight a PE, the next one waits"
     ),
-    "ews": Variant(False, False, False, False, "raw int8 weights, dense tile: the baseline"),
+    "ews": Variant(False, False, False, False, "raw weights, dense tile: the baseline"),
     "ews-c": Variant(True, False, False, False, "plain vector quantisation, dense tile"),
     "ews-cm": Variant(True, True, False, False, "masked vector quantisation (MVQ), dense tile"),
     "ews-cms": Variant(True, True, True, False, "masked vector quantisation (MVQ), sparse tile"),

@@ -22,8 +22,7 @@ def command_layout(config: AcceleratorConfig) -> data.StructLayout:
         Extensions of the loop nest (MVQ figure 7), each at least 1; ``A*B*D <= wrf_depth``, ``B*D <= arf_depth``,
         ``A <= prf_depth``.
     ``raw``
-        The rows come as raw int8 weights by ``i_weight``, not as assignments. Not in ``ws``, ``ews``: there they always
-        do.
+        The rows come as raw weights by ``i_weight``, not as assignments. Not in ``ws``, ``ews``: there they always do.
     ``rows``
         Array rows that have an input channel in the last of the B row groups, 1..H.
     ``width``, ``height``

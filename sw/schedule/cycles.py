@@ -50,7 +50,7 @@ class LayerRun:
     codewords
         Codewords that its first command loads, 0 for raw weights.
     raw
-        The rows are raw int8 weights. In variants without a codebook they always are.
+        The rows are raw weights. In variants without a codebook they always are.
     passes
         Times that each activation vector is sent (:func:`sw.schedule.choice.raw_passes`); row groups are whole then.
     """
