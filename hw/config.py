@@ -47,9 +47,7 @@ class Variant:
 
 
 VARIANTS: Mapping[str, Variant] = {
-    "ws": Variant(
-        False, False, False, False, "raw weights, weight stationary: one weight a PE, the next one waits"
-    ),
+    "ws": Variant(False, False, False, False, "raw weights, weight stationary: one weight a PE, the next one waits"),
     "ews": Variant(False, False, False, False, "raw weights, dense tile: the baseline"),
     "ews-c": Variant(True, False, False, False, "plain vector quantisation, dense tile"),
     "ews-cm": Variant(True, True, False, False, "masked vector quantisation (MVQ), dense tile"),

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
+from hw.layout import is_pair_coded
 
 __all__ = ["LeadingZeroCounter", "PositionEncoder", "decode_positions", "encode_positions"]
 
 
-def encode_positions(positions: Sequence[Value]) -> Value:
-    """The position code (:func:`hw.layout.position_code`) of ascending positions of one width."""
+def encode_positions(positions: Sequence[Value], m: int) -> Value:
+    """The position code (:func:`hw.layout.position_code`) of ascending positions 0..m - 1 of one width."""
+    if is_pair_coded(len(positions), m):
+        p, q = positions
+        upper = p[-1]
+        return Cat(p[:-1] ^ upper.replicate(len(p) - 1), Mux(upper, q, q - p)[: len(q)])
     ones = sum(position[-1] for position in positions)
     return Cat(*(position[:-1] for position in positions), Value.cast(ones)[: len(positions).bit_length()])
 
@@ -22,6 +28,11 @@ def decode_positions(code: Value, n: int, m: int) -> list[Value]:
     if m == 1:
         return [Const(0, 1)]
     low = (m - 1).bit_length() - 1
+    if is_pair_coded(n, m):
+        near, above = code[:low], code[low:]
+        total = near + above
+        upper = total[low + 1]
+        return [Cat(near ^ upper.replicate(low), upper), Mux(upper, above, total[: low + 1])]
     ones = code[n * low :]
     return [Cat(code[i * low : (i + 1) * low], ones > n - 1 - i) for i in range(n)]
 

@@ -128,7 +128,7 @@ class WeightDecoder(wiring.Component):
                         choices = members[: config.M - config.N + i + 1]
                         chosen = position & ~self.i_raw.replicate(len(position))
                         kept.append(Array([choices[max(p, i)] for p in range(len(choices))])[chosen])
-                    positions.append(encode_positions(found))
+                    positions.append(encode_positions(found, config.M))
                 elements = kept
 
             if config.features.sign:

@@ -54,7 +54,17 @@ def test_position_code_by_hand() -> None:
     # 3-bit positions 1, 6, 7: low bits 01, 10, 11 from the right, then 2 positions of at least 4.
     assert position_code([1, 6, 7], 8) == 0b10_11_10_01
     assert position_code_bits(3, 8) == 8
+    # Pairs: near the lower end, and near the upper one.
+    assert (position_code([1, 6], 8), position_code([5, 6], 8)) == (0b101_01, 0b110_10)
+    assert (position_code_bits(2, 4), position_code_bits(2, 8), position_code_bits(2, 12)) == (4, 5, 8)
     assert (position_code_bits(4, 16), position_code_bits(8, 16), position_code_bits(1, 1)) == (15, 28, 0)
+
+
+@pytest.mark.parametrize("m", [8, 16, 32])
+def test_codes_of_pairs_differ(m: int) -> None:
+    codes = [position_code([p, q], m) for q in range(m) for p in range(q)]
+    assert len(set(codes)) == len(codes)
+    assert max(codes) < 1 << position_code_bits(2, m)
 
 
 @pytest.mark.parametrize(

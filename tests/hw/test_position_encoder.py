@@ -66,13 +66,15 @@ class _RoundTrip(wiring.Component):
         positions = [getattr(encoder, f"o_position_{i}") for i in range(self.n)]
         m.d.comb += [
             encoder.i_mask.eq(self.i_mask),
-            self.o_code.eq(encode_positions(positions)),
+            self.o_code.eq(encode_positions(positions, self.m)),
             self.o_positions.eq(Cat(decode_positions(self.o_code, self.n, self.m))),
         ]
         return m
 
 
-@pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 2), (2, 4), (3, 4), (3, 7), (4, 16), (6, 16), (8, 16)])
+@pytest.mark.parametrize(
+    ("n", "m"), [(1, 2), (2, 2), (2, 4), (2, 8), (2, 16), (2, 12), (3, 4), (3, 7), (4, 16), (6, 16), (8, 16)]
+)
 def test_position_code_and_back(simulate, n: int, m: int) -> None:
     design = _RoundTrip(n, m)
     rng = random.Random(0)
