@@ -56,7 +56,7 @@ SPARSE["dinov2-s"] = dataclasses.replace(CONFIGS["dinov2-s"], epochs=5, lr=2e-4)
 #: Networks that are trained without the images that settings are chosen on (:mod:`experiments.protocol`). The others'
 #: weights are older than the protocol: they saw all training images. So did the published ones that ``resnet20`` starts
 #: its sparse training from.
-HELD_OUT_OF = ("resnet18", "resnet20", "resnet18-64", "mobilenetv2-64", "dinov2-s")
+HELD_OUT_OF = ("resnet18", "resnet20", "vit", "resnet18-64", "mobilenetv2-64", "dinov2-s")
 
 #: Layers that stay dense: the first and the last.
 PATTERNS = ("layer*", "blocks*", "features.*.layers.*")

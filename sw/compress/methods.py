@@ -289,7 +289,8 @@ def compress_layers(
     """Compress layers, each by its recipe. The same sources and recipes give the same bytes on any number of threads.
 
     Layers whose clustering has the same settings are clustered in one call (:func:`sw.compress.kmeans.kmeans_layers`):
-    the same bytes as one by one. Those of one crosslayer recipe are clustered as one, each divided by the root mean
+    the same bytes as one by one. A source that is there several times, with recipes that differ in ``codeword_bits``
+    alone, is clustered once. Those of one crosslayer recipe are clustered as one, each divided by the root mean
     square of its kept weights first: without that, layers of small weights would get few codewords. Their codebook has
     one scale, times that of each layer.
 
@@ -324,26 +325,37 @@ def compress_layers(
         else:
             # What the method and N:M do is done before the clustering, what codeword_bits does after it: recipes that
             # differ in these may share the call.
-            batches.setdefault(replace(recipe, method="vq", d=1, n=0, m=0, codeword_bits=8), []).append(i)
+            batches.setdefault(replace(_wide(recipe), method="vq", d=1, n=0, m=0), []).append(i)
     for numbers in batches.values():
-        parts = [_Subvectors.of(sources[i], recipes[i]) for i in numbers]
-        found = kmeans_layers(
-            [part.values for part in parts],
-            masks=[part.masks for part in parts],
+        # Recipes that differ in codeword_bits alone have one clustering of a source.
+        keys = {i: (id(sources[i]), _wide(recipes[i])) for i in numbers}
+        parts = {key: _Subvectors.of(sources[i], recipes[i]) for i, key in keys.items()}
+        results = kmeans_layers(
+            [part.values for part in parts.values()],
+            masks=[part.masks for part in parts.values()],
             **_settings(recipes[numbers[0]]),
             threads=threads,
             device=device,
             done=done,
         )
-        for i, part, result in zip(numbers, parts, found, strict=True):
-            recipe = recipes[i]
-            layers[i] = part.layer(sources[i], recipe, *_integers(part.values, part.masks, result, recipe, threads))
+        found = dict(zip(parts, results, strict=True))
+        for i, key in keys.items():
+            part, recipe = parts[key], recipes[i]
+            layers[i] = part.layer(sources[i], recipe, *_integers(part.values, part.masks, found[key], recipe, threads))
+        for _ in range(len(keys) - len(parts)):
+            done()
+    clustered: dict[Any, KMeansResult] = {}
     for number, (recipe, numbers) in enumerate(pools.items()):
         name = f"crosslayer-{number}"
-        layers |= _crosslayer(name, recipe, {i: sources[i] for i in numbers}, threads, device)
+        layers |= _crosslayer(name, recipe, {i: sources[i] for i in numbers}, threads, device, clustered)
         for _ in numbers:
             done()
     return [layers[i] for i in range(len(sources))]
+
+
+def _wide(recipe: Recipe) -> Recipe:
+    """The recipe with codewords of 8 bits: what its clustering depends on."""
+    return replace(recipe, codeword_bits=8)
 
 
 def _integers(
@@ -416,9 +428,17 @@ class _Subvectors:
 
 
 def _crosslayer(
-    name: str, recipe: Recipe, sources: dict[int, LayerSource], threads: int | None, device: str
+    name: str,
+    recipe: Recipe,
+    sources: dict[int, LayerSource],
+    threads: int | None,
+    device: str,
+    clustered: dict[Any, KMeansResult],
 ) -> dict[int, CompressedLayer]:
-    """The layers of one codebook (MVQ section 4.1)."""
+    """The layers of one codebook (MVQ section 4.1). ``clustered`` takes up the clustering, and gives it if it is there.
+
+    It is by sources and recipe, but for ``codeword_bits``.
+    """
     parts = {i: _Subvectors.of(source, recipe) for i, source in sources.items()}
     factors = {i: _root_mean_square(part) for i, part in parts.items()}
     values = np.concatenate([part.values / factors[i] for i, part in parts.items()])
@@ -426,7 +446,10 @@ def _crosslayer(
         raise CompressError(f"k must be at most the {len(values)} subvectors of its layers together, not {recipe.k}")
     kept = [part.masks for part in parts.values() if part.masks is not None]
     masks = np.concatenate(kept) if kept else None
-    (found,) = kmeans_layers([values], masks=[masks], **_settings(recipe), threads=threads, device=device)
+    key = _wide(recipe), *map(id, sources.values())
+    if key not in clustered:
+        (clustered[key],) = kmeans_layers([values], masks=[masks], **_settings(recipe), threads=threads, device=device)
+    found = clustered[key]
     codebook, scale, assignments = _integers(values, masks, found, recipe, threads)
     layers, first = {}, 0
     for i, part in parts.items():

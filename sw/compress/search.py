@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -340,23 +341,27 @@ def search(
     names: dict[Recipe, int] = {}
     with progress_bar(progress) as bar:
         task = bar.add_task("candidates", total=len(tried) * len(sources))
-        for recipe in tried:
-            fitting = [
-                i
-                for i, source in enumerate(sources)
-                if recipe.method == "int8" or not (kept[i] or misfit(source, recipe))
-            ]
-            if recipe.scope == "crosslayer" and recipe.k > sum(sources[i].weight.size for i in fitting) // recipe.d:
-                fitting = []
-            bar.advance(task, len(sources) - len(fitting))
+        # What differs in codeword_bits alone is clustered once.
+        for _, same in itertools.groupby(tried, lambda recipe: dataclasses.replace(recipe, codeword_bits=8)):
+            pairs: list[tuple[int, Recipe]] = []
+            for recipe in same:
+                fitting = [
+                    i
+                    for i, source in enumerate(sources)
+                    if recipe.method == "int8" or not (kept[i] or misfit(source, recipe))
+                ]
+                if recipe.scope == "crosslayer" and recipe.k > sum(sources[i].weight.size for i in fitting) // recipe.d:
+                    fitting = []
+                bar.advance(task, len(sources) - len(fitting))
+                pairs += [(i, recipe) for i in fitting]
             layers = compress_layers(
-                [sources[i] for i in fitting],
-                [recipe] * len(fitting),
+                [sources[i] for i, _ in pairs],
+                [recipe for _, recipe in pairs],
                 threads=threads,
                 device=device,
                 done=lambda: bar.advance(task),
             )
-            for i, layer in zip(fitting, layers, strict=True):
+            for (i, recipe), layer in zip(pairs, layers, strict=True):
                 # As `convert` stores it: a linear layer of integers has one scale, so that logits can be compared.
                 scales = recipe.stored == "int8" and layer.kind == "conv" and len(layer.scale) > 1
                 described = layer_fields(layer) | {"requantised": requantised, "channel_scales": scales}

@@ -375,18 +375,28 @@ def kept(layer: CompressedLayer) -> Any:
     return ungroup(layer.masks, layer.shape)
 
 
-def test_narrow_layers_share_a_clustering_with_wide_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scope", ["layerwise", "crosslayer"])
+def test_narrow_layers_share_a_clustering_with_wide_ones(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And come out as those that are compressed alone."""
     calls: list[int] = []
 
     def counted(subvectors: Any, *arguments: Any, **options: Any) -> Any:
         calls.append(len(subvectors))
         return kmeans_layers(subvectors, *arguments, **options)
 
+    sources = [source(), source(64, 8)]
+    recipes = [Recipe("mvq", k=32, d=8, n=2, m=4, scope=scope, codeword_bits=bits) for bits in (8, 4, 3)]
+    alone = [layer for recipe in recipes for layer in compress_layers(sources, [recipe] * 2)]
     monkeypatch.setattr("sw.compress.methods.kmeans_layers", counted)
-    recipes = [Recipe("mvq", k=32, d=8, n=2, m=4, codeword_bits=bits) for bits in (8, 4)]
-    layers = compress_layers([source()] * 2, recipes)
-    assert calls == [2]
-    assert [layer.codeword_bits for layer in layers] == [8, 4]
+    done: list[None] = []
+    given = [recipe for recipe in recipes for _ in sources]
+    together = compress_layers(sources * 3, given, done=lambda: done.append(None))
+    assert calls == ([2] if scope == "layerwise" else [1])
+    assert len(done) == 6
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours.codeword_bits == theirs.codeword_bits
+        for field in ("codebook", "assignments", "masks", "scale"):
+            np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field))
 
 
 @pytest.mark.parametrize("method", ["mvq", "ssvq"])
