@@ -53,6 +53,8 @@ class Captured:
         What the network returns.
     sample, outputs
         Images, and what the network itself makes of them.
+    owner
+        Of what the graph names otherwise, such as the graphs of regions.
     """
 
     graph: fx.Graph
@@ -61,6 +63,7 @@ class Captured:
     output: fx.Node
     sample: Tensor
     outputs: Tensor
+    owner: nn.Module
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -165,9 +168,25 @@ def capture(model: nn.Module, images: Tensor) -> Captured:
     return _described(model, program, sample, outputs)
 
 
+def _check_modules(model: nn.Module) -> None:
+    """Refuse modules that nothing can be said of before they run, or that are no Python."""
+    refusals = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            advice = "give the module of Python that it was made of"
+            refusals.append(Refusal(f"{name!r}" if name else "the network", "must not be TorchScript", advice))
+            break
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if torch.nn.parameter.is_lazy(tensor):
+            refusals.append(Refusal(f"{name!r}", "must be initialised", "have the network compute one image first"))
+    if refusals:
+        raise FrontEndError(refusals)
+
+
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[list[str]]:
     """Puts back what a run changes in parameters and buffers; names those, behind it."""
+    _check_modules(model)
     changed: list[str] = []
     named = [*model.named_parameters(), *model.named_buffers()]
     before = [(name, tensor, tensor.detach().clone()) for name, tensor in named]
@@ -319,4 +338,6 @@ def _described(model: nn.Module, program: ExportedProgram, sample: Tensor, outpu
             assert given.target is not None
             tensors[placeholders[given.arg.name]] = program.constants[given.target], ""
     (returned,) = next(node for node in program.graph.nodes if node.op == "output").args[0]
-    return Captured(program.graph, tensors, placeholders[inputs[0].arg.name], returned, sample, outputs)
+    return Captured(
+        program.graph, tensors, placeholders[inputs[0].arg.name], returned, sample, outputs, program.graph_module
+    )

@@ -69,10 +69,12 @@ def place(node: fx.Node) -> str:
     kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__name__}"
     module = f"{path!r} ({kind.rsplit('.', 1)[-1]})" if path else f"the network ({kind.rsplit('.', 1)[-1]})"
     line = _source_line(str(node.meta.get("stack_trace") or ""))
-    if kind.startswith("torch.nn.") and "Parametrized" not in kind and path:
+    name = node.target._schema.name if isinstance(node.target, torch._ops.OpOverload) else str(node.target)
+    name = name.partition("::")[2] or name
+    ours, theirs = name.replace("_", ""), kind.rpartition(".")[2].lower()
+    if kind.startswith("torch.nn.") and path and (ours in theirs or theirs in ours):
         return f"{module}{line}"
-    name = node.target._schema.name if isinstance(node.target, torch._ops.OpOverload) else node.name
-    return f"{name.partition('::')[2] or name} in {module}{line}"
+    return f"{name} in {module}{line}"
 
 
 def _source_line(trace: str) -> str:

@@ -157,6 +157,8 @@ class _Raiser:
             elif node in self.captured.tensors:
                 value, name = self.captured.tensors[node]
                 self.values[node] = _Constant(value, (name,) if name else (), exact=bool(name))
+            elif node.op == "get_attr" and node in live:
+                self.values[node] = _Constant(operator.attrgetter(str(node.target))(self.captured.owner))
             elif node.op == "call_function" and node in live:
                 self.operation(node)
         result = self.values.get(self.captured.output)
@@ -257,6 +259,8 @@ class _Raiser:
             return self.slice(node)
         if target in _SAME:
             return self.function(_SAME[target], node)
+        if isinstance(target, torch._ops.HigherOrderOperator):
+            raise _Refused(f"is a region with rules of its own, such as autocast, which {_REASON}", "leave it out")
         raise _Refused()
 
     def value(self, given: Any) -> Any:
@@ -603,13 +607,15 @@ def raise_network(
     graph = fx.GraphModule(raiser.root, raiser.graph)
     graph.eval()
     graph.meta["weights"] = {name: weight.origins for name, weight in raiser.layers}
-    found = [graph(captured.sample), graph(captured.sample[:1])]
-    # In one batch and in another: what depends on the number of images is another network.
-    for ours, theirs in zip(found, (captured.outputs, evaluated(model, captured.sample[:1])), strict=True):
-        if not same(ours, theirs):
-            why = "the network computes something else than torch.export sees of it" + _apart(ours, theirs)
-            advice = "leave out global hooks, and in-place operations on memory that two values share"
-            raise FrontEndError([Refusal("", why, advice)])
+    found = graph(captured.sample)
+    if not same(found, captured.outputs):
+        why = "the network computes something else than torch.export sees of it" + _apart(found, captured.outputs)
+        advice = "leave out global hooks, and in-place operations on memory that two values share"
+        raise FrontEndError([Refusal("", why, advice)])
+    one, expected = graph(captured.sample[:1]), evaluated(model, captured.sample[:1])
+    if not same(one, expected):
+        why = "the network computes something else of one image than of the same in a batch" + _apart(one, expected)
+        raise FrontEndError([Refusal("", why, "have it treat every image alone, whatever their number")])
     return graph
 
 

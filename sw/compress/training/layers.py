@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sw.compress.methods import LayerSource
+from sw.compress.methods import CompressError, LayerSource
 from sw.compress.split import replace_module
 from sw.compress.training.decoders import WeightDecoder
 from sw.format.layer import CompressedLayer
@@ -109,9 +109,12 @@ class DecodedModule(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """The layer's own forward."""
-        self.layer.weight = cast(nn.Parameter, self.weight)
+        weight = self.weight
+        self.layer.weight = cast(nn.Parameter, weight)
         try:
             result: Tensor = self.layer(values)
+            if self.layer.weight is not weight:
+                raise CompressError(f"layer {self.name!r} must not have a hook that replaces its weight")
             return result
         finally:
             del self.layer.weight

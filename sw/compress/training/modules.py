@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -67,7 +67,7 @@ __all__ = [
 
 
 def fold_parametrisations(model: nn.Module) -> None:
-    """Give layers whose weight is computed from other parameters (weight norm, spectral norm, any other) its value.
+    """Give layers whose weight is computed from other parameters (weight norm, pruning, any other) its value.
 
     In place; the network computes the same in evaluation mode. The weight is trained as it is from then on.
     """
@@ -81,6 +81,8 @@ def fold_parametrisations(model: nn.Module) -> None:
                 remove_weight_norm(module, hook.name)
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
+            elif isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
@@ -248,13 +250,24 @@ def _decoder(layer: CompressedLayer) -> WeightDecoder:
 
 @contextmanager
 def float_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> Iterator[None]:
-    """Have the decoded layers of a network give weights as they were before compression, float ``[K, C, R, S]``."""
-    decoders = {layer.decoder: torch.from_numpy(weights[layer.name]) for _, layer in decoded_layers(model)}
+    """Have the decoded layers of a network give weights as they were before compression, float ``[K, C, R, S]``.
+
+    Raises
+    ------
+    CompressError
+        The network has written into them.
+    """
+    decoders = {layer.decoder: layer.name for _, layer in decoded_layers(model)}
+    given = []
     try:
-        for decoder, weight in decoders.items():
-            weight = weight.to(next(decoder.parameters()).device)
+        for decoder, name in decoders.items():
+            weight = torch.from_numpy(weights[name].copy()).to(next(decoder.parameters()).device)
+            given.append((name, weight, weight.clone()))
             decoder.forward = lambda weight=weight: weight  # type: ignore[method-assign, misc]
         yield
+        for name, weight, copy in given:
+            if not torch.equal(weight, copy):
+                raise CompressError(f"layer {name!r} must not have a hook that writes into its weight")
     finally:
         for decoder in decoders:
             del decoder.forward
