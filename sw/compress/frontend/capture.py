@@ -168,9 +168,15 @@ def capture(model: nn.Module, images: Tensor) -> Captured:
     return _described(model, program, sample, outputs)
 
 
+_GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
+
+
 def _check_modules(model: nn.Module) -> None:
-    """Refuse modules that nothing can be said of before they run, or that are no Python."""
+    """Refuse modules that nothing can be said of before they run, or that are no Python, and hooks of all modules."""
     refusals = []
+    if any(getattr(torch.nn.modules.module, hooks) for hooks in _GLOBAL_HOOKS):
+        why = "a hook on all modules must not be there"
+        refusals.append(Refusal("", why, "remove it: it would be called for modules that are not the network's, too"))
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             advice = "give the module of Python that it was made of"

@@ -16,7 +16,7 @@ from sw.compress.methods import CompressError
 
 __all__ = ["FrontEndError", "Refusal", "place", "source_of_error"]
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH, _OURS = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in \S+\n\s*(?P<text>[^\n]*)')
 
 
@@ -70,7 +70,7 @@ def place(node: fx.Node) -> str:
     module = f"{path!r} ({kind.rsplit('.', 1)[-1]})" if path else f"the network ({kind.rsplit('.', 1)[-1]})"
     line = _source_line(str(node.meta.get("stack_trace") or ""))
     name = node.target._schema.name if isinstance(node.target, torch._ops.OpOverload) else str(node.target)
-    name = name.partition("::")[2] or name
+    name = "batch_norm" if "batch_norm" in name else name.partition("::")[2] or name
     ours, theirs = name.replace("_", ""), kind.rpartition(".")[2].lower()
     if kind.startswith("torch.nn.") and path and (ours in theirs or theirs in ours):
         return f"{module}{line}"
@@ -84,7 +84,7 @@ def _source_line(trace: str) -> str:
 
 
 def _is_foreign(file: str) -> bool:
-    return file.startswith((_TORCH, "<")) or "/sw/compress/" in file.replace("\\", "/")
+    return file.startswith((_TORCH, _OURS, "<"))
 
 
 def _line(file: str, number: Any, text: str | None) -> str:

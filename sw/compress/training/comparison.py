@@ -183,7 +183,9 @@ class _Forced(fx.Interpreter):
 
 
 @torch.no_grad()
-def compare_network(network: IntegerNetwork, graph: fx.GraphModule, images: Tensor) -> Comparison:
+def compare_network(
+    network: IntegerNetwork, graph: fx.GraphModule, images: Tensor, *, program: bool = True
+) -> Comparison:
     """Compare a network with the quantised graph that it was made of, operation by operation.
 
     Parameters
@@ -194,6 +196,8 @@ def compare_network(network: IntegerNetwork, graph: fx.GraphModule, images: Tens
         Calibrated, of :func:`sw.compress.training.prepare.prepare`.
     images
         Normalised floats.
+    program
+        Compile a small network, too, and compare what its program gives for one image.
     """
     images = images[:_IMAGES].cpu()
     graph = copy.deepcopy(graph).cpu().eval()
@@ -205,7 +209,8 @@ def compare_network(network: IntegerNetwork, graph: fx.GraphModule, images: Tens
     values = dict(enumerate(device_values(network, network.quantise(images))))
     forced = _Forced(graph, network, values)
     forced.run(images.double())
-    return Comparison(len(images), forced.found, _program(network, images[:1]))
+    text = _program(network, images[:1]) if program else "not compared: not asked for"
+    return Comparison(len(images), forced.found, text)
 
 
 def _program(network: IntegerNetwork, image: Tensor) -> str:
@@ -247,6 +252,8 @@ def compare_file(path: str | os.PathLike[str], model: nn.Module, images: Tensor,
         Normalised floats ``[batch, C, rows, columns]``.
     force
         Say what differs, and do not refuse it.
+    program
+        As in :func:`compare_network`.
 
     Raises
     ------
@@ -255,7 +262,7 @@ def compare_file(path: str | os.PathLike[str], model: nn.Module, images: Tensor,
     """
     if not isinstance(model, fx.GraphModule):
         return Comparison(0, program="not compared: a network in steps")
-    found = compare_network(read_network(path), model, images)
+    found = compare_network(read_network(path), model, images, program=program)
     text = None
     if (first := found.first) is not None:
         text = (

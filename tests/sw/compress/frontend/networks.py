@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import operator
+import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations
 
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.training.comparison import compare_file
@@ -45,7 +49,11 @@ def sample(size: int = 9, seed: int = 2) -> Tensor:
 
 
 def outcome(
-    model: nn.Module, images: Tensor, folder: Path, rules: list[tuple[str, Recipe]] | None = None
+    model: nn.Module,
+    images: Tensor,
+    folder: Path,
+    rules: list[tuple[str, Recipe]] | None = None,
+    program: bool = True,
 ) -> str | None:
     """Why a network is refused; None if its file computes what it does.
 
@@ -63,7 +71,7 @@ def outcome(
     except CompressError as error:
         return str(error)
     write_network(folder / "network", network)
-    compare_file(folder / "network", graph, images.float())
+    compare_file(folder / "network", graph, images.float(), program=program)
     if rules is None:
         # 8 bits: what is another network is farther away than this.
         logits = network.run(network.quantise(images.float()), golden=False).double()
@@ -76,3 +84,102 @@ def outcome(
 def copied(model: nn.Module) -> nn.Module:
     """Another one like it."""
     return copy.deepcopy(model)
+
+
+class Random(nn.Module):
+    """A network of random operations, written in random ways: in place, by modules, functions and methods, on views.
+
+    Parameters
+    ----------
+    seed
+        Of all that is random in it.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        rng = random.Random(seed)
+        torch.manual_seed(seed)
+        width = self.width = rng.choice([4, 8])
+        self.stem = nn.Conv2d(3, width, rng.choice([1, 3]), padding=rng.choice([0, 1]))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=1, groups=rng.choice([1, 1, width]), bias=rng.random() < 0.7)
+            for _ in range(3)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(2))
+        for norm in self.norms:
+            norm.running_mean.normal_(0, 0.2)  # type: ignore[union-attr, operator]
+            norm.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr, operator]
+        self.act, self.drop = nn.ReLU(inplace=rng.random() < 0.5), nn.Dropout(0.3)
+        self.fc = nn.Linear(width, 5)
+        self.steps = [self.step(rng) for _ in range(rng.randint(2, 7))]
+        if rng.random() < 0.2:
+            rng.choice(list(self.convs)).register_forward_hook(rng.choice(HOOKS))
+        if rng.random() < 0.1:
+            parametrizations.weight_norm(rng.choice(list(self.convs)))
+        if rng.random() < 0.2 and self.convs[1].groups == self.convs[2].groups:
+            self.convs[2].weight = self.convs[1].weight
+
+    def step(self, rng: random.Random) -> tuple[str, int, int]:
+        """An operation, and numbers that it may use."""
+        kinds = ["layer"] * 5 + ["relu"] * 4 + ["add"] * 3 + ["pool", "drop", "odd"]
+        kind = rng.choice(kinds)
+        names = {
+            "layer": ["conv", "norm"],
+            "relu": ["relu", "relu_", "module", "statement", "relu6_", "clamp"],
+            "add": ["add", "iadd", "add_", "keep", "alias"],
+            "pool": ["maximum", "average"],
+            "drop": ["drop", "drop_relu"],
+            "odd": ["view", "slice", "scale", "silu", "flip", "cat"],
+        }
+        return rng.choice(names.get(kind, [kind])), rng.randrange(3), rng.randrange(2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits."""
+        x = kept = self.stem(images)
+        for name, i, j in self.steps:
+            if name == "conv":
+                x = self.convs[i](x)
+            elif name == "norm":
+                x = self.norms[j](self.convs[i](x))
+            elif name in ("keep", "alias"):
+                kept = x if name == "alias" else x.clone()
+            elif name in ("add", "iadd", "add_") and kept.shape == x.shape:
+                x = x + kept if name == "add" else x.add_(kept) if name == "add_" else operator.iadd(x, kept)
+            elif name in SIMPLE:
+                x = SIMPLE[name](self, x)
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def _statement(run: Callable[[Random, Tensor], object]) -> Callable[[Random, Tensor], Tensor]:
+    def body(net: Random, x: Tensor) -> Tensor:
+        run(net, x)
+        return x
+
+    return body
+
+
+#: Operations of one value.
+SIMPLE: dict[str, Callable[[Random, Tensor], Tensor]] = {
+    "relu": lambda net, x: functional.relu(x),
+    "relu_": _statement(lambda net, x: x.relu_()),
+    "module": lambda net, x: net.act(x),
+    "statement": _statement(lambda net, x: net.act(x)),
+    "relu6_": _statement(lambda net, x: functional.relu6(x, inplace=True)),
+    "clamp": lambda net, x: x.clamp(min=0),
+    "maximum": lambda net, x: functional.max_pool2d(x, 2, 1),
+    "average": lambda net, x: functional.avg_pool2d(x, 2, 1),
+    "drop": lambda net, x: net.drop(x),
+    "drop_relu": lambda net, x: net.drop(x).relu_(),
+    "view": _statement(lambda net, x: x.flatten(2).relu_()),
+    "slice": _statement(lambda net, x: x[:, : net.width // 2].relu_()),
+    "scale": _statement(lambda net, x: x.mul_(2)),
+    "silu": lambda net, x: functional.silu(x),
+    "flip": lambda net, x: x.flip(3),
+    "cat": lambda net, x: torch.cat([x[:, :1], x[:, 1:]], 1),
+}
+HOOKS: list[Callable[..., Any]] = [
+    lambda module, given, result: result.relu(),
+    lambda module, given, result: result.relu_(),
+    lambda module, given, result: None,
+    lambda module, given, result: result * 2,
+]
