@@ -238,7 +238,9 @@ def _program(network: IntegerNetwork, image: Tensor) -> str:
     return "equal" if np.array_equal(found.ravel(), expected.ravel()) else "different"
 
 
-def compare_file(path: str | os.PathLike[str], model: nn.Module, images: Tensor, *, force: bool = False) -> Comparison:
+def compare_file(
+    path: str | os.PathLike[str], model: nn.Module, images: Tensor, *, force: bool = False, program: bool = True
+) -> Comparison:
     """Read a network's file, and compare it with what was trained.
 
     Parameters

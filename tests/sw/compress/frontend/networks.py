@@ -114,10 +114,10 @@ class Random(nn.Module):
         self.steps = [self.step(rng) for _ in range(rng.randint(2, 7))]
         if rng.random() < 0.2:
             rng.choice(list(self.convs)).register_forward_hook(rng.choice(HOOKS))
-        if rng.random() < 0.1:
-            parametrizations.weight_norm(rng.choice(list(self.convs)))
         if rng.random() < 0.2 and self.convs[1].groups == self.convs[2].groups:
             self.convs[2].weight = self.convs[1].weight
+        if rng.random() < 0.1:
+            parametrizations.weight_norm(rng.choice(list(self.convs)))
 
     def step(self, rng: random.Random) -> tuple[str, int, int]:
         """An operation, and numbers that it may use."""
