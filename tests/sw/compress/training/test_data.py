@@ -7,13 +7,14 @@ import random
 import tarfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from sw.compress.methods import CompressError
-from sw.compress.training.data import ImageData, crop_boxes, load_data, main, mosaics
+from sw.compress.training.data import ImageData, Preprocessing, crop_boxes, load_data, main, mosaics, read_classes
 
 CPU = torch.device("cpu")
 
@@ -79,6 +80,123 @@ def test_folder_of_images(tmp_path: Path) -> None:
     assert labels.tolist() == [1, 0]
     assert batch[0].unique().tolist() == [120]
     assert batch[1].unique().tolist() == [0]
+
+
+def folders(path: Path, splits: dict[str, str]) -> None:
+    image_module = pytest.importorskip("PIL.Image")
+    for split, classes in splits.items():
+        for name in classes:
+            (path / split / name).mkdir(parents=True)
+            image_module.fromarray(np.full((8, 8, 3), ord(name), np.uint8)).save(path / split / name / "0.png")
+
+
+@pytest.mark.parametrize("lacking", ["a", "b", "ac", "bc", "abd"])
+def test_both_parts_have_the_classes_of_training(lacking: str, tmp_path: Path) -> None:
+    folders(tmp_path, {"train": "abcd", "val": "".join(sorted(set("abcd") - set(lacking)))})
+    for split in ("train", "test"):
+        data = load_data(tmp_path, split, size=8)
+        assert data.names == ("a", "b", "c", "d")
+        batch, labels = data.batch(torch.arange(len(data)), CPU)
+        assert ["abcd".index(chr(int(image.max()))) for image in batch] == labels.tolist()
+
+
+def test_classes_that_training_lacks_are_named(tmp_path: Path) -> None:
+    folders(tmp_path, {"train": "ab", "test": "abz"})
+    assert len(load_data(tmp_path, "train", size=8)) == 2
+    with pytest.raises(CompressError, match=r"training must have the class 'z', which '.*test' has a folder of"):
+        load_data(tmp_path, "test", size=8)
+    with pytest.raises(CompressError, match="the list of classes must have the class 'b'"):
+        load_data(tmp_path, "train", size=8, classes=["a", "z"])
+    given = load_data(tmp_path, "test", size=8, classes=["z", "b", "a", "unseen"])
+    assert dict(zip([path.parent.name for path in given.images], given.labels.tolist(), strict=True)) == {
+        "a": 2,
+        "b": 1,
+        "z": 0,
+    }
+
+
+def test_a_test_part_alone_has_no_classes(tmp_path: Path) -> None:
+    folders(tmp_path, {"test": "ab"})
+    with pytest.raises(CompressError, match="must hold a directory train, whose folders are the classes, or a list"):
+        load_data(tmp_path, "test", size=8)
+    assert load_data(tmp_path, "test", size=8, classes=["b", "a"]).labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "not none"), ("a\nb\na\n", "not 'a' twice"), (None, "cannot read classes")],
+)
+def test_lists_of_classes(content: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(CompressError, match=message):
+        read_classes(path)
+    path.write_text("sheep\n\n dog \n")
+    assert read_classes(path) == ("sheep", "dog")
+
+
+@pytest.mark.parametrize("layout", ["last", "first", "grey", "grey last", "grey first"])
+def test_layouts_of_npz(layout: str, tmp_path: Path) -> None:
+    images = pixels(3, 6)
+    given = {
+        "last": images,
+        "first": images.transpose(0, 3, 1, 2),
+        "grey": images[..., 0],
+        "grey last": images[..., :1],
+        "grey first": images[:, None, :, :, 0],
+    }[layout]
+    np.savez(tmp_path / "x.npz", train_images=given, train_labels=np.arange(3))
+    data = load_data(tmp_path / "x.npz", "train")
+    expected = images.transpose(0, 3, 1, 2)[:, : data.channels]
+    assert data.channels == (1 if "grey" in layout else 3)
+    np.testing.assert_array_equal(data.images, expected)
+    assert data.normalise(torch.from_numpy(expected)).shape == expected.shape
+    colour = load_data(tmp_path / "x.npz", "train", channels=3)
+    assert colour.images.shape == (3, 3, 6, 6)
+    if "grey" not in layout:
+        with pytest.raises(
+            CompressError, match=r"the network reads grey images \(1 channel\), and .* has colour images"
+        ):
+            load_data(tmp_path / "x.npz", "train", channels=1)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (pixels(2).astype(np.float32), "train_images of .* must be uint8, 0..255, not float32"),
+        (pixels(2)[:, :20], "train_images of .* must be square, not 20 x 32 pixels"),
+        (pixels(2)[:, 0, 0, 0], r"must be \[n, rows, columns, 3\], .*, not \[2\]"),
+    ],
+)
+def test_faults_of_npz_in_the_users_terms(images: np.ndarray, message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", train_images=images, train_labels=np.zeros(2, int))
+    with pytest.raises(CompressError, match=message):
+        load_data(tmp_path / "x.npz", "train")
+
+
+def test_preprocessing_is_the_datas_own(tmp_path: Path) -> None:
+    how = Preprocessing((127 / 255,) * 3, (128 / 255,) * 3)
+    data = ImageData(pixels(2).transpose(0, 3, 1, 2).copy(), np.zeros(2, np.int64), 32, preprocessing=how)
+    values = data.normalise(torch.tensor([0, 127, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)).flatten()
+    torch.testing.assert_close(values, torch.tensor([-127 / 128, 0.0, 1.0]))
+    grey = data.normalise(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8))
+    torch.testing.assert_close(grey.flatten(), torch.tensor([1.0]))
+    assert Preprocessing(**how.to_dict() | {"mean": how.mean, "std": how.std}) == how
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mean": (0.5, 0.5)}, "mean must be 1 or 3 numbers"),
+        ({"std": (0.0,)}, "std must be 1 or 3 numbers, finite and positive"),
+        ({"interpolation": "cubic"}, "interpolation must be one of bilinear, bicubic, .*, not 'cubic'"),
+        ({"crop": 1.5}, "crop must be above 0 and at most 1, not 1.5"),
+    ],
+)
+def test_preprocessing_out_of_range(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(CompressError, match=message):
+        Preprocessing(**fields)
 
 
 def test_mosaics(tmp_path: Path) -> None:

@@ -1,0 +1,144 @@
+"""What the command ``check`` says, and that ``finetune`` and ``search`` say it before any work."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sw.compress.__main__ import main
+from sw.format.container import read_container
+from tests.sw.compress.frontend.networks import Net
+
+
+@pytest.fixture(autouse=True)
+def networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importable as ``users``."""
+    users = types.ModuleType("users")
+    users.plain = lambda: Net(lambda net, x: net.b(functional.relu(x)))  # type: ignore[attr-defined]
+    users.odd = lambda: Net(lambda net, x: torch.sigmoid(net.b(functional.silu(x))))  # type: ignore[attr-defined]
+    users.ends_in_norm = lambda: nn.Sequential(  # type: ignore[attr-defined]
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
+    users.linear = lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 4))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "users", users)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("data") / "toy.npz"
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (48, 8, 8, 3)).astype(np.uint8), np.arange(48) % 4
+    np.savez(path, train_images=images, train_labels=labels, test_images=images[:16], test_labels=labels[:16])
+    return str(path)
+
+
+def test_every_layer_and_operation_is_listed(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--method", "ssvq", "--k", "4", "--d", "8", "--json", str(tmp_path / "o.json")]
+    assert main(["check", "users:plain", "--data", data, *more]) == 0
+    output = capsys.readouterr().out
+    assert "users:plain becomes one program of integers" in output
+    found = json.loads((tmp_path / "o.json").read_text())
+    assert found["form"] == "program"
+    assert [(row["layer"], row["method"]) for row in found["layers"]] == [("a", "int8"), ("b", "ssvq"), ("fc", "int8")]
+    assert [row["operation"] for row in found["operations"]] == [
+        *("input", "layer", "relu", "layer", "average", "flatten", "layer")
+    ]
+    assert all(row["layer"] in output for row in found["layers"])
+    assert found["refusals"] == []
+
+
+@pytest.mark.parametrize("more", [[], ["--shape", "3", "8", "8"], ["--data", "data"]])
+def test_all_refusals_are_listed(more: list[str], data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "users:odd", *[data if word == "data" else word for word in more]]) == 1
+    output = capsys.readouterr().out
+    assert output.count("refused: ") == 2
+    assert "silu in the network (Net)" in output
+    assert "sigmoid in the network (Net)" in output
+    assert "users:odd has no integer form" in output
+
+
+def test_what_only_the_whole_shows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "users:ends_in_norm"]) == 1
+    assert "'2' (BatchNorm2d): batch norm must follow a layer directly" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--images", "0"], "--images must be at least 1, not 0"),
+        (["--shape", "3", "0", "8"], "--shape must be three numbers of at least 1, not [3, 0, 8]"),
+        (["--shape", "1", "8", "8"], "the network must take images [1, 8, 8] in float32: RuntimeError: "),
+        (["--data", "x", "--shape", "3", "8", "8"], "--shape must not be given with --data"),
+        (["--keep", "stem"], "keep must match a layer, not 'stem'; layers are a, b, c, fc"),
+        (["--mean", "1", "2"], "cannot read data 'toy.npz'"),
+    ],
+)
+def test_bad_options_are_one_line(more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [*more, *(["--data", "toy.npz"] if "--mean" in more else [])]
+    status = main(["check", "users:plain", *given])
+    captured = capsys.readouterr()
+    if "take images" in message:
+        assert status == 1
+        assert message in captured.out
+    else:
+        assert status == 2
+        assert captured.err.count("\n") == 1
+        assert message in captured.err or "mean must be 1 or 3 numbers" in captured.err
+
+
+def test_a_network_without_convolution_needs_a_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "users:linear"]) == 2
+    assert "takes no square images of a usual size: give it some of its own" in capsys.readouterr().err
+    assert main(["check", "users:linear", "--shape", "3", "8", "8"]) == 0
+
+
+@pytest.mark.parametrize("command", ["finetune", "search"])
+def test_refused_before_any_work(
+    command: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sw.compress.kmeans.kmeans_layers", lambda *_, **__: pytest.fail("clustered"))
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("trained"))
+    more = ["--bytes", "9999"] if command == "search" else ["--epochs", "1", "--device", "cpu"]
+    given = [command, "users:odd", "--data", data, "-o", str(tmp_path / "o"), "--quiet", *more]
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert "silu in the network (Net)" in error
+    assert "sigmoid in the network (Net)" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_alone_are_trained_if_that_is_wanted(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["finetune", "users:odd", "--data", data, "-o", str(tmp_path / "o"), "--quiet", "--device", "cpu"]
+    given += ["--method", "int8", "--epochs", "1", "--threads", "1", "--layers-alone"]
+    assert main(given) == 0
+    assert "no integer form: " in capsys.readouterr().out
+    assert "operations" not in read_container(tmp_path / "o").metadata
+
+
+def test_the_file_has_what_its_images_were(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncat\ndog\n")
+    # As the page says: a few images try a command, whatever the usual batch is.
+    given = ["finetune", "users:plain", "--data", data, "-o", str(tmp_path / "o"), "--quiet", "--device", "cpu"]
+    given += ["--method", "int8", "--images", "16", "--epochs", "1", "--threads", "1", "--no-mirror"]
+    given += ["--mean", "0.5", "--std", "0.25", "--classes", str(tmp_path / "classes.txt")]
+    assert main([*given, "--json", str(tmp_path / "report.json")]) == 0
+    metadata = read_container(tmp_path / "o").metadata
+    assert metadata["classes"] == ["ant", "bee", "cat", "dog"]
+    assert metadata["preprocessing"] == {"mean": [0.5], "std": [0.25], "interpolation": "bilinear", "crop": 0.875}
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["job"]["config"]["batch"] == 16
+    assert report["job"]["config"]["mirror"] is False
+    assert report["comparison"]["first_difference"] is None
+    assert report["comparison"]["program"] == "equal"
+    assert main(["search", "users:plain", "--data", data, "--images", "16", "--bytes", "2900", "--quiet"]) == 0
