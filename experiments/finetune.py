@@ -25,6 +25,7 @@ from sw.compress.network import module_sources
 from sw.compress.pruning import nm_mask
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
 from sw.compress.search import METHOD_CANDIDATES, REFERENCE, SLACK, loss_sensitivity, search
+from sw.compress.training.comparison import compare_file
 from sw.compress.training.data import ImageData
 from sw.compress.training.finetune import GOLDEN, file_metadata, measure_integers, to_integers
 from sw.compress.training.freezing import Freezing, SignFreezer
@@ -337,6 +338,8 @@ def run(
         trained = accuracy(graph, test, device=device)
         result: dict[str, Any] = {"accuracy": trained, "accuracy_training_form": trained, "integers": integers}
         write_network(path, to_integers(graph, None if integer else "", sample))
+        # Refuses a file that is not the network.
+        compare_file(path, graph, sample, program=False)
         result["file_bytes"] = path.stat().st_size
         if integers:
             measured = measure_integers(read_network(path), test, device, golden=golden)

@@ -175,7 +175,7 @@ HOOKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "pre-forward": (with_net(lambda net: net.b.register_forward_pre_hook(lambda m, i: (i[0].relu(),))), ""),
     "pre-forward, sum": (
         with_net(lambda net: net.b.register_forward_pre_hook(lambda m, i: (i[0] + 1,))),
-        "add in 'b' (Conv2d) with a constant",
+        "add in 'b' (Conv2d), networks.py",
     ),
     "backward": (with_net(lambda net: net.b.register_full_backward_hook(lambda m, i, o: None)), ""),
     "counting": (with_net(lambda net: net.b.register_forward_hook(lambda m, i, o: net.calls.append(1))), "'calls'"),
@@ -302,11 +302,11 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "reflected edges": (in_place_of("b", nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")), "mode 'reflect'"),
     "no statistics": (
         in_place_of("norm", nn.BatchNorm2d(8, track_running_stats=False), lambda net, x: net.b(net.norm(x))),
-        "'norm' (BatchNorm2d) must have running statistics",
+        "must have running statistics: a batch norm",
     ),
     "statistics of the batch": (
         with_net(lambda net: None, lambda net, x: net.b(F.batch_norm(x, None, None, training=True))),
-        "batch_norm in the network (Net) must have running statistics",
+        "must have running statistics: a batch norm",
     ),
     "instance norm": (
         in_place_of("norm", nn.InstanceNorm2d(8), lambda net, x: net.b(net.norm(x))),
