@@ -469,7 +469,7 @@ def _whole_table(reports: Mapping[str, AreaReport], scale: float) -> str:
     logic = [r.total + around(r) for r in whole.values()]
     rows.append(["to EWS", *(change(area, base.get((*size, 8))) for area, size in zip(logic, sizes, strict=True))])
     bits = [r.configuration["weight_bits"] for r in whole.values()]
-    if min(bits) < 8:
+    if min(bits, default=8) < 8:
         same = (base.get((*size, number)) if number < 8 else None for size, number in zip(sizes, bits, strict=True))
         rows.append(["to EWS of as many bits", *(change(area, other) for area, other in zip(logic, same, strict=True))])
     for name in memories:

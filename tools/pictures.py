@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from hw.config import PRESETS, AcceleratorConfig, ConfigError, preset
 from hw.control.command import command_layout
 from hw.core import AcceleratorCore
-from hw.layout import Schedule, layer_tiles, mask_rank, position_code_bits
+from hw.layout import Schedule, is_pair_coded, layer_tiles, mask_rank, position_code_bits
 from sim.scenarios import random_activations, random_layer
 from sim.transfers import LayerOutputs, LayerProgram, layer_program
 from sw.compress.kmeans import kmeans, member_counts
@@ -503,6 +503,9 @@ def streams(config: AcceleratorConfig, name: str) -> str:
         ones = position_code_bits(config.N, config.M) - low * config.N
         code = [(low, f"p{i}", GREEN) for i in range(config.N) if low] + [(ones, "ones", AMBER)]
         about = f"{config.mrf_width} bit: positions without their highest bit, and how many highest bits are one"
+        if is_pair_coded(config.N, config.M):
+            code = [(low, "end", GREEN), (low + 1, "p1", GREEN)]
+            about = f"{config.mrf_width} bit: how far p0 is from the nearer end; p1, less p0 in the lower half"
         heading(y, "MRF entry of a tile row", about)
         drawing.fields(24, y + 8, 932 / max(config.mrf_width, 30), code * config.mask_groups)
     return drawing.svg()

@@ -227,6 +227,8 @@ def test_narrow_arrays_stand_beside_both_dense_ones() -> None:
     assert "| to EWS | +0.0 % | -25.0 % | -50.0 % | -87.5 % |" in text
     assert "| to EWS of as many bits |  |  | +0.0 % | -75.0 % |" in text
     assert "as many bits" not in markdown({"ews-tiny": report("ews-tiny")}, "flipflop")
+    alone = {name: replace(report(name), units={}) for name in sizes}
+    assert "Whole accelerators" not in markdown(alone, "flipflop")
 
 
 def test_command_line_reports_all(tmp_path, monkeypatch, capsys) -> None:

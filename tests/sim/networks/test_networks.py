@@ -17,7 +17,7 @@ from sim.networks import __main__ as command
 from sim.networks import speed, workloads
 from sim.networks.report import layer_rows, markdown, run_report, span
 from sim.networks.runs import NetworkError, Run, check_memory, run_workload, top_classes
-from sim.networks.workloads import Workload, WorkloadError
+from sim.networks.workloads import Workload, WorkloadError, narrowed_layer
 from sw.compiler.compile import compile_layers, compile_network
 from sw.compiler.steps import compile_steps
 from sw.executor import execute
@@ -275,3 +275,19 @@ def test_settings_of_an_instance_reach_the_report(workload: Workload, tmp_path: 
     assert command.main(["resnet18", "--model", "--quiet", "--output", str(tmp_path)]) == 0
     assert seen[1:] == seen[:1]
     assert "resnet18 on ews-msvq-tiny-fifo_words-64" in capsys.readouterr().out
+
+
+def test_codewords_are_rounded_to_the_bits_of_the_instance() -> None:
+    """By a power of two, with scale, bias and shift: sums stay those of nearly the same weights."""
+    wide, narrow = preset("ews-msvq-tiny"), preset("ews-msvq4-tiny")
+    layer = random_layer(np.random.default_rng(0), wide, "layer", (8, 4, 1, 1), amplitude=100)
+    found = narrowed_layer(narrow, layer)
+    assert np.array_equal(found.codebook, np.minimum(np.rint(layer.codebook / 16), 7))
+    assert found.scale == 16 * layer.scale
+    assert np.array_equal(found.requantisation.shift, layer.requantisation.shift - 4)
+    assert np.array_equal(found.requantisation.bias, np.rint(layer.requantisation.bias / 16))
+    assert narrowed_layer(wide, layer) is layer
+    assert narrowed_layer(narrow, found) is found
+    low = dataclasses.replace(layer.requantisation, shift=np.full(8, 3, np.uint8))
+    with pytest.raises(WorkloadError, match=r"^layer 'layer': shifts must be at least 4, not 3$"):
+        narrowed_layer(narrow, dataclasses.replace(layer, requantisation=low))
