@@ -58,6 +58,17 @@ def test_pauses_of_one_stream(stream: str) -> None:
     assert not result.mismatches, result.message
 
 
+@pytest.mark.parametrize("variant", ["ews", "ews-msvq"])
+def test_sums_that_wait_keep_what_their_own_tile_adds(variant: str) -> None:
+    """Tiles of one position, in turn with and without earlier sums; while sums wait, the next tile computes."""
+    config = preset(f"{variant}-tiny")
+    layer = program(config, 6, (4 * config.L, 2 * config.H, 1, 1), (1, 1), (1, 1, 1, 1))
+    assert [tile.first for tile in layer.tiles] == 4 * [True, False]
+    outputs, _ = run_programs(config, [layer], {"o_psum": 0.1}, seed=3)
+    result = score(config, layer, outputs[0])
+    assert not result.mismatches, result.message
+
+
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if VARIANTS[name].codebook])
 @pytest.mark.parametrize("density", [1, 0.5])
 def test_raw_layers_between_coded_ones(variant: str, density: float) -> None:

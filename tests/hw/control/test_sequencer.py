@@ -47,14 +47,18 @@ class Host:
     def __init__(self, config: AcceleratorConfig, program: list[bytes], *, seed: int = 0, declared: int | None = None):
         self.config, self.random = config, random.Random(seed)
         self.dut = Sequencer(config)
-        width = config.word_width // 8
-        joined = b"".join(program)
-        self.words = [int.from_bytes(joined[i : i + width], "little") for i in range(0, len(joined), width)]
-        self.declared = len(program) if declared is None else declared
+        self.program(program, declared)
         self.log: list[tuple[str, dict]] = []
         self.slow: set[str] = set()
         self.error: Cause | None = None
         self.result: tuple | None = None
+
+    def program(self, program: list[bytes], declared: int | None = None) -> None:
+        """What the next run is of."""
+        width = self.config.word_width // 8
+        joined = b"".join(program)
+        self.words = [int.from_bytes(joined[i : i + width], "little") for i in range(0, len(joined), width)]
+        self.declared = len(program) if declared is None else declared
 
     async def run(self, ctx, *, cycles: int = 4000, abort_at: int | None = None) -> None:
         dut = self.dut
@@ -345,11 +349,34 @@ def test_a_weight_stationary_tile_is_one_weight_a_pe(simulate, sizes: dict, lega
     assert host.result == ((True, Cause.NONE, 1) if legal else (False, Cause.ILLEGAL_DESCRIPTOR, 0))
 
 
-@pytest.mark.parametrize("opcode", [0, 10, 255])
+# Each bit of an opcode counts: END with any other bit is not END.
+@pytest.mark.parametrize("opcode", [0, 10, 255, *(Opcode.END | 1 << bit for bit in range(4, 8))])
 def test_unknown_opcodes(simulate, opcode: int) -> None:
     host = Host(TINY, [bytes([opcode]) + bytes(63), Descriptor(Opcode.END).pack()])
     simulate(host.dut, host.run)
     assert host.result == (False, Cause.ILLEGAL_DESCRIPTOR, 0)
+
+
+def test_a_program_does_not_count_the_events_of_the_one_before(simulate) -> None:
+    """What ran before is no excuse for a wait for a descriptor behind, whether it ended well or not."""
+    load, end = Descriptor(Opcode.LOAD, {"words": 1, "address": 256}), Descriptor(Opcode.END)
+    early = [Descriptor(Opcode.COPY, COPY, waits={"loaded": 1}).pack(), load.pack(), end.pack()]
+    good = [load.pack(), Descriptor(Opcode.COPY, COPY, waits={"loaded": 1}).pack(), end.pack()]
+
+    async def bench(ctx) -> None:
+        for program, result in (
+            (good, (True, Cause.NONE, 2)),
+            (early, (False, Cause.ILLEGAL_DESCRIPTOR, 0)),
+            (good, (True, Cause.NONE, 2)),
+        ):
+            host.program(program)
+            await host.run(ctx)
+            assert host.result is not None
+            assert host.result[0] == result[0]
+            assert result[0] or host.result == result
+
+    host = Host(TINY, good)
+    simulate(host.dut, bench)
 
 
 def test_programs_without_descriptors_or_end(simulate) -> None:

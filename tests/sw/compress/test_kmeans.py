@@ -192,6 +192,19 @@ def test_stops_when_fewer_than_the_tolerance_change() -> None:
     assert not kmeans(subvectors, 20, masks=masks, iterations=1).converged
 
 
+def test_the_tolerance_is_more_than_what_changes() -> None:
+    subvectors, masks = random_problem(2048, 8, 2, 4)
+    before, after = (
+        kmeans(subvectors, 20, masks=masks, iterations=iterations, tolerance=0).assignments for iterations in (0, 1)
+    )
+    changes = int((before != after).sum())
+    assert 0 < changes < 2048
+    at, above = (
+        kmeans(subvectors, 20, masks=masks, iterations=1, tolerance=count / 2048) for count in (changes, changes + 1)
+    )
+    assert (at.converged, above.converged) == (False, True)
+
+
 def test_no_iterations_assign_to_the_start() -> None:
     subvectors, masks = random_problem(50, 4, 1, 2)
     start = subvectors[:5] + np.float32(1)

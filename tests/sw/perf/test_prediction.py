@@ -9,14 +9,16 @@ from hw.config import PRESETS, VARIANTS, AcceleratorConfig
 from hw.control.counters import COUNTERS
 from hw.control.descriptor import Opcode
 from hw.layout import Schedule
-from sw.compiler.compile import compile_layer
+from sw.compiler.compile import compile_layer, compile_network
+from sw.compiler.graph import lower
 from sw.executor import COUNTS, execute
+from sw.perf.estimate import Network, estimate
 from sw.perf.prediction import predict
 from sw.perf.timing import Latencies, measured, total, traffic_bytes, utilisation
 from sw.program import Program, ProgramError, ProgramLayer
 from tests.sw.assembler import Assembler, add_input, add_layer, add_output, layer_program
 from tests.sw.executor.test_executor import edited, some_layer, vector_program, with_descriptors
-from tests.sw.networks import random_layer
+from tests.sw.networks import every_operation, random_layer
 
 CONFIG = PRESETS["ews-cms-16"]
 
@@ -49,6 +51,20 @@ def test_traffic_of_pooling_and_addition(operation: int) -> None:
     expected = execute(program, program.memory()).layers[0]
     (timing,) = predict(program)
     assert {name: timing.counters[name] for name in COUNTS} == expected
+
+
+@pytest.mark.parametrize("width", [8, 64, 256, 512])
+def test_a_record_is_64_bytes_on_every_bus(width: int) -> None:
+    config = replace(PRESETS["ews-tiny"], word_width=width)
+    network = every_operation(np.random.default_rng(0), config)
+    program = compile_network(network, (3, 9, 8), config)
+    sizes = {Opcode.STORE: lambda words: -(-words * config.l2_word * 8 // width), Opcode.RECORD: lambda _: 512 // width}
+    written = sum(sizes[x.opcode](x.body.get("words", 0)) for x in program.listing if x.opcode in sizes)
+    assert sum(x.opcode == Opcode.RECORD for x in program.listing) == len(program.layers)
+    golden = execute(program, program.memory()).layers
+    assert sum(layer["dram_writes"] for layer in golden) == written
+    assert total(predict(program))["dram_writes"] == written
+    assert total(estimate(Network(lower(network, (3, 9, 8))), config))["dram_writes"] == written
 
 
 def long_layer(config: AcceleratorConfig = CONFIG, **options: int) -> Program:
