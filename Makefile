@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth power lint bench docs clean distclean
+.PHONY: help venv demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth power lint bench docs clean distclean formal fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -70,6 +70,9 @@ estimates: $(READY) ## the estimate of sw.perf beside the RTL's counters, layer 
 
 large: $(READY) ## ResNet-18 and layers of DeiT-tiny on the RTL of five 64 x 64 arrays: 20 minutes
 	@$(RUN) -m sim.networks resnet18-64 deit-tiny-64
+
+formal: $(READY) ## proofs about blocks, by induction or up to a bound: build/formal/formal.md
+	@$(RUN) -m formal
 
 speed: $(READY) ## cycles of compressed beside 8-bit weights, from the cycle model
 	@$(RUN) -m sim.networks.speed

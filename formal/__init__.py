@@ -1,0 +1,1 @@
+"""Proofs about blocks of the hardware: what they must do for all inputs, by induction or up to a named bound."""
