@@ -74,6 +74,9 @@ large: $(READY) ## ResNet-18 and layers of DeiT-tiny on the RTL of five 64 x 64 
 formal: $(READY) ## proofs about blocks, by induction or up to a bound: build/formal/formal.md
 	@$(RUN) -m formal
 
+fuzz: $(READY) ## a million damaged files for every reader of files, hours: build/fuzz/fuzz.json
+	@$(RUN) -m tests.fuzz
+
 speed: $(READY) ## cycles of compressed beside 8-bit weights, from the cycle model
 	@$(RUN) -m sim.networks.speed
 

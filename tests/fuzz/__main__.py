@@ -1,0 +1,489 @@
+"""``python -m tests.fuzz``: damaged files for every reader. build/fuzz/fuzz.json says how many, and what came of them.
+
+Hypothesis damages a sound file: bytes changed, left out, repeated and added, and the checksums of headers put right
+again, so that what is behind them is met. A reader either takes the file or raises an error of its own, of one line,
+within :data:`SECONDS` and :data:`MEGABYTES`; and a file with checksums that was changed is not taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import os
+import pickle
+import resource
+import signal
+import struct
+import sys
+import tarfile
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as hypothesis_seed
+from hypothesis import strategies as st
+
+from hw.command_line import Parser, interruptible, write_text
+from hw.config import preset
+
+__all__ = ["READERS", "Failure", "Reader", "fuzz", "main"]
+
+#: What a reader may take for a file.
+SECONDS, MEGABYTES = 5, 512
+#: Of a run of all readers together, by default.
+INPUTS = 1_000_000
+_CHUNK = 2000
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader of files.
+
+    Parameters
+    ----------
+    suffix
+        Of the file's name.
+    seeds
+        Sound files, as bytes.
+    read
+        Reads a path.
+    errors
+        Its own errors.
+    header
+        The file begins with a magic, a version and the header's length, and each part has a checksum.
+    """
+
+    suffix: str
+    seeds: Callable[[], Sequence[bytes]]
+    read: Callable[[Path], Any]
+    errors: Callable[[], tuple[type[Exception], ...]]
+    header: bool = False
+
+
+class Failure(AssertionError):
+    """A reader did what it must not. The message says what."""
+
+
+def _written(write: Callable[[Path], Any], suffix: str = "") -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"x{suffix}"
+        write(path)
+        return path.read_bytes()
+
+
+def _layer() -> Any:
+    from sw.format.example import random_layer
+
+    return random_layer(np.random.default_rng(0), "int8", (9, 3, 3, 3), requantised=True, name="layer", padding=(1, 1))
+
+
+def _containers() -> list[bytes]:
+    from sw.format.container import write_container
+    from sw.format.example import random_layer
+
+    rng = np.random.default_rng(0)
+    layers = [random_layer(rng, "msvq", (8, 3, 3, 3), d=8, k=4, n=4, m=8, requantised=True), _layer()]
+    return [_written(lambda path: write_container(path, layers, metadata={"a": [1, {"b": None}]}))]
+
+
+def _networks() -> list[bytes]:
+    from sw.compress.training.integer import write_network
+    from tests.sw.networks import every_operation
+
+    network = every_operation(np.random.default_rng(0), preset("ews-msvq-tiny"))
+    return [_written(lambda path: write_network(path, network))]
+
+
+def _programs() -> list[bytes]:
+    from sw.compiler.compile import compile_layer
+    from sw.program import write_program
+
+    program = compile_layer(_layer(), (3, 5, 4), preset("ews-tiny"))
+    return [_written(lambda path: write_program(path, program))]
+
+
+def _steps() -> list[bytes]:
+    from sw.compiler.steps import compile_steps
+    from sw.program.steps import write_stepped_program
+    from tests.sw.host.steps import small_transformer
+
+    config = preset("ews-msvq-tiny")
+    steps = compile_steps(small_transformer(config)[0], config)
+    return [_written(lambda path: write_stepped_program(path, steps))]
+
+
+def _rules() -> list[bytes]:
+    recipe = {"method": "mvq", "k": 16, "d": 16, "n": 4, "m": 16}
+    return [json.dumps({"rules": [{"layer": "a", "recipe": recipe}, {"pattern": "b*", "recipe": recipe}]}).encode()]
+
+
+def _shapes() -> list[bytes]:
+    layer = {"name": "layer", "shape": [16, 16, 3, 3], "input": [16, 8, 8]}
+    network = [
+        {"op": "input", "shape": [3, 8, 8]},
+        {"op": "layer", "name": "first", "shape": [16, 3, 3, 3], "padding": 1, "raw": True},
+        {"op": "average"},
+        {"op": "flatten"},
+        {"op": "logits", "name": "last", "kind": "linear", "shape": [10, 16, 1, 1]},
+    ]
+    return [json.dumps([layer]).encode(), json.dumps(network).encode()]
+
+
+def _liberty() -> list[bytes]:
+    from synth.generic import _text
+
+    return [_text().encode()]
+
+
+def _npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _images() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (2, 32, 32, 3)).astype(np.uint8), np.arange(2)
+    return {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+
+
+def _tar(content: bytes, name: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _pickles() -> list[bytes]:
+    return [pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 1]}, protocol=2)]
+
+
+def _torch() -> list[bytes]:
+    import torch
+
+    state = {"state_dict": {"layer.weight": torch.zeros(4, 4), "layer.bias": torch.zeros(4)}}
+    return [
+        _written(lambda path: torch.save(state, path)),
+        _written(lambda path: torch.save(state, path, _use_new_zipfile_serialization=False)),
+    ]
+
+
+def _pictures() -> list[bytes]:
+    from PIL import Image
+
+    picture = Image.fromarray(_images()["train_images"][0])
+    found = []
+    for kind in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"):
+        buffer = io.BytesIO()
+        picture.save(buffer, kind)
+        found.append(buffer.getvalue())
+    return found
+
+
+@cache
+def _entry() -> Any:
+    from sw.program import Input, Tensor
+
+    return Input(Tensor("x", 0, 3, 5, 4, 1, 3, "int8", 0.5))
+
+
+def _errors(*names: str) -> Callable[[], tuple[type[Exception], ...]]:
+    """Exceptions by ``module:name``."""
+
+    def found() -> tuple[type[Exception], ...]:
+        from importlib import import_module
+
+        return tuple(getattr(import_module(module), name) for module, name in (x.split(":") for x in names))
+
+    return found
+
+
+def _call(module: str, name: str, *more: Any) -> Callable[[Path], Any]:
+    def read(path: Path) -> Any:
+        from importlib import import_module
+
+        return getattr(import_module(module), name)(path, *more)
+
+    return read
+
+
+def _shapes_of(path: Path) -> Any:
+    from sw.perf.shapes import read_workload
+
+    return read_workload(path).network(preset("ews-tiny"))
+
+
+def _library(path: Path) -> Any:
+    from synth.liberty import load
+
+    return load([path])
+
+
+def _picture(path: Path) -> Any:
+    from sw.run import read_images
+
+    return read_images(str(path), _entry(), (0, 0, 0), (1, 1, 1))
+
+
+def _packed(path: Path) -> Any:
+    """What is inside the compression is damaged, not the compression."""
+    path.write_bytes(gzip.compress(path.read_bytes(), 1))
+    return _call("sw.compress.training.data", "load_data", "train")(path)
+
+
+def _pickled(path: Path) -> Any:
+    path.write_bytes(gzip.compress(_tar(path.read_bytes(), "cifar/data_batch_1"), 1))
+    return _call("sw.compress.training.data", "load_data", "train")(path)
+
+
+_COMPRESS = ("sw.compress.methods:CompressError",)
+_NETWORK = (*_COMPRESS, "sw.format.container:ContainerError", "sw.compiler.graph:CompileError")
+_DATA = ("sw.compress.training.data", "load_data", "train")
+
+READERS: dict[str, Reader] = {
+    "container": Reader(
+        ".msvq", _containers, _call("sw.format.container", "read_container"), _errors(*_NETWORK[1:2]), header=True
+    ),
+    "network": Reader(
+        ".msvq", _networks, _call("sw.compress.training.integer", "read_network"), _errors(*_NETWORK), header=True
+    ),
+    "program": Reader(
+        ".prog", _programs, _call("sw.program", "read_program"), _errors("sw.program:ProgramError"), header=True
+    ),
+    "steps": Reader(
+        ".prog",
+        _steps,
+        _call("sw.program.steps", "read_stepped_program"),
+        _errors("sw.program:ProgramError", "sw.program.steps:StepError"),
+        header=True,
+    ),
+    "rules": Reader(".json", _rules, _call("sw.compress.rules", "read_rules"), _errors(*_COMPRESS)),
+    "shapes": Reader(
+        ".json",
+        _shapes,
+        _shapes_of,
+        _errors("sw.perf.shapes:ShapesError", "sw.format.layer:LayerError", *_NETWORK),
+    ),
+    "liberty": Reader(".lib", _liberty, _library, _errors("synth.liberty:LibraryError")),
+    "liberty gzip": Reader(
+        ".lib.gz", lambda: [gzip.compress(_liberty()[0])], _library, _errors("synth.liberty:LibraryError")
+    ),
+    "checkpoint npz": Reader(
+        ".npz",
+        lambda: [_npz(weight=np.zeros((4, 4), np.float32))],
+        _call("sw.compress.checkpoints", "read_state_dict"),
+        _errors(*_COMPRESS),
+    ),
+    "checkpoint torch": Reader(".pt", _torch, _call("sw.compress.checkpoints", "read_state_dict"), _errors(*_COMPRESS)),
+    "data npz": Reader(".npz", lambda: [_npz(**_images())], _call(*_DATA), _errors(*_COMPRESS)),
+    "cifar gzip": Reader(
+        ".tar.gz",
+        lambda: [gzip.compress(_tar(_pickles()[0], "cifar/data_batch_1"))],
+        _call(*_DATA),
+        _errors(*_COMPRESS),
+    ),
+    "cifar tar": Reader(".tar.gz", lambda: [_tar(_pickles()[0], "cifar/data_batch_1")], _packed, _errors(*_COMPRESS)),
+    "cifar pickle": Reader(".tar.gz", _pickles, _pickled, _errors(*_COMPRESS)),
+    "npy": Reader(
+        ".npy",
+        lambda: [_written(lambda path: np.save(path, np.zeros((3, 5, 4), np.int8)), ".npy")],
+        _picture,
+        _errors("sw.run:RunError"),
+    ),
+    "picture": Reader(".png", _pictures, _picture, _errors("sw.run:RunError")),
+}
+
+
+@st.composite
+def _damage(draw: st.DrawFn, seeds: Sequence[bytes]) -> tuple[bytes, bytes, bool]:
+    """A sound file, the file damaged, and whether its header's checksum is to be put right."""
+    whole = draw(st.sampled_from(seeds))
+    data = bytearray(whole)
+    for _ in range(draw(st.integers(1, 4))):
+        # The beginning says what is behind it.
+        limit = draw(st.sampled_from([16, 300, len(data)]))
+        start = draw(st.integers(0, min(limit, len(data))))
+        length = draw(st.sampled_from([0, 1, 1, 2, 4, 50]))
+        kind = draw(st.sampled_from(["bytes", "number", "bit", "repeat", "token", "cut"]))
+        if kind == "bytes":
+            data[start : start + length] = draw(st.binary(max_size=6))
+        elif kind == "number":
+            value = draw(st.sampled_from([0, 1, 255, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1]))
+            data[start : start + 4] = struct.pack("<I", value)
+        elif kind == "bit" and start < len(data):
+            data[start] ^= 1 << draw(st.integers(0, 7))
+        elif kind == "repeat":
+            data[start:start] = data[start : start + length] * draw(st.sampled_from([1, 2, 1000]))
+        elif kind == "token":
+            data[start : start + length] = draw(
+                st.sampled_from(
+                    [b"[" * 3000, b"{", b"}", b'"', b"-1", b"1e999", b"null", b"9" * 5000, b"(", b"\0", b"\xff", b","]
+                )
+            )
+        else:
+            del data[start + length :]
+    return whole, bytes(data), draw(st.booleans())
+
+
+def _resealed(data: bytes) -> bytes:
+    """With the length of the header that is there, and its right checksum."""
+    if len(data) < 16:
+        return data
+    end = 16 + struct.unpack_from("<I", data, 12)[0]
+    if end + 4 > len(data):
+        return data
+    return data[:end] + struct.pack("<I", zlib.crc32(data[:end])) + data[end + 4 :]
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    def late(*_: Any) -> None:
+        raise Failure(f"it took more than {SECONDS} s")
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    old = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
+    if grown > MEGABYTES:
+        raise Failure(f"it took {grown} MB more than before")
+
+
+def fuzz(name: str, inputs: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Give a reader so many damaged files.
+
+    Parameters
+    ----------
+    name
+        One of :data:`READERS`.
+    inputs
+        Their number.
+    seed
+        Of what is random.
+    folder
+        Where a file that fails is kept, as small as Hypothesis can make it.
+
+    Returns
+    -------
+    dict
+        ``inputs``, ``taken``, ``refused`` by kind of error, and ``failures`` with a message and a file each.
+    """
+    import warnings
+
+    warnings.simplefilter("ignore")
+    reader = READERS[name]
+    seeds, errors = reader.seeds(), reader.errors()
+    refused: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    last: list[bytes] = [b""]
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / f"x{reader.suffix}"
+
+        def once(case: tuple[bytes, bytes, bool]) -> None:
+            whole, data, seal = case
+            sealed = reader.header and seal
+            data = _resealed(data) if sealed else data
+            path.write_bytes(data)
+            last[0] = data
+            counts["inputs"] += 1
+            try:
+                with _limited():
+                    reader.read(path)
+            except errors as error:
+                refused[type(error).__name__] += 1
+                if "\n" in str(error) or not str(error):
+                    raise Failure(f"the message must be one line, not {str(error)[:100]!r}") from None
+                return
+            except Failure:
+                raise
+            except Exception as error:
+                raise Failure(f"{type(error).__name__}: {error}") from error
+            counts["taken"] += 1
+            if reader.header and not sealed and data != whole:
+                raise Failure("a changed file was taken")
+
+        for sound in seeds:
+            path.write_bytes(sound)
+            reader.read(path)
+        failures = []
+        chosen = settings(
+            max_examples=inputs,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        )
+        try:
+            hypothesis_seed(seed)(chosen(given(_damage(seeds))(once)))()
+        except Failure as failure:
+            folder.mkdir(parents=True, exist_ok=True)
+            kept = folder / f"{name.replace(' ', '-')}-{hashlib.sha256(last[0]).hexdigest()[:12]}{reader.suffix}"
+            kept.write_bytes(last[0])
+            failures.append({"message": " ".join(str(failure).split())[:300], "file": kept.name})
+    return {"inputs": counts["inputs"], "taken": counts["taken"], "refused": dict(refused), "failures": failures}
+
+
+def _job(arguments: tuple[str, int, int, str]) -> tuple[str, dict[str, Any]]:
+    name, inputs, seed, folder = arguments
+    return name, fuzz(name, inputs, seed, Path(folder))
+
+
+@interruptible
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns 0, or 1 where a reader failed."""
+    parser = Parser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--inputs", type=int, default=INPUTS, help="of all readers together (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="%(default)s")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    parser.add_argument("--reader", action="append", choices=READERS, help="only this one; repeatable")
+    options = parser.parse_args(arguments)
+    folder = Path("build") / "fuzz"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = options.reader or list(READERS)
+    share = -(-options.inputs // len(names))
+    # In turns, so that all readers have had some whenever it ends; Hypothesis keeps what it has tried.
+    jobs = [
+        (name, min(_CHUNK, share - start), options.seed + start, str(folder / "failures"))
+        for start in range(0, share, _CHUNK)
+        for name in names
+    ]
+    report: dict[str, Any] = {name: {"inputs": 0, "taken": 0, "refused": {}, "failures": []} for name in names}
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for number, (name, found) in enumerate(pool.map(_job, jobs)):
+            entry = report[name]
+            entry["inputs"] += found["inputs"]
+            entry["taken"] += found["taken"]
+            entry["refused"] = dict(Counter(entry["refused"]) + Counter(found["refused"]))
+            entry["failures"] += found["failures"]
+            if number % len(names) == len(names) - 1 or number == len(jobs) - 1:
+                total = sum(x["inputs"] for x in report.values())
+                write_text(
+                    folder / "fuzz.json",
+                    json.dumps({"seed": options.seed, "inputs": total, "readers": report}, indent=1) + "\n",
+                )
+    failures = [(name, failure) for name, entry in report.items() for failure in entry["failures"]]
+    for name, failure in failures:
+        print(f"FAIL {name}: {failure['message']} ({failure['file']})")
+    print(f"{sum(x['inputs'] for x in report.values())} inputs, {len(names)} readers, {len(failures)} failures")
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
