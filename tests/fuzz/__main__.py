@@ -98,7 +98,7 @@ def _containers() -> list[bytes]:
 
 
 def _networks() -> list[bytes]:
-    from sw.compress.training.integer import write_network
+    from sw.network.file import write_network
     from tests.sw.networks import every_operation
 
     network = every_operation(np.random.default_rng(0), preset("ews-msvq-tiny"))
@@ -116,7 +116,7 @@ def _programs() -> list[bytes]:
 def _steps() -> list[bytes]:
     from sw.compiler.steps import compile_steps
     from sw.program.steps import write_stepped_program
-    from tests.sw.host.steps import small_transformer
+    from tests.sw.steps import small_transformer
 
     config = preset("ews-msvq-tiny")
     steps = compile_steps(small_transformer(config)[0], config)
@@ -250,16 +250,14 @@ def _pickled(path: Path) -> Any:
 
 
 _COMPRESS = ("sw.compress.methods:CompressError",)
-_NETWORK = (*_COMPRESS, "sw.format.container:ContainerError", "sw.compiler.graph:CompileError")
+_NETWORK = ("sw.network.fields:NetworkError", "sw.format.container:ContainerError", "sw.compiler.graph:CompileError")
 _DATA = ("sw.compress.training.data", "load_data", "train")
 
 READERS: dict[str, Reader] = {
     "container": Reader(
         ".msvq", _containers, _call("sw.format.container", "read_container"), _errors(*_NETWORK[1:2]), header=True
     ),
-    "network": Reader(
-        ".msvq", _networks, _call("sw.compress.training.integer", "read_network"), _errors(*_NETWORK), header=True
-    ),
+    "network": Reader(".msvq", _networks, _call("sw.network.file", "read_network"), _errors(*_NETWORK), header=True),
     "program": Reader(
         ".prog", _programs, _call("sw.program", "read_program"), _errors("sw.program:ProgramError"), header=True
     ),
@@ -267,7 +265,7 @@ READERS: dict[str, Reader] = {
         ".prog",
         _steps,
         _call("sw.program.steps", "read_stepped_program"),
-        _errors("sw.program:ProgramError", "sw.program.steps:StepError"),
+        _errors("sw.program:ProgramError", "sw.network:NetworkError"),
         header=True,
     ),
     "rules": Reader(".json", _rules, _call("sw.compress.rules", "read_rules"), _errors(*_COMPRESS)),
