@@ -97,6 +97,7 @@ bench: $(READY) ## time the masked k-means beside scikit-learn's
 docs: $(READY) ## draw the pictures, and write the tables of README.md from the last results
 	@$(RUN) -m tools.pictures
 	@$(RUN) -m tools.answers
+	@$(RUN) -m tools.tasks
 	@$(RUN) -m tools.readme
 	@$(RUN) -m hw.bus.register_map markdown > docs/registers.md
 	@$(RUN) -m hw.control.descriptor > docs/descriptors.md

@@ -18,6 +18,7 @@ from sw.compress.methods import CompressError
 
 __all__ = [
     "MODELS",
+    "ImageNetMobileNetV2",
     "MobileNetV2",
     "ResNet18",
     "ResNet20",
@@ -135,6 +136,53 @@ class MobileNetV2(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         return self.linear(torch.flatten(functional.adaptive_avg_pool2d(self.features(values), 1), 1))
+
+
+class _Convolution(nn.Sequential):
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> None:
+        conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
+        super().__init__(conv, nn.BatchNorm2d(outputs), nn.ReLU6())
+
+
+class _ImageNetBlock(nn.Module):
+    """:class:`InvertedResidual` with torchvision's names."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, factor: int) -> None:
+        super().__init__()
+        wide = inputs * factor
+        self.residual = stride == 1 and inputs == outputs
+        widening = [_Convolution(inputs, wide, 1)] if factor != 1 else []
+        narrowing = [nn.Conv2d(wide, outputs, 1, bias=False), nn.BatchNorm2d(outputs)]
+        self.conv = nn.Sequential(*widening, _Convolution(wide, wide, 3, stride, wide), *narrowing)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.conv(values) + values if self.residual else self.conv(values)
+
+
+class ImageNetMobileNetV2(nn.Module):
+    """MobileNet-v2, width 1, for 224 x 224 pixels and 1000 classes; its state dict has torchvision's names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_Convolution(3, 32, 3, 2)]
+        inputs = 32
+        for factor, outputs, count, step in (
+            (1, 16, 1, 1),
+            (6, 24, 2, 2),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        ):
+            for block in range(count):
+                layers.append(_ImageNetBlock(inputs, outputs, 1 if block else step, factor))
+                inputs = outputs
+        self.features = nn.Sequential(*layers, _Convolution(inputs, 1280, 1))
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, 1000))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.classifier(torch.flatten(functional.adaptive_avg_pool2d(self.features(values), 1), 1))
 
 
 class _Attention(nn.Module):

@@ -82,7 +82,7 @@ def cases(study: str, accuracy: str = "accuracy") -> dict[str, Case]:
     return found
 
 
-def _row(question: str, network: str, case: Case, other: Case) -> str:
+def verdict_row(question: str, network: str, case: Case, other: Case) -> str:
     ahead, both = case.mean - other.mean, math.hypot(case.deviation, other.deviation)
     names = [f"{x.name} {x.mean:.2f} ({x.file_bytes / 1000:,.1f} kB)" for x in (case, other)]
     verdict = "within the spread" if abs(ahead) <= both else "yes" if ahead > 0 else "no"
@@ -96,7 +96,7 @@ def _best_single(found: dict[str, Case], limit: int) -> Case:
     return max(fitting, key=lambda case: case.mean)
 
 
-def _best_vq(found: dict[str, Case]) -> Case:
+def best_vq(found: dict[str, Case]) -> Case:
     return max((found[name] for name in VQ if name in found), key=lambda case: case.mean)
 
 
@@ -107,7 +107,7 @@ def epochs_part() -> Iterator[str]:
     for epochs, study in EPOCHS.items():
         found = cases(study, "accuracy" if epochs else "accuracy_before")
         means = [spread(found[name].accuracies) if name in found else "" for name in (*VQ, FROZEN)]
-        ahead = found[FROZEN].mean - _best_vq(found).mean
+        ahead = found[FROZEN].mean - best_vq(found).mean
         yield row(epochs, *means, f"{ahead:+.2f}", len(found[FROZEN].accuracies))
 
 
@@ -121,31 +121,31 @@ def answers_part() -> Iterator[str]:
     )
     for network, found in tables.items():
         for other in "ABC":
-            yield _row(f"MVQ's case D of {other}", network, found["D"], found[other])
+            yield verdict_row(f"MVQ's case D of {other}", network, found["D"], found[other])
     for network, found in tables.items():
-        yield _row("MVQ of PQF-style VQ", network, found["D"], found["PQF-style"])
+        yield verdict_row("MVQ of PQF-style VQ", network, found["D"], found["PQF-style"])
     found = tables["ResNet-18"]
-    yield _row("MSVQ of MVQ", "ResNet-18", found["MSVQ k=32"], found["D"])
+    yield verdict_row("MSVQ of MVQ", "ResNet-18", found["MSVQ k=32"], found["D"])
     for network, found in tables.items():
-        yield _row("MSVQ of MVQ", network, found["MSVQ"], found["D"])
+        yield verdict_row("MSVQ of MVQ", network, found["MSVQ"], found["D"])
     vit = signs["transformer"]
     for name in ("MSVQ 4:16 k=32", "MSVQ 4:16, MVQ's bits"):
-        yield _row("MSVQ of MVQ", "transformer", vit[name], vit["MVQ 4:16 k=512"])
+        yield verdict_row("MSVQ of MVQ", "transformer", vit[name], vit["MVQ 4:16 k=512"])
     fixed, learned, average = "SSVQ fixed signs", "SSVQ learned signs", "SSVQ frozen, EMA"
     for network, found in signs.items():
-        yield _row("SSVQ of VQ", network, found[FROZEN], _best_vq(found))
+        yield verdict_row("SSVQ of VQ", network, found[FROZEN], best_vq(found))
     for network, found in signs.items():
-        yield _row("learned of fixed signs", network, found[learned], found[fixed])
-        yield _row("frozen of learned signs", network, found[FROZEN], found[learned])
+        yield verdict_row("learned of fixed signs", network, found[learned], found[fixed])
+        yield verdict_row("frozen of learned signs", network, found[FROZEN], found[learned])
         if average in found:
-            yield _row("majority of EMA", network, found[FROZEN], found[average])
+            yield verdict_row("majority of EMA", network, found[FROZEN], found[average])
     for key in ("resnet18", "resnet20"):
         network = STUDIES[f"table3-{key}"]
         found = tables[network]
         for case in table3.cases(key):
             if case.file_bytes and case.sparse:
                 best = _best_single(found, case.file_bytes)
-                yield _row("mixed search of every single recipe", network, found[case.name], best)
+                yield verdict_row("mixed search of every single recipe", network, found[case.name], best)
     yield ""
     found = tables["ResNet-18"]
     yield (

@@ -33,7 +33,7 @@ def case(*accuracies: float, file_bytes: int = 1000, name: str = "one") -> answe
     ],
 )
 def test_verdicts(this: answers.Case, that: answers.Case, by: str, verdict: str) -> None:
-    cells = [cell.strip() for cell in answers._row("A of B", "net", this, that).strip("|").split("|")]
+    cells = [cell.strip() for cell in answers.verdict_row("A of B", "net", this, that).strip("|").split("|")]
     assert cells[2] == f"one {this.mean:.2f} (1.0 kB)"
     assert (cells[4], cells[6]) == (by, verdict)
     assert cells[5] == str(min(len(this.accuracies), len(that.accuracies)))
@@ -52,8 +52,8 @@ def test_best_single_keeps_within_the_bytes() -> None:
 
 def test_ssvq_is_compared_with_the_better_vq() -> None:
     found = {"VQ d=8": case(80.0), "VQ d=4": case(85.0), "SSVQ fixed signs": case(90.0)}
-    assert answers._best_vq(found) is found["VQ d=4"]
-    assert answers._best_vq({"VQ d=8": found["VQ d=8"]}) is found["VQ d=8"]
+    assert answers.best_vq(found) is found["VQ d=4"]
+    assert answers.best_vq({"VQ d=8": found["VQ d=8"]}) is found["VQ d=8"]
 
 
 def test_no_epochs_is_the_accuracy_before_training() -> None:
