@@ -222,6 +222,7 @@ def kmeans_layers(
     start: Sequence[Floats | None] | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    overwrite: bool = False,
     done: Callable[[], None] | None = None,
 ) -> list[KMeansResult]:
     """Cluster every layer of a network on its own: the same bytes as :func:`kmeans` layer by layer, in less time.
@@ -240,6 +241,8 @@ def kmeans_layers(
         As in :func:`kmeans`, the same for every layer.
     device
         A PyTorch device: ``cpu`` or a CUDA device.
+    overwrite
+        On the CPU, work in the subvectors' own memory, which holds something else afterwards, in place of a copy.
     done
         Called once for each layer that is done, from any thread.
 
@@ -263,7 +266,7 @@ def kmeans_layers(
 
         def cluster(i: int) -> KMeansResult:
             # Only a layer that would keep one thread busy after the others are done is worth sharing out.
-            result = _cluster(*layers[i], run if work[i] * _count(threads) > sum(work) else _in_turn)
+            result = _cluster(*layers[i], run if work[i] * _count(threads) > sum(work) else _in_turn, overwrite)
             if done:
                 done()
             return result
@@ -273,8 +276,10 @@ def kmeans_layers(
         return [found[i].result() for i in range(len(layers))]
 
 
-def scaled(subvectors: Floats, masks: Masks | None) -> tuple[Floats, Masks | None, int]:
+def scaled(subvectors: Floats, masks: Masks | None, overwrite: bool = False) -> tuple[Floats, Masks | None, int]:
     """A copy with pruned weights at 0 and the largest magnitude in 0.5..1, masks (None if all ones), the exponent.
+
+    With ``overwrite`` no copy, but the subvectors themselves.
 
     Squares of float32 overflow above 1e19 and vanish below 1e-19; a power of two changes no digit.
     """
@@ -283,16 +288,22 @@ def scaled(subvectors: Floats, masks: Masks | None) -> tuple[Floats, Masks | Non
     if masks is None:
         largest = max(subvectors.max(), -subvectors.min())
         exponent = int(np.frexp(largest)[1])
-        return np.ldexp(subvectors, -exponent, order="C"), None, exponent
-    w = np.zeros(subvectors.shape, dtype=np.float32)
-    np.copyto(w, subvectors, where=masks)
+        return np.ldexp(subvectors, -exponent, out=subvectors if overwrite else None, order="C"), None, exponent
+    if overwrite:
+        w = subvectors
+        np.copyto(w, 0, where=~masks)
+    else:
+        w = np.zeros(subvectors.shape, dtype=np.float32)
+        np.copyto(w, subvectors, where=masks)
     exponent = int(np.frexp(max(w.max(), -w.min()))[1])
     return np.ldexp(w, -exponent, out=w), np.ascontiguousarray(masks), exponent
 
 
-def _cluster(subvectors: Floats, masks: Masks | None, settings: Settings, run: Run) -> KMeansResult:
+def _cluster(
+    subvectors: Floats, masks: Masks | None, settings: Settings, run: Run, overwrite: bool = False
+) -> KMeansResult:
     """:func:`kmeans` of checked arguments."""
-    subvectors, masks, exponent = scaled(subvectors, masks)
+    subvectors, masks, exponent = scaled(subvectors, masks, overwrite)
     NG = len(subvectors)
     data = _Clustering(subvectors, masks, run)
     if settings.start is not None:

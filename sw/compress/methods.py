@@ -336,6 +336,8 @@ def compress_layers(
             **_settings(recipes[numbers[0]]),
             threads=threads,
             device=device,
+            # Narrow codewords are fitted to the values afterwards; 8 bits need masks and signs alone.
+            overwrite=all(recipes[i].codeword_bits == 8 for i in numbers),
             done=done,
         )
         found = dict(zip(parts, results, strict=True))
@@ -393,11 +395,16 @@ class _Subvectors:
     @classmethod
     def of(cls, source: LayerSource, recipe: Recipe) -> _Subvectors:
         values = group(source.weight, recipe.d)
+        # Of some shapes, such as one input, the source's own memory: what follows works in place.
+        if np.may_share_memory(values, source.weight):
+            values = values.copy()
         masks = nm_mask(values, recipe.n, recipe.m) if recipe.masked else None
         if not recipe.signed:
             return cls(values, masks, None)
         signs = np.signbit(values)
-        return cls(np.abs(values), masks, signs if masks is None else signs[masks].reshape(len(masks), -1))
+        if masks is not None:
+            signs = signs[masks].reshape(len(masks), -1)
+        return cls(np.abs(values, out=values), masks, signs)
 
     def layer(
         self,

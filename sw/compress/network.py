@@ -29,6 +29,10 @@ from sw.format.layer import CompressedLayer
 __all__ = ["LayerReport", "compress_network", "module_sources", "progress_bar", "state_dict_sources", "total_row"]
 
 
+# Weights whose errors are computed at a time.
+_PART = 1 << 22
+
+
 @dataclass(frozen=True)
 class LayerReport:
     """What compression did to one layer, or to all layers together.
@@ -91,19 +95,39 @@ class LayerReport:
 
 def report(source: LayerSource, layer: CompressedLayer, recipe: Recipe) -> LayerReport:
     """The report row of a layer that was compressed by this recipe."""
-    squares = (layer.float_weights() - source.weight.astype(np.float64)) ** 2
-    kept = kept_weights(source.weight, recipe.n, recipe.m)
+    energy, sse, kept_sse = _errors(source.weight, layer, recipe)
     return LayerReport(
         layer=source.name,
         kind=source.kind,
         shape=source.shape,
         method=layer.method,
         reason=misfit(source, recipe),
-        energy=float((source.weight.astype(np.float64) ** 2).sum()),
-        sse=float(squares.sum()),
-        kept_sse=None if kept is None else float(squares[kept].sum()),
+        energy=energy,
+        sse=sse,
+        kept_sse=kept_sse,
         bits=layer_bits(layer),
     )
+
+
+def _errors(weight: NDArray[np.float32], layer: CompressedLayer, recipe: Recipe) -> tuple[float, float, float | None]:
+    """Energy, squared error, and that of the kept weights: a part of the channels of a large layer at a time."""
+    decoded, scale = layer.integer_weights(), layer.scale.reshape(-1, 1, 1, 1)
+    step = max(1, _PART * len(weight) // weight.size)
+    if recipe.m:
+        step += -step % recipe.m
+    energies, errors, of_kept = [], [], []
+    for first in range(0, len(weight), step):
+        own = slice(first, first + step)
+        floats = decoded[own].astype(np.float32) * (scale if len(scale) == 1 else scale[own])
+        exact = weight[own].astype(np.float64)
+        squares = (floats - exact) ** 2
+        energies.append(float((exact**2).sum()))
+        errors.append(float(squares.sum()))
+        # M divides a part's channels where it divides all of them.
+        kept = kept_weights(weight[own], recipe.n, recipe.m) if recipe.m and len(weight) % recipe.m == 0 else None
+        if kept is not None:
+            of_kept.append(float(squares[kept].sum()))
+    return math.fsum(energies), math.fsum(errors), math.fsum(of_kept) if of_kept else None
 
 
 def total_row(rows: Sequence[LayerReport], *, compressed_only: bool = False) -> LayerReport:

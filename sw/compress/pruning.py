@@ -8,6 +8,10 @@ from numpy.typing import NDArray
 __all__ = ["PruningError", "check_nm", "nm_mask", "parse_nm"]
 
 
+# Weights that are sorted at a time.
+_CHUNK = 1 << 20
+
+
 class PruningError(ValueError):
     """An N:M pattern that cannot be applied. The message names the value and the allowed range."""
 
@@ -65,10 +69,14 @@ def nm_mask(subvectors: NDArray[np.floating], n: int, m: int) -> NDArray[np.bool
     if subvectors.ndim != 2:
         raise PruningError(f"subvectors must have shape [NG, d], not {list(subvectors.shape)}")
     check_nm(n, m, subvectors.shape[1])
-    if not np.isfinite(subvectors).all():
-        raise PruningError("subvectors must be finite, not NaN or infinite")
-    magnitudes = np.abs(subvectors).reshape(-1, m)
-    largest = np.argsort(-magnitudes, axis=1, kind="stable")[:, :n]
-    mask = np.zeros(magnitudes.shape, dtype=np.bool_)
-    np.put_along_axis(mask, largest, True, axis=1)
-    return mask.reshape(subvectors.shape)
+    mask = np.zeros(subvectors.shape, dtype=np.bool_)
+    # Sorting makes 16 bytes a weight: a part at a time, so that they do not add up.
+    rows = max(1, _CHUNK // max(1, subvectors.shape[1]))
+    for first in range(0, len(subvectors), rows):
+        part = subvectors[first : first + rows]
+        if not np.isfinite(part).all():
+            raise PruningError("subvectors must be finite, not NaN or infinite")
+        magnitudes = np.abs(part).reshape(-1, m)
+        largest = np.argsort(-magnitudes, axis=1, kind="stable")[:, :n]
+        np.put_along_axis(mask[first : first + rows].reshape(-1, m), largest, True, axis=1)
+    return mask

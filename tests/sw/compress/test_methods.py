@@ -406,3 +406,18 @@ def test_narrow_codewords_are_the_same_on_any_threads(method: str) -> None:
     for layer in layers[1:]:
         for field in ("codebook", "assignments", "scale"):
             np.testing.assert_array_equal(getattr(layer, field), getattr(layers[0], field))
+
+
+@pytest.mark.parametrize("shape", [(64, 1, 1, 1), (64, 8, 1, 1), (64, 1, 3, 3)])
+@pytest.mark.parametrize("method", ["vq", "ssvq", "mvq", "msvq"])
+def test_the_source_is_not_written_to(method: str, shape: tuple[int, ...]) -> None:
+    """The clustering works in its input's memory, which is the source's own where grouping moves nothing."""
+    weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    before = weight.copy()
+    recipe = Recipe(method, 2, 16, *((4, 16) if method in ("mvq", "msvq") else (0, 0)))
+    layer = compress_layer(LayerSource("layer", "conv", weight), recipe)
+    assert layer.method == method
+    np.testing.assert_array_equal(weight, before)
+    large = np.concatenate([weight, weight])
+    again = compress_layer(LayerSource("layer", "conv", large[: len(weight)]), recipe)
+    np.testing.assert_array_equal(again.integer_weights(), layer.integer_weights())

@@ -150,3 +150,15 @@ def test_totals_count_a_shared_codebook_once() -> None:
 def test_permutation_needs_a_network() -> None:
     with pytest.raises(CompressError, match=r"method pqf reorders the channels .* needs a network"):
         compress_network(module_sources(small_network()), Recipe("pqf", 8, 4, 0, 0), progress=False)
+
+
+@pytest.mark.parametrize("recipe", [Recipe("mvq", 4, 16, 4, 16), Recipe("ssvq", 4, 8, 0, 0), Recipe("int8", n=2, m=4)])
+def test_errors_of_large_layers_are_summed_in_parts(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = module_sources(small_network())
+    whole = compress_network(sources, recipe, progress=False)[1]
+    monkeypatch.setattr("sw.compress.network._PART", 100)
+    for row, other in zip(whole, compress_network(sources, recipe, progress=False)[1], strict=True):
+        assert (other.energy, other.sse) == pytest.approx((row.energy, row.sse), rel=1e-12)
+        assert (other.kept_sse is None) == (row.kept_sse is None)
+        if row.kept_sse is not None:
+            assert other.kept_sse == pytest.approx(row.kept_sse, rel=1e-12)

@@ -58,3 +58,13 @@ def test_refuses_what_is_not_finite(value: float) -> None:
 def test_refuses_other_axes() -> None:
     with pytest.raises(PruningError, match=r"shape \[NG, d\], not \[4\]"):
         nm_mask(np.ones(4, dtype=np.float32), 1, 2)
+
+
+def test_large_layers_are_sorted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).integers(-3, 4, (1000, 16)).astype(np.float32)
+    whole = nm_mask(values, 2, 8)
+    monkeypatch.setattr("sw.compress.pruning._CHUNK", 100)
+    np.testing.assert_array_equal(nm_mask(values, 2, 8), whole)
+    values[-1, 3] = np.nan
+    with pytest.raises(PruningError, match="must be finite"):
+        nm_mask(values, 2, 8)
