@@ -5,6 +5,8 @@ PYTHON ?=
 # `make synth`: a named library (generic, osu018, ...) or the path of a Liberty file.
 PDK ?=
 LIB ?=
+# `make board`: python -m hw.board --list
+BOARD ?= ulx3s-85f
 
 LIBRARY = $(if $(PDK),--pdk "$(PDK)") $(if $(LIB),--lib "$(LIB)")
 # Tests run on all cores; neighbours stay together, as they share models and networks, until a worker runs out of work.
@@ -15,7 +17,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth power lint bench docs clean distclean formal fuzz
+.PHONY: help venv board board-test demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth power lint bench docs clean distclean formal fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -23,6 +25,7 @@ help: ## list the targets
 	@echo
 	@echo "  PYTHON=...   the interpreter to make .venv from (Python 3.11 or newer)"
 	@echo "  CIFAR10=... PICTURE=...   for make resnet20 and efficientnet: paths of CIFAR-10 and of a photograph"
+	@echo "  BOARD=...   for make board; .venv/bin/python -m hw.board --list lists them"
 	@echo "  PDK=... LIB=...   for make synth: a named cell library, or the path of a Liberty file"
 
 $(READY): pyproject.toml constraints.txt tools/setup.sh
@@ -79,6 +82,13 @@ fuzz: $(READY) ## a million damaged files for every reader of files, hours: buil
 
 speed: $(READY) ## cycles of compressed beside 8-bit weights, from the cycle model
 	@$(RUN) -m sim.networks.speed
+
+board: $(READY) ## a bitstream that tests itself: build/board/BOARD-digits/top.bit (BOARD=ulx3s-85f)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[board]'
+	@$(RUN) -m hw.board --board $(BOARD)
+
+board-test: $(READY) ## the board in simulation: digits over all test images, and the netlist of one layer
+	@$(RUN) -m pytest --full tests/fpga
 
 synth: $(READY) ## area of every variant at 16 and 64, of whole accelerators, and delays: build/synth/*.md, *.json
 	@$(RUN) -m synth $(LIBRARY)

@@ -518,11 +518,35 @@ def _presets() -> dict[str, AcceleratorConfig]:
             fifo_words=16,
             **(codebook | tiny),
         )
+    # For FPGAs: register files of 16 entries, the depth of distributed RAM there; memories that few block RAMs hold;
+    # pipeline registers, as look-up tables and wires are slow.
+    presets["ews-msvq-fpga"] = AcceleratorConfig(
+        variant="ews-msvq",
+        H=8,
+        L=8,
+        d=8,
+        k=32,
+        N=2,
+        M=8,
+        arf_depth=16,
+        prf_depth=16,
+        word_width=32,
+        decoder_registers=2,
+        mrf_register=True,
+        tree_register_levels=1,
+        address_bits=24,
+        l2_bytes=1 << 14,
+        l1_ifmap_bytes=1 << 12,
+        l1_psum_bytes=1 << 13,
+        burst_words=8,
+        fifo_words=16,
+    )
     return presets
 
 
 #: Named configurations: ``<variant>-<16|32|64>`` for an array of that many rows and columns, ``<variant>-tiny`` for
-#: tests; ``ews4`` and ``ews-msvq4`` are ``ews`` and ``ews-msvq`` with weights of 4 bits.
+#: tests; ``ews4`` and ``ews-msvq4`` are ``ews`` and ``ews-msvq`` with weights of 4 bits; ``ews-msvq-fpga`` is for
+#: FPGAs.
 PRESETS: Mapping[str, AcceleratorConfig] = _presets()
 
 

@@ -18,7 +18,7 @@ def test_presets(name: str) -> None:
     config = preset(name)
     variant, _, size = name.rpartition("-")
     assert (config.variant, config.weight_bits) == (variant.removesuffix("4"), 4 if "4-" in name else 8)
-    assert ((4, 8) if size == "tiny" else (int(size), int(size))) == (config.H, config.L)
+    assert (config.H, config.L) == ({"tiny": (4, 8), "fpga": (8, 8)}.get(size) or (int(size), int(size)))
     assert AcceleratorConfig.from_dict(config.to_dict()) == config
     assert AcceleratorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert list(config.to_dict()) == FIELDS
@@ -29,7 +29,7 @@ def test_presets(name: str) -> None:
 
 def test_presets_are_all_variants_at_all_sizes() -> None:
     names = (*VARIANTS, "ews4", "ews-msvq4")
-    assert set(PRESETS) == {f"{name}-{size}" for name in names for size in (16, 32, 64, "tiny")}
+    assert set(PRESETS) == {f"{name}-{size}" for name in names for size in (16, 32, 64, "tiny")} | {"ews-msvq-fpga"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
