@@ -67,9 +67,9 @@ def _bench(top: str) -> str:
             links.append(f".{port}(rx)")
         elif port == "uart_0__tx__io":
             links.append(f".{port}(tx)")
-        elif re.match(r"led_\d+__io$", port):
-            links.append(f".{port}(leds[{lights}])")
-            lights += 1
+        elif found := re.match(r"led_(\d)__io$", port):
+            links.append(f".{port}(leds[{found[1]}])")
+            lights = max(lights, int(found[1]) + 1)
     return (
         "module bench (input clk, input rx, output tx, output [7:0] leds);\n"
         f"  {TOP} {TOP} ({', '.join(links)});\n  assign leds[7:{lights}] = 0;\nendmodule\n"
@@ -177,7 +177,7 @@ class SimulatedPort:
 
     def read(self, size: int = 1) -> bytes:
         """That many bytes, or fewer where the time is out."""
-        return self._run(int(self.timeout * self.clock), size)
+        return self._run(int(self.timeout * self.clock), size) if size else b""
 
     def run(self, cycles: int) -> bytes:
         """Let that many cycles pass: the bytes that came."""

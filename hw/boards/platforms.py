@@ -207,10 +207,16 @@ class BoardTop(Elaboratable):
         m.submodules.pll = pll.instance(clock_in, ClockSignal(), locked)
         m.submodules.reset = ResetSynchronizer(~locked)
 
-        uart = platform.request("uart", 0)
-        m.d.comb += [system.i_rx.eq(uart.rx.i), uart.tx.o.eq(system.o_tx)]
-        for (resource, number, part), light in zip(self.board.leds, system.o_leds, strict=False):
-            if part is None or part == self.board.leds[0][2]:
-                lights = platform.request(resource, number)
-            m.d.comb += (lights if part is None else getattr(lights, part)).o.eq(light)
+        uart = platform.request("uart", 0, dir="-")
+        m.submodules.rx = rx = io.Buffer("i", uart.rx)
+        m.submodules.tx = tx = io.Buffer("o", uart.tx)
+        m.d.comb += [system.i_rx.eq(rx.i), tx.o.eq(system.o_tx)]
+        resources = {}
+        for place, light in zip(self.board.leds, system.o_leds, strict=False):
+            resource, number, part = place
+            if (resource, number) not in resources:
+                resources[resource, number] = platform.request(resource, number, dir="-")
+            port = resources[resource, number] if part is None else getattr(resources[resource, number], part)
+            m.submodules[f"led_{resource}_{number}_{part}"] = led = io.Buffer("o", port)
+            m.d.comb += led.o.eq(light)
         return m
