@@ -18,10 +18,13 @@ from sw.executor import execute
 from sw.format.example import random_layer
 from sw.program import Program
 
-__all__ = ["BAUD", "CLOCK", "NETWORKS", "BoardImage", "digits_program", "divisor_of", "layer_program"]
+__all__ = ["BAUD", "CLOCK", "MEMORY", "NETWORKS", "BoardImage", "digits_program", "divisor_of", "layer_program"]
 
 #: Frequency of the system and of the UART's bits, in Hz, where none is given.
 CLOCK, BAUD = 40_000_000, 115_200
+
+#: Least bytes of the memory, so that there is room for programs that come over the UART.
+MEMORY = 1 << 15
 
 
 def divisor_of(clock: int, baud: int) -> int:
@@ -77,8 +80,8 @@ class BoardImage:
 
     @property
     def size(self) -> int:
-        """Bytes of the board's memory: the program's, rounded up to whole block RAMs."""
-        return -(-self.program.dram_bytes // 4096) * 4096
+        """Bytes of the board's memory: the program's, rounded up to whole block RAMs, and room for others."""
+        return max(MEMORY, -(-self.program.dram_bytes // 4096) * 4096)
 
     def flipped(self, address: int, mask: int = 1) -> BoardImage:
         """With bits of one byte of the memory flipped, as a broken board would have it."""

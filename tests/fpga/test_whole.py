@@ -47,7 +47,7 @@ def test_digits_over_the_whole_test_set(tmp_path: Path) -> None:
         found = []
         for values in inputs:
             outputs, registers = board.run(program, [values])
-            found.append(outputs["logits"].reshape(-1))
+            found.append(outputs[program.outputs[0].name].reshape(-1))
             assert not registers["ERROR"]
         np.testing.assert_array_equal(np.stack(found), expected)
         print(f"{right} of {len(inputs)} right, golden and board; {registers['COUNTER_CYCLES']} cycles an image")
