@@ -138,7 +138,6 @@ _LOADER = {
     "ulx3s-85f": "ulx3s",
     "ulx3s-45f": "ulx3s",
     "versa-ecp5": "ecp5_evn",
-    "orangecrab-25f": "orangeCrab",
     "orangecrab-85f": "orangeCrab",
 }
 

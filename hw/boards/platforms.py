@@ -67,10 +67,6 @@ BOARDS: Mapping[str, Board] = {
         Board("ulx3s-45f", "ulx3s", "ULX3S_45F_Platform", "ULX3S, LFE5U-45F: UART on the USB socket US1", _ROW),
         Board("versa-ecp5", "versa_ecp5", "VersaECP5Platform", "Lattice Versa, LFE5UM-45F: UART on USB", _ROW),
         Board(
-            "orangecrab-25f", "orangecrab_r0_2", "OrangeCrabR0_2Platform",
-            "OrangeCrab r0.2, LFE5U-25F: UART on pins 0 (to the board) and 1 (from it)", _COLOURS, _PINS,
-        ),
-        Board(
             "orangecrab-85f", "orangecrab_r0_2", "OrangeCrabR0_2_85FPlatform",
             "OrangeCrab r0.2, LFE5U-85F: UART on pins 0 (to the board) and 1 (from it)", _COLOURS, _PINS,
         ),
