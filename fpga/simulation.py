@@ -116,7 +116,7 @@ def build_simulation(verilog: list[Path], folder: Path, quick: bool = False) -> 
             *(f"-Wno-{kind}" for kind in _WAIVED),
             *(f"-I{path}" for path in verilog if path.is_dir()),
             *(["--output-split", "0"] if quick else []),
-            "-MAKEFLAGS", f"OPT_FAST={'-O0' if quick else '-O2'} OPT_SLOW=-O0",
+            "-MAKEFLAGS", "OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0" if quick else "OPT_FAST=-O2 OPT_SLOW=-O0",
             *map(str, [*(path.resolve() for path in sources), bench.resolve(), _HERE / "harness.cpp"]),
         ]  # fmt: skip
         done = subprocess.run(
