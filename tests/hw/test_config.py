@@ -18,7 +18,7 @@ def test_presets(name: str) -> None:
     config = preset(name)
     variant, _, size = name.rpartition("-")
     assert (config.variant, config.weight_bits) == (variant.removesuffix("4"), 4 if "4-" in name else 8)
-    assert (config.H, config.L) == ({"tiny": (4, 8), "fpga": (8, 8)}.get(size) or (int(size), int(size)))
+    assert ({"tiny": (4, 8), "fpga": (8, 8)}.get(size) or (int(size), int(size))) == (config.H, config.L)
     assert AcceleratorConfig.from_dict(config.to_dict()) == config
     assert AcceleratorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert list(config.to_dict()) == FIELDS
