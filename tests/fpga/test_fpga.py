@@ -97,13 +97,14 @@ def test_one_flipped_byte_fails_with_the_right_words(image: BoardImage, port: Si
     board = Board(port)
     assert board.report().passed
     program = image.program
-    # Of the weights and parameters behind the descriptors, which have checksums: where the golden program is caught.
-    first = program.descriptors + BYTES * program.descriptor_count
+    # Of weights, which have a checksum.
+    descriptors = range(program.descriptors, program.descriptors + BYTES * program.descriptor_count)
     fetches = [fields for opcode, fields in program.bodies() if opcode is Opcode.FETCH]
     assert fetches
     for fields in fetches[:2]:
         address = fields["address"] + 1
-        assert first <= address < len(program.image)
+        assert address < len(program.image)
+        assert address not in descriptors
         board.write(address, bytes([image.memory[address] ^ 0x10]))
         report = board.self_test()
         assert re.fullmatch(r"FAIL error 00000004 at descriptor [0-9A-F]{8}", report.verdict)
