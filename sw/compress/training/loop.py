@@ -420,24 +420,7 @@ def fit(
     model.to(device).train()
     optimiser = _optimiser(model, config, device)
     path = None if checkpoint is None else Path(checkpoint)
-    losses: list[float] = []
-    begin, running = 0, torch.zeros((), device=device)
-    if path is not None and path.exists():
-        try:
-            check_unpacked(path)
-            state = torch.load(path, map_location=device, weights_only=True)
-            if state["config"] != dataclasses.asdict(config):
-                raise CompressError(f"checkpoint {str(path)!r} must be of this configuration, not {state['config']}")
-            model.load_state_dict(state["model"])
-            optimiser.load_state_dict(state["optimiser"])
-            begin, losses, running = state["step"], state["losses"], state["running"]
-        except CompressError:
-            raise
-        except Exception as error:  # torch lets errors of every kind out where bytes are not what it expects
-            reason = str(error).strip().partition("\n")[0]
-            raise CompressError(
-                f"cannot read checkpoint {str(path)!r}, delete it to begin again: {type(error).__name__}: {reason}"
-            ) from error
+    begin, losses, running = _resumed(path, config, model, optimiser, device)
     network = model
     if distributed:
         network = nn.parallel.DistributedDataParallel(
@@ -490,6 +473,29 @@ def fit(
                 _save(path, state)
             bar.update(task, advance=1)
     return losses
+
+
+def _resumed(
+    path: Path | None, config: TrainConfig, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
+) -> tuple[int, list[float], Tensor]:
+    """Step, losses and running loss to go on from; the state of the checkpoint is loaded where there is one."""
+    if path is None or not path.exists():
+        return 0, [], torch.zeros((), device=device)
+    try:
+        check_unpacked(path)
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state["config"] != dataclasses.asdict(config):
+            raise CompressError(f"checkpoint {str(path)!r} must be of this configuration, not {state['config']}")
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        return state["step"], state["losses"], state["running"]
+    except CompressError:
+        raise
+    except Exception as error:  # torch lets errors of every kind out where bytes are not what it expects
+        reason = str(error).strip().partition("\n")[0]
+        raise CompressError(
+            f"cannot read checkpoint {str(path)!r}, delete it to begin again: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def _seed(numbers: Sequence[int], device: torch.device) -> None:
