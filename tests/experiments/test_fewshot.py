@@ -1,0 +1,145 @@
+"""Compression with few images and no labels, on a small network."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from experiments import fewshot
+from experiments.fewshot import Network, accuracy, distil, reconstruct
+from experiments.models import ImageNetMobileNetV2, InvertedResidual
+from sw.compress.methods import Recipe, compress_layers
+from sw.compress.network import module_sources
+from sw.compress.training.graph import calibrate, quantise_activations
+from sw.compress.training.integer import export_integers, read_network, write_network
+from sw.compress.training.modules import load_layers
+
+
+class Small(nn.Module):
+    """A stem, two blocks, one of them with a shortcut, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6())
+        self.blocks = nn.Sequential(InvertedResidual(16, 32, 2, 4), InvertedResidual(32, 32, 1, 4))
+        self.linear = nn.Linear(32, 16)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.linear(torch.flatten(functional.adaptive_avg_pool2d(self.blocks(self.stem(values)), 1), 1))
+
+
+@pytest.fixture(scope="module")
+def teacher() -> nn.Module:
+    torch.manual_seed(0)
+    model = Small()
+    model.train()
+    with torch.no_grad():  # statistics that are those of the images
+        for _ in range(30):
+            model(images(32, int(torch.randint(1000, ()))))
+    return model.eval()
+
+
+def images(count: int, seed: int) -> Tensor:
+    """Smooth ones: a crop of such an image is another one, which of noise it is not."""
+    noise = torch.randn(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return functional.interpolate(noise, size=(32, 32), mode="bilinear")
+
+
+def apart(model: nn.Module, teacher: nn.Module) -> float:
+    """Squared error of the logits on new images, as a share of their variance."""
+    with torch.no_grad():
+        wanted, found = (network(images(60, 1)) for network in (teacher, model))
+    return float((found - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
+
+
+@pytest.mark.parametrize("method", ["vq", "ssvq"])
+def test_layers_make_up_for_each_other(teacher: nn.Module, method: str) -> None:
+    """Nearer to the network than common k-means with the same codewords, before any training."""
+    recipe = Recipe(method, 16, 8, 0, 0)
+    model = copy.deepcopy(teacher)
+    layers = reconstruct(model, images(60, 0), recipe, ["stem.0"])
+    sources = module_sources(teacher)
+    assert [layer.name for layer in layers] == [source.name for source in sources]
+    # The stem and the depthwise layers stay at 8 bit.
+    expected = ["int8" if source.groups > 1 or source.name == "stem.0" else method for source in sources]
+    assert [layer.method for layer in layers] == expected
+    plain = copy.deepcopy(teacher)
+    recipes = [recipe if layer.method == method else Recipe("int8") for layer in layers]
+    load_layers(plain, compress_layers(sources, recipes))
+    before = apart(model, teacher)
+    assert before < 0.7 * apart(plain.eval(), teacher)
+    # What reconstruct left in the network is what its layers decode to, but for the rounding to 8 bit.
+    load_layers(model, layers)
+    assert apart(model.eval(), teacher) == pytest.approx(before, rel=0.1)
+
+
+def test_from_the_network_to_integers(teacher: nn.Module, tmp_path: Path) -> None:
+    model = copy.deepcopy(teacher)
+    load_layers(model, reconstruct(model, images(60, 0), Recipe("ssvq", 8, 8, 0, 0), ["stem.0"]))
+    graph = quantise_activations(model).eval()
+    calibrate(graph, images(60, 0))
+    before = apart(graph, teacher)
+    losses = distil(graph, teacher, images(60, 0), steps=40, lr=2e-3)
+    assert len(losses) == 40
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    assert apart(graph, teacher) < before
+    write_network(tmp_path / "network", export_integers(graph, (3, 32, 32)))
+    network = read_network(tmp_path / "network")
+    with torch.no_grad():
+        expected = graph(images(60, 1)).argmax(1)
+    found = accuracy(lambda x: network.run(network.quantise(x), golden=False), images(60, 1), expected, "cpu")
+    assert found > 90
+
+
+def folder(path: Path, numbers: range) -> Path:
+    from PIL import Image
+
+    path.mkdir()
+    for number in numbers:
+        pixels = np.random.default_rng(number).integers(0, 256, (224, 224, 3), np.uint8)
+        Image.fromarray(pixels).save(path / f"{number:03d}.jpg")
+    return path
+
+
+def test_command(
+    tmp_path: Path, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = Network(lambda weights: copy.deepcopy(teacher), (127.0,) * 3, (128.0,) * 3)
+    monkeypatch.setitem(fewshot.NETWORKS, "mobilenetv2", network)
+    monkeypatch.setitem(fewshot.RECIPES, "vq", Recipe("vq", 8, 4, 0, 0))
+    output, report = tmp_path / "out.msvq", tmp_path / "report.json"
+    command = ["mobilenetv2", "--images", str(folder(tmp_path / "images", range(16))), "-o", str(output)]
+    command += ["--method", "vq", "--steps", "2", "--threads", "1", "--json", str(report), "--device", "cpu"]
+    seen: list[int] = []
+    start = fewshot.reconstruct
+
+    def watched(model: nn.Module, given: Tensor, *arguments: Any, **options: Any) -> Any:
+        seen.append(len(given))
+        return start(model, given, *arguments, **options)
+
+    monkeypatch.setattr(fewshot, "reconstruct", watched)
+    assert fewshot.main(command) == 0
+    assert seen == [6]  # 2, 4, 6, 8, 12, 14: 0 and 10 are held out
+    found = json.loads(report.read_text())
+    assert found["bytes"] == output.stat().st_size
+    assert set(found["integers"]) == {"held out", "odd classes"}
+    assert fewshot.main([*command, "--held-out"]) == 0
+    assert set(json.loads(report.read_text())["integers"]) == {"held out"}
+    capsys.readouterr()
+    assert fewshot.main([*command[:2], str(tmp_path), *command[3:]]) == 2
+    assert f"images must be a directory of NNN.jpg, not '{tmp_path}'" in capsys.readouterr().err
+
+
+def test_mobilenet_has_its_weights_by_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sum(p.numel() for p in ImageNetMobileNetV2().parameters()) == 3_504_872
+    path = folder(tmp_path / "images", range(2))
+    assert fewshot.main(["mobilenetv2", "--images", str(path), "-o", str(tmp_path / "out")]) == 2
+    assert "network mobilenetv2 needs --weights: a state dict with torchvision's names" in capsys.readouterr().err
