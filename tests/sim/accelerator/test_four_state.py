@@ -17,7 +17,7 @@ from sim.accelerator.four_state import MODES, Icarus, missing, without_initial_v
 from sim.accelerator.model import accelerator_verilog, random_runner
 from sim.accelerator.run import Bus, Job, run_jobs
 from sim.runner import BuildError, SimulationError
-from sw.golden.program import execute
+from sw.executor import execute
 from tests.hw.test_accelerator_grid import small_network
 
 #: Its contents are operands only. Where an input channel doesn't exist, the activation is 0 and the weight is not
