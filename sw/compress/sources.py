@@ -13,6 +13,7 @@ from sw.compress.checkpoints import fit_state, key_list, read_state_dict
 from sw.compress.frontend import raise_program
 from sw.compress.methods import CompressError, LayerSource
 from sw.compress.network import module_sources, state_dict_sources
+from sw.compress.onnx_file import load_onnx
 from sw.compress.split import split_modules
 
 __all__ = ["MODELS", "checkpoint_sources", "load_model", "model_preprocessing", "model_sources", "read_state_dict"]
@@ -48,7 +49,7 @@ def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
     if name in MODELS:
         model = _efficientnet_lite0(name)
     elif Path(name).suffix in (".pt2", ".onnx"):
-        model = _exported(name) if Path(name).suffix == ".pt2" else _onnx(name)
+        model = _exported(name) if Path(name).suffix == ".pt2" else load_onnx(name)
     else:
         package, colon, entry = name.partition(":")
         if not colon or not package or not entry:
@@ -115,19 +116,6 @@ def _exported(path: str) -> torch.nn.Module:
     except Exception as error:  # the reader lets errors of every kind out where bytes are not what it expects
         raise CompressError(f"cannot read model {path!r}: {' '.join(str(error).split())[:200]}") from error
     return raise_program(program)
-
-
-def _onnx(path: str) -> torch.nn.Module:
-    try:
-        from onnx2torch import convert
-    except ImportError as error:
-        raise CompressError(f"model {path!r} needs onnx2torch, which the extra msvq[onnx] installs: {error}") from error
-    try:
-        model: torch.nn.Module = convert(path)
-    except Exception as error:  # the converter lets errors of every kind out
-        text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise CompressError(f"cannot read model {path!r}: {text}") from error
-    return model
 
 
 def _published(name: str, package: str, entry: str, pretrained: bool) -> torch.nn.Module:

@@ -161,6 +161,31 @@ def test_a_program_of_torch_export(tmp_path: Path) -> None:
 
 def test_onnx_needs_its_extra(tmp_path: Path) -> None:
     with pytest.raises(
-        CompressError, match=r"needs onnx2torch, which the extra msvq\[onnx\] installs|cannot read model"
+        CompressError, match=r"needs onnx2torch, which the extra msvq\[onnx\] installs|there is no model"
     ):
         load_model(str(tmp_path / "net.onnx"))
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_an_onnx_file_is_the_network_or_refused(tmp_path: Path, dynamo: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx2torch = pytest.importorskip("onnx2torch", reason="the extra onnx is not installed", exc_type=Exception)
+    if dynamo:
+        pytest.importorskip("onnxscript", reason="torch writes ONNX of today by onnxscript")
+    model, images = network().eval(), torch.randn(4, 3, 5, 5)
+    torch.onnx.export(model, (images[:1],), tmp_path / "net.onnx", dynamo=dynamo, dynamic_axes=None)
+    loaded = load_model(str(tmp_path / "net.onnx"))
+    assert torch.allclose(loaded(images[:1]), model(images[:1]), atol=1e-5)
+
+    def another(file: object) -> nn.Module:
+        made = convert(file)
+        with torch.no_grad():
+            next(made.parameters()).mul_(1.01)
+        return made
+
+    convert = onnx2torch.convert
+    monkeypatch.setattr(onnx2torch, "convert", another)
+    with pytest.raises(CompressError, match=r"makes another network of it: output .* differs by"):
+        load_model(str(tmp_path / "net.onnx"))
+    (tmp_path / "bad.onnx").write_bytes(b"junk" * 10)
+    with pytest.raises(CompressError, match=r"cannot read model '.*bad\.onnx'"):
+        load_model(str(tmp_path / "bad.onnx"))
