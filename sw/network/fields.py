@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 __all__ = [
     "FULL_RANGE",
+    "Choice",
     "Constant",
     "Factor",
     "Flag",
@@ -129,6 +130,18 @@ class _Text(Rule):
     def read(self, name: str, value: Any) -> str:
         if type(value) is not str or not value:
             self.refuse(name, self.wanted, value)
+        return value
+
+
+@dataclass(frozen=True)
+class Choice(Rule):
+    """One of some words."""
+
+    words: tuple[str, ...]
+
+    def read(self, name: str, value: Any) -> str:
+        if type(value) is not str or value not in self.words:
+            self.refuse(name, f"one of {', '.join(self.words)}", value)
         return value
 
 

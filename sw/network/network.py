@@ -159,12 +159,9 @@ def check_operations(
         place = f"operation {number} ({op.kind})"
         if isinstance(op, Input) != (number == 0):
             raise NetworkError("the first operation, and no other, must be the input", place)
-        if len(op.inputs) != op.reads or any(not 0 <= source < number for source in op.inputs):
-            text = f"in must be {op.reads} numbers of operations before it, 0..{number - 1}, not {list(op.inputs)}"
-            raise NetworkError(text, place)
-        read.update(op.inputs)
-        sources = [values[source] for source in op.inputs]
         try:
+            sources = [values[source] for source in op.sources(op.inputs, number)]
+            read.update(op.inputs)
             ask = computed if op.step else None
             value = op.result(tables, *sources) if ask is None else ask(number, op, sources)
         except NetworkError as error:

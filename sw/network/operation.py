@@ -3,7 +3,7 @@
 A new operation is a class here below :class:`Operation`, in :mod:`sw.network.spatial`, :mod:`sw.network.tokens` or a
 module of its own that :mod:`sw.network` imports. It says:
 
-- ``kind``, the name in files, and ``reads``, how many results it reads;
+- ``kind``, the name in files, and ``reads``, how many results it reads (with ``more``, or more);
 - its fields, each with a rule of :mod:`sw.network.fields`; what has a default may be left out in a file;
 - :meth:`Operation.result`, which checks what it reads and gives dtype and shape of what it makes;
 - :meth:`Operation.compute`, the arithmetic in numpy, bit for bit, for a batch;
@@ -109,7 +109,9 @@ class Operation:
     kind
         What files call it.
     reads
-        How many results it reads.
+        How many results it reads; at least as many, where ``more``.
+    more
+        It can read more results than ``reads``.
     host
         The host computes it, so that a network with it runs in steps.
     step
@@ -125,6 +127,7 @@ class Operation:
 
     kind: ClassVar[str]
     reads: ClassVar[int] = 1
+    more: ClassVar[bool] = False
     host: ClassVar[bool] = False
     step: ClassVar[bool] = False
 
@@ -156,6 +159,22 @@ class Operation:
         NetworkError
             They contradict each other.
         """
+
+    @classmethod
+    def sources(cls, given: object, number: int) -> tuple[int, ...]:
+        """The numbers of what an operation reads that is the ``number``-th of its network.
+
+        Raises
+        ------
+        NetworkError
+            They are others than it can read, or not of operations before it.
+        """
+        good = isinstance(given, list | tuple) and (len(given) == cls.reads or (cls.more and len(given) > cls.reads))
+        if not good or any(type(x) is not int or not 0 <= x < number for x in given):  # type: ignore[attr-defined]
+            wanted = f"{cls.reads} or more" if cls.more else str(cls.reads)
+            shown = list(given) if isinstance(given, tuple) else given
+            raise NetworkError(f"in must be {wanted} numbers of operations before it, 0..{number - 1}, not {shown!r}")
+        return tuple(given)  # type: ignore[arg-type]
 
     def result(self, tables: Tables, *sources: Value) -> Value:
         """What the operation makes.
@@ -273,18 +292,11 @@ def operation_from_dict(entry: object, number: int = 0) -> Operation:
         if name not in ("op", *needed, *known):
             raise NetworkError(f"unknown field {name!r}", place)
     try:
-        inputs = _inputs(entry["in"], kind.reads, number) if kind.reads else ()
+        inputs = kind.sources(entry["in"], number) if kind.reads else ()
         fields = {name: field.rule.read(name, entry[name]) for name, field in known.items() if name in entry}
         return kind(inputs=inputs, **fields)
     except NetworkError as error:
         raise NetworkError(error.text, place) from None
-
-
-def _inputs(given: object, count: int, number: int) -> tuple[int, ...]:
-    good = isinstance(given, list | tuple) and len(given) == count
-    if not good or any(type(x) is not int or not 0 <= x < number for x in given):  # type: ignore[attr-defined]
-        raise NetworkError(f"in must be {count} numbers of operations before it, 0..{number - 1}, not {given!r}")
-    return tuple(given)  # type: ignore[arg-type]
 
 
 def same_shape(first: Value, second: Value) -> tuple[int | None, ...]:

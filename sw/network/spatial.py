@@ -15,6 +15,16 @@
 ``shortcut``    every ``stride``-th row and column, with channels of zeros ``before`` and ``after``
 ``flatten``     features ``[C * rows * columns]``
 ``range``       clamped to ``range``
+``table``       int8: ``table[x & 255]``: entries for 0..127, then for -128..-1; of a map, features or tokens
+``concatenate`` the channels of two or more maps of equal rows and columns, or of features, in the order of ``in``;
+                bytes as they are, so all must have one scale (a ``table`` before it changes a part's)
+``slice``       channels ``start`` to ``stop - 1`` of a map or of features; bytes as they are
+``upsample``    twice the rows and columns. ``mode`` ``nearest``: ``y[i] = x[i // 2]``, bytes as they are. ``zeros``:
+                ``y[2 * i] = x[i]``, and 0 elsewhere (what a transposed convolution of stride 2 convolves).
+                ``bilinear`` (``align_corners=False``): of ``nearest``, with its border replicated by one, the 3 x 3
+                sum with weights ``[1, 2, 1]`` by ``[1, 2, 1]``, then ``round(sum / 16)``, halves away from zero
+``multiply``    int8: ``clamp(round(a * b * multiplier / 2**shift))``, halves away from zero; b of a's shape, or for a
+                map ``[C, rows, columns]`` features ``[C]`` or a map ``[C, 1, 1]``: one factor for a channel
 ==============  ======================================================================================================
 """
 
@@ -33,6 +43,8 @@ from sw.golden import layer_sums, output_size, requantise
 from sw.network.fields import (
     FULL_RANGE,
     MAX_GEOMETRY,
+    Choice,
+    Constant,
     Flag,
     LayerName,
     Multiplier,
@@ -44,20 +56,25 @@ from sw.network.fields import (
     Wholes,
     Window,
 )
-from sw.network.operation import Array, Operation, Tables, Value, must_read, same_shape
+from sw.network.operation import Array, Operation, Tables, Value, must_read, read_constant, same_shape
 
 __all__ = [
     "ADD_BITS",
     "Add",
     "Average",
     "Clamp",
+    "Concatenate",
     "Flatten",
     "Input",
     "Layer",
     "Logits",
     "Maximum",
+    "Multiply",
     "Pad",
     "Shortcut",
+    "Slice",
+    "Table",
+    "Upsample",
     "clamped_divide",
     "pooled_size",
 ]
@@ -66,6 +83,8 @@ __all__ = [
 ADD_BITS = 22
 # Values that average pooling may sum up, so that int64 holds the products.
 _MAX_AREA = 1 << 24
+# No value has more channels.
+_MAX_CHANNELS = 1 << 28
 
 
 def pooled_size(extent: int, kernel: int, stride: int, padding: int, *, ceil: bool = False) -> int:
@@ -97,6 +116,20 @@ class Input(Operation):
 
     def result(self, tables: Tables, *sources: Value) -> Value:
         return Value("int8", (None, None, None) if self.shape is None else self.shape)
+
+
+def _int8(value: Value) -> Value:
+    """A value that must be int8, of any shape."""
+    if value.dtype != "int8":
+        raise NetworkError(f"it must read int8, not {value}")
+    return value
+
+
+def _channelled(value: Value) -> Value:
+    """A value that must be an int8 map or features."""
+    if value.dtype != "int8" or len(value.shape) not in (1, 3):
+        raise NetworkError(f"it must read int8 [C x rows x columns] or [C], not {value}")
+    return value
 
 
 def _layer_value(tables: Tables, name: str, source: Value, dtype: str) -> Value:
@@ -190,10 +223,7 @@ class Add(Operation):
     shift: Shift
 
     def result(self, tables: Tables, *sources: Value) -> Value:
-        first, second = sources
-        for source in sources:
-            if source.dtype != "int8":
-                raise NetworkError(f"it must read int8, not {source}")
+        first, second = map(_int8, sources)
         return Value("int8", same_shape(first, second))
 
     def compute(self, tables: Tables, *values: Array) -> Array:
@@ -365,9 +395,144 @@ class Clamp(Operation):
     range: Range
 
     def result(self, tables: Tables, *sources: Value) -> Value:
-        if sources[0].dtype != "int8":
-            raise NetworkError(f"it must read int8, not {sources[0]}")
-        return sources[0]
+        return _int8(sources[0])
 
     def compute(self, tables: Tables, *values: Array) -> Array:
         return values[0].clip(*self.range)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Operation):
+    """Any function of one int8, as the constant ``table``, int8 ``[256]``: ``y = table[x & 255]``.
+
+    Entries 0 to 127 are the results of 0 to 127, entries 128 to 255 those of -128 to -1. Map, features or tokens; the
+    shape stays.
+    """
+
+    kind: ClassVar[str] = "table"
+
+    table: Constant
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        read_constant(tables, "table", self.table, "int8", (256,))
+        return Value("int8", _int8(sources[0]).shape)
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        found: Array = tables.constants[self.table][values[0].astype(np.uint8)]
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concatenate(Operation):
+    """Channels of two or more maps of equal rows and columns, or of features, one part behind the other.
+
+    Nothing is rescaled: all parts have one scale. Where a part has another, a :class:`Table` before it changes that.
+    A value may be given more than once.
+    """
+
+    kind: ClassVar[str] = "concatenate"
+    reads: ClassVar[int] = 2
+    more: ClassVar[bool] = True
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        sizes: tuple[int | None, ...] = _channelled(sources[0]).shape[1:]
+        channels: int | None = 0
+        for source in sources:
+            C, *rest = _channelled(source).shape
+            if len(rest) != len(sizes) or any(None not in (a, b) and a != b for a, b in zip(rest, sizes, strict=True)):
+                shown = " and ".join(value.sizes for value in sources)
+                raise NetworkError(f"all values must have the same rows and columns, not {shown}")
+            sizes = tuple(b if a is None else a for a, b in zip(rest, sizes, strict=True))
+            channels = None if channels is None or C is None else channels + C
+        return Value("int8", (channels, *sizes))
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        return np.concatenate(values, axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice(Operation):
+    """Channels ``start`` to ``stop - 1`` of a map or of features."""
+
+    kind: ClassVar[str] = "slice"
+
+    start: Annotated[int, Whole(0, _MAX_CHANNELS)]
+    stop: Annotated[int, Whole(1, _MAX_CHANNELS)]
+
+    def check(self) -> None:
+        if self.stop <= self.start:
+            raise NetworkError(f"stop must be behind start {self.start}, not {self.stop}")
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        C, *rest = _channelled(sources[0]).shape
+        if C is not None and self.stop > C:
+            raise NetworkError(f"stop must be at most the {C} channels that it reads, not {self.stop}")
+        return sources[0].of(self.stop - self.start, *rest)
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        return values[0][:, self.start : self.stop]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upsample(Operation):
+    """A map of twice as many rows and columns.
+
+    ``mode`` is ``nearest`` (each value four times), ``zeros`` (each value once, at the top left of four, the others 0)
+    or ``bilinear`` (corners not aligned): of the map by ``nearest``, whose border is replicated by one row and column
+    on each side, the sum over 3 x 3 with weights ``[1, 2, 1]`` by ``[1, 2, 1]``, divided by 16, halves away from zero.
+    So a row of ``bilinear`` is a quarter of one neighbour and three quarters of the other, and none beyond the border
+    counts. No result leaves the range of what it reads.
+    """
+
+    kind: ClassVar[str] = "upsample"
+
+    mode: Annotated[str, Choice(("nearest", "bilinear", "zeros"))]
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        C, rows, columns = must_read(sources[0], "int8", "C", "rows", "columns")
+        size = None if rows is None else 2 * rows, None if columns is None else 2 * columns
+        if any(x is not None and x > MAX_GEOMETRY for x in size):
+            raise NetworkError(f"its rows and columns must be at most {MAX_GEOMETRY}, not {size[0]} x {size[1]}")
+        return sources[0].of(C, *size)
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        if self.mode == "zeros":
+            batch, C, rows, columns = values[0].shape
+            sparse = np.zeros((batch, C, 2 * rows, 2 * columns), np.int8)
+            sparse[:, :, ::2, ::2] = values[0]
+            return sparse
+        nearest: Array = values[0].repeat(2, axis=2).repeat(2, axis=3)
+        if self.mode == "nearest":
+            return nearest
+        padded = np.pad(nearest.astype(np.int64), [(0, 0), (0, 0), (1, 1), (1, 1)], mode="edge")
+        down = padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
+        return clamped_divide(down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:], 4, FULL_RANGE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiply(Operation):
+    """A product of two values: ``clamp(round(a * b * multiplier / 2**shift))``, halves away from zero.
+
+    The second has the shape of the first; or the first is a map ``[C, rows, columns]``, and the second, features
+    ``[C]`` or a map ``[C, 1, 1]``, has one factor for each of its channels. The clamp is to ``range``.
+    """
+
+    kind: ClassVar[str] = "multiply"
+    reads: ClassVar[int] = 2
+
+    range: Range = FULL_RANGE
+    multiplier: Multiplier
+    shift: Shift
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        first, second = map(_int8, sources)
+        if len(first.shape) == 3 and (len(second.shape) == 1 or second.shape[1:] == (1, 1)):
+            C = same_shape(first.of(first.shape[0]), second.of(second.shape[0]))
+            return Value("int8", (*C, *first.shape[1:]))
+        return Value("int8", same_shape(first, second))
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        first, second = (value.astype(np.int64) for value in values)
+        if second.ndim < first.ndim:
+            second = second[:, :, None, None]
+        return clamped_divide(first * second * self.multiplier, self.shift, self.range)

@@ -18,7 +18,22 @@ from sw.format.layer import CompressedLayer
 from sw.golden import output_size
 from sw.network import Network, Operation, Output
 from sw.network.network import check_images, interpret, single
-from sw.network.spatial import Add, Average, Clamp, Flatten, Layer, Logits, Maximum, Pad, Shortcut
+from sw.network.spatial import (
+    Add,
+    Average,
+    Clamp,
+    Concatenate,
+    Flatten,
+    Layer,
+    Logits,
+    Maximum,
+    Multiply,
+    Pad,
+    Shortcut,
+    Slice,
+    Table,
+    Upsample,
+)
 from sw.network.tokens import (
     RESIDUAL_LIMIT,
     Embed,
@@ -163,6 +178,37 @@ def _clamp(op: Clamp, network: Network, values: Tensor) -> Tensor:
     return values.clamp(*op.range)
 
 
+def _table(op: Table, network: Network, values: Tensor) -> Tensor:
+    return _constant(network, op.table, values)[values.long() & 255]
+
+
+def _concatenate(op: Concatenate, network: Network, *values: Tensor) -> Tensor:
+    return torch.cat(values, 1)
+
+
+def _slice(op: Slice, network: Network, values: Tensor) -> Tensor:
+    return values[:, op.start : op.stop]
+
+
+def _upsample(op: Upsample, network: Network, values: Tensor) -> Tensor:
+    if op.mode == "zeros":
+        found = values.new_zeros((*values.shape[:2], 2 * values.shape[2], 2 * values.shape[3]))
+        found[:, :, ::2, ::2] = values
+        return found
+    nearest = values.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    if op.mode == "nearest":
+        return nearest
+    # Sixteen times an int8 is exact in float32, which a border can be replicated in.
+    padded = functional.pad(nearest.float(), (1, 1, 1, 1), mode="replicate").long()
+    down = padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
+    return _divide(down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:], 4).to(torch.int8)
+
+
+def _multiply(op: Multiply, network: Network, first: Tensor, second: Tensor) -> Tensor:
+    factors = second.long() if second.ndim == first.ndim else second.long()[:, :, None, None]
+    return _divide(first.long() * factors * op.multiplier, op.shift).clamp(*op.range).to(torch.int8)
+
+
 # Tokens
 
 
@@ -247,6 +293,11 @@ _RUN: dict[type[Operation], Callable[..., Tensor]] = {
     Shortcut: _shortcut,
     Flatten: _flatten,
     Clamp: _clamp,
+    Table: _table,
+    Concatenate: _concatenate,
+    Slice: _slice,
+    Upsample: _upsample,
+    Multiply: _multiply,
     MatMul: _matmul,
     Embed: _embed,
     Residual: _residual,

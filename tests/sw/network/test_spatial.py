@@ -171,7 +171,7 @@ def test_without_a_shape_channels_are_checked_still() -> None:
     [
         (3, 3, "operation 3: must be an object with its name as 'op'"),
         (3, {"op": 3}, "operation 3: must be an object with its name as 'op'"),
-        (3, {"op": "multiply"}, "operation 3: op must be one of input, layer, logits, .*, not 'multiply'"),
+        (3, {"op": "divide"}, "operation 3: op must be one of input, layer, logits, .*, not 'divide'"),
         (3, {"multipliers": None}, r"operation 3 \(add\): multipliers must be 2 integers in 0\.\.4194303, not None"),
         (3, {"multipliers": [1, 1 << 22]}, r"multipliers must be 2 integers in 0\.\.4194303, not \[1, 4194304\]"),
         (3, {"multipliers": [1, -1]}, "multipliers must be 2 integers"),
