@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -44,7 +45,7 @@ from sw.network.tokens import (
     Token,
 )
 
-__all__ = ["export_transformer"]
+__all__ = ["PartLayer", "Steps", "Visitor", "Walk", "export_transformer", "transformer_steps"]
 
 #: Names of the parts, those of DeiT first.
 _NAMES = {
@@ -77,7 +78,7 @@ def _part(owner: nn.Module, name: str, path: str) -> Any:
     raise CompressError(f"the network must have a part {' or '.join(path + known for known in _NAMES[name])}")
 
 
-class _Layer:
+class PartLayer:
     """A decoded layer, and the quantiser of its input where it has one."""
 
     def __init__(self, owner: nn.Module, name: str, path: str = "") -> None:
@@ -101,75 +102,116 @@ class _Block:
         path = f"blocks.{number}."
         self.heads = int(_part(owner, "heads", path))
         self.norm1, self.norm2 = _Norm(owner, "norm1", path), _Norm(owner, "norm2", path)
-        self.qkv, self.proj, self.fc1, self.fc2 = (_Layer(owner, x, path) for x in ("qkv", "proj", "fc1", "fc2"))
+        self.qkv, self.proj, self.fc1, self.fc2 = (PartLayer(owner, x, path) for x in ("qkv", "proj", "fc1", "fc2"))
 
 
-class _Walk:
-    """The forward pass, put together from the parts; it may quantise, and set scales, on its way."""
+class Visitor:
+    """What is done with the values of a :class:`Walk`; this one leaves them as they are."""
+
+    def value(self, name: str, values: Tensor, reader: PartLayer | None = None) -> Tensor:
+        """A tensor that is int8 in the network, and the layer that reads it."""
+        return values
+
+    def stream(self, name: str, values: Tensor) -> Tensor:
+        """The residual stream."""
+        return values
+
+    def layer(self, layer: PartLayer, values: Tensor) -> Tensor:
+        """A layer's sums."""
+        return layer.module(values)  # type: ignore[no-any-return]
+
+    def norm(self, norm: nn.LayerNorm, values: Tensor) -> Tensor:
+        """Each token normalised."""
+        return norm(values)  # type: ignore[no-any-return]
+
+
+class _Calibration(Visitor):
+    """Quantises wherever the integers are, and sets scales."""
+
+    def __init__(self) -> None:
+        self.scales: dict[str, float] = {}
+        self.largest = 0.0
+
+    def value(self, name: str, values: Tensor, reader: PartLayer | None = None) -> Tensor:
+        quantiser = ActivationQuantiser().to(values.device)
+        if reader is not None and reader.quantiser is not None and reader.quantiser.ready:
+            quantiser = reader.quantiser
+        else:
+            quantiser.calibrate(values)
+        self.scales[name] = float(quantiser.step())
+        return quantiser(values)  # type: ignore[no-any-return]
+
+    def stream(self, name: str, values: Tensor) -> Tensor:
+        self.largest = max(self.largest, float(values.abs().max()))
+        return values
+
+    def layer(self, layer: PartLayer, values: Tensor) -> Tensor:
+        return layer.inner(values)  # type: ignore[no-any-return]
+
+
+class Walk:
+    """The forward pass of a vision transformer, put together from its parts.
+
+    Parameters
+    ----------
+    model
+        As for :func:`export_transformer`.
+
+    Raises
+    ------
+    CompressError
+        A part is missing or of another kind.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self.patches, self.classifier = _Layer(model, "patches"), _Layer(model, "classifier")
+        self.patches, self.classifier = PartLayer(model, "patches"), PartLayer(model, "classifier")
         self.positions: Tensor = _part(model, "positions", "")
         self.class_token: Tensor | None = getattr(model, "cls_token", None)
         self.blocks = [_Block(block, number) for number, block in enumerate(_part(model, "blocks", ""))]
         self.norm = _Norm(model, "norm")
-        self.scales: dict[str, float] = {}
-        self.largest = 0.0
 
-    def run(self, images: Tensor, calibrate: bool) -> Tensor:
-        """The logits; with ``calibrate``, quantised wherever the integers are, and scales set from these images."""
-
-        def quantised(name: str, values: Tensor, reader: _Layer | None = None) -> Tensor:
-            if not calibrate:
-                return values
-            quantiser = ActivationQuantiser().to(values.device)
-            if reader is not None and reader.quantiser is not None and reader.quantiser.ready:
-                quantiser = reader.quantiser
-            else:
-                quantiser.calibrate(values)
-            self.scales[name] = float(quantiser.step())
-            return quantiser(values)  # type: ignore[no-any-return]
-
-        def apply(layer: _Layer, values: Tensor) -> Tensor:
-            return (layer.inner if calibrate else layer.module)(values)  # type: ignore[no-any-return]
-
-        def residual(values: Tensor) -> Tensor:
-            self.largest = max(self.largest, float(values.abs().max()))
-            return values
-
-        stream = quantised("patches", apply(self.patches, quantised("input", images, self.patches)))
+    def run(self, images: Tensor, visitor: Visitor) -> Tensor:
+        """The logits, ``[batch, classes]``, with each value shown to a visitor on the way."""
+        value, layer, norm = visitor.value, visitor.layer, visitor.norm
+        stream = value("patches", layer(self.patches, value("input", images, self.patches)))
         stream = stream.flatten(2).transpose(1, 2)
         if self.class_token is not None:
             stream = torch.cat([self.class_token.expand(len(stream), -1, -1), stream], dim=1)
-        stream = residual(stream + self.positions)
+        stream = visitor.stream("embed", stream + self.positions)
         for number, block in enumerate(self.blocks):
             path = f"{number}."
-            values = quantised(path + "norm1", block.norm1.module(stream), block.qkv)
+            values = value(path + "norm1", norm(block.norm1.module, stream), block.qkv)
             batch, tokens, width = values.shape
-            parts = apply(block.qkv, values).reshape(batch, tokens, 3, block.heads, -1).permute(2, 0, 3, 1, 4)
-            q, k, v = (quantised(path + name, part) for name, part in zip("qkv", parts, strict=True))
-            scores = quantised(path + "scores", q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]))
+            parts = layer(block.qkv, values).reshape(batch, tokens, 3, block.heads, -1).permute(2, 0, 3, 1, 4)
+            q, k, v = (value(path + name, part) for name, part in zip("qkv", parts, strict=True))
+            scores = value(path + "scores", q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]))
             mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, tokens, width)
-            values = apply(block.proj, quantised(path + "mixed", mixed, block.proj))
-            stream = residual(stream + quantised(path + "proj", values))
-            values = apply(block.fc1, quantised(path + "norm2", block.norm2.module(stream), block.fc1))
-            values = functional.gelu(quantised(path + "fc1", values))
-            values = apply(block.fc2, quantised(path + "gelu", values, block.fc2))
-            stream = residual(stream + quantised(path + "fc2", values))
-        stream = self.norm.module(stream)
+            values = layer(block.proj, value(path + "mixed", mixed, block.proj))
+            stream = visitor.stream(path + "residual1", stream + value(path + "proj", values))
+            values = layer(block.fc1, value(path + "norm2", norm(block.norm2.module, stream), block.fc1))
+            values = functional.gelu(value(path + "fc1", values))
+            values = layer(block.fc2, value(path + "gelu", values, block.fc2))
+            stream = visitor.stream(path + "residual2", stream + value(path + "fc2", values))
+        stream = norm(self.norm.module, stream)
         pooled = stream.mean(1) if self.class_token is None else stream[:, 0]
-        return apply(self.classifier, quantised("pooled", pooled, self.classifier))
+        return layer(self.classifier, value("pooled", pooled, self.classifier))
 
 
 class _Exporter:
-    def __init__(self, walk: _Walk, model: nn.Module, shape: tuple[int, ...]) -> None:
-        self.walk = walk
+    def __init__(self, walk: Walk, found: _Calibration, model: nn.Module, shape: tuple[int, ...]) -> None:
+        self.walk, self.scales = walk, found.scales
         self.given = {layer.name: layer for layer in compressed_layers(model)}
         self.layers: dict[str, CompressedLayer] = {}
         self.constants: dict[str, NDArray[Any]] = {}
+        #: Of each value that a visitor is shown: its operation, and the real value of the integer 1.
+        self.places: dict[str, tuple[int, float]] = {}
         self.operations: list[Operation] = [Input(shape=(shape[0], shape[1], shape[2]))]
         # Real value of the integer 1 in the residual stream.
-        self.step = _HEADROOM * walk.largest / RESIDUAL_LIMIT
+        self.step = _HEADROOM * found.largest / RESIDUAL_LIMIT
+
+    def place(self, name: str, number: int) -> int:
+        self.places[name] = number, self.scales.get(name, self.step)
+        return number
 
     def emit(self, make: type[Operation], *sources: int, **fields: Any) -> int:
         self.operations.append(make(inputs=sources, **fields))
@@ -179,7 +221,7 @@ class _Exporter:
         self.constants[name] = values
         return name
 
-    def layer(self, layer: _Layer, source: int, scale: float, target: NDArray[np.float64] | None) -> int:
+    def layer(self, layer: PartLayer, source: int, scale: float, target: NDArray[np.float64] | None) -> int:
         """A layer that reads integers of one scale and makes int8 of these, one for each channel; or int32."""
         module = layer.inner
         found = self.given[module.name]
@@ -219,8 +261,9 @@ class _Exporter:
         return self.constant(name, results.to(torch.int8).numpy())
 
     def run(self) -> Network:
-        walk, scales, step = self.walk, self.walk.scales, self.step
-        stream = self.layer(walk.patches, 0, scales["input"], np.array(scales["patches"]))
+        walk, scales, step = self.walk, self.scales, self.step
+        self.place("input", 0)
+        stream = self.place("patches", self.layer(walk.patches, 0, scales["input"], np.array(scales["patches"])))
         positions = walk.positions.detach().cpu().double()[0].clone()
         if walk.class_token is not None:
             positions[0] += walk.class_token.detach().cpu().double()[0, 0]
@@ -228,6 +271,7 @@ class _Exporter:
         stream = self.emit(
             Embed, stream, factor=scales["patches"] / step, positions=self.constant("positions", integers)
         )
+        self.place("embed", stream)
         for number, block in enumerate(walk.blocks):
             stream = self.block(block, number, stream)
         pooled = scales["pooled"]
@@ -237,38 +281,63 @@ class _Exporter:
             values = self.emit(Mean, tokens, factor=1 / (_MEAN_STEPS * positions.shape[0]))
         else:
             values = self.norm(walk.norm, self.emit(Token, stream, number=0), "norm", pooled)
-        self.layer(walk.classifier, values, pooled, None)
+        self.layer(walk.classifier, self.place("pooled", values), pooled, None)
         return Network(self.layers, tuple(self.operations), scales["input"], self.constants)
 
     def block(self, block: _Block, number: int, stream: int) -> int:
         path, name, step = f"{number}.", f"blocks.{number}.", self.step
-        s = {key.removeprefix(path): scale for key, scale in self.walk.scales.items() if key.startswith(path)}
-        values = self.norm(block.norm1, stream, name + "norm1", s["norm1"])
+        s = {key.removeprefix(path): scale for key, scale in self.scales.items() if key.startswith(path)}
+
+        def place(part: str, made: int) -> int:
+            return self.place(path + part, made)
+
+        values = place("norm1", self.norm(block.norm1, stream, name + "norm1", s["norm1"]))
         width = len(self.constants[name + "norm1.gain"])
         values = self.layer(block.qkv, values, s["norm1"], np.repeat([s["q"], s["k"], s["v"]], width))
         q, k, v = (
-            self.emit(Split, values, part=part, parts=3, heads=block.heads, transposed=part == 1) for part in range(3)
+            place("qkv"[part], self.emit(Split, values, part=part, parts=3, heads=block.heads, transposed=part == 1))
+            for part in range(3)
         )
         factor = s["q"] * s["k"] / math.sqrt(width // block.heads) / s["scores"]
         multiplier, shift = fixed_point(np.array([factor]))
         scores = self.emit(MatMul, q, k, name=name + "scores", multiplier=int(multiplier[0]), shift=int(shift[0]))
         exponents = self.table(name + "softmax", np.arange(256), lambda x: 127 * torch.exp(-s["scores"] * x))
-        numerators = self.emit(Softmax, scores, table=exponents)
+        numerators = self.emit(Softmax, place("scores", scores), table=exponents)
         sums = self.emit(MatMul, numerators, v, name=name + "shares")
-        mixed = self.emit(Normalise, sums, numerators, factor=s["v"] / s["mixed"])
-        values = self.layer(block.proj, mixed, s["mixed"], np.array(s["proj"]))
-        stream = self.emit(Residual, stream, values, factor=s["proj"] / step)
-        values = self.norm(block.norm2, stream, name + "norm2", s["norm2"])
-        values = self.layer(block.fc1, values, s["norm2"], np.array(s["fc1"]))
+        mixed = place("mixed", self.emit(Normalise, sums, numerators, factor=s["v"] / s["mixed"]))
+        values = place("proj", self.layer(block.proj, mixed, s["mixed"], np.array(s["proj"])))
+        stream = place("residual1", self.emit(Residual, stream, values, factor=s["proj"] / step))
+        values = place("norm2", self.norm(block.norm2, stream, name + "norm2", s["norm2"]))
+        values = place("fc1", self.layer(block.fc1, values, s["norm2"], np.array(s["fc1"])))
         gelu = self.table(name + "gelu", np.arange(-128, 128), lambda x: functional.gelu(x * s["fc1"]) / s["gelu"])
-        values = self.emit(Gelu, values, table=gelu)
-        values = self.layer(block.fc2, values, s["gelu"], np.array(s["fc2"]))
-        return self.emit(Residual, stream, values, factor=s["fc2"] / step)
+        values = place("gelu", self.emit(Gelu, values, table=gelu))
+        values = place("fc2", self.layer(block.fc2, values, s["gelu"], np.array(s["fc2"])))
+        return place("residual2", self.emit(Residual, stream, values, factor=s["fc2"] / step))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A vision transformer in integers, and what they stand for.
+
+    Attributes
+    ----------
+    network
+        In steps.
+    walk
+        The parts that it was made of.
+    places
+        Of each value that a :class:`Visitor` of the walk is shown: the number of its operation, and the real value of
+        the integer 1.
+    """
+
+    network: Network
+    walk: Walk
+    places: dict[str, tuple[int, float]]
 
 
 @torch.no_grad()
-def export_transformer(model: nn.Module, images: Tensor) -> Network:
-    """A vision transformer in integers.
+def transformer_steps(model: nn.Module, images: Tensor) -> Steps:
+    """A vision transformer in integers, beside its parts.
 
     Parameters
     ----------
@@ -287,11 +356,11 @@ def export_transformer(model: nn.Module, images: Tensor) -> Network:
     quantisers = [module for module in model.modules() if isinstance(module, ActivationQuantiser) and module.ready]
     model.eval()
     try:
-        walk = _Walk(model)
+        walk = Walk(model)
         # Without quantisers: sums in another order, rounded, would not be near each other any more.
         for quantiser in quantisers:
             quantiser.ready = False
-        expected, found = model(images), walk.run(images, calibrate=False)
+        expected, found = model(images), walk.run(images, Visitor())
         apart = float((found - expected).abs().max()) if found.shape == expected.shape else math.inf
         if not apart <= _TOLERANCE * float(expected.abs().max()):
             raise CompressError(
@@ -300,12 +369,19 @@ def export_transformer(model: nn.Module, images: Tensor) -> Network:
             )
         for quantiser in quantisers:
             quantiser.ready = True
-        walk.run(images, calibrate=True)
+        calibration = _Calibration()
+        walk.run(images, calibration)
     finally:
         for quantiser in quantisers:
             quantiser.ready = True
         model.train(training)
     try:
-        return _Exporter(walk, model, tuple(images.shape[1:])).run()
+        exporter = _Exporter(walk, calibration, model, tuple(images.shape[1:]))
+        return Steps(exporter.run(), walk, exporter.places)
     except NetworkError as error:
         raise CompressError(str(error)) from None
+
+
+def export_transformer(model: nn.Module, images: Tensor) -> Network:
+    """The network of :func:`transformer_steps`."""
+    return transformer_steps(model, images).network

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
 from hw.config import ConfigError, preset
 from sw.compress.methods import CompressError
+from sw.compress.training.comparison_steps import compare_steps
 from sw.compress.training.device import device_values
+from sw.compress.training.differences import PRECISION, Difference, exact_layer, label, layer_bound
 from sw.compress.training.graph import place
 from sw.compress.training.integer import IntegerNetwork, export_integers, read_network
 from sw.compress.training.layers import DecodedConv2d, DecodedLinear
@@ -38,38 +39,6 @@ __all__ = ["Comparison", "Difference", "compare_file", "compare_network"]
 _IMAGES = 8
 # Products of a network whose program is run by the golden model: seconds.
 _PROGRAM_PRODUCTS = 3_000_000
-# Of the largest sum: what float64 and the rounding of float32 scales leave off.
-_PRECISION = 2.0**-20
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One operation of the file and of the graph, from the same integers.
-
-    Attributes
-    ----------
-    operation
-        Number and kind, in the file.
-    where
-        In the user's network.
-    apart
-        The largest difference, in steps of the result.
-    bound
-        The largest that rounding explains there.
-    share
-        Of the values that are not the same integer.
-    """
-
-    operation: str
-    where: str
-    apart: float
-    bound: float
-    share: float
-
-    @property
-    def explained(self) -> bool:
-        """Whether rounding explains it."""
-        return self.apart <= self.bound
 
 
 @dataclass(frozen=True)
@@ -132,13 +101,8 @@ class _Forced(fx.Interpreter):
             self.compare(n, given)
             number, _ = self.numbers[n.name]
             return self.values[number].double() * float(module.step())
-        if isinstance(module, DecodedConv2d):
-            bias = None if module.bias is None else module.bias.double()
-            how = module.stride, module.padding, module.dilation, module.groups
-            return functional.conv2d(given, module.decoder().double(), bias, *how)
-        if isinstance(module, DecodedLinear):
-            bias = None if module.bias is None else module.bias.double()
-            return functional.linear(given, module.weight.double(), bias)
+        if isinstance(module, DecodedConv2d | DecodedLinear):
+            return exact_layer(module, given)
         return copy.deepcopy(module).double()(given)
 
     def compare(self, n: fx.Node, values: Tensor) -> None:
@@ -147,14 +111,14 @@ class _Forced(fx.Interpreter):
         exact = values / scale
         if n.op != "output":
             exact = exact.clamp(-128, 127)
-        bound = self.bound(op, logits=n.op == "output")
+        bound = self.bound(op)
         shaped = bound.reshape(1, -1, *[1] * (exact.ndim - 2))
         apart = (integers - exact).abs()
         # Of the channel that is farthest beyond its bound.
         worst = int((apart - shaped).flatten().argmax())
         self.found.append(
             Difference(
-                f"{number} ({op.kind}{' ' + repr(op.layer) if isinstance(op, Layer | Logits) else ''})",
+                f"{number} ({label(op)})",
                 place(n.args[0] if n.op == "output" and isinstance(n.args[0], fx.Node) else n),
                 float(apart.flatten()[worst]),
                 float(shaped.expand_as(apart).flatten()[worst]),
@@ -162,24 +126,15 @@ class _Forced(fx.Interpreter):
             )
         )
 
-    def bound(self, op: Operation, *, logits: bool) -> Tensor:
+    def bound(self, op: Operation) -> Tensor:
         """The largest difference that rounding explains, for each channel or for all."""
         if isinstance(op, Layer | Logits):
-            layer = self.network.layers[op.layer]
-            given = layer.requantisation
-            assert given is not None
-            # Steps of the result by one of the sum.
-            factor = np.abs(np.ldexp(given.multiplier.astype(np.float64), -given.shift.astype(np.int64)))
-            sums = 128 * np.abs(layer.integer_weights().astype(np.float64)).reshape(len(factor), -1).sum(1)
-            # A factor that was too small for its bias was raised to where the bias fits.
-            raised = np.abs(given.bias.astype(np.int64)) >= (1 << 29) - 1
-            bound = (0.0 if logits else 0.5) + factor * (0.5 + np.where(raised, sums, 0) + _PRECISION * sums)
-            return torch.from_numpy(bound + _PRECISION * np.abs(given.bias * factor))
+            return layer_bound(self.network, op)
         if isinstance(op, Add):
             # Each multiplier is rounded, and one that reached its limit cut.
             units = 1.0 if max(op.multipliers) >= (1 << 22) - 1 else 0.5
-            return torch.tensor([0.5 + 2 * 128 * units * 2.0**-op.shift + 128 * _PRECISION])
-        return torch.tensor([0.5 + 128 * _PRECISION])
+            return torch.tensor([0.5 + 2 * 128 * units * 2.0**-op.shift + 128 * PRECISION])
+        return torch.tensor([0.5 + 128 * PRECISION])
 
 
 @torch.no_grad()
@@ -248,10 +203,9 @@ def compare_file(
     path
         Of the file.
     model
-        The quantised graph; of a network in steps, nothing is compared here
-        (:func:`sw.compress.export.transformer.export_transformer` has done so).
+        The quantised graph; of a network in steps, the module.
     images
-        Normalised floats ``[batch, C, rows, columns]``.
+        Normalised floats ``[batch, C, rows, columns]``, that scales were calibrated on.
     force
         Say what differs, and do not refuse it.
     program
@@ -262,9 +216,12 @@ def compare_file(
     CompressError
         They differ by more than rounding explains: the message names the first operation that does.
     """
-    if not isinstance(model, fx.GraphModule):
-        return Comparison(0, program="not compared: a network in steps")
-    found = compare_network(read_network(path), model, images, program=program)
+    network = read_network(path)
+    if isinstance(model, fx.GraphModule):
+        found = compare_network(network, model, images, program=program)
+    else:
+        steps = compare_steps(network, model, images[:_IMAGES], images)
+        found = Comparison(len(images[:_IMAGES]), steps, "not compared: a network in steps")
     text = None
     if (first := found.first) is not None:
         text = (
