@@ -208,12 +208,19 @@ def progress_bar(shown: bool = True) -> Progress:
     )
 
 
-def module_sources(module: torch.nn.Module) -> list[LayerSource]:
+def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[LayerSource]:
     """The ``Conv2d``, ``Conv1d`` and ``Linear`` layers of a module, in its order.
 
     A ``Conv1d`` is a convolution of one row. Padding is the layer's own: a separate padding module in front is not part
     of it. That of another mode than zeros has no integer form, but the weight has
     (:class:`sw.compress.training.modules.DecodedModule`).
+
+    Parameters
+    ----------
+    module
+        With these layers.
+    geometry
+        Refuse a layer whose padding a source cannot say. Without, it is given as 0: for names and weights alone.
 
     Raises
     ------
@@ -230,7 +237,7 @@ def module_sources(module: torch.nn.Module) -> list[LayerSource]:
                     kind="conv",
                     weight=weight if weight.ndim == 4 else weight[:, :, None],
                     stride=_pair(layer.stride, 1),
-                    padding=_padding(name, layer),
+                    padding=_padding(name, layer, geometry),
                     dilation=_pair(layer.dilation, 1),
                     groups=layer.groups,
                 )
@@ -294,12 +301,14 @@ def _pair(value: Sequence[int], row: int) -> tuple[int, int]:
     return int(rows), int(columns)
 
 
-def _padding(name: str, layer: torch.nn.Conv1d | torch.nn.Conv2d) -> tuple[int, int]:
+def _padding(name: str, layer: torch.nn.Conv1d | torch.nn.Conv2d, strict: bool) -> tuple[int, int]:
     if layer.padding == "valid":
         return 0, 0
     if layer.padding == "same":
         spans = [dilation * (size - 1) for dilation, size in zip(layer.dilation, layer.kernel_size, strict=True)]
         if any(span % 2 for span in spans):
+            if not strict:
+                return 0, 0
             raise CompressError(f"layer {name!r}: padding 'same' must be the same on both sides, so the kernel odd")
         return _pair([span // 2 for span in spans], 0)
     assert not isinstance(layer.padding, str)

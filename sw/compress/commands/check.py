@@ -62,7 +62,9 @@ def _run(options: argparse.Namespace) -> int:
     with ExitStack() as files:
         output = files.enter_context(staged(options.json)) if options.json is not None else None
         model = load_model(options.network, options.weights)
-        found = check_network_form(model, rules_of(options, module_sources(model)), _images(options, model))
+        found = check_network_form(
+            model, rules_of(options, module_sources(model, geometry=False)), _images(options, model)
+        )
         if output is not None:
             output.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
     _print(options.network, found)

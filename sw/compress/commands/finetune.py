@@ -146,7 +146,7 @@ def _run(options: argparse.Namespace) -> int:
         torch.manual_seed(options.seed)
         model = load_model(options.network, options.weights)
         train, test = (load_split(options, model, split) for split in SPLITS)
-        job = _job(options, module_sources(model), len(train))
+        job = _job(options, module_sources(model, geometry=False), len(train))
         with ExitStack() as files:
             # Before the work, which takes long; none takes its place unless all are complete.
             names = ("output", "json", "rest") if first else ()

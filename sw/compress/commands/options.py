@@ -99,7 +99,7 @@ def load_split(options: argparse.Namespace, model: nn.Module, split: str) -> Ima
         "interpolation": options.interpolation,
         "crop": options.resize_crop,
     }
-    first = next((source for source in module_sources(model) if source.kind == "conv"), None)
+    first = next((source for source in module_sources(model, geometry=False) if source.kind == "conv"), None)
     channels = first.shape[1] * first.groups if first is not None else None
     data = load_data(
         options.data,

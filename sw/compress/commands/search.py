@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
     if file and (options.weights or options.data):
         raise CompressError("--weights and --data need a network, not a checkpoint alone")
     model = None if file else load_model(options.network, options.weights)
-    sources = checkpoint_sources(options.network) if model is None else module_sources(model)
+    sources = checkpoint_sources(options.network) if model is None else module_sources(model, geometry=False)
     check_keep(options.keep, sources)
     candidates: Sequence[Recipe] = CANDIDATES
     if options.candidates:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,31 +15,46 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from sw.compress.export.scales import MAX_BIAS, fixed_point, requantisation
+from sw.compress.frontend import Affine
 from sw.compress.methods import CompressError
-from sw.compress.training.graph import arguments, operation, place
 from sw.compress.training.layers import DecodedConv2d, DecodedLinear, compressed_layers
-from sw.compress.training.quant import ActivationQuantiser
+from sw.compress.training.operations import Roles, arguments, limits, output_nodes, place, region_values, roles_of
+from sw.compress.training.quant import ActivationQuantiser, integers
 from sw.format.layer import CompressedLayer, Requantisation
-from sw.network import Network, NetworkError, Operation
+from sw.network import FULL_RANGE, Array, Network, NetworkError, Operation, Output
 from sw.network.spatial import (
     ADD_BITS,
     Add,
     Average,
     Clamp,
+    Concatenate,
     Flatten,
     Input,
     Layer,
     Logits,
     Maximum,
+    Multiply,
     Pad,
     Shortcut,
+    Slice,
+    Table,
+    Upsample,
     pooled_size,
 )
 
 __all__ = ["export_network"]
 
 #: Operations of a graph that are exact, and have one and the same form in integers.
-_EXACT: Mapping[str, type[Operation]] = {"maximum": Maximum, "pad": Pad, "shortcut": Shortcut, "flatten": Flatten}
+_EXACT: Mapping[str, type[Operation]] = {
+    "maximum": Maximum,
+    "pad": Pad,
+    "shortcut": Shortcut,
+    "flatten": Flatten,
+    "slice": Slice,
+    "nearest": Upsample,
+    "bilinear": Upsample,
+    "spread": Upsample,
+}
 
 
 @dataclass
@@ -54,6 +69,38 @@ class _Pending:
     low: float = -math.inf
     high: float = math.inf
 
+    def clamped(self, low: float, high: float) -> _Pending:
+        """The same, clamped to both ranges."""
+        return dataclasses.replace(self, low=max(self.low, low), high=min(self.high, high))
+
+
+@dataclass
+class _Table:
+    """Functions of one int8, of a graph's nodes, whose results are not int8 yet."""
+
+    node: fx.Node
+    root: fx.Node
+    low: float = -math.inf
+    high: float = math.inf
+
+    def clamped(self, low: float, high: float) -> _Table:
+        """The same, clamped to both ranges."""
+        return dataclasses.replace(self, low=max(self.low, low), high=min(self.high, high))
+
+
+@dataclass
+class _Joined:
+    """Parts of a concatenation that have no common scale yet."""
+
+    parts: list[_Pending | _Table | _Joined]
+
+    def clamped(self, low: float, high: float) -> _Joined:
+        """All parts, clamped."""
+        return _Joined([part.clamped(low, high) for part in self.parts])
+
+
+_Unfinished = _Pending | _Table | _Joined
+
 
 @dataclass
 class _Exporter:
@@ -61,10 +108,13 @@ class _Exporter:
     layers: dict[str, CompressedLayer]
     sizes: dict[str, tuple[int, ...]]
     image_shape: tuple[int, int, int]
+    roles: Roles
     operations: list[Operation] = field(default_factory=list)
     # Number and scale of each int8 value.
     done: dict[fx.Node, tuple[int, float]] = field(default_factory=dict)
-    pending: dict[fx.Node, _Pending] = field(default_factory=dict)
+    pending: dict[fx.Node, _Unfinished] = field(default_factory=dict)
+    constants: dict[str, NDArray[np.int8]] = field(default_factory=dict)
+    outputs: list[Output] = field(default_factory=list)
     input_scale: float = 0.0
 
     def emit(self, node: fx.Node, scale: float, op: Operation) -> None:
@@ -77,40 +127,38 @@ class _Exporter:
         return self.done[node]
 
     def add_node(self, node: fx.Node) -> None:
-        kind = operation(self.graph, node)
+        kind = self.roles.kinds[node]
         source: Any = node.args[0] if node.args else None
         module = self.graph.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if kind == "input":
+        if node in self.roles.regions:
+            self.pending[node] = _Table(node, self.roles.regions[node])
+        elif kind == "input":
             self.pending[node] = _Pending(Input, (), {"shape": self.image_shape}, np.ones(1), np.zeros(1))
         elif kind == "layer":
             assert isinstance(module, DecodedConv2d | DecodedLinear)
-            number, scale = self.value(source, node)
-            layer = self.layers[module.name]
-            if layer.requantisation is not None or any(
-                p.fields.get("layer") == layer.name for p in self.pending.values()
-            ):
-                raise CompressError(f"layer {layer.name!r} must be used once: it has one requantisation")
-            bias = np.zeros(1) if module.bias is None else module.bias.detach().cpu().double().numpy()
-            gain = layer.scale.astype(np.float64) * scale
-            self.pending[node] = _Pending(Layer, (number,), {"layer": layer.name}, gain, bias)
+            self.add_layer(node, module)
+        elif kind == "affine":
+            self.add_affine(node)
         elif kind == "norm":
-            assert isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)
             before = self.pending.get(source)
-            if before is None or before.make is not Layer or before.low > -math.inf or before.high < math.inf:
+            if not isinstance(before, _Pending) or before.make is not Layer or (before.low, before.high) != _OPEN:
                 raise CompressError(f"{place(node)}: batch norm must follow a layer directly")
+            assert module is not None
             self.pending[node] = _fold(before, module)
-        elif kind in ("relu", "relu6"):
-            high = 6.0 if kind == "relu6" else math.inf
+        elif kind in ("relu", "relu6", "clamp"):
+            low, high = limits(kind, node)
             if source in self.pending:
-                before = self.pending[source]
-                self.pending[node] = dataclasses.replace(before, low=max(before.low, 0), high=min(before.high, high))
+                self.pending[node] = self.pending[source].clamped(low, high)
             else:
                 number, scale = self.value(source, node)
-                limits = (0, 127 if high == math.inf else min(127, round(high / scale)))
-                self.emit(node, scale, Clamp(inputs=(number,), range=limits))
+                self.emit(node, scale, Clamp(inputs=(number,), range=_integers(low, high, scale)))
         elif kind == "add":
             a, b = (self.value(argument, node) for argument in node.args[:2])
             self.pending[node] = _Pending(Add, (a[0], b[0]), {}, np.array([a[1], b[1]]), np.zeros(1))
+        elif kind == "multiply":
+            self.multiply(node)
+        elif kind == "concatenate":
+            self.concatenate(node)
         elif kind == "average":
             number, scale = self.value(source, node)
             window, area = self.average(node, source)
@@ -120,19 +168,89 @@ class _Exporter:
                 self.pending[node] = self.pending[source]
             else:
                 self.done[node] = self.value(source, node)
-        elif kind == "quantise" and source in self.pending:
-            assert isinstance(module, ActivationQuantiser)
-            self.finish(node, self.pending[source], float(module.step()))
+        elif kind == "unflatten":
+            self.check_factors(node)
+            self.done[node] = self.value(source, node)
         elif kind == "quantise":
-            raise CompressError(f"{place(node)} must follow a layer, an addition or pooling")
+            assert isinstance(module, ActivationQuantiser)
+            # Where a value has a scale, a table gives it another.
+            before = self.pending[source] if source in self.pending else _Table(source, source)
+            self.finish(node, before, float(module.step()))
         elif kind == "output":
-            self.finish_logits(source, node)
+            self.finish_outputs(node)
         else:
             number, scale = self.value(source, node)
             self.emit(node, scale, _EXACT[kind](inputs=(number,), **self.geometry(kind, node, source)))
 
+    def add_layer(self, node: fx.Node, module: DecodedConv2d | DecodedLinear) -> None:
+        number, scale = self.value(node.args[0], node)
+        layer = self.layers[module.name]
+        pending = [p for p in self.pending.values() if isinstance(p, _Pending)]
+        if layer.requantisation is not None or any(p.fields.get("layer") == layer.name for p in pending):
+            raise CompressError(f"layer {layer.name!r} must be used once: it has one requantisation")
+        bias = np.zeros(1) if module.bias is None else module.bias.detach().cpu().double().numpy()
+        gain = layer.scale.astype(np.float64) * scale
+        self.pending[node] = _Pending(Layer, (number,), {"layer": layer.name}, gain, bias)
+
+    def add_affine(self, node: fx.Node) -> None:
+        """Batch norm, or other factors and summands, as a depthwise layer of 1 x 1."""
+        number, scale = self.value(node.args[0], node)
+        mean, factor, summand = _affine(self.graph.get_submodule(str(node.target)))
+        C, name, count = len(factor), str(node.target), 1
+        while name in self.layers:
+            count += 1
+            name = f"{node.target} ({count})"
+        # The largest weight: bias is a whole number of products with it.
+        size = (np.abs(factor) / 127).astype(np.float32)
+        self.layers[name] = CompressedLayer(
+            name=name,
+            kind="conv",
+            method="int8",
+            shape=(C, 1, 1, 1),
+            groups=C,
+            scale=np.where(size > 0, size, np.float32(1)),
+            weights=(127 * np.sign(factor) * (size > 0)).astype(np.int8).reshape(C, 1, 1, 1),
+        )
+        gain = np.where(size > 0, np.abs(factor) / 127, 1.0) * scale
+        self.pending[node] = _Pending(Layer, (number,), {"layer": name}, gain, summand - mean * factor)
+
+    def multiply(self, node: fx.Node) -> None:
+        sides = [(self.value(each, node), math.prod(self.sizes[each.name])) for each in node.all_input_nodes]
+        if sides[0][1] < sides[1][1]:
+            sides.reverse()
+        (a, _), (b, _) = sides
+        self.pending[node] = _Pending(Multiply, (a[0], b[0]), {}, np.array([a[1] * b[1]]), np.zeros(1))
+
+    def check_factors(self, node: fx.Node) -> None:
+        """Features as a map have no form of their own: a product must read them."""
+        for user in node.users:
+            kind = self.roles.kinds[user]
+            if user in self.roles.regions or kind in ("same", "quantise"):
+                self.check_factors(user)
+            elif kind != "multiply":
+                advice = "only a product may read it; use a convolution of 1 x 1 in the place of the linear layer"
+                raise CompressError(f"{place(node)}: features as a map have no integer form: {advice}")
+
+    def concatenate(self, node: fx.Node) -> None:
+        given = node.args[0]
+        assert isinstance(given, list | tuple)
+        nodes = [each for each in given if isinstance(each, fx.Node)]
+        scales = {self.done[each][1] if each in self.done else None for each in nodes}
+        if len(scales) == 1 and None not in scales:
+            numbers = tuple(self.done[each][0] for each in nodes)
+            self.emit(node, self.done[nodes[0]][1], Concatenate(inputs=numbers))
+            return
+        self.pending[node] = _Joined(
+            [self.pending[each] if each in self.pending else _Table(each, each) for each in nodes]
+        )
+
     def geometry(self, kind: str, node: fx.Node, source: fx.Node) -> dict[str, Any]:
         """Fields of an operation that is exact."""
+        if kind in ("nearest", "bilinear", "spread"):
+            return {"mode": "zeros" if kind == "spread" else kind}
+        if kind == "slice":
+            _, _, start, length = node.args
+            return {"start": start, "stop": start + length}  # type: ignore[operator]
         if kind == "maximum":
             given = arguments(self.graph, node, kind)
             if given["dilation"] not in (1, (1, 1), [1, 1]) or given["return_indices"]:
@@ -170,7 +288,10 @@ class _Exporter:
         divisor = None
         if isinstance(module, nn.AdaptiveAvgPool2d) or node.target is functional.adaptive_avg_pool2d:
             if any(x % y for x, y in zip(size, result, strict=True)):
-                raise CompressError(f"{where}: all windows must have one size, not those of {size} to {result}")
+                advice = "pool to rows and columns that divide those of the map"
+                raise CompressError(
+                    f"{where}: all windows must have one size, not those of {size} to {result}: {advice}"
+                )
             kernel = [x // y for x, y in zip(size, result, strict=True)]
             window = {"kernel": kernel, "stride": kernel, "padding": [0, 0]}
         else:
@@ -183,11 +304,35 @@ class _Exporter:
         area = float(divisor or math.prod(window["kernel"]))
         return ({} if tuple(window["kernel"]) == size and not any(window["padding"]) else window), area
 
-    def finish(self, node: fx.Node, before: _Pending, scale: float) -> None:
-        """Emit a pending operation with int8 output of that scale."""
+    def finish(self, node: fx.Node, before: _Unfinished, scale: float) -> None:
+        """Emit what is pending with int8 output of that scale."""
+        if isinstance(before, _Pending):
+            self.finish_operation(node, before, scale)
+        elif isinstance(before, _Table):
+            self.finish_table(node, before, scale)
+        else:
+            self.emit(node, scale, Concatenate(inputs=tuple(self.parts(node, before, scale))))
+
+    def parts(self, node: fx.Node, before: _Joined, scale: float) -> Iterator[int]:
+        """The numbers of the parts of a concatenation, each with that scale."""
+        for part in before.parts:
+            if isinstance(part, _Joined):
+                yield from self.parts(node, part, scale)
+            elif isinstance(part, _Table) and part.node is part.root and self.done[part.root][1] == scale:
+                # As it is, but for a clamp.
+                number, _ = self.done[part.root]
+                span = _integers(part.low, part.high, scale)
+                if span != FULL_RANGE:
+                    self.emit(node, scale, Clamp(inputs=(number,), range=span))
+                    number, _ = self.done[node]
+                yield number
+            else:
+                self.finish(node, part, scale)
+                yield self.done[node][0]
+
+    def finish_operation(self, node: fx.Node, before: _Pending, scale: float) -> None:
         fields = dict(before.fields)
-        low = -128 if before.low == -math.inf else max(-128, round(before.low / scale))
-        high = 127 if before.high == math.inf else min(127, round(before.high / scale))
+        low, high = _integers(before.low, before.high, scale)
         if before.make is Input:
             self.input_scale = scale
             self.emit(node, scale, Input(**fields))
@@ -210,32 +355,107 @@ class _Exporter:
             fields |= {"multiplier": int(multiplier[0]), "shift": int(shifts[0])}
         self.emit(node, scale, before.make(inputs=before.inputs, **fields))
 
-    def finish_logits(self, source: Any, node: fx.Node) -> None:
+    def finish_table(self, node: fx.Node, before: _Table, scale: float) -> None:
+        """A table of what the graph makes of all int8, by its own operations in float32."""
+        number, given = self.value(before.root, node)
+        values = torch.arange(-128, 128).float() * torch.tensor(given, dtype=torch.float32)
+        device = next(self.graph.parameters()).device
+        results = region_values(self.graph, before.node, before.root, values.to(device)[None, None, None])
+        results = results.float().cpu().flatten()
+        low, high = self.span(number)
+        unknown = results.isnan() & (values >= low * given) & (values <= high * given)
+        if unknown.any():
+            worst = float(values[unknown][0])
+            advice = "clamp it before to where the function has a value"
+            raise CompressError(f"{place(before.node)}: its result must be a number, not NaN of {worst:.4g}: {advice}")
+        table = integers(
+            results.nan_to_num(0, math.inf, -math.inf).clamp(before.low, before.high),
+            torch.tensor(scale, dtype=torch.float32),
+            -128,
+            127,
+        )
+        entries = np.roll(table.to(torch.int8).numpy(), 128)
+        name = next((name for name, other in self.constants.items() if np.array_equal(other, entries)), None)
+        if name is None:
+            name = f"table_{len(self.constants)}"
+            self.constants[name] = entries
+        self.emit(node, scale, Table(inputs=(number,), table=name))
+
+    def span(self, number: int) -> tuple[int, int]:
+        """The least and the greatest integer that a value can have, as far as it is known."""
+        op = self.operations[number]
+        while isinstance(op, Maximum | Flatten | Slice | Upsample):
+            op = self.operations[op.inputs[0]]
+        found: tuple[int, int] = getattr(op, "range", FULL_RANGE)
+        return found
+
+    def finish_outputs(self, node: fx.Node) -> None:
+        given = output_nodes(node)
+        for name, source in given:
+            if source in self.done:
+                number, scale = self.done[source]
+            else:
+                number, scale = self.finish_logits(source, node)
+            label = name or self.operations[number].label
+            if number == 0:
+                raise CompressError(f"output {label!r} must be computed by the network, not the image itself")
+            earlier = next((output for output in self.outputs if output.value == number), None)
+            if earlier is not None:
+                advice = "return it once"
+                raise CompressError(f"outputs {earlier.name!r} and {label!r} must differ, not be one value: {advice}")
+            self.outputs.append(Output(number, label, scale))
+        if len(given) == 1 and not given[0][0] and isinstance(self.operations[-1], Logits):
+            # Of one that is compared, the order of the classes is what counts: no more is said of it.
+            self.outputs = []
+
+    def finish_logits(self, source: fx.Node, node: fx.Node) -> tuple[int, float]:
         before = self.pending.get(source)
-        if before is None or before.make is not Layer or len(before.gain) != 1 or before.low > -math.inf:
-            raise CompressError(
-                f"{place(source)}: the last operation must be a layer with one scale, without batch norm or activation"
-            )
+        if not isinstance(before, _Pending) or before.make is not Layer or (before.low, before.high) != _OPEN:
+            raise CompressError(f"{place(source)}: must be quantised, or a layer without batch norm or activation")
         layer = self.layers[before.fields["layer"]]
+        if len(before.gain) != 1:
+            advice = "convert it with one_scale (sw.compress.training.modules.convert)"
+            raise CompressError(f"layer {layer.name!r} must have one scale, as its sums are an output: {advice}")
         K = layer.shape[0]
         bias = np.broadcast_to(np.rint(before.offset / before.gain), K)
         if np.abs(bias).max() > MAX_BIAS:
             raise CompressError(f"layer {layer.name!r}: bias must be within {MAX_BIAS}, not {np.abs(bias).max()}")
         ones = Requantisation(bias.astype(np.int32), np.ones(K, np.int32), np.zeros(K, np.uint8))
         self.layers[layer.name] = dataclasses.replace(layer, requantisation=ones)
-        self.emit(node, float(before.gain[0]), Logits(inputs=before.inputs, **before.fields))
+        self.emit(source, float(before.gain[0]), Logits(inputs=before.inputs, **before.fields))
+        return self.done[source]
 
 
-def _fold(before: _Pending, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> _Pending:
+_OPEN = (-math.inf, math.inf)
+
+
+def _integers(low: float, high: float, scale: float) -> tuple[int, int]:
+    """A range as integers of a scale."""
+    ends = (min(max(end / scale, -128.0), 127.0) for end in (low, high))
+    least, greatest = (round(end) for end in ends)
+    return least, greatest
+
+
+def _affine(module: nn.Module) -> tuple[Array, Array, Array]:
+    """``mean``, ``factor`` and ``summand`` of each channel, of ``(v - mean) * factor + summand``."""
+    if isinstance(module, Affine):
+        factor, summand = (each.detach().cpu().double().numpy() for each in (module.weight, module.bias))
+        return np.zeros(1), factor, summand
+    assert isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)
+    assert module.running_mean is not None
+    assert module.running_var is not None
+    mean, variance = module.running_mean.cpu().double().numpy(), module.running_var.cpu().double().numpy()
+    factor = 1 / np.sqrt(variance + module.eps)
+    if not module.affine:
+        return mean, factor, np.zeros(1)
+    weight, bias = (each.detach().cpu().double().numpy() for each in (module.weight, module.bias))
+    return mean, factor * weight, bias
+
+
+def _fold(before: _Pending, module: nn.Module) -> _Pending:
     """Batch norm as part of the operation before it."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    mean, variance = norm.running_mean.cpu().double().numpy(), norm.running_var.cpu().double().numpy()
-    factor = 1 / np.sqrt(variance + norm.eps)
-    if norm.affine:
-        factor = factor * norm.weight.detach().cpu().double().numpy()
-    shift = norm.bias.detach().cpu().double().numpy() if norm.affine else 0.0
-    return dataclasses.replace(before, gain=before.gain * factor, offset=(before.offset - mean) * factor + shift)
+    mean, factor, summand = _affine(module)
+    return dataclasses.replace(before, gain=before.gain * factor, offset=(before.offset - mean) * factor + summand)
 
 
 def _pair(value: Any) -> list[int]:
@@ -277,13 +497,15 @@ def export_network(graph: fx.GraphModule, image_shape: tuple[int, int, int]) -> 
     device = next(graph.parameters()).device
     sizes = _Sizes(graph)
     sizes.run(torch.zeros(1, *image_shape, device=device))
-    exporter = _Exporter(graph, {layer.name: layer for layer in compressed_layers(graph)}, sizes.sizes, image_shape)
+    layers = {layer.name: layer for layer in compressed_layers(graph)}
+    exporter = _Exporter(graph, layers, sizes.sizes, image_shape, roles_of(graph))
     try:
         for node in graph.graph.nodes:
             exporter.add_node(node)
         # Number of the operation, and scale, of each value, for who compares the two.
         graph.meta["numbers"] = {node.name: value for node, value in exporter.done.items()}
-        return Network(exporter.layers, tuple(exporter.operations), exporter.input_scale)
+        operations, outputs = tuple(exporter.operations), tuple(exporter.outputs)
+        return Network(exporter.layers, operations, exporter.input_scale, exporter.constants, outputs)
     except NetworkError as error:
         raise CompressError(str(error)) from None
     finally:

@@ -7,13 +7,16 @@ the user gave it: a :class:`FrontEndError` lists all of it at once.
 """
 
 from sw.compress.frontend.capture import example_images, observe, same, unwrapped
+from sw.compress.frontend.modules import Affine, PadShortcut, Spread
 from sw.compress.frontend.places import FrontEndError, Refusal
-from sw.compress.frontend.raising import PadShortcut, raise_network, raise_program
+from sw.compress.frontend.raising import raise_network, raise_program
 
 __all__ = [
+    "Affine",
     "FrontEndError",
     "PadShortcut",
     "Refusal",
+    "Spread",
     "example_images",
     "observe",
     "raise_network",

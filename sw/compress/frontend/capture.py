@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from sw.compress.frontend.places import FrontEndError, Refusal, source_of_error
 
@@ -50,9 +52,9 @@ class Captured:
     image
         The placeholder of the images.
     output
-        What the network returns.
+        What the network returns: a node, or tuples, lists and dictionaries of nodes.
     sample, outputs
-        Images, and what the network itself makes of them.
+        Images, and what the network itself makes of them: tensors in the same structure.
     owner
         Of what the graph names otherwise, such as the graphs of regions.
     """
@@ -60,9 +62,9 @@ class Captured:
     graph: fx.Graph
     tensors: dict[fx.Node, tuple[Tensor, str]]
     image: fx.Node
-    output: fx.Node
+    output: Any
     sample: Tensor
-    outputs: Tensor
+    outputs: Any
     owner: nn.Module
 
 
@@ -77,8 +79,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def same(found: Tensor, expected: Tensor, tolerance: float = _TOLERANCE) -> bool:
-    """Whether two results are equal but for the order of sums. NaN is equal to nothing."""
+def same(found: Any, expected: Any, tolerance: float = _TOLERANCE) -> bool:
+    """Whether two results, tensors in any structure, are equal but for the order of sums. NaN is equal to nothing."""
+    if not (isinstance(found, Tensor) and isinstance(expected, Tensor)):
+        pairs = list(zip_longest(tree_leaves(found), tree_leaves(expected)))
+        tensors = all(isinstance(a, Tensor) and isinstance(b, Tensor) for a, b in pairs)
+        return tensors and all(same(a, b, tolerance) for a, b in pairs)
     if found.shape != expected.shape:
         return False
     if not found.numel():
@@ -146,8 +152,8 @@ def capture(model: nn.Module, images: Tensor) -> Captured:
     Raises
     ------
     FrontEndError
-        It computes something else each time, changes its buffers or its input, does not take one tensor and return
-        one, or cannot be captured.
+        It computes something else each time, changes its buffers or its input, does not take one tensor, returns
+        something else than tensors (alone, or in tuples, lists and dictionaries), or cannot be captured.
     """
     devices = [images.device] if images.is_cuda else []
     with _evaluating(model), torch.no_grad(), torch.random.fork_rng(devices), warnings.catch_warnings():
@@ -189,8 +195,8 @@ def capture_program(program: ExportedProgram) -> Captured:
     model = program.module()
     with torch.no_grad():
         outputs = _run(model, images.clone())
-    if not isinstance(outputs, Tensor):
-        raise FrontEndError([Refusal("", f"the network must have one output, not {_kind(outputs)}")])
+    if refusals := _unusable(outputs):
+        raise FrontEndError(refusals)
     return _described(model, program, images, outputs)
 
 
@@ -259,7 +265,7 @@ def _run(model: nn.Module, images: Tensor) -> Any:
         raise FrontEndError([Refusal(f"{line}:" if line else "", why)]) from error
 
 
-def _observed(model: nn.Module, sample: Tensor) -> Tensor:
+def _observed(model: nn.Module, sample: Tensor) -> Any:
     """What the network makes of images; refuses one that has an effect, or chance, in it."""
     inputs = sample.clone()
     with _unchanged(model) as changed:
@@ -269,26 +275,39 @@ def _observed(model: nn.Module, sample: Tensor) -> Tensor:
     refusals = [Refusal(f"{name!r}", "is changed by the network's forward pass", advice) for name in changed]
     if not _equal(inputs, sample):
         refusals.append(Refusal("", "the network changes its input in place", "have it clone the images first"))
-    if not isinstance(outputs, Tensor):
-        refusals.append(
-            Refusal("", f"the network must have one output, not {_kind(outputs)}", "return the logits alone")
-        )
+    if unusable := _unusable(outputs):
+        refusals += unusable
     elif not same(again, outputs):
         advice = "leave out what draws random numbers or counts calls, such as dropout that is always on"
         refusals.append(Refusal("", "the network does not compute the same of the same images twice", advice))
     if refusals:
         raise FrontEndError(refusals)
-    return outputs  # type: ignore[no-any-return]
+    return outputs
+
+
+def _unusable(outputs: Any) -> list[Refusal]:
+    """Why what a network returns are no outputs; nothing if they are."""
+    leaves = tree_leaves(outputs)
+    if not leaves:
+        return [Refusal("", "the network must return a tensor, not nothing", "return the logits")]
+    wrong = next((leaf for leaf in leaves if not isinstance(leaf, Tensor)), None)
+    if wrong is None and all(isinstance(leaf, Tensor) for leaf in leaves):
+        return []
+    advice = "return tensors alone, or in tuples, lists and dictionaries"
+    return [Refusal("", f"the network must return tensors, not {type(wrong).__name__}", advice)]
+
+
+def _plain(outputs: Any) -> Any:
+    """Outputs in tuples, lists and dictionaries, whatever kinds of those they came in."""
+    if isinstance(outputs, dict):
+        return {str(name): _plain(value) for name, value in outputs.items()}
+    if isinstance(outputs, tuple | list):
+        return (list if isinstance(outputs, list) else tuple)(_plain(value) for value in outputs)
+    return outputs
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.nan_to_num()))
-
-
-def _kind(outputs: object) -> str:
-    if isinstance(outputs, tuple | list):
-        return f"{len(outputs)} in a {type(outputs).__name__}"
-    return type(outputs).__name__
 
 
 def _keep_dropout(node: fx.Node) -> None:
@@ -347,11 +366,9 @@ def _described(model: nn.Module, program: ExportedProgram, sample: Tensor, outpu
             refusals.append(Refusal(f"{output.target!r}", "is changed by the network's forward pass", advice))
         elif output.kind == OutputKind.USER_INPUT_MUTATION:
             refusals.append(Refusal("", "the network changes its input in place", "have it clone the images first"))
-    results = [output for output in signature.output_specs if output.kind == OutputKind.USER_OUTPUT]
     inputs = [given for given in signature.input_specs if given.kind == InputKind.USER_INPUT]
-    for count, what in ((len(inputs), "input"), (len(results), "output")):
-        if count != 1:
-            refusals.append(Refusal("", f"the network must have one {what}, not {count}"))
+    if len(inputs) != 1:
+        refusals.append(Refusal("", f"the network must have one input, not {len(inputs)}"))
     if refusals:
         raise FrontEndError(refusals)
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
@@ -366,7 +383,10 @@ def _described(model: nn.Module, program: ExportedProgram, sample: Tensor, outpu
         elif given.kind == InputKind.CONSTANT_TENSOR:
             assert given.target is not None
             tensors[placeholders[given.arg.name]] = program.constants[given.target], ""
-    (returned,) = next(node for node in program.graph.nodes if node.op == "output").args[0]
+    given = next(node for node in program.graph.nodes if node.op == "output").args[0]
+    kinds = [output.kind for output in signature.output_specs]
+    results = [each for each, kind in zip(given, kinds, strict=True) if kind == OutputKind.USER_OUTPUT]
+    returned = _plain(tree_unflatten(results, program.call_spec.out_spec))
     return Captured(
         program.graph, tensors, placeholders[inputs[0].arg.name], returned, sample, outputs, program.graph_module
     )

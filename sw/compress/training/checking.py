@@ -12,30 +12,15 @@ from torch import Tensor, fx, nn
 from sw.compress.frontend import FrontEndError, Refusal, unwrapped
 from sw.compress.methods import CompressError, LayerSource, Recipe, misfit, recipe_for
 from sw.compress.network import module_sources
-from sw.compress.training.graph import integer_graph, operation, place
+from sw.compress.training.graph import integer_graph
 from sw.compress.training.modules import fold_parametrisations
+from sw.compress.training.operations import KINDS, place, roles_of
 from sw.compress.training.prepare import prepare, to_integers, without_integer_form
 
 __all__ = ["Checked", "check_integer_form", "check_network_form"]
 
 #: Forms of a network's file.
 FORMS = ("program", "steps", "layers")
-
-# What each kind of operation becomes in the accelerator.
-_BECOMES = {
-    "input": "int8, by one scale",
-    "layer": "int32 sums, requantised to int8",
-    "norm": "folded into the layer before",
-    "relu": "a range of the values before",
-    "relu6": "a range of the values before",
-    "add": "int8 sum of two values by their scales",
-    "average": "int8 mean of windows",
-    "maximum": "int8 maximum of windows",
-    "pad": "zeros around",
-    "flatten": "the same values in a row",
-    "same": "nothing",
-    "shortcut": "rows and columns left out, channels of zeros added",
-}
 
 
 @dataclass(frozen=True)
@@ -96,11 +81,12 @@ def check_network_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], im
 
 def _operation_rows(graph: fx.GraphModule) -> list[dict[str, str]]:
     rows = []
+    roles = roles_of(graph)
     for node in graph.graph.nodes:
-        kind = operation(graph, node)
+        kind = "function" if node in roles.regions else roles.kinds[node]
         if kind != "output":
             where = place(node) if kind != "input" else ""
-            rows.append({"operation": kind, "where": where, "becomes": _BECOMES.get(kind, kind)})
+            rows.append({"operation": kind, "where": where, "becomes": KINDS.get(kind, kind)})
     return rows
 
 

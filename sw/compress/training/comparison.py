@@ -18,20 +18,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from hw.config import ConfigError, preset
 from sw.compress.methods import CompressError
 from sw.compress.training.comparison_steps import compare_steps
-from sw.compress.training.device import device_values
+from sw.compress.training.device import device_results, device_values
 from sw.compress.training.differences import PRECISION, Difference, exact_layer, label, layer_bound
-from sw.compress.training.graph import place
 from sw.compress.training.integer import IntegerNetwork, export_integers, read_network
 from sw.compress.training.layers import DecodedConv2d, DecodedLinear
+from sw.compress.training.operations import output_nodes, place
 from sw.compress.training.quant import ActivationQuantiser
-from sw.network import Operation
-from sw.network.spatial import Add, Layer, Logits
+from sw.network.spatial import Add, Concatenate, Layer, Logits
 
 __all__ = ["Comparison", "Difference", "compare_file", "compare_network"]
 
@@ -90,9 +88,13 @@ class _Forced(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "output":
-            result = self.env[cast(fx.Node, n.args[0])]
-            self.compare(n, result)
-            return result
+            for _, source in output_nodes(n):
+                quantised = source.op == "call_module" and isinstance(
+                    self.module.get_submodule(str(source.target)), ActivationQuantiser
+                )
+                if not quantised:
+                    self.compare(source, self.env[source])
+            return None
         if n.op != "call_module":
             return super().run_node(n)
         module = self.module.get_submodule(str(n.target))
@@ -109,9 +111,9 @@ class _Forced(fx.Interpreter):
         number, scale = self.numbers[n.name]
         op, integers = self.network.operations[number], self.values[number].double()
         exact = values / scale
-        if n.op != "output":
+        if not isinstance(op, Logits):
             exact = exact.clamp(-128, 127)
-        bound = self.bound(op)
+        bound = self.bound(number)
         shaped = bound.reshape(1, -1, *[1] * (exact.ndim - 2))
         apart = (integers - exact).abs()
         # Of the channel that is farthest beyond its bound.
@@ -119,15 +121,18 @@ class _Forced(fx.Interpreter):
         self.found.append(
             Difference(
                 f"{number} ({label(op)})",
-                place(n.args[0] if n.op == "output" and isinstance(n.args[0], fx.Node) else n),
+                place(n),
                 float(apart.flatten()[worst]),
                 float(shaped.expand_as(apart).flatten()[worst]),
                 float((integers != exact.round()).double().mean()),
             )
         )
 
-    def bound(self, op: Operation) -> Tensor:
+    def bound(self, number: int) -> Tensor:
         """The largest difference that rounding explains, for each channel or for all."""
+        op = self.network.operations[number]
+        if isinstance(op, Concatenate):
+            return torch.cat([self.bound(part).expand(self.network.values[part].known[0]) for part in op.inputs])
         if isinstance(op, Layer | Logits):
             return layer_bound(self.network, op)
         if isinstance(op, Add):
@@ -188,9 +193,10 @@ def _program(network: IntegerNetwork, image: Tensor) -> str:
     except (ValueError, ConfigError) as error:
         return f"not compared: {error}"
     integers = network.quantise(image)
-    (found,) = run_program(program, [integers[0].numpy()]).values()
-    expected: NDArray[Any] = network.run(integers, golden=False)[0].numpy()
-    return "equal" if np.array_equal(found.ravel(), expected.ravel()) else "different"
+    found = run_program(program, [integers[0].numpy()]).values()
+    expected = device_results(network, integers)
+    pairs = [(a.ravel(), b[0].numpy().ravel()) for a, b in zip(found, expected, strict=True)]
+    return "equal" if all(np.array_equal(a, b) for a, b in pairs) else "different"
 
 
 def compare_file(

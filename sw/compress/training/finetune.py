@@ -163,7 +163,7 @@ def _sparse_training(
 ) -> list[float]:
     assert job.sparse is not None
     patterns: dict[tuple[int, int], list[str]] = {}
-    for source in module_sources(model):
+    for source in module_sources(model, geometry=False):
         recipe = recipe_for(source.name, job.rules)
         if recipe.masked:
             patterns.setdefault((recipe.n, recipe.m), []).append(glob.escape(source.name))

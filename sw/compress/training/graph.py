@@ -1,20 +1,19 @@
 """The operations of a network as a graph: activation quantisers in, batch norm recalibrated.
 
-Networks whose forward pass is convolutions, linear layers, batch norm, ReLU, ReLU6, residual additions, pooling,
-padding with zeros and flattening have an integer form (:mod:`sw.compress.training.integer`). Of these, a quantiser goes
-wherever the accelerator makes int8: at the network's input, after each layer with its batch norm and activation, after
-each addition with its activation, and after average pooling. Others can train with :func:`quantise_inputs`.
+Networks whose operations :mod:`sw.compress.training.operations` knows have an integer form
+(:mod:`sw.compress.training.integer`). Of these, a quantiser goes wherever the accelerator makes int8 of a scale of its
+own: at the network's input, after each layer with its batch norm and ReLU, after each addition, product and
+concatenation of several scales, after average pooling, and after functions of one value, which become one table.
+Others can train with :func:`quantise_inputs`.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
 from sw.compress.frontend import PadShortcut, example_images, raise_network
 from sw.compress.methods import CompressError
@@ -28,7 +27,8 @@ from sw.compress.training.layers import (
     decoded_layers,
     replace_layer,
 )
-from sw.compress.training.quant import ActivationQuantiser
+from sw.compress.training.operations import QUANTISED, arguments, operation, place, roles_of
+from sw.compress.training.quant import ActivationQuantiser, BilinearUpsampling
 
 __all__ = [
     "PadShortcut",
@@ -42,41 +42,6 @@ __all__ = [
     "recalibrate_batch_norm",
     "trace",
 ]
-
-
-_MODULES: tuple[tuple[type[nn.Module], str], ...] = (
-    (DecodedConv2d, "layer"),
-    (DecodedLinear, "layer"),
-    (nn.Conv2d, "layer"),
-    (nn.Linear, "layer"),
-    (nn.BatchNorm2d, "norm"),
-    (nn.BatchNorm1d, "norm"),
-    (nn.modules.dropout._DropoutNd, "same"),
-    (PadShortcut, "shortcut"),
-    (ActivationQuantiser, "quantise"),
-)
-_FUNCTIONS: dict[Any, str] = {
-    operator.add: "add",
-    functional.relu: "relu",
-    functional.relu6: "relu6",
-    functional.adaptive_avg_pool2d: "average",
-    functional.avg_pool2d: "average",
-    functional.max_pool2d: "maximum",
-    functional.pad: "pad",
-    torch.flatten: "flatten",
-}
-
-# Arguments behind the first one, which modules have as attributes, and what they are if not given.
-_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "average": {
-        "kernel_size": None, "stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True,
-        "divisor_override": None,
-    },
-    "maximum": {
-        "kernel_size": None, "stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False,
-    },
-    "pad": {"padding": None, "mode": "constant", "value": 0},
-}  # fmt: skip
 
 
 def trace(model: nn.Module, images: Tensor | None = None) -> fx.GraphModule:
@@ -106,7 +71,9 @@ def integer_graph(model: nn.Module, images: Tensor | None = None) -> fx.GraphMod
     CompressError
         An operation has none; all of them are listed.
     """
-    return _traced(model, images, operation)
+    graph = _traced(model, images, operation)
+    roles_of(graph)
+    return graph
 
 
 def _traced(
@@ -168,76 +135,10 @@ class _Weight(nn.Module):
         return self.weight
 
 
-def arguments(graph: nn.Module, node: fx.Node, kind: str) -> dict[str, Any]:
-    """What a pooling, padding or flattening was given, by the names of torch's functions.
-
-    Parameters
-    ----------
-    graph, node
-        The operation.
-    kind
-        As :func:`operation` says, and not adaptive pooling.
-    """
-    names = _ARGUMENTS[kind]
-    given = dict(zip(names, node.args[1:], strict=False))
-    return names | given | {name: value for name, value in node.kwargs.items() if name in names}
-
-
-def place(node: fx.Node) -> str:
-    """Where an operation is in the user's network, for messages."""
-    return str(node.meta.get("place", f"operation {node.name!r}"))
-
-
-def operation(graph: nn.Module, node: fx.Node) -> str:
-    """What a node computes.
-
-    Parameters
-    ----------
-    graph
-        Has the modules that nodes call.
-    node
-        Of a graph that :func:`trace` made.
-
-    Returns
-    -------
-    str
-        ``input``, ``output``, ``layer``, ``norm``, ``relu``, ``relu6``, ``add``, ``average``, ``maximum``, ``pad``,
-        ``flatten``, ``same`` (identity when evaluating), ``shortcut`` or ``quantise``.
-
-    Raises
-    ------
-    CompressError
-        The operation has no integer form.
-    """
-    if node.op in ("placeholder", "output"):
-        return "input" if node.op == "placeholder" else "output"
-    found: str | None = None
-    if node.op == "call_module":
-        module = graph.get_submodule(str(node.target))
-        found = next((name for kind, name in _MODULES if isinstance(module, kind)), None)
-    elif node.op == "call_function":
-        found = _FUNCTIONS.get(node.target)
-    if found is None:
-        raise CompressError(f"{place(node)} has no integer form: {_ADVICE.get(node.target, _ADVICE_ELSE)}")
-    return found
-
-
-_ADVICE_ELSE = "replace it by operations that have one, or keep the layers alone (--layers-alone)"
-_ADVICE: dict[Any, str] = {
-    function: "use ReLU or ReLU6, or keep the layers alone (--layers-alone)"
-    for function in (
-        *(functional.silu, functional.gelu, functional.hardswish, functional.hardsigmoid, functional.leaky_relu),
-        *(functional.elu, functional.prelu, functional.hardtanh, functional.mish, torch.sigmoid, torch.tanh),
-    )
-}
-
-# A quantiser goes after these, once what follows them in the same pass of the accelerator is behind.
-_QUANTISED = ("input", "layer", "add", "average")
-_FOLLOWERS = ("norm", "relu", "relu6", "same")
-
-
 def quantise_activations(model: nn.Module, images: Tensor | None = None) -> fx.GraphModule:
-    """Put an :class:`ActivationQuantiser` wherever the accelerator makes int8. The output stays as it is.
+    """Put an :class:`ActivationQuantiser` wherever the accelerator makes int8.
+
+    A layer whose result is an output of the network keeps its sums: they have no quantiser.
 
     Parameters
     ----------
@@ -254,28 +155,59 @@ def quantise_activations(model: nn.Module, images: Tensor | None = None) -> fx.G
     Raises
     ------
     CompressError
-        An operation has no integer form, or there is not one input and one output; all of them are listed.
+        An operation has no integer form, or there is not one input; all of them are listed.
     """
     graph = integer_graph(model, images)
-    operations = {node: operation(graph, node) for node in graph.graph.nodes}
+    roles = roles_of(graph)
+    # The node that gave each value its scale.
+    scales: dict[fx.Node, fx.Node] = {}
     count = 0
-    for node in list(graph.graph.nodes):
-        if operations[node] not in _QUANTISED:
-            continue
-        last = node
-        while len(last.users) == 1 and operations[next(iter(last.users))] in _FOLLOWERS:
-            last = next(iter(last.users))
-        if any(operations[user] == "output" for user in last.users):
-            continue
+
+    def quantise(last: fx.Node) -> None:
+        nonlocal count
         name = f"quantiser_{count}"
         count += 1
         graph.add_submodule(name, ActivationQuantiser())
         with graph.graph.inserting_after(last):
             quantised = graph.graph.call_module(name, (last,))
         quantised.meta["place"] = place(last)
-        last.replace_all_uses_with(quantised, delete_user_cb=lambda user, new=quantised: user is not new)
+        scales[quantised] = quantised
+
+        def reads(user: fx.Node) -> bool:
+            # What one table computes needs no integers in between.
+            return user is not quantised and not (last in roles.regions and user in roles.regions)
+
+        last.replace_all_uses_with(quantised, delete_user_cb=reads)
+
+    for node in list(graph.graph.nodes):
+        kind = roles.kinds[node]
+        if kind == "bilinear":
+            scales[node] = scales[node.args[0]]
+            _upsample(graph, node, str(scales[node].target))
+        elif node in roles.regions:
+            if any(user not in roles.regions for user in node.users):
+                quantise(node)
+        elif kind == "concatenate":
+            given = {scales.get(part) for part in node.all_input_nodes}
+            if len(given) == 1 and None not in given:
+                scales[node] = scales[node.all_input_nodes[0]]
+            elif not roles.joined(node):
+                quantise(roles.last(node))
+        elif kind in QUANTISED:
+            if not roles.compared(node) and not roles.joined(node):
+                quantise(roles.last(node))
+        elif node.args and node not in roles.absorbed and node.args[0] in scales:
+            scales[node] = scales[node.args[0]]
     graph.recompile()
     return graph
+
+
+def _upsample(graph: fx.GraphModule, node: fx.Node, quantiser: str) -> None:
+    """Upsample by exactly the arithmetic of the integers."""
+    number = sum(isinstance(module, BilinearUpsampling) for module in graph.modules())
+    name = f"upsampling_{number}"
+    graph.add_submodule(name, BilinearUpsampling(cast(ActivationQuantiser, graph.get_submodule(quantiser))))
+    node.op, node.target, node.kwargs = "call_module", name, {}
 
 
 class _QuantisedInput(nn.Module):

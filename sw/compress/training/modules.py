@@ -9,7 +9,7 @@ exactly the integers times their scale.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -100,6 +100,7 @@ def convert(
     progress: bool = True,
     images: Tensor | None = None,
     order: Sequence[str] = (),
+    one_scale: Collection[str] = (),
 ) -> list[CompressedLayer]:
     """Compress all convolutions and linear layers of a network, in place, for training in that form.
 
@@ -130,6 +131,8 @@ def convert(
     order
         Names of layers in the order in which they are compressed; the others come behind. It decides where a codebook
         of several layers starts from. By default the network's.
+    one_scale
+        Names of convolutions that have one scale if they stay at 8 bit: of those whose sums are compared.
 
     Returns
     -------
@@ -168,7 +171,9 @@ def convert(
     for i, layer in zip(chosen, layers, strict=True):
         source, weight = sources[i], torch.from_numpy(sources[i].weight)
         if layer.method == "int8":
-            decoders[i] = UniformDecoder(weight, layer.weight_bits, per_channel=source.kind == "conv")
+            shared = {other.name for other, owner in zip(sources, owners, strict=True) if owner == i}
+            per_channel = source.kind == "conv" and shared.isdisjoint(one_scale)
+            decoders[i] = UniformDecoder(weight, layer.weight_bits, per_channel=per_channel)
             continue
         if owners.count(i) > 1 and layer.codebook_name is None:
             layer = dataclasses.replace(layer, codebook_name=f"tied-{source.name}")

@@ -19,6 +19,7 @@ from sw.compress.training.graph import calibrate, integer_graph, quantise_activa
 from sw.compress.training.integer import IntegerNetwork, export_integers, export_steps, network_metadata
 from sw.compress.training.layers import replace_layer
 from sw.compress.training.modules import convert, float_weights, fold_parametrisations
+from sw.compress.training.operations import compared_layers
 
 __all__ = ["file_metadata", "method_rules", "prepare", "to_integers", "without_integer_form"]
 
@@ -100,12 +101,12 @@ def prepare(
             raise CompressError(
                 f"the network computes something else in float32, its weights computed once, than it did in {precision}"
             )
-        names = [source.name for source in module_sources(model)]
+        names = [source.name for source in module_sources(model, geometry=False)]
         reason = without_integer_form(graph, rules, images)
     except CompressError as error:
         reason = str(error)
     if reason is None:
-        convert(graph, rules, images=images, order=names, **options)
+        convert(graph, rules, images=images, order=names, one_scale=compared_layers(graph), **options)
         graph = quantise_activations(graph, images).eval()
         calibrate(graph.to(images.device), images)
         try:
@@ -132,10 +133,12 @@ def without_integer_form(graph: fx.GraphModule, rules: Sequence[tuple[str, Recip
     """
     trial = copy.deepcopy(graph)
     try:
+        compared = compared_layers(trial)
         for source in module_sources(trial):
             coded = recipe_for(source.name, rules).stored != "int8"
             weight = torch.from_numpy(source.weight)
-            replace_layer(trial, source, UniformDecoder(weight, per_channel=source.kind == "conv" and not coded))
+            per_channel = source.kind == "conv" and not coded and source.name not in compared
+            replace_layer(trial, source, UniformDecoder(weight, per_channel=per_channel))
         trial = quantise_activations(trial, images).eval()
         calibrate(trial.to(images.device), images[:_SAMPLE])
         export_integers(trial, (images.shape[1], images.shape[2], images.shape[3]))

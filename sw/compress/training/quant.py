@@ -10,10 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sw.compress.methods import CompressError
 
-__all__ = ["ActivationQuantiser", "StepSize", "fake_quantise", "integers", "kernels_for", "weight_range"]
+__all__ = [
+    "ActivationQuantiser",
+    "BilinearUpsampling",
+    "StepSize",
+    "fake_quantise",
+    "integers",
+    "kernels_for",
+    "weight_range",
+]
 
 # Shares of max-abs that calibration tries as the range: a few outliers must not cost everyone else a bit.
 _SHARES = [share / 50 for share in range(10, 51)]
@@ -199,3 +208,37 @@ class ActivationQuantiser(nn.Module):
         super()._load_from_state_dict(*arguments, **keywords)
         state, prefix = arguments[:2]
         self.ready = bool(state.get(f"{prefix}step.base", self.step.base) != 0)
+
+
+class BilinearUpsampling(nn.Module):
+    """Twice the rows and columns of quantised activations, bilinear, by the arithmetic of the integers.
+
+    Bit for bit that of :class:`sw.network.spatial.Upsample`; gradients are those of torch's own upsampling.
+
+    Parameters
+    ----------
+    quantiser
+        Gave the activations their scale, which the result has, too. It stays a part of where it came from.
+    """
+
+    def __init__(self, quantiser: ActivationQuantiser) -> None:
+        super().__init__()
+        # Not a child: it has a place of its own in the network.
+        self.__dict__["quantiser"] = quantiser
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``[batch, C, 2 * rows, 2 * columns]``."""
+        quantiser: ActivationQuantiser = self.__dict__["quantiser"]
+        smooth: Tensor = functional.interpolate(values, scale_factor=2, mode="bilinear")
+        if not quantiser.ready:
+            return smooth
+        with torch.no_grad():
+            step = quantiser.step()
+            nearest = functional.interpolate((values.float() / step).round_(), scale_factor=2, mode="nearest")
+            padded = functional.pad(nearest, (1, 1, 1, 1), mode="replicate")
+            down = padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
+            # Sixteen times an int8 and its half are exact in float32.
+            sums = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
+            exact = sums.sign() * ((sums.abs() + 8) / 16).floor_() * step
+        upsampled: Tensor = exact.to(values.dtype) + (smooth - smooth.detach())
+        return upsampled

@@ -125,20 +125,50 @@ class Pair(Written):
         (nn.AdaptiveAvgPool2d(4), r"between.*: all windows must have one size, not those of \(9, 7\) to \(4, 4\)"),
         (nn.MaxPool2d(2, dilation=2), "between.*: must have dilation 1 and give no indices"),
         (nn.ReflectionPad2d(1), r"'between' \(ReflectionPad2d\).* with mode 'reflect' has no integer form"),
-        (nn.BatchNorm2d(16), "'between' \\(BatchNorm2d\\).*: batch norm must follow a layer directly"),
+        (nn.GroupNorm(2, 16), r"'between' \(GroupNorm\).* has no integer form: replace it"),
+        (nn.ConvTranspose2d(16, 16, 3, 3), r"'between' \(ConvTranspose2d\).* of stride 3 x 3 has no integer form: use"),
+        (nn.ConvTranspose2d(16, 16, 1, 2), "with a kernel 1 x 1, stride 2 and padding 0 x 0 has no integer form: use"),
         (
             lambda x: functional.pad(x, (1, 1, 1, 1), "reflect"),
             "pad.*: padding must add zeros to rows and columns alone",
         ),
         (lambda x: functional.pad(x, (1, 1), value=1.0), "pad.*: padding must add zeros to rows and columns alone"),
         (lambda x: functional.pad(x, (0, -1)), "pad.*: padding must add zeros to rows and columns alone"),
-        (lambda x: functional.pad(x[:, :12], (0, 0, 0, 0, 2, 2)), "slice in .* has no integer form"),
-        (lambda x: torch.add(x, x, alpha=2), "add in .* with alpha=2 has no integer form"),
+        (lambda x: x[:, :, 1:], "slice in .* has no integer form: take channels"),
+        (lambda x: torch.cat([x, x], 2), "cat in .* along axis 2 has no integer form: concatenate channels"),
+        (
+            lambda x: torch.add(x, x.mean((2, 3), True), alpha=2),
+            "add in .* of 16 x 9 x 7 and 16 x 1 x 1 has no integer",
+        ),
+        (
+            lambda x: x * x[:, :1],
+            "mul in .* of 16 x 9 x 7 and 1 x 9 x 7 has no integer form: multiply two values of one",
+        ),
+        (
+            lambda x: x / functional.max_pool2d(x, 3, 1, 1),
+            "div in .* of two values has no integer form: compute it of one",
+        ),
         (lambda x: functional.dropout(x, 0.0), "dropout in .* draws random numbers"),
-        (lambda x: functional.leaky_relu(x), "leaky_relu in .* has no integer form: use ReLU or ReLU6"),
-        (lambda x: 2 * x, "mul in .* has no integer form"),
-        (lambda x: x + 1.0, "add in .* with a constant has no integer form"),
-        (lambda x: torch.cat([x[:, :8], x[:, 8:]], 1), "has no integer form"),
+        (lambda x: functional.softmax(x, 1), "softmax in .* has no integer form: leave it out of the network"),
+        (
+            lambda x: x + torch.ones(16, 9, 7),
+            "add in .* with a constant of 16 x 9 x 7 has no integer form: use one number",
+        ),
+        (lambda x: functional.interpolate(x, scale_factor=3), "nearest of 9 x 7 to 27 x 21 has no integer form: use"),
+        (
+            lambda x: functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True),
+            "bilinear, corners aligned, of 9 x 7 to 18 x 14 has no integer form: use a factor of 2 with align",
+        ),
+        (
+            lambda x: functional.interpolate(x, scale_factor=2, mode="bicubic"),
+            "bicubic2d in .* has no integer form: rep",
+        ),
+        (
+            lambda x: (
+                x + functional.linear(x.mean((2, 3)), torch.eye(16)).reshape(-1, 16, 1, 1).relu().repeat(1, 1, 9, 7)
+            ),
+            "repeat in .* has no integer form",
+        ),
     ],
 )
 def test_what_has_no_integer_form(between: Callable[[Tensor], Tensor], message: str) -> None:
@@ -150,9 +180,9 @@ def test_what_has_no_integer_form(between: Callable[[Tensor], Tensor], message: 
     ("model", "message"),
     [
         (Two, "missing 1 required positional argument: 'more'"),
-        (Pair, "the network must have one output, not 2 in a tuple"),
+        (Pair, "outputs '0' and '1' must differ, not be one value: return it once"),
     ],
 )
-def test_one_input_and_one_output(model: type[Written], message: str) -> None:
+def test_one_input_and_outputs_that_differ(model: type[Written], message: str) -> None:
     with pytest.raises(CompressError, match=message):
         exported(model(nn.Identity()), torch.zeros(2, *SHAPE))

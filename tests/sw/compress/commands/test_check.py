@@ -23,9 +23,9 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importable as ``users``."""
     users = types.ModuleType("users")
     users.plain = lambda: Net(lambda net, x: net.b(functional.relu(x)))  # type: ignore[attr-defined]
-    users.odd = lambda: Net(lambda net, x: torch.sigmoid(net.b(functional.silu(x))))  # type: ignore[attr-defined]
-    users.ends_in_norm = lambda: nn.Sequential(  # type: ignore[attr-defined]
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    users.odd = lambda: Net(lambda net, x: torch.cumsum(net.b(functional.softmax(x, 1)), 1))  # type: ignore[attr-defined]
+    users.norm_of_features = lambda: nn.Sequential(  # type: ignore[attr-defined]
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 4)
     )
     users.linear = lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 4))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "users", users)
@@ -60,14 +60,17 @@ def test_all_refusals_are_listed(more: list[str], data: str, capsys: pytest.Capt
     assert main(["check", "users:odd", *[data if word == "data" else word for word in more]]) == 1
     output = capsys.readouterr().out
     assert output.count("refused: ") == 2
-    assert "silu in the network (Net)" in output
-    assert "sigmoid in the network (Net)" in output
+    assert "softmax in the network (Net)" in output
+    assert "cumsum in the network (Net)" in output
     assert "users:odd has no integer form" in output
 
 
 def test_what_only_the_whole_shows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "users:ends_in_norm"]) == 1
-    assert "'2' (BatchNorm2d): batch norm must follow a layer directly" in capsys.readouterr().out
+    assert main(["check", "users:norm_of_features"]) == 1
+    assert (
+        "'4' (BatchNorm1d) of features behind no layer has no integer form: put it behind a layer"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,8 +113,8 @@ def test_refused_before_any_work(
     given = [command, "users:odd", "--data", data, "-o", str(tmp_path / "o"), "--quiet", *more]
     assert main(given) == 2
     error = capsys.readouterr().err
-    assert "silu in the network (Net)" in error
-    assert "sigmoid in the network (Net)" in error
+    assert "softmax in the network (Net)" in error
+    assert "cumsum in the network (Net)" in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 

@@ -171,8 +171,8 @@ class Softmax(nn.Module):
     ("layers", "message"),
     [
         ([nn.Conv2d(3, 4, 1), Softmax()], "has no integer form"),
-        ([nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)], "the last operation must be a layer with one scale"),
-        ([nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2)], "must follow a layer"),
+        ([nn.Conv2d(3, 4, 1)], "layer '0' must have one scale, as its sums are an output: convert it with one_scale"),
+        ([nn.Conv2d(3, 4, 1), nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 2)], "of features behind no layer"),
         ([nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(36, 2)], "must have one size"),
         ([nn.Conv2d(3, 4, 1), nn.MaxPool2d(2, dilation=2), nn.Flatten(), nn.Linear(4, 2)], "dilation 1"),
     ],

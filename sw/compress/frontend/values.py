@@ -1,0 +1,315 @@
+"""Captured operations on values, but for layers and batch norms, as torch's functions and modules."""
+
+from __future__ import annotations
+
+import builtins
+import operator
+from collections.abc import Callable
+from math import inf, prod
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from sw.compress.frontend.modules import Affine, PadShortcut
+from sw.compress.frontend.raiser import (
+    REASON,
+    Constant,
+    Expanded,
+    Raiser,
+    Refused,
+    Strided,
+    Viewed,
+    shape_of,
+    text_of,
+    times,
+)
+
+__all__ = ["ARITHMETIC", "CLAMPS", "PARTS", "UPSAMPLING", "ValueRaiser"]
+
+_aten = torch.ops.aten
+
+
+CLAMPS = (_aten.clamp.default, _aten.clamp_min.default, _aten.clamp_max.default, _aten.hardtanh.default)
+# Of two values, or of a value and constants.
+ARITHMETIC = (
+    _aten.add.Tensor,
+    _aten.add.Scalar,
+    _aten.sub.Tensor,
+    _aten.sub.Scalar,
+    _aten.mul.Tensor,
+    _aten.mul.Scalar,
+    _aten.div.Tensor,
+    _aten.div.Scalar,
+)
+PARTS = (
+    _aten.chunk.default,
+    _aten.split.Tensor,
+    _aten.split_with_sizes.default,
+    _aten.split.sizes,
+    _aten.tensor_split.sections,
+    _aten.tensor_split.indices,
+)
+UPSAMPLING = {
+    _aten.upsample_nearest2d.vec: "nearest",
+    _aten._upsample_nearest_exact2d.vec: "nearest",
+    _aten.upsample_bilinear2d.vec: "bilinear",
+    _aten.upsample_nearest2d.default: "nearest",
+    _aten._upsample_nearest_exact2d.default: "nearest",
+    _aten.upsample_bilinear2d.default: "bilinear",
+}
+
+
+class ValueRaiser(Raiser):
+    """Raises operations on values."""
+
+    def identity(self, node: fx.Node) -> Any:
+        before, after = (each.meta["val"] for each in (node.args[0], node))  # type: ignore[union-attr]
+        if before.dtype != after.dtype or before.device != after.device:
+            raise Refused(f"changes the precision from {before.dtype} to {after.dtype}, which {REASON}", "leave it out")
+        return self.tensor(node.args[0])
+
+    def reshape(self, node: fx.Node) -> Any:
+        value = self.value(node.args[0])
+        before = value.shape if isinstance(value, Viewed) else shape_of(node.args[0])
+        source = value.source if isinstance(value, Viewed) else self.tensor(node.args[0])
+        after = shape_of(node)
+        assert before is not None
+        assert after is not None
+        if before == after:
+            return source
+        if len(before) > 2 and len(after) == 2 and after == (before[0], prod(before[1:])):
+            return self.graph.call_function(torch.flatten, (source, 1))
+        if len(before) == 2 and after == (*before, 1, 1):
+            return self.graph.call_function(torch.unflatten, (source, 1, (before[1], 1, 1)))
+        # One value a channel, on its way to or from features.
+        if after[:2] == before[:2] and prod(after[2:]) == prod(before[2:]) == 1:
+            return Viewed(source, before)
+        raise Refused(
+            f"of {text_of(before)} to {text_of(after)} {REASON}", "flatten each image alone, as flatten(1) does"
+        )
+
+    def clamp(self, node: fx.Node) -> fx.Node:
+        given: dict[str, Any] = {"min": None, "max": None}
+        names: list[str] = ["max"] if node.target is _aten.clamp_max.default else ["min", "max"]
+        if node.target is _aten.hardtanh.default:
+            given, names = {"min_val": -1.0, "max_val": 1.0}, ["min_val", "max_val"]
+        given |= dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
+        low, high = (self.number(each) for each in given.values())
+        low, high = -inf if low is None else low, inf if high is None else high
+        if not all(isinstance(each, int | float) for each in (low, high)):
+            raise Refused(f"by other values {REASON}", "clamp to two numbers")
+        values = self.tensor(node.args[0])
+        if (low, high) in ((0, inf), (0, 6)):
+            return self.graph.call_function(functional.relu if high == inf else functional.relu6, (values,))
+        return self.graph.call_function(torch.clamp, (values, float(low), float(high)))
+
+    def prelu(self, node: fx.Node) -> fx.Node:
+        values, constant = self.tensor(node.args[0]), self.value(node.args[1])
+        slope = self.parameter(node.args[1], "slope")
+        if slope is None or not isinstance(constant, Constant):
+            raise Refused()
+        path = self.free(self.path(node) or "prelu")
+        if slope.numel() == 1:
+            module = nn.PReLU(device="meta")
+            module.weight = slope
+            return self.call(module, path, values)
+        if len(shape_of(node.args[0]) or ()) != 4:
+            raise Refused(f"of features with a slope for each {REASON}", "use one slope for all")
+        negative = self.graph.call_function(torch.clamp, (values, -inf, 0.0))
+        scaled = self.call(Affine(slope.numel(), slope), path, negative)
+        return self.graph.call_function(operator.add, (self.graph.call_function(functional.relu, (values,)), scaled))
+
+    def arithmetic(self, node: fx.Node) -> Any:
+        """A sum, difference, product or quotient of two values, or of one and constants."""
+        name = cast(Any, node.target)._schema.name.removeprefix("aten::")
+        alpha = self.number(node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1))
+        if "rounding_mode" in node.kwargs:
+            return self.function(cast(Any, node.target), node)
+        a, b = (self.value(each) for each in node.args[:2])
+        shapes = [shape_of(each) for each in node.args[:2]]
+        plain = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv}[name]
+        if isinstance(a, Constant | int | float) or isinstance(b, Constant | int | float):
+            return self.with_constant(node, name, plain, alpha)
+        if name == "mul":
+            return self.product(node)
+        a, b = self.tensor(node.args[0]), self.tensor(node.args[1])
+        if shapes[0] != shapes[1]:
+            what = {"add": "add", "sub": "subtract"}.get(name, "divide")
+            raise Refused(
+                f"of {text_of(shapes[0])} and {text_of(shapes[1])} {REASON}", f"{what} two values of one shape"
+            )
+        if alpha != 1:
+            b = self.graph.call_function(operator.mul, (b, alpha))
+        if name == "sub":
+            # A sum, for which the accelerator has an operation.
+            return self.graph.call_function(operator.add, (a, self.graph.call_function(operator.neg, (b,))))
+        return self.graph.call_function(plain, (a, b))
+
+    def with_constant(self, node: fx.Node, name: str, plain: Callable[..., Any], alpha: Any) -> fx.Node:
+        """Arithmetic of a value and a number, or of a map and a number for each of its channels."""
+        first, second = node.args[:2]
+        swapped = isinstance(self.value(first), Constant | int | float)
+        values, given = self.tensor(second if swapped else first), self.number(first if swapped else second)
+        if isinstance(given, int | float):
+            if swapped and alpha != 1:
+                values = self.graph.call_function(operator.mul, (values, alpha))
+            elif alpha != 1:
+                given = operator.mul(given, alpha)
+            return self.graph.call_function(plain, (given, values) if swapped else (values, given))
+        constant, shape = cast(Tensor, self.value(given).value).detach(), shape_of(second if swapped else first) or ()
+        if constant.ndim < len(shape):
+            constant = constant.reshape(*[1] * (len(shape) - constant.ndim), *constant.shape)
+        if len(shape) != 4 or tuple(constant.shape) not in ((1, shape[1], 1, 1), (1, 1, 1, 1)):
+            advice = "use one number for each channel of a map, or a bias of the layer before"
+            raise Refused(f"with a constant of {times(constant.shape[1:]) or 'one'} {REASON}", advice)
+        constant = constant.flatten().float()
+        if name in ("add", "sub"):
+            # Either is `first + alpha * second`, the sign in alpha.
+            alpha = -alpha if name == "sub" else alpha
+            factor = torch.full_like(constant, alpha if swapped else 1.0)
+            summand = constant if swapped else constant * alpha
+            module = Affine(len(constant), factor, summand)
+        elif name == "div" and swapped:
+            raise Refused(f"of a constant by a value {REASON}")
+        else:
+            module = Affine(len(constant), 1 / constant if name == "div" else constant)
+        return self.call(module, self.free(f"{self.path(node) or 'network'}_{name}".replace(".", "_")), values)
+
+    def product(self, node: fx.Node) -> fx.Node:
+        """A product of two values of one shape, or of a map and one factor for each of its channels."""
+        sides = []
+        for each in node.args[:2]:
+            value = self.value(each)
+            expanded = isinstance(value, Expanded)
+            sides.append((value.source, value.shape) if expanded else (self.tensor(each), shape_of(each) or ()))
+        (a, first), (b, second) = sides
+        if prod(first) < prod(second):
+            a, b, first, second = b, a, second, first
+        if first != second and second != (*first[:2], *[1] * (len(first) - 2)):
+            advice = "multiply two values of one shape, or a map by one factor for each of its channels"
+            raise Refused(f"of {text_of(first)} and {text_of(second)} {REASON}", advice)
+        return self.graph.call_function(operator.mul, (a, b))
+
+    def concatenation(self, node: fx.Node) -> fx.Node:
+        given, axis = cast("list[fx.Node]", node.args[0]), node.args[1] if len(node.args) > 1 else 0
+        axis = cast(int, node.kwargs.get("dim", axis)) % len(shape_of(node) or (1,))
+        parts = [self.tensor(each) for each in given]
+        if axis != 1 or len(shape_of(node) or ()) not in (2, 4):
+            raise Refused(f"along axis {axis} {REASON}", "concatenate channels of maps, or features: axis 1")
+        return self.graph.call_function(torch.cat, (parts, 1)) if len(parts) > 1 else parts[0]
+
+    def upsampling(self, node: fx.Node) -> fx.Node:
+        mode = UPSAMPLING[cast(Any, node.target)]
+        corners = False
+        if mode == "bilinear":
+            corners = bool(node.args[2] if len(node.args) > 2 else node.kwargs.get("align_corners", False))
+        before, after = (cast("tuple[int, ...]", shape_of(each))[2:] for each in (node.args[0], node))
+        factors = [y // x for x, y in zip(before, after, strict=True)]
+        power = factors[0].bit_length() - 1
+        exact = all(x << power == y for x, y in zip(before, after, strict=True))
+        if not exact or (mode == "bilinear" and power > 1) or corners:
+            how = f"{mode}{', corners aligned,' if corners else ''} of {times(before)} to {times(after)} {REASON}"
+            advice = "use a factor of 2 with align_corners=False" if mode == "bilinear" else "use a factor of 2, 4 or 8"
+            raise Refused(how, advice)
+        values = self.tensor(node.args[0])
+        for _ in range(power):
+            values = self.graph.call_function(functional.interpolate, (values,), {"scale_factor": 2, "mode": mode})
+        return values
+
+    def parts(self, node: fx.Node) -> tuple[Any, ...]:
+        """Of a value that is cut along its channels."""
+        found: list[Any] = []
+        start = 0
+        axis = cast(int, node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0))
+        for each in node.meta["val"]:
+            length = int(each.shape[axis])
+            found.append(self.channels(node, axis, start, length))
+            start += length
+        return tuple(found)
+
+    def channels(self, node: fx.Node, axis: int, start: int, length: int) -> fx.Node:
+        """Some channels of a map, or some features."""
+        shape = shape_of(node.args[0]) or ()
+        if axis % len(shape) != 1 or len(shape) not in (2, 4):
+            raise Refused(f"of {text_of(shape)} along axis {axis % len(shape)} {REASON}", "cut channels alone: axis 1")
+        if length == shape[1]:
+            return self.tensor(node.args[0])
+        return self.graph.call_function(torch.narrow, (self.tensor(node.args[0]), 1, start % shape[1], length))
+
+    def largest(self, node: fx.Node) -> fx.Node:
+        """Max pooling of the whole map, or to a number of windows of one size."""
+        shape, result = shape_of(node.args[0]) or (), None
+        if node.target is _aten.amax.default:
+            axes = sorted(axis % len(shape) for axis in cast("list[int]", node.args[1] if len(node.args) > 1 else []))
+            if len(shape) != 4 or axes != [2, 3]:
+                raise Refused(f"over axes {axes} {REASON}", "take the maximum over rows and columns")
+            size, kept = (1, 1), node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+        else:
+            size, kept = cast("tuple[int, int]", node.meta["val"][0].shape[2:]), True
+        if len(shape) != 4 or any(x % y for x, y in zip(shape[2:], size, strict=True)):
+            advice = "pool to rows and columns that divide those of the map"
+            raise Refused(
+                f"of {text_of(shape)} to {times(size)} takes windows of several sizes, which {REASON}", advice
+            )
+        kernel = tuple(int(x) // int(y) for x, y in zip(shape[2:], size, strict=True))
+        result = self.graph.call_function(functional.max_pool2d, (self.tensor(node.args[0]), kernel, kernel))
+        if not kept:
+            result = self.graph.call_function(torch.flatten, (result, 1))
+        return result if node.target is _aten.amax.default else (result, None)  # type: ignore[return-value]
+
+    def mean(self, node: fx.Node) -> fx.Node:
+        rank = len(shape_of(node.args[0]) or ())
+        axes = sorted(axis % rank for axis in cast(list[int], node.args[1] or range(rank)))
+        keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+        if rank != 4 or axes != [2, 3]:
+            raise Refused(f"over axes {axes} {REASON}", "take the mean over rows and columns")
+        mean = self.graph.call_function(functional.adaptive_avg_pool2d, (self.tensor(node.args[0]), 1))
+        return mean if keep else self.graph.call_function(torch.flatten, (mean, 1))
+
+    def pad(self, node: fx.Node) -> fx.Node:
+        given = dict(zip(("pad", "mode", "value"), node.args[1:], strict=False))
+        if node.target is _aten.constant_pad_nd.default:
+            given = {"pad": node.args[1], "mode": "constant", "value": node.args[2] if len(node.args) > 2 else 0}
+        given = {"mode": "constant", "value": None} | given | dict(node.kwargs)
+        margins, mode = [int(x) for x in cast("list[int]", given["pad"])], given["mode"]
+        number = self.number(given["value"])
+        if mode != "constant" or number or min(margins, default=0) < 0:
+            what = f"with mode {mode!r}" if mode != "constant" else f"with {number}" if number else f"by {margins}"
+            raise Refused(f"{what} {REASON}", "padding must add zeros to rows and columns alone, and take none away")
+        source = node.args[0]
+        if len(margins) == 6 and not any(margins[:4]):
+            stride = 1
+            if isinstance(self.value(source), Strided):
+                strided = self.values[cast(fx.Node, source)]
+                stride, source = strided.stride, strided.source
+            module = PadShortcut(stride, *margins[4:])
+            return self.call(module, self.free(f"{node.name}_shortcut"), self.tensor(source))
+        if len(margins) > 4 and any(margins[4:]):
+            raise Refused(
+                f"by {margins} {REASON}", "padding must add zeros to rows and columns alone, and take none away"
+            )
+        return self.graph.call_function(functional.pad, (self.tensor(source), tuple(margins[:4])))
+
+    def slice(self, node: fx.Node) -> Any:
+        """Every so many rows, and as many columns, of which a shortcut is made if padding follows."""
+        axis, first, last, step = list(node.args[1:]) + [0, 0, None, 1][len(node.args) - 1 :]
+        source = node.args[0]
+        before = self.value(source)
+        shape = shape_of(source) or ()
+        rank, axis = len(shape), cast(int, axis) % max(len(shape), 1)
+        whole = first in (0, None) and (last is None or cast(int, last) >= shape[axis])
+        if whole and step == 1:
+            return before
+        if axis == 1 and step == 1:
+            start, stop, _ = builtins.slice(first, last).indices(shape[1])
+            if stop > start:
+                return self.channels(node, 1, start, stop - start)
+        if whole and rank == 4:
+            if axis == 2 and isinstance(before, fx.Node):
+                return Strided(cast(int, step), cast(fx.Node, source), rows_only=True)
+            if axis == 3 and isinstance(before, Strided) and before.rows_only and before.stride == step:
+                strided = Strided(before.stride, before.source, rows_only=False)
+                return strided
+        raise Refused(f"of {text_of(shape)} {REASON}", "take channels, or every n-th row and column with zero channels")
