@@ -145,8 +145,8 @@ class Pair(Written):
             "mul in .* of 16 x 9 x 7 and 1 x 9 x 7 has no integer form: multiply two values of one",
         ),
         (
-            lambda x: x / functional.max_pool2d(x, 3, 1, 1),
-            "div in .* of two values has no integer form: compute it of one",
+            lambda x: torch.atan2(x, functional.max_pool2d(x, 3, 1, 1)),
+            "atan2 in .* of two values has no integer form: compute it",
         ),
         (lambda x: functional.dropout(x, 0.0), "dropout in .* draws random numbers"),
         (lambda x: functional.softmax(x, 1), "softmax in .* has no integer form: leave it out of the network"),
