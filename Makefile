@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv board board-test demo test sim robustness grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth power lint bench docs clean distclean formal fuzz
+.PHONY: help venv board board-test demo test sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth power lint bench docs clean distclean formal fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -44,6 +44,9 @@ sim: $(READY) ## co-simulate every variant against the golden model; JUnit XML i
 
 robustness: $(READY) ## the accelerator meets every kind of error, abort and reset, and recovers
 	@$(RUN) -m pytest --full tests/sim/accelerator/test_robustness.py
+
+sequences: $(READY) ## 1,000 random sequences of doorbell, abort, interrupt and reset on the RTL
+	@$(RUN) -m pytest --full tests/sim/accelerator/test_sequences.py
 
 grid: $(READY) ## instances all over the configuration space: lint, and a layer or network bit for bit
 	@$(RUN) -m pytest --full tests/hw/test_accelerator_grid.py

@@ -1,6 +1,6 @@
 """``python -m tools.boards``: the tables of docs/board.md, from the bitstreams that were built.
 
-What ``make board`` has left in ``build/board`` is condensed into ``docs/results/boards.json``, which is committed; where
+What ``make board`` has left in ``build/board`` goes, in short, into ``docs/results/boards.json``, which is committed; where
 a board has not been built, what is committed stays.
 """
 

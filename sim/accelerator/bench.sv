@@ -1,11 +1,13 @@
 // The accelerator between a DRAM and a host. Python sets the DRAM up, then only asks for accesses to registers and waits
 // for the interrupt.
 //
-// The settings of the DRAM are taken at each rising edge at which `configure` is high. Python acts at falling edges: `irq` and `host_done` change there.
+// The settings of the DRAM are taken at each rising edge at which `configure` is high. Python acts at falling edges: `irq`
+// and `host_done` change there. With `alone`, `rst` resets the accelerator while the DRAM goes on.
 //
 // An access: set host_write, host_address and host_data, then toggle host_request; when host_done toggles, host_result
 // and host_response hold the answer. `edges` counts clock cycles; `irq_edge` is its value when the interrupt rose,
-// `start_edge` when a write to a register was last taken.
+// `start_edge` when a write to a register was last taken. With `stall` the host pauses, too: AW and W come apart, and B
+// and R wait. What the accelerator offers must hold meanwhile, and from the first edge in reset on it must offer nothing.
 
 module bench #(
     parameter ADDRESS_BITS = 32,
@@ -15,6 +17,7 @@ module bench #(
     input clk,
     input rst,
     input configure,
+    input alone,
     input reorder,
     input [63:0] base,
     input [63:0] seed,
@@ -30,7 +33,7 @@ module bench #(
     output reg [31:0] host_result,
     output reg [1:0] host_response,
     output reg irq,
-    output reg violation,
+    output violation,
     output reg [63:0] edges,
     output reg [63:0] start_edge,
     output reg [63:0] irq_edge
@@ -66,7 +69,8 @@ module bench #(
   reg [1:0] rresp, bresp;
 
   wire interrupt;
-  reg lite_awvalid, lite_wvalid, lite_bready, lite_arvalid, lite_rready;
+  reg lite_awvalid, lite_wvalid, lite_arvalid, expect_b, expect_r, pause;
+  wire lite_bready = expect_b & ~pause, lite_rready = expect_r & ~pause;
   wire lite_awready, lite_wready, lite_bvalid, lite_arready, lite_rvalid;
   wire [1:0] lite_bresp, lite_rresp;
   wire [31:0] lite_rdata;
@@ -98,11 +102,14 @@ module bench #(
   bit [511:0] new_rdata;
   int unsigned new_rid, new_rresp, new_bid, new_bresp;
 
+  reg dram_violation, lite_violation;
+  assign violation = dram_violation | lite_violation;
+
   always @(posedge clk) begin
     if (configure) dram_configure(reorder, base, seed, latency, 32'(stall), 32'(fault), fault_address);
-    if (rst) begin
+    if (rst & ~alone) begin
       dram_reset();
-      {arready, awready, wready, rvalid, bvalid, violation} <= 0;
+      {arready, awready, wready, rvalid, bvalid, dram_violation} <= 0;
     end else begin
       dram_cycle(WORD_WIDTH / 8,
                  arvalid, 64'(araddr), 32'(arlen), 32'(arsize), 32'(arburst), 32'(arid),
@@ -122,13 +129,15 @@ module bench #(
       bvalid <= new_bvalid;
       bid <= new_bid[ID_BITS-1:0];
       bresp <= new_bresp[1:0];
-      violation <= new_violation;
+      dram_violation <= new_violation;
     end
   end
 
   // Host
-  reg seen_request, busy, was_interrupt, done;
-  initial {done, host_done, irq, edges, start_edge, irq_edge} = 0;
+  reg seen_request, busy, was_interrupt, done, late_aw, late_w;
+  reg [31:0] noise;
+  initial {done, host_done, irq, edges, start_edge, irq_edge, late_aw, late_w, pause} = 0;
+  initial noise = 1;
   always @(negedge clk) begin
     host_done <= done;
     irq <= interrupt;
@@ -137,6 +146,9 @@ module bench #(
     edges <= edges + 1;
     was_interrupt <= interrupt;
     if (interrupt & ~was_interrupt) irq_edge <= edges;
+    // A maximal sequence (x^32 + x^22 + x^2 + x + 1); the settings say where it begins.
+    noise <= configure ? seed[31:0] | 1 : {noise[30:0], noise[31] ^ noise[21] ^ noise[1] ^ noise[0]};
+    pause <= noise[7:0] < stall;
     if (lite_awvalid & lite_awready) lite_awvalid <= 0;
     if (lite_wvalid & lite_wready) begin
       lite_wvalid <= 0;
@@ -144,11 +156,11 @@ module bench #(
     end
     if (lite_arvalid & lite_arready) lite_arvalid <= 0;
     if (lite_bready & lite_bvalid) begin
-      lite_bready <= 0;
+      expect_b <= 0;
       host_response <= lite_bresp;
     end
     if (lite_rready & lite_rvalid) begin
-      lite_rready <= 0;
+      expect_r <= 0;
       host_response <= lite_rresp;
       host_result <= lite_rdata;
     end
@@ -156,15 +168,46 @@ module bench #(
       busy <= 0;
       done <= ~done;
     end
+    if (late_aw & ~noise[8]) {late_aw, lite_awvalid} <= 2'b01;
+    if (late_w & ~noise[11]) {late_w, lite_wvalid} <= 2'b01;
     seen_request <= host_request;
     if (host_request != seen_request) begin
       busy <= 1;
-      {lite_awvalid, lite_wvalid, lite_bready} <= {3{host_write}};
-      {lite_arvalid, lite_rready} <= {2{~host_write}};
+      expect_b <= host_write;
+      expect_r <= ~host_write;
+      lite_arvalid <= ~host_write;
+      late_aw <= host_write & |stall & noise[9];
+      late_w <= host_write & |stall & noise[10];
+      lite_awvalid <= host_write & ~(|stall & noise[9]);
+      lite_wvalid <= host_write & ~(|stall & noise[10]);
     end
     if (rst) begin
-      {lite_awvalid, lite_wvalid, lite_bready, lite_arvalid, lite_rready, busy, was_interrupt} <= 0;
+      {lite_awvalid, lite_wvalid, expect_b, lite_arvalid, expect_r, busy, was_interrupt, late_aw, late_w} <= 0;
       seen_request <= host_request;
     end
+  end
+
+  // Rules of AXI4-Lite, and of the reset
+  reg was_reset, waiting_b, waiting_r;
+  reg [1:0] held_b;
+  reg [33:0] held_r;
+  initial {was_reset, waiting_b, waiting_r, lite_violation} = 0;
+  task complain(input [8*48-1:0] what);
+    if (!lite_violation) $display("AXI: edge %0d: %0s", edges, what);
+    lite_violation <= 1;
+  endtask
+  always @(posedge clk) begin
+    if (configure) lite_violation <= 0;
+    was_reset <= rst;
+    waiting_b <= ~rst & lite_bvalid & ~lite_bready;
+    held_b <= lite_bresp;
+    if (waiting_b & ({lite_bvalid, lite_bresp} != {1'b1, held_b})) complain("B changed before it was taken");
+    waiting_r <= ~rst & lite_rvalid & ~lite_rready;
+    held_r <= {lite_rresp, lite_rdata};
+    if (waiting_r & ({lite_rvalid, lite_rresp, lite_rdata} != {1'b1, held_r}))
+      complain("R changed before it was taken");
+    if (~rst & (lite_bvalid & ~expect_b | lite_rvalid & ~expect_r)) complain("an answer to no request");
+    if (was_reset & (arvalid | awvalid | wvalid | lite_bvalid | lite_rvalid | interrupt))
+      complain("a valid or the interrupt in reset");
   end
 endmodule

@@ -29,6 +29,7 @@ class Host:
         self.dut = dut
         dut.rst.value = 1
         dut.configure.value = 0
+        dut.alone.value = 0
         dut.host_request.value = 0
         self._request = 0
         Clock(dut.clk, PERIOD, unit="step").start()
@@ -37,8 +38,9 @@ class Host:
         """Wait, from falling edge to falling edge."""
         await Timer(PERIOD * count, unit="step")
 
-    async def reset(self) -> None:
-        """Reset the accelerator and the DRAM's bus, not its contents."""
+    async def reset(self, alone: bool = False) -> None:
+        """Reset the accelerator and, unless ``alone``, the DRAM's bus, not its contents."""
+        self.dut.alone.value = int(alone)
         self.dut.rst.value = 1
         await FallingEdge(self.dut.clk)
         await self.cycles(4)
@@ -114,8 +116,8 @@ async def run_job(host: Host, job: dict[str, Any], memory: mmap.mmap, watch) -> 
         if not step:
             actions.pop(0)
     seconds = time.perf_counter() - started
-    assert not int(dut.violation.value), "the accelerator broke a rule of AXI; see the log"
     report = await host.state()
+    assert not int(dut.violation.value), "the accelerator broke a rule of AXI; see the log"
     report |= {"cycles": int(dut.irq_edge.value) - first, "seconds": seconds}
     Path(job["result"]).write_bytes(memory[: len(data)])
     return report
