@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv board board-test demo test sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth power lint bench docs clean distclean formal fuzz
+.PHONY: help venv board board-test demo test sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth power lint bench docs clean distclean formal fuzz faults
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -83,6 +83,10 @@ formal: $(READY) ## proofs about blocks, by induction or up to a bound: build/fo
 fuzz: $(READY) ## a million damaged files for every reader of files, hours: build/fuzz/fuzz.json
 	@$(RUN) -m tests.fuzz
 
+faults: $(READY) ## kill -9 each command at 50 random moments and run it again, an hour: build/faults/faults.json
+	@$(RUN) -m tests.faults
+	@$(RUN) -m pytest --full tests/faults
+
 speed: $(READY) ## cycles of compressed beside 8-bit weights, from the cycle model
 	@$(RUN) -m sim.networks.speed
 
@@ -111,6 +115,7 @@ docs: $(READY) ## draw the pictures, and write the tables of README.md from the 
 	@$(RUN) -m tools.pictures
 	@$(RUN) -m tools.answers
 	@$(RUN) -m tools.tasks
+	@$(RUN) -m tools.boards
 	@$(RUN) -m tools.readme
 	@$(RUN) -m hw.bus.register_map markdown > docs/registers.md
 	@$(RUN) -m hw.control.descriptor > docs/descriptors.md

@@ -154,8 +154,10 @@ def blocks(netlist: Path, depth: int = 2) -> dict[str, Counter[str]]:
         taken = KINDS.get(cell["type"])
         if taken is None:
             continue
-        path = re.sub(r"^\$.*?\$", "", name).removeprefix("system.").split(".")
-        block = ".".join(path[: min(depth, len(path) - 1)]) or "top"
+        path = re.sub(r"^\$.*?\$", "", name).split(".")
+        # Pins, PLL and reset are around the system.
+        inside = path[1 : min(depth + 1, len(path) - 1)] if path[0] == "system" else []
+        block = ".".join(inside) or "top"
         found.setdefault(block, Counter()).update(taken)
     return dict(sorted(found.items()))
 

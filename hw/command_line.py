@@ -20,12 +20,17 @@ from typing import NoReturn
 __all__ = [
     "Parser",
     "interruptible",
+    "naming_file",
     "path_argument",
     "temporary_path",
     "worker_pool",
     "writable_folder",
     "write_text",
 ]
+
+
+#: There is no room for what is to be written: on the disk, in a quota, in the process's limit.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,11 +66,23 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
+@contextlib.contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """An error of a full disk names the file, which the system's does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in _FULL:
+            error.filename = str(path)
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: it appears complete or not at all, whatever others read or write."""
     temporary = temporary_path(path)
     try:
-        temporary.write_text(text)
+        with naming_file(path):
+            temporary.write_text(text)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

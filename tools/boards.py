@@ -1,7 +1,7 @@
 """``python -m tools.boards``: the tables of docs/board.md, from the bitstreams that were built.
 
-What ``make board`` has left in ``build/board`` goes, in short, into ``docs/results/boards.json``, which is committed; where
-a board has not been built, what is committed stays.
+What ``make board`` has left in ``build/board`` goes, in short, into ``docs/results/boards.json``, which is committed;
+where a board has not been built, what is committed stays.
 """
 
 from __future__ import annotations

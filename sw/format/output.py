@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hw.command_line import temporary_path
+from hw.command_line import naming_file, temporary_path
 
 __all__ = ["OutputError", "staged", "write_atomically"]
 
@@ -38,8 +38,9 @@ def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(b"")
-        yield temporary
+        with naming_file(path):
+            temporary.write_bytes(b"")
+            yield temporary
         os.replace(temporary, path)
     except BaseException:
         if temporary.parent.is_dir():

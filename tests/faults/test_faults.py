@@ -1,0 +1,81 @@
+"""A few kills, full disks and forbidden folders, and that the tool finds commands that do not withstand them."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.faults import __main__ as module
+from tests.faults.__main__ import COMMANDS, Command, FaultError, Project, kills, main, refused
+
+
+@pytest.mark.parametrize("name", ["run golden", "generate"])
+def test_killed_and_run_again_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    assert kills(name, 1, 3, tmp_path)["kills"] == 1
+
+
+def test_a_killed_set_up_is_made_again(tmp_path: Path, full: bool) -> None:
+    if not full:
+        pytest.skip("half a minute; make faults")
+    assert kills("set-up", 1, 0, tmp_path)["early"] == 1
+
+
+@pytest.mark.parametrize("name", ["compile", "compress", "generate", "run golden"])
+def test_a_full_disk_is_one_line(name: str, tmp_path: Path) -> None:
+    line = refused(Project(COMMANDS[name], tmp_path), size=100)
+    assert "File too large" in line
+    assert line.startswith("python -m ")
+
+
+@pytest.mark.parametrize("name", ["generate", "run golden"])
+def test_a_folder_that_forbids_is_one_line(name: str, tmp_path: Path) -> None:
+    assert "Permission denied" in refused(Project(COMMANDS[name], tmp_path))
+
+
+_SLOW = "import time; f = open('out', 'w', buffering=1); f.write('half, '); time.sleep(2); f.write('whole')"
+_ONCE = "import os, pathlib, time; time.sleep(0.5); seen = os.path.exists('seen'); pathlib.Path('seen').touch();"
+_ONCE += "time.sleep(0.5); pathlib.Path('out').write_text(str(seen))"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (_SLOW, r"kill \d after \d.\d\d s: out is there in part"),
+        (_ONCE, r"kill \d after \d.\d\d s: the next run gives other bytes"),
+        ("raise SystemExit('a reason')", "exit code 1: a reason"),
+        ("pass", "there is no output"),
+    ],
+)
+def test_what_does_not_withstand_is_found(
+    code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = ("seen",) if "seen" in code else ()
+    monkeypatch.setitem(COMMANDS, "bad", Command(f"-c {shlex.quote(code)}", ("out",), kept, ()))
+    with pytest.raises(FaultError, match=message):
+        kills("bad", 8, 0, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import pathlib; pathlib.Path('out').write_text('x' * 1000)", "exit code 1, .*File too large"),
+        ("import sys; sys.stderr.write('why\\n'); open('left', 'w'); sys.exit(2)", "left behind: left"),
+        ("open('out', 'w')", r"exit code 0, ''"),
+    ],
+)
+def test_what_does_not_refuse_is_found(code: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(FaultError, match=message):
+        refused(Project(Command(f"-c {shlex.quote(code)}", ("out",), (), ()), tmp_path), size=100)
+
+
+def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setitem(COMMANDS, "bad", Command("-c pass", ("out",), (), ()))
+    assert main(["--command", "bad", "--kills", "1"]) == 1
+    assert capsys.readouterr().out == 'bad {"failure": "there is no output"}\n'
+    assert "there is no output" in (tmp_path / "build" / "faults" / "faults.json").read_text()
+    with pytest.raises(SystemExit, match="2"):
+        main(["--kills", "0"])
+    assert "kills must be at least 1, not 0" in capsys.readouterr().err
