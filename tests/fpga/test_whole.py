@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from fpga.simulation import SimulatedPort, build_simulation, netlist_sources, so
 from hw.boards.firmware import FAIL, PASS
 from hw.boards.platforms import board_named
 from hw.config import preset
+from hw.control.descriptor import Opcode
 from sw.compiler.compile import compile_network
 
 CONFIG = preset("ews-msvq-fpga")
@@ -51,14 +53,17 @@ def test_digits_over_the_whole_test_set(tmp_path: Path) -> None:
             assert not registers["ERROR"]
         np.testing.assert_array_equal(np.stack(found), expected)
         print(f"{right} of {len(inputs)} right, golden and board; {registers['COUNTER_CYCLES']} cycles an image")
-        # One byte of the bytes that FETCHes read, without their checksums: the difference is in the result.
+        # A byte of weights, masks, signs or parameters: each FETCH has its checksum.
         board.write(0, image.memory)
         assert board.self_test().passed
-        address = len(program.image) // 2
-        board.write(address, bytes([image.memory[address] ^ 0x10]))
-        assert board.self_test().verdict.startswith("FAIL")
-        port.run(100)
-        assert port.leds & 7 == FAIL
+        fetches = [fields["address"] for opcode, fields in program.bodies() if opcode is Opcode.FETCH]
+        for address in fetches[:: len(fetches) // 6]:
+            board.write(address + 1, bytes([image.memory[address + 1] ^ 0x10]))
+            assert re.fullmatch(r"FAIL error 00000004 at descriptor [0-9A-F]{8}", board.self_test().verdict)
+            port.run(100)
+            assert port.leds & 7 == FAIL
+            board.write(address + 1, image.memory[address + 1 : address + 2])
+        assert board.self_test().passed
     assert right > 0.93 * len(inputs)
 
 

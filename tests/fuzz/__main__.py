@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -62,6 +63,8 @@ class Reader:
         Its own errors.
     header
         The file begins with a magic, a version and the header's length, and each part has a checksum.
+    needs
+        A package of an extra, without which there is no such reader.
     """
 
     suffix: str
@@ -69,6 +72,12 @@ class Reader:
     read: Callable[[Path], Any]
     errors: Callable[[], tuple[type[Exception], ...]]
     header: bool = False
+    needs: str = ""
+
+    @property
+    def missing(self) -> bool:
+        """Its package is not installed."""
+        return bool(self.needs) and importlib.util.find_spec(self.needs) is None
 
 
 class Failure(AssertionError):
@@ -128,6 +137,18 @@ def _rules() -> list[bytes]:
     return [json.dumps({"rules": [{"layer": "a", "recipe": recipe}, {"pattern": "b*", "recipe": recipe}]}).encode()]
 
 
+def _plans() -> list[bytes]:
+    import torch
+
+    from sw.compress.methods import Recipe
+    from sw.compress.network import module_sources
+    from sw.compress.search import plan_json, search
+
+    sources = module_sources(torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3)))
+    plan = search(sources, 1100, candidates=[Recipe("int8"), Recipe("vq", 8, 8)], threads=1, progress=False)
+    return [json.dumps(plan_json(plan, network="x", budget=1100), indent=1).encode()]
+
+
 def _shapes() -> list[bytes]:
     layer = {"name": "layer", "shape": [16, 16, 3, 3], "input": [16, 8, 8]}
     network = [
@@ -179,6 +200,62 @@ def _torch() -> list[bytes]:
         _written(lambda path: torch.save(state, path)),
         _written(lambda path: torch.save(state, path, _use_new_zipfile_serialization=False)),
     ]
+
+
+def _module() -> Any:
+    from torch import nn
+
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+
+
+def _exported() -> list[bytes]:
+    import torch
+
+    program = torch.export.export(_module(), (torch.zeros(1, 3, 6, 6),))
+    return [_written(lambda path: torch.export.save(program, path), ".pt2")]
+
+
+def _onnx() -> list[bytes]:
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    weights = {"w": (4, 3, 3, 3), "b": (4,), "v": (5, 4), "c": (5,)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["0"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["0"], ["1"]),
+        helper.make_node("GlobalAveragePool", ["1"], ["2"]),
+        helper.make_node("Flatten", ["2"], ["3"]),
+        helper.make_node("Gemm", ["3", "v", "c"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])],
+        [
+            numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+            for name, shape in weights.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    return [model.SerializeToString()]
+
+
+def _training() -> tuple[Any, Any, Any]:
+    from sw.compress.training.data import ImageData
+    from sw.compress.training.loop import TrainConfig
+
+    rng = np.random.default_rng(0)
+    data = ImageData(rng.integers(0, 256, (8, 3, 8, 8), np.uint8), rng.integers(0, 5, 8), 8)
+    return _module(), data, TrainConfig(1, 4, crop=0, threads=1)
+
+
+def _checkpoints() -> list[bytes]:
+    """What an interrupted training leaves."""
+    from sw.compress.training.loop import fit
+
+    model, data, config = _training()
+    return [_written(lambda path: fit(model, data, config, checkpoint=path, every=1, progress=False), ".pt")]
 
 
 def _pictures() -> list[bytes]:
@@ -249,6 +326,18 @@ def _pickled(path: Path) -> Any:
     return _call("sw.compress.training.data", "load_data", "train")(path)
 
 
+def _resumed(path: Path) -> Any:
+    """The training is at its end already, so that nothing but the reading is done."""
+    from sw.compress.training.loop import fit
+
+    model, data, config = _training()
+    return fit(model, data, config, checkpoint=path, progress=False)
+
+
+def _model(path: Path) -> Any:
+    return _call("sw.compress.sources", "load_model")(str(path))  # type: ignore[arg-type]
+
+
 _COMPRESS = ("sw.compress.methods:CompressError",)
 _NETWORK = ("sw.network.fields:NetworkError", "sw.format.container:ContainerError", "sw.compiler.graph:CompileError")
 _DATA = ("sw.compress.training.data", "load_data", "train")
@@ -269,6 +358,7 @@ READERS: dict[str, Reader] = {
         header=True,
     ),
     "rules": Reader(".json", _rules, _call("sw.compress.rules", "read_rules"), _errors(*_COMPRESS)),
+    "plan": Reader(".json", _plans, _call("sw.compress.rules", "read_rules"), _errors(*_COMPRESS)),
     "shapes": Reader(
         ".json",
         _shapes,
@@ -286,6 +376,9 @@ READERS: dict[str, Reader] = {
         _errors(*_COMPRESS),
     ),
     "checkpoint torch": Reader(".pt", _torch, _call("sw.compress.checkpoints", "read_state_dict"), _errors(*_COMPRESS)),
+    "checkpoint resumed": Reader(".pt", _checkpoints, _resumed, _errors(*_COMPRESS)),
+    "model pt2": Reader(".pt2", _exported, _model, _errors(*_COMPRESS)),
+    "model onnx": Reader(".onnx", _onnx, _model, _errors(*_COMPRESS), needs="onnx2torch"),
     "data npz": Reader(".npz", lambda: [_npz(**_images())], _call(*_DATA), _errors(*_COMPRESS)),
     "cifar gzip": Reader(
         ".tar.gz",
@@ -455,6 +548,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path("build") / "fuzz"
     folder.mkdir(parents=True, exist_ok=True)
     names = options.reader or list(READERS)
+    for name in [name for name in names if READERS[name].missing]:
+        print(f"{name}: left out, as {READERS[name].needs} is not installed")
+        names.remove(name)
+    if not names:
+        return 0
     share = -(-options.inputs // len(names))
     # In turns, so that all readers have had some whenever it ends; Hypothesis keeps what it has tried.
     jobs = [

@@ -13,6 +13,8 @@ from tests.fuzz.__main__ import READERS, Reader, fuzz, main
 
 @pytest.mark.parametrize("name", [name for name in READERS if name not in ("steps", "network")])
 def test_a_little_of_every_reader(name: str, tmp_path: Path) -> None:
+    if READERS[name].missing:
+        pytest.skip(f"{READERS[name].needs} is not installed")
     found = fuzz(name, 25, 1, tmp_path)
     assert found["failures"] == []
     assert found["inputs"] >= 20
