@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv board board-test demo test sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth power lint bench docs clean distclean formal fuzz faults
+.PHONY: help venv board board-test demo test sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth power lint bench docs clean distclean formal fuzz faults mutants
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -82,6 +82,9 @@ formal: $(READY) ## proofs about blocks, by induction or up to a bound: build/fo
 
 fuzz: $(READY) ## a million damaged files for every reader of files, hours: build/fuzz/fuzz.json
 	@$(RUN) -m tests.fuzz
+
+mutants: $(READY) ## changed sources that the tests must find, hours: build/mutants/mutants.json
+	@$(RUN) -m tests.mutants --larger
 
 faults: $(READY) ## kill -9 each command at 50 random moments and run it again, an hour: build/faults/faults.json
 	@$(RUN) -m tests.faults

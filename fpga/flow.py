@@ -37,6 +37,8 @@ __all__ = [
 #: The top module.
 TOP = "top"
 
+_PADS = Path(__file__).with_name("pad_cells.v")
+
 #: Primitives of an ECP5, and how many of each kind of resource one takes.
 KINDS: Mapping[str, Mapping[str, int]] = {
     "LUT4": {"LUTs": 1},
@@ -129,8 +131,9 @@ def synthesise(folder: Path) -> str:
             f"read_rtlil {TOP}.il",
             f"synth_ecp5 -top {TOP}",
             f"write_json {TOP}.json",
-            "write_verilog -noattr netlist.v",
             "stat",
+            f'techmap -map "{_PADS}"',
+            "write_verilog -noattr netlist.v",
         ],
         folder,
     )

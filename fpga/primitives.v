@@ -3,14 +3,6 @@
 //
 // Sources: Lattice FPGA-TN-02204 (memory), FPGA-TN-02205 (sysDSP), FPGA-TN-02200 (sysCLOCK).
 
-module IB (input I, output O);
-  assign O = I;
-endmodule
-
-module OBZ (input I, input T, output O);
-  assign O = I;
-endmodule
-
 module EHXPLLL (
     input CLKI, CLKFB, RST, STDBY, PHASESEL0, PHASESEL1, PHASEDIR, PHASESTEP, PHASELOADREG, PLLWAKESYNC, ENCLKOP,
     ENCLKOS, ENCLKOS2, ENCLKOS3,

@@ -36,7 +36,7 @@ def source_verilog(sources: Mapping[str, str], folder: Path) -> list[Path]:
     run_yosys(
         [f"read_rtlil {TOP}.il", "proc -nomux -norom", "memory_collect", f"write_verilog -noattr {TOP}.v"], folder
     )
-    return [folder / f"{TOP}.v", folder / "accelerator.v", _HERE / "primitives.v"]
+    return [folder / f"{TOP}.v", folder / "accelerator.v", _HERE / "pads.v", _HERE / "primitives.v"]
 
 
 def netlist_sources(folder: Path) -> list[Path]:

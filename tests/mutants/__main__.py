@@ -39,6 +39,10 @@ PAGE = ROOT / "docs" / "verification.md"
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
 #: Changes of each block, by default.
 DRAWN = 20
+#: Runs tests; a code other than 0 says that one has failed.
+RUNNER = ("-m", "pytest", "-x", "-q", "-p", "no:xdist")
+#: Tests that take so many seconds more than three times what they take do not end.
+SPARE_SECONDS = 30
 #: What survives its block's own tests may still be found by these.
 LARGER = ("tests/hw/test_core.py", "tests/hw/test_accelerator.py", "tests/sim/accelerator/test_robustness.py")
 
@@ -137,7 +141,7 @@ class _Copies:
         try:
             if change is not None:
                 (copy / change[0]).write_text(change[1])
-            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:xdist", *tests]
+            command = [sys.executable, *RUNNER, *tests]
             environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
             begin = time.perf_counter()
             process = subprocess.Popen(
@@ -215,7 +219,7 @@ def try_mutants(
                 verdict, seconds = copies.run(block.tests, None, None)
                 if verdict != "passed":
                     raise ValueError(f"the tests of {block.name} fail as it is: {' '.join(block.tests)}")
-                limit.append(3 * seconds + 30)
+                limit.append(3 * seconds + SPARE_SECONDS)
             entries = []
             for mutant, entry in zip(wanted, pool.map(one, wanted), strict=True):
                 log.write(json.dumps(entry) + "\n")

@@ -1,0 +1,131 @@
+"""Mutants: what is changed and what is not, which of them a test finds, and that nothing is tried twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import __main__ as module
+from tests.mutants.__main__ import BLOCKS, Block, drawn, equivalent, main, score, table, try_mutants
+from tests.mutants.mutate import mutants_of
+
+
+def changes(source: str) -> set[str]:
+    return {mutant.applied(source) for mutant in mutants_of("x.py", source)}
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("a == b", {"a != b"}),
+        ("a <= b < c", {"a < b < c", "a <= b <= c"}),
+        ("a + b", {"a - b"}),
+        ("(a) << (b)", {"(a) >> (b)"}),
+        ("a and b or c", {"a or b or c", "a and b and c"}),
+        ("x is not None", {"x is None"}),
+        ("~a & b", {"a & b", "~a | b"}),
+        ("x = -2", {"x = 2", "x = -3"}),
+        ("x = 1", {"x = 0"}),
+        ("x = True", {"x = False"}),
+        ("Mux(a, b, c)", {"pass", "Mux(a, c, b)"}),
+        ("x = Mux(a, (b), [c])", {"x = Mux(a, ([c]), b)"}),
+        ("y = [a.eq(b), c]", {"y = [*[], c]"}),
+        ("d += [a.eq(b)]", {"pass", "d += [*[]]"}),
+        ("with m.If(a):\n    x", {"with m.If(1):\n    x"}),
+        ("x = a if b else c", {"x = a if True else c", "x = a if False else c"}),
+        ("wide = 'äö', 3", {"wide = 'äö', 4"}),
+        ("'''Text.'''\nfrom a import b\nassert 1\nraise E(1)\nx: int | None\ny = f'{1 + 2}'", set()),
+    ],
+)
+def test_what_is_changed(source: str, wanted: set[str]) -> None:
+    assert changes(source) == wanted
+
+
+def test_every_block_has_tests_that_exist() -> None:
+    assert len(BLOCKS) >= 40
+    for block in BLOCKS.values():
+        assert block.tests, block.name
+        for name in (*block.files, *block.tests):
+            assert (module.ROOT / name).exists(), (block.name, name)
+    assert drawn(BLOCKS["hw/bus/fifo.py"], 20, 0) == drawn(BLOCKS["hw/bus/fifo.py"], 20, 0)
+
+
+def test_equivalent_changes_are_there_and_have_a_reason() -> None:
+    for entry in equivalent():
+        source = (module.ROOT / entry["file"]).read_text()
+        places = [(x.code, x.old, x.new) for x in mutants_of(entry["file"], source)]
+        assert (entry["code"], entry["old"], entry["new"]) in places, entry
+        assert len(entry["reason"]) > 20
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Block:
+    """A block with a test that leaves something out."""
+    for name in ("hw", "tests"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "hw" / "__init__.py").write_text("")
+    (tmp_path / "hw" / "x.py").write_text("def f(a, b):\n    while a < 0:\n        a += 5\n    return a + b\n")
+    (tmp_path / "tests" / "test_x.py").write_text(
+        "import pathlib\nfrom hw.x import f\n\ndef test_f():\n"
+        f"    with open({str(tmp_path / 'runs')!r}, 'a') as file:\n        file.write('.')\n"
+        "    assert f(-3, 0) == 2\n    assert f(1, 0) == 1\n"
+    )
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "equivalent.json").write_text("[]")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "EQUIVALENT", tmp_path / "equivalent.json")
+    monkeypatch.setattr(module, "SPARE_SECONDS", 2)
+    # pytest takes seconds to start.
+    monkeypatch.setattr(module, "RUNNER", ("-c", "import runpy, sys; runpy.run_path(sys.argv[1])['test_f']()"))
+    return Block("hw/x.py", ("hw/x.py",), ("tests/test_x.py",))
+
+
+def test_survivors_are_found_and_nothing_is_tried_twice(
+    project: Block, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, tried = tmp_path / "runs", tmp_path / "tried.jsonl"
+    first = try_mutants([project], 99, 0, 1, False, tried)
+    entries = first["hw/x.py"]
+    verdicts = {(entry["old"], entry["new"]): entry["own"] for entry in entries}
+    assert verdicts["a += 5", "pass"] == "late"  # it would not end
+    assert verdicts["5", "6"] == "failed"
+    assert verdicts["+", "-"] == verdicts["<", "<="] == "passed"
+    found = score(entries)
+    survivors = [entry for entry in entries if entry["own"] == "passed"]
+    assert found["own"] == found["any"] == found["tried"] - len(survivors) == len(entries) - len(found["left"])
+    assert "hw/x.py:4: return a + b: '+' -> '-'" in capsys.readouterr().out
+    assert (tmp_path / "hw" / "x.py").read_text().endswith("return a + b\n")
+
+    before = runs.read_text()
+    again = try_mutants([project], 99, 0, 2, False, tried)
+    assert score(again["hw/x.py"]) == found
+    assert runs.read_text() == before
+
+    # An interrupted run goes on; a change that changes nothing does not count.
+    lines = tried.read_text().splitlines(keepends=True)[: len(entries)]
+    tried.write_text("".join(lines[:-1]))
+    place = {name: survivors[0][name] for name in ("file", "code", "old", "new")}
+    (tmp_path / "equivalent.json").write_text(json.dumps([{**place, "reason": "because"}]))
+    third = score(try_mutants([project], 99, 0, 1, False, tried)["hw/x.py"])
+    assert len(runs.read_text()) == len(before) + 2  # the block as it is, and one change
+    assert (third["equivalent"], len(third["left"])) == (1, len(found["left"]) - 1)
+
+    (tmp_path / "tests" / "test_x.py").write_text("def test_f():\n    assert False\n")
+    with pytest.raises(ValueError, match=r"the tests of hw/x\.py fail as it is"):
+        try_mutants([project], 99, 0, 1, False, tried)
+
+
+def test_page_is_the_committed_results() -> None:
+    committed = json.loads(module.COMMITTED.read_text())
+    assert "\n".join(table(committed)) in module.PAGE.read_text()
+    assert set(committed) <= set(BLOCKS)
+
+
+@pytest.mark.parametrize("name", ["count", "jobs"])
+def test_command_refuses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([f"--{name}", "0"])
+    assert f"{name} must be at least 1, not 0" in capsys.readouterr().err
