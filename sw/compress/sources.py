@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,15 @@ def model_preprocessing(name: str, model: torch.nn.Module) -> dict[str, Any]:
 
 
 def _exported(path: str) -> torch.nn.Module:
+    before = logging.root.manager.disable
+    # The reader logs the traceback of what it tries first.
+    logging.disable(logging.WARNING)
     try:
         program = torch.export.load(path)
     except Exception as error:  # the reader lets errors of every kind out where bytes are not what it expects
         raise CompressError(f"cannot read model {path!r}: {' '.join(str(error).split())[:200]}") from error
+    finally:
+        logging.disable(before)
     return raise_program(program)
 
 

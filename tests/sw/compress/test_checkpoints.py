@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -155,8 +156,20 @@ def test_a_program_of_torch_export(tmp_path: Path) -> None:
     assert torch.allclose(loaded(images), model(images), atol=1e-5)
     assert [name for name, module in loaded.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)] == ["0", "4"]
     (tmp_path / "bad.pt2").write_bytes(b"no program")
-    with pytest.raises(CompressError, match=r"cannot read model '.*bad\.pt2'"):
-        load_model(str(tmp_path / "bad.pt2"))
+    logged: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("torch.export")
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(CompressError, match=r"cannot read model '.*bad\.pt2'"):
+            load_model(str(tmp_path / "bad.pt2"))
+        assert logged == []
+        with pytest.raises(RuntimeError):  # which logs a traceback
+            torch.export.load(tmp_path / "bad.pt2")
+        assert logged
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_onnx_needs_its_extra(tmp_path: Path) -> None:
