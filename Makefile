@@ -57,25 +57,25 @@ random: $(READY) ## random networks on random instances: compiled without a race
 networks: resnet20 resnet18 efficientnet deit vit speed ## all whole networks on the RTL, and the tables of speed
 
 resnet20: $(READY) ## ResNet-20 on the RTL of every variant, 20 images (CIFAR10=PATH)
-	@$(RUN) -m sim.networks resnet20
+	@$(RUN) -m sim.networks resnet20 --output docs/results
 
 resnet18: $(READY) ## ResNet-18 at 224 x 224 on the RTL of ews-cms-16 and ews-16, random weights
-	@$(RUN) -m sim.networks resnet18
+	@$(RUN) -m sim.networks resnet18 --output docs/results
 
 efficientnet: $(READY) ## EfficientNet-Lite0 at 224 x 224 on the RTL of ews-cms-16 (PICTURE=FILE)
-	@$(RUN) -m sim.networks efficientnet-lite0
+	@$(RUN) -m sim.networks efficientnet-lite0 --output docs/results
 
 deit: $(READY) ## the linear layers of DeiT-tiny on the RTL of ews-ssvq-32, random weights
-	@$(RUN) -m sim.networks deit-tiny
+	@$(RUN) -m sim.networks deit-tiny --output docs/results
 
 vit: $(READY) ## DeiT-tiny whole, attention and the host's hand-over among it, on the RTL of ews-ssvq-32, random weights
-	@$(RUN) -m sim.networks vit
+	@$(RUN) -m sim.networks vit --output docs/results
 
 estimates: $(READY) ## the estimate of sw.perf beside the RTL's counters, layer by layer
-	@$(RUN) -m sim.networks.estimates
+	@$(RUN) -m sim.networks.estimates --output docs/results
 
 large: $(READY) ## ResNet-18 and layers of DeiT-tiny on the RTL of five 64 x 64 arrays: 20 minutes
-	@$(RUN) -m sim.networks resnet18-64 deit-tiny-64
+	@$(RUN) -m sim.networks resnet18-64 deit-tiny-64 --output docs/results
 
 formal: $(READY) ## proofs about blocks, by induction or up to a bound: build/formal/formal.md
 	@$(RUN) -m formal
@@ -91,7 +91,7 @@ faults: $(READY) ## kill -9 each command at 50 random moments and run it again, 
 	@$(RUN) -m pytest --full tests/faults
 
 speed: $(READY) ## cycles of compressed beside 8-bit weights, from the cycle model
-	@$(RUN) -m sim.networks.speed
+	@$(RUN) -m sim.networks.speed --output docs/results
 
 board: $(READY) ## a bitstream that tests itself: build/board/BOARD-digits/top.bit (BOARD=ulx3s-85f)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[board]'

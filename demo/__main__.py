@@ -13,30 +13,18 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-from demo import tables
-from demo.activations import layer_inputs, load_photograph, photograph_path, quantise_activations
 from hw.command_line import Parser, interruptible, path_argument, writable_folder, write_text
 from hw.config import preset
-from hw.generate import generate, write
-from hw.yosys import YosysError, yosys_version
-from sim.cosim import Job, run_layers
-from sim.runner import BuildError, SimulationError
-from sim.toolchain import ToolchainError
-from sw.compress.methods import LayerSource, Recipe
-from sw.compress.network import compress_network, module_sources, total_row
-from sw.compress.sources import load_model
-from sw.format import compression_report, read_container, write_container
-from sw.schedule import choose_schedule
-from synth import area
-from synth.generic import generic
-from synth.liberty import LibraryError
+from sw.compress.methods import Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+    from rich.progress import TaskID
+
+    from sw.compress.methods import LayerSource
 
 NETWORK = "efficientnet-lite0"
 
@@ -68,6 +56,8 @@ class Clock:
     @contextlib.contextmanager
     def step(self, name: str, *, bar: bool = True) -> Iterator[None]:
         """One step. With ``bar`` it gets a bar that runs until it ends; without, the step draws its own."""
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
         started = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(pulse_style="cyan"), TimeElapsedColumn())
         with Progress(*columns, console=self.console, disable=not bar) as progress:
@@ -78,6 +68,11 @@ class Clock:
 
 def compress(sources: Sequence[LayerSource], folder: Path, threads: int | None) -> Iterator[dict[str, Any]]:
     """Compress the layers by every recipe, write the containers and read them back. Yields one report each."""
+    import numpy as np
+
+    from sw.compress.network import compress_network, total_row
+    from sw.format import compression_report, read_container, write_container
+
     for name, recipe in RECIPES.items():
         layers, rows = compress_network(sources, recipe, threads=threads)
         path = folder / f"{name}.mvq"
@@ -101,6 +96,8 @@ def compress(sources: Sequence[LayerSource], folder: Path, threads: int | None) 
 
 def verilog(folder: Path) -> dict[str, Any]:
     """Generate the accelerator. Returns what was written."""
+    from hw.generate import generate, write
+
     generated = generate(preset(PRESET), PRESET)
     paths = write(generated, folder)
     return {
@@ -113,6 +110,11 @@ def verilog(folder: Path) -> dict[str, Any]:
 
 def cosimulate(network: torch.nn.Module, image: torch.Tensor, container: Path) -> list[dict[str, Any]]:
     """Run layers of the container on the generated Verilog, on the activations that the image causes there."""
+    from sim.cosim import Job, run_layers
+    from sim.networks.activations import layer_inputs, quantise_activations
+    from sw.format import read_container
+    from sw.schedule import choose_schedule
+
     config = preset(PRESET)
     inputs, _ = layer_inputs(network, image, SIMULATED_LAYERS)
     layers = {layer.name: layer for layer in read_container(container).layers}
@@ -136,6 +138,12 @@ def cosimulate(network: torch.nn.Module, image: torch.Tensor, container: Path) -
 
 def areas(console: Console) -> dict[str, Any]:
     """Area by block of the arrays, in gate equivalents of the project's own library. Draws a bar for each."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from hw.yosys import yosys_version
+    from synth import area
+    from synth.generic import generic
+
     library = generic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     reports = {}
@@ -172,17 +180,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "-o", "--output", type=path_argument, default=Path("build/demo"), help="where results go (%(default)s)"
     )
-    parser.add_argument(
-        "--photograph", type=path_argument, default=photograph_path(), help="a picture (one of scikit-learn's)"
-    )
+    parser.add_argument("--photograph", type=path_argument, help="a picture (one of scikit-learn's)")
     parser.add_argument(
         "--threads", type=int, help="threads of the clustering; does not change results (all processors)"
     )
     options = parser.parse_args(arguments)
+
+    from hw.yosys import YosysError
+    from sim.networks.activations import photograph_path
+    from sim.runner import BuildError, SimulationError
+    from sim.toolchain import ToolchainError
+    from synth.liberty import LibraryError
+
     if options.threads is not None and options.threads < 1:
         parser.error(f"--threads must be at least 1, not {options.threads}")
     try:
-        return run(options.output, options.photograph, options.threads)
+        return run(options.output, options.photograph or photograph_path(), options.threads)
     except (ValueError, OSError, YosysError, LibraryError, ToolchainError, BuildError, SimulationError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
@@ -190,6 +203,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(folder: Path, photograph: Path, threads: int | None) -> int:
     """All steps. Returns the exit status: 1 if a sum of the co-simulation differs from the golden model."""
+    from rich.console import Console
+
+    from demo import tables
+    from sim.networks.activations import load_photograph
+    from sw.compress.network import module_sources
+    from sw.compress.sources import load_model
+
     image = load_photograph(photograph)
     writable_folder(folder)
 

@@ -8,15 +8,12 @@ import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from experiments.images import resized
-from experiments.models import image_size
 from sw.compress.methods import CompressError
-from sw.compress.training.data import ImageData, load_data
+
+if TYPE_CHECKING:
+    from sw.compress.training.data import ImageData
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -29,14 +26,22 @@ DATA_VARIABLE = "CIFAR10"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options that every experiment has."""
+
     parser.add_argument(
         "--data", default=os.environ.get(DATA_VARIABLE), help=f"CIFAR-10, or Tiny-ImageNet (${DATA_VARIABLE})"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
+    parser.add_argument("--device", help="cuda if PyTorch sees a GPU, or cpu")
     parser.add_argument("--images", type=int, help="use only that many images of each part, to try the command")
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
     parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def chosen_device(device: str | None) -> str:
+    """What ``--device`` says, or else ``cuda`` where PyTorch sees a GPU, and ``cpu``."""
+    import torch
+
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def data(options: argparse.Namespace, network: str = "") -> tuple[ImageData, ImageData]:
@@ -47,6 +52,10 @@ def data(options: argparse.Namespace, network: str = "") -> tuple[ImageData, Ima
     CompressError
         No path was given.
     """
+    from experiments.images import resized
+    from experiments.models import image_size
+    from sw.compress.training.data import ImageData, load_data
+
     if not options.data:
         raise CompressError(f"--data must name the images' archive or .npz; ${DATA_VARIABLE} is not set either")
     parts = [load_data(options.data, split) for split in ("train", "test")]
@@ -60,6 +69,9 @@ def data(options: argparse.Namespace, network: str = "") -> tuple[ImageData, Ima
 
 def machine(device: str) -> dict[str, str]:
     """The device and the versions, for the report."""
+    import numpy as np
+    import torch
+
     cuda = device.startswith("cuda")
     return {
         "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({platform.machine()})",
@@ -87,6 +99,8 @@ def write_report(path: Path, report: dict[str, Any], headings: Sequence[str], ro
 
 def spread(values: Sequence[float]) -> str:
     """``mean ± standard deviation`` of some figures, in two decimals; the mean alone of one."""
+    import numpy as np
+
     if len(values) < 2:
         return f"{values[0]:.2f}"
     return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"

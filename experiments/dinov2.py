@@ -8,16 +8,17 @@ classifier starts at random: nothing else changes, so that the features are thos
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
-from experiments.models import VisionTransformer, build
+from sw.command_line import Parser, exit_status
 from sw.compress.methods import CompressError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from experiments.models import VisionTransformer
 
 __all__ = ["converted", "main"]
 
@@ -30,6 +31,9 @@ def converted(state: Mapping[str, Tensor], model: VisionTransformer) -> dict[str
     CompressError
         A tensor is missing.
     """
+    import torch
+    from torch.nn import functional
+
     state = {name: value.float() for name, value in state.items()}
     found = {name: value for name, value in model.state_dict().items() if name.startswith("linear.")}
     tokens = model.positions.shape[1] - 1
@@ -58,20 +62,23 @@ def converted(state: Mapping[str, Tensor], model: VisionTransformer) -> dict[str
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.dinov2", description=__doc__)
+    parser = Parser(prog="python -m experiments.dinov2", description=__doc__)
     parser.add_argument("state", help="the original's state dict")
     parser.add_argument("output", help="file to write: weights of the network dinov2-s")
     options = parser.parse_args(arguments)
-    try:
-        model = build("dinov2-s")
-        assert isinstance(model, VisionTransformer)
-        state = converted(torch.load(options.state, weights_only=True, map_location="cpu"), model)
-        model.load_state_dict(state)
-        torch.save({name: value.half() for name, value in state.items()}, options.output)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(parser.prog, lambda: _convert(options.state, options.output))
+
+
+def _convert(source: str, output: str) -> None:
+    import torch
+
+    from experiments.models import VisionTransformer, build
+
+    model = build("dinov2-s")
+    assert isinstance(model, VisionTransformer)
+    state = converted(torch.load(source, weights_only=True, map_location="cpu"), model)
+    model.load_state_dict(state)
+    torch.save({name: value.half() for name, value in state.items()}, output)
 
 
 if __name__ == "__main__":

@@ -25,28 +25,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional
-
-from experiments.common import machine
-from experiments.models import ImageNetMobileNetV2, load_weights
-from sw.command_line import exit_status
-from sw.compress.kmeans import member_counts
+from experiments.common import chosen_device, machine
+from sw.command_line import Parser, exit_status
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, misfit
-from sw.compress.network import module_sources
-from sw.compress.quantiser import quantise_codebook
-from sw.compress.ratio import layer_bits, sum_bits
-from sw.compress.sources import load_model
-from sw.compress.training.data import IMAGENET_MEAN, IMAGENET_STD
-from sw.compress.training.graph import calibrate, quantise_activations
-from sw.compress.training.integer import export_integers, read_network, write_network
-from sw.compress.training.modules import compressed_layers, load_layers
-from sw.format.layer import CompressedLayer
-from sw.format.output import staged
+from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, fx, nn
+
+    from sw.format.layer import CompressedLayer
 
 __all__ = ["NETWORKS", "Network", "distil", "main", "reconstruct"]
 
@@ -69,6 +60,8 @@ class Network:
 
 
 def _mobilenet(weights: Path | None) -> nn.Module:
+    from experiments.models import ImageNetMobileNetV2, load_weights
+
     if weights is None:
         raise CompressError("network mobilenetv2 needs --weights: a state dict with torchvision's names")
     model = ImageNetMobileNetV2()
@@ -78,6 +71,10 @@ def _mobilenet(weights: Path | None) -> nn.Module:
 
 def _efficientnet(weights: Path | None) -> nn.Module:
     """Its convolutions pad by themselves; here the padding is the convolution's, or a layer in front of it."""
+    from torch import nn
+
+    from sw.compress.sources import load_model
+
     model = load_model("efficientnet-lite0", weights)
     for name, conv in list(model.named_modules()):
         if not isinstance(conv, nn.Conv2d):
@@ -126,6 +123,8 @@ def load_images(directory: Path, network: Network) -> tuple[Tensor, Tensor]:
     CompressError
         The directory has no such images.
     """
+    import numpy as np
+    import torch
     from PIL import Image
 
     files = sorted(path for path in directory.glob("*.jpg") if path.stem.isdigit())
@@ -146,14 +145,16 @@ def _batches(values: Tensor) -> Iterator[Tensor]:
     return iter(values.split(_BATCH))
 
 
-@torch.no_grad()
 def accuracy(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, device: str) -> float:
     """Share of images whose largest logit is their label's, in per cent."""
-    right = sum(
-        int((model(part.to(device)).argmax(1).cpu() == own).sum())
-        for part, own in zip(images.split(_BATCH), labels.split(_BATCH), strict=True)
-    )
-    return 100 * right / len(images)
+    import torch
+
+    with torch.no_grad():
+        right = sum(
+            int((model(part.to(device)).argmax(1).cpu() == own).sum())
+            for part, own in zip(images.split(_BATCH), labels.split(_BATCH), strict=True)
+        )
+        return 100 * right / len(images)
 
 
 def _thinned(values: Tensor) -> Tensor:
@@ -164,6 +165,9 @@ def _thinned(values: Tensor) -> Tensor:
 
 def _columns(layer: nn.Module, values: Tensor) -> Tensor:
     """What a layer multiplies its weights with, ``[samples, C * R * S]``."""
+    from torch import nn
+    from torch.nn import functional
+
     if isinstance(layer, nn.Linear):
         return values.flatten(0, -2)
     assert isinstance(layer, nn.Conv2d)
@@ -177,6 +181,8 @@ def _weighted_kmeans(
     values: Tensor, weights: Tensor, k: int, generator: torch.Generator, iterations: int = 15
 ) -> Tensor:
     """Codewords ``[k, d]`` of subvectors ``[N, d]`` whose elements have weights of their own."""
+    import torch
+
     chosen = torch.multinomial((weights * values**2).sum(1).clamp_min(1e-30), k, generator=generator)
     codebook = values[chosen].clone()
     for _ in range(iterations):
@@ -189,6 +195,8 @@ def _weighted_kmeans(
 
 def _nearest(values: Tensor, weights: Tensor, codebook: Tensor) -> Tensor:
     """The codeword with the smallest weighted squared distance to each subvector."""
+    import torch
+
     parts = []
     for v, w in zip(values.split(1 << 16), weights.split(1 << 16), strict=True):
         parts.append((w @ (codebook**2).T - 2 * (w * v) @ codebook.T).argmin(1))
@@ -203,6 +211,8 @@ def _assign(weight: Tensor, hessian: Tensor, gains: Tensor, codebook: Tensor, si
     tuple
         int64 ``[K / d, n]``, and bool ``[K, n]``: negative.
     """
+    import torch
+
     K, n = weight.shape
     d = codebook.shape[1]
     order = hessian.diagonal().argsort(descending=True)
@@ -234,6 +244,13 @@ def _compressed(
     source: LayerSource, recipe: Recipe, weight: Tensor, hessian: Tensor, gains: Tensor, generator: torch.Generator
 ) -> CompressedLayer:
     """A layer in the form of a recipe, for a weight ``[K, C * R * S]``."""
+    import numpy as np
+    import torch
+
+    from sw.compress.kmeans import member_counts
+    from sw.compress.quantiser import quantise_codebook
+    from sw.format.layer import CompressedLayer
+
     K, n = weight.shape
     d, signed = recipe.d, recipe.signed
     device = weight.device
@@ -281,6 +298,8 @@ def _fitted_codebook(
     steps: int = 30,
 ) -> Tensor:
     """Codewords that have the smallest error of the outputs, by conjugate gradients on the normal equations."""
+    import torch
+
     d = codebook.shape[1]
     signs = torch.where(negative, -1.0, 1.0) if signed else torch.ones_like(weight)
 
@@ -311,7 +330,6 @@ def _fitted_codebook(
     return found.clamp_min(0) if signed else found
 
 
-@torch.no_grad()
 def reconstruct(
     model: nn.Module,
     images: Tensor,
@@ -339,51 +357,59 @@ def reconstruct(
     report
         Told a line about each layer.
     """
-    generator = torch.Generator(device).manual_seed(seed)
-    original = fx.symbolic_trace(copy.deepcopy(model).to(device))
-    graph = fx.symbolic_trace(model.to(device))
-    sources = {source.name: source for source in module_sources(model)}
-    layers: dict[str, CompressedLayer] = {}
-    values: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    modules, originals = dict(graph.named_modules()), dict(original.named_modules())
-    nodes = list(graph.graph.nodes)
-    last = {source: node for node in nodes for source in node.all_input_nodes}
-    for node in nodes:
-        if node.op == "placeholder":
-            values[node.name] = [(part.to(device),) * 2 for part in _batches(images)]
-            continue
-        if node.op == "output":
-            break
-        target = str(node.target)
-        if node.op == "call_module" and target in sources:
-            inputs = values[node.all_input_nodes[0].name]
-            layers[target] = _layer(
-                modules[target],
-                originals[target],
-                sources[target],
-                recipe,
-                keep,
-                inputs,
-                _norm(node, modules),
-                generator,
-            )
-            report(f"{target} {layers[target].method}")
-        own = [
-            tuple(_run(part, node, values, number, side) for side, part in enumerate((original, graph)))
-            for number in range(len(next(iter(values.values()))))
-        ]
-        if isinstance(modules.get(target), nn.BatchNorm2d):
-            _refit(modules[target], [(after[0], values[node.args[0].name][i][1]) for i, after in enumerate(own)])
-            own = [(after, modules[target](values[node.args[0].name][i][1])) for i, (after, _) in enumerate(own)]
-        values[node.name] = own  # type: ignore[assignment]
-        for source in node.all_input_nodes:
-            if last[source] is node:
-                del values[source.name]
-    return [layers[name] for name in sources]
+    import torch
+    from torch import fx, nn
+
+    from sw.compress.network import module_sources
+
+    with torch.no_grad():
+        generator = torch.Generator(device).manual_seed(seed)
+        original = fx.symbolic_trace(copy.deepcopy(model).to(device))
+        graph = fx.symbolic_trace(model.to(device))
+        sources = {source.name: source for source in module_sources(model)}
+        layers: dict[str, CompressedLayer] = {}
+        values: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        modules, originals = dict(graph.named_modules()), dict(original.named_modules())
+        nodes = list(graph.graph.nodes)
+        last = {source: node for node in nodes for source in node.all_input_nodes}
+        for node in nodes:
+            if node.op == "placeholder":
+                values[node.name] = [(part.to(device),) * 2 for part in _batches(images)]
+                continue
+            if node.op == "output":
+                break
+            target = str(node.target)
+            if node.op == "call_module" and target in sources:
+                inputs = values[node.all_input_nodes[0].name]
+                layers[target] = _layer(
+                    modules[target],
+                    originals[target],
+                    sources[target],
+                    recipe,
+                    keep,
+                    inputs,
+                    _norm(node, modules),
+                    generator,
+                )
+                report(f"{target} {layers[target].method}")
+            own = [
+                tuple(_run(part, node, values, number, side) for side, part in enumerate((original, graph)))
+                for number in range(len(next(iter(values.values()))))
+            ]
+            if isinstance(modules.get(target), nn.BatchNorm2d):
+                _refit(modules[target], [(after[0], values[node.args[0].name][i][1]) for i, after in enumerate(own)])
+                own = [(after, modules[target](values[node.args[0].name][i][1])) for i, (after, _) in enumerate(own)]
+            values[node.name] = own  # type: ignore[assignment]
+            for source in node.all_input_nodes:
+                if last[source] is node:
+                    del values[source.name]
+        return [layers[name] for name in sources]
 
 
 def _run(graph: fx.GraphModule, node: fx.Node, values: dict[str, Any], number: int, side: int) -> Any:
     """The result of a node for one batch, of the original or the compressed network."""
+    from torch import fx
+
     args, kwargs = (fx.node.map_arg(part, lambda n: values[n.name][number][side]) for part in (node.args, node.kwargs))
     if node.op == "call_module":
         result = graph.get_submodule(str(node.target))(*args, **kwargs)
@@ -395,6 +421,8 @@ def _run(graph: fx.GraphModule, node: fx.Node, values: dict[str, Any], number: i
 
 
 def _norm(node: fx.Node, modules: dict[str, nn.Module]) -> nn.BatchNorm2d | None:
+    from torch import nn
+
     users = [modules.get(str(user.target)) for user in node.users if user.op == "call_module"]
     found = users[0] if len(node.users) == 1 and users else None
     return found if isinstance(found, nn.BatchNorm2d) else None
@@ -410,6 +438,10 @@ def _layer(
     norm: nn.BatchNorm2d | None,
     generator: torch.Generator,
 ) -> CompressedLayer:
+    import numpy as np
+    import torch
+    from torch import nn
+
     assert isinstance(module, nn.Conv2d | nn.Linear)
     if source.name in keep or source.groups > 1 or misfit(source, recipe) is not None:
         return compress_layer(source, Recipe("int8"))
@@ -446,6 +478,9 @@ def _layer(
 
 def _refit(norm: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
     """A batch norm whose results are nearest to the wanted ones: a factor and an offset for each channel."""
+    import torch
+    from torch import nn
+
     assert isinstance(norm, nn.BatchNorm2d)
     sums = torch.zeros(5, norm.num_features, dtype=torch.float64, device=norm.weight.device)
     for wanted, given in pairs:
@@ -463,6 +498,9 @@ def _refit(norm: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 def _views(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Random crops, mirrored at random, as large as the images."""
+    import torch
+    from torch.nn import functional
+
     size = images.shape[2]
     found = []
     for image in images:
@@ -492,6 +530,10 @@ def distil(
     list
         The loss of each step.
     """
+    import numpy as np
+    import torch
+    from torch.nn import functional
+
     rng = np.random.default_rng(seed)
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr, weight_decay=0.0)
@@ -519,7 +561,7 @@ def distil(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.fewshot", description=__doc__)
+    parser = Parser(prog="python -m experiments.fewshot", description=__doc__)
     parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("--weights", type=Path, help="state dict, if not those of a package")
     parser.add_argument("--images", type=Path, required=True, help="directory of NNN.jpg")
@@ -528,7 +570,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lr", type=float, default=1e-3, help="of distillation (%(default)s)")
     parser.add_argument("--limit", type=int, help="use only that many images to tune, to try the command")
     parser.add_argument("--held-out", action="store_true", help="report held-out images only, to choose settings")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
+    parser.add_argument("--device", help="cuda if PyTorch sees a GPU, or cpu")
     parser.add_argument("--threads", type=int, default=2, help="of torch on a CPU; results depend on it (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the container to write")
@@ -542,6 +584,17 @@ def _say(line: str) -> None:
 
 
 def _run_all(options: argparse.Namespace) -> int:
+    import numpy as np
+    import torch
+
+    from sw.compress.network import module_sources
+    from sw.compress.ratio import layer_bits, sum_bits
+    from sw.compress.training.graph import calibrate, quantise_activations
+    from sw.compress.training.integer import export_integers, read_network, write_network
+    from sw.compress.training.modules import compressed_layers, load_layers
+    from sw.format.output import staged
+
+    options.device = chosen_device(options.device)
     torch.set_num_threads(options.threads)
     begin = time.perf_counter()
     network, device, recipe = NETWORKS[options.network], options.device, RECIPES[options.method]

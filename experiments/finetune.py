@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from experiments.case import Case
 from experiments.models import VisionTransformer, build
 from sw.compress.grouping import group
 from sw.compress.methods import LayerSource, Recipe, compress_layers, kept_weights, misfit, recipe_bits
 from sw.compress.network import module_sources
 from sw.compress.pruning import nm_mask
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
-from sw.compress.search import METHOD_CANDIDATES, REFERENCE, SLACK, loss_sensitivity, search
+from sw.compress.search import REFERENCE, SLACK, loss_sensitivity, search
 from sw.compress.training.comparison import compare_file
 from sw.compress.training.data import ImageData
 from sw.compress.training.finetune import GOLDEN, file_metadata, measure_integers, to_integers
-from sw.compress.training.freezing import Freezing, SignFreezer
+from sw.compress.training.freezing import SignFreezer
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
 from sw.compress.training.integer import read_network, write_network
 from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of, training_images
@@ -45,53 +45,6 @@ from sw.format.layer import CompressedLayer
 
 #: Images that set the scales of activations, and those that recalibrate batch norm.
 CALIBRATION, RECALIBRATION = 500, 5000
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is done to a network's layers before fine-tuning.
-
-    Parameters
-    ----------
-    name
-        In the tables.
-    recipe
-        Method, k, d, N:M of the layers; the first and the last layer stay at 8 bit.
-    sparse
-        Start from the network that was trained sparse, N:M.
-    masks
-        ``vq`` with the masks of the weights: common k-means, sparse reconstruction (MVQ table 3, case C).
-    permute
-        Reorder channels before clustering (PQF).
-    bits
-        Instead of the recipe's k: the most codewords with which a layer, or all layers that share a codebook, take at
-        most so many bits a weight, codebook included.
-    mean_bits
-        Instead of the recipe's k: codewords with which all layers but the depthwise ones take so many bits a weight
-        together, codebooks included, as nearly as can be (:func:`filling_codewords`).
-    file_bytes
-        Instead of a recipe: the one for each layer that a search finds for a file of at most that size.
-    candidates
-        What the search tries; codewords of 8 bits unless it says otherwise.
-    learn_signs, freezing, alpha
-        Of sign-split methods.
-    rate_of
-        The case whose learning rate it takes; empty: its own.
-    """
-
-    name: str
-    recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe("int8"))
-    sparse: str = ""
-    masks: bool = False
-    permute: bool = False
-    bits: float | None = None
-    mean_bits: float | None = None
-    file_bytes: int = 0
-    candidates: Sequence[Recipe] = METHOD_CANDIDATES
-    learn_signs: bool = True
-    freezing: Freezing | None = None
-    alpha: float = 1.0
-    rate_of: str = ""
 
 
 #: Layers that stay at 8 bit: the first and the last.

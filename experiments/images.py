@@ -6,25 +6,27 @@ those of Tiny-ImageNet, 64 x 64, are to be used as they are.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch.nn import functional
-
+from sw.command_line import Parser, exit_status
 from sw.compress.methods import CompressError
-from sw.compress.training.data import SPLITS, ImageData, load_data
+from sw.compress.training.settings import SPLITS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sw.compress.training.data import ImageData
 
 __all__ = ["arrays_of", "main", "resized"]
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
+    import numpy as np
     from PIL import Image
 
     with Image.open(path) as image:
@@ -39,6 +41,10 @@ def arrays_of(directory: str | Path) -> dict[str, NDArray[Any]]:
     CompressError
         An image has another size than the first one.
     """
+    import numpy as np
+
+    from sw.compress.training.data import load_data
+
     arrays: dict[str, NDArray[Any]] = {}
     for split in SPLITS:
         data = load_data(directory, split)
@@ -53,6 +59,12 @@ def arrays_of(directory: str | Path) -> dict[str, NDArray[Any]]:
 
 def resized(data: ImageData, size: int) -> ImageData:
     """Images in memory, at another size: bicubic, rounded to uint8."""
+    import numpy as np
+    import torch
+    from torch.nn import functional
+
+    from sw.compress.training.data import ImageData
+
     parts = []
     for first in range(0, len(data), 1000):
         images = torch.from_numpy(np.asarray(data.images[first : first + 1000])).float()
@@ -63,18 +75,19 @@ def resized(data: ImageData, size: int) -> ImageData:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.images", description=__doc__)
+    parser = Parser(prog="python -m experiments.images", description=__doc__)
     parser.add_argument("directory")
     parser.add_argument("output", help="the .npz to write")
     options = parser.parse_args(arguments)
-    try:
-        arrays = arrays_of(options.directory)
-        with open(options.output, "wb") as file:
-            np.savez(file, **arrays)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(parser.prog, lambda: _convert(options.directory, options.output))
+
+
+def _convert(source: str, output: str) -> None:
+    import numpy as np
+
+    arrays = arrays_of(source)
+    with open(output, "wb") as file:
+        np.savez(file, **arrays)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from experiments.finetune import Case
+from experiments.case import Case
 from experiments.study import Study, main_of
 from sw.compress.methods import Recipe
-from sw.compress.training.freezing import Freezing
-from sw.compress.training.loop import TrainConfig
+from sw.compress.training.settings import Freezing, TrainConfig
 
 #: Bits that are compared with 8.
 BITS = (5, 4, 3)

@@ -11,11 +11,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from experiments.finetune import Case
+from experiments.case import Case
 from experiments.study import Study, main_of
 from sw.compress.methods import Recipe
-from sw.compress.training.freezing import Freezing
-from sw.compress.training.loop import TrainConfig
+from sw.compress.training.settings import Freezing, TrainConfig
 
 #: Bits a weight of plain VQ, codebooks included. SSVQ's codebooks take more of the narrow transformer's small layers.
 BITS = {"vit": 32 / 21, "vit-narrow": 1.63, "mobilenetv2": 32 / 21}

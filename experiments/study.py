@@ -21,18 +21,26 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from experiments.common import RESULTS, WEIGHTS, add_options, data, machine, spread, weights_file, write_report
-from experiments.finetune import Case
-from experiments.finetune import run as fine_tune
-from experiments.protocol import SEEDS, TRY_SEEDS, bytes_apart, held_out
+from experiments.case import Case
+from experiments.common import (
+    RESULTS,
+    WEIGHTS,
+    add_options,
+    chosen_device,
+    data,
+    machine,
+    spread,
+    weights_file,
+    write_report,
+)
+from sw.command_line import Parser, exit_status
 from sw.compress.methods import CompressError
-from sw.compress.network import progress_bar
-from sw.compress.training.data import ImageData
-from sw.compress.training.loop import TrainConfig
+from sw.compress.training.settings import TrainConfig
+
+if TYPE_CHECKING:
+    from sw.compress.training.data import ImageData
 
 #: Images whose logits :mod:`sw.golden` computes too, of one seed: they take as long as all others.
 GOLDEN = 2
@@ -63,7 +71,7 @@ class Study:
 
 def main_of(study: Study, description: str | None, arguments: Sequence[str] | None) -> int:
     """The command line of a study. Returns the exit status: 2 for bad input, with one line on standard error."""
-    parser = argparse.ArgumentParser(prog=f"python -m experiments.{study.name}", description=description)
+    parser = Parser(prog=f"python -m experiments.{study.name}", description=description)
     parser.add_argument("network", choices=study.networks)
     parser.add_argument("--weights", type=Path, help="floating-point weights (build/experiments/NETWORK.pt)")
     parser.add_argument("--sparse-weights", type=Path, help="weights trained 4:16 sparse (...NETWORK-sr-ste.pt)")
@@ -82,11 +90,7 @@ def main_of(study: Study, description: str | None, arguments: Sequence[str] | No
     parser.add_argument("--report-only", action="store_true", help="make the report of the runs that are there")
     add_options(parser)
     options = parser.parse_args(arguments)
-    try:
-        return _run(study, options)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
+    return exit_status(parser.prog, lambda: _run(study, options))
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,8 @@ def _found_rates(study: str, network: str) -> dict[str, Any]:
 
 def _runs(study: Study, options: argparse.Namespace, cases: Sequence[Case]) -> list[_Run]:
     """One seed of every case before the next seed, or one rate: a study that is stopped has whole tables."""
+    from experiments.protocol import SEEDS, TRY_SEEDS
+
     name = f"rates-{study.name}" if options.rates else study.name
     folder = options.runs or WEIGHTS / f"{name}-{options.network}"
     best = _found_rates(study.name, options.network)["best"]
@@ -151,6 +157,7 @@ def _runs(study: Study, options: argparse.Namespace, cases: Sequence[Case]) -> l
 
 
 def _run(study: Study, options: argparse.Namespace) -> int:
+    options.device = chosen_device(options.device)
     cases = study.cases(options.network)
     if options.rates:
         cases = [case for case in cases if not case.rate_of]
@@ -186,6 +193,8 @@ def _run(study: Study, options: argparse.Namespace) -> int:
 
 def _parts_of(options: argparse.Namespace) -> tuple[ImageData, ImageData]:
     """Images to train with, and to be scored on: those held out where rates are tried, the test images elsewhere."""
+    from experiments.protocol import held_out
+
     train, test = data(options, options.network)
     train, held = held_out(train)
     return train, held if options.rates else test
@@ -193,6 +202,9 @@ def _parts_of(options: argparse.Namespace) -> tuple[ImageData, ImageData]:
 
 def _one(options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _Run) -> None:
     """One run, and its file."""
+    from experiments.finetune import run as fine_tune
+    from experiments.protocol import SEEDS
+
     network, sparse = options.network, run.case.sparse
     given = {"": options.weights, "4:16": options.sparse_weights}.get(sparse)
     weights = given or weights_file(network, "sr-ste" if sparse else None, sparse)
@@ -236,6 +248,8 @@ def _work(options: argparse.Namespace, run: _Run) -> None:
 
 def _processes(study: Study, runs: list[_Run], options: argparse.Namespace) -> int:
     """The runs in ``--jobs`` processes. How many failed."""
+    from sw.compress.network import progress_bar
+
     context = multiprocessing.get_context("spawn")
     numbers = context.Queue()
     for number in range(options.jobs):
@@ -255,6 +269,10 @@ def _processes(study: Study, runs: list[_Run], options: argparse.Namespace) -> i
 
 
 def _report(study: Study, network: str, runs: list[dict[str, Any]], output: Path) -> None:
+    import numpy as np
+
+    from experiments.protocol import bytes_apart
+
     rows, summary = [], []
     rate_of = {case.name: case.rate_of or case.name for case in study.cases(network)}
     tried = [entry for entry in _found_rates(study.name, network)["runs"] if entry.get("scored_on") == "held out"]
@@ -317,6 +335,8 @@ def _protocol(runs: Sequence[dict[str, Any]], tried: Sequence[dict[str, Any]]) -
 
 
 def _report_rates(study: Study, network: str, runs: list[dict[str, Any]], output: Path) -> None:
+    import numpy as np
+
     rates = sorted({entry["config"]["lr"] for entry in runs})
     best, rows = {}, []
     for name in dict.fromkeys(entry["case"] for entry in runs):

@@ -14,12 +14,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from experiments.finetune import Case
+from experiments.case import Case
 from experiments.study import Study, main_of
+from sw.compress.candidates import METHOD_CANDIDATES
 from sw.compress.methods import Recipe
-from sw.compress.search import METHOD_CANDIDATES
-from sw.compress.training.freezing import Freezing
-from sw.compress.training.loop import TrainConfig
+from sw.compress.training.settings import Freezing, TrainConfig
 
 BITS, SMALL_BITS, SMALLEST_BITS = 32 / 22, 32 / 26, 32 / 38
 

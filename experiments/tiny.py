@@ -12,11 +12,10 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from experiments.finetune import Case
+from experiments.case import Case
 from experiments.study import Study, main_of
 from sw.compress.methods import Recipe
-from sw.compress.training.freezing import Freezing
-from sw.compress.training.loop import TrainConfig
+from sw.compress.training.settings import Freezing, TrainConfig
 
 #: Bits a weight of each size, codebooks included: what SSVQ takes with 16 codewords of 8, and 256 of 8 or 8 of 16.
 BITS = {"21x": 1.515, "16x": 2.02, "26x": 1.225}

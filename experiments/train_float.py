@@ -12,15 +12,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from experiments.common import add_options, data, machine, weights_file, write_report
-from experiments.models import MODELS, build
-from experiments.protocol import held_out
+from experiments.common import add_options, chosen_device, data, machine, weights_file, write_report
+from sw.command_line import Parser, exit_status
 from sw.compress.methods import CompressError
 from sw.compress.pruning import parse_nm
-from sw.compress.training.loop import TrainConfig, accuracy, fit
-from sw.compress.training.sparse import SCHEMES, finish_sparse, start_sparse
+from sw.compress.training.settings import SCHEMES, TrainConfig
 
 #: Settings of each network.
 CONFIGS = {
@@ -64,8 +60,8 @@ PATTERNS = ("layer*", "blocks*", "features.*.layers.*")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.train_float", description=__doc__)
-    parser.add_argument("model", choices=sorted(MODELS))
+    parser = Parser(prog="python -m experiments.train_float", description=__doc__)
+    parser.add_argument("model", choices=sorted(CONFIGS))
     parser.add_argument("--weights", type=Path, help="file to write (build/experiments/MODEL[-SCHEME[-N-M]].pt)")
     parser.add_argument("--start", type=Path, help="weights to start from; needed for sparse training")
     parser.add_argument("--sparse", choices=SCHEMES, help="train N:M sparse")
@@ -75,14 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, help="go on from this file if it exists, and write it on the way")
     add_options(parser)
     options = parser.parse_args(arguments)
-    try:
-        return _run(options)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
+    return exit_status(parser.prog, lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
+    import torch
+
+    from experiments.models import build
+    from experiments.protocol import held_out
+    from sw.compress.training.loop import accuracy, fit
+    from sw.compress.training.sparse import finish_sparse, start_sparse
+
+    options.device = chosen_device(options.device)
     nm = parse_nm(options.nm)
     train, test = data(options, options.model)
     if options.model in HELD_OUT_OF:

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from formal import bus, decoders, streams
-from formal.prove import Method, Result, Specification, Verdict, prove
 from hw.command_line import Parser, interruptible, write_text
+
+if TYPE_CHECKING:
+    from formal.prove import Result, Specification
 
 __all__ = ["SMALL", "all_specifications", "main", "markdown"]
 
@@ -36,17 +38,23 @@ SMALL = (
 
 def all_specifications() -> Iterator[Specification]:
     """Every specification there is."""
+    from formal import bus, decoders, streams
+
     for part in (streams, decoders, bus):
         yield from part.specifications()
 
 
 def _prove_named(name: str) -> Result:
+    from formal.prove import prove
+
     (specification,) = (x for x in all_specifications() if x.name == name)
     return prove(specification)
 
 
 def markdown(results: Iterable[Result]) -> str:
     """A table of the results."""
+    from formal.prove import Method, Verdict
+
     lines = ["| what | how | cycles | assertions | verdict |", "|---|---|---|---|---|"]
     for result in results:
         bounded = result.method in (Method.BOUNDED, Method.INDUCTION)

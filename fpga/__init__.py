@@ -1,1 +1,6 @@
 """Bitstreams that test themselves: networks on the accelerator in an FPGA (``python -m hw.board``)."""
+
+__all__ = ["BAUD", "CLOCK"]
+
+#: Frequency of the system and of the UART's bits, in Hz, where none is given.
+CLOCK, BAUD = 40_000_000, 115_200

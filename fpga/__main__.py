@@ -9,24 +9,26 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from fpga.flow import TOP, Built, FlowError, check_tools, nextpnr_version, place_and_route, sources, synthesise
-from fpga.image import BAUD, CLOCK, NETWORKS, BoardImage, divisor_of
-from hw.boards.platforms import BOARDS, Pll, board_named
-from hw.command_line import Parser, interruptible, path_argument, writable_folder, write_text
+from fpga import BAUD, CLOCK
+from hw.command_line import Parser, add_set_option, interruptible, path_argument, writable_folder, write_text
 from hw.config import ConfigError, preset
-from hw.yosys import YosysError, yosys_version
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fpga.flow import Built
 
 __all__ = ["main"]
 
 #: Where results go if nothing else is said.
-BUILD = Path(__file__).parents[1] / "build" / "board"
+BUILD = Path("build/board")
 
 
 def _tables(built: Built) -> list[Table]:
+    from rich.table import Table
+
     devices = Table("resource", "used", "of", "share")
     for name, used in built.used.items():
         if used:
@@ -41,14 +43,10 @@ def _tables(built: Built) -> list[Table]:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m hw.board", description=__doc__)
-    parser.add_argument("--board", metavar="NAME", help=f"one of {', '.join(BOARDS)}")
-    parser.add_argument(
-        "--network", metavar="NAME", default="digits", help=f"one of {', '.join(NETWORKS)} (%(default)s)"
-    )
+    parser.add_argument("--board", metavar="NAME", help="the board; --list lists them")
+    parser.add_argument("--network", metavar="NAME", default="digits", help="digits or layer (%(default)s)")
     parser.add_argument("--preset", default="ews-msvq-fpga", help="the instance (%(default)s)")
-    parser.add_argument(
-        "--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field of the preset"
-    )
+    add_set_option(parser)
     parser.add_argument("--clock", type=int, default=CLOCK, help="of the system, in Hz (%(default)s)")
     parser.add_argument("--baud", type=int, default=BAUD, help="of the UART (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of nextpnr (%(default)s)")
@@ -65,6 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0; 1 where the clock is not reached; 2 after one line on stderr."""
     parser = _parser()
     options = parser.parse_args(arguments)
+
+    from rich.console import Console
+
+    from fpga.flow import TOP, FlowError, check_tools, nextpnr_version, place_and_route, sources, synthesise
+    from fpga.image import NETWORKS, BoardImage, divisor_of
+    from hw.boards.platforms import BOARDS, Pll, board_named
+    from hw.yosys import YosysError, yosys_version
+
     if options.list:
         for board in BOARDS.values():
             print(f"{board.name:16} {board.summary}")

@@ -5,23 +5,22 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
+from hw.command_line import Parser, interruptible
+from hw.config import PRESETS, AcceleratorConfig, preset
 
-from hw.config import AcceleratorConfig
-from sw.compress.methods import Recipe
-from sw.compress.training.data import ImageData
-from sw.compress.training.finetune import Finetuned, Finetuning, finetune
-from sw.compress.training.integer import IntegerNetwork
-from sw.compress.training.loop import TrainConfig, fit, images_of
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from sw.compress.training.data import ImageData
+    from sw.compress.training.finetune import Finetuned
+    from sw.compress.training.integer import IntegerNetwork
 
 __all__ = ["TEST", "digits_data", "digits_inputs", "digits_network", "train_digits"]
 
@@ -31,7 +30,10 @@ TEST = 360
 
 def digits_data() -> tuple[ImageData, ImageData]:
     """Training and test images, the three colours equal, values 0..255."""
+    import numpy as np
     from sklearn.datasets import load_digits
+
+    from sw.compress.training.data import ImageData
 
     found: Any = load_digits()
     # 0..16 in the data set.
@@ -42,6 +44,9 @@ def digits_data() -> tuple[ImageData, ImageData]:
 
 def digits_network(seed: int = 0) -> nn.Sequential:
     """Three convolutions and a linear layer; 14 thousand weights."""
+    import torch
+    from torch import nn
+
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1, bias=False),
@@ -71,6 +76,10 @@ def train_digits(config: AcceleratorConfig, epochs: int = 40, tuning: int = 20, 
     progress
         Show bars.
     """
+    from sw.compress.methods import Recipe
+    from sw.compress.training.finetune import Finetuning, finetune
+    from sw.compress.training.loop import TrainConfig, fit
+
     train, test = digits_data()
     model = digits_network()
     settings: dict[str, Any] = {"batch": 64, "crop": 0, "threads": 1}
@@ -84,19 +93,23 @@ def train_digits(config: AcceleratorConfig, epochs: int = 40, tuning: int = 20, 
 
 def digits_inputs(network: IntegerNetwork) -> NDArray[np.int8]:
     """The test images as a network's input, ``[360, 3, 8, 8]``."""
+    import torch
+
+    from sw.compress.training.loop import images_of
+
     images = [images for images, _ in images_of(digits_data()[1], "cpu")]
     inputs: NDArray[np.int8] = network.quantise(torch.cat(images)).numpy()
     return inputs
 
 
+@interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code."""
-    from hw.config import PRESETS, preset
-
-    parser = argparse.ArgumentParser(prog="python -m fpga.digits", description=__doc__)
+    parser = Parser(prog="python -m fpga.digits", description=__doc__)
     parser.add_argument("output", type=Path, metavar="FILE.msvq")
     parser.add_argument("--preset", choices=PRESETS, default="ews-msvq-fpga")
     options = parser.parse_args(arguments)
+
     done = train_digits(preset(options.preset), progress=sys.stderr.isatty())
     done.write(options.output)
     for name, value in done.report.items():

@@ -11,18 +11,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fpga.image import BAUD
-from hw.boards.firmware import configuration_number
+from fpga import BAUD
 from hw.boards.protocol import RESULTS, Answer, Request, check_word
 from hw.bus.register_map import ID, VERSION
+from hw.command_line import Parser, interruptible
 from hw.control.errors import Cause
-from sw.executor import execute
-from sw.program import Program, ProgramError, read_program
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sw.program import Program
 
 __all__ = ["Board", "BoardError", "Port", "Report", "main"]
 
@@ -176,6 +177,8 @@ class Board:
         BoardError
             It is another instance's, or does not fit.
         """
+        from hw.boards.firmware import configuration_number
+
         size, number = self.inform()
         if number != configuration_number(program.config):
             raise BoardError("the program was compiled for another instance than the board's: compile it for that")
@@ -194,6 +197,8 @@ class Board:
         BoardError
             The program ended early.
         """
+        import numpy as np
+
         before = program.memory(inputs)
         for entry in program.inputs:
             place = entry.tensor
@@ -222,6 +227,11 @@ def _open(name: str, baud: int) -> Any:
 
 
 def _run(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from sw.executor import execute
+    from sw.program import read_program
+
     program = None if options.program is None else read_program(options.program)
     inputs = []
     for path in options.inputs:
@@ -251,15 +261,19 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if different else 0
 
 
+@interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 1 for a difference or a failed test, 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m fpga.host", description=__doc__)
+    parser = Parser(prog="python -m fpga.host", description=__doc__)
     parser.add_argument("--port", required=True, help="the serial port, such as /dev/ttyUSB0")
     parser.add_argument("--baud", type=int, default=BAUD, help="as the board was built for (%(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE.npz", help="write the outputs")
     parser.add_argument("program", nargs="?", metavar="PROGRAM", help="of the compiler, for the board's instance")
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT.npy", help="int8 [C, rows, columns], one each")
     options = parser.parse_args(arguments)
+
+    from sw.program import ProgramError
+
     try:
         return _run(options)
     except (BoardError, ProgramError, OSError) as error:

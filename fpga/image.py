@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fpga import BAUD, CLOCK
 from hw.boards.firmware import SelfTest
 from hw.boards.system import BoardSystem
 from hw.config import AcceleratorConfig, ConfigError
@@ -19,9 +20,6 @@ from sw.format.example import random_layer
 from sw.program import Program
 
 __all__ = ["BAUD", "CLOCK", "MEMORY", "NETWORKS", "BoardImage", "digits_program", "divisor_of", "layer_program"]
-
-#: Frequency of the system and of the UART's bits, in Hz, where none is given.
-CLOCK, BAUD = 40_000_000, 115_200
 
 #: Least bytes of the memory, so that there is room for programs that come over the UART.
 MEMORY = 1 << 15

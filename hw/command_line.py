@@ -6,19 +6,22 @@ import argparse
 import contextlib
 import errno
 import functools
-import multiprocessing
 import os
+import re
 import secrets
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing.context import BaseContext
 
 __all__ = [
     "Parser",
+    "add_set_option",
     "interruptible",
     "naming_file",
     "path_argument",
@@ -31,6 +34,7 @@ __all__ = [
 
 #: There is no room for what is to be written: on the disk, in a quota, in the process's limit.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,6 +42,36 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """As the base class. Several assignments may follow one ``--set``; what is no assignment is not one of its."""
+        given = list(sys.argv[1:] if args is None else args)
+        if "--set" in self._option_string_actions:
+            given = list(_with_own_set(given))
+        return super().parse_known_args(given, namespace)
+
+
+def _with_own_set(arguments: Sequence[str]) -> Iterator[str]:
+    """``--set A=1 B=2`` as ``--set A=1 --set B=2``."""
+    after_set = assigned = False
+    for text in arguments:
+        if assigned and _ASSIGNMENT.match(text):
+            yield "--set"
+        else:
+            assigned = after_set or text.startswith("--set=")
+        after_set = text == "--set"
+        yield text
+
+
+def add_set_option(parser: argparse.ArgumentParser) -> None:
+    """``--set FIELD=VALUE``, alike everywhere: repeatable, and with one assignment or several."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the preset; repeatable, and several may follow one --set",
+    )
 
 
 def path_argument(text: str) -> Path:
@@ -95,6 +129,9 @@ def _end_by_interrupt() -> None:
 @contextlib.contextmanager
 def worker_pool(workers: int, context: BaseContext | None = None) -> Iterator[ProcessPoolExecutor]:
     """Processes that end at once, without tracebacks, when the body is interrupted."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_by_interrupt)
     try:
         yield pool

@@ -13,19 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from amaranth.hdl import Shape
-from amaranth.lib import data, enum, stream, wiring
-from rich.console import Console
-
-from hw.command_line import Parser, interruptible, path_argument, temporary_path, writable_folder
+from hw.command_line import Parser, add_set_option, interruptible, path_argument, temporary_path, writable_folder
 from hw.config import PRESETS, AcceleratorConfig, ConfigError, preset
-from hw.emission import Emission
-from hw.kit import constraints, fusesoc_core, memories, waiver_file
-from hw.rtlil import merge_equal_modules
-from hw.verilog import VerilogError, run_at_time_zero
-from hw.yosys import YosysError, run_yosys, yosys_version
+
+if TYPE_CHECKING:
+    from amaranth.lib import wiring
 
 __all__ = [
     "TOP",
@@ -76,6 +70,9 @@ class Generated:
 
 def to_rtlil(component: wiring.Component, top: str = TOP) -> str:
     """RTLIL of a component, with equal modules merged."""
+    from hw.emission import Emission
+    from hw.rtlil import merge_equal_modules
+
     return merge_equal_modules(Emission(top).emit(component, top))
 
 
@@ -89,6 +86,9 @@ def to_verilog(rtlil_text: str) -> str:
     hw.verilog.VerilogError
         Yosys writes Verilog of another kind.
     """
+    from hw.verilog import run_at_time_zero
+    from hw.yosys import run_yosys
+
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "design.il").write_text(rtlil_text)
         # Without -nomux every process would come out as a net of multiplexers.
@@ -99,6 +99,9 @@ def to_verilog(rtlil_text: str) -> str:
 
 def _shape(shape: Any) -> dict[str, Any]:
     """Width of a shape, and the fields with their bit offsets where it has any."""
+    from amaranth.hdl import Shape
+    from amaranth.lib import data, enum
+
     described: dict[str, Any] = {"width": Shape.cast(shape).width}
     if isinstance(shape, type) and issubclass(shape, data.Struct):
         shape = data.Layout.cast(shape)
@@ -115,6 +118,8 @@ def _shape(shape: Any) -> dict[str, Any]:
 
 
 def _ports(component: wiring.Component) -> Iterator[dict[str, Any]]:
+    from amaranth.lib import wiring
+
     for name in ("clk", "rst"):
         yield {"name": name, "direction": "in", "width": 1}
     for path, member, _ in component.signature.flatten(component):
@@ -123,6 +128,8 @@ def _ports(component: wiring.Component) -> Iterator[dict[str, Any]]:
 
 
 def _streams(component: wiring.Component) -> dict[str, Any]:
+    from amaranth.lib import stream, wiring
+
     streams = {}
     for name, member in component.signature.members.items():
         if member.is_signature and isinstance(member.signature, stream.Signature):
@@ -206,6 +213,8 @@ def generate(
     from hw.bus import register_map
     from hw.bus.driver import driver_files
     from hw.core import AcceleratorCore
+    from hw.kit import constraints, fusesoc_core, memories, waiver_file
+    from hw.yosys import yosys_version
 
     top = unit if top is None else top
     check_top(top)
@@ -269,6 +278,7 @@ def write(generated: Generated, folder: Path) -> list[Path]:
 
 def _print_presets() -> None:
     from rich import box
+    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -317,9 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
     parser = Parser(prog="python -m hw.generate", description=__doc__)
     parser.add_argument("--preset", metavar="NAME", help="a named configuration; see --list")
-    parser.add_argument(
-        "--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field of the preset"
-    )
+    add_set_option(parser)
     parser.add_argument(
         "--unit", choices=UNITS, default=TOP, help="the core, or the whole accelerator with AXI ports (%(default)s)"
     )
@@ -334,6 +342,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", metavar="DIR", type=path_argument, dest="folder", help="where the files go")
     parser.add_argument("--list", action="store_true", help="list the presets and exit")
     options = parser.parse_args(arguments)
+
+    from rich.console import Console
+
+    from hw.verilog import VerilogError
+    from hw.yosys import YosysError
+
     if options.list:
         _print_presets()
         return 0

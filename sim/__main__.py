@@ -11,23 +11,24 @@ from concurrent.futures import as_completed
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from hw.command_line import Parser, interruptible, worker_pool, writable_folder, write_text
 from hw.config import PRESETS, VARIANTS, ConfigError, preset
-from sim.cosim import JobResult
-from sim.runner import BuildError, SimulationError
-from sim.scenarios import run_preset
-from sim.toolchain import BUILD, ToolchainError, verilator_version
+from sim.toolchain import BUILD
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sim.cosim import JobResult
 
 SIZES = ("tiny", "16")
 
 
 def _console() -> Console:
+    from rich.console import Console
+
     return Console(width=None if sys.stdout.isatty() else 120)
 
 
@@ -44,6 +45,8 @@ def _totals(results: Sequence[JobResult]) -> dict[str, int]:
 
 
 def _table(totals: Mapping[str, Mapping[str, int]], failures: Iterable[str]) -> Table:
+    from rich.table import Table
+
     table = Table(title="Co-simulation against the golden model")
     table.add_column("preset")
     columns = ("layers", "sums", "psums", "mismatches", "cycles", "predicted")
@@ -114,6 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of layers, activations and pauses (default: 0)")
     parser.add_argument("--jobs", type=int, default=2, help="instances at a time (default: 2)")
     options = parser.parse_args(arguments)
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from sim.runner import BuildError, SimulationError
+    from sim.scenarios import run_preset
+    from sim.toolchain import ToolchainError, verilator_version
+
     for name in options.presets:
         try:
             preset(name)

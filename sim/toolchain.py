@@ -19,13 +19,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from hw.folders import build_folder
+
 __all__ = ["BUILD", "MINIMUM_VERILATOR", "ToolchainError", "verilator_environment", "verilator_version"]
 
 #: The first release whose VPI cocotb 2.1 works with.
 MINIMUM_VERILATOR = (5, 36)
 
 #: Where models are built.
-BUILD = Path(__file__).parents[1] / "build" / "sim"
+BUILD = build_folder("sim")
 
 
 class ToolchainError(RuntimeError):

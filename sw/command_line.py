@@ -9,17 +9,29 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from hw.command_line import Parser, add_set_option
 from hw.config import PRESETS
 
-__all__ = ["add_instance_options", "exit_status"]
+__all__ = ["Parser", "add_instance_options", "check_folders", "exit_status"]
+
+
+def check_folders(*paths: str | None) -> None:
+    """Check that the folders of files to write are there: a mistyped one is not made.
+
+    Raises
+    ------
+    FileNotFoundError
+        One is not; the message names it.
+    """
+    for path in paths:
+        if path and not (folder := Path(path).parent).exists():
+            raise FileNotFoundError(f"cannot write {path!r}: the folder {str(folder)!r} does not exist")
 
 
 def add_instance_options(parser: argparse.ArgumentParser) -> None:
     """``--preset`` and ``--set``."""
     parser.add_argument("--preset", default="ews-cms-16", metavar="NAME", help=f"{', '.join(PRESETS)} (%(default)s)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the preset; repeatable"
-    )
+    add_set_option(parser)
 
 
 def exit_status(prog: str, run: Callable[[], int | None], interrupted: str = "interrupted") -> int:

@@ -15,24 +15,21 @@ import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
-from hw.config import AcceleratorConfig
-from sw.command_line import exit_status
-from sw.executor import execute
-from sw.format.npz import write_npz
+from sw.command_line import Parser, check_folders, exit_status
 from sw.format.output import staged
-from sw.perf.prediction import predict
-from sw.perf.report import layer_entries, layer_table
-from sw.perf.timing import LayerTiming, measured
-from sw.program import Input, Program, Tensor, read_program, write_program
-from sw.program.steps import SteppedProgram, is_stepped_program, read_stepped_program
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from rich.table import Table
+
+    from hw.config import AcceleratorConfig
+    from sw.perf.timing import LayerTiming
+    from sw.program import Input, Program, Tensor
+    from sw.program.steps import SteppedProgram
 
 __all__ = ["RunError", "main", "quantise_input", "read_images"]
 
@@ -66,7 +63,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sw.run", description=__doc__)
+    parser = Parser(prog="python -m sw.run", description=__doc__)
     parser.add_argument("--backend", choices=BACKENDS, default="golden", help="%(default)s")
     parser.add_argument("program", metavar="PROGRAM", help="of the compiler; also a network in steps")
     parser.add_argument(
@@ -87,6 +84,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    check_folders(options.output, options.json)
+
+    from sw.executor import execute
+    from sw.perf.prediction import predict
+    from sw.perf.timing import measured
+    from sw.program import read_program
+    from sw.program.steps import is_stepped_program, read_stepped_program
+
     if options.backend == "perf" and (options.inputs or options.output):
         raise RunError("perf takes no INPUT and no --output: cycles do not depend on values")
     if options.backend == "golden" and options.json:
@@ -140,6 +145,14 @@ def _batches(inputs: Sequence[Input], options: argparse.Namespace) -> list[NDArr
 
 def _run_steps(steps: SteppedProgram, options: argparse.Namespace) -> int:
     """Run a network in steps."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from sw.executor import execute
+    from sw.perf.prediction import predict
+    from sw.perf.timing import measured
+    from sw.program import write_program
+
     programs = steps.programs
 
     def model() -> list[LayerTiming]:
@@ -280,6 +293,8 @@ def _picture(
 
 
 def _write(target: Path, name: str, results: dict[str, NDArray[Any]]) -> None:
+    from sw.format.npz import write_npz
+
     with open(target, "wb") as file:
         if Path(name).suffix == ".npz":
             write_npz(file, results)
@@ -321,6 +336,8 @@ def _compare(
 
     ``runs`` are the number of an image, a program, the DRAM before and the DRAM after.
     """
+    from sw.executor import execute
+
     checked = 0
     compared = set()
     for image, program, memory, found in runs:
@@ -353,6 +370,10 @@ def _report(
     path: str | None,
     steps: SteppedProgram | None = None,
 ) -> int:
+    from rich.console import Console
+
+    from sw.perf.report import layer_entries, layer_table
+
     if not timings:
         print("no layer has a record of the counters")
         return 0
@@ -371,6 +392,8 @@ def _report(
 
 def _host_table(steps: SteppedProgram) -> Table:
     """What the host does between the programs."""
+    from rich.table import Table
+
     table = Table("step", "operation", "on", box=None)
     for heading in ("host writes bytes", "host reads bytes"):
         table.add_column(heading, justify="right")

@@ -1,5 +1,17 @@
 """Area of the accelerator by block: Yosys, cell libraries, reports."""
 
-from synth.report import AreaReport, area
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from synth.report import AreaReport, area
 
 __all__ = ["AreaReport", "area"]
+
+
+def __getattr__(name: str) -> Any:
+    """What the package offers, loaded at its first use: command lines that only print their help need none of it."""
+    if name in __all__:
+        from synth import report
+
+        return getattr(report, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,18 +12,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from hw.command_line import interruptible, writable_folder
+from hw.command_line import add_set_option, interruptible, writable_folder
 from hw.config import AcceleratorConfig, ConfigError, preset
-from hw.yosys import YosysError
-from synth import timing
-from synth.flow import STORAGES
-from synth.liberty import LibraryError
-from synth.libraries import LibraryParser
-from synth.report import CACHE, area, rtlil_texts, unit_area, unit_areas, write
+from synth.libraries import STORAGES, LibraryParser
 
 __all__ = ["MATRIX", "WHOLE", "main"]
 
@@ -47,11 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
     parser = LibraryParser("synth", (__doc__ or "").partition("\n")[0])
     parser.add_argument("--preset", metavar="NAME", action="append", help=f"default: {', '.join(MATRIX)}")
-    parser.add_argument("--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field")
+    add_set_option(parser)
     parser.add_argument("--storage", choices=STORAGES, default=STORAGES[0], help="how registers are kept")
     parser.add_argument("--unit", metavar="NAME", help="print the area of one unit alone: mask_decoder, row, tile, ...")
     parser.add_argument("--around", action="store_true", help="of each --preset also what is around the array")
     options = parser.parse_args(arguments)
+
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from hw.yosys import YosysError
+    from synth import timing
+    from synth.liberty import LibraryError
+    from synth.report import CACHE, area, rtlil_texts, unit_area, unit_areas, write
+
     try:
         configs = {name: preset(name).override(options.set) for name in options.preset or MATRIX}
         library = parser.library(options)

@@ -9,19 +9,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-from rich.console import Console
-from rich.progress import track
+from typing import TYPE_CHECKING, Any
 
 from hw.command_line import interruptible, writable_folder, write_text
 from hw.config import MASK_DECODERS, preset
-from hw.generate import source_hash
-from hw.yosys import YosysError, yosys_version
-from synth.flow import STORAGES
-from synth.liberty import Library, LibraryError
 from synth.libraries import LibraryParser
-from synth.report import area, change, table, unit_area
+
+if TYPE_CHECKING:
+    from synth.liberty import Library
 
 __all__ = ["main", "markdown", "measure"]
 
@@ -34,6 +29,14 @@ def measure(library: Library, size: int = 64, progress: bool = True) -> dict[str
 
     Storages that need a cell that the library does not have are left out.
     """
+    from rich.console import Console
+    from rich.progress import track
+
+    from hw.generate import source_hash
+    from hw.yosys import yosys_version
+    from synth.flow import STORAGES
+    from synth.report import area, unit_area
+
     console = Console(stderr=True, quiet=not progress)
     decoders = {}
     for n, m in track(PATTERNS, "mask decoders", console=console):
@@ -61,6 +64,8 @@ def measure(library: Library, size: int = 64, progress: bool = True) -> dict[str
 
 def markdown(measured: dict[str, Any]) -> Iterator[str]:
     """The result of :func:`measure` as two Markdown tables, line by line."""
+    from synth.report import change, table
+
     nand2 = measured["nand2"]
     rows = [
         [pattern, *(f"{areas[style] / nand2:,.0f}" for style in MASK_DECODERS)]
@@ -86,6 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
     parser = LibraryParser("synth.choices", __doc__ or "")
     options = parser.parse_args(arguments)
+
+    from hw.yosys import YosysError
+    from synth.liberty import LibraryError
+
     try:
         library = parser.library(options)
         folder = writable_folder(options.folder)

@@ -22,13 +22,9 @@ from hw.rtlil import RtlilModule, parse_modules
 from hw.yosys import run_yosys, yosys_version
 from synth.cache import keep, kept
 from synth.liberty import Library, LibraryError
+from synth.libraries import STORAGES
 
 __all__ = ["STORAGES", "GateNetlist", "Netlist", "Synthesiser"]
-
-#: How registers are kept. ``flipflop``: a register with an enable is flip-flops with multiplexers, which every library
-#: has. ``gated``: a clock gate stops its clock instead. ``latch``: the bits of register files are latches behind clock
-#: gates.
-STORAGES = ("flipflop", "gated", "latch")
 
 _FOLDER = Path(__file__).parent
 _COLUMN = re.compile(r"\$paramod\$?\w*\\register_file_column.*|register_file_column")

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hw.command_line import Parser, path_argument
-from synth.generic import generic
-from synth.liberty import Library, LibraryError, load
-from synth.osu018 import osu018
 
-__all__ = ["LibraryParser"]
+if TYPE_CHECKING:
+    from synth.liberty import Library
+
+__all__ = ["STORAGES", "LibraryParser"]
+
+#: How registers are kept. ``flipflop``: a register with an enable is flip-flops with multiplexers, which every library
+#: has. ``gated``: a clock gate stops its clock instead. ``latch``: the bits of register files are latches behind clock
+#: gates.
+STORAGES = ("flipflop", "gated", "latch")
 
 
 class LibraryParser(Parser):
@@ -45,6 +51,10 @@ class LibraryParser(Parser):
         LibraryError
             There is no such library, or both options are given.
         """
+        from synth.generic import generic
+        from synth.liberty import LibraryError, load
+        from synth.osu018 import osu018
+
         if options.pdk and options.lib:
             raise LibraryError("give a named library or Liberty files, not both")
         if options.lib:

@@ -21,20 +21,16 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from hw.command_line import interruptible, writable_folder, write_text
+from hw.command_line import add_set_option, interruptible, writable_folder, write_text
 from hw.config import AcceleratorConfig, ConfigError, preset
-from hw.generate import source_hash
-from hw.rtlil import RtlilModule, parse_modules
-from hw.yosys import YosysError, run_yosys, yosys_version
-from synth.cache import keep, kept
-from synth.liberty import Library, LibraryError
 from synth.libraries import LibraryParser
-from synth.report import CACHE, UNITS, component_rtlil, memory_bits, table
+from synth.report import CACHE, UNITS
+
+if TYPE_CHECKING:
+    from hw.rtlil import RtlilModule
+    from synth.liberty import Library
 
 __all__ = ["CLOCK", "PRESETS", "SECTIONS", "Delay", "Section", "delays", "main", "markdown", "write"]
 
@@ -168,6 +164,8 @@ def _stem(instance: str) -> str:
 
 def _section_text(modules: Mapping[str, RtlilModule], top: str, without: Sequence[str]) -> str:
     """RTLIL of ``top`` as module ``design``, with all below it; instances in ``without`` are black boxes."""
+    from synth.report import memory_bits
+
     level, texts, boxes = [top], {}, {}
     while level:
         name = level.pop()
@@ -192,6 +190,8 @@ def _section_text(modules: Mapping[str, RtlilModule], top: str, without: Sequenc
 
 def _buffer(library: Library) -> str:
     """The smallest buffer, which drives the inputs of a section."""
+    from synth.liberty import LibraryError
+
     cells = [
         cell
         for cell in library.cells.values()
@@ -219,6 +219,9 @@ def _abc(
     cache: Path,
     adders: str = "techmap",
 ) -> Delay:
+    from hw.yosys import run_yosys, yosys_version
+    from synth.cache import keep, kept
+
     files = {name: (_FOLDER / name).read_text() for name in ("register_file.v", "column.v")}
     liberty = " ".join(f"-liberty {i}.lib" for i in range(len(library.texts)))
     dont_use = " ".join(f"-dont_use {cell.name}" for cell in library.cells.values() if cell.dont_use)
@@ -292,6 +295,9 @@ _EMITTING = Lock()
 
 @lru_cache(4)
 def _modules(config: AcceleratorConfig, cache: Path, module: str, component: str) -> dict[str, RtlilModule]:
+    from hw.rtlil import parse_modules
+    from synth.report import component_rtlil
+
     return parse_modules(component_rtlil(config, cache, module, component))
 
 
@@ -358,6 +364,9 @@ def delays(
 
 def markdown(results: Mapping[str, Mapping[str, Delay]], library: Library, clock: float) -> Iterator[str]:
     """Delays by section and instance, line by line; those beyond the clock cycle in bold."""
+    from hw.yosys import yosys_version
+    from synth.report import table
+
     names = [section.name for section in SECTIONS if any(section.name in found for found in results.values())]
     real = library.area_unit == "um2"
     unit = "ps" if real else "tau"
@@ -393,6 +402,9 @@ def write(
     OSError
         The folder cannot be written.
     """
+    from hw.generate import source_hash
+    from hw.yosys import yosys_version
+
     described = {
         "library": {"name": library.name, "sha256": library.sha256, "unit": library.area_unit},
         "clock": clock,
@@ -420,10 +432,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
     parser = LibraryParser("synth.timing", (__doc__ or "").partition("\n")[0])
     parser.add_argument("--preset", metavar="NAME", action="append", help=f"default: {', '.join(PRESETS)}")
-    parser.add_argument("--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field")
+    add_set_option(parser)
     parser.add_argument("--section", metavar="NAME", action="append", help="time this section alone; may be repeated")
     parser.add_argument("--clock", metavar="PS", type=float, default=CLOCK, help=f"clock cycle (default: {CLOCK:g})")
     options = parser.parse_args(arguments)
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from hw.yosys import YosysError
+    from synth.liberty import LibraryError
+
     try:
         if not 0 < options.clock < 1e6:
             parser.error(f"--clock must be above 0 and below 1000000, not {options.clock:g}")

@@ -6,7 +6,6 @@ in per cent. The first two are drawn, too, as ``docs/results/STUDY.svg``.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -15,12 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from experiments import narrow, table3
-from experiments.common import spread
+from hw.command_line import Parser, interruptible
+from tools.drawing import AMBER, BLUE, GREEN, RED
 from tools.marked import row, write_parts
-from tools.pictures import AMBER, BLUE, FAINT, GREEN, GREY, LINE, RED, Drawing
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "training.md"
@@ -64,11 +60,15 @@ class Case:
     @property
     def mean(self) -> float:
         """Over the seeds."""
+        import numpy as np
+
         return float(np.mean(self.accuracies))
 
     @property
     def deviation(self) -> float:
         """Standard deviation over the seeds; 0 of one."""
+        import numpy as np
+
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
 
 
@@ -102,6 +102,8 @@ def best_vq(found: dict[str, Case]) -> Case:
 
 def epochs_part() -> Iterator[str]:
     """SSVQ beside plain VQ on the transformer, one row a number of epochs."""
+    from experiments.common import spread
+
     yield row("epochs", *VQ, FROZEN, "SSVQ ahead by", "seeds")
     yield "|--:|--:|--:|--:|--:|--:|"
     for epochs, study in EPOCHS.items():
@@ -113,6 +115,8 @@ def epochs_part() -> Iterator[str]:
 
 def answers_part() -> Iterator[str]:
     """One row a question and network."""
+    from experiments import table3
+
     yield row("is ... ahead of ...", "network", "this", "that", "by", "seeds", "")
     yield "|---|---|---|---|--:|--:|---|"
     tables, signs = (
@@ -156,6 +160,9 @@ def answers_part() -> Iterator[str]:
 
 def narrow_part() -> Iterator[str]:
     """Narrow codewords beside those of 8 bits, one row a network and method."""
+    from experiments import narrow
+    from experiments.common import spread
+
     widths = (8, *narrow.BITS)
     yield row("network", "method", *(f"{bits} bits" for bits in widths), "4 behind 8 by", "seeds")
     yield "|---|---|" + "--:|" * (len(widths) + 2)
@@ -173,6 +180,8 @@ def narrow_part() -> Iterator[str]:
 
 def picture(study: str) -> str:
     """Accuracies of a study's cases as SVG, the best at the top: each seed, and the mean."""
+    from tools.drawing import FAINT, GREY, LINE, Drawing
+
     found = sorted(cases(study).values(), key=lambda case: -case.mean)
     low, high = (f([x for case in found for x in (*case.accuracies, case.start)]) for f in (min, max))
     low, high = math.floor(low), math.ceil(high)
@@ -218,9 +227,10 @@ def render(text: str) -> str:
     return write_parts(text, {"answers": answers_part, "epochs": epochs_part, "narrow": narrow_part}, PAGE.name)
 
 
+@interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    argparse.ArgumentParser(prog="python -m tools.answers", description=__doc__).parse_args(arguments)
+    Parser(prog="python -m tools.answers", description=__doc__).parse_args(arguments)
     PAGE.write_text(render(PAGE.read_text()))
     print(PAGE)
     for study in STUDIES:

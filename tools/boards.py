@@ -6,7 +6,6 @@ where a board has not been built, what is committed stays.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hw.command_line import Parser, interruptible
 from tools.answers import RESULTS, ROOT
 from tools.marked import row, write_parts
 
@@ -84,9 +84,10 @@ def render(text: str, reports: dict[str, Any]) -> str:
     return write_parts(text, parts, PAGE.name)
 
 
+@interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    argparse.ArgumentParser(prog="python -m tools.boards", description=__doc__).parse_args(arguments)
+    Parser(prog="python -m tools.boards", description=__doc__).parse_args(arguments)
     committed = json.loads(COMMITTED.read_text()) if COMMITTED.exists() else {}
     reports = condense(BUILT, committed)
     COMMITTED.write_text(json.dumps(reports, indent=1) + "\n")

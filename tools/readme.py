@@ -7,7 +7,6 @@ which is committed, by library; where there are none, what is committed stays. T
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
 import re
@@ -16,10 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.common import spread
-from synth.choices import markdown
-from synth.report import PAPER
-from tools.answers import STUDIES
+from hw.command_line import Parser, interruptible
 from tools.marked import row, write_parts
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +115,9 @@ def cosimulation_part(demo: dict[str, Any]) -> Iterator[str]:
 
 def accuracy_part() -> Iterator[str]:
     """Accuracy after fine-tuning: mean over the seeds, of the rows of each study."""
+    from experiments.common import spread
+    from tools.answers import STUDIES
+
     yield row("network", "float", "case", "accuracy", "seeds", "ratio, eq. 7", "file")
     yield "|---|--:|---|--:|--:|--:|--:|"
     for study in ACCURACIES:
@@ -261,6 +260,8 @@ def delay_table(report: dict[str, Any]) -> Iterator[str]:
 
 def area_table(report: dict[str, Any]) -> Iterator[str]:
     """Totals of each variant for one library."""
+    from synth.report import PAPER
+
     yield row("array", "kNAND2", "to EWS", "paper", "without CRF, to EWS", "paper")
     yield "|---|--:|--:|--:|--:|--:|"
     for name, values in report["presets"].items():
@@ -285,6 +286,8 @@ def area_table(report: dict[str, Any]) -> Iterator[str]:
 
 def choices_part() -> Iterator[str]:
     """Measurements behind choices of the hardware, for every library with results."""
+    from synth.choices import markdown
+
     for path in sorted(RESULTS.glob("choices-*.json")):
         yield from "\n".join(markdown(json.loads(path.read_text()))).split("\n")
         yield ""
@@ -336,9 +339,10 @@ def render(text: str) -> str:
     return write_parts(text, parts(), README.name)
 
 
+@interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    argparse.ArgumentParser(prog="python -m tools.readme", description=__doc__).parse_args(arguments)
+    Parser(prog="python -m tools.readme", description=__doc__).parse_args(arguments)
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name, path, condense in (
         ("demo", "build/demo/summary.json", condense_demo),

@@ -5,11 +5,11 @@ Every figure is of ``tiny-*.json``, and tables are those of ``tiny-*.md``, in ``
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from hw.command_line import Parser, interruptible
 from tools.answers import RESULTS, ROOT, Case, best_vq, cases, verdict_row
 from tools.marked import row, write_parts
 
@@ -33,6 +33,7 @@ QUESTIONS = (
 
 def answers_part() -> Iterator[str]:
     """One row a question, network and size."""
+
     yield row("is ... ahead of ...", "network", "this", "that", "by", "seeds", "")
     yield "|---|---|---|---|--:|--:|---|"
     for study, network in STUDIES.items():
@@ -45,6 +46,7 @@ def answers_part() -> Iterator[str]:
 
 
 def _case(found: dict[str, Case], size: str, name: str) -> Case | None:
+
     if name != "VQ":
         return found.get(size + name)
     own = {key.removeprefix(size): case for key, case in found.items() if key.startswith(size + "VQ")}
@@ -53,6 +55,7 @@ def _case(found: dict[str, Case], size: str, name: str) -> Case | None:
 
 def table_part(study: str) -> Iterator[str]:
     """The table of a study, and its note."""
+
     yield from (RESULTS / f"{study}.md").read_text().rstrip("\n").split("\n")
 
 
@@ -68,9 +71,10 @@ def render(text: str) -> str:
     return write_parts(text, {"answers": answers_part, **tables}, PAGE.name)
 
 
+@interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    argparse.ArgumentParser(prog="python -m tools.tasks", description=__doc__).parse_args(arguments)
+    Parser(prog="python -m tools.tasks", description=__doc__).parse_args(arguments)
     PAGE.write_text(render(PAGE.read_text()))
     print(PAGE)
     return 0

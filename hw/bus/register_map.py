@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from hw.command_line import Parser
+from hw.command_line import Parser, interruptible
 from hw.control.counters import COUNTERS
 from hw.control.errors import Cause
 
@@ -244,6 +244,7 @@ def manifest() -> dict[str, Any]:
     }
 
 
+@interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code."""
     parser = Parser(prog="python -m hw.bus.register_map", description=__doc__)

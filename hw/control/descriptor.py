@@ -14,11 +14,14 @@ What is legal in an instance: :func:`hw.control.bodies.field_ranges`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
 from typing import Any
+
+from hw.command_line import Parser, interruptible
 
 __all__ = [
     "BODIES",
@@ -390,5 +393,13 @@ def _table(table: Mapping[str, tuple[int, Field]]) -> list[str]:
     return lines
 
 
-if __name__ == "__main__":
+@interruptible
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: docs/descriptors.md. Returns the exit code."""
+    Parser(prog="python -m hw.control.descriptor", description="Print docs/descriptors.md.").parse_args(arguments)
     print(markdown(), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,17 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
 from hw.command_line import Parser, interruptible
 from hw.config import PRESETS, AcceleratorConfig
-from sim.accelerator.model import accelerator_runner
-from sim.accelerator.run import Bus, Job, run_jobs
-from sim.runner import BuildError, SimulationError
-from sim.toolchain import ToolchainError
-from sw.format.output import staged
-from sw.program import read_program
+from sim.accelerator.run import Bus
 
 
 def model_name(config: AcceleratorConfig) -> str:
@@ -30,6 +22,15 @@ def model_name(config: AcceleratorConfig) -> str:
 
 
 def _run(program_file: str, files: Sequence[str], latency: int) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from sim.accelerator.model import accelerator_runner
+    from sim.accelerator.run import Bus, Job, run_jobs
+    from sim.runner import SimulationError
+    from sw.format.output import staged
+    from sw.program import read_program
+
     program = read_program(program_file)
     memories = [Path(name).read_bytes() for name in files[::2]]
     for name, memory in zip(files[::2], memories, strict=True):
@@ -66,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--latency", type=int, default=Bus().latency, help="of the DRAM in cycles (%(default)s)")
     options = parser.parse_args(arguments)
+
+    from sim.runner import BuildError, SimulationError
+    from sim.toolchain import ToolchainError
+
     if len(options.files) % 2:
         parser.error(f"BEFORE and AFTER must come in pairs, not {len(options.files)} files")
     try:

@@ -10,11 +10,13 @@ from concurrent.futures import TimeoutError as StillRunning
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hw.config import AcceleratorConfig
 from hw.control.errors import Cause
-from sim.accelerator.model import accelerator_runner
-from sim.runner import VerilatorRunner
+
+if TYPE_CHECKING:
+    from sim.runner import VerilatorRunner
 
 __all__ = ["ACTIONS", "Bus", "Job", "Outcome", "run_jobs", "run_program"]
 
@@ -233,5 +235,7 @@ def run_program(
     name
         Of the model in ``build/sim``.
     """
+    from sim.accelerator.model import accelerator_runner
+
     job = Job(memory, address, descriptors, base, bus or Bus())
     return run_jobs(accelerator_runner(config, name), [job], label, progress)[0]

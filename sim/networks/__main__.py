@@ -11,16 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-from hw.command_line import interruptible, writable_folder
+from hw.command_line import Parser, add_set_option, interruptible, writable_folder
 from hw.config import preset
-from sim.networks.report import markdown, run_report, write_report
-from sim.networks.runs import NetworkError, run_workload
-from sim.networks.workloads import WORKLOADS, add_options
-from sim.runner import BuildError, SimulationError
-from sim.toolchain import ToolchainError
+from sim.networks.options import NAMES, add_options
 
 __all__ = ["main"]
 
@@ -30,18 +23,25 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 1 where a byte differs; 2 after one line on standard error."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sim.networks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("networks", metavar="NETWORK", nargs="+", choices=WORKLOADS, help=", ".join(WORKLOADS))
+    parser.add_argument("networks", metavar="NETWORK", nargs="+", choices=NAMES, help=", ".join(NAMES))
     parser.add_argument("--preset", action="append", metavar="NAME", help="in place of the network's own instances")
-    parser.add_argument("--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field")
+    add_set_option(parser)
     add_options(parser)
     parser.add_argument("--model", action="store_true", help="the cycle model alone: seconds, without a simulation")
     parser.add_argument("--processes", type=int, help="simulations at a time (one a core)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the reports (%(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build/networks"), help="directory of the reports (%(default)s)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
+
+    from sim.networks.runs import NetworkError
+    from sim.runner import BuildError, SimulationError
+    from sim.toolchain import ToolchainError
+
     try:
         writable_folder(options.output)
         return max(_network(name, options) for name in options.networks)
@@ -51,6 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _network(name: str, options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from sim.networks.report import markdown, run_report, write_report
+    from sim.networks.runs import run_workload
+    from sim.networks.workloads import WORKLOADS
+
     make, presets = WORKLOADS[name]
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

@@ -13,18 +13,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markdown import Markdown
-
-from hw.command_line import interruptible, writable_folder
+from hw.command_line import Parser, interruptible, writable_folder
 from hw.config import AcceleratorConfig, preset
 from sim.networks.__main__ import RESULTS
-from sim.networks.report import write_report
-from sim.networks.workloads import CONTAINERS
-from sw.perf.estimate import Network, estimate
-from sw.perf.shapes import read_workload
+
+if TYPE_CHECKING:
+    from sw.perf.estimate import Network
 
 __all__ = ["compare", "main", "markdown"]
 
@@ -37,6 +33,9 @@ TIMED = 5
 
 
 def _network(report: dict[str, Any], config: AcceleratorConfig) -> Network:
+    from sim.networks.workloads import CONTAINERS
+    from sw.perf.shapes import read_workload
+
     path = SHAPES / f"{report['network'].removesuffix('-64')}.json"
     if not path.exists():
         # The container that ran: its name comes first.
@@ -47,6 +46,8 @@ def _network(report: dict[str, Any], config: AcceleratorConfig) -> Network:
 
 def compare(report: dict[str, Any]) -> dict[str, Any]:
     """A report of :mod:`sim.networks` beside the estimate: cycles of each layer, and of all; milliseconds."""
+    from sw.perf.estimate import estimate
+
     config = preset(report["preset"])
     network = _network(report, config)
     start = process_time()
@@ -107,13 +108,21 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sim.networks.estimates",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the reports (%(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build/networks"), help="directory of the reports (%(default)s)"
+    )
     options = parser.parse_args(arguments)
+
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from sim.networks.report import write_report
+
     try:
         writable_folder(options.output)
         reports = [

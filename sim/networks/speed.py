@@ -14,21 +14,15 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.progress import Progress
-
-from demo.networks import DEIT_TINY_TOKENS
-from hw.command_line import interruptible, writable_folder
+from hw.command_line import Parser, interruptible, writable_folder
 from hw.config import AcceleratorConfig, preset
-from sim.networks.__main__ import RESULTS
-from sim.networks.report import span, write_report
-from sim.networks.workloads import deit_tiny_layers, on_chip, random_resnet18, recipe_for_instance
-from sw.compiler.compile import compile_layers, compile_network
-from sw.perf.prediction import predict
-from sw.perf.timing import LayerTiming
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from sw.perf.timing import LayerTiming
 
 __all__ = ["main"]
 
@@ -51,6 +45,11 @@ def _rtl(folder: Path, network: str) -> dict[str, int]:
 
 
 def _resnet18(progress: Progress, rtl: Mapping[str, int]) -> list[dict[str, Any]]:
+    from sim.networks.report import span
+    from sim.networks.workloads import random_resnet18
+    from sw.compiler.compile import compile_network
+    from sw.perf.prediction import predict
+
     rows: list[dict[str, Any]] = []
     task = progress.add_task("ResNet-18", total=len(RESNET18_PRESETS))
     for name in RESNET18_PRESETS:
@@ -80,6 +79,11 @@ def _resnet18(progress: Progress, rtl: Mapping[str, int]) -> list[dict[str, Any]
 
 def _deit(config: AcceleratorConfig) -> tuple[int, int]:
     """Cycles with activations from DRAM, and with activations in L2."""
+    from sim.networks.definitions import DEIT_TINY_TOKENS
+    from sim.networks.workloads import deit_tiny_layers, on_chip, recipe_for_instance
+    from sw.compiler.compile import compile_layers
+    from sw.perf.prediction import predict
+
     layers = deit_tiny_layers(recipe_for_instance(config))
     program = compile_layers([(layer, (layer.shape[1], 1, DEIT_TINY_TOKENS)) for layer in layers], config)
     return _cycles(predict(program)), _cycles(predict(on_chip(program)))
@@ -115,6 +119,8 @@ def _deit_tiny(progress: Progress, rtl: Mapping[str, int]) -> list[dict[str, Any
 
 def markdown(report: dict[str, Any]) -> str:
     """The page of a report."""
+    from sim.networks.definitions import DEIT_TINY_TOKENS
+
     lines = [
         "# What compressed weights save, in cycles",
         "",
@@ -157,12 +163,21 @@ def markdown(report: dict[str, Any]) -> str:
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sim.networks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the reports (%(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build/networks"), help="directory of the reports (%(default)s)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
+
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.progress import Progress
+
+    from sim.networks.report import write_report
+
     try:
         writable_folder(options.output)
         console = Console(stderr=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import demo.networks as definitions
-from demo.activations import load_photograph
 from hw.config import AcceleratorConfig
 from hw.control.descriptor import BYTES, Opcode
+from hw.folders import build_folder
+from sim.networks import definitions
+from sim.networks.activations import load_photograph
 from sw.compiler.compile import compile_layers, compile_network
 from sw.compiler.graph import Convolution, lower
 from sw.compiler.steps import compile_steps
@@ -40,7 +40,6 @@ __all__ = [
     "WORKLOADS",
     "Workload",
     "WorkloadError",
-    "add_options",
     "deit_tiny_layers",
     "on_chip",
     "random_deit",
@@ -49,7 +48,7 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).parents[2]
-CACHE = ROOT / "build" / "networks"
+CACHE = build_folder("networks")
 #: Where containers of ResNet-20 are looked for, in this order.
 CONTAINERS = (ROOT / "experiments" / "containers", ROOT / "build" / "experiments" / "containers")
 SEED = 0
@@ -84,15 +83,6 @@ class Workload:
     images: Images
     labels: Sequence[int] = field(default=())
     expected: Callable[[], list[Array]] = list
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say where data and weights are."""
-    parser.add_argument("--data", default=os.environ.get("CIFAR10"), help="CIFAR-10, for resnet20 ($CIFAR10)")
-    parser.add_argument("--picture", default=os.environ.get("PICTURE"), help="for efficientnet-lite0 ($PICTURE)")
-    parser.add_argument("--containers", help="directory with containers of ResNet-20, instead of the project's")
-    parser.add_argument("--images", type=int, help="images to run; resnet20: 20")
-    parser.add_argument("--blocks", type=int, default=12, choices=range(1, 13), metavar="1..12", help="of vit (12)")
 
 
 def narrowed_layer(config: AcceleratorConfig, layer: CompressedLayer) -> CompressedLayer:

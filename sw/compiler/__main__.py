@@ -9,37 +9,33 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import Progress
+from typing import TYPE_CHECKING
 
 from hw.config import AcceleratorConfig, preset
-from sw.command_line import add_instance_options, exit_status
-from sw.compiler import listing
-from sw.compiler.compile import compile_network
-from sw.compiler.steps import compile_steps
-from sw.format.output import staged
-from sw.network import Network, read_network
-from sw.program import write_program
-from sw.program.steps import write_stepped_program
+from sw.command_line import Parser, add_instance_options, check_folders, exit_status
+
+if TYPE_CHECKING:
+    from sw.network import Network
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == ["list"]:
-        return listing.main(given[1:])
+        from sw.compiler.listing import main as list_program
+
+        return list_program(given[1:])
     parser = _parser()
     options = parser.parse_args(given)
     return exit_status(parser.prog, lambda: _compile(options))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sw.compiler", description=__doc__)
+    parser = Parser(prog="python -m sw.compiler", description=__doc__)
     parser.add_argument("container", metavar="CONTAINER", help="a network with its operations, from fine-tuning")
     add_instance_options(parser)
     parser.add_argument("--image", metavar="C,R,S", help="channels, rows and columns of the image (the container's)")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the program")
+    parser.add_argument("-o", "--output", metavar="FILE", help="the program; needed")
     parser.add_argument("--dump", action="store_true", help="store every layer's result, for comparison")
     parser.add_argument("--base", type=int, default=0, metavar="ADDRESS", help="DRAM address of the program (0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -55,7 +51,16 @@ def _image(text: str) -> tuple[int, int, int]:
 
 
 def _compile(options: argparse.Namespace) -> None:
+    check_folders(options.output)
+
+    from sw.compiler.compile import compile_network
+    from sw.format.output import staged
+    from sw.network import read_network
+    from sw.program import write_program
+
     config = preset(options.preset).override(options.set)
+    if options.output is None:
+        raise ValueError("-o FILE is needed: the program")
     network = read_network(options.container)
     if network.in_steps:
         _compile_steps(options, network, config)
@@ -73,6 +78,10 @@ def _compile(options: argparse.Namespace) -> None:
 
 def _compile_steps(options: argparse.Namespace, network: Network, config: AcceleratorConfig) -> None:
     """A network in steps: one program for each operation of the accelerator."""
+    from sw.compiler.steps import compile_steps
+    from sw.format.output import staged
+    from sw.program.steps import write_stepped_program
+
     if options.dump or options.image:
         name = "--dump" if options.dump else "--image"
         raise ValueError(f"{name} is not for a network in steps: it has the image's size, and every result is in DRAM")
@@ -90,6 +99,9 @@ def _compile_steps(options: argparse.Namespace, network: Network, config: Accele
 @contextmanager
 def _progress(options: argparse.Namespace) -> Iterator[Callable[[str, int, int], None]]:
     """A bar, and what moves it."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=options.quiet or not console.is_terminal) as bar:
         task = bar.add_task("layers", total=None)

@@ -7,11 +7,14 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from hw.control.descriptor import Channel, Descriptor, Opcode, VectorOp
-from sw.command_line import exit_status
-from sw.program import COUNTED, Program, ProgramError, Tensor, read_program
-from sw.program.steps import SteppedProgram, is_stepped_program, read_stepped_program
+from sw.command_line import Parser, exit_status
+
+if TYPE_CHECKING:
+    from sw.program import Program, Tensor
+    from sw.program.steps import SteppedProgram
 
 __all__ = ["describe_descriptor", "list_program", "main"]
 
@@ -117,6 +120,8 @@ def list_program(program: Program, *, layers: Sequence[str] | None = None, descr
     ProgramError
         A descriptor has an unknown opcode, or the program has no layer of a name.
     """
+    from sw.program import COUNTED, ProgramError
+
     config = program.config
     known = [layer.name for layer in program.layers]
     for name in layers or ():
@@ -156,6 +161,8 @@ def list_program(program: Program, *, layers: Sequence[str] | None = None, descr
 
 def _list_steps(steps: SteppedProgram, layers: Sequence[str] | None, descriptors: bool) -> Iterator[str]:
     """The lines of a network in steps; of its programs, those that have the layers."""
+    from sw.program import ProgramError
+
     known = {number: {layer.name for layer in program.layers} for number, program in steps.programs.items()}
     for name in layers or ():
         if not any(name in names for names in known.values()):
@@ -172,7 +179,7 @@ def _list_steps(steps: SteppedProgram, layers: Sequence[str] | None, descriptors
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m sw.compiler list", description="List a program.")
+    parser = Parser(prog="python -m sw.compiler list", description="List a program.")
     parser.add_argument("program", metavar="PROGRAM")
     parser.add_argument("--layer", action="append", metavar="NAME", help="descriptors of this layer alone; repeatable")
     parser.add_argument("--summary", action="store_true", help="no descriptors: memory map and layer table")
@@ -181,6 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(options: argparse.Namespace) -> None:
+    from sw.program import read_program
+    from sw.program.steps import is_stepped_program, read_stepped_program
+
     try:
         given: Iterator[str]
         if is_stepped_program(options.program):

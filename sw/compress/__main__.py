@@ -1,69 +1,64 @@
 """``python -m sw.compress``: compress a network into a container, or run the ablation of MVQ table 3 on its weights.
 
-``check``, ``finetune`` and ``search`` as first argument are commands of their own.
+``check``, ``calibrate``, ``finetune``, ``evaluate`` and ``search`` as first argument are commands of their own.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from rich.console import Console
-from rich.table import Table
-
-from sw.command_line import exit_status
-from sw.compress.ablation import AblationRow, ablation, larger_convolutions
+from sw.command_line import Parser, check_folders, exit_status
 from sw.compress.kmeans import INITS
 from sw.compress.methods import MASKED, RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe
-from sw.compress.network import LayerReport, compress_network, total_row
 from sw.compress.pruning import parse_nm
-from sw.compress.rules import read_rules
-from sw.compress.sources import MODELS, checkpoint_sources, model_sources
 from sw.format.output import staged
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sw.compress.ablation import AblationRow
+    from sw.compress.network import LayerReport
 
 #: Figures of MVQ table 3 (ResNet-18): total SSE, mask SSE.
 PAPER = {"A": (1153, 463), "B": (518, 498), "C": (1840, 1840), "D": (251, 251)}
 
 
+#: Commands of their own, each a module of :mod:`sw.compress.commands`.
+COMMANDS = ("check", "calibrate", "finetune", "evaluate", "search")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["finetune"]:
-        from sw.compress.commands.finetune import main as finetune
-
-        return finetune(given[1:])
-    if given[:1] == ["check"]:
-        from sw.compress.commands.check import main as check
-
-        return check(given[1:])
-    if given[:1] == ["search"]:
-        from sw.compress.commands.search import main as search
-
-        return search(given[1:])
+    if given and given[0] in COMMANDS:
+        command = importlib.import_module(f"sw.compress.commands.{given[0]}")
+        status: int = command.main(given[1:])
+        return status
     parser = _parser()
     options = parser.parse_args(given)
     return exit_status(parser.prog, lambda: _run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sw.compress",
         description="Compress a network into a container without training, or run the ablation of MVQ table 3.",
-        epilog="python -m sw.compress check -h: what becomes of a network, and what is refused."
-        " python -m sw.compress finetune -h: compress and train. python -m sw.compress search -h: find a recipe"
-        " for each layer within a number of bytes.",
+        epilog="Commands of their own, each with --help: python -m sw.compress check: what becomes of a network, and"
+        " what is refused. calibrate: a whole network file from a batch of images. finetune: compress and train."
+        " evaluate: accuracy of a file's integers. search: a recipe for each layer within a number of bytes.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--model", help=f"{', '.join(MODELS)}, timm:NAME, torchvision:NAME or package.module:callable, with its weights"
+        "--model", help="efficientnet-lite0, timm:NAME, torchvision:NAME or package.module:callable, with its weights"
     )
     source.add_argument("--checkpoint", metavar="FILE", help="a PyTorch state dict, or .npz")
     parser.add_argument("--method", choices=[name for name in RECIPE_METHODS if name != "pqf"], default="mvq")
@@ -88,6 +83,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    check_folders(options.output, options.json)
+
+    import numpy as np
+    import torch
+
+    from sw.compress.rules import read_rules
+    from sw.compress.sources import checkpoint_sources, model_sources
+
     if options.ablation and options.output is not None:
         raise CompressError("--ablation writes no container: -o must not be given with it")
     for flag, path in (("-o", options.output), ("--json", options.json)):
@@ -144,6 +147,8 @@ def _compress(
     recipe: Recipe | list[tuple[str, Recipe]],
     output: Path | None,
 ) -> dict[str, Any]:
+    from sw.compress.network import compress_network, total_row
+
     layers, rows = compress_network(
         sources, recipe, threads=options.threads, device=options.device, progress=not options.quiet
     )
@@ -166,6 +171,8 @@ def _compress(
 
 
 def _ablation(options: argparse.Namespace, sources: list[LayerSource]) -> dict[str, Any]:
+    from sw.compress.ablation import ablation, larger_convolutions
+
     larger = larger_convolutions(sources)
     rows = ablation(
         larger,
@@ -205,10 +212,14 @@ def _listed(quotients: Mapping[str, float | None], digits: int) -> str:
 
 def _console() -> Console:
     """Standard output, wide enough for the tables where it is not a terminal."""
+    from rich.console import Console
+
     return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def _layer_table(rows: Sequence[LayerReport], totals: Sequence[LayerReport]) -> Table:
+    from rich.table import Table
+
     table = Table("layer", "shape", "method", box=None)
     for heading in ("SSE", "SSE kept", "error %", "bits/weight", "ideal ratio"):
         table.add_column(heading, justify="right")
@@ -229,6 +240,8 @@ def _layer_table(rows: Sequence[LayerReport], totals: Sequence[LayerReport]) -> 
 
 
 def _ablation_table(rows: Sequence[AblationRow], layers: int) -> Table:
+    from rich.table import Table
+
     table = Table("case", "meaning", "method", title=f"MVQ table 3 on {layers} convolutions, 4:16", box=None)
     headings = ("k", "d", "total SSE", "mask SSE", "error %", "bits/weight", "with codebook", "paper")
     for heading in headings:

@@ -26,6 +26,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sw.compress.candidates import BITS, CANDIDATES, METHOD_CANDIDATES, with_codeword_bits
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, misfit
 from sw.compress.network import progress_bar
 from sw.format.container import container_size, layer_fields, section_bytes
@@ -44,43 +45,6 @@ __all__ = [
     "search",
     "with_codeword_bits",
 ]
-
-
-def _candidates() -> tuple[Recipe, ...]:
-    recipes = [Recipe(method) for method in ("int8", "lsq4", "lsq3", "lsq2")]
-    recipes += [Recipe("vq", k, d, 0, 0) for d in (4, 8) for k in (64, 256, 1024)]
-    recipes += [Recipe("ssvq", k, d, 0, 0) for d in (8, 16) for k in (4, 16, 64)]
-    recipes += [Recipe("mvq", k, 16, n, 16) for n in (4, 6, 8) for k in (64, 256, 512)]
-    recipes += [Recipe("msvq", k, 16, n, 16) for n in (3, 4, 6, 8) for k in (4, 16, 32, 128)]
-    recipes += [Recipe("mvq", k, 16, 4, 16, scope="crosslayer") for k in (512, 1024, 2048)]
-    recipes += [Recipe("msvq", k, 16, 4, 16, scope="crosslayer") for k in (32, 64, 128, 256)]
-    return tuple(recipes)
-
-
-#: Bits of codewords that :data:`CANDIDATES` have.
-BITS = (8, 4)
-
-
-def with_codeword_bits(recipes: Sequence[Recipe], bits: Sequence[int]) -> tuple[Recipe, ...]:
-    """The recipes, those with codewords once with each of these ``codeword_bits``.
-
-    Raises
-    ------
-    CompressError
-        A number of bits is out of range.
-    """
-    return tuple(
-        recipe if recipe.stored == "int8" else dataclasses.replace(recipe, codeword_bits=count)
-        for recipe in recipes
-        for count in (bits if recipe.stored != "int8" else bits[:1])
-    )
-
-
-#: Methods, k, d and N:M of :data:`CANDIDATES`.
-METHOD_CANDIDATES = _candidates()
-
-#: What a layer is tried with by default.
-CANDIDATES = with_codeword_bits(METHOD_CANDIDATES, BITS)
 
 
 #: With which layers are compressed one by one to measure their sensitivity: an error of medium size, in any layer.

@@ -399,6 +399,8 @@ def write_container(
 def _parse_header(data: bytes) -> tuple[list[_Entry], dict[str, Any], int]:
     """The layers as described, the metadata, and the offset of the first section."""
     if data[: len(MAGIC)] != MAGIC:
+        if data[:4] in (b"\x89EWS", b"\x89EWN"):
+            raise ContainerError("magic", "the file is a program, and a container is needed: what it was compiled from")
         raise ContainerError("magic", f"the file must begin with {MAGIC!r}, not {data[: len(MAGIC)]!r}")
     if len(data) < _PREFIX.size:
         raise ContainerError("header", f"the file is truncated: {len(data)} bytes of at least {_PREFIX.size}")

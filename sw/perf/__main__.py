@@ -14,21 +14,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from hw.config import AcceleratorConfig, ConfigError, preset
-from sw.command_line import add_instance_options, exit_status
-from sw.compiler.graph import CompileError
-from sw.compiler.placement import place
-from sw.format.output import staged
-from sw.perf.estimate import Network, estimate
-from sw.perf.report import layer_entries, layer_table
-from sw.perf.shapes import ShapesError, read_workload
+from sw.command_line import Parser, add_instance_options, check_folders, exit_status
 from sw.perf.timing import Latencies
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sw.perf.estimate import Network
 
 __all__ = ["main", "sweep_points"]
 
@@ -44,9 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m sw.perf", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m sw.perf", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", metavar="NETWORK")
     add_instance_options(parser)
     parser.add_argument(
@@ -65,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _image(text: str) -> tuple[int, int, int]:
+    from sw.perf.shapes import ShapesError
+
     parts = text.split(",")
     if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
         raise ShapesError(f"--image must be three integers C,R,S, such as 3,224,224, not {text!r}")
@@ -82,6 +77,8 @@ def sweep_points(sweeps: Sequence[str]) -> list[tuple[str, ...]]:
     ShapesError
         One has no value, a field is swept twice, or values are not as many as their fields.
     """
+    from sw.perf.shapes import ShapesError
+
     axes: list[list[tuple[str, ...]]] = []
     seen: set[str] = set()
     for text in sweeps:
@@ -105,6 +102,9 @@ def sweep_points(sweeps: Sequence[str]) -> list[tuple[str, ...]]:
 
 def _misfit(network: Network, config: AcceleratorConfig) -> str | None:
     """Why the network's feature maps have no place in the instance's L2; the estimate is as if they had."""
+    from sw.compiler.graph import CompileError
+    from sw.compiler.placement import place
+
     try:
         place(config, network.graph, {})
     except CompileError as error:
@@ -113,6 +113,16 @@ def _misfit(network: Network, config: AcceleratorConfig) -> str | None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    check_folders(options.json, options.csv)
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from sw.format.output import staged
+    from sw.perf.estimate import estimate
+    from sw.perf.report import layer_entries, layer_table
+    from sw.perf.shapes import ShapesError, read_workload
+
     config = preset(options.preset).override(options.set)
     if not 0 <= options.latency < 1 << 20:
         raise ShapesError(f"--latency must be in 0..{(1 << 20) - 1}, not {options.latency}")
@@ -150,6 +160,10 @@ def _run(options: argparse.Namespace) -> None:
 
 def _point(workload: Any, config: AcceleratorConfig, point: Sequence[str], latencies: Latencies) -> dict[str, Any]:
     """One line of a sweep; of an instance that there cannot be, or that cannot run the network, the reason alone."""
+    from sw.compiler.graph import CompileError
+    from sw.perf.estimate import estimate
+    from sw.perf.report import layer_entries
+
     row: dict[str, Any] = {text.partition("=")[0]: text.partition("=")[2] for text in point}
     row |= dict.fromkeys(COLUMNS)
     unknown = [name for name in row if name not in COLUMNS and name not in config.to_dict()]
@@ -171,6 +185,8 @@ def _point(workload: Any, config: AcceleratorConfig, point: Sequence[str], laten
 
 
 def _sweep_table(rows: Sequence[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
     table = Table(box=None)
     for name in rows[0]:
         table.add_column(name.replace("_", " "), justify="left" if name in ("refused", "does_not_fit") else "right")

@@ -161,6 +161,10 @@ def program_from_bytes(data: bytes) -> Program:
         As :func:`read_program`.
     """
     if data[: len(MAGIC)] != MAGIC:
+        if data[:4] == b"\x89MVQ":
+            raise ProgramError(
+                "magic", "the file is a container, and a program is needed: msvq compile makes it of that"
+            )
         raise ProgramError("magic", f"the file must begin with {MAGIC!r}, not {data[: len(MAGIC)]!r}")
     if len(data) < _PREFIX.size:
         raise ProgramError("header", f"the file is truncated: {len(data)} bytes of at least {_PREFIX.size}")

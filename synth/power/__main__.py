@@ -11,25 +11,15 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from demo.activations import photograph_path
-from hw.command_line import interruptible, path_argument, worker_pool, writable_folder
+from hw.command_line import add_set_option, interruptible, path_argument, worker_pool, writable_folder
 from hw.config import AcceleratorConfig, ConfigError, preset
-from hw.yosys import YosysError
-from sw.compress.methods import CompressError
-from synth.liberty import Library, LibraryError
 from synth.libraries import LibraryParser
-from synth.power.cells import characterise
-from synth.power.measure import OPERATIONS, TIMED, PowerError, gate_netlist, measure
-from synth.power.report import Described, describe, write
-from synth.power.simulator import SimulatorError
-from synth.power.sources import NETWORKS, SourceError, real_layers
-from synth.power.workload import lanes
-from synth.report import CACHE
+
+if TYPE_CHECKING:
+    from synth.liberty import Library
+    from synth.power.report import Described
 
 __all__ = ["PRESETS", "main"]
 
@@ -40,6 +30,9 @@ PRESETS = tuple(
     for variant in ("ews", "ews-c", "ews-cm", "ews-cms", "ews-ssvq", "ews-msvq", "ews-msvq4")
 )
 
+#: Networks whose layers can run (:data:`synth.power.sources.NETWORKS`).
+NETWORKS = ("efficientnet-lite0", "resnet18", "resnet20")
+
 #: The paper's clock of 0.3 GHz, ps.
 PERIOD = 1e12 / 300e6
 
@@ -47,6 +40,13 @@ STORAGES = ("gated", "flipflop")
 
 
 def _measured(config: AcceleratorConfig, library: Library, options: dict[str, Any]) -> Described:
+    from synth.power.cells import characterise
+    from synth.power.measure import OPERATIONS, gate_netlist, measure
+    from synth.power.report import describe
+    from synth.power.sources import real_layers
+    from synth.power.workload import lanes
+    from synth.report import CACHE
+
     layers, source = real_layers(options["network"], config, options["photograph"])
     netlist = gate_netlist(config, library, options["storage"], CACHE)
     runs = lanes(config, layers, OPERATIONS)
@@ -60,17 +60,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 1 if the netlist and the golden model differ, or 2."""
     parser = LibraryParser("synth.power", (__doc__ or "").partition("\n")[0])
     parser.add_argument("--preset", metavar="NAME", action="append", help=f"default: {', '.join(PRESETS)}")
-    parser.add_argument("--set", metavar="FIELD=VALUE", action="extend", nargs="+", default=[], help="override a field")
+    add_set_option(parser)
     parser.add_argument(
         "--storage", choices=STORAGES, default=STORAGES[0], help="registers behind clock gates, pipeline registers too"
     )
-    parser.add_argument("--network", choices=[*NETWORKS], default="efficientnet-lite0", help="whose layers run")
-    parser.add_argument("--photograph", type=path_argument, default=photograph_path(), help="what the network sees")
+    parser.add_argument("--network", choices=NETWORKS, default="efficientnet-lite0", help="whose layers run")
+    parser.add_argument("--photograph", type=path_argument, help="what the network sees (one of scikit-learn's)")
     parser.add_argument("--period", metavar="PS", type=float, default=PERIOD, help="clock cycle (default: 0.3 GHz)")
     parser.add_argument("--wire", metavar="NAME", help="a wire_load of the library (its default)")
     parser.add_argument("--no-glitches", action="store_true", help="leave out the timed cycles")
     parser.add_argument("--jobs", type=int, default=2, help="processes (%(default)s); results are the same")
     options = parser.parse_args(arguments)
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from hw.yosys import YosysError
+    from sim.networks.activations import photograph_path
+    from sw.compress.methods import CompressError
+    from synth.liberty import LibraryError
+    from synth.power.cells import characterise
+    from synth.power.measure import TIMED, PowerError
+    from synth.power.report import write
+    from synth.power.simulator import SimulatorError
+    from synth.power.sources import SourceError
+
     console = Console(stderr=True)
     if not 0 < options.period < 1e9:
         parser.error(f"--period must be above 0 and below 1e9 ps, not {options.period:g}")
@@ -86,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = writable_folder(options.folder)
         chosen = {
             "network": options.network,
-            "photograph": options.photograph,
+            "photograph": options.photograph or photograph_path(),
             "storage": options.storage,
             "period": options.period,
             "wire": options.wire,

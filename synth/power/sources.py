@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from demo.activations import layer_inputs, load_photograph, quantise_activations
 from hw.config import AcceleratorConfig
+from sim.networks.activations import layer_inputs, load_photograph, quantise_activations
 from sw.compress.methods import Recipe, compress_layers
 from sw.compress.network import module_sources
 from sw.compress.sources import load_model

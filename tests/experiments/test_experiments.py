@@ -204,7 +204,7 @@ def test_a_study_takes_the_rates_that_were_best(
         return fine_tune(*arguments, **options) | {"accuracy": {1e-5: 60.0, 1e-4: 80.0, 1e-3: 80.0}[arguments[3].lr]}
 
     fine_tune = finetune.run
-    monkeypatch.setattr("experiments.study.fine_tune", accuracy_by_rate)
+    monkeypatch.setattr("experiments.finetune.run", accuracy_by_rate)
     rates = [*study, "--runs", str(tmp_path / "rates"), "--rates", "1e-3"]
     assert signs.main([*rates, "1e-5"]) == 0
     assert json.loads((tmp_path / "rates-signs-vit.json").read_text())["best"] == {"VQ d=8": 1e-3}

@@ -31,8 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
 
 from hw.command_line import Parser, interruptible, write_text
@@ -477,6 +475,9 @@ def fuzz(name: str, inputs: int, seed: int, folder: Path) -> dict[str, Any]:
         ``inputs``, ``taken``, ``refused`` by kind of error, and ``failures`` with a message and a file each.
     """
     import warnings
+
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as hypothesis_seed
 
     warnings.simplefilter("ignore")
     reader = READERS[name]

@@ -83,7 +83,7 @@ def test_empty_folder_is_refused(module: str, tmp_path, monkeypatch, capsys) -> 
 
 
 @pytest.mark.parametrize(
-    ("module", "work"), [("synth", "synth.__main__.rtlil_texts"), ("synth.choices", "synth.choices.measure")]
+    ("module", "work"), [("synth", "synth.report.rtlil_texts"), ("synth.choices", "synth.choices.measure")]
 )
 def test_folder_is_checked_before_the_work(module: str, work: str, tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "file").write_text("")

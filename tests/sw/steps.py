@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from demo.networks import DeiT
 from hw.config import AcceleratorConfig
+from sim.networks.definitions import DeiT
 from sw.compress.export.transformer import export_transformer
 from sw.compress.methods import Recipe
 from sw.compress.training.modules import convert

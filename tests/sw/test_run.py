@@ -18,10 +18,10 @@ from hw.config import preset
 from sw import run
 from sw.compiler import listing
 from sw.compiler.steps import compile_steps
-from sw.executor import run_program
+from sw.executor import execute, run_program
 from sw.format.example import random_layer
 from sw.network import Network
-from sw.program import Input, Program, write_program
+from sw.program import Input, Program, read_program, write_program
 from sw.program.steps import write_stepped_program
 from sw.run import main, read_images
 from tests.sw.assembler import layer_program
@@ -193,9 +193,9 @@ def test_rtl_by_a_simulation_that_is_golden(
 
     def simulation(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
         assert command[1:3] == ["-m", "sim.accelerator"]
-        given = run.read_program(command[3])
+        given = read_program(command[3])
         for before, after in zip(command[4::2], command[5::2], strict=True):
-            memory = run.execute(given, np.fromfile(before, np.uint8)).memory
+            memory = execute(given, np.fromfile(before, np.uint8)).memory
             memory[-64:].view("<u4")[:3] = [1000, 40, 7]
             if fault == "byte":
                 memory[given.outputs[0].address - given.base + 2] ^= 1
@@ -271,13 +271,13 @@ def test_steps_on_a_simulation_that_is_golden(network, steps: str, tmp_path: Pat
     runs = []
 
     def simulation(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
-        program = run.read_program(command[3])
+        program = read_program(command[3])
         runs.append(program)
         for before, after in zip(command[4::2], command[5::2], strict=True):
             # Operands and checksums are in the DRAM, and not in the program's file.
             memory = np.fromfile(before, np.uint8)
             bound = replace(program, image=memory[: len(program.image)].tobytes())
-            memory = run.execute(bound, memory).memory
+            memory = execute(bound, memory).memory
             if fault and program.operands:
                 memory[program.outputs[0].address - program.base] ^= 1
             memory.tofile(after)

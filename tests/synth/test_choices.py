@@ -14,7 +14,7 @@ def test_areas_of_decoders_and_storages(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.chdir(tmp_path)  # for its cache
     monkeypatch.setattr(choices, "PATTERNS", ((2, 4),))
     monkeypatch.setattr(choices, "measure", lambda library: MEASURE(library, "tiny", progress=False))
-    monkeypatch.setattr(choices, "STORAGES", ("flipflop", "gated"))
+    monkeypatch.setattr("synth.flow.STORAGES", ("flipflop", "gated"))
     assert choices.main(["-o", str(tmp_path)]) == 0
     measured = json.loads((tmp_path / "choices.json").read_text())
     assert set(measured["mask_decoder"]["2:4"]) == {"arithmetic", "table"}

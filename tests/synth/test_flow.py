@@ -237,10 +237,9 @@ def test_command_line_reports_all(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(synth.__main__, "MATRIX", ("ews-tiny", "ews-msvq-tiny"))
     monkeypatch.setattr(synth.__main__, "WHOLE", ("ews-msvq-tiny",))
     around = {"sequencer": BlockArea(1.0, 0.5, None)}, {"L2": 8192}
-    monkeypatch.setattr(synth.__main__, "unit_areas", lambda *given: around)
+    monkeypatch.setattr("synth.report.unit_areas", lambda *given: around)
     monkeypatch.setattr(
-        synth.__main__,
-        "area",
+        "synth.report.area",
         lambda config, library, *given: AreaReport(
             config.to_dict(), library.name, "NAND2", 1.0, {"WRF": around[0]["sequencer"]}
         ),

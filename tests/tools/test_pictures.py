@@ -16,7 +16,7 @@ from sim.scenarios import random_activations, random_layer
 from sim.transfers import layer_program
 from sw.schedule import advance, tile_timings
 from sw.schedule.cycles import loader_latency
-from tools import pictures
+from tools import architecture, pictures, schedule_picture
 
 
 def program(name: str, shape, size, extensions, word_width=16, **fields):
@@ -37,7 +37,7 @@ def loop_nest(config, layer):
         for _, column in product(range(E), range(F)):
             for q, r, s in product(range(D), range(B), range(A)):
                 vector = q * B + r
-                yield pictures.Operation(
+                yield schedule_picture.Operation(
                     cycle,
                     (wrf + vector * A + s) % config.wrf_depth,
                     (arf + vector) % config.arf_depth,
@@ -51,7 +51,7 @@ def loop_nest(config, layer):
 
 
 CASES = {
-    "example": pictures.schedule_example,
+    "example": schedule_picture.schedule_example,
     "full-wrf": lambda: program("ews-cms-tiny", (32, 20, 1, 2), (2, 3), (4, 2, 1, 2)),
     "edges": lambda: program("ews-msvq-tiny", (12, 10, 3, 1), (5, 3), (2, 2, 3, 1), stride=(2, 1)),
     "raw": lambda: program("ews-tiny", (64, 16, 1, 2), (2, 5), (8, 2, 1, 1), word_width=64, stride=(1, 2)),
@@ -61,7 +61,7 @@ CASES = {
 @pytest.fixture(scope="module", params=list(CASES))
 def traced(request):
     config, layer = CASES[request.param]()
-    return config, layer, pictures.core_trace(config, layer)
+    return config, layer, schedule_picture.core_trace(config, layer)
 
 
 def test_trace_is_the_loop_nest(traced) -> None:
@@ -123,8 +123,8 @@ def test_entries_are_written_between_their_uses(traced) -> None:
 
 
 def test_example_uses_the_entries_of_the_text() -> None:
-    config, layer = pictures.schedule_example()
-    operations = pictures.core_trace(config, layer).operations
+    config, layer = schedule_picture.schedule_example()
+    operations = schedule_picture.core_trace(config, layer).operations
     assert {op.wrf for op in operations[:48]} == set(range(8)) == {op.wrf for op in operations[96:]}
     assert {op.wrf for op in operations[48:96]} == set(range(8, 16))
 
@@ -140,7 +140,7 @@ def boxes_of_texts(svg: str):
 DRAWINGS = (pictures.blocks, pictures.streams)
 DRAWN = {
     **{f"{draw.__name__}-{name}": (draw, preset(name), name) for name in PRESETS for draw in DRAWINGS},
-    "schedule": (pictures.schedule,),
+    "schedule": (schedule_picture.schedule,),
 }
 
 
@@ -160,37 +160,37 @@ def test_texts_are_apart_and_inside(picture: str) -> None:
         assert apart, f"{text!r} over {other!r}"
 
 
-@pytest.mark.parametrize("picture", [f"blocks-{pictures.SHOWN}", f"streams-{pictures.SHOWN}", "schedule"])
+@pytest.mark.parametrize("picture", [f"blocks-{architecture.SHOWN}", f"streams-{architecture.SHOWN}", "schedule"])
 def test_committed_pictures_are_of_the_present_hardware(picture: str) -> None:
     draw, *arguments = DRAWN[picture]
-    committed = (pictures.DOCS / f"{draw.__name__}.svg").read_text()
+    committed = (architecture.DOCS / f"{draw.__name__}.svg").read_text()
     assert committed == draw(*arguments), "run python -m tools.pictures"
 
 
 def test_committed_tables_are_of_the_present_hardware() -> None:
-    text = pictures.ARCHITECTURE.read_text()
-    assert pictures.render(text) == text, "run python -m tools.pictures"
+    text = architecture.ARCHITECTURE.read_text()
+    assert architecture.render(text) == text, "run python -m tools.pictures"
 
 
 def test_missing_part_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"architecture\.md must have one part 'instances', not 0"):
-        pictures.render("# nothing marked here\n")
+        architecture.render("# nothing marked here\n")
 
 
 def test_links_lead_somewhere() -> None:
-    text = pictures.ARCHITECTURE.read_text()
+    text = architecture.ARCHITECTURE.read_text()
     headings = {
         re.sub(r"[^\w -]", "", line).lower().strip().replace(" ", "-") for line in re.findall(r"^#+ (.*)$", text, re.M)
     }
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
         file, _, anchor = target.partition("#")
-        assert (pictures.DOCS / file).exists(), target
+        assert (architecture.DOCS / file).exists(), target
         assert file or anchor in headings, target
 
 
 def test_files_and_names_of_the_text_exist() -> None:
-    text = pictures.ARCHITECTURE.read_text()
-    root = pictures.DOCS.parent
+    text = architecture.ARCHITECTURE.read_text()
+    root = architecture.DOCS.parent
     for path in re.findall(r"`((?:hw|sw|sim|docs)/[\w/.]*)`", text):
         assert (root / path).exists(), path
 

@@ -7,21 +7,17 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
-import torch
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor, nn
-
-from sw.command_line import exit_status
-from sw.compress.commands.options import add_data_options, add_recipe_options, load_split, rules_of
-from sw.compress.frontend import example_images
+from sw.command_line import Parser, check_folders, exit_status
+from sw.compress.commands.options import NETWORK, add_data_options, add_recipe_options, load_split, rules_of
 from sw.compress.methods import CompressError
-from sw.compress.network import module_sources
-from sw.compress.sources import load_model
-from sw.compress.training.checking import Checked, check_network_form
-from sw.compress.training.loop import images_of
 from sw.format.output import staged
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from sw.compress.training.checking import Checked
 
 __all__ = ["main"]
 
@@ -34,14 +30,11 @@ _FORMS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 1 if the network has no integer form, 2 for bad input."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sw.compress check",
         description="Say what becomes of each layer and operation of a network, and all that is refused, in seconds.",
     )
-    parser.add_argument(
-        "network",
-        help="package.module:callable, timm:NAME, torchvision:NAME, efficientnet-lite0, or a .pt2 or .onnx file",
-    )
+    parser.add_argument("network", help=NETWORK)
     parser.add_argument("--weights", metavar="FILE", help="checkpoint of the network")
     source = parser.add_argument_group("images, of which some are computed")
     source.add_argument("--data", help="CIFAR-10's archive, .npz, or a directory of images; random ones without")
@@ -55,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    check_folders(options.json)
+
+    from sw.compress.network import module_sources
+    from sw.compress.sources import load_model
+    from sw.compress.training.checking import check_network_form
+
     if options.images < 1:
         raise CompressError(f"--images must be at least 1, not {options.images}")
     if options.data and options.shape:
@@ -72,6 +71,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _images(options: argparse.Namespace, model: nn.Module) -> Tensor:
+    import torch
+
+    from sw.compress.frontend import example_images
+    from sw.compress.training.loop import images_of
+
     if options.data:
         return next(images_of(load_split(options, model, "train"), "cpu"))[0]
     if options.shape:
@@ -82,6 +86,9 @@ def _images(options: argparse.Namespace, model: nn.Module) -> Tensor:
 
 
 def _print(network: str, found: Checked) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table("layer", "kind", "shape", "method", "kept at 8 bit because", box=None)
     for row in found.layers:

@@ -13,22 +13,16 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import get_type_hints
+from typing import TYPE_CHECKING, get_type_hints
 
-import numpy as np
-import torch
-
-from sw.command_line import exit_status
-from sw.compress.commands.options import add_data_options, add_recipe_options, load_split, rules_of
+from sw.command_line import Parser, check_folders, exit_status
+from sw.compress.commands.options import NETWORK, add_data_options, add_recipe_options, load_split, rules_of
 from sw.compress.methods import CompressError, LayerSource
-from sw.compress.network import module_sources
-from sw.compress.sources import load_model
-from sw.compress.training.data import SPLITS
-from sw.compress.training.finetune import Finetuned, Finetuning, distributed, finetune, job_settings
-from sw.compress.training.freezing import VALUES, Freezing
-from sw.compress.training.loop import TrainConfig
-from sw.compress.training.sparse import SCHEMES
+from sw.compress.training.settings import SCHEMES, SPLITS, VALUES, Freezing, TrainConfig
 from sw.format.output import staged
+
+if TYPE_CHECKING:
+    from sw.compress.training.finetune import Finetuned, Finetuning
 
 __all__ = ["main"]
 
@@ -41,12 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sw.compress finetune",
         description="Compress a network, train it in that form, and write it as integers.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("network", help="package.module:callable, timm:NAME, torchvision:NAME or efficientnet-lite0")
+    parser.add_argument("network", help=NETWORK)
     parser.add_argument("--weights", metavar="FILE", help="checkpoint of the network")
     parser.add_argument("--data", required=True, help="CIFAR-10's archive, .npz, or a directory of images")
     parser.add_argument("--images", type=int, help="use only that many images of each part, to try the command")
@@ -58,7 +52,10 @@ def _parser() -> argparse.ArgumentParser:
         help="train a network without integer form; its file has the layers alone",
     )
     parser.add_argument(
-        "--rest", metavar="FILE", help="as --layers-alone, and write what the container of such a network lacks"
+        "--rest",
+        type=check_folders,
+        metavar="FILE",
+        help="as --layers-alone, and write what the container of such a network lacks",
     )
     parser.add_argument(
         "--force",
@@ -66,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         help="write the file even if its integers differ from the network",
     )
     parser.add_argument("--work", metavar="DIRECTORY", help="checkpoints; the same command again goes on from there")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=argparse.SUPPRESS, help="cuda if PyTorch sees a GPU, or cpu")
     parser.add_argument(
         "--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs, which some networks forbid"
     )
@@ -110,6 +107,8 @@ def _descriptions(described: type) -> dict[str, str]:
 
 
 def _job(options: argparse.Namespace, sources: Sequence[LayerSource], images: int) -> Finetuning:
+    from sw.compress.training.finetune import Finetuning
+
     rules = rules_of(options, sources, options.seed)
     given = {
         field.name: vars(options)[field.name] for field in dataclasses.fields(TrainConfig) if field.name in options
@@ -131,6 +130,16 @@ def _job(options: argparse.Namespace, sources: Sequence[LayerSource], images: in
 
 
 def _run(options: argparse.Namespace) -> int:
+    check_folders(options.output, options.json, options.rest)
+
+    import torch
+
+    from sw.compress.network import module_sources
+    from sw.compress.sources import load_model
+    from sw.compress.training.finetune import distributed, finetune
+
+    if "device" not in options:
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
     outputs = [path for path in (options.output, options.json, options.rest) if path is not None]
     if len({Path(path).resolve() for path in outputs}) < len(outputs):
         raise CompressError(f"-o, --json and --rest must name different files, not {', '.join(outputs)}")
@@ -172,6 +181,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _own_gpu(number: int) -> str:
     """The GPU of a process, which becomes its current device."""
+    import torch
+
     count = torch.cuda.device_count()
     if number >= count:
         raise CompressError(
@@ -182,6 +193,11 @@ def _own_gpu(number: int) -> str:
 
 
 def _finish(options: argparse.Namespace, job: Finetuning, done: Finetuned, staging: dict[str, Path]) -> None:
+    import numpy as np
+    import torch
+
+    from sw.compress.training.finetune import job_settings
+
     difference = done.write(staging["output"], force=options.force)
     size = staging["output"].stat().st_size
     report = {

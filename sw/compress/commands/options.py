@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from sw.compress.methods import RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, check_keep
-from sw.compress.network import module_sources
 from sw.compress.pruning import parse_nm
-from sw.compress.rules import read_rules
-from sw.compress.sources import model_preprocessing
-from sw.compress.training.data import INTERPOLATIONS, ImageData, Preprocessing, load_data, read_classes
-from sw.compress.training.finetune import method_rules
+from sw.compress.training.settings import INTERPOLATIONS
 
-__all__ = ["DEFAULTS", "add_data_options", "add_recipe_options", "load_split", "rules_of"]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sw.compress.training.data import ImageData
+
+__all__ = ["DEFAULTS", "NETWORK", "add_data_options", "add_recipe_options", "load_split", "rules_of"]
+
+#: What a network can be given as (:func:`sw.compress.sources.load_model`).
+NETWORK = "package.module:callable, timm:NAME, torchvision:NAME, efficientnet-lite0, or a .pt2 or .onnx file"
 
 #: k, d, N and M of each method where none are given: those of the papers' ablations, and DKM and PQF as plain VQ.
 DEFAULTS: dict[str, tuple[int, int, int, int]] = {
@@ -47,6 +49,9 @@ def add_recipe_options(parser: Any) -> None:
 
 def rules_of(options: argparse.Namespace, sources: Sequence[LayerSource], seed: int = 0) -> list[tuple[str, Recipe]]:
     """The rules that :func:`add_recipe_options`' options give a network."""
+    from sw.compress.rules import read_rules
+    from sw.compress.training.prepare import method_rules
+
     if options.rules:
         if options.codeword_bits is not None:
             raise CompressError("--codeword-bits must not be given with --rules, which has recipes of its own")
@@ -71,7 +76,14 @@ def rules_of(options: argparse.Namespace, sources: Sequence[LayerSource], seed: 
 def add_data_options(parser: Any) -> None:
     """``--size``, ``--classes``, ``--mean``, ``--std``, ``--interpolation`` and ``--resize-crop``."""
     own = "by default the network's own, or ImageNet's"
-    parser.add_argument("--size", type=int, default=224, help="rows and columns of images of a directory (224)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        default=[224],
+        metavar="ROWS",
+        help="rows and columns of images of a directory, one number if they are equal (224)",
+    )
     parser.add_argument(
         "--classes", metavar="FILE", help="names of the classes, one in a line; by default those of the training images"
     )
@@ -90,8 +102,19 @@ def add_data_options(parser: Any) -> None:
     )
 
 
+def image_size(size: Sequence[int]) -> int | tuple[int, int]:
+    """``--size`` as :func:`sw.compress.training.data.load_data` takes it."""
+    if len(size) > 2 or min(size) < 1:
+        raise CompressError(f"--size must be one or two numbers of at least 1, not {' '.join(map(str, size))}")
+    return size[0] if len(size) == 1 else (size[0], size[1])
+
+
 def load_split(options: argparse.Namespace, model: nn.Module, split: str) -> ImageData:
     """One part of ``--data`` as :func:`add_data_options`' options and the network have it, and ``--images`` of it."""
+    from sw.compress.network import module_sources
+    from sw.compress.sources import model_preprocessing
+    from sw.compress.training.data import Preprocessing, load_data, read_classes
+
     own = model_preprocessing(options.network, model)
     given = {
         "mean": None if options.mean is None else tuple(options.mean),
@@ -104,7 +127,7 @@ def load_split(options: argparse.Namespace, model: nn.Module, split: str) -> Ima
     data = load_data(
         options.data,
         split,
-        size=options.size,
+        size=image_size(options.size),
         classes=read_classes(options.classes) if options.classes else (),
         channels=channels if channels in (1, 3) else None,
         preprocessing=Preprocessing(**own | {name: value for name, value in given.items() if value is not None}),

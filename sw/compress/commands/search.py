@@ -8,43 +8,22 @@ import platform
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from rich.console import Console
-from rich.table import Table
-from torch import nn
-
-from sw.command_line import exit_status
+from sw.command_line import Parser, check_folders, exit_status
 from sw.compress.commands.options import add_data_options, load_split
-from sw.compress.kmeans_gpu import device_kind
 from sw.compress.methods import CompressError, LayerSource, Recipe, check_keep
-from sw.compress.network import compress_network, module_sources
-from sw.compress.rules import read_candidates
-from sw.compress.search import (
-    CANDIDATES,
-    METHOD_CANDIDATES,
-    REFERENCE,
-    SLACK,
-    loss_sensitivity,
-    plan_json,
-    search,
-    with_codeword_bits,
-)
-from sw.compress.sources import MODELS, checkpoint_sources, load_model
-from sw.compress.training.checking import check_integer_form
-from sw.compress.training.finetune import about
-from sw.compress.training.loop import check_network, images_of
-from sw.compress.training.prepare import file_metadata
 from sw.format.output import staged
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sw.compress search",
         description="Find the recipe of each layer with which a network fits into a number of bytes.",
     )
@@ -82,6 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    check_folders(options.output)
+
+    import numpy as np
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from sw.compress.network import module_sources
+    from sw.compress.rules import read_candidates
+    from sw.compress.search import CANDIDATES, METHOD_CANDIDATES, SLACK, plan_json, search, with_codeword_bits
+    from sw.compress.sources import MODELS, checkpoint_sources, load_model
+
     for name in ("images", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -142,6 +133,16 @@ def _measured(
     model: nn.Module, sources: Sequence[LayerSource], options: argparse.Namespace
 ) -> tuple[dict[str, float], dict[str, Any] | None]:
     """Sensitivities, and what the file of fine-tuning will have beside the layers."""
+    import torch
+
+    from sw.compress.kmeans_gpu import device_kind
+    from sw.compress.network import compress_network
+    from sw.compress.search import REFERENCE, loss_sensitivity
+    from sw.compress.training.checking import check_integer_form
+    from sw.compress.training.finetune import about
+    from sw.compress.training.loop import check_network, images_of
+    from sw.compress.training.prepare import file_metadata
+
     data = load_split(options, model, "train")
     device_kind(options.device)
     check_network(model, [data])

@@ -1,18 +1,13 @@
-"""Labelled images for training: CIFAR-10's archive, ``.npz`` files, and folders of images.
-
-``python -m sw.compress.training.data DIRECTORY OUT.npz`` makes an ``.npz`` of a directory of mosaics (:func:`mosaics`).
-"""
+"""Labelled images for training: CIFAR-10's archive, ``.npz`` files, and folders of images."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import gzip
 import io
 import math
 import os
 import pickle
-import sys
 import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sw.compress.methods import CompressError
-from sw.compress.network import progress_bar
+from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, SPLITS
 from sw.format.npz import read_npz
 
 __all__ = [
@@ -39,22 +34,11 @@ __all__ = [
     "Preprocessing",
     "crop_boxes",
     "load_data",
-    "mosaics",
     "read_classes",
 ]
 
-#: Of ImageNet's red, green and blue, 0..1.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-#: Names of the two parts of a data set.
-SPLITS = ("train", "test")
-
 #: Bytes of an archive of CIFAR-10, unpacked, and of a file in it. The authors' have 184 MB, and 31 MB.
 MAX_ARCHIVE, MAX_BATCH = 256 << 20, 64 << 20
-
-#: Ways to resize an image of a file, by their names in ``pillow``.
-INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -117,9 +101,9 @@ class ImageData:
         uint8 ``[n, C, rows, columns]``, of 1 or 3 channels; or paths, which are decoded, resized and cropped when a
         batch is asked for.
     labels
-        int64 ``[n]``, from 0.
+        int64 ``[n]``, from 0; or ``[n, rows, columns]``, one for each pixel.
     size
-        Rows and columns of an image.
+        Rows and columns of an image: one number for both, or two.
     names
         Of the classes, by their labels; empty if there are none.
     preprocessing
@@ -130,7 +114,7 @@ class ImageData:
 
     images: NDArray[np.uint8] | Sequence[Path]
     labels: NDArray[np.int64]
-    size: int
+    size: int | tuple[int, int]
     names: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     channels: int = 3
@@ -144,6 +128,11 @@ class ImageData:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of an image."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @property
     def classes(self) -> int:
@@ -184,7 +173,7 @@ class ImageData:
         with ThreadPoolExecutor() as pool:
             decoded = list(
                 pool.map(
-                    lambda number, crop: _decode(paths[number], self.size, *how, crop, area), chosen.tolist(), crops
+                    lambda number, crop: _decode(paths[number], self.shape, *how, crop, area), chosen.tolist(), crops
                 )
             )
         return torch.from_numpy(np.stack(decoded)).to(device), torch.from_numpy(self.labels)[chosen].to(device)
@@ -224,7 +213,7 @@ def load_data(
     path: str | os.PathLike[str],
     split: str,
     *,
-    size: int = 224,
+    size: int | tuple[int, int] = 224,
     classes: Sequence[str] = (),
     channels: int | None = None,
     preprocessing: Preprocessing | None = None,
@@ -238,7 +227,7 @@ def load_data(
 
         - ``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz`` as their authors publish them. Of the first, whose
           parts are pickles, nothing but arrays and text is loaded.
-        - ``.npz`` with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``: uint8, square, and
+        - ``.npz`` with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``: uint8 and
           integers. Images are ``[n, rows, columns, 3]`` or ``[n, 3, rows, columns]``; grey ones
           ``[n, rows, columns]``, or with a last or second axis of 1. Where both readings are possible, channels are
           last.
@@ -248,7 +237,7 @@ def load_data(
     split
         One of :data:`SPLITS`.
     size
-        Rows and columns of images of a directory.
+        Rows and columns of images of a directory: one number for both, or two.
     classes
         Names of the classes in the order of their numbers; by default those of the folders of ``train``.
     channels
@@ -275,7 +264,8 @@ def load_data(
             if classes and labels.max(initial=0) >= len(classes):
                 raise CompressError(f"classes must name all {labels.max() + 1} of {str(path)!r}, not {len(classes)}")
             images = _with_channels(path, images, channels)
-            return ImageData(images, labels, images.shape[2], tuple(classes), given)
+            rows, columns = images.shape[2:]
+            return ImageData(images, labels, rows if rows == columns else (rows, columns), tuple(classes), given)
     except CompressError:
         raise
     except Exception as error:  # readers of archives and pickles let errors of every kind out of damaged ones
@@ -288,25 +278,25 @@ def _npz(path: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     keys = [f"{split}_images", f"{split}_labels"]
     arrays = read_npz(path, keys)
     images, labels = (arrays[key] for key in keys)
-    shape, (rows, columns) = list(images.shape), images.shape[1:3] if images.ndim > 2 else (0, 0)
+    shape = list(images.shape)
     if images.ndim == 3:
         images = images[:, None]
     elif images.ndim == 4 and images.shape[3] in (1, 3):
         images = images.transpose(0, 3, 1, 2)
-    elif images.ndim == 4 and images.shape[1] in (1, 3):
-        rows, columns = images.shape[2:]
-    else:
+    elif images.ndim != 4 or images.shape[1] not in (1, 3):
         raise CompressError(
             f"{keys[0]} of {str(path)!r} must be [n, rows, columns, 3], [n, 3, rows, columns] or, grey,"
             f" [n, rows, columns], not {shape}"
         )
     if images.dtype != np.uint8:
         raise CompressError(f"{keys[0]} of {str(path)!r} must be uint8, 0..255, not {images.dtype.name}")
-    if rows != columns:
-        raise CompressError(f"{keys[0]} of {str(path)!r} must be square, not {rows} x {columns} pixels")
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
+    if (
+        (labels.ndim != 1 and labels.shape != images.shape[:1] + images.shape[2:])
+        or not np.issubdtype(labels.dtype, np.integer)
+        or (labels < 0).any()
+    ):
         raise CompressError(
-            f"{keys[1]} of {str(path)!r} must be integers from 0, one for each image, not {labels.dtype.name}"
+            f"{keys[1]} of {str(path)!r} must be integers from 0, one for each image or pixel, not {labels.dtype.name}"
             f" {list(labels.shape)}"
         )
     return np.ascontiguousarray(images), labels.astype(np.int64)
@@ -383,7 +373,7 @@ def _cifar_archive(path: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[n
     return np.ascontiguousarray(np.concatenate(images).reshape(-1, 3, 32, 32)), np.concatenate(labels)
 
 
-def _folder(path: Path, split: str, size: int, classes: tuple[str, ...]) -> ImageData:
+def _folder(path: Path, split: str, size: int | tuple[int, int], classes: tuple[str, ...]) -> ImageData:
     names = {"train": ("train",), "test": ("test", "val")}
     roots = {
         each: next((path / name for name in folders if (path / name).is_dir()), None) for each, folders in names.items()
@@ -438,8 +428,9 @@ def crop_boxes(draws: Tensor, area: float, width: int, height: int) -> Tensor:
 
 def _resized(images: Tensor, draws: Tensor, area: float) -> Tensor:
     """Crops of uint8 images, as large as the images."""
-    size = images.shape[2]
-    left, top, right, bottom = crop_boxes(draws.to(images.device), area, size, size).T / size
+    height, width = images.shape[2:]
+    left, top, right, bottom = crop_boxes(draws.to(images.device), area, width, height).T
+    left, right, top, bottom = left / width, right / width, top / height, bottom / height
     zero = torch.zeros_like(left)
     rows = [right - left, zero, left + right - 1, zero, bottom - top, top + bottom - 1]
     grid = functional.affine_grid(torch.stack(rows, dim=1).reshape(-1, 2, 3), list(images.shape), align_corners=False)
@@ -448,75 +439,23 @@ def _resized(images: Tensor, draws: Tensor, area: float) -> Tensor:
 
 
 def _decode(
-    path: Path, size: int, how: Preprocessing, channels: int, crop: Tensor | None = None, area: float = 1.0
+    path: Path, size: tuple[int, int], how: Preprocessing, channels: int, crop: Tensor | None = None, area: float = 1.0
 ) -> NDArray[np.uint8]:
     from PIL import Image
 
+    rows, columns = size
     method = Image.Resampling[how.interpolation.upper()]
     with Image.open(path) as image:
         converted = image.convert("L" if channels == 1 else "RGB")
         if crop is not None:
             (box,) = crop_boxes(crop[None], area, *image.size).tolist()
-            pixels = np.asarray(converted.resize((size, size), method, tuple(box)))
+            pixels = np.asarray(converted.resize((columns, rows), method, tuple(box)))
         else:
-            short = round(size / how.crop)
-            factor = short / min(image.size)
+            least = round(columns / how.crop), round(rows / how.crop)
+            factor = max(wanted / found for wanted, found in zip(least, image.size, strict=True))
             resized = converted.resize(
-                (max(short, round(image.width * factor)), max(short, round(image.height * factor))), method
+                (max(least[0], round(image.width * factor)), max(least[1], round(image.height * factor))), method
             )
-            left, top = (resized.width - size) // 2, (resized.height - size) // 2
-            pixels = np.asarray(resized.crop((left, top, left + size, top + size)))
-        return pixels.reshape(size, size, channels).transpose(2, 0, 1)
-
-
-def mosaics(directory: str | os.PathLike[str], *, progress: bool = True) -> dict[str, NDArray[Any]]:
-    """The arrays of an ``.npz`` for :func:`load_data`, from a directory of mosaics.
-
-    The directory holds ``train_00.webp``, ... and ``test_00.webp``, ..., each 25 x 40 images of 32 x 32 pixels, row by
-    row, and ``labels.npz`` with the arrays ``train`` and ``test``. Needs ``pillow``.
-
-    Raises
-    ------
-    CompressError
-        There are no such files, a mosaic has another size, or there is not a label for each image.
-    """
-    from PIL import Image
-
-    directory = Path(directory)
-    arrays: dict[str, NDArray[Any]] = {}
-    if not (directory / "labels.npz").is_file():
-        raise CompressError(f"{str(directory)!r} must hold labels.npz and mosaics")
-    labels = read_npz(directory / "labels.npz", SPLITS)
-    with progress_bar(progress) as bar:
-        for split in SPLITS:
-            parts = []
-            for file in bar.track(sorted(directory.glob(f"{split}_*.webp")), description=f"{split} mosaics"):
-                with Image.open(file) as image:
-                    mosaic = np.asarray(image.convert("RGB"))
-                if mosaic.shape != (25 * 32, 40 * 32, 3):
-                    raise CompressError(f"mosaic {file.name!r} must be 1280 x 800, not {image.width} x {image.height}")
-                parts.append(mosaic.reshape(25, 32, 40, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3))
-            if 1000 * len(parts) != len(labels[split]):
-                raise CompressError(f"{split} must have {len(labels[split]) / 1000} mosaics, not {len(parts)}")
-            arrays |= {f"{split}_images": np.concatenate(parts), f"{split}_labels": labels[split].astype(np.int64)}
-    return arrays
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m sw.compress.training.data", description=mosaics.__doc__)
-    parser.add_argument("directory")
-    parser.add_argument("output", help="the .npz to write")
-    options = parser.parse_args(arguments)
-    try:
-        arrays = mosaics(options.directory)
-        with open(options.output, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            left, top = (resized.width - columns) // 2, (resized.height - rows) // 2
+            pixels = np.asarray(resized.crop((left, top, left + columns, top + rows)))
+        return pixels.reshape(rows, columns, channels).transpose(2, 0, 1)

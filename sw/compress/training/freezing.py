@@ -7,7 +7,6 @@ often are frozen, at the value that they had most of the time.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,56 +14,9 @@ from torch import Tensor, nn
 from sw.compress.methods import CompressError
 from sw.compress.training.decoders import SignBits
 from sw.compress.training.quant import kernels_for
+from sw.compress.training.settings import VALUES, Freezing
 
 __all__ = ["VALUES", "Freezing", "SignFreezer", "threshold"]
-
-#: What a sign is frozen to. ``majority``: the sign it had in most steps so far (SSVQ). ``ema``: the sign of its moving
-#: average, SSVQ's ablation. Of equal counts, and of an average of 0, positive.
-VALUES = ("majority", "ema")
-
-
-@dataclass(frozen=True)
-class Freezing:
-    """How oscillating signs are frozen.
-
-    SSVQ names the interval alone. The other values are those of the method it builds on (oscillation-aware
-    quantisation training), whose threshold falls from 0.1 to 0.01 after a quarter of the steps.
-
-    Parameters
-    ----------
-    interval
-        F_i: steps from one freezing to the next; 0 never freezes.
-    momentum
-        m of the frequency's moving average.
-    first, last
-        Threshold where freezing begins, and at the end.
-    begin
-        Share of all steps before freezing begins.
-    value
-        One of :data:`VALUES`.
-
-    Raises
-    ------
-    CompressError
-        A field is out of range.
-    """
-
-    interval: int = 500
-    momentum: float = 0.01
-    first: float = 0.1
-    last: float = 0.01
-    begin: float = 0.25
-    value: str = "majority"
-
-    def __post_init__(self) -> None:
-        if type(self.interval) is not int or self.interval < 0:
-            raise CompressError(f"interval must be an integer of at least 0, not {self.interval!r}")
-        for field, open_end in (("momentum", False), ("first", False), ("last", False), ("begin", True)):
-            value = getattr(self, field)
-            if not (0 <= value < 1 if open_end else 0 < value <= 1):
-                raise CompressError(f"{field} must be in {'[0, 1)' if open_end else '(0, 1]'}, not {value!r}")
-        if self.value not in VALUES:
-            raise CompressError(f"value must be one of {', '.join(VALUES)}, not {self.value!r}")
 
 
 def threshold(freezing: Freezing, step: int, steps: int) -> float:

@@ -12,7 +12,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
 from sw.compress.training.data import ImageData
 from sw.compress.training.decoders import CodebookDecoder, SignBits
+from sw.compress.training.settings import OPTIMISERS, TrainConfig
 from sw.format.npz import check_unpacked
 
 __all__ = [
@@ -41,116 +41,8 @@ __all__ = [
     "training_images",
 ]
 
-OPTIMISERS = ("sgd", "adamw")
-
 # Of a batch that is not trained on: 83 images of 224 x 224.
 _BATCH_PIXELS = 1 << 22
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a network is trained.
-
-    Parameters
-    ----------
-    epochs
-        At least 1. An epoch takes each image once, in a new order; the last incomplete batch is left out.
-    batch
-        Images a step, over all devices together.
-    optimiser
-        ``sgd`` (Nesterov momentum 0.9) or ``adamw``.
-    lr
-        Learning rate, which rises linearly over ``warmup`` epochs and then falls to 0 by a cosine.
-    codebook_lr, sign_lr
-        Of codebooks and of latent signs, as a factor of ``lr``.
-    weight_decay
-        Of parameters with two or more axes, but for codebooks, steps and latent signs.
-    warmup
-        Epochs, also in part.
-    label_smoothing
-        Of the cross entropy.
-    crop
-        Pixels by which training images are shifted at most, each way. 0: none.
-    area
-        Least share of its area, 0..1, that a random crop of a training image takes, which is resized to the whole
-        (:func:`sw.compress.training.data.crop_boxes`; usual for ImageNet: 0.08). 0: none.
-    mirror
-        Mirror training images at random: not where left and right matter, as in digits. None: where they are shifted
-        or cropped.
-    erase
-        Rows and columns of a square that is greyed out at a random place of each training image; 0 for none.
-    distort
-        Strength, 0..1, of random changes of brightness, contrast and saturation (by half at 1), and of a random
-        rotation (by 30 degrees), shear and scale (by 0.3).
-    mix
-        Share of the training images, 0..1, that are mixed with another one of the batch, and their labels with its
-        label: half of them by a rectangle (CutMix), half by a weighted mean (mixup), with uniform weights.
-    precision
-        ``float32``, or ``bfloat16`` for convolutions and products under autocast.
-    seed
-        Of the order of the images and their augmentation.
-    threads
-        Threads of torch on a CPU. Sums depend on their number, so it is part of the configuration, not of the machine:
-        the same configuration gives the same bytes on any number of cores.
-
-    Raises
-    ------
-    CompressError
-        A field is out of range.
-    """
-
-    epochs: int
-    batch: int = 128
-    optimiser: str = "adamw"
-    lr: float = 1e-3
-    codebook_lr: float = 1.0
-    sign_lr: float = 1.0
-    weight_decay: float = 0.0
-    warmup: float = 0.0
-    label_smoothing: float = 0.0
-    crop: int = 4
-    area: float = 0.0
-    mirror: bool | None = None
-    erase: int = 0
-    distort: float = 0.0
-    mix: float = 0.0
-    precision: str = "float32"
-    seed: int = 0
-    threads: int = 2
-
-    def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch", 1), ("crop", 0), ("erase", 0), ("seed", 0), ("threads", 1)):
-            value = getattr(self, name)
-            if type(value) is not int or value < low:
-                raise CompressError(f"{name} must be an integer of at least {low}, not {value!r}")
-        if self.optimiser not in OPTIMISERS:
-            raise CompressError(f"optimiser must be one of {', '.join(OPTIMISERS)}, not {self.optimiser!r}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise CompressError(f"precision must be float32 or bfloat16, not {self.precision!r}")
-        shares = ("label_smoothing", "area", "distort", "mix")
-        for name in ("lr", "codebook_lr", "sign_lr", "weight_decay", "warmup", *shares):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise CompressError(f"{name} must be finite and at least 0, not {value!r}")
-        for name in shares:
-            if getattr(self, name) > 1:
-                raise CompressError(f"{name} must be in 0..1, not {getattr(self, name)!r}")
-
-    @property
-    def mirrors(self) -> bool:
-        """Whether training images are mirrored."""
-        return bool(self.crop or self.area) if self.mirror is None else self.mirror
-
-    def steps(self, images: int) -> int:
-        """Steps of the whole training on that many images."""
-        return self.epochs * (images // self.batch)
-
-    def rate(self, step: int, steps: int) -> float:
-        """Learning rate of a step, which counts from 0."""
-        warm = self.warmup * steps / self.epochs
-        if step < warm:
-            return self.lr * (step + 1) / (warm + 1)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
 
 
 def deterministic() -> None:
@@ -175,10 +67,10 @@ _DISTORT, _MIX = slice(_WHOLE, _WHOLE + 6), slice(_WHOLE + 6, _WHOLE + 10)
 _CROP = slice(-4, None)
 
 
-def _draws(config: TrainConfig, images: int, size: int, epoch: int) -> NDArray[np.float32]:
+def _draws(config: TrainConfig, images: int, shape: tuple[int, int], epoch: int) -> NDArray[np.float32]:
     """The random numbers of an epoch's augmentation, float32 ``[images, columns]``."""
     rng = np.random.default_rng([config.seed, epoch, 1])
-    limits = (2 * config.crop + 1, 2 * config.crop + 1, 2, size, size)
+    limits = (2 * config.crop + 1, 2 * config.crop + 1, 2, *shape)
     whole = rng.integers(0, limits, (images, _WHOLE), np.int16)
     parts: list[NDArray[Any]] = [whole]
     if config.distort or config.mix:
@@ -207,35 +99,36 @@ def _distorted(images: Tensor, strength: float, draws: Tensor) -> Tensor:
 
 def _augment(images: Tensor, config: TrainConfig, draws: Tensor) -> Tensor:
     """Shifted, mirrored, distorted, partly grey images."""
-    size = images.shape[2]
+    height, width = images.shape[2:]
     top, left, mirror, row, column = draws[:, :_WHOLE].long().T
-    span = torch.arange(size, device=images.device)
+    down, across = (torch.arange(extent, device=images.device) for extent in (height, width))
     if config.crop or config.area or config.mirror:
-        rows = (top - config.crop)[:, None] + span
+        rows = (top - config.crop)[:, None] + down
         mirror = mirror if config.mirrors else torch.zeros_like(mirror)
-        columns = (left - config.crop)[:, None] + torch.where(mirror[:, None] == 1, size - 1 - span, span)
-        inside = ((rows >= 0) & (rows < size))[:, None, :, None] & ((columns >= 0) & (columns < size))[:, None, None, :]
+        columns = (left - config.crop)[:, None] + torch.where(mirror[:, None] == 1, width - 1 - across, across)
+        seen_rows, seen_columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+        inside = seen_rows[:, None, :, None] & seen_columns[:, None, None, :]
         numbers = torch.arange(len(images), device=images.device)[:, None, None]
-        rows, columns = rows.clamp(0, size - 1), columns.clamp(0, size - 1)
+        rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
         moved = images.permute(0, 2, 3, 1)[numbers, rows[:, :, None], columns[:, None]]
         images = moved.permute(0, 3, 1, 2) * inside
     if config.distort:
         images = _distorted(images, config.distort, draws[:, _DISTORT])
     if config.erase:
         half = config.erase // 2
-        rows, columns = (span - row[:, None]).abs() <= half, (span - column[:, None]).abs() <= half
+        rows, columns = (down - row[:, None]).abs() <= half, (across - column[:, None]).abs() <= half
         images = images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 124)
     return images
 
 
 def _mixed(images: Tensor, share: float, draws: Tensor) -> tuple[Tensor, Tensor]:
     """Images with a part of the one at the same place from the batch's end; how much of each is its own, ``[b]``."""
-    size = images.shape[2]
+    height, width = images.shape[2:]
     kind, weight, row, column = draws.T
-    half = (1 - weight).sqrt() * size / 2
-    span = torch.arange(size, device=images.device)
-    rows = (span - row[:, None] * size).abs() < half[:, None]
-    columns = (span - column[:, None] * size).abs() < half[:, None]
+    half = (1 - weight).sqrt() / 2
+    down, across = (torch.arange(extent, device=images.device) for extent in (height, width))
+    rows = (down - row[:, None] * height).abs() < half[:, None] * height
+    columns = (across - column[:, None] * width).abs() < half[:, None] * width
     kind = kind[:, None, None, None]
     cut = rows[:, None, :, None] & columns[:, None, None, :] & (kind < share / 2)
     blend = torch.where(kind < share, 1 - weight[:, None, None, None], 0.0)
@@ -446,7 +339,7 @@ def fit(
                 order = torch.from_numpy(np.random.default_rng([config.seed, epoch]).permutation(len(data)))
                 if isinstance(data.images, np.ndarray):
                     order = order.to(device)
-                draws = torch.from_numpy(_draws(config, len(data), data.size, epoch)).to(device)
+                draws = torch.from_numpy(_draws(config, len(data), data.shape, epoch)).to(device)
             first = number * config.batch + rank * share
             own = draws[first : first + share]
             crops = own[:, _CROP] if config.area else None
@@ -516,7 +409,7 @@ def images_of(
     data: ImageData, device: torch.device | str, *, batch: int = 500, limit: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The first ``limit`` images, normalised, and their labels, in batches: smaller ones of large images."""
-    batch = max(1, min(batch, _BATCH_PIXELS // data.size**2))
+    batch = max(1, min(batch, _BATCH_PIXELS // (data.shape[0] * data.shape[1])))
     count = len(data) if limit is None else min(limit, len(data))
     for first in range(0, count, batch):
         images, labels = data.batch(torch.arange(first, min(first + batch, count)), torch.device(device))
@@ -532,7 +425,7 @@ def training_images(
     those, ResNet-20 loses 3 points.
     """
     device, count = torch.device(device), min(limit, len(data))
-    draws = torch.from_numpy(_draws(config, count, data.size, 0)).to(device)
+    draws = torch.from_numpy(_draws(config, count, data.shape, 0)).to(device)
     for first in range(0, count, batch):
         own = draws[first : first + batch]
         crops = own[:, _CROP] if config.area else None

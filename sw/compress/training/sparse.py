@@ -16,12 +16,9 @@ from torch.nn.utils import parametrize
 
 from sw.compress.methods import CompressError
 from sw.compress.pruning import check_nm
+from sw.compress.training.settings import SCHEMES
 
 __all__ = ["DECAY", "SCHEMES", "NMSparse", "finish_sparse", "nm_keep", "start_sparse"]
-
-#: ``sr-ste``: the mask follows the magnitudes, and pruned weights are pulled towards 0. ``asp``: the mask of the
-#: weights that training starts from stays.
-SCHEMES = ("sr-ste", "asp")
 
 #: Weight of SR-STE's regulariser, as DominoSearch sets it, whose settings MVQ uses.
 DECAY = 5e-4

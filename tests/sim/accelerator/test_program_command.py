@@ -62,8 +62,10 @@ def test_writes_the_memory_of_a_program_that_ends(
         assert job.memory == Path(files[1]).read_bytes()
         return [SimpleNamespace(done=done, memory=job.memory[::-1], cause=Cause.CHECKSUM, error_descriptor=3)]
 
-    monkeypatch.setattr(command, "accelerator_runner", lambda config, name: SimpleNamespace(build_model=lambda: None))
-    monkeypatch.setattr(command, "run_jobs", run_jobs)
+    monkeypatch.setattr(
+        "sim.accelerator.model.accelerator_runner", lambda config, name: SimpleNamespace(build_model=lambda: None)
+    )
+    monkeypatch.setattr("sim.accelerator.run.run_jobs", run_jobs)
     assert command.main(files) == (0 if done else 1)
     assert Path(files[2]).exists() == done
     if done:

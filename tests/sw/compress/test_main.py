@@ -173,7 +173,7 @@ def test_outputs_are_checked_before_the_work_and_none_is_left(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sw.compress.__main__.compress_network", lambda *_, **__: pytest.fail("work was done"))
+    monkeypatch.setattr("sw.compress.network.compress_network", lambda *_, **__: pytest.fail("work was done"))
     target = tmp_path / "bad"
     if kind == "pipe":
         os.mkfifo(target)
@@ -183,11 +183,25 @@ def test_outputs_are_checked_before_the_work_and_none_is_left(
         target = Path(checkpoint) / "x"
     good = "--json" if bad == "-o" else "-o"
     before = sorted(os.listdir(tmp_path))
-    assert main(["--checkpoint", checkpoint, bad, str(target), good, str(tmp_path / "new" / "good"), "--quiet"]) == 2
+    assert main(["--checkpoint", checkpoint, bad, str(target), good, str(tmp_path / "good"), "--quiet"]) == 2
     error = capsys.readouterr().err
     assert str(target if kind != "below a file" else checkpoint) in error
     assert error.count("\n") == 1
     assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize("option", ["-o", "--json"])
+def test_a_folder_that_does_not_exist_is_not_made(
+    checkpoint: str, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "mistyped" / "file"
+    assert main(["--checkpoint", checkpoint, option, str(target), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        error
+        == f"python -m sw.compress: cannot write {str(target)!r}: the folder {str(target.parent)!r} does not exist\n"
+    )
+    assert not target.parent.exists()
 
 
 @pytest.mark.parametrize(

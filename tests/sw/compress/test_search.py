@@ -401,7 +401,7 @@ def test_candidates_have_narrow_codewords_too() -> None:
 def test_command_with_bits_of_codewords(
     users: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sw.compress.commands.search.METHOD_CANDIDATES", CANDIDATES)
+    monkeypatch.setattr("sw.compress.search.METHOD_CANDIDATES", CANDIDATES)
     command = ["search", "users:network", "--bytes", "7000", "--quiet", "-o", str(tmp_path / "plan.json")]
     assert main([*command, "--codeword-bits", "5", "3"]) == 0
     recipes = [recipe for _, recipe in read_rules(tmp_path / "plan.json")]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from demo.networks import DeiT
+from sim.networks.definitions import DeiT
 from sw.compress.__main__ import main as compress_main
 from sw.compress.commands.finetune import main
 from sw.compress.commands.options import DEFAULTS

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from demo.networks import DeiT
 from experiments.models import build
+from sim.networks.definitions import DeiT
 from sw.compress.commands.finetune import main
 from sw.compress.kmeans import kmeans_layers
 from sw.compress.methods import Recipe

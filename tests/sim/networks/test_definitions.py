@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from demo.networks import deit_tiny_layers, efficientnet_lite0, resnet18
+from sim.networks.definitions import deit_tiny_layers, efficientnet_lite0, resnet18
 from sw.compress.sources import load_model
 from sw.compress.training.graph import trace
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from demo.activations import SIZE, layer_inputs, load_photograph, photograph_path, quantise_activations
+from sim.networks.activations import SIZE, layer_inputs, load_photograph, photograph_path, quantise_activations
 
 
 def test_photograph_becomes_a_normalised_image() -> None:

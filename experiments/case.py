@@ -1,0 +1,60 @@
+"""One row of a study: what is done to a network's layers before fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sw.compress.candidates import METHOD_CANDIDATES
+from sw.compress.methods import Recipe
+from sw.compress.training.settings import Freezing
+
+__all__ = ["Case"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is done to a network's layers before fine-tuning.
+
+    Parameters
+    ----------
+    name
+        In the tables.
+    recipe
+        Method, k, d, N:M of the layers; the first and the last layer stay at 8 bit.
+    sparse
+        Start from the network that was trained sparse, N:M.
+    masks
+        ``vq`` with the masks of the weights: common k-means, sparse reconstruction (MVQ table 3, case C).
+    permute
+        Reorder channels before clustering (PQF).
+    bits
+        Instead of the recipe's k: the most codewords with which a layer, or all layers that share a codebook, take at
+        most so many bits a weight, codebook included.
+    mean_bits
+        Instead of the recipe's k: codewords with which all layers but the depthwise ones take so many bits a weight
+        together, codebooks included, as nearly as can be (:func:`filling_codewords`).
+    file_bytes
+        Instead of a recipe: the one for each layer that a search finds for a file of at most that size.
+    candidates
+        What the search tries; codewords of 8 bits unless it says otherwise.
+    learn_signs, freezing, alpha
+        Of sign-split methods.
+    rate_of
+        The case whose learning rate it takes; empty: its own.
+    """
+
+    name: str
+    recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe("int8"))
+    sparse: str = ""
+    masks: bool = False
+    permute: bool = False
+    bits: float | None = None
+    mean_bits: float | None = None
+    file_bytes: int = 0
+    candidates: Sequence[Recipe] = METHOD_CANDIDATES
+    learn_signs: bool = True
+    freezing: Freezing | None = None
+    alpha: float = 1.0
+    rate_of: str = ""

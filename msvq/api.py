@@ -1,0 +1,394 @@
+"""The functions of :mod:`msvq`. Each is a few lines: what does the work has a module of its own, named there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.config import AcceleratorConfig, preset
+from sw.compress.methods import Recipe
+from sw.compress.training.settings import Freezing, TrainConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hw.generate import Generated
+    from sw.compress.network import LayerReport
+    from sw.compress.training.data import ImageData
+    from sw.compress.training.finetune import Finetuned
+    from sw.compress.training.integer import IntegerNetwork
+    from sw.format import Container
+    from sw.format.layer import CompressedLayer
+    from sw.network import Network
+    from sw.program import Program
+    from sw.program.steps import SteppedProgram
+
+__all__ = [
+    "Compressed",
+    "calibrate",
+    "compile",
+    "compress",
+    "decompress",
+    "evaluate",
+    "finetune",
+    "generate",
+    "load",
+    "load_data",
+    "run",
+]
+
+#: How layers are compressed: one recipe for all but the first and the last, which stay at 8 bit, or a rule for each.
+Rules = Recipe | Sequence[tuple[str, Recipe]]
+
+_DEFAULT = Recipe("msvq", k=32, d=16, n=4, m=16)
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The layers of a network, compressed.
+
+    Attributes
+    ----------
+    layers
+        As a container stores them, with their integers and scales.
+    report
+        Of each layer: error, bits a weight, and why it stays at 8 bit if it does.
+    """
+
+    layers: list[CompressedLayer]
+    report: list[LayerReport]
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write a container of layers alone: :func:`sw.format.write_container`, which raises."""
+        from sw.format import write_container
+
+        write_container(path, self.layers)
+
+    def state_dict(self) -> dict[str, NDArray[np.float32]]:
+        """The decoded weights by their keys in the network's state dict: see :func:`decompress`."""
+        return _decoded(self.layers)
+
+
+def compress(
+    network: nn.Module | Mapping[str, Any],
+    recipe: Rules = _DEFAULT,
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> Compressed:
+    """Compress the weights of a network, without images and without training.
+
+    Parameters
+    ----------
+    network
+        A module, which is not changed, or its state dict.
+    recipe
+        For all layers, or a rule for each (:func:`sw.compress.methods.recipe_for`).
+    threads, device, progress
+        As in :func:`sw.compress.network.compress_network`.
+
+    Raises
+    ------
+    CompressError
+        A weight or a recipe cannot be used.
+    """
+    from sw.compress.network import compress_network, module_sources, state_dict_sources
+
+    sources = state_dict_sources(network) if isinstance(network, Mapping) else module_sources(network)
+    return Compressed(*compress_network(sources, recipe, threads=threads, device=device, progress=progress))
+
+
+def _rules(network: nn.Module, recipe: Rules) -> Sequence[tuple[str, Recipe]]:
+    from sw.compress.network import module_sources
+    from sw.compress.training.prepare import method_rules
+
+    return method_rules(module_sources(network), recipe) if isinstance(recipe, Recipe) else recipe
+
+
+def calibrate(
+    network: nn.Module,
+    images: Tensor | ImageData,
+    recipe: Rules = _DEFAULT,
+    *,
+    device: str = "cpu",
+    layers_alone: bool = False,
+    progress: bool = True,
+) -> Finetuned:
+    """A batch of images to a whole network in integers, without labels and without training.
+
+    Parameters
+    ----------
+    network
+        A trained module. It is not changed.
+    images
+        Normalised floats ``[n, C, rows, columns]``, or what :func:`load_data` gives.
+    recipe
+        For all layers but the first and the last, which stay at 8 bit; or a rule for each layer.
+    device, layers_alone, progress
+        As in :func:`sw.compress.training.calibration.calibrate_network`.
+
+    Returns
+    -------
+    Finetuned
+        ``write(path)`` writes the container; ``report`` says how near the integers are; ``network`` are the integers.
+
+    Raises
+    ------
+    CompressError
+        The images do not fit the network, or it has no integer form; before anything is clustered.
+    """
+    import copy
+
+    from sw.compress.training.calibration import calibrate_network
+
+    rules = _rules(network, recipe)
+    return calibrate_network(
+        copy.deepcopy(network), images, rules, device=device, layers_alone=layers_alone, progress=progress
+    )
+
+
+def finetune(
+    network: nn.Module,
+    train: ImageData,
+    test: ImageData,
+    recipe: Rules = _DEFAULT,
+    config: TrainConfig | None = None,
+    *,
+    freezing: Freezing | None = None,
+    device: str = "cpu",
+    work: str | os.PathLike[str] | None = None,
+    layers_alone: bool = False,
+    progress: bool = True,
+) -> Finetuned:
+    """Compress a network, train it in that form, and turn it into integers.
+
+    Parameters
+    ----------
+    network
+        A trained module. It is not changed.
+    train, test
+        Images to train on, and to measure accuracies (:func:`load_data`).
+    recipe
+        For all layers but the first and the last, which stay at 8 bit; or a rule for each layer.
+    config
+        Of the training; by default 10 epochs and batches of at most 128.
+    freezing
+        Of signs that oscillate; by default as SSVQ has it.
+    device, work, layers_alone, progress
+        As in :func:`sw.compress.training.finetune.finetune`, which has sparse training, too.
+
+    Raises
+    ------
+    CompressError
+        As there.
+    """
+    import copy
+
+    from sw.compress.training.finetune import Finetuning
+    from sw.compress.training.finetune import finetune as train_network
+
+    config = TrainConfig(10, batch=min(128, len(train))) if config is None else config
+    job = Finetuning(_rules(network, recipe), config, freezing=Freezing() if freezing is None else freezing)
+    return train_network(
+        copy.deepcopy(network),
+        train,
+        test,
+        job,
+        device=device,
+        work=work,
+        layers_alone=layers_alone,
+        progress=progress,
+    )
+
+
+def load_data(path: str | os.PathLike[str], split: str, **options: Any) -> ImageData:
+    """Images of CIFAR-10's archive, an ``.npz`` or a directory: :func:`sw.compress.training.data.load_data`."""
+    from sw.compress.training.data import load_data as read_data
+
+    return read_data(path, split, **options)
+
+
+def evaluate(network: str | os.PathLike[str] | IntegerNetwork, data: ImageData, **options: Any) -> dict[str, Any]:
+    """Top-1 and top-5 of a file's integers, or mean IoU of maps: :func:`sw.compress.training.evaluation.evaluate`."""
+    from sw.compress.training.evaluation import evaluate as measure
+
+    return measure(network, data, **options)
+
+
+def load(path: str | os.PathLike[str]) -> Network | Container | Program | SteppedProgram:
+    """Whatever is in a file of this project, checked to the last byte.
+
+    Returns
+    -------
+    Network, Container, Program or SteppedProgram
+        Of a container with operations the network in integers; of one of layers alone the container; of a file of the
+        compiler the program.
+
+    Raises
+    ------
+    sw.format.ContainerError, sw.program.ProgramError
+        The file is damaged.
+    OSError
+        It cannot be read.
+    """
+    from sw.format import read_container
+    from sw.network import NetworkError, read_network
+    from sw.program import MAGIC, read_program
+    from sw.program.steps import is_stepped_program, read_stepped_program
+
+    if is_stepped_program(path):
+        return read_stepped_program(path)
+    with open(path, "rb") as file:
+        program = file.read(len(MAGIC)) == MAGIC
+    if program:
+        return read_program(path)
+    try:
+        return read_network(path)
+    except NetworkError:
+        return read_container(path)
+
+
+def decompress(source: str | os.PathLike[str] | Sequence[CompressedLayer]) -> dict[str, NDArray[np.float32]]:
+    """The decoded weights of a container, float32, by their keys in a state dict, to load back into a network.
+
+    Only weights that were compressed are in it: ``model.load_state_dict(..., strict=False)`` leaves the rest.
+
+    Parameters
+    ----------
+    source
+        A container's path, or layers.
+    """
+    if isinstance(source, str | os.PathLike):
+        from sw.format import read_container
+
+        return _decoded(read_container(source).layers)
+    return _decoded(source)
+
+
+def _decoded(layers: Sequence[CompressedLayer]) -> dict[str, NDArray[np.float32]]:
+    found = {}
+    for layer in layers:
+        weight = layer.float_weights()
+        found[f"{layer.name}.weight"] = weight[:, :, 0, 0] if layer.kind == "linear" else weight
+    return found
+
+
+def compile(
+    network: str | os.PathLike[str] | Network,
+    config: AcceleratorConfig | str = "ews-cms-16",
+    image: tuple[int, int, int] | None = None,
+) -> Program | SteppedProgram:
+    """A network in integers as a program of an instance.
+
+    Parameters
+    ----------
+    network
+        A container's path, or what :func:`load` gives of it.
+    config
+        The instance, or the name of a preset.
+    image
+        ``[C, rows, columns]``, where the network does not say it.
+
+    Raises
+    ------
+    sw.network.NetworkError, sw.compiler.graph.CompileError
+        The network cannot run on the instance; the message names the operation.
+    """
+    from sw.compiler.compile import compile_network
+    from sw.compiler.steps import compile_steps
+    from sw.network import Network, NetworkError, read_network
+
+    given = network if isinstance(network, Network) else read_network(network)
+    instance = preset(config) if isinstance(config, str) else config
+    if given.in_steps:
+        return compile_steps(given, instance)
+    shape = image or given.image_shape
+    if shape is None:
+        raise NetworkError("image must be given: the network does not say its size")
+    return compile_network(given, shape, instance)
+
+
+def run(
+    program: str | os.PathLike[str] | Program | SteppedProgram, images: Tensor | NDArray[Any]
+) -> dict[str, NDArray[Any]]:
+    """The outputs of a program for images, by name, each ``[n, ...]``: the golden executor, bit for bit the Verilog.
+
+    Parameters
+    ----------
+    program
+        Of :func:`compile`, or the path of its file. Of one input.
+    images
+        int8 ``[n, C, rows, columns]``, or normalised floats, which are quantised by the input's scale.
+
+    Raises
+    ------
+    sw.program.ProgramError, sw.run.RunError
+        The images do not fit the program.
+    """
+    from sw.executor import execute, run_program
+    from sw.program.steps import SteppedProgram
+    from sw.run import RunError, quantise_input
+
+    loaded = load(program) if isinstance(program, str | os.PathLike) else program
+    values = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
+    if isinstance(loaded, SteppedProgram):
+        integers = quantise_input(loaded.input, values)
+        found = loaded.results(
+            integers, lambda _, jobs: [execute(bound, memory, progress=False).memory for bound, memory in jobs]
+        )
+        return {output.name: result for output, result in zip(loaded.outputs, found, strict=True)}
+    from sw.program import Program
+
+    if not isinstance(loaded, Program):
+        raise RunError("a program is needed, as msvq.compile makes it of a network")
+    if len(loaded.inputs) != 1:
+        raise RunError(f"the program must have one input for this, not {len(loaded.inputs)}: sw.executor.run_program")
+    integers = quantise_input(loaded.inputs[0], values)
+    results = [run_program(loaded, [image]) for image in integers]
+    return {tensor.name: np.stack([result[tensor.name] for result in results]) for tensor in loaded.outputs}
+
+
+def generate(
+    config: AcceleratorConfig | str,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    name: str | None = None,
+    unit: str = "core",
+    period: float = 2.0,
+) -> Generated:
+    """Verilog and manifest of an instance, and of an accelerator its C driver and what a design around it needs.
+
+    Parameters
+    ----------
+    config
+        The instance, or the name of a preset.
+    folder
+        Where to write the files; None only gives their texts.
+    name
+        Of the top module and the files, and the beginning of all modules' names.
+    unit
+        ``core``, or ``accelerator`` with AXI ports.
+    period
+        Of the clock in nanoseconds, for the constraints.
+
+    Raises
+    ------
+    hw.config.ConfigError
+        A name, the period, or the width of the bus cannot be.
+    """
+    from hw.generate import generate as make
+    from hw.generate import instance_name, write
+
+    instance = preset(config) if isinstance(config, str) else config
+    label = name or (instance_name(config, instance) if isinstance(config, str) else unit)
+    generated = make(instance, label, unit, name, period)
+    if folder is not None:
+        write(generated, Path(folder))
+    return generated

@@ -1,0 +1,102 @@
+"""``python -m sw.compress evaluate``: how good the integers of a network's file are on labelled images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from sw.command_line import Parser, check_folders, exit_status
+from sw.compress.commands.options import add_data_options, image_size
+from sw.compress.methods import CompressError
+from sw.compress.training.settings import SPLITS
+from sw.format.output import staged
+
+if TYPE_CHECKING:
+    from sw.compress.training.data import ImageData
+    from sw.compress.training.integer import IntegerNetwork
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
+    parser = Parser(
+        prog="python -m sw.compress evaluate",
+        description="Measure the integers of a network's file, which are what the accelerator and its host compute:"
+        " top-1 and top-5 of classes, mean IoU of maps.",
+    )
+    parser.add_argument(
+        "container", metavar="CONTAINER", help="a network with its operations, of finetune or calibrate"
+    )
+    parser.add_argument("--data", required=True, help="CIFAR-10's archive, .npz, or a directory of images")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which part of the data (%(default)s)")
+    parser.add_argument("--images", type=int, help="use only that many images")
+    parser.add_argument("--output", metavar="NAME", help="which result of a network that has several")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_data_options(parser.add_argument_group("images; by default as the file says"))
+    options = parser.parse_args(arguments)
+    return exit_status(parser.prog, lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    check_folders(options.json)
+    if options.images is not None and options.images < 1:
+        raise CompressError(f"--images must be at least 1, not {options.images}")
+
+    from sw.compress.kmeans_gpu import device_kind
+    from sw.compress.training.evaluation import evaluate
+    from sw.compress.training.integer import read_network
+
+    device_kind(options.device)
+    network = read_network(options.container)
+    with ExitStack() as files:
+        target = files.enter_context(staged(options.json)) if options.json else None
+        data = _data(options, network)
+        report = evaluate(network, data, output=options.output, device=options.device, progress=not options.quiet)
+        if target is not None:
+            content = {"container": options.container, "split": options.split, **report}
+            target.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    figures = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "pixels": "pixels right"}
+    shown = ", ".join(f"{text} {report[name]:.2f} %" for name, text in figures.items() if name in report)
+    print(f"{options.container}: {shown} of {report['images']} images, {report['classes']} classes")
+    return 0
+
+
+def _data(options: argparse.Namespace, network: IntegerNetwork) -> ImageData:
+    """The images as the file says that its network takes them; options come first."""
+    from sw.compress.training.data import Preprocessing, load_data, read_classes
+    from sw.format.container import read_container
+
+    metadata = read_container(options.container).metadata
+    own = metadata.get("preprocessing") or {}
+    given = {
+        "mean": None if options.mean is None else tuple(options.mean),
+        "std": None if options.std is None else tuple(options.std),
+        "interpolation": options.interpolation,
+        "crop": options.resize_crop,
+    }
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+    shape = network.image_shape
+    classes = read_classes(options.classes) if options.classes else tuple(metadata.get("classes", ()))
+    data = load_data(
+        options.data,
+        options.split,
+        size=image_size(options.size) if shape is None or options.size != [224] else shape[1:],
+        classes=classes,
+        channels=shape[0] if shape is not None and shape[0] in (1, 3) else None,
+        preprocessing=Preprocessing(**fields | {name: value for name, value in given.items() if value is not None}),
+    )
+    if shape is not None and data.shape != shape[1:]:
+        wanted, found = (" x ".join(map(str, sides)) for sides in (shape[1:], data.shape))
+        raise CompressError(f"images must be {wanted} pixels, as the network has it, not {found}")
+    return data if options.images is None else data.first(options.images)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Post-training quantisation: a network from its floats to a file in one call, with images and without labels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sw.compress.kmeans_gpu import device_kind
+from sw.compress.methods import CompressError, Recipe
+from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
+from sw.compress.training.checking import check_integer_form
+from sw.compress.training.data import ImageData
+from sw.compress.training.finetune import CALIBRATION, RECALIBRATION, Finetuned, about
+from sw.compress.training.graph import calibrate, recalibrate_batch_norm
+from sw.compress.training.layers import compressed_layers
+from sw.compress.training.loop import images_of
+from sw.compress.training.prepare import prepare, to_integers
+
+__all__ = ["calibrate_network"]
+
+#: Images that pass through the network at a time where batch norm is recalibrated.
+_BATCH = 100
+
+
+def calibrate_network(
+    model: nn.Module,
+    images: Tensor | ImageData,
+    rules: Sequence[tuple[str, Recipe]],
+    *,
+    device: str = "cpu",
+    layers_alone: bool = False,
+    progress: bool = True,
+) -> Finetuned:
+    """Compress a network without training: cluster its weights, recalibrate batch norm, and set the scales.
+
+    Two things follow the images: batch norm's statistics, where theirs are better than those that the network has, and
+    the scales of the activations. Labels are not looked at.
+
+    Parameters
+    ----------
+    model
+        Trained, in floats. Changed.
+    images
+        Normalised floats ``[n, C, rows, columns]`` as the network reads them; or images with what is done to them, of
+        which the first 5000 recalibrate batch norm and the first 500 set the scales.
+    rules
+        Recipe of each layer (:func:`sw.compress.methods.recipe_for`).
+    device
+        Where to compute.
+    layers_alone
+        Take a network without integer form, too: its file has the layers alone.
+    progress
+        Show bars on standard error.
+
+    Returns
+    -------
+    Finetuned
+        As of :func:`sw.compress.training.finetune.finetune`. Its report says how far the integers are from the float
+        network on the images that set the scales: ``agreement``, the share of images in per cent on which the largest
+        result is the same, and ``error``, the relative squared error of all results.
+
+    Raises
+    ------
+    CompressError
+        The images do not fit the network, or it has no integer form; before anything is clustered.
+    KMeansError
+        PyTorch does not see the device.
+    """
+    device_kind(device)
+    model.to(device).eval()
+    if isinstance(images, ImageData):
+        batches = [part for part, _ in images_of(images, device, batch=_BATCH, limit=RECALIBRATION)]
+        found = about(images)
+    else:
+        if images.ndim != 4 or not len(images) or not images.is_floating_point():
+            raise CompressError(
+                f"images must be normalised floats [n, C, rows, columns], not {images.dtype} {list(images.shape)}"
+            )
+        batches, found = list(torch.split(images.to(device), _BATCH)), {}
+    sample = torch.cat(batches[: -(-CALIBRATION // len(batches[0]))])[:CALIBRATION]
+    if not layers_alone:
+        check_integer_form(model, rules, sample)
+    expected = _float_results(model, sample)
+    compressed, reason = prepare(model, rules, sample, progress=progress)
+    compressed.eval()
+    kept = None
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in compressed.modules()):
+        kept = _recalibrate(compressed, batches, sample, expected, scales=reason is None)
+    layers = compressed_layers(compressed)
+    bits = sum_bits(map(layer_bits, layers))
+    report: dict[str, Any] = {
+        "images": sum(map(len, batches)),
+        "bits_per_weight": bits.per_weight,
+        "ratio_ideal": ideal_ratio(bits),
+        "weights": bits.weight_count,
+        "no_integer_form": None,
+        "batch_norm": kept,
+    }
+    network = None
+    try:
+        network = to_integers(compressed, reason, sample)
+    except CompressError as error:
+        if not layers_alone:
+            raise
+        report["no_integer_form"] = str(error)
+    results = _float_results(compressed, sample)
+    same = (results[0].flatten(1).argmax(1) == expected[0].flatten(1).argmax(1)).float().mean()
+    report |= {"error": _error(results, expected), "agreement": 100 * float(same)}
+    return Finetuned(compressed, layers, network, report, sample, found)
+
+
+def _recalibrate(
+    model: nn.Module, batches: Sequence[Tensor], sample: Tensor, expected: Sequence[Tensor], *, scales: bool
+) -> str:
+    """Give batch norm the statistics of the images where that brings the results nearer to the float network's.
+
+    It need not: those of training images without their augmentation can be worse than what compression has left.
+    """
+    before, error = copy.deepcopy(model.state_dict()), _error(_float_results(model, sample), expected)
+    recalibrate_batch_norm(model, batches)
+    if scales:
+        calibrate(model, sample)
+    model.eval()
+    if _error(_float_results(model, sample), expected) < error:
+        return "recalibrated"
+    model.load_state_dict(before)
+    return "kept"
+
+
+def _error(results: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Relative squared error of all results together."""
+    wrong = sum(float((one - other).square().sum()) for one, other in zip(results, expected, strict=True))
+    return wrong / max(sum(float(other.square().sum()) for other in expected), 1e-30)
+
+
+@torch.no_grad()
+def _float_results(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """All that a network gives, in the order of its outputs, in parts of a few images."""
+    parts = []
+    for part in torch.split(images, _BATCH):
+        found = model(part)
+        parts.append(list(found) if isinstance(found, tuple | list) else [found])
+    return [torch.cat(tensors).float() for tensors in zip(*parts, strict=True)]

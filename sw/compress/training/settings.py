@@ -1,0 +1,193 @@
+"""What is decided before a training: its settings, without the code that trains.
+
+Command lines read this room, and answer ``--help`` and a wrong argument without the seconds that torch takes to load.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sw.compress.methods import CompressError
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "INTERPOLATIONS",
+    "OPTIMISERS",
+    "SCHEMES",
+    "SPLITS",
+    "VALUES",
+    "Freezing",
+    "TrainConfig",
+]
+
+OPTIMISERS = ("sgd", "adamw")
+
+#: ``sr-ste``: the mask follows the magnitudes, and pruned weights are pulled towards 0. ``asp``: the mask of the
+#: weights that training starts from stays.
+SCHEMES = ("sr-ste", "asp")
+
+#: Of ImageNet's red, green and blue, 0..1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+#: Names of the two parts of a data set.
+SPLITS = ("train", "test")
+
+#: Ways to resize an image of a file, by their names in ``pillow``.
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
+
+#: What a sign is frozen to. ``majority``: the sign it had in most steps so far (SSVQ). ``ema``: the sign of its moving
+#: average, SSVQ's ablation. Of equal counts, and of an average of 0, positive.
+VALUES = ("majority", "ema")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained.
+
+    Parameters
+    ----------
+    epochs
+        At least 1. An epoch takes each image once, in a new order; the last incomplete batch is left out.
+    batch
+        Images a step, over all devices together.
+    optimiser
+        ``sgd`` (Nesterov momentum 0.9) or ``adamw``.
+    lr
+        Learning rate, which rises linearly over ``warmup`` epochs and then falls to 0 by a cosine.
+    codebook_lr, sign_lr
+        Of codebooks and of latent signs, as a factor of ``lr``.
+    weight_decay
+        Of parameters with two or more axes, but for codebooks, steps and latent signs.
+    warmup
+        Epochs, also in part.
+    label_smoothing
+        Of the cross entropy.
+    crop
+        Pixels by which training images are shifted at most, each way. 0: none.
+    area
+        Least share of its area, 0..1, that a random crop of a training image takes, which is resized to the whole
+        (:func:`sw.compress.training.data.crop_boxes`; usual for ImageNet: 0.08). 0: none.
+    mirror
+        Mirror training images at random: not where left and right matter, as in digits. None: where they are shifted
+        or cropped.
+    erase
+        Rows and columns of a square that is greyed out at a random place of each training image; 0 for none.
+    distort
+        Strength, 0..1, of random changes of brightness, contrast and saturation (by half at 1), and of a random
+        rotation (by 30 degrees), shear and scale (by 0.3).
+    mix
+        Share of the training images, 0..1, that are mixed with another one of the batch, and their labels with its
+        label: half of them by a rectangle (CutMix), half by a weighted mean (mixup), with uniform weights.
+    precision
+        ``float32``, or ``bfloat16`` for convolutions and products under autocast.
+    seed
+        Of the order of the images and their augmentation.
+    threads
+        Threads of torch on a CPU. Sums depend on their number, so it is part of the configuration, not of the machine:
+        the same configuration gives the same bytes on any number of cores.
+
+    Raises
+    ------
+    CompressError
+        A field is out of range.
+    """
+
+    epochs: int
+    batch: int = 128
+    optimiser: str = "adamw"
+    lr: float = 1e-3
+    codebook_lr: float = 1.0
+    sign_lr: float = 1.0
+    weight_decay: float = 0.0
+    warmup: float = 0.0
+    label_smoothing: float = 0.0
+    crop: int = 4
+    area: float = 0.0
+    mirror: bool | None = None
+    erase: int = 0
+    distort: float = 0.0
+    mix: float = 0.0
+    precision: str = "float32"
+    seed: int = 0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name, low in (("epochs", 1), ("batch", 1), ("crop", 0), ("erase", 0), ("seed", 0), ("threads", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise CompressError(f"{name} must be an integer of at least {low}, not {value!r}")
+        if self.optimiser not in OPTIMISERS:
+            raise CompressError(f"optimiser must be one of {', '.join(OPTIMISERS)}, not {self.optimiser!r}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise CompressError(f"precision must be float32 or bfloat16, not {self.precision!r}")
+        shares = ("label_smoothing", "area", "distort", "mix")
+        for name in ("lr", "codebook_lr", "sign_lr", "weight_decay", "warmup", *shares):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise CompressError(f"{name} must be finite and at least 0, not {value!r}")
+        for name in shares:
+            if getattr(self, name) > 1:
+                raise CompressError(f"{name} must be in 0..1, not {getattr(self, name)!r}")
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether training images are mirrored."""
+        return bool(self.crop or self.area) if self.mirror is None else self.mirror
+
+    def steps(self, images: int) -> int:
+        """Steps of the whole training on that many images."""
+        return self.epochs * (images // self.batch)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of a step, which counts from 0."""
+        warm = self.warmup * steps / self.epochs
+        if step < warm:
+            return self.lr * (step + 1) / (warm + 1)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
+
+
+@dataclass(frozen=True)
+class Freezing:
+    """How oscillating signs are frozen.
+
+    SSVQ names the interval alone. The other values are those of the method it builds on (oscillation-aware
+    quantisation training), whose threshold falls from 0.1 to 0.01 after a quarter of the steps.
+
+    Parameters
+    ----------
+    interval
+        F_i: steps from one freezing to the next; 0 never freezes.
+    momentum
+        m of the frequency's moving average.
+    first, last
+        Threshold where freezing begins, and at the end.
+    begin
+        Share of all steps before freezing begins.
+    value
+        One of :data:`VALUES`.
+
+    Raises
+    ------
+    CompressError
+        A field is out of range.
+    """
+
+    interval: int = 500
+    momentum: float = 0.01
+    first: float = 0.1
+    last: float = 0.01
+    begin: float = 0.25
+    value: str = "majority"
+
+    def __post_init__(self) -> None:
+        if type(self.interval) is not int or self.interval < 0:
+            raise CompressError(f"interval must be an integer of at least 0, not {self.interval!r}")
+        for field, open_end in (("momentum", False), ("first", False), ("last", False), ("begin", True)):
+            value = getattr(self, field)
+            if not (0 <= value < 1 if open_end else 0 < value <= 1):
+                raise CompressError(f"{field} must be in {'[0, 1)' if open_end else '(0, 1]'}, not {value!r}")
+        if self.value not in VALUES:
+            raise CompressError(f"value must be one of {', '.join(VALUES)}, not {self.value!r}")

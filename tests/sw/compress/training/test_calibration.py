@@ -1,0 +1,162 @@
+"""Calibration without training, and the measuring of a file's integers, from images of any shape to figures."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sw.compress.__main__ import main
+from sw.compress.methods import CompressError, Recipe
+from sw.compress.training.calibration import calibrate_network
+from sw.compress.training.data import ImageData
+from sw.compress.training.evaluation import VOID, evaluate, evaluate_classes, evaluate_maps
+from sw.compress.training.integer import read_network
+
+RULES = [("0", Recipe("int8")), ("*", Recipe("msvq", k=8, d=8, n=2, m=8))]
+
+
+def network() -> nn.Sequential:
+    """Tells images of grey by where they are bright; what it gives is the mean brightness of each half and more."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 6),
+    )
+    model[1].running_mean.uniform_(-0.3, 0.3)
+    return model.eval()
+
+
+def pixels(count: int, shape: tuple[int, int] = (6, 10)) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, 1, *shape)).astype(np.uint8)
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Grey images that are not square, with the labels that the float network gives them; and a module with it."""
+    module = types.ModuleType("users")
+    module.network = network  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "users", module)
+    arrays = {}
+    for split, count in (("train", 40), ("test", 50)):
+        images = pixels(count)
+        data = ImageData(images, np.zeros(count, np.int64), (6, 10))
+        with torch.no_grad():
+            labels = network()(data.normalise(torch.from_numpy(images))).argmax(1).numpy()
+        arrays |= {f"{split}_images": images[:, 0], f"{split}_labels": labels}
+    np.savez(tmp_path / "data.npz", **arrays)
+    return tmp_path
+
+
+def test_from_images_to_a_file_and_its_accuracy(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, container = str(files / "data.npz"), str(files / "net.msvq")
+    recipe = ["--method", "msvq", "--k", "8", "--d", "8", "--nm", "4:8", "--keep", "0", "7", "--quiet"]
+    command = ["calibrate", "users:network", "--data", data, *recipe, "-o", container]
+    assert main([*command, "--json", str(files / "report.json")]) == 0
+    report = json.loads((files / "report.json").read_text())
+    assert report["images"] == 40
+    assert report["comparison"]["forced"] is False
+    assert report["batch_norm"] in ("kept", "recalibrated")
+    assert f"{report['bytes']} bytes" in capsys.readouterr().out
+    first = Path(container).read_bytes()
+    assert main(command) == 0
+    assert Path(container).read_bytes() == first
+    capsys.readouterr()
+    assert main(["evaluate", container, "--data", data, "--quiet", "--json", str(files / "accuracy.json")]) == 0
+    measured = json.loads((files / "accuracy.json").read_text())
+    assert f"top-1 {measured['top1']:.2f} %, top-5 {measured['top5']:.2f} % of 50 images" in capsys.readouterr().out
+    # By hand, from the reference.
+    integers = read_network(container)
+    held = ImageData(pixels(50), np.load(data)["test_labels"].astype(np.int64), (6, 10))
+    scores = integers.run(integers.quantise(held.normalise(torch.from_numpy(held.images)))).flatten(1)
+    right = (scores.argmax(1).numpy() == held.labels).mean()
+    assert measured["top1"] == pytest.approx(100 * right)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["calibrate", "users:network", "-o", "{0}/x.msvq", "--images", "0"], "--images must be at least 1, not 0"),
+        (["calibrate", "users:network", "-o", "{0}/none/x.msvq"], "none' does not exist"),
+        (["calibrate", "users:network", "-o", "{0}/x.msvq", "--keep", "nothing"], "nothing"),
+        (["evaluate", "{0}/none.msvq"], "No such file"),
+        (["evaluate", "{0}/data.npz"], "must begin with"),
+        (["evaluate", "{0}/data.npz", "--images", "-1"], "--images must be at least 1, not -1"),
+    ],
+)
+def test_bad_input_is_one_line(
+    files: Path, capsys: pytest.CaptureFixture[str], command: list[str], message: str
+) -> None:
+    words = [word.format(files) for word in command]
+    assert main([*words, "--data", str(files / "data.npz"), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (files / "x.msvq").exists()
+
+
+def test_calibration_takes_a_tensor_and_keeps_the_better_statistics() -> None:
+    images = torch.randn(30, 1, 6, 10, generator=torch.Generator().manual_seed(1))
+    expected = network()(images).detach()
+    done = calibrate_network(network(), images, [("*", Recipe("int8"))], progress=False)
+    # At 8 bit nothing is lost, and the statistics of noise are not those that the network was given.
+    assert done.report["batch_norm"] == "kept"
+    assert done.report["error"] < 1e-3
+    assert done.network is not None
+    found = done.network.run(done.network.quantise(images)).flatten(1)
+    assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.9
+    with pytest.raises(
+        CompressError, match=r"images must be normalised floats \[n, C, rows, columns\], not torch.uint8"
+    ):
+        calibrate_network(network(), torch.zeros(1, 1, 6, 10, dtype=torch.uint8), RULES, progress=False)
+
+
+def test_accuracies_by_hand() -> None:
+    scores = np.array([[3, 3, 1, 0, 0, 0], [0, 5, 6, 7, 8, 9], [9, 0, 0, 0, 0, 1]], np.int32)
+    report = evaluate_classes([(scores[:2], np.array([1, 0])), (scores[2:], np.array([0]))])
+    assert report == {"images": 3, "classes": 6, "top1": pytest.approx(100 / 3), "top5": pytest.approx(200 / 3)}
+    with pytest.raises(CompressError, match=r"labels must be in 0..5, as the network has it, not 6"):
+        evaluate_classes([(scores[:1], np.array([6]))])
+    with pytest.raises(CompressError, match="at least one image"):
+        evaluate_classes([])
+
+
+def test_intersection_over_union_by_hand() -> None:
+    scores = np.zeros((1, 3, 1, 4), np.int32)
+    scores[0, [0, 0, 1, 1], 0, range(4)] = 1
+    labels = np.array([[[0, 1, 1, VOID]]])
+    # Class 0: 1 of 2, class 1: 1 of 2, class 2 does not occur; two of three pixels are right.
+    assert evaluate_maps([(scores, labels)]) == {
+        "images": 1,
+        "classes": 3,
+        "miou": pytest.approx(50.0),
+        "pixels": pytest.approx(200 / 3),
+    }
+    assert evaluate_maps([(scores, labels.repeat(2, 1).repeat(2, 2))])["miou"] == pytest.approx(50.0)
+    with pytest.raises(CompressError, match="1 x 4 pixels or a multiple of them, not 1 x 6"):
+        evaluate_maps([(scores, np.zeros((1, 1, 6), int))])
+    with pytest.raises(CompressError, match=r"labels must be in 0..2 or 255, not 3"):
+        evaluate_maps([(scores, np.full((1, 1, 4), 3))])
+
+
+def test_a_result_is_chosen_by_name(files: Path) -> None:
+    done = calibrate_network(network(), torch.randn(8, 1, 6, 10), [("*", Recipe("int8"))], progress=False)
+    data: Any = ImageData(pixels(3), np.zeros(3, np.int64), (6, 10))
+    assert done.network is not None
+    name = done.network.outputs[0].name
+    assert evaluate(done.network, data, output=name, progress=False)["images"] == 3
+    with pytest.raises(CompressError, match=f"output must be one of {name}, not 'other'"):
+        evaluate(done.network, data, output="other", progress=False)

@@ -1,0 +1,119 @@
+"""The library's face: ten lines from a torch module to bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import msvq
+from msvq.__main__ import COMMANDS, main
+from sw.format import ContainerError
+from sw.network import Network, read_network
+from sw.program import ProgramError, read_program, write_program
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)
+    ).eval()
+
+
+IMAGES = torch.randn(6, 1, 5, 7, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def container(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("msvq") / "net.msvq"
+    model = network()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    msvq.calibrate(model, IMAGES, progress=False).write(path)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    return path
+
+
+def test_from_a_module_to_bits(container: Path, tmp_path: Path) -> None:
+    program = msvq.compile(container, "ews-cms-tiny")
+    (logits,) = msvq.run(program, IMAGES).values()
+    integers = read_network(container)
+    assert np.array_equal(logits.reshape(6, 5), integers.run(integers.quantise(IMAGES.numpy())).reshape(6, 5))
+    # Both are at 8 bit, the first and the last layer, so little is lost.
+    found = torch.from_numpy(logits.reshape(6, 5).argmax(1))
+    assert (found == network()(IMAGES).argmax(1)).float().mean() > 0.8
+    write_program(str(tmp_path / "net.prog"), program)
+    assert msvq.load(tmp_path / "net.prog").descriptor_count == program.descriptor_count
+    again = msvq.run(tmp_path / "net.prog", IMAGES)
+    assert all(np.array_equal(values, logits) for values in again.values())
+    assert isinstance(msvq.load(container), Network)
+
+
+def test_weights_come_back(tmp_path: Path) -> None:
+    model = network()
+    compressed = msvq.compress(model, msvq.Recipe("int8"), progress=False)
+    compressed.write(tmp_path / "layers.msvq")
+    weights = msvq.decompress(tmp_path / "layers.msvq")
+    assert weights.keys() == {"0.weight", "4.weight"} == compressed.state_dict().keys()
+    loaded = network()
+    missing = loaded.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()}, strict=False)
+    assert not missing.unexpected_keys
+    for key, value in weights.items():
+        own = model.state_dict()[key]
+        assert value.dtype == np.float32
+        assert float((own - torch.from_numpy(value)).abs().max()) < 0.01 * float(own.abs().max())
+    same = msvq.compress(model.state_dict(), msvq.Recipe("int8"), progress=False).state_dict()
+    assert all(np.array_equal(same[key], value) for key, value in weights.items())
+
+
+def test_a_file_of_another_kind_is_named(container: Path, tmp_path: Path) -> None:
+    write_program(str(tmp_path / "net.prog"), msvq.compile(container, "ews-cms-tiny"))
+    with pytest.raises(ContainerError, match="the file is a program, and a container is needed"):
+        msvq.compile(tmp_path / "net.prog", "ews-cms-tiny")
+    with pytest.raises(ValueError, match="a program is needed"):
+        msvq.run(container, IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["run", "{0}", "image.npy"], "the file is a container, and a program is needed"),
+        (["compile", "{0}", "--preset", "ews-17"], "unknown preset 'ews-17'"),
+        (["compile", "{0}"], "-o FILE is needed"),
+        (["compile", "{0}", "-o", "no/such/net.prog"], "the folder 'no/such' does not exist"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(container: Path, capsys, command: list[str], message: str) -> None:
+    assert main([word.format(container) for word in command]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_program_says_what_it_is(container: Path) -> None:
+    with pytest.raises(ProgramError, match="the file is a container"):
+        read_program(container)
+
+
+def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train"])
+    assert stopped.value.code == 2
+    assert "invalid choice: 'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
+def test_all_that_is_offered_is_there() -> None:
+    for name in msvq.__all__:
+        assert getattr(msvq, name).__doc__
+    with pytest.raises(AttributeError, match="has no attribute 'quantise'"):
+        _ = msvq.quantise

@@ -1,0 +1,106 @@
+"""What ``pip install`` gives: a working ``msvq`` in any directory, and no names that are not the project's to take."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+LIBRARY = """
+import json, sys
+import msvq
+assert "torch" not in sys.modules and "numpy" not in sys.modules
+import hw
+places = {"msvq": msvq.__file__, "hw": hw.__file__}
+assert sorted(set(msvq.__all__) - set(dir(msvq))) == []
+config = msvq.preset("ews-tiny")
+assert isinstance(config, msvq.AcceleratorConfig)
+made = msvq.generate(config, "rtl")
+from sim.toolchain import BUILD
+print(json.dumps(places | {"verilog": len(made.verilog), "build": str(BUILD)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy, since setuptools writes beside what it builds."""
+    folder = tmp_path_factory.mktemp("wheel")
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    names = listed.stdout.split("\n") if listed.returncode == 0 else []
+    rooms = ("msvq", "hw", "sw", "sim", "synth", "fpga", "demo", "tests", "tools")
+    for name in filter(None, names):
+        if name in ("pyproject.toml", "README.md", "LICENSE") or name.split("/")[0] in rooms:
+            if not (ROOT / name).is_file():
+                continue
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / "source" / name)
+    if not names:
+        pytest.skip("the project is not in a git repository, so its files are not known")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*command, "-w", str(folder), str(folder / "source")], check=True)
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path) -> Path:
+    """An environment with the wheel, and from this one the packages that it depends on, but not the project itself."""
+    folder = wheel.parent / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    (site,) = folder.glob("lib/python*/site-packages")
+    # Files named .pth in it are not read, so an editable installation of the project is not seen.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, str(wheel)], check=True)
+    return folder
+
+
+def run(environment: Path, command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    variables |= {"XDG_CACHE_HOME": str(folder / "cache")}
+    program = str(environment / "bin" / command[0])
+    return subprocess.run([program, *command[1:]], cwd=folder, env=variables, capture_output=True, text=True)
+
+
+def test_names_that_the_wheel_takes(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    taken = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert taken == {"msvq", "hw", "sw", "sim", "synth", "fpga"}
+    for needed in ("hw/bus/driver.h", "sw/compress/kmeans_kernels.cpp", "sim/accelerator/dram.cpp", "msvq/py.typed"):
+        assert needed in names
+    kept = {path.relative_to(ROOT).as_posix() for room in taken for path in (ROOT / room).rglob("*.cpp")}
+    assert kept <= set(names)
+
+
+def test_the_command_works_in_another_directory(environment: Path, tmp_path: Path) -> None:
+    done = run(environment, ["msvq", "--help"], tmp_path)
+    assert done.returncode == 0
+    assert "calibrate" in done.stdout
+    done = run(environment, ["msvq", "generate", "--preset", "ews-tiny", "-o", "rtl"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "module core" in (tmp_path / "rtl" / "ews-tiny.v").read_text()
+    done = run(environment, ["msvq", "generate", "--preset", "ews-17"], tmp_path)
+    assert done.returncode == 2
+    assert "unknown preset 'ews-17'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_library_is_the_installed_one_and_keeps_its_folder_clean(environment: Path, tmp_path: Path) -> None:
+    done = run(environment, ["python", "-c", LIBRARY], tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for name in ("msvq", "hw"):
+        assert Path(found[name]).is_relative_to(environment)
+    assert found["verilog"] > 1000
+    assert found["build"] == str(tmp_path / "cache" / "msvq" / "sim")
