@@ -25,7 +25,8 @@ from sw.compiler.weights import is_coded
 from sw.compress.export import transformer
 from sw.compress.export.graph import export_network
 from sw.compress.export.scales import fixed_point
-from sw.compress.methods import LayerSource, Recipe, compress_layers
+from sw.compress.methods import LayerSource, Recipe, compress_layers, kept_recipe
+from sw.compress.quantiser import uniform_range
 from sw.compress.training.data import load_data
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.loop import normalise
@@ -33,7 +34,7 @@ from sw.compress.training.modules import convert
 from sw.format.container import read_container, write_container
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.network import Array, Network, read_network, write_network
-from sw.program import Program, bits_of, digit_range
+from sw.program import Program, bits_of, digit_count, digit_range
 from sw.program.steps import SteppedProgram
 
 __all__ = [
@@ -121,7 +122,7 @@ def _network_workload(
 ) -> Workload:
     network = narrowed(config, network)
     if config.weight_bits < 8:
-        weights += f"; codewords of {config.weight_bits} bits"
+        weights += f"; {config.weight_bits} bits"
     shape = (images.shape[1], images.shape[2], images.shape[3])
     integers = network.quantise(images.numpy())
     return Workload(
@@ -173,19 +174,24 @@ def _resnet20(config: AcceleratorConfig, options: argparse.Namespace) -> Workloa
 
 
 def recipe_for_instance(config: AcceleratorConfig) -> Recipe:
-    """The method that the instance decodes, with its codebook; int8 where it decodes none."""
-    features = config.features
+    """The method that the instance decodes, with its codebook; integers of its bits where it decodes none.
+
+    Layers without codewords get the most bits that take two digits.
+    """
+    features, bits = config.features, config.weight_bits
+    kept = next((count for count in (8, 7, 6) if digit_count(config, *uniform_range(count)) <= 2), 5)
     if not features.codebook:
-        return Recipe("int8")
+        return Recipe(f"lsq{bits}", uniform_bits=kept) if bits < 5 else Recipe("int8", uniform_bits=bits)
     method = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}
     masks = {"n": config.N, "m": config.M} if features.mask else {"n": 0, "m": 0}
     # A codebook for each layer: random weights need no good one.
-    return Recipe(method[features.mask, features.sign], k=config.k, d=config.d, **masks)
+    widths = {"codeword_bits": bits, "uniform_bits": kept}
+    return Recipe(method[features.mask, features.sign], k=config.k, d=config.d, **masks, **widths)
 
 
 def _rules(recipe: Recipe, kept: Sequence[str], small: Sequence[str] = ()) -> list[tuple[str, Recipe]]:
     fewer = dataclasses.replace(recipe, k=min(recipe.k, 256))
-    return [*((name, Recipe("int8")) for name in kept), *((name, fewer) for name in small), ("*", recipe)]
+    return [*((name, kept_recipe(recipe)) for name in kept), *((name, fewer) for name in small), ("*", recipe)]
 
 
 def _cached(name: str, key: object, make: Callable[[], Network]) -> Network:
@@ -213,10 +219,10 @@ def random_resnet18(config: AcceleratorConfig, progress: bool = True) -> tuple[N
     """ResNet-18 with random weights, compressed for an instance, and a random image.
 
     The first and the last layer are int8; ``layer2.0.downsample.0``, which has no more than 512 subvectors, gets a
-    codebook of 256. An instance without codebook gets the weights of MVQ as int8: dense random weights would overflow
-    24 bits.
+    codebook of 256. An instance without codebook and with weights of 8 bits gets the weights of MVQ as int8: dense
+    random weights would overflow 24 bits.
     """
-    recipe = recipe_for_instance(config) if config.features.codebook else Recipe("mvq")
+    recipe = Recipe("mvq") if _as_int8(config) else recipe_for_instance(config)
     recipe = dataclasses.replace(recipe, iterations=2, init="random")
     generator = torch.Generator().manual_seed(SEED)
     images = torch.randn(2, 3, 224, 224, generator=generator)
@@ -232,9 +238,13 @@ def random_resnet18(config: AcceleratorConfig, progress: bool = True) -> tuple[N
     return _cached(f"resnet18-{recipe.method}", recipe, make), images[:1]
 
 
+def _as_int8(config: AcceleratorConfig) -> bool:
+    return not config.features.codebook and config.weight_bits == 8
+
+
 def _resnet18(config: AcceleratorConfig, options: argparse.Namespace) -> Workload:
     network, image = random_resnet18(config, not options.quiet)
-    method = recipe_for_instance(config).method if config.features.codebook else "mvq as int8"
+    method = "mvq as int8" if _as_int8(config) else recipe_for_instance(config).method
     return _network_workload(config, network, f"random, seed {SEED}; {method}", image)
 
 
@@ -388,8 +398,11 @@ WORKLOADS: dict[str, tuple[Callable[[AcceleratorConfig, argparse.Namespace], Wor
     ),
     "resnet18": (_resnet18, ("ews-cms-16", "ews-16")),
     "efficientnet-lite0": (_efficientnet, ("ews-cms-16",)),
+    "efficientnet-lite0-narrow": (_efficientnet, ("ews-msvq4-16",)),
     "deit-tiny": (_deit_tiny, ("ews-ssvq-32",)),
+    "deit-tiny-narrow": (_deit_tiny, ("ews-msvq4-32",)),
     "vit": (_vit, ("ews-ssvq-32",)),
+    "vit-narrow": (_vit, ("ews-msvq4-32",)),
     "resnet18-64": (_resnet18, ("ews-cms-64", "ews-64", "ws-64")),
     "resnet18-64-narrow": (_resnet18, ("ews-msvq-64", "ews-msvq4-64", "ews4-64")),
     "deit-tiny-64": (_deit_tiny_on_chip, ("ews-ssvq-64 word_width=32", "ews-64 word_width=32")),

@@ -70,6 +70,7 @@ def _compile(options: argparse.Namespace) -> None:
         with _progress(options) as show:
             program = compile_network(network, shape, config, dump=options.dump, base=options.base, progress=show)
         write_program(path, program)
+    _advise(network, config)
     print(
         f"{options.output}: {program.descriptor_count} descriptors, image of {len(program.image)} bytes, "
         f"{program.dram_bytes} bytes of DRAM"
@@ -89,11 +90,25 @@ def _compile_steps(options: argparse.Namespace, network: Network, config: Accele
         with _progress(options) as show:
             steps = compile_steps(network, config, base=options.base, progress=show)
         write_stepped_program(path, steps)
+    _advise(network, config)
     programs = steps.programs.values()
     print(
         f"{options.output}: {len(steps.operations)} steps, {len(programs)} of them programs, images of "
         f"{sum(len(program.image) for program in programs)} bytes, {sum(p.dram_bytes for p in programs)} bytes of DRAM"
     )
+
+
+def _advise(network: Network, config: AcceleratorConfig) -> None:
+    """Say which layers take more digits than they would with fewer bits."""
+    from sw.program import digit_advice
+
+    ends = {
+        name: (int(layer.weights.min()), int(layer.weights.max()))
+        for name, layer in network.layers.items()
+        if layer.weights is not None
+    }
+    if advice := digit_advice(config, ends):
+        print(advice)
 
 
 @contextmanager

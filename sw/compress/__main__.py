@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sw.command_line import Parser, check_folders, exit_status
+from sw.compress.commands.options import bits_of_options, refuse_bits
 from sw.compress.kmeans import INITS
 from sw.compress.methods import MASKED, RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe
 from sw.compress.pruning import parse_nm
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--k", type=int, default=512, help="codewords (%(default)s)")
     parser.add_argument("--d", type=int, default=16, help="codeword length (%(default)s)")
     parser.add_argument("--codeword-bits", type=int, help="of a codeword's weights, 2..8, with their sign (8)")
+    parser.add_argument("--uniform-bits", type=int, help="of a weight of layers without codewords, 5..8 (8)")
     parser.add_argument("--iterations", type=int, default=20, help="most iterations of k-means (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     parser.add_argument("--init", choices=INITS, default="k-means++", help="initial codewords (%(default)s)")
@@ -98,9 +100,8 @@ def _run(options: argparse.Namespace) -> int:
             raise CompressError(f"{flag} must name a file, not {path!r}")
     if options.output and options.json and Path(options.output).resolve() == Path(options.json).resolve():
         raise CompressError(f"-o and --json must name different files, not both {options.json!r}")
-    if options.codeword_bits is not None and (options.ablation or options.rules is not None):
-        other = "--ablation" if options.ablation else "--rules"
-        raise CompressError(f"--codeword-bits must not be given with {other}, which has recipes of its own")
+    if options.ablation or options.rules is not None:
+        refuse_bits(options, "--ablation" if options.ablation else "--rules")
     if options.threads is not None and options.threads < 1:
         raise CompressError(f"--threads must be at least 1, not {options.threads}")
     n, m = _nm(options)
@@ -114,7 +115,7 @@ def _run(options: argparse.Namespace) -> int:
         options.seed,
         options.init,
         scope=options.scope,
-        codeword_bits=8 if options.codeword_bits is None else options.codeword_bits,
+        **bits_of_options(options),
     )
     if options.rules is not None:
         recipe = read_rules(options.rules)
@@ -223,7 +224,7 @@ def _layer_table(rows: Sequence[LayerReport], totals: Sequence[LayerReport]) -> 
     table = Table("layer", "shape", "method", box=None)
     for heading in ("SSE", "SSE kept", "error %", "bits/weight", "ideal ratio"):
         table.add_column(heading, justify="right")
-    table.add_column("kept at 8 bit because")
+    table.add_column("without codewords because")
     for row in (*rows, *totals):
         table.add_row(
             row.layer,

@@ -33,6 +33,7 @@ __all__ = [
     "check_keep",
     "compress_layer",
     "compress_layers",
+    "kept_recipe",
     "kept_weights",
     "misfit",
     "recipe_bits",
@@ -75,6 +76,10 @@ class Recipe:
     codeword_bits
         Bits of a weight that a codeword stands for, 2..8, its sign counted in: a method that splits signs has
         magnitudes of one bit less. 8 for methods without codewords.
+    uniform_bits
+        Bits of a weight of a layer that gets no codewords, because its method is ``int8`` or it does not fit, 5..8: 7
+        are -63..63, which an array of 4-bit weights takes in two digits, where 8 bits take three
+        (:mod:`sw.program.digits`).
 
     Raises
     ------
@@ -94,6 +99,7 @@ class Recipe:
     empty: str = "farthest"
     scope: str = "layerwise"
     codeword_bits: int = 8
+    uniform_bits: int = 8
 
     def __post_init__(self) -> None:
         choices = (("method", RECIPE_METHODS), ("init", INITS), ("empty", EMPTY_POLICIES), ("scope", SCOPES))
@@ -102,7 +108,8 @@ class Recipe:
             if value not in allowed:
                 raise CompressError(f"{field} must be one of {', '.join(allowed)}, not {value!r}")
         ranges = (("k", 1, 65536), ("d", 1, 256), ("n", 0, 256), ("m", 0, 256), ("codeword_bits", *CODEWORD_BITS))
-        for field, low, high in (*ranges, ("iterations", 0, 10**6), ("seed", 0, 2**63 - 1)):
+        ranges += (("uniform_bits", 5, 8), ("iterations", 0, 10**6), ("seed", 0, 2**63 - 1))
+        for field, low, high in ranges:
             value = getattr(self, field)
             if type(value) is not int or not low <= value <= high:
                 raise CompressError(f"{field} must be an integer in {low}..{high}, not {value!r}")
@@ -122,12 +129,12 @@ class Recipe:
         """The method of the layers, one of :data:`sw.format.layer.METHODS`."""
         if self.method in METHODS:
             return self.method
-        return "int8" if self.weight_bits < 8 else "vq"
+        return "int8" if self.method.startswith("lsq") else "vq"
 
     @property
     def weight_bits(self) -> int:
-        """Bits of a weight that has no codeword: 2 to 4 for ``lsq2`` to ``lsq4``, otherwise 8."""
-        return int(self.method[3:]) if self.method.startswith("lsq") else 8
+        """Bits of a weight that has no codeword: 2 to 4 for ``lsq2`` to ``lsq4``, otherwise :attr:`uniform_bits`."""
+        return int(self.method[3:]) if self.method.startswith("lsq") else self.uniform_bits
 
     @property
     def masked(self) -> bool:
@@ -197,11 +204,12 @@ class LayerSource:
 
 
 def misfit(source: LayerSource, recipe: Recipe) -> str | None:
-    """Why a recipe cannot compress a layer, so that it is kept at 8 bit; None if it can.
+    """Why a recipe cannot compress a layer, so that it is kept without codewords; None if it can.
 
     In this order: ``depthwise``: one input channel a group, so that the weights of a subvector share no activation;
     ``channels``: d does not divide the output channels of a group, so that a subvector would cross groups;
-    ``subvectors``: fewer than k; ``size``: indices, masks, signs and codebook together take 8 bits a weight or more.
+    ``subvectors``: fewer than k; ``size``: indices, masks, signs and codebook together take as many bits as without
+    codewords, or more.
     The last two do not count a codebook that layers share.
     """
     if recipe.stored == "int8":
@@ -218,9 +226,14 @@ def misfit(source: LayerSource, recipe: Recipe) -> str | None:
     bits = recipe_bits(K * C * R * S, recipe)
     if shared:
         bits = replace(bits, codebook=0)
-    if bits.per_weight >= 8:
+    if bits.per_weight >= recipe.uniform_bits:
         return f"size: {bits.per_weight:.2f} bits a weight {'without' if shared else 'with'} the codebook"
     return None
+
+
+def kept_recipe(recipe: Recipe) -> Recipe:
+    """The recipe of layers that are kept without codewords beside others that have this one."""
+    return Recipe("int8", uniform_bits=recipe.uniform_bits)
 
 
 def recipe_bits(weights: int, recipe: Recipe, *, masked: bool | None = None) -> StorageBits:
@@ -321,7 +334,7 @@ def compress_layers(
             layers[i] = _layer(source, method="int8", weights=weights, scale=scale, weight_bits=bits)
             done()
         elif recipe.scope == "crosslayer":
-            pools.setdefault(recipe, []).append(i)
+            pools.setdefault(replace(recipe, uniform_bits=8), []).append(i)
         else:
             # What the method and N:M do is done before the clustering, what codeword_bits does after it: recipes that
             # differ in these may share the call.
@@ -356,8 +369,8 @@ def compress_layers(
 
 
 def _wide(recipe: Recipe) -> Recipe:
-    """The recipe with codewords of 8 bits: what its clustering depends on."""
-    return replace(recipe, codeword_bits=8)
+    """The recipe with 8 bits: what its clustering depends on."""
+    return replace(recipe, codeword_bits=8, uniform_bits=8)
 
 
 def _integers(

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sw.format.layer import codeword_range
 
-__all__ = ["QuantiserError", "quantise", "quantise_channels", "quantise_codebook"]
+__all__ = ["QuantiserError", "quantise", "quantise_channels", "quantise_codebook", "uniform_range"]
 
 # Shares of the largest magnitude that the range may cover. 1 is among them: never worse than max-abs.
 _CLIPPING = np.linspace(0.5, 1.0, 51)
@@ -92,10 +92,26 @@ def quantise_codebook(
     return quantise(codebook, scale, low, high), scale
 
 
+def uniform_range(bits: int) -> tuple[int, int]:
+    """Least and greatest integer of a weight without a codeword: ``-127, 127`` for 8 bits, ``-2, 1`` for 2.
+
+    5 to 8 bits leave the least integer of two's complement out, as sign-split arrays do, so that such weights take no
+    more digits than they must (:mod:`sw.program.digits`). Fewer bits need it: they have it as LSQ does.
+
+    Raises
+    ------
+    QuantiserError
+        ``bits`` is not in 2..8.
+    """
+    _check_bits("bits", bits)
+    half = 1 << (bits - 1)
+    return -half + (bits > 4), half - 1
+
+
 def quantise_channels(weight: NDArray[np.float32], bits: int = 8) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """A weight tensor ``[K, C, R, S]`` as uniform integers and a scale a channel, float32 ``[K]``.
 
-    8 bits: -127..127 and max-abs/127. Fewer: ``-2**(bits-1)..2**(bits-1)-1``, and of 51 scales the one with the
+    Integers in :func:`uniform_range`. The scale of 8 bits is max-abs/127; of fewer, of 51 scales the one with the
     smallest squared error over the channel.
 
     Raises
@@ -104,12 +120,11 @@ def quantise_channels(weight: NDArray[np.float32], bits: int = 8) -> tuple[NDArr
         A weight is NaN or infinite, or ``bits`` is not in 2..8.
     """
     _check_finite("weight", weight)
-    _check_bits("bits", bits)
+    low, high = uniform_range(bits)
     largest = np.abs(weight).max(axis=(1, 2, 3))
     if bits == 8:
         scales = _scale(largest)
         return quantise(weight, scales.reshape(-1, 1, 1, 1)), scales
-    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     tried = [_scale(largest * (127 * share / high)) for share in _NARROW_CLIPPING]
     errors = []
     for scales in tried:

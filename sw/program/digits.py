@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
 
-__all__ = ["INT8", "bits_of", "digit_count", "digit_range", "split_digits"]
+__all__ = ["INT8", "bits_of", "digit_advice", "digit_count", "digit_range", "split_digits"]
 
 #: Least and greatest weight of which nothing is known.
 INT8 = (-128, 127)
@@ -38,6 +40,32 @@ def digit_count(config: AcceleratorConfig, low: int, high: int) -> int:
         count, unit = count + 1, unit << config.digit_bits
         lower, upper = lower + unit * least, upper + unit * greatest
     return count
+
+
+def digit_advice(config: AcceleratorConfig, layers: Mapping[str, tuple[int, int]]) -> str:
+    """One line about int8 layers of three digits or more that would take fewer with fewer bits; empty without such.
+
+    Parameters
+    ----------
+    config
+        The instance, or one of the same variant and ``weight_bits``.
+    layers
+        By name, least and greatest weight of the layers without codewords.
+    """
+    counts = {name: digit_count(config, *ends) for name, ends in layers.items()}
+    most = max(counts.values(), default=1)
+    # Weights of 5 to 8 bits are symmetric (sw.compress.quantiser.uniform_range).
+    halves = {bits: (1 << (bits - 1)) - 1 for bits in (7, 6, 5)}
+    fewer = {bits: count for bits, half in halves.items() if (count := digit_count(config, -half, half)) < most}
+    if most < 3 or not fewer:
+        return ""
+    bits, count = next(iter(fewer.items()))
+    names = [name for name in counts if counts[name] > count]
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return (
+        f"{listed}: weights without codewords take {most} digits on {config.weight_bits}-bit arrays, each as long as "
+        f"the layer; compressed with --uniform-bits {bits} they take {count}"
+    )
 
 
 def split_digits(config: AcceleratorConfig, weights: NDArray[np.int8], count: int) -> NDArray[np.int8]:

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from hw.config import AcceleratorConfig
 from sw.command_line import Parser, check_folders, exit_status
 from sw.compress.commands.options import NETWORK, add_data_options, add_recipe_options, load_split, rules_of
-from sw.compress.methods import CompressError
+from sw.compress.methods import CompressError, Recipe, recipe_for
+from sw.compress.quantiser import uniform_range
 from sw.format.output import staged
+from sw.program import digit_advice
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,12 +64,13 @@ def _run(options: argparse.Namespace) -> int:
     with ExitStack() as files:
         output = files.enter_context(staged(options.json)) if options.json is not None else None
         model = load_model(options.network, options.weights)
-        found = check_network_form(
-            model, rules_of(options, module_sources(model, geometry=False)), _images(options, model)
-        )
+        rules = rules_of(options, module_sources(model, geometry=False))
+        found = check_network_form(model, rules, _images(options, model))
         if output is not None:
             output.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
     _print(options.network, found)
+    if advice := _digits(found, rules):
+        print(advice)
     return int(found.form == "layers")
 
 
@@ -85,12 +89,24 @@ def _images(options: argparse.Namespace, model: nn.Module) -> Tensor:
     return example_images(model)
 
 
+def _digits(found: Checked, rules: Sequence[tuple[str, Recipe]]) -> str:
+    """What layers without codewords cost on an array whose weights have as many bits as the codewords."""
+    recipes = {row["layer"]: recipe_for(row["layer"], rules) for row in found.layers}
+    kept = {row["layer"] for row in found.layers if row["method"] == "int8"}
+    coded = [recipe for name, recipe in recipes.items() if name not in kept and recipe.stored != "int8"]
+    if not coded:
+        return ""
+    variant = "ews-msvq" if any(recipe.signed for recipe in coded) else "ews-cms"
+    config = AcceleratorConfig(variant, weight_bits=max(recipe.codeword_bits for recipe in coded))
+    return digit_advice(config, {name: uniform_range(recipes[name].weight_bits) for name in recipes if name in kept})
+
+
 def _print(network: str, found: Checked) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table("layer", "kind", "shape", "method", "kept at 8 bit because", box=None)
+    table = Table("layer", "kind", "shape", "method", "without codewords because", box=None)
     for row in found.layers:
         shape = "x".join(map(str, row["shape"]))
         table.add_row(row["layer"], row["kind"], shape, row["method"], row["reason"] or "")

@@ -32,19 +32,42 @@ DEFAULTS: dict[str, tuple[int, int, int, int]] = {
 
 
 def add_recipe_options(parser: Any) -> None:
-    """``--method``, ``--k``, ``--d``, ``--codeword-bits``, ``--nm``, ``--scope``, ``--rules`` and ``--keep``."""
+    """``--method``, ``--k``, ``--d``, bits (:func:`bits_of_options`), ``--nm``, ``--scope``, ``--rules`` and
+    ``--keep``.
+    """
     parser.add_argument("--method", choices=RECIPE_METHODS, default="mvq")
     parser.add_argument("--k", type=int, help="codewords")
     parser.add_argument("--d", type=int, help="codeword length")
     parser.add_argument(
         "--codeword-bits", type=int, help="of a codeword's weights, 2..8, with their sign; 8 by default"
     )
+    parser.add_argument("--uniform-bits", type=int, help="of a weight of layers without codewords, 5..8; 8 by default")
     parser.add_argument("--nm", metavar="N:M", help="keep N of every M weights")
     parser.add_argument("--scope", choices=SCOPES, default="layerwise", help="which layers share a codebook")
     parser.add_argument("--rules", metavar="FILE", help="a recipe for each layer, as the command search writes them")
     parser.add_argument(
-        "--keep", metavar="PATTERN", nargs="*", help="layers at 8 bit; by default the first and the last"
+        "--keep", metavar="PATTERN", nargs="*", help="layers without codewords; by default the first and the last"
     )
+
+
+def refuse_bits(options: argparse.Namespace, other: str) -> None:
+    """Refuse ``--codeword-bits`` and ``--uniform-bits`` beside an option that has recipes of its own.
+
+    Raises
+    ------
+    CompressError
+        One of them is given.
+    """
+    for field in ("codeword_bits", "uniform_bits"):
+        if getattr(options, field) is not None:
+            flag = "--" + field.replace("_", "-")
+            raise CompressError(f"{flag} must not be given with {other}, which has recipes of its own")
+
+
+def bits_of_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Bits of a recipe as ``--codeword-bits`` and ``--uniform-bits`` give them."""
+    found = {field: getattr(options, field) for field in ("codeword_bits", "uniform_bits")}
+    return {field: bits for field, bits in found.items() if bits is not None}
 
 
 def rules_of(options: argparse.Namespace, sources: Sequence[LayerSource], seed: int = 0) -> list[tuple[str, Recipe]]:
@@ -53,8 +76,7 @@ def rules_of(options: argparse.Namespace, sources: Sequence[LayerSource], seed: 
     from sw.compress.training.prepare import method_rules
 
     if options.rules:
-        if options.codeword_bits is not None:
-            raise CompressError("--codeword-bits must not be given with --rules, which has recipes of its own")
+        refuse_bits(options, "--rules")
         return read_rules(options.rules)
     k, d, n, m = DEFAULTS.get(options.method, (1, 1, 0, 0))
     if options.nm is not None:
@@ -67,7 +89,7 @@ def rules_of(options: argparse.Namespace, sources: Sequence[LayerSource], seed: 
         m,
         seed=seed,
         scope=options.scope,
-        codeword_bits=8 if options.codeword_bits is None else options.codeword_bits,
+        **bits_of_options(options),
     )
     check_keep(options.keep or (), sources)
     return method_rules(sources, recipe, options.keep)

@@ -176,7 +176,7 @@ class WeightDecoder(nn.Module):
 
 
 class UniformDecoder(WeightDecoder):
-    """Uniform quantisation with learned step sizes (LSQ): layers kept at 8 bit, and the 2, 3, 4-bit baseline.
+    """Uniform quantisation with learned step sizes (LSQ): layers kept at 5 to 8 bits, and the 2, 3, 4-bit baseline.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ class UniformDecoder(WeightDecoder):
         self.low, self.high = weight_range(bits)
         self.weight = nn.Parameter(weight.detach().clone())
         magnitudes = self.weight.detach().abs()
-        if bits == 8:
+        if bits > 4:
             largest = magnitudes.amax((1, 2, 3), keepdim=True) if per_channel else magnitudes.max().reshape(1, 1, 1, 1)
             step = largest / self.high
         else:

@@ -20,7 +20,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from sw.compress.frontend import unwrapped
-from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, misfit, recipe_for
+from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, kept_recipe, misfit, recipe_for
 from sw.compress.network import module_sources, progress_bar
 from sw.compress.training.decoders import (
     CodebookDecoder,
@@ -208,7 +208,7 @@ def _recipes(model: nn.Module, sources: Sequence[LayerSource], rules: Sequence[t
     for i, owner in enumerate(owners):
         recipes[i] = recipes[owner]
     unfit = {owner for i, owner in enumerate(owners) if owners.count(owner) > 1 and misfit(sources[i], recipes[i])}
-    return [Recipe("int8") if owner in unfit else recipe for owner, recipe in zip(owners, recipes, strict=True)]
+    return [kept_recipe(recipe) if owner in unfit else recipe for owner, recipe in zip(owners, recipes, strict=True)]
 
 
 def load_layers(model: nn.Module, layers: Sequence[CompressedLayer]) -> None:
@@ -250,6 +250,9 @@ def _decoder(layer: CompressedLayer) -> WeightDecoder:
     weight = torch.from_numpy(layer.float_weights())
     decoder = UniformDecoder(weight, layer.weight_bits, per_channel=len(layer.scale) > 1)
     decoder.step.restart(torch.from_numpy(layer.scale).reshape(-1, 1, 1, 1))
+    # Integers of others may be below what this project's have.
+    assert layer.weights is not None
+    decoder.low = min(decoder.low, int(layer.weights.min()))
     return decoder
 
 

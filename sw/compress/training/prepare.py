@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from sw.compress.frontend import observe, same, unwrapped
-from sw.compress.methods import CompressError, LayerSource, Recipe, recipe_for
+from sw.compress.methods import CompressError, LayerSource, Recipe, kept_recipe, recipe_for
 from sw.compress.network import module_sources
 from sw.compress.training.decoders import UniformDecoder
 from sw.compress.training.graph import calibrate, integer_graph, quantise_activations, quantise_inputs
@@ -32,7 +32,7 @@ _SAMPLE = 16
 def method_rules(
     sources: Sequence[LayerSource], recipe: Recipe, keep: Sequence[str] | None = None
 ) -> list[tuple[str, Recipe]]:
-    """Rules that compress all layers by one recipe, but for some that stay at 8 bit.
+    """Rules that compress all layers by one recipe, but for some that keep weights of 8 bits (``uniform_bits``).
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def method_rules(
     """
     if keep is None:
         keep = [glob.escape(source.name) for source in (*sources[:1], *sources[-1:])]
-    return [*((pattern, Recipe("int8")) for pattern in keep), ("*", recipe)]
+    return [*((pattern, kept_recipe(recipe)) for pattern in keep), ("*", recipe)]
 
 
 def prepare(

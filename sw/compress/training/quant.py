@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sw.compress.methods import CompressError
+from sw.compress.quantiser import uniform_range
 
 __all__ = [
     "ActivationQuantiser",
@@ -154,9 +155,7 @@ def fake_quantise(values: Tensor, size: Tensor, low: int, high: int) -> Tensor:
 
 
 def weight_range(bits: int) -> tuple[int, int]:
-    """Least and greatest integer of a symmetric weight of that many bits: ``-127, 127`` for 8, ``-2, 1`` for 2.
-
-    8-bit weights leave -128 out, as :func:`sw.compress.quantiser.quantise_channels` does.
+    """Least and greatest integer of a weight of that many bits: :func:`sw.compress.quantiser.uniform_range`.
 
     Raises
     ------
@@ -165,8 +164,7 @@ def weight_range(bits: int) -> tuple[int, int]:
     """
     if type(bits) is not int or not 2 <= bits <= 8:
         raise CompressError(f"bits must be an integer in 2..8, not {bits!r}")
-    half = 1 << (bits - 1)
-    return (-127, 127) if bits == 8 else (-half, half - 1)
+    return uniform_range(bits)
 
 
 class ActivationQuantiser(nn.Module):

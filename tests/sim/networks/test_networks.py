@@ -230,6 +230,22 @@ def test_the_recipe_of_an_instance(name: str, method: str, k: int | None) -> Non
     assert k is None or recipe.k == k
 
 
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("ews-msvq4-64", {"method": "msvq", "n": 2, "m": 8, "codeword_bits": 4, "uniform_bits": 7}),
+        ("ews4-64", {"method": "lsq4", "uniform_bits": 7}),
+        ("ews-16 weight_bits=6", {"method": "int8", "uniform_bits": 6}),
+        ("ews-ssvq-16 weight_bits=5", {"method": "ssvq", "codeword_bits": 5, "uniform_bits": 8}),
+    ],
+)
+def test_the_recipe_of_a_narrow_instance(name: str, fields: dict[str, object]) -> None:
+    """Layers without codewords have two digits, as many bits as go into them."""
+    base, _, more = name.partition(" ")
+    recipe = workloads.recipe_for_instance(preset(base).override(more.split()))
+    assert {field: getattr(recipe, field) for field in fields} == fields
+
+
 def test_activations_on_the_chip_leave_the_bus_to_the_weights() -> None:
     rng = np.random.default_rng(0)
     layers = [(random_layer(rng, CONFIG, f"layer {i}", (16, 8, 1, 1), kind="linear"), (8, 1, 50)) for i in range(2)]

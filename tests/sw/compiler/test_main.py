@@ -43,6 +43,19 @@ def test_container_to_program(container: Path, tmp_path: Path, capsys: pytest.Ca
     assert "depthwise" in capsys.readouterr().out
 
 
+def test_layers_of_more_digits_than_need_be_are_named(
+    container: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights of -20..20: three digits of -3..3, where -15..15 have two."""
+    given = ["--preset", "ews-cms-tiny", "--image", "3,9,8", "-o", str(tmp_path / "network.program")]
+    for setting in ("psum_width=26", "variant=ews-ssvq", "weight_bits=3"):
+        given += ["--set", setting]
+    assert main([str(container), *given]) == 0
+    advice, _ = capsys.readouterr().out.splitlines()
+    assert advice.startswith("stem, depthwise, odd and 3 more: weights without codewords take 3 digits on 3-bit arrays")
+    assert advice.endswith("compressed with --uniform-bits 5 they take 2")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -77,6 +77,14 @@ def test_narrow_codewords(checkpoint: str, method: str, tmp_path: Path) -> None:
     assert sizes[8] != sizes[5]
 
 
+def test_layers_without_codewords_of_fewer_bits(checkpoint: str, tmp_path: Path) -> None:
+    arguments = ["--checkpoint", checkpoint, "--method", "int8", "--quiet"]
+    assert main([*arguments, "--uniform-bits", "7", "-o", str(tmp_path / "o.mvq")]) == 0
+    for layer in read_container(tmp_path / "o.mvq").layers:
+        assert layer.weights is not None
+        assert (layer.weight_bits, np.abs(layer.weights).max()) == (7, 63)
+
+
 def test_rules_of_a_file(checkpoint: str, tmp_path: Path) -> None:
     rules = {"rules": [{"layer": "conv", "recipe": {"method": "ssvq", "k": 4, "d": 8, "n": 0, "m": 0}}]}
     (tmp_path / "rules.json").write_text(json.dumps(rules))
@@ -123,6 +131,9 @@ def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             ["--method", "lsq4", "--codeword-bits", "4"],
             "codeword_bits must be 8 for method lsq4, which has no codewords",
         ),
+        (["--uniform-bits", "4"], "uniform_bits must be an integer in 5..8, not 4"),
+        (["--rules", "x", "--uniform-bits", "7"], "--uniform-bits must not be given with --rules, which has recipes"),
+        (["--ablation", "--uniform-bits", "7"], "--uniform-bits must not be given with --ablation, which has recipes"),
         (["--rules", "x", "--codeword-bits", "4"], "--codeword-bits must not be given with --rules, which has recipes"),
         (
             ["--ablation", "--codeword-bits", "8"],

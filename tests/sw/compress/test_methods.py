@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sw.compress.methods import (
     Recipe,
     compress_layer,
     compress_layers,
+    kept_recipe,
     kept_weights,
     misfit,
     recipe_for,
@@ -117,6 +119,31 @@ def test_layers_that_do_not_fit_are_kept_at_8_bit(given: LayerSource, recipe: Re
         assert (np.abs(layer.float_weights() - given.weight) <= 0.5001 * largest / 127).all()
 
 
+@pytest.mark.parametrize("bits", [5, 7, 8])
+@pytest.mark.parametrize("recipe", [Recipe("int8"), Recipe("msvq"), Recipe("dkm", k=19)])
+def test_layers_without_codewords_have_uniform_bits(recipe: Recipe, bits: int) -> None:
+    layer = compress_layer(source(32, 1), replace(recipe, uniform_bits=bits))
+    assert (layer.method, layer.weight_bits) == ("int8", bits)
+    assert layer.weights is not None
+    assert np.abs(layer.weights).max() == (1 << (bits - 1)) - 1
+    assert kept_recipe(replace(recipe, uniform_bits=bits)) == Recipe("int8", uniform_bits=bits)
+
+
+def test_uniform_bits_change_no_codewords() -> None:
+    """Nor do they cut a crosslayer codebook in two. What costs more than without codewords is kept."""
+    recipe = Recipe("msvq", k=32, scope="crosslayer")
+    sources = [source(64, 8), source()]
+    alike = compress_layers(sources, [recipe] * 2)
+    mixed = compress_layers(sources, [recipe, replace(recipe, uniform_bits=7)])
+    for one, other in zip(alike, mixed, strict=True):
+        assert one.codebook_name == other.codebook_name
+        np.testing.assert_array_equal(one.codebook, other.codebook)
+    layerwise = Recipe("vq", k=2048, d=2, n=0, m=0)
+    wide = source(128, 96, 3, 3)
+    assert misfit(wide, layerwise) is None
+    assert misfit(wide, replace(layerwise, uniform_bits=5)) == "size: 5.80 bits a weight with the codebook"
+
+
 @pytest.mark.parametrize("method", ["vq", "mvq", "ssvq", "msvq", "int8"])
 @pytest.mark.parametrize("value", [0.0, -1.0, 1e-44])
 def test_constant_weights(method: str, value: float) -> None:
@@ -157,6 +184,9 @@ def test_kept_weights_do_not_depend_on_d() -> None:
         ({"codeword_bits": 9}, r"codeword_bits must be an integer in 2..8, not 9"),
         ({"codeword_bits": 4.0}, r"codeword_bits must be an integer in 2..8, not 4.0"),
         ({"codeword_bits": True}, r"codeword_bits must be an integer in 2..8, not True"),
+        ({"uniform_bits": 4}, r"uniform_bits must be an integer in 5..8, not 4"),
+        ({"uniform_bits": 9}, r"uniform_bits must be an integer in 5..8, not 9"),
+        ({"uniform_bits": 7.0}, r"uniform_bits must be an integer in 5..8, not 7.0"),
         (
             {"method": "lsq4", "codeword_bits": 4},
             "codeword_bits must be 8 for method lsq4, which has no codewords, not 4",

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sw.compress.quantiser import QuantiserError, quantise, quantise_channels, quantise_codebook
+from sw.compress.quantiser import QuantiserError, quantise, quantise_channels, quantise_codebook, uniform_range
 
 
 def test_quantise_is_equation_5() -> None:
@@ -75,12 +75,20 @@ def test_refuses_what_has_no_scale(value: float) -> None:
         quantise_channels(bad[:, :, None, None])
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 7])
+@pytest.mark.parametrize(
+    ("bits", "expected"),
+    [(2, (-2, 1)), (3, (-4, 3)), (4, (-8, 7)), (5, (-15, 15)), (6, (-31, 31)), (7, (-63, 63)), (8, (-127, 127))],
+)
+def test_uniform_range(bits: int, expected: tuple[int, int]) -> None:
+    assert uniform_range(bits) == expected
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 7])
 def test_narrow_channels_have_the_best_of_the_scales(bits: int) -> None:
     weight = np.random.default_rng(0).standard_normal((5, 40, 3, 3)).astype(np.float32)
     weight[2] = 0
     integers, scales = quantise_channels(weight, bits)
-    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    low, high = uniform_range(bits)
     assert integers.min() == low
     assert integers.max() <= high
     wide = scales.reshape(-1, 1, 1, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hw.config import VARIANTS, AcceleratorConfig
-from sw.program import bits_of, digit_count, digit_range, split_digits
+from sw.program import bits_of, digit_advice, digit_count, digit_range, split_digits
 
 
 @pytest.mark.parametrize("bits", range(2, 8))
@@ -47,6 +47,19 @@ def test_fewer_digits_do_not_reach(variant: str, bits: int) -> None:
         choices = itertools.product(range(least, greatest + 1), repeat=len(places))
         reached = any(sum(d * p for d, p in zip(found, places, strict=True)) == value for found in choices)
         assert not (places and reached), (value, count)
+
+
+def test_layers_that_fewer_bits_would_speed_up_are_named() -> None:
+    signed, plain = AcceleratorConfig("ews-msvq", weight_bits=4), AcceleratorConfig("ews-cms", weight_bits=4)
+    ends = {"conv1": (-127, 127), "small": (-63, 63), "fc": (-100, 119)}
+    more = "take 3 digits on 4-bit arrays, each as long as the layer; compressed with --uniform-bits 7 they take 2"
+    assert digit_advice(signed, ends) == f"conv1, fc: weights without codewords {more}"
+    assert digit_advice(plain, ends) == f"conv1: weights without codewords {more}"
+    assert digit_advice(signed, {f"l{i}": (-128, 127) for i in range(5)}).startswith("l0, l1, l2 and 2 more: ")
+    assert digit_advice(signed, {"small": (-63, 63)}) == digit_advice(signed, {}) == ""
+    assert digit_advice(AcceleratorConfig("ews-msvq"), ends) == ""
+    # One digit less would cost two bits here.
+    assert digit_advice(AcceleratorConfig("ews-msvq", weight_bits=6), ends) == ""
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

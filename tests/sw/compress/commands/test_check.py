@@ -55,6 +55,21 @@ def test_every_layer_and_operation_is_listed(data: str, tmp_path: Path, capsys: 
     assert found["refusals"] == []
 
 
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (["--codeword-bits", "4"], "a, fc: weights without codewords take 3 digits on 4-bit arrays"),
+        (["--codeword-bits", "4", "--uniform-bits", "7"], ""),
+        ([], ""),
+    ],
+)
+def test_digits_of_layers_without_codewords(more: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "users:plain", "--method", "ssvq", "--k", "4", "--d", "8", *more]) == 0
+    output = capsys.readouterr().out
+    assert line in output
+    assert ("digits" in output) == bool(line)
+
+
 @pytest.mark.parametrize("more", [[], ["--shape", "3", "8", "8"], ["--data", "data"]])
 def test_all_refusals_are_listed(more: list[str], data: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "users:odd", *[data if word == "data" else word for word in more]]) == 1

@@ -327,6 +327,8 @@ def test_rules_of_a_file(data: str, tmp_path: Path) -> None:
         (["--json", "o"], "-o, --json and --rest must name different files"),
         (["--k", "0"], r"k must be an integer in 1..65536, not 0"),
         (["--codeword-bits", "12"], r"codeword_bits must be an integer in 2..8, not 12"),
+        (["--uniform-bits", "3"], r"uniform_bits must be an integer in 5..8, not 3"),
+        (["--rules", "x", "--uniform-bits", "7"], "--uniform-bits must not be given with --rules, which has recipes"),
         (["--rules", "x", "--codeword-bits", "4"], "--codeword-bits must not be given with --rules, which has recipes"),
         (["--epochs", "0"], "epochs must be an integer of at least 1, not 0"),
         (["--batch", "65"], "batch must be at most the 64 images, not 65"),

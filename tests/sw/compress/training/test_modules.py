@@ -201,6 +201,28 @@ def test_trained_layers_survive_container_and_state_dict(method: str, bits: int,
     train(restored)
 
 
+@pytest.mark.parametrize("bits", [5, 7, 8])
+def test_layers_without_codewords_keep_their_bits(bits: int) -> None:
+    """In training, and when a layer comes back from a file; integers of others may be the least of two's complement."""
+    model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Linear(6, 2))
+    rules = [("*", Recipe("int8", uniform_bits=bits))]
+    for layer in convert(model, rules, progress=False):
+        assert layer.weights is not None
+        assert (layer.weight_bits, np.abs(layer.weights).max()) == (bits, (1 << (bits - 1)) - 1)
+        assert (
+            all(np.abs(part).max() == np.abs(layer.weights).max() for part in layer.weights) or layer.kind == "linear"
+        )
+        wide = layer.weights.copy()
+        wide[0, 0, 0, 0] = -1 << (bits - 1)
+        given = dataclasses.replace(layer, weights=wide)
+        fresh = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Linear(6, 2))
+        load_layers(fresh, [given])
+        (found,) = compressed_layers(fresh)
+        assert found.weights is not None
+        assert found.weight_bits == bits
+        np.testing.assert_array_equal(found.weights, wide)
+
+
 def test_bad_arguments() -> None:
     source, layer = layer_of("ssvq")
     weight = torch.from_numpy(source.weight)

@@ -51,7 +51,7 @@ def test_step_learns_by_a_factor_and_starts_to_the_bit() -> None:
     assert step().item() == pytest.approx(1e-4 * np.exp(-0.01), rel=1e-5)
 
 
-@pytest.mark.parametrize(("bits", "expected"), [(2, (-2, 1)), (3, (-4, 3)), (4, (-8, 7)), (8, (-127, 127))])
+@pytest.mark.parametrize(("bits", "expected"), [(2, (-2, 1)), (4, (-8, 7)), (7, (-63, 63)), (8, (-127, 127))])
 def test_weight_range(bits: int, expected: tuple[int, int]) -> None:
     assert weight_range(bits) == expected
 
