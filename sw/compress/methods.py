@@ -108,8 +108,8 @@ class Recipe:
             if value not in allowed:
                 raise CompressError(f"{field} must be one of {', '.join(allowed)}, not {value!r}")
         ranges = (("k", 1, 65536), ("d", 1, 256), ("n", 0, 256), ("m", 0, 256), ("codeword_bits", *CODEWORD_BITS))
-        ranges += (("uniform_bits", 5, 8), ("iterations", 0, 10**6), ("seed", 0, 2**63 - 1))
-        for field, low, high in ranges:
+        others = (("uniform_bits", 5, 8), ("iterations", 0, 10**6), ("seed", 0, 2**63 - 1))
+        for field, low, high in (*ranges, *others):
             value = getattr(self, field)
             if type(value) is not int or not low <= value <= high:
                 raise CompressError(f"{field} must be an integer in {low}..{high}, not {value!r}")
