@@ -94,11 +94,27 @@ def _reader(config: AcceleratorConfig, what: str) -> Build:
             for name in reader_channels(config):
                 stream = getattr(dut, f"i_{name}_request")
                 holds(m, stream.valid, stream.ready | dut.i_stop, Value.cast(stream.payload), name, Assume)
-            _request(m, dut.m_axi, "ar", config, what)
             m.d.comb += Assert(dut.m_axi.rready)
+            if what.startswith("room"):
+                _room(m, dut, config.fifo_words - (what == "room for less"))
+            else:
+                _request(m, dut.m_axi, "ar", config, what)
         return m, free_inputs(dut)
 
     return build
+
+
+def _room(m: Module, dut: DmaReader, words: int) -> None:
+    """A free channel asks for no more words than so many that have not come; for none that has no place in its FIFO."""
+    axi = dut.m_axi
+    channel, held, begun, open_ = Signal.like(axi.arid), Signal.like(axi.arid), Signal(), Signal(16)
+    m.d.sync += [held.eq(channel), begun.eq(1)]
+    m.d.comb += [Assume(~begun | (channel == held)), Assume(~dut.i_stop)]
+    asked = axi.arvalid & axi.arready & (axi.arid == channel)
+    come = axi.rvalid & (axi.rid == channel)
+    m.d.comb += Assume(~come | (open_ != 0))
+    m.d.sync += open_.eq(open_ + Mux(asked, axi.arlen + 1, 0) - come)
+    m.d.comb += Assert(open_ <= words)
 
 
 def _registers(what: str) -> Build:
@@ -159,6 +175,11 @@ def specifications() -> Iterator[Specification]:
         yield Specification(f"DmaReader, {width} bits: AR holds", _reader(config, "hold"), Method.INDUCTION, 2)
         # The length lies a register behind the address, which an induction would have to know.
         yield Specification(f"DmaReader, {width} bits: {burst}", _reader(config, "burst"), Method.BOUNDED, 8)
+        room = f"DmaReader, {width} bits: outstanding words have room in the FIFO"
+        yield Specification(room, _reader(config, "room"), Method.BOUNDED, 12)
+        if width == 16:
+            less = "DmaReader, 16 bits: outstanding words leave room in the FIFO"
+            yield Specification(less, _reader(config, "room for less"), Method.BOUNDED, 12, refuted=True)
     config = preset("ews-msvq-tiny").override(["word_width=16", "burst_words=4", "fifo_words=8"])
     yield Specification("DmaWriter, 16 bits: WLAST where AWLEN says", _writer(config, "last"), Method.BOUNDED, 14)
     yield Specification("RegisterBank: B and R hold", _registers("hold"), Method.INDUCTION, 2)
