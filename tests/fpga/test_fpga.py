@@ -1,4 +1,4 @@
-"""A board's design in Verilator: the self-test passes, fails with the right words, and the host runs other programs."""
+"""A board's BoardSystem, with its Processor, in Verilator: passes, says why it fails, and runs the host's programs."""
 
 from __future__ import annotations
 
