@@ -25,7 +25,7 @@ def test_committed_builds_reach_their_clock() -> None:
         assert report["fmax_mhz"] >= report["clock_mhz"] >= 40
         assert report["configuration"]["H"] >= 8
         assert report["configuration"]["L"] >= 8
-        assert report["seconds"] < 30 * 60
+        assert report["processor_seconds"] < 30 * 60
 
 
 def test_a_build_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
