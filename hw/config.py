@@ -16,7 +16,16 @@ from typing import Any
 
 from hw.layout import position_code_bits
 
-__all__ = ["MASK_DECODERS", "PRESETS", "VARIANTS", "AcceleratorConfig", "ConfigError", "Variant", "preset"]
+__all__ = [
+    "MASK_DECODERS",
+    "PRESETS",
+    "VARIANTS",
+    "VECTOR_UNIT_FUNCTIONS",
+    "AcceleratorConfig",
+    "ConfigError",
+    "Variant",
+    "preset",
+]
 
 
 class ConfigError(ValueError):
@@ -57,6 +66,9 @@ VARIANTS: Mapping[str, Variant] = {
 }
 
 MASK_DECODERS = ("arithmetic", "table")
+
+#: What the vector unit has: pooling and addition; or also products, tables, moves of channels and upsampling.
+VECTOR_UNIT_FUNCTIONS = ("basic", "full")
 
 
 def _is_power_of_two(value: int) -> bool:
@@ -136,6 +148,9 @@ class AcceleratorConfig:
         Output channels that are requantised a cycle, a divisor of L; 0 for the largest up to L/4.
     vector_lanes
         Channels that the vector unit computes a cycle, a divisor of the L2 word's bytes; 0 for half a word.
+    vector_unit_functions
+        ``basic``: pooling and addition. ``full``: also products of two maps, a table of 256 entries, concatenation and
+        slices of channels, and upsampling by 2.
     burst_words, fifo_words
         Longest burst on the DRAM bus, a power of two in 1..256, and words that each channel of the DMA reader can hold,
         a power of two in 2 * burst_words .. 4096.
@@ -174,6 +189,7 @@ class AcceleratorConfig:
     l1_psum_bytes: int = 1 << 16
     post_lanes: int = 0
     vector_lanes: int = 0
+    vector_unit_functions: str = "basic"
     burst_words: int = 16
     fifo_words: int = 64
 
@@ -188,6 +204,11 @@ class AcceleratorConfig:
         if self.mask_decoder not in MASK_DECODERS:
             raise ConfigError(
                 f"mask_decoder must be one of {', '.join(MASK_DECODERS)}, not {_short(self.mask_decoder)}"
+            )
+        if self.vector_unit_functions not in VECTOR_UNIT_FUNCTIONS:
+            raise ConfigError(
+                f"vector_unit_functions must be one of {', '.join(VECTOR_UNIT_FUNCTIONS)}, not "
+                f"{_short(self.vector_unit_functions)}"
             )
         for name, low, high in (
             ("H", 1, 256),
@@ -359,6 +380,11 @@ class AcceleratorConfig:
         return self.vector_lanes or max(1, self.l2_word // 2)
 
     @property
+    def full_vector_unit(self) -> bool:
+        """The vector unit has all its functions."""
+        return self.vector_unit_functions == "full"
+
+    @property
     def raw_bits(self) -> int:
         """Bits of raw weights, or of one digit of them, of one row write: those of all multipliers of a row."""
         return self.weight_bits * self.multipliers * self.tiles
@@ -487,13 +513,15 @@ def _presets() -> dict[str, AcceleratorConfig]:
         "ews-cms": {"d": 16, "k": 512, "N": 4, "M": 16},
         "ews-ssvq": {"d": 8, "k": 16, "N": 8, "M": 8},
         "ews-msvq": {"d": 16, "k": 32, "N": 4, "M": 16},
+        # For networks with gates, concatenation and upsampling.
+        "ews-msvq-full": {"d": 16, "k": 32, "N": 4, "M": 16, "vector_unit_functions": "full"},
         # Weights of 4 bits. 2:8 keeps as many weights as 4:16 at equal accuracy, and its positions are shorter.
         "ews4": {"d": 16, "k": 2, "N": 16, "M": 16, "weight_bits": 4},
         "ews-msvq4": {"d": 16, "k": 32, "N": 2, "M": 8, "weight_bits": 4},
     }
     presets: dict[str, AcceleratorConfig] = {}
     for name, codebook in codebooks.items():
-        variant = name.removesuffix("4")
+        variant = name.removesuffix("4").removesuffix("-full")
         for size in (16, 32, 64):
             # MVQ section 5.1: L1 of 128 KB for 16 x 16, 256 KB for the larger ones.
             l1 = (1 << 16) if size == 16 else (1 << 17)
@@ -545,8 +573,8 @@ def _presets() -> dict[str, AcceleratorConfig]:
 
 
 #: Named configurations: ``<variant>-<16|32|64>`` for an array of that many rows and columns, ``<variant>-tiny`` for
-#: tests; ``ews4`` and ``ews-msvq4`` are ``ews`` and ``ews-msvq`` with weights of 4 bits; ``ews-msvq-fpga`` is for
-#: FPGAs.
+#: tests; ``ews4`` and ``ews-msvq4`` are ``ews`` and ``ews-msvq`` with weights of 4 bits, ``ews-msvq-full`` is
+#: ``ews-msvq`` with all functions of the vector unit; ``ews-msvq-fpga`` is for FPGAs.
 PRESETS: Mapping[str, AcceleratorConfig] = _presets()
 
 

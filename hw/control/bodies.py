@@ -10,12 +10,15 @@ from amaranth.lib import data
 from hw.config import AcceleratorConfig
 from hw.control.descriptor import BODIES, Channel, Opcode, VectorOp
 
-__all__ = ["READ_FIELDS", "SUM_FIELDS", "body_layout", "field_ranges", "store_layout"]
+__all__ = ["FULL_VECTOR_FIELDS", "READ_FIELDS", "SUM_FIELDS", "body_layout", "field_ranges", "store_layout"]
 
 #: Fields of TILE that the activation reader and the psum buffer need.
 READ_FIELDS = ("B", "D", "Dr", "width", "height", "advance_columns", "passes", "l1_base")
 READ_FIELDS += ("line_pitch", "position_pitch", "dr_pitch", "ds_pitch", "b_pitch")
 SUM_FIELDS = ("A", "width", "height", "accumulate", "last", "shift", "psum_base")
+
+#: Fields of VECTOR that only a vector unit with all functions looks at.
+FULL_VECTOR_FIELDS = ("a_skip", "b_skip", "l2_skip", "rotation", "tail", "rotate_a", "upsample", "lookup")
 
 # What is only added to addresses counts modulo the power of two that numbers the memory's words.
 _L2_PITCHES = {
@@ -67,12 +70,17 @@ def field_ranges(opcode: Opcode, config: AcceleratorConfig) -> dict[str, tuple[i
             "channels": (1, config.prf_depth * config.L),
         },
         Opcode.VECTOR: {
-            "operation": (0, len(VectorOp) - 1),
+            "operation": (0, max(VectorOp) if config.full_vector_unit else int(VectorOp.ADD)),
             "kernel_rows": (1, 255),
             "kernel_columns": (1, 255),
             "shift": (0, 62),
             **dict.fromkeys(("a_base", "b_base", "l2_base"), (0, l2 - 1)),
             **dict.fromkeys(("height", "width", "pixel_words"), (1, l2)),
+            **(
+                {"rotation": (0, config.l2_word - 1), "tail": (0, config.l2_word - 1), "upsample": (0, 2)}
+                if config.full_vector_unit
+                else {}
+            ),
         },
     }.get(opcode, {})
     ranges = {}
@@ -104,6 +112,8 @@ def body_layout(opcode: Opcode, config: AcceleratorConfig, names: Collection[str
             continue
         if field.name == "shift" and opcode == Opcode.TILE and config.weight_bits == 8:
             continue  # every weight is one digit
+        if field.name in FULL_VECTOR_FIELDS and opcode == Opcode.VECTOR and not config.full_vector_unit:
+            continue
         low, high = ranges[field.name]
         for pitches, depth in ((_L2_PITCHES, config.l2_depth), (_L1_PITCHES, config.l1_ifmap_depth)):
             if field.name in pitches.get(opcode, ()):

@@ -54,7 +54,8 @@ SUMMARIES: Mapping[str, str] = {
     " back the activation reader alone; weights load at once.",
     "OUTPUT": "Where and how the sums of one group of output channels go (requantiser, ofmap storer). It counts from"
     " its last TILE on.",
-    "VECTOR": "Pooling and addition, L2 to L2 (vector unit).",
+    "VECTOR": "Pooling and addition, L2 to L2 (vector unit). With `vector_unit_functions=full` also products, channels"
+    " that move, upsampling, and a table; elsewhere the fields from `a_skip` on are not looked at.",
     "STORE": "L2 to DRAM.",
     "RECORD": "The performance counters to DRAM.",
     "END": "End of the program: interrupt once all units are idle.",
@@ -109,7 +110,7 @@ class Channel(IntEnum):
 
 
 class VectorOp(IntEnum):
-    """What VECTOR computes."""
+    """What VECTOR computes. Those from MULTIPLY on, where ``vector_unit_functions`` is ``full``."""
 
     #: Largest of the window; padding never wins.
     MAXIMUM = 0
@@ -117,6 +118,12 @@ class VectorOp(IntEnum):
     SUM = 1
     #: ``a * multiplier_a + b * multiplier_b``, shifted; the window is 1 x 1.
     ADD = 2
+    #: ``a * b * multiplier_a``, shifted; the window is 1 x 1.
+    MULTIPLY = 3
+    #: Bytes of a and of b, turned by ``rotation``: see there. The window is 1 x ``kernel_columns``: a alone (1) or both.
+    MERGE = 4
+    #: 256 bytes from ``a_base`` on are the table from now on; rows, columns and result are 1 x 1.
+    TABLE = 5
 
 
 @dataclass(frozen=True)
@@ -248,8 +255,18 @@ BODIES: Mapping[Opcode, tuple[Field, ...]] = {
         Field("pixel_words", 16, "L2 words a pixel, of all tensors"),
         Field("low", 8, "least output", signed=True),
         Field("high", 8, "greatest output", signed=True),
-        Field("multiplier_a", 32, "for SUM, and of the first tensor for ADD (below 2**22)", signed=True),
+        Field("multiplier_a", 32, "for SUM, MULTIPLY, and of the first tensor for ADD (below 2**22)", signed=True),
         Field("multiplier_b", 32, "of the second tensor (below 2**22)", signed=True),
+        Field("a_skip", 16, "L2 words of the first tensor between a pixel's `pixel_words` and the next", signed=True),
+        Field("b_skip", 16, "of the second tensor; -`pixel_words` takes one pixel for all", signed=True),
+        Field("l2_skip", 16, "of the result", signed=True),
+        Field("rotation", 6, "of MERGE: byte i is byte i - rotation of a word; those of b from byte `rotation` on"),
+        Field("tail", 6, "of MERGE: bytes that stay of a pixel's last word, the others become 0; 0 for all"),
+        Field("rotate_a", 1, "of MERGE: words of a are turned, too"),
+        Field(
+            "upsample", 2, "each source row and column counts twice (1), or once and then 0 (2); the window is 1 x 1"
+        ),
+        Field("lookup", 1, "each result x is replaced by the table's entry x mod 256"),
     ),
     Opcode.STORE: (
         Field("address", 64, "DRAM byte address, a multiple of the bytes of an L2 word and of a DRAM word"),

@@ -1,4 +1,4 @@
-"""Vector unit: pooling and addition of feature maps in L2."""
+"""Vector unit: pooling and addition of feature maps in L2; products, tables, moves of channels, and upsampling."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from hw.control.bodies import body_layout
 from hw.control.descriptor import Opcode, VectorOp
 from hw.emission import shared
 from hw.memory.ports import ReadPort, WritePort
+from hw.memory.register_file import RegisterFile
+from hw.postprocess.byte_rotator import ByteRotator
 from hw.postprocess.loops import count
 from hw.postprocess.scaler import Scaler
 from hw.postprocess.window_walker import WindowWalker
@@ -28,6 +30,11 @@ class VectorUnit(wiring.Component):
     With ``G = l2_word / vector_unit_lanes`` cycles to scale a word, and K words in a window (ADD: 2, one of each
     tensor), an output word takes ``K + max(G - 2, 0)`` cycles, and ``G`` if K is 1. Words outside the tensor take a
     cycle each and are the least int8 for MAXIMUM and 0 otherwise. MAXIMUM clamps to ``low`` and ``high``, too.
+
+    With all functions (``config.full_vector_unit``): MULTIPLY is as ADD, with a product in place of the first sum.
+    MERGE turns the bytes of words, so that channels come to another place in a word, and puts two words together. TABLE
+    takes 256 bytes of L2 into the table, a byte a cycle; ``lookup`` puts any result through it, in every lane. The
+    pipeline is two cycles longer.
 
     Members
     -------
@@ -61,8 +68,18 @@ class VectorUnit(wiring.Component):
         groups = channels // lanes
 
         command = Signal(body_layout(Opcode.VECTOR, config))
+        full = config.full_vector_unit
         add, maximum = Signal(), Signal()
         m.d.comb += [add.eq(command.operation == VectorOp.ADD), maximum.eq(command.operation == VectorOp.MAXIMUM)]
+        pair = add  # both words are kept side by side
+        if full:
+            multiply, merge, load = Signal(), Signal(), Signal()
+            m.d.comb += [
+                multiply.eq(command.operation == VectorOp.MULTIPLY),
+                merge.eq(command.operation == VectorOp.MERGE),
+                load.eq(command.operation == VectorOp.TABLE),
+            ]
+            pair = add | multiply
         given = self.i_command.payload
         word = Signal(range(config.l2_depth))
         start, finish = Signal(), Signal()
@@ -78,12 +95,15 @@ class VectorUnit(wiring.Component):
             m.d.sync += self.o_busy.eq(0)
         with m.If(start):
             m.d.sync += [self.o_busy.eq(1), command.eq(given), word.eq(given.l2_base)]
-            with m.If(given.operation == VectorOp.MAXIMUM):
+            unscaled = given.operation == VectorOp.MAXIMUM
+            if full:
+                unscaled |= given.operation == VectorOp.MERGE
+            with m.If(unscaled):
                 m.d.sync += [command.multiplier_a.eq(1), command.shift.eq(0)]
 
         # Words from L2: one may be on its way or kept, one more is in `operand`.
         tap = walker.o_tap
-        flags = Signal(data.StructLayout({"outside": 1, "first": 1, "last": 1}))
+        flags = Signal(data.StructLayout({"outside": 1, "first": 1, "last": 1, **({"end": 1} if full else {})}))
         come, fresh = Signal(), Signal()
         kept, incoming, operand = (
             Signal(8 * channels, name=n, reset_less=True) for n in ("kept", "incoming", "operand")
@@ -109,6 +129,7 @@ class VectorUnit(wiring.Component):
                 flags.outside.eq(tap.p.outside),
                 flags.first.eq(tap.p.first),
                 flags.last.eq(tap.p.last),
+                *([flags.end.eq(tap.p.end)] if full else []),
             ]
         with m.Elif(move):
             m.d.sync += come.eq(0)
@@ -123,6 +144,16 @@ class VectorUnit(wiring.Component):
         with m.Elif(use):
             m.d.sync += operand_valid.eq(0)
 
+        if full:
+            m.submodules.rotator = rotator = ByteRotator(channels)
+            amount, operand_end = Signal.like(rotator.i_amount), Signal()
+            m.d.comb += [rotator.i_word.eq(operand), rotator.i_amount.eq(amount)]
+            with m.If(move):
+                m.d.sync += [
+                    operand_end.eq(flags.end),
+                    amount.eq(Mux(flags.first & ~command.rotate_a, 0, command.rotation)),
+                ]
+
         # Combine. ADD keeps its first word in the lower byte and its second one above it.
         totals, combined = (
             [Signal(signed(SUM_BITS), name=f"{name}_{i}", reset_less=name == "total") for i in range(channels)]
@@ -131,11 +162,18 @@ class VectorUnit(wiring.Component):
         for channel, (total, result) in enumerate(zip(totals, combined, strict=True)):
             value = operand.word_select(channel, 8).as_signed()
             lower = total[:8].as_signed()
-            with m.If(operand_first):
+            if full:
+                # Of the last word of a pixel the first bytes stay; of the second operand's, those that were turned on.
+                gone = operand_end & (command.tail != 0) & (channel >= command.tail)
+                mine = operand_first | (channel >= command.rotation)
+                turned = rotator.o_word.word_select(channel, 8).as_signed()
+                with m.If(merge):
+                    m.d.comb += result.eq(Mux(gone, 0, Mux(mine, turned, lower)))
+            with (m.Elif if full else m.If)(operand_first):
                 m.d.comb += result.eq(value)
             with m.Elif(maximum):
                 m.d.comb += result.eq(Mux(value > lower, value, lower))
-            with m.Elif(add):
+            with m.Elif(pair):
                 m.d.comb += result.eq(Cat(lower, value))
             with m.Else():
                 m.d.comb += result.eq(total + value)
@@ -146,15 +184,27 @@ class VectorUnit(wiring.Component):
         enable, scale = Signal(), Signal()
         group = Signal(range(groups))
         last_group = group == groups - 1
-        m.d.comb += [
-            use.eq(operand_valid & enable & ((group == 0) | (last_group & ~operand_last))),
-            scale.eq((use & operand_last) | (group != 0)),
-        ]
+        ready, ending = operand_valid & enable & ((group == 0) | (last_group & ~operand_last)), operand_last
+        if full:
+            m.submodules.table = table = RegisterFile(256, 8, ports=lanes)
+            index = Signal(8)
+            place = index[: (channels - 1).bit_length()]
+            m.d.comb += [
+                table.i_write.eq(operand_valid & load),
+                table.i_write_address.eq(index),
+                table.i_write_data.eq(operand.word_select(place, 8)),
+            ]
+            with m.If(start):
+                m.d.sync += index.eq(0)
+            with m.Elif(table.i_write):
+                m.d.sync += index.eq(index + 1)
+            ready, ending = Mux(load, operand_valid & (place == channels - 1), ready), operand_last & ~load
+        m.d.comb += [use.eq(ready), scale.eq((use & ending) | (group != 0))]
         with m.If(enable & scale):
             m.d.sync += group.eq(Mux(last_group, 0, group + 1))
         factors = Signal(SUM_BITS * lanes, reset_less=True)
         selected = Cat(totals).word_select(group, SUM_BITS * lanes)
-        tags = Signal(1 + Scaler.stages)
+        tags = Signal(1 + Scaler.stages + (2 if full else 0))
         with m.If(enable):
             m.d.sync += [
                 factors.eq(Mux(group == 0, Cat(combined[:lanes]), selected)),
@@ -163,6 +213,12 @@ class VectorUnit(wiring.Component):
         results = []
         for lane in range(lanes):
             factor = factors.word_select(lane, SUM_BITS)
+            if full:
+                product = Signal(signed(SUM_BITS), name=f"product_{lane}", reset_less=True)
+                value, other = (factor[i : i + 8].as_signed() for i in (0, 8))
+                with m.If(enable):
+                    m.d.sync += product.eq(Mux(multiply, value * other, factor.as_signed()))
+                factor = product
             scaler = Scaler(SUM_BITS)
             m.submodules[f"scaler_{lane}"] = shared(scaler, platform)
             m.d.comb += [
@@ -176,7 +232,15 @@ class VectorUnit(wiring.Component):
                 scaler.i_low.eq(command.low),
                 scaler.i_high.eq(command.high),
             ]
-            results.append(scaler.o_result)
+            result = scaler.o_result
+            if full:
+                result = Signal(8, name=f"result_{lane}", reset_less=True)
+                m.d.comb += getattr(table, f"i_address_{lane}").eq(scaler.o_result)
+                with m.If(enable):
+                    m.d.sync += result.eq(
+                        Mux(command.lookup, getattr(table, f"o_data_{lane}"), scaler.o_result.as_unsigned())
+                    )
+            results.append(result)
 
         # Words into L2.
         m.submodules.assembler = assembler = WordAssembler(lanes, channels)
@@ -193,6 +257,11 @@ class VectorUnit(wiring.Component):
             put.eq(assembler.o_word.valid & self.o_l2_write.ready),
             finish.eq(put & stored["word_row"]),
         ]
+        following = word + 1
+        if full:
+            following += Mux(stored["word"], command.l2_skip, 0)
+            with m.If(load):
+                m.d.comb += finish.eq(use & operand_end)
         with m.If(put):
-            m.d.sync += word.eq(word + 1)
+            m.d.sync += word.eq(following)
         return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,8 +15,12 @@ __all__ = ["WindowWalker", "tap_layout"]
 
 
 def tap_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """One word of a window: its address, or that it is outside the tensor, and whether it is the first or the last."""
-    return data.StructLayout({"address": range(config.l2_depth), "outside": 1, "first": 1, "last": 1})
+    """One word of a window: its address, or that it is outside the tensor, and whether it is the first or the last.
+
+    With all functions also whether it is of the last word of a pixel, ``end``.
+    """
+    end = {"end": 1} if config.full_vector_unit else {}
+    return data.StructLayout({"address": range(config.l2_depth), "outside": 1, "first": 1, "last": 1, **end})
 
 
 class WindowWalker(wiring.Component):
@@ -24,6 +28,11 @@ class WindowWalker(wiring.Component):
 
     A window of ADD is one word of each tensor, whatever kernel, stride and padding are. A tap a cycle; a command starts
     with some 20 cycles in which its products of sizes and pitches are added up.
+
+    With all functions, pixels of each tensor may lie further apart than their words, or nearer. MULTIPLY is like ADD.
+    The second tap of MERGE is of the second tensor, too. Upsampling takes a step of the source at every other pixel and
+    row of the result; ``padding_rows`` and ``padding_columns`` are then rows and columns of the result beyond the edge,
+    where the ones at the edge repeat.
 
     Members
     -------
@@ -47,18 +56,27 @@ class WindowWalker(wiring.Component):
         config = self.config
         depth = config.l2_depth
         command = Signal(body_layout(Opcode.VECTOR, config))
+        full = config.full_vector_unit
         add = command.operation == VectorOp.ADD
 
         # Pitches in L2 words, modulo the addresses. `corner` is the word of the first window's upper left corner.
         row_words, line_words, column_words, corner = pitches = [
             Signal(range(depth), name=name) for name in ("row_words", "line_words", "column_words", "corner")
         ]
+        pixel_pitch, corner_rows, corner_columns = command.pixel_words, command.padding_rows, command.padding_columns
+        if full:
+            pixel_pitch, b_pitch = (Signal(range(depth), name=f"{name}_pitch") for name in "ab")
+            b_pixel, b_word = (Signal(range(depth), name=name) for name in ("b_pixel", "b_word"))
+            upsample, zeros = command.upsample != 0, command.upsample[1]
+            # Beyond the edge the same row counts again: the first one read is that of the tensor.
+            corner_rows, corner_columns = Mux(upsample, 0, corner_rows), Mux(upsample, 0, corner_columns)
+            add |= (command.operation == VectorOp.MULTIPLY) | (command.operation == VectorOp.MERGE)
         products = (
-            (command.columns, command.pixel_words, row_words),
+            (command.columns, pixel_pitch, row_words),
             (command.stride_rows, row_words, line_words),
-            (command.stride_columns, command.pixel_words, column_words),
-            (command.padding_rows, -row_words, corner),
-            (command.padding_columns, -command.pixel_words, corner),
+            (command.stride_columns, pixel_pitch, column_words),
+            (corner_rows, -row_words, corner),
+            (corner_columns, -pixel_pitch, corner),
         )
         product = Signal(range(len(products)))
         factor, pitch = Signal(16), Signal(range(depth))
@@ -90,7 +108,16 @@ class WindowWalker(wiring.Component):
                         *(pitch.eq(0) for pitch in pitches),
                         corner.eq(self.i_command.payload.a_base),
                     ]
-                    with m.If(self.i_command.payload.operation == VectorOp.ADD):
+                    given = self.i_command.payload
+                    pair = given.operation == VectorOp.ADD
+                    if full:
+                        pair |= given.operation == VectorOp.MULTIPLY
+                        m.d.sync += [
+                            pixel_pitch.eq(given.pixel_words + given.a_skip),
+                            b_pitch.eq(given.pixel_words + given.b_skip),
+                            *(pointer.eq(given.b_base) for pointer in (b_pixel, b_word)),
+                        ]
+                    with m.If(pair):
                         m.d.sync += [
                             command.kernel_rows.eq(1),
                             command.kernel_columns.eq(2),
@@ -131,13 +158,30 @@ class WindowWalker(wiring.Component):
                 with m.If(step & ends["line"]):
                     m.next = "IDLE"
 
+        outside = (row < 0) | (row >= command.rows) | (column < 0) | (column >= command.columns)
+        line_step, column_step = line_words, column_words
+        if full:
+            outside = Mux(upsample, zeros & (row[0] | column[0]), outside)
+            # From one position to the next, the source goes on at odd ones inside it, but not beyond its last.
+            line_step, column_step = (
+                Mux(~upsample | (at[0] & ~at[-1] & (at + 1 != extent << 1)), pitch, 0)
+                for at, extent, pitch in (
+                    (first_row, command.rows, line_words),
+                    (first_column, command.columns, column_words),
+                )
+            )
+            m.d.comb += self.o_tap.p.end.eq(ends["channel"])
+            with m.If(step & ends["channel"]):
+                m.d.sync += [pointer.eq(b_pixel + b_pitch) for pointer in (b_pixel, b_word)]
+            with m.Elif(step & ends["kernel_row"]):
+                m.d.sync += b_word.eq(b_word + 1)
         m.d.comb += [
             self.o_tap.p.address.eq(tap),
-            self.o_tap.p.outside.eq((row < 0) | (row >= command.rows) | (column < 0) | (column >= command.columns)),
+            self.o_tap.p.outside.eq(outside),
             self.o_tap.p.first.eq(first),
             self.o_tap.p.last.eq(ends["kernel_row"]),
         ]
-        next_line, next_pixel, next_word = line + line_words, pixel + column_words, word + 1
+        next_line, next_pixel, next_word = line + line_step, pixel + column_step, word + 1
         next_kernel_row = kernel_row + row_words
         with m.If(step):
             m.d.sync += first.eq(ends["kernel_row"])
@@ -156,7 +200,7 @@ class WindowWalker(wiring.Component):
                 m.d.sync += [pointer.eq(next_kernel_row) for pointer in (kernel_row, tap)]
                 m.d.sync += [row.eq(row + 1), column.eq(first_column)]
             with m.Elif(add):
-                m.d.sync += tap.eq(tap + command.b_base - command.a_base)
+                m.d.sync += tap.eq(b_word if full else tap + command.b_base - command.a_base)
             with m.Else():
-                m.d.sync += [tap.eq(tap + command.pixel_words), column.eq(column + 1)]
+                m.d.sync += [tap.eq(tap + pixel_pitch), column.eq(column + 1)]
         return m
