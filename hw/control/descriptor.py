@@ -29,6 +29,7 @@ __all__ = [
     "EVENTS",
     "HEAD",
     "QUEUE_DEPTHS",
+    "TABLE_BYTES",
     "WAIT_REACH",
     "Channel",
     "Descriptor",
@@ -43,6 +44,9 @@ __all__ = [
 
 #: Bytes of a descriptor.
 BYTES = 64
+
+#: Bytes of the vector unit's table: an entry for each int8, those of -128..-1 last.
+TABLE_BYTES = 256
 
 #: What the opcodes do, for the documentation.
 SUMMARIES: Mapping[str, str] = {
@@ -120,9 +124,9 @@ class VectorOp(IntEnum):
     ADD = 2
     #: ``a * b * multiplier_a``, shifted; the window is 1 x 1.
     MULTIPLY = 3
-    #: Bytes of a and of b, turned by ``rotation``: see there. The window is 1 x ``kernel_columns``: a alone (1) or both.
+    #: Bytes of a and b, turned by ``rotation``: see there. The window is 1 x ``kernel_columns``, 1 or 2: a or both.
     MERGE = 4
-    #: 256 bytes from ``a_base`` on are the table from now on; rows, columns and result are 1 x 1.
+    #: 256 bytes from ``a_base`` on, a pixel, are the table from now on; window and result are 1 x 1.
     TABLE = 5
 
 
@@ -261,11 +265,9 @@ BODIES: Mapping[Opcode, tuple[Field, ...]] = {
         Field("b_skip", 16, "of the second tensor; -`pixel_words` takes one pixel for all", signed=True),
         Field("l2_skip", 16, "of the result", signed=True),
         Field("rotation", 6, "of MERGE: byte i is byte i - rotation of a word; those of b from byte `rotation` on"),
-        Field("tail", 6, "of MERGE: bytes that stay of a pixel's last word, the others become 0; 0 for all"),
+        Field("tail", 6, "bytes that stay of a result's last word in each pixel, the others become 0; 0 for all"),
         Field("rotate_a", 1, "of MERGE: words of a are turned, too"),
-        Field(
-            "upsample", 2, "each source row and column counts twice (1), or once and then 0 (2); the window is 1 x 1"
-        ),
+        Field("upsample", 2, "each source row and column twice (1), or once, then zeros (2); the window is 1 x 1"),
         Field("lookup", 1, "each result x is replaced by the table's entry x mod 256"),
     ),
     Opcode.STORE: (

@@ -14,8 +14,10 @@ from hw.control.descriptor import (
     BYTES,
     EVENTS,
     QUEUE_DEPTHS,
+    TABLE_BYTES,
     Channel,
     Opcode,
+    VectorOp,
     body_offsets,
     head_offsets,
 )
@@ -308,6 +310,12 @@ class Sequencer(wiring.Component):
                 parts += [advanced <= D, field(of, "passes") <= B]
                 if not config.features.codebook:
                     parts.append(field(of, "raw"))
+            if of is Opcode.VECTOR and config.full_vector_unit:
+                # A table is taken as a whole, or the unit would wait for the rest of it.
+                sizes = dict.fromkeys(("kernel_rows", "kernel_columns", "height", "width"), 1)
+                sizes["pixel_words"] = TABLE_BYTES // config.l2_word
+                whole = Cat(field(of, name) == size for name, size in sizes.items()).all()
+                parts.append((field(of, "operation") != VectorOp.TABLE) | whole)
             if of not in (Opcode.FETCH, Opcode.END):
                 parts.append(known)
             m.d.sync += verdicts[number].eq(Cat(parts).all())

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.config import AcceleratorConfig
 from hw.control.bodies import body_layout
-from hw.control.descriptor import Opcode, VectorOp
+from hw.control.descriptor import TABLE_BYTES, Opcode, VectorOp
 from hw.emission import shared
 from hw.memory.ports import ReadPort, WritePort
 from hw.memory.register_file import RegisterFile
@@ -103,7 +103,15 @@ class VectorUnit(wiring.Component):
 
         # Words from L2: one may be on its way or kept, one more is in `operand`.
         tap = walker.o_tap
-        flags = Signal(data.StructLayout({"outside": 1, "first": 1, "last": 1, **({"end": 1} if full else {})}))
+        flags = Signal(
+            data.StructLayout(
+                {
+                    "outside": 1,
+                    "first": 1,
+                    "last": 1,
+                }
+            )
+        )
         come, fresh = Signal(), Signal()
         kept, incoming, operand = (
             Signal(8 * channels, name=n, reset_less=True) for n in ("kept", "incoming", "operand")
@@ -129,7 +137,6 @@ class VectorUnit(wiring.Component):
                 flags.outside.eq(tap.p.outside),
                 flags.first.eq(tap.p.first),
                 flags.last.eq(tap.p.last),
-                *([flags.end.eq(tap.p.end)] if full else []),
             ]
         with m.Elif(move):
             m.d.sync += come.eq(0)
@@ -146,13 +153,10 @@ class VectorUnit(wiring.Component):
 
         if full:
             m.submodules.rotator = rotator = ByteRotator(channels)
-            amount, operand_end = Signal.like(rotator.i_amount), Signal()
+            amount = Signal.like(rotator.i_amount)
             m.d.comb += [rotator.i_word.eq(operand), rotator.i_amount.eq(amount)]
             with m.If(move):
-                m.d.sync += [
-                    operand_end.eq(flags.end),
-                    amount.eq(Mux(flags.first & ~command.rotate_a, 0, command.rotation)),
-                ]
+                m.d.sync += amount.eq(Mux(flags.first & ~command.rotate_a, 0, command.rotation))
 
         # Combine. ADD keeps its first word in the lower byte and its second one above it.
         totals, combined = (
@@ -163,12 +167,10 @@ class VectorUnit(wiring.Component):
             value = operand.word_select(channel, 8).as_signed()
             lower = total[:8].as_signed()
             if full:
-                # Of the last word of a pixel the first bytes stay; of the second operand's, those that were turned on.
-                gone = operand_end & (command.tail != 0) & (channel >= command.tail)
                 mine = operand_first | (channel >= command.rotation)
                 turned = rotator.o_word.word_select(channel, 8).as_signed()
                 with m.If(merge):
-                    m.d.comb += result.eq(Mux(gone, 0, Mux(mine, turned, lower)))
+                    m.d.comb += result.eq(Mux(mine, turned, lower))
             with (m.Elif if full else m.If)(operand_first):
                 m.d.comb += result.eq(value)
             with m.Elif(maximum):
@@ -186,7 +188,7 @@ class VectorUnit(wiring.Component):
         last_group = group == groups - 1
         ready, ending = operand_valid & enable & ((group == 0) | (last_group & ~operand_last)), operand_last
         if full:
-            m.submodules.table = table = RegisterFile(256, 8, ports=lanes)
+            m.submodules.table = table = RegisterFile(TABLE_BYTES, 8, ports=lanes)
             index = Signal(8)
             place = index[: (channels - 1).bit_length()]
             m.d.comb += [
@@ -260,8 +262,12 @@ class VectorUnit(wiring.Component):
         following = word + 1
         if full:
             following += Mux(stored["word"], command.l2_skip, 0)
+            for channel in range(channels):
+                # Channels that do not exist are 0, whatever the table makes of 0.
+                with m.If(stored["word"] & (command.tail != 0) & (channel >= command.tail)):
+                    m.d.comb += self.o_l2_write.data.word_select(channel, 8).eq(0)
             with m.If(load):
-                m.d.comb += finish.eq(use & operand_end)
+                m.d.comb += finish.eq(table.i_write & (index == TABLE_BYTES - 1))
         with m.If(put):
             m.d.sync += word.eq(following)
         return m

@@ -15,12 +15,8 @@ __all__ = ["WindowWalker", "tap_layout"]
 
 
 def tap_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """One word of a window: its address, or that it is outside the tensor, and whether it is the first or the last.
-
-    With all functions also whether it is of the last word of a pixel, ``end``.
-    """
-    end = {"end": 1} if config.full_vector_unit else {}
-    return data.StructLayout({"address": range(config.l2_depth), "outside": 1, "first": 1, "last": 1, **end})
+    """One word of a window: its address, or that it is outside the tensor, and whether it is the first or the last."""
+    return data.StructLayout({"address": range(config.l2_depth), "outside": 1, "first": 1, "last": 1})
 
 
 class WindowWalker(wiring.Component):
@@ -164,13 +160,12 @@ class WindowWalker(wiring.Component):
             outside = Mux(upsample, zeros & (row[0] | column[0]), outside)
             # From one position to the next, the source goes on at odd ones inside it, but not beyond its last.
             line_step, column_step = (
-                Mux(~upsample | (at[0] & ~at[-1] & (at + 1 != extent << 1)), pitch, 0)
+                Mux(~upsample | (at[0] & ~at[-1] & (at + 1 < extent << 1)), pitch, 0)
                 for at, extent, pitch in (
                     (first_row, command.rows, line_words),
                     (first_column, command.columns, column_words),
                 )
             )
-            m.d.comb += self.o_tap.p.end.eq(ends["channel"])
             with m.If(step & ends["channel"]):
                 m.d.sync += [pointer.eq(b_pixel + b_pitch) for pointer in (b_pixel, b_word)]
             with m.Elif(step & ends["kernel_row"]):

@@ -13,8 +13,9 @@ from hw.config import AcceleratorConfig
 from hw.control.descriptor import BYTES, Descriptor, Opcode
 from sw.compiler.emission import Dram, Emitter, Mapped
 from sw.compiler.graph import PRODUCT, CompileError, Convolution, Graph, Value, convolution, lower, trimmed
-from sw.compiler.placement import Place, pixel_words, place
+from sw.compiler.placement import Place, place
 from sw.compiler.tiling import Geometry, Plan, choose_plan, tiles
+from sw.compiler.vectors import check_functions, pixel_words
 from sw.compiler.weights import Weights, is_coded
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.golden import check_psum_width
@@ -233,6 +234,7 @@ class _Compiler:
             raise CompileError(
                 f"base must be a multiple of {BYTES} in 0..2**{config.address_bits} - {BYTES}, not {self.base}"
             )
+        check_functions(config, graph)
         convolutions = [number for number, x in enumerate(graph.operations) if isinstance(x, Convolution)]
         ranges = graph.ranges()
         for operation in graph.operations:
@@ -391,7 +393,13 @@ class _Compiler:
             records = {number: end + number * BYTES for number in range(len(graph.operations))}
             end += len(records) * BYTES
         inputs, stores = ({number: tensors[number] for number in part} for part in (graph.inputs, stored))
-        descriptors = Emitter(config, graph, places, mapped, inputs, stores, records).run()
+        for number, values in graph.constants.items():
+            value = graph.values[number]
+            inputs[number] = Tensor(
+                value.name, dram.put(values.tobytes()), value.channels, 1, 1, config.l2_word, places[number].pixel_words
+            )
+        emitter = Emitter(config, graph, places, mapped, inputs, stores, records)
+        descriptors = emitter.run()
 
         # Only now it is known how many descriptors there are, and so where the tensors begin: behind the image.
         first = dram.put(bytes(len(descriptors) * BYTES))
@@ -399,7 +407,8 @@ class _Compiler:
         behind = dram.base + len(dram.image)
         tensors = {number: dataclasses.replace(x, address=x.address + behind) for number, x in tensors.items()}
         dram.image[first - dram.base : first - dram.base + len(descriptors) * BYTES] = b"".join(
-            _moved(descriptor, behind).pack() for descriptor in descriptors
+            (descriptor if number in emitter.fixed else _moved(descriptor, behind)).pack()
+            for number, descriptor in enumerate(descriptors)
         )
         layers = [
             ProgramLayer(

@@ -20,10 +20,11 @@ from hw.control.descriptor import BYTES, WAIT_REACH, Channel, Descriptor, Descri
 from sw.compiler.graph import CompileError, Convolution, Graph, Vector
 from sw.compiler.placement import Place
 from sw.compiler.tiling import Geometry, Plan, Strip, strips
+from sw.compiler.vectors import vector_commands, vector_parts, vector_reach
 from sw.compiler.weights import Streams, Tile, Weights
 from sw.program import Tensor
 
-__all__ = ["LOADS", "VECTORS", "Dram", "Emitter", "Mapped"]
+__all__ = ["LOADS", "Dram", "Emitter", "Mapped"]
 
 _COUNTED = {
     Opcode.LOAD: "loaded",
@@ -35,8 +36,8 @@ _COUNTED = {
     Opcode.RECORD: "written",
 }
 _CHANNELS = {"weight": Channel.WEIGHT, "mask": Channel.MASK, "sign": Channel.SIGN}
-#: Parts in which an input comes, and in which a vector operation runs: what needs the first part need not wait for all.
-LOADS, VECTORS = 16, 8
+#: Parts in which an input comes: what needs the first part need not wait for all.
+LOADS = 16
 
 Waits = dict[str, int]
 
@@ -181,7 +182,7 @@ class Emitter:
     mapped
         Of each convolution, by the number of its operation.
     inputs
-        Tensors in DRAM, by value.
+        Tensors in DRAM, by value: the network's inputs, then constants in the order of their first readers.
     stores
         Tensors in DRAM to which values go once they are complete, by value.
     records
@@ -201,7 +202,11 @@ class Emitter:
         self.config, self.graph, self.mapped = config, graph, mapped
         self.stores, self.records = stores, records
         self.descriptors: list[Descriptor] = []
+        # Numbers of LOADs from the image.
+        self.fixed: set[int] = set()
         self.counts = dict.fromkeys(_COUNTED.values(), 0)
+        self.bases = [given.base for given in places]
+        self.pixels = [given.pixel_words for given in places]
         self.tensors = [_Tensor(place, value.rows) for place, value in zip(places, graph.values, strict=True)]
         for operation in graph.operations:
             for number in {*operation.sources, operation.target}:
@@ -221,13 +226,15 @@ class Emitter:
                 and mine.base < given.place.end
             ]
         # What can run ahead of the array, in the order in which each unit takes it.
-        self.loads = deque((number, *part) for number, tensor in inputs.items() for part in self._load_parts(tensor))
+        self.loads = deque(
+            (number, *part) for number, tensor in inputs.items() for part in self._load_parts(number, tensor)
+        )
         self.copies = deque(copy for number, entry in mapped.items() for copy in self._copies(number, entry))
         self.vectors = deque(
             (number, start, end)
             for number, operation in enumerate(graph.operations)
             if isinstance(operation, Vector)
-            for start, end in self._vector_parts(operation)
+            for start, end in vector_parts(graph, operation)
         )
         self.inputs = inputs
         self.regions: deque[_Region] = deque()
@@ -239,20 +246,13 @@ class Emitter:
 
     # Parts
 
-    def _load_parts(self, tensor: Tensor) -> Iterator[tuple[int, int]]:
+    def _load_parts(self, number: int, tensor: Tensor) -> Iterator[tuple[int, int]]:
         """First word and words of each LOAD of an input, on borders of DRAM words."""
         unit = max(1, self.config.word_width // 8 // self.config.l2_word)
         size = -(-tensor.words // LOADS)
-        size = -(-size // unit) * unit
+        size = tensor.words if number in self.graph.constants else -(-size // unit) * unit
         for start in range(0, tensor.words, size):
             yield start, min(size, tensor.words - start)
-
-    def _vector_parts(self, operation: Vector) -> Iterator[tuple[int, int]]:
-        """Output rows of each VECTOR of an operation."""
-        rows = self.graph.values[operation.target].rows
-        size = -(-rows // VECTORS)
-        for start in range(0, rows, size):
-            yield start, min(start + size, rows)
 
     def _copies(self, number: int, entry: Mapped) -> Iterator[_Copy]:
         """The COPYs of a layer in the order in which its tiles need them."""
@@ -335,6 +335,8 @@ class Emitter:
         if not self._free(target):
             return False
         self.loads.popleft()
+        if number in self.graph.constants:
+            self.fixed.add(len(self.descriptors))
         count = self._emit(
             Opcode.LOAD,
             target.place.first,
@@ -356,50 +358,24 @@ class Emitter:
         number, start, end = self.vectors[0]
         operation = self.graph.operations[number]
         assert isinstance(operation, Vector)
-        target, source = self.tensors[operation.target], self.tensors[operation.sources[0]]
-        top = start * operation.stride[0] - operation.padding[0]
-        first = max(0, top)
-        bottom = min(source.rows, (end - 1) * operation.stride[0] - operation.padding[0] + operation.kernel[0])
-        if not self._free(target) or any(self.tensors[other].ready < bottom for other in operation.sources):
+        target = self.tensors[operation.target]
+        reach = {other: vector_reach(self.graph, operation, other, end) for other in operation.sources}
+        if not self._free(target) or any(self.tensors[other].ready < rows for other, rows in reach.items()):
             return False
         self.vectors.popleft()
         waits = self._taken(target)
-        for other in operation.sources:
-            _later(waits, self.tensors[other].written(bottom))
-        value = self.graph.values[operation.target]
-        bases = [self.tensors[other].place.base + first * source.place.row_words for other in operation.sources]
-        count = self._emit(
-            Opcode.VECTOR,
-            number,
-            {
-                "operation": int(operation.kind),
-                "kernel_rows": operation.kernel[0],
-                "kernel_columns": operation.kernel[1],
-                "stride_rows": operation.stride[0],
-                "stride_columns": operation.stride[1],
-                "padding_rows": first - top,
-                "padding_columns": operation.padding[1],
-                "shift": operation.shift,
-                "a_base": bases[0],
-                "b_base": bases[-1],
-                "l2_base": target.place.base + start * target.place.row_words,
-                # Of an addition, the rows of this part alone: source and result are of one size.
-                "rows": (end if len(bases) == 2 else source.rows) - first,
-                "columns": source.place.columns,
-                "height": end - start,
-                "width": value.columns,
-                "pixel_words": target.place.pixel_words,
-                "low": operation.low,
-                "high": operation.high,
-                "multiplier_a": operation.multipliers[0],
-                "multiplier_b": operation.multipliers[1],
-            },
-            waits,
-        )
+        for other, rows in reach.items():
+            _later(waits, self.tensors[other].written(rows))
+        count = 0
+        for body in vector_commands(self.config, self.graph, operation, (start, end), self.bases, self.pixels):
+            if count:
+                # It may read what the one before has written.
+                _later(waits, {"vectored": count})
+            count = self._emit(Opcode.VECTOR, number, body, waits)
         target.writes.append((end, "vectored", count))
         for other in {*operation.sources, operation.target}:
             _later(self.tensors[other].accesses, {"vectored": count})
-        if end == value.rows:
+        if end == target.rows:
             self._finish(number)
         return True
 

@@ -9,6 +9,10 @@
 - ``add``, ``maximum`` and ``average`` become vector operations. So does a range by itself (a sum over 1 x 1), unless it
   can go into the operation that makes its input.
 - ``flatten`` costs nothing.
+- ``multiply``, ``table``, ``concatenate``, ``slice`` and ``upsample`` become vector operations of an instance that has
+  them (``vector_unit_functions``). A table is a value of 256 channels that comes from the program's image.
+- ``upsample`` by ``bilinear`` becomes that by ``nearest``, with its border replicated, and a depthwise convolution of
+  3 x 3 with the weights ``[1, 2, 1]`` by ``[1, 2, 1]``.
 """
 
 from __future__ import annotations
@@ -30,13 +34,18 @@ from sw.network.spatial import (
     Add,
     Average,
     Clamp,
+    Concatenate,
     Flatten,
     Input,
     Layer,
     Logits,
     Maximum,
+    Multiply,
     Pad,
     Shortcut,
+    Slice,
+    Table,
+    Upsample,
     pooled_size,
 )
 
@@ -113,7 +122,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Vector:
-    """Pooling, an addition, or a range by itself.
+    """Pooling, an addition, a range by itself, or what only a vector unit with all functions computes.
 
     Parameters
     ----------
@@ -128,7 +137,14 @@ class Vector:
     multipliers, shift
         Of the requantisation.
     low, high
-        Range of the result.
+        Range of the result; before the table.
+    upsample
+        0, or as in the descriptor: 1 repeats rows and columns, 2 puts zeros between them. ``padding`` are then rows and
+        columns beyond each edge.
+    lookup
+        The result goes through the table in the last of the sources.
+    pieces
+        Of a move of channels: of each source the first channel, and the one behind the last.
     """
 
     name: str
@@ -144,6 +160,24 @@ class Vector:
     low: int = -128
     high: int = 127
     macs: int = 0
+    upsample: int = 0
+    lookup: bool = False
+    pieces: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def operands(self) -> tuple[int, ...]:
+        """Numbers of the values that it computes with."""
+        return self.sources[:-1] if self.lookup else self.sources
+
+    @property
+    def full(self) -> bool:
+        """Only a vector unit with all functions computes it."""
+        return self.kind > VectorOp.ADD or bool(self.upsample) or self.lookup
+
+    def repeats(self, graph: Graph, number: int) -> bool:
+        """Whether the one pixel of a source counts for all of the result."""
+        areas = [graph.values[x].rows * graph.values[x].columns for x in (number, self.target)]
+        return self.kind == VectorOp.MULTIPLY and areas[0] == 1 < areas[1]
 
 
 @dataclass
@@ -158,6 +192,8 @@ class Graph:
         Each makes one value.
     inputs, outputs
         Numbers of the values that come from and go to DRAM.
+    constants
+        int8 of the values that come from the program's image.
     results
         Of each operation of the network, the number of the value that holds its result, or that of the range or
         flattening that follows it.
@@ -168,6 +204,7 @@ class Graph:
     inputs: list[int] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     results: list[int] = field(default_factory=list)
+    constants: dict[int, NDArray[np.int8]] = field(default_factory=dict)
 
     def add(self, value: Value) -> int:
         """Number of a new value."""
@@ -180,7 +217,13 @@ class Graph:
         for operation in self.operations:
             low, high = operation.low, operation.high
             given = [found[source] for source in operation.sources]
-            if isinstance(operation, Vector) and operation.kind == VectorOp.MAXIMUM:
+            if isinstance(operation, Vector) and operation.lookup:
+                table = self.constants[operation.sources[-1]]
+                low, high = int(table.min()), int(table.max())
+            elif isinstance(operation, Vector) and (operation.kind == VectorOp.MERGE or operation.upsample):
+                ends = [*given, (0, 0)] if operation.upsample == 2 else given
+                low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+            elif isinstance(operation, Vector) and operation.kind == VectorOp.MAXIMUM:
                 low, high = given[0]
             elif isinstance(operation, Vector) and min(operation.multipliers) >= 0 and min(given)[0] >= 0:
                 low = max(low, min(0, high))
@@ -450,15 +493,122 @@ class _Lowering:
         return window, (E, F)
 
     @lower.register
+    def _(self, operation: Multiply, number: int) -> int:
+        (source, value), other = self.source(operation), self.graph.results[operation.inputs[1]]
+        factors = self.graph.values[other]
+        if (factors.rows, factors.columns) != (1, 1) or factors.channels != value.channels:
+            self.check_alike(operation, number)
+        self.vector(
+            "multiply", VectorOp.MULTIPLY, source, (value.rows, value.columns), others=(other,),
+            multipliers=(operation.multiplier, 0), shift=operation.shift, limits=operation.range,
+        )  # fmt: skip
+        return self.target
+
+    @lower.register
+    def _(self, operation: Table, number: int) -> int:
+        source, value = self.source(operation)
+        entries = self.network.constants[operation.table]
+        table = self.graph.add(Value(self.name(f"table {operation.table}"), len(entries), 1, 1))
+        self.graph.constants[table] = entries
+        self.vector(
+            "table", VectorOp.SUM, source, (value.rows, value.columns), others=(table,), multipliers=(1, 0), lookup=True
+        )
+        return self.target
+
+    @lower.register
+    def _(self, operation: Concatenate, number: int) -> int:
+        sources = [self.graph.results[x] for x in operation.inputs]
+        self.check_alike(operation, number, channels=False)
+        pieces = tuple((0, self.graph.values[x].channels) for x in sources)
+        self.move("concatenate", sources, pieces)
+        return self.target
+
+    @lower.register
+    def _(self, operation: Slice, number: int) -> int:
+        source, _ = self.source(operation)
+        area = self.area(operation.inputs[0])
+        if operation.start % area or operation.stop % area:
+            place = f"operation {number} ({operation.kind})"
+            raise CompileError(
+                f"{place}: start and stop must be multiples of the {area} values of a channel that was flattened, not "
+                f"{operation.start} and {operation.stop}: slice the map before it is flattened"
+            )
+        self.move("slice", [source], ((operation.start // area, operation.stop // area),))
+        return self.target
+
+    @lower.register
+    def _(self, operation: Upsample, number: int) -> int:
+        source, value = self.source(operation)
+        bilinear = operation.mode == "bilinear"
+        size = 2 * value.rows + 2 * bilinear, 2 * value.columns + 2 * bilinear
+        self.vector(
+            "upsample", VectorOp.SUM, source, size, multipliers=(1, 0), padding=(int(bilinear),) * 2,
+            upsample=2 if operation.mode == "zeros" else 1,
+        )  # fmt: skip
+        if bilinear:
+            self.blur(self.target)
+        return self.target
+
+    def area(self, number: int) -> int:
+        """Values of a channel that the result of an operation has in one, because it was flattened."""
+        shape = self.network.values[number].shape
+        value = self.graph.values[self.graph.results[number]]
+        return value.rows * value.columns if len(shape) == 1 else 1
+
+    def check_alike(self, operation: Operation, number: int, *, channels: bool = True) -> None:
+        """Check that what an operation reads lies in L2 in one way: maps that were flattened may not."""
+        values = [self.graph.values[self.graph.results[x]] for x in operation.inputs]
+        shapes = {(value.channels if channels else 0, value.rows, value.columns) for value in values}
+        if len(shapes) > 1:
+            raise CompileError(
+                f"operation {number} ({operation.kind}): what it reads was flattened from maps of different sizes"
+            )
+
+    def move(self, operation: str, sources: list[int], pieces: tuple[tuple[int, int], ...]) -> None:
+        """A map of channels of others."""
+        value = self.graph.values[sources[0]]
+        name = self.name(f"{operation} {value.name}")
+        channels = sum(stop - start for start, stop in pieces)
+        target = self.graph.add(Value(name, channels, value.rows, value.columns))
+        self.graph.operations.append(Vector(name, operation, VectorOp.MERGE, tuple(sources), target, pieces=pieces))
+
+    def blur(self, source: int) -> None:
+        """Sums over 3 x 3 with the weights [1, 2, 1] by [1, 2, 1], divided by 16."""
+        value = self.graph.values[source]
+        C, name = value.channels, self.name(f"bilinear {value.name}")
+        target = self.graph.add(Value(name, C, value.rows - 2, value.columns - 2))
+        binomial = np.outer([1, 2, 1], [1, 2, 1]).astype(np.int8)
+        self.graph.operations.append(
+            Convolution(
+                name,
+                "bilinear",
+                source,
+                target,
+                (C, C, 3, 3),
+                (1, 1),
+                (0, 0),
+                (1, 1),
+                np.broadcast_to(binomial, (C, 1, 3, 3)).copy(),
+                np.arange(C),
+                None,
+                Requantisation(np.zeros(C, np.int32), np.ones(C, np.int32), np.full(C, 4, np.uint8)),
+                False,
+                *FULL_RANGE,
+                macs=0,
+            )
+        )
+
+    @lower.register
     def _(self, operation: Add, number: int) -> int:
         (source, value), other = self.source(operation), self.graph.results[operation.inputs[1]]
+        self.check_alike(operation, number)
         multipliers, shift = operation.multipliers, operation.shift
         if shift > 31:
             # The sum is below 2**30, so nothing is left of it; the vector unit shifts by 31 at most.
             multipliers, shift = (0, 0), 0
         self.vector(
-            "add", VectorOp.ADD, source, (value.rows, value.columns), other=other, multipliers=multipliers, shift=shift,
-            limits=operation.range,
+            "add", VectorOp.ADD, source, (value.rows, value.columns), others=(other,), multipliers=multipliers,
+            shift=shift, limits=operation.range,
         )  # fmt: skip
         return self.target
 
@@ -469,20 +619,20 @@ class _Lowering:
         source: int,
         size: tuple[int, int],
         *,
-        other: int | None = None,
+        others: tuple[int, ...] = (),
         limits: tuple[int, int] = (-128, 127),
         **fields: Any,
     ) -> None:
         low, high = limits
         if not low <= 0 <= high:
             # The vector unit would clamp the padding of the pixels too, which must stay 0: the storer does not.
-            self.vector(operation, kind, source, size, other=other, **fields)
+            self.vector(operation, kind, source, size, others=others, **fields)
             self.identity("range", self.graph.operations[-1].target, limits=limits)
             return
         value = self.graph.values[source]
         name = self.name(f"{operation} {value.name}")
         target = self.graph.add(Value(name, value.channels, *size))
-        sources = (source,) if other is None else (source, other)
+        sources = source, *others
         self.graph.operations.append(Vector(name, operation, kind, sources, target, low=low, high=high, **fields))
 
     def identity(
@@ -529,7 +679,9 @@ class _Lowering:
         for number, before in enumerate(self.graph.operations):
             if before.target == source:
                 ends = [min(max(end, low), high) for end in (before.low, before.high)]
-                if isinstance(before, Vector) and (before.kind == VectorOp.MAXIMUM or not ends[0] <= 0 <= ends[1]):
+                if isinstance(before, Vector) and (
+                    before.kind in (VectorOp.MAXIMUM, VectorOp.MERGE) or before.lookup or not ends[0] <= 0 <= ends[1]
+                ):
                     return False
                 self.graph.operations[number] = dataclasses.replace(before, low=ends[0], high=ends[1])
                 return True

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hw.config import AcceleratorConfig
-from sw.compiler.graph import CompileError, Graph, Vector
+from sw.compiler.graph import CompileError, Graph
+from sw.compiler.vectors import pixel_words
 
-__all__ = ["Place", "lifetimes", "pixel_words", "place"]
+__all__ = ["Place", "lifetimes", "place"]
 
 _NEVER = 1 << 30
 #: Operations for which the space of a tensor stays unused before the next one takes it, tried in turn: the more, the
@@ -40,23 +41,6 @@ class Place:
     def end(self) -> int:
         """The word behind the tensor."""
         return self.base + self.words
-
-
-def pixel_words(config: AcceleratorConfig, graph: Graph) -> list[int]:
-    """Words that a pixel of each value takes.
-
-    What the storer writes are whole vectors of L channels. An input needs no more than its channels do, but all
-    operands and results of a vector operation have pixels of one size.
-    """
-    W, L = config.l2_word, config.L
-    vectors = {number for x in graph.operations if isinstance(x, Vector) for number in x.sources}
-    sizes = []
-    for number, value in enumerate(graph.values):
-        if number in graph.inputs and number not in vectors:
-            sizes.append(-(-value.channels // W))
-        else:
-            sizes.append(-(-value.channels // L) * (4 if value.wide else 1) * (L // W))
-    return sizes
 
 
 def lifetimes(graph: Graph) -> list[tuple[int, int]]:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.control.descriptor import BYTES, EVENTS, QUEUE_DEPTHS, WAIT_REACH, Channel, Descriptor, Opcode, VectorOp
+from hw.control.descriptor import BYTES, EVENTS, QUEUE_DEPTHS, WAIT_REACH, Channel, Descriptor, Opcode
 from sw.executor.order import UNITS, Ordered
 from sw.executor.streams import Decoder, Stream
+from sw.executor.vectors import VectorUnit, at_least_one
 from sw.format.layer import Requantisation
 from sw.golden import GoldenError, requantise
 from sw.program import COUNTED, Program
@@ -78,14 +79,6 @@ class _Output:
     tiles: int = 0
 
 
-def _clamped_divide(values: NDArray[np.int64], shift: int, low: int, high: int) -> NDArray[np.int8]:
-    """``clamp(round(v / 2**shift))``, halves away from zero."""
-    half = 1 << shift >> 1
-    rounded = np.sign(values) * ((np.abs(values) + half) >> shift)
-    clamped: NDArray[np.int8] = np.clip(rounded, low, high).astype(np.int8)
-    return clamped
-
-
 class Machine:
     """The state of the accelerator between two commands."""
 
@@ -107,6 +100,7 @@ class Machine:
         self.psum_written = np.zeros(config.l1_psum_depth, np.bool_)
         self.streams = {name: Stream(self.word_bytes) for name in (*config.channels, "parameter")}
         self.decoder = Decoder(config)
+        self.vectors = VectorUnit(config)
         self.raw: bool | None = None
         self.parameters: Requantisation | None = None
         self.queues: dict[Opcode, deque[_Command]] = {unit: deque() for unit in UNITS}
@@ -602,57 +596,11 @@ class Machine:
     # L2 to L2
 
     def vector(self, command: _Command, known: NDArray[np.int64]) -> None:
-        body = command.descriptor.body
-        if body["operation"] not in list(VectorOp):
-            raise ValueError(f"operation must be in 0..{max(VectorOp)}, not {body['operation']}")
-        operation = VectorOp(body["operation"])
-        height, width, pixel = (at_least_one(body, name) for name in ("height", "width", "pixel_words"))
-        rows, columns = body["rows"], body["columns"]
-        limit = 31 if operation == VectorOp.ADD else 62
-        if body["shift"] > limit:
-            raise ValueError(f"shift must be in 0..{limit}, not {body['shift']}")
-        if body["low"] > body["high"]:
-            raise ValueError(f"low must be at most high = {body['high']}, not {body['low']}")
-        target = self.span("l2", body["l2_base"], height * width * pixel, len(self.l2)).reshape(height, width, pixel)
-        if operation == VectorOp.ADD:
-            if (rows, columns) != (height, width):
-                raise ValueError(f"height x width must be {rows} x {columns} for ADD, not {height} x {width}")
-            total = np.zeros((*target.shape, self.config.l2_word), np.int64)
-            for name in "ab":
-                if abs(multiplier := body[f"multiplier_{name}"]) >= 1 << 22:
-                    raise ValueError(f"multiplier_{name} must be below 2**22, not {multiplier}")
-                words = body[f"{name}_base"] + target - body["l2_base"]
-                total += self.read_l2(command, words, known).view(np.int8).astype(np.int64) * multiplier
-            values = _clamped_divide(total, body["shift"], body["low"], body["high"])
-            self.write_l2(command, target, values.view(np.uint8), known)
-            return
-        result = np.full((*target.shape, self.config.l2_word), -128 if operation == VectorOp.MAXIMUM else 0, np.int64)
-        seen = np.zeros((height, width), np.bool_)
-        for r in range(at_least_one(body, "kernel_rows")):
-            u = np.arange(height) * body["stride_rows"] - body["padding_rows"] + r
-            in_rows = (u >= 0) & (u < rows)
-            for s in range(at_least_one(body, "kernel_columns")):
-                v = np.arange(width) * body["stride_columns"] - body["padding_columns"] + s
-                in_columns = (v >= 0) & (v < columns)
-                words = (
-                    body["a_base"]
-                    + ((u[in_rows] * columns)[:, None] + v[in_columns])[..., None] * pixel
-                    + np.arange(pixel)
-                )
-                values = self.read_l2(command, words, known).view(np.int8)
-                place = np.ix_(in_rows, in_columns)
-                seen[place] = True
-                if operation == VectorOp.MAXIMUM:
-                    result[place] = np.maximum(result[place], values)
-                else:
-                    result[place] += values
-        if operation == VectorOp.MAXIMUM:
-            if not seen.all():
-                raise ValueError("every window of MAXIMUM must hold a value that is not padding")
-            data = np.clip(result, body["low"], body["high"]).astype(np.int8)
-        else:
-            data = _clamped_divide(result * body["multiplier_a"], body["shift"], body["low"], body["high"])
-        self.write_l2(command, target, data.view(np.uint8), known)
+        self.vectors.run(
+            command.descriptor.body,
+            lambda words: self.read_l2(command, words, known),
+            lambda words, data: self.write_l2(command, words, data, known),
+        )
 
 
 _RUN: dict[Opcode, Callable[[Machine, _Command, NDArray[np.int64]], None]] = {
@@ -662,13 +610,6 @@ _RUN: dict[Opcode, Callable[[Machine, _Command, NDArray[np.int64]], None]] = {
     Opcode.STORE: Machine.store,
     Opcode.RECORD: Machine.record,
 }
-
-
-def at_least_one(body: Mapping[str, int], name: str) -> int:
-    """The field, checked."""
-    if body[name] < 1:
-        raise ValueError(f"{name} must be at least 1, not {body[name]}")
-    return body[name]
 
 
 def descriptor_name(program: Program, number: int, descriptor: Descriptor) -> str:

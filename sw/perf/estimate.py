@@ -28,6 +28,7 @@ from sw.compiler.graph import Vector
 from sw.perf.array_times import ArrayTimes, queue_times
 from sw.perf.mapping import MappedLayer, MappedNetwork, Network, StripInput, Tiles, VectorPart, add_counts, loads
 from sw.perf.timing import Latencies, LayerTiming
+from sw.perf.vector_times import FULL_STAGES
 
 __all__ = ["Network", "estimate"]
 
@@ -69,7 +70,8 @@ class _Model:
         # Of the strip so far.
         self.copies: list[_Copy] = []
         # LOADs to come: value, rows that are complete then, L2 words. When the last ones were done.
-        self.loads = deque((value, *part) for value in self.graph.inputs for part in loads(mapped, value))
+        self.given = [*self.graph.inputs, *self.graph.constants]
+        self.loads = deque((value, *part) for value in self.given for part in loads(mapped, value))
         self.load_done = deque([0.0] * 2, 2)
         self.load_words = 0.0
         # Parts of vector operations to come, and operations whose parts are all begun. When the vector unit reads L2,
@@ -85,7 +87,7 @@ class _Model:
         for number, operation in enumerate(self.graph.operations):
             if isinstance(operation, Vector):
                 parts = self.mapped.parts[number]
-                self.array.give(len(parts))
+                self.array.give(sum(part.commands for part in parts))
                 self.parts += parts
                 continue
             before = list(self.array.waits)
@@ -118,7 +120,7 @@ class _Model:
     def written(self, value: int, rows: int) -> float:
         """The cycle in which the first rows of a value are complete; what writes them is done first."""
         while self.rows(value) < rows:
-            if value in self.graph.inputs:
+            if value in self.given:
                 self.load()
             else:
                 self.part()
@@ -183,13 +185,15 @@ class _Model:
         """The next part of a vector operation."""
         part = self.parts.popleft()
         operation = self.graph.operations[part.number]
-        ready = max(self.written(source, part.bottom) for source in operation.sources)
+        ready = max(self.written(source, rows) for source, rows in part.bottom.items())
         begin = max(self.vector_free, ready + self.t.event)
         self.command(Opcode.VECTOR, begin)
         first = begin + part.setup
-        last = first + part.cycles
-        self.reading = first, last, part.reads / part.cycles, operation.target
-        self.vector_free = last + self.t.vector
+        vector = self.t.vector + (FULL_STAGES if self.config.full_vector_unit else 0)
+        # The next command of a part begins once the last word of the one before is written.
+        last = first + part.cycles + (part.commands - 1) * (vector + self.t.event)
+        self.reading = first, last, part.reads / (last - first), operation.target
+        self.vector_free = last + vector
         self.writes[operation.target].append((part.end, self.vector_free))
         self.counters[part.number]["vector_cycles"] += round(self.vector_free - begin)
         if part.end == self.graph.values[operation.target].rows:

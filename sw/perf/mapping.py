@@ -10,14 +10,15 @@ import numpy as np
 
 from hw.config import AcceleratorConfig
 from hw.control.counters import COUNTERS
-from hw.control.descriptor import BYTES, VectorOp
+from hw.control.descriptor import BYTES
 from sw.compiler.compile import fold_inputs
-from sw.compiler.emission import LOADS, VECTORS
+from sw.compiler.emission import LOADS
 from sw.compiler.graph import Convolution, Graph, Vector, trimmed
-from sw.compiler.placement import pixel_words
 from sw.compiler.tiling import Geometry, Plan, Strip, Work, choose_plan, strips
+from sw.compiler.vectors import check_functions, pixel_words, vector_commands, vector_parts, vector_reach
 from sw.compiler.weights import Weights, is_coded
 from sw.perf.timing import PARAMETER_BITS
+from sw.perf.vector_times import vector_cost
 
 __all__ = [
     "MappedLayer",
@@ -201,13 +202,14 @@ class MappedLayer:
 class VectorPart:
     """A part of a vector operation.
 
-    It makes the rows before ``end``, from those of the sources before ``bottom``. ``setup`` and ``cycles`` come before
-    and while it reads and writes so many L2 words.
+    It makes the rows before ``end``, from those before ``bottom`` of each source, by so many commands. ``setup`` and
+    ``cycles`` come before and while it reads and writes so many L2 words.
     """
 
     number: int
     end: int
-    bottom: int
+    bottom: dict[int, int]
+    commands: int
     setup: int
     cycles: int
     reads: int
@@ -249,6 +251,8 @@ def loads(mapped: MappedNetwork, value: int) -> list[tuple[int, int]]:
     """Each LOAD of an input: the row behind the last one that is complete after it, and L2 words."""
     config = mapped.config
     words = mapped.graph.values[value].rows * mapped.row_words[value]
+    if value in mapped.graph.constants:
+        return [(1, words)]
     unit = max(1, config.word_width // 8 // config.l2_word)
     size = -(-words // LOADS)
     size = -(-size // unit) * unit
@@ -258,41 +262,25 @@ def loads(mapped: MappedNetwork, value: int) -> list[tuple[int, int]]:
     ]
 
 
-def _inside(start: int, end: int, stride: int, padding: int, kernel: int, extent: int) -> int:
-    """Rows (columns) of a tensor under the windows of some output rows, each as often as it is read."""
-    first = np.arange(start, end) * stride - padding
-    return int(np.maximum(np.minimum(first + kernel, extent) - np.maximum(first, 0), 0).sum())
-
-
-def _parts(config: AcceleratorConfig, graph: Graph, row_words: Sequence[int], number: int) -> list[VectorPart]:
+def _parts(config: AcceleratorConfig, graph: Graph, pixels: Sequence[int], number: int) -> list[VectorPart]:
     """The parts of a vector operation."""
     operation = graph.operations[number]
     assert isinstance(operation, Vector)
-    value, source = graph.values[operation.target], graph.values[operation.sources[0]]
-    (down, across), kernel, padding = operation.stride, operation.kernel, operation.padding
-    scaling = config.l2_word // config.vector_unit_lanes
-    size = -(-value.rows // VECTORS)
+    nowhere = [0] * len(graph.values)
     found = []
-    for start in range(0, value.rows, size):
-        end = min(start + size, value.rows)
-        writes = (end - start) * row_words[operation.target]
-        if operation.kind == VectorOp.ADD:
-            taps, reads = 2, 2 * writes
-        else:
-            taps = kernel[0] * kernel[1]
-            reads = row_words[operation.target] // value.columns
-            reads *= _inside(0, value.columns, across, padding[1], kernel[1], source.columns)
-            reads *= _inside(start, end, down, padding[0], kernel[0], source.rows)
-        factors = (source.columns, down, across, max(0, padding[0] - start * down), padding[1])
+    for start, end in vector_parts(graph, operation):
+        commands = vector_commands(config, graph, operation, (start, end), nowhere, pixels)
+        costs = [vector_cost(config, body) for body in commands]
         found.append(
             VectorPart(
                 number=number,
                 end=end,
-                bottom=min(source.rows, (end - 1) * down - padding[0] + kernel[0]),
-                setup=2 + sum(1 + max(1, factor.bit_length()) for factor in factors),
-                cycles=writes * (scaling if taps == 1 else taps + max(scaling - 2, 0)),
-                reads=reads,
-                writes=writes,
+                bottom={other: vector_reach(graph, operation, other, end) for other in operation.sources},
+                commands=len(commands),
+                setup=costs[0].setup,
+                cycles=sum(cost.cycles for cost in costs) + sum(cost.setup for cost in costs[1:]),
+                reads=sum(cost.reads for cost in costs),
+                writes=sum(cost.writes for cost in costs),
             )
         )
     return found
@@ -376,18 +364,19 @@ class Network:
     def _map(self, config: AcceleratorConfig) -> MappedNetwork:
         graph = replace(self.graph, values=list(self.graph.values), operations=list(self.graph.operations))
         fold_inputs(config, graph)
-        row_words = [
-            value.columns * words for value, words in zip(graph.values, pixel_words(config, graph), strict=True)
-        ]
+        check_functions(config, graph)
+        pixels = pixel_words(config, graph)
+        row_words = [value.columns * words for value, words in zip(graph.values, pixels, strict=True)]
         first = [min(graph.readers(number), default=-1) for number in range(len(graph.values))]
         counters = [dict.fromkeys(COUNTERS, 0) for _ in graph.operations]
         mapped = MappedNetwork(config, graph, row_words, first, {}, {}, counters)
         codebook = None
         for number, operation in enumerate(graph.operations):
             if isinstance(operation, Vector):
-                parts = mapped.parts[number] = _parts(config, graph, row_words, number)
+                parts = mapped.parts[number] = _parts(config, graph, pixels, number)
                 for part in parts:
-                    add_counts(counters[number], l2_reads=part.reads, l2_writes=part.writes, descriptors=1)
+                    counts = {"l2_reads": part.reads, "l2_writes": part.writes, "descriptors": part.commands}
+                    add_counts(counters[number], **counts)
                 continue
             layer = self._layer(config, graph, number, operation)
             own = operation.layer.codebook if layer.work.coded and operation.layer is not None else None

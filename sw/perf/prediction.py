@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import Generator, Mapping
 from typing import Any
 
-import numpy as np
-
 from hw.control.counters import COUNTERS
-from hw.control.descriptor import BYTES, QUEUE_DEPTHS, Channel, Opcode, VectorOp
+from hw.control.descriptor import BYTES, QUEUE_DEPTHS, Channel, Opcode
 from sw.perf.events import CommandQueue, FetchChannel, Kernel, Port, Process, Signal
 from sw.perf.timing import PARAMETER_BITS, Latencies, LayerTiming
+from sw.perf.vector_times import FULL_STAGES, vector_cost
 from sw.program import COUNTED, Program, ProgramError
 from sw.schedule.cycles import loader_latency
 
@@ -316,28 +315,15 @@ class _Model:
 
     def vectors(self) -> Process:
         config = self.config
-        scaling = config.l2_word // config.vector_unit_lanes
-        factors = ("columns", "stride_rows", "stride_columns", "padding_rows", "padding_columns")
         while True:
             fields = yield from self.next_command(self.queues[Opcode.VECTOR])
-            outputs = fields["height"] * fields["width"] * fields["pixel_words"]
-            if fields["operation"] == VectorOp.ADD:
-                taps, inside = 2, outputs * 2
-            else:
-                taps = fields["kernel_rows"] * fields["kernel_columns"]
-                inside = fields["pixel_words"]
-                for axis, extent in (("rows", fields["height"]), ("columns", fields["width"])):
-                    start = np.arange(extent) * fields[f"stride_{axis}"] - fields[f"padding_{axis}"]
-                    stop = np.minimum(start + fields[f"kernel_{axis}"], fields[axis])
-                    inside *= int(np.maximum(stop - np.maximum(start, 0), 0).sum())
-            each = scaling if taps == 1 else taps + max(scaling - 2, 0)
-            setup = 2 + sum(1 + max(1, _bits(fields[name])) for name in factors)
+            cost = vector_cost(config, fields)
             begin = self.kernel.now
-            yield begin + setup
-            yield from self.l2.use(outputs * each, inside)
-            yield self.kernel.now + self.t.vector
+            yield begin + cost.setup
+            yield from self.l2.use(cost.cycles, cost.reads)
+            yield self.kernel.now + self.t.vector + (FULL_STAGES if config.full_vector_unit else 0)
             cycles = round(self.kernel.now - begin)
-            self.count(fields, l2_reads=inside, l2_writes=outputs, vector_cycles=cycles)
+            self.count(fields, l2_reads=cost.reads, l2_writes=cost.writes, vector_cycles=cycles)
             self.happens(fields, "vectored", self.kernel.now)
 
     # Core

@@ -29,6 +29,9 @@ __all__ = ["MAGIC", "VERSION", "program_bytes", "program_from_bytes", "read_prog
 MAGIC = b"\x89EWS\r\n\x1a\n"
 VERSION = 1
 
+#: Fields of an instance that files of this version did not have at first.
+_LATER = ("vector_unit_functions",)
+
 _PREFIX = struct.Struct("<8sII")
 _CHECKSUM = struct.Struct("<I")
 
@@ -43,6 +46,12 @@ def _plain(value: object) -> Any:
     return {name: _plain(own) for name, (own, default) in given.items() if own != default}
 
 
+def _config(config: AcceleratorConfig) -> dict[str, Any]:
+    """The instance. What came after the first files is left out where it has its default: they stay as they are."""
+    defaults = AcceleratorConfig().to_dict()
+    return {name: own for name, own in config.to_dict().items() if name not in _LATER or own != defaults[name]}
+
+
 def program_bytes(program: Program) -> bytes:
     """The file of a program. The same program gives the same bytes.
 
@@ -52,7 +61,7 @@ def program_bytes(program: Program) -> bytes:
         The metadata are not plain JSON.
     """
     header: dict[str, Any] = {
-        "config": program.config.to_dict(),
+        "config": _config(program.config),
         "image_bytes": len(program.image),
         **{name: getattr(program, name) for name in ("base", "descriptors", "descriptor_count", "dram_bytes")},
         **{name: _plain(getattr(program, name)) for name in ("inputs", "outputs", "layers")},

@@ -9,7 +9,8 @@ import pytest
 from hw.config import AcceleratorConfig, preset
 from hw.control.descriptor import VectorOp
 from sw.compiler.graph import CompileError, Graph, Value, Vector
-from sw.compiler.placement import SLACK, lifetimes, pixel_words, place
+from sw.compiler.placement import SLACK, lifetimes, place
+from sw.compiler.vectors import pixel_words
 
 
 def instance(words: int) -> AcceleratorConfig:

@@ -1,0 +1,59 @@
+"""Cycles and accesses of a VECTOR command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hw.config import AcceleratorConfig
+from hw.control.descriptor import TABLE_BYTES, VectorOp
+
+__all__ = ["FULL_STAGES", "VectorCost", "vector_cost"]
+
+#: Stages by which the pipeline of a vector unit with all functions is longer: products, and the table.
+FULL_STAGES = 2
+
+_FACTORS = ("columns", "stride_rows", "stride_columns", "padding_rows", "padding_columns")
+
+
+@dataclass(frozen=True)
+class VectorCost:
+    """A command takes ``setup`` and then ``cycles``, in which it reads and writes so many words of L2."""
+
+    setup: int
+    cycles: int
+    reads: int
+    writes: int
+
+
+def vector_cost(config: AcceleratorConfig, fields: Mapping[str, int]) -> VectorCost:
+    """What a command takes, from the fields of its descriptor; those that are absent are 0."""
+    scaling = config.l2_word // config.vector_unit_lanes
+    outputs = fields["height"] * fields["width"] * fields["pixel_words"]
+    upsample = fields.get("upsample", 0)
+    given = {name: fields.get(name, 0) for name in _FACTORS}
+    if upsample:
+        given |= {"padding_rows": 0, "padding_columns": 0}
+    setup = 2 + sum(1 + max(1, factor.bit_length()) for factor in given.values())
+    if fields["operation"] == VectorOp.TABLE:
+        return VectorCost(setup, TABLE_BYTES, fields["pixel_words"], 0)
+    if fields["operation"] in (VectorOp.ADD, VectorOp.MULTIPLY):
+        taps, reads = 2, 2 * outputs
+    elif fields["operation"] == VectorOp.MERGE:
+        taps = fields["kernel_columns"]
+        reads = taps * outputs
+    elif upsample:
+        # Of zeros between rows and columns nothing is read.
+        taps = 1
+        reads = outputs if upsample == 1 else -(-fields["height"] // 2) * -(-fields["width"] // 2)
+        reads *= fields["pixel_words"] if upsample == 2 else 1
+    else:
+        taps = fields["kernel_rows"] * fields["kernel_columns"]
+        reads = fields["pixel_words"]
+        for axis, extent in (("rows", fields["height"]), ("columns", fields["width"])):
+            start = np.arange(extent) * fields[f"stride_{axis}"] - given[f"padding_{axis}"]
+            stop = np.minimum(start + fields[f"kernel_{axis}"], fields[axis])
+            reads *= int(np.maximum(stop - np.maximum(start, 0), 0).sum())
+    return VectorCost(setup, outputs * (scaling if taps == 1 else taps + max(scaling - 2, 0)), reads, outputs)
