@@ -103,15 +103,7 @@ class VectorUnit(wiring.Component):
 
         # Words from L2: one may be on its way or kept, one more is in `operand`.
         tap = walker.o_tap
-        flags = Signal(
-            data.StructLayout(
-                {
-                    "outside": 1,
-                    "first": 1,
-                    "last": 1,
-                }
-            )
-        )
+        flags = Signal(data.StructLayout({"outside": 1, "first": 1, "last": 1}))
         come, fresh = Signal(), Signal()
         kept, incoming, operand = (
             Signal(8 * channels, name=n, reset_less=True) for n in ("kept", "incoming", "operand")
@@ -167,7 +159,8 @@ class VectorUnit(wiring.Component):
             value = operand.word_select(channel, 8).as_signed()
             lower = total[:8].as_signed()
             if full:
-                mine = operand_first | (channel >= command.rotation)
+                # The greatest rotation is that of the last channel.
+                mine = operand_first | (channel >= command.rotation if channel < channels - 1 else 1)
                 turned = rotator.o_word.word_select(channel, 8).as_signed()
                 with m.If(merge):
                     m.d.comb += result.eq(Mux(mine, turned, lower))
@@ -248,12 +241,20 @@ class VectorUnit(wiring.Component):
         m.submodules.assembler = assembler = WordAssembler(lanes, channels)
         put = Signal()
         stored = count(m, put, {"word": command.pixel_words, "word_column": command.width, "word_row": command.height})
+        assembled = assembler.o_word.payload
+        if full:
+            # Channels that do not exist are 0, whatever the table makes of 0.
+            cut = stored["word"] & (command.tail != 0)
+            gone = [cut & (channel >= command.tail) if channel < channels - 1 else cut for channel in range(channels)]
+            first = assembled[:8]
+            others = [Mux(gone[i], 0, assembled.word_select(i, 8)) for i in range(1, channels)]
+            assembled = Cat(first, others)
         m.d.comb += [
             assembler.i_slot.valid.eq(tags[-1]),
             assembler.i_slot.payload.eq(Cat(results)),
             enable.eq(~tags[-1] | assembler.i_slot.ready),
             self.o_l2_write.valid.eq(assembler.o_word.valid),
-            self.o_l2_write.data.eq(assembler.o_word.payload),
+            self.o_l2_write.data.eq(assembled),
             self.o_l2_write.address.eq(word),
             assembler.o_word.ready.eq(self.o_l2_write.ready),
             put.eq(assembler.o_word.valid & self.o_l2_write.ready),
@@ -262,10 +263,6 @@ class VectorUnit(wiring.Component):
         following = word + 1
         if full:
             following += Mux(stored["word"], command.l2_skip, 0)
-            for channel in range(channels):
-                # Channels that do not exist are 0, whatever the table makes of 0.
-                with m.If(stored["word"] & (command.tail != 0) & (channel >= command.tail)):
-                    m.d.comb += self.o_l2_write.data.word_select(channel, 8).eq(0)
             with m.If(load):
                 m.d.comb += finish.eq(table.i_write & (index == TABLE_BYTES - 1))
         with m.If(put):

@@ -28,7 +28,7 @@ from sw.compiler.graph import Vector
 from sw.perf.array_times import ArrayTimes, queue_times
 from sw.perf.mapping import MappedLayer, MappedNetwork, Network, StripInput, Tiles, VectorPart, add_counts, loads
 from sw.perf.timing import Latencies, LayerTiming
-from sw.perf.vector_times import FULL_STAGES
+from sw.perf.vector_times import vector_latency
 
 __all__ = ["Network", "estimate"]
 
@@ -189,7 +189,7 @@ class _Model:
         begin = max(self.vector_free, ready + self.t.event)
         self.command(Opcode.VECTOR, begin)
         first = begin + part.setup
-        vector = self.t.vector + (FULL_STAGES if self.config.full_vector_unit else 0)
+        vector = vector_latency(self.config, {}, self.t.vector)
         # The next command of a part begins once the last word of the one before is written.
         last = first + part.cycles + (part.commands - 1) * (vector + self.t.event)
         self.reading = first, last, part.reads / (last - first), operation.target

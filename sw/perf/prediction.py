@@ -16,7 +16,7 @@ from hw.control.counters import COUNTERS
 from hw.control.descriptor import BYTES, QUEUE_DEPTHS, Channel, Opcode
 from sw.perf.events import CommandQueue, FetchChannel, Kernel, Port, Process, Signal
 from sw.perf.timing import PARAMETER_BITS, Latencies, LayerTiming
-from sw.perf.vector_times import FULL_STAGES, vector_cost
+from sw.perf.vector_times import vector_cost, vector_latency
 from sw.program import COUNTED, Program, ProgramError
 from sw.schedule.cycles import loader_latency
 
@@ -321,7 +321,7 @@ class _Model:
             begin = self.kernel.now
             yield begin + cost.setup
             yield from self.l2.use(cost.cycles, cost.reads)
-            yield self.kernel.now + self.t.vector + (FULL_STAGES if config.full_vector_unit else 0)
+            yield self.kernel.now + vector_latency(config, fields, self.t.vector)
             cycles = round(self.kernel.now - begin)
             self.count(fields, l2_reads=cost.reads, l2_writes=cost.writes, vector_cycles=cycles)
             self.happens(fields, "vectored", self.kernel.now)

@@ -10,10 +10,12 @@ import numpy as np
 from hw.config import AcceleratorConfig
 from hw.control.descriptor import TABLE_BYTES, VectorOp
 
-__all__ = ["FULL_STAGES", "VectorCost", "vector_cost"]
+__all__ = ["VectorCost", "vector_cost", "vector_latency"]
 
-#: Stages by which the pipeline of a vector unit with all functions is longer: products, and the table.
-FULL_STAGES = 2
+# Stages by which the pipeline of a vector unit with all functions is longer: products, and the table.
+_FULL_STAGES = 2
+# From the last word of a table to its last entry's write.
+_TABLE_END = 2
 
 _FACTORS = ("columns", "stride_rows", "stride_columns", "padding_rows", "padding_columns")
 
@@ -57,3 +59,10 @@ def vector_cost(config: AcceleratorConfig, fields: Mapping[str, int]) -> VectorC
             stop = np.minimum(start + fields[f"kernel_{axis}"], fields[axis])
             reads *= int(np.maximum(stop - np.maximum(start, 0), 0).sum())
     return VectorCost(setup, outputs * (scaling if taps == 1 else taps + max(scaling - 2, 0)), reads, outputs)
+
+
+def vector_latency(config: AcceleratorConfig, fields: Mapping[str, int], basic: int) -> int:
+    """Cycles from a command's last tap to its last word in L2, or in the table; ``basic`` without the functions."""
+    if fields.get("operation") == VectorOp.TABLE:
+        return _TABLE_END
+    return basic + (_FULL_STAGES if config.full_vector_unit else 0)
