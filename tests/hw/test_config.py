@@ -17,7 +17,11 @@ FIELDS = [field.name for field in dataclasses.fields(AcceleratorConfig)]
 def test_presets(name: str) -> None:
     config = preset(name)
     variant, _, size = name.rpartition("-")
-    assert (config.variant, config.weight_bits) == (variant.removesuffix("4"), 4 if "4-" in name else 8)
+    assert (config.variant, config.weight_bits) == (
+        variant.removesuffix("4").removesuffix("-full"),
+        4 if "4-" in name else 8,
+    )
+    assert config.full_vector_unit == ("-full-" in name)
     assert ({"tiny": (4, 8), "fpga": (8, 8)}.get(size) or (int(size), int(size))) == (config.H, config.L)
     assert AcceleratorConfig.from_dict(config.to_dict()) == config
     assert AcceleratorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -28,7 +32,7 @@ def test_presets(name: str) -> None:
 
 
 def test_presets_are_all_variants_at_all_sizes() -> None:
-    names = (*VARIANTS, "ews4", "ews-msvq4")
+    names = (*VARIANTS, "ews4", "ews-msvq4", "ews-msvq-full")
     assert set(PRESETS) == {f"{name}-{size}" for name in names for size in (16, 32, 64, "tiny")} | {"ews-msvq-fpga"}
 
 
@@ -79,6 +83,7 @@ def test_latency(H: int, every: int, product: bool, registers: int, latency: int
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"variant": "ews-x"}, f"variant must be one of {', '.join(VARIANTS)}, not 'ews-x'"),
     ({"mask_decoder": "rom"}, f"mask_decoder must be one of {', '.join(MASK_DECODERS)}, not 'rom'"),
+    ({"vector_unit_functions": "all"}, "vector_unit_functions must be one of basic, full, not 'all'"),
     ({"N": 0}, "N must be in 1..M = 1..16, not 0"),
     ({"N": 17}, "N must be in 1..M = 1..16, not 17"),
     ({"wrf_depth": 12}, "wrf_depth must be a power of two, not 12"),

@@ -59,9 +59,7 @@ def u_net(rng: np.random.Generator, config: AcceleratorConfig, width: int = 6, c
     joined = b.op("concatenate", up, middle)
     up = b.layer("up", joined, (width + 3, width + 1 + 2 * config.d, 3, 3), raw=True, padding=(1, 1))
     nearest = b.op("upsample", b.table(up, "leaky"), mode="nearest")
-    sparse = b.layer(
-        "transposed", b.op("upsample", up, mode="zeros"), (5, width + 3, 3, 3), raw=True, padding=(1, 1)
-    )
+    sparse = b.layer("transposed", b.op("upsample", up, mode="zeros"), (5, width + 3, 3, 3), raw=True, padding=(1, 1))
     joined = b.op("concatenate", nearest, top, sparse)
     b.layer("classes", joined, (5, 2 * width + 8, 1, 1), raw=True, op="logits")
     return b.network()

@@ -8,7 +8,7 @@ import pytest
 from amaranth.lib import data
 
 from hw.config import AcceleratorConfig, preset
-from hw.control.descriptor import EVENTS, Descriptor, Opcode
+from hw.control.descriptor import EVENTS, Descriptor, Opcode, VectorOp
 from hw.control.errors import Cause
 from hw.control.sequencer import CommandQueue, EventCounter, Sequencer
 
@@ -308,6 +308,32 @@ ILLEGAL = [
     *((Opcode.VECTOR, VECTOR | {name: TINY.l2_depth + 1}) for name in ("height", "width", "pixel_words")),
     (Opcode.RECORD, {"address": 32}),
 ]  # fmt: skip
+FULL = preset("ews-msvq-full-tiny")
+TABLE = VECTOR | {"operation": int(VectorOp.TABLE), "pixel_words": 256 // FULL.l2_word}
+TABLE |= dict.fromkeys(("kernel_rows", "kernel_columns", "height", "width"), 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "legal"),
+    [
+        (VECTOR | {"operation": max(VectorOp) + 1}, False),
+        (VECTOR | {"operation": int(VectorOp.MERGE), "rotation": 3, "tail": 3, "upsample": 0}, True),
+        (VECTOR | {"rotation": 4}, False),
+        (VECTOR | {"tail": 4}, False),
+        (VECTOR | {"upsample": 2, "lookup": 1, "rotate_a": 1, "a_skip": -5, "b_skip": -32768, "l2_skip": 32767}, True),
+        (VECTOR | {"upsample": 3}, False),
+        (TABLE, True),
+        (TABLE | {"pixel_words": 63}, False),
+        (TABLE | {"height": 2}, False),
+        (TABLE | {"kernel_columns": 2}, False),
+    ],
+)
+def test_fields_of_all_vector_functions(simulate, body: dict, legal: bool) -> None:
+    """Where the vector unit has them; elsewhere the operations are illegal, and the fields are not looked at."""
+    program = [Descriptor(Opcode.COPY, COPY), Descriptor(Opcode.VECTOR, body), Descriptor(Opcode.END)]
+    host = Host(FULL, [descriptor.pack() for descriptor in program])
+    simulate(host.dut, host.run)
+    assert host.result == ((True, Cause.NONE, 2) if legal else (False, Cause.ILLEGAL_DESCRIPTOR, 1))
 
 
 @pytest.mark.parametrize(("opcode", "body"), ILLEGAL)
