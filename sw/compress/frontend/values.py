@@ -208,7 +208,7 @@ class ValueRaiser(Raiser):
         before, after = (cast("tuple[int, ...]", shape_of(each))[2:] for each in (node.args[0], node))
         factors = [y // x for x, y in zip(before, after, strict=True)]
         power = factors[0].bit_length() - 1
-        exact = all(x << power == y for x, y in zip(before, after, strict=True))
+        exact = power >= 0 and all(x << power == y for x, y in zip(before, after, strict=True))
         if not exact or (mode == "bilinear" and power > 1) or corners:
             how = f"{mode}{', corners aligned,' if corners else ''} of {times(before)} to {times(after)} {REASON}"
             advice = "use a factor of 2 with align_corners=False" if mode == "bilinear" else "use a factor of 2, 4 or 8"
