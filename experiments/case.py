@@ -41,6 +41,10 @@ class Case:
         What the search tries; codewords of 8 bits unless it says otherwise.
     learn_signs, freezing, alpha
         Of sign-split methods.
+    moving
+        Train the weights, and have assignments, signs and masks follow from them.
+    distil
+        Learn the logits of the dense network in floating point in place of the labels.
     rate_of
         The case whose learning rate it takes; empty: its own.
     """
@@ -57,4 +61,6 @@ class Case:
     learn_signs: bool = True
     freezing: Freezing | None = None
     alpha: float = 1.0
+    moving: bool = False
+    distil: bool = False
     rate_of: str = ""

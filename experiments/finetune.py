@@ -184,6 +184,7 @@ def compress(
         rules,
         alpha=case.alpha,
         learn_signs=case.learn_signs,
+        moving=case.moving,
         threads=threads,
         device=device,
         progress=progress,
@@ -202,6 +203,7 @@ def run(
     data: tuple[ImageData, ImageData],
     *,
     device: str,
+    teacher: Path | None = None,
     capture: bool = True,
     container: Path | None = None,
     golden: int = GOLDEN,
@@ -220,6 +222,8 @@ def run(
         Images that it is trained with, and those that it is scored on.
     device, capture
         As in :func:`sw.compress.training.loop.fit`.
+    teacher
+        The floats of the dense network, for cases that learn from it.
     container
         Keep the network's file there.
     golden
@@ -274,6 +278,7 @@ def run(
         train,
         config,
         device=device,
+        teacher=build(network, teacher).to(device).eval() if case.distil else None,
         after_step=[freezer.step] if freezer else [],
         capture=capture,
         progress=progress,

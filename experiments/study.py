@@ -215,6 +215,7 @@ def _one(options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _
         run.config,
         parts,
         device=options.device,
+        teacher=options.weights or weights_file(network),
         capture=not options.eager,
         container=run.file.with_suffix(".msvq") if options.containers else None,
         golden=GOLDEN if run.config.seed == SEEDS[0] else 0,

@@ -32,7 +32,7 @@ STUDIES = {
 }
 
 #: Studies of narrow codewords, and their networks.
-NARROW = {"narrow-resnet20": "ResNet-20", "narrow-resnet18": "ResNet-18"}
+NARROW = {"narrow-resnet20": "ResNet-20", "narrow-resnet18": "ResNet-18", "narrow-dinov2-s": "ViT-S/14"}
 
 #: Fine-tuning of the transformer by its number of epochs; before any, the accuracies before it.
 EPOCHS = {0: "signs-vit", 1: "epochs-1/signs-vit", 3: "epochs-3/signs-vit", 10: "signs-vit", 40: "epochs-40/signs-vit"}

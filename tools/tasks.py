@@ -1,10 +1,11 @@
 """``python -m tools.tasks``: what the committed accuracies on Tiny-ImageNet say, in docs/tasks.md.
 
-Every figure is of ``tiny-*.json``, and tables are those of ``tiny-*.md``, in ``docs/results``.
+Every figure is of ``tiny-*.json`` and ``distil-*.json``, and tables are those of ``.md`` files, in ``docs/results``.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -17,6 +18,24 @@ PAGE = ROOT / "docs" / "tasks.md"
 
 #: Studies with committed results, and what their networks are called.
 STUDIES = {"tiny-dinov2-s": "ViT-S/14", "tiny-resnet18-64": "ResNet-18"}
+
+#: As :data:`STUDIES`, of the networks that learn from the dense one.
+TAUGHT = {"distil-dinov2-s": "ViT-S/14", "distil-mobilenetv2-64": "MobileNet-v2"}
+
+#: What is asked of them: of each method, the case that does best on the images held out.
+TAUGHT_QUESTIONS = (
+    ("SSVQ of VQ", "SSVQ", "VQ d=8"),
+    ("moving of fixed assignments", "SSVQ, moving", "SSVQ"),
+    ("MVQ of VQ", "MVQ 6:16, moving", "VQ d=8"),
+    ("MSVQ of MVQ", "MSVQ 6:16, moving", "MVQ 6:16, moving"),
+    ("MSVQ of SSVQ", "MSVQ 6:16, moving", "SSVQ"),
+)
+
+#: Networks of :mod:`experiments.fewshot`.
+FEWSHOT = {"efficientnet-lite0": "EfficientNet-Lite0", "mobilenetv2": "MobileNet-v2"}
+
+#: Other tables of the page.
+TABLES = (*STUDIES, *TAUGHT, "rates-distil-dinov2-s", "gpt")
 
 #: What is asked: of one case, whether it is ahead of another one; "VQ": the better one of those that were run.
 QUESTIONS = (
@@ -45,6 +64,38 @@ def answers_part() -> Iterator[str]:
                     yield verdict_row(question, f"{network}, {size or '21x '}".strip(), found[size + this], other)
 
 
+def taught_part() -> Iterator[str]:
+    """The same of networks that learn from the dense one."""
+
+    yield row("is ... ahead of ...", "network", "this", "that", "by", "seeds", "")
+    yield "|---|---|---|---|--:|--:|---|"
+    for study, network in TAUGHT.items():
+        found = cases(study)
+        for question, this, that in TAUGHT_QUESTIONS:
+            if this in found and that in found:
+                yield verdict_row(question, f"{network}, 21x", found[this], found[that])
+
+
+def fewshot_part() -> Iterator[str]:
+    """The networks that were tuned with few images, one row each."""
+
+    yield row(
+        "network", "float", "before training", "file", "lost", "bytes", "ratio, eq. 7", "ratio, whole file", "time"
+    )
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    for network, title in FEWSHOT.items():
+        report = json.loads((RESULTS / f"fewshot-{network}.json").read_text())
+        dense, start, found = (report[key]["odd classes"] for key in ("float", "reconstructed", "integers"))
+        yield row(
+            title,
+            *(f"{value:.1f}" for value in (dense, start, found, dense - found)),
+            f"{report['bytes']:,}",
+            f"{report['ratio_ideal']:.2f}",
+            f"{report['ratio_whole_file']:.2f}",
+            f"{report['seconds']:.0f} s",
+        )
+
+
 def _case(found: dict[str, Case], size: str, name: str) -> Case | None:
 
     if name != "VQ":
@@ -67,8 +118,9 @@ def render(text: str) -> str:
     ValueError
         A part is missing or marked more than once.
     """
-    tables = {study: partial(table_part, study) for study in STUDIES}
-    return write_parts(text, {"answers": answers_part, **tables}, PAGE.name)
+    tables = {study: partial(table_part, study) for study in TABLES}
+    parts = {"answers": answers_part, "taught": taught_part, "fewshot": fewshot_part}
+    return write_parts(text, {**parts, **tables}, PAGE.name)
 
 
 @interruptible

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments import fewshot
-from experiments.fewshot import Network, accuracy, distil, reconstruct
+from experiments import distillation, fewshot
+from experiments.distillation import Network, accuracy, distil, divergence, start
 from experiments.models import ImageNetMobileNetV2, InvertedResidual
+from experiments.reconstruction import reconstruct
 from sw.compress.methods import Recipe, compress_layers
 from sw.compress.network import module_sources
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.integer import export_integers, read_network, write_network
-from sw.compress.training.modules import load_layers
+from sw.compress.training.modules import decoded_layers, load_layers
 
 
 class Small(nn.Module):
@@ -60,12 +61,17 @@ def apart(model: nn.Module, teacher: nn.Module) -> float:
     return float((found - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
 
 
+def recipes_of(model: nn.Module, recipe: Recipe) -> dict[str, Recipe]:
+    return {source.name: recipe for source in module_sources(model)[1:]}
+
+
 @pytest.mark.parametrize("method", ["vq", "ssvq"])
 def test_layers_make_up_for_each_other(teacher: nn.Module, method: str) -> None:
     """Nearer to the network than common k-means with the same codewords, before any training."""
     recipe = Recipe(method, 16, 8, 0, 0)
     model = copy.deepcopy(teacher)
-    layers = reconstruct(model, images(60, 0), recipe, ["stem.0"])
+    layers, latents = reconstruct(model, images(60, 0), recipes_of(model, recipe))
+    assert set(latents) == {layer.name for layer in layers if layer.method == method}
     sources = module_sources(teacher)
     assert [layer.name for layer in layers] == [source.name for source in sources]
     # The stem and the depthwise layers stay at 8 bit.
@@ -77,20 +83,26 @@ def test_layers_make_up_for_each_other(teacher: nn.Module, method: str) -> None:
     before = apart(model, teacher)
     assert before < 0.7 * apart(plain.eval(), teacher)
     # What reconstruct left in the network is what its layers decode to, but for the rounding to 8 bit.
-    load_layers(model, layers)
-    assert apart(model.eval(), teacher) == pytest.approx(before, rel=0.1)
+    for moving in (False, True):
+        loaded = copy.deepcopy(model)
+        start(loaded, layers, latents, moving=moving)
+        assert apart(loaded.eval(), teacher) == pytest.approx(before, rel=0.1)
+        # Some latent weights are those that were met, not the codewords.
+        decoder = next(m.decoder for _, m in decoded_layers(loaded) if m.name in latents)
+        if moving:
+            assert not torch.equal(decoder.weight, decoder())
 
 
-def test_from_the_network_to_integers(teacher: nn.Module, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moving", [False, True])
+def test_from_the_network_to_integers(teacher: nn.Module, tmp_path: Path, moving: bool) -> None:
     model = copy.deepcopy(teacher)
-    load_layers(model, reconstruct(model, images(60, 0), Recipe("ssvq", 8, 8, 0, 0), ["stem.0"]))
+    start(model, *reconstruct(model, images(60, 0), recipes_of(model, Recipe("ssvq", 8, 8, 0, 0))), moving=moving)
     graph = quantise_activations(model).eval()
     calibrate(graph, images(60, 0))
-    before = apart(graph, teacher)
-    losses = distil(graph, teacher, images(60, 0), steps=40, lr=2e-3)
-    assert len(losses) == 40
-    assert np.mean(losses[-10:]) < np.mean(losses[:10])
-    assert apart(graph, teacher) < before
+    far = divergence(graph, teacher, images(60, 1), "cpu")
+    losses = distil(graph, teacher, images(60, 0), steps=60, lr=2e-3, mix=0.3)
+    assert len(losses) == 1
+    assert divergence(graph, teacher, images(60, 1), "cpu") < far
     write_network(tmp_path / "network", export_integers(graph, (3, 32, 32)))
     network = read_network(tmp_path / "network")
     with torch.no_grad():
@@ -113,27 +125,38 @@ def test_command(
     tmp_path: Path, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = Network(lambda weights: copy.deepcopy(teacher), (127.0,) * 3, (128.0,) * 3)
-    monkeypatch.setitem(fewshot.NETWORKS, "mobilenetv2", network)
-    monkeypatch.setitem(fewshot.RECIPES, "vq", Recipe("vq", 8, 4, 0, 0))
+    monkeypatch.setitem(distillation.NETWORKS, "mobilenetv2", network)
+    monkeypatch.setattr(distillation, "SMALL", 1000)
     output, report = tmp_path / "out.msvq", tmp_path / "report.json"
     command = ["mobilenetv2", "--images", str(folder(tmp_path / "images", range(16))), "-o", str(output)]
-    command += ["--method", "vq", "--steps", "2", "--threads", "1", "--json", str(report), "--device", "cpu"]
+    command += ["--method", "vq", "--bits", "3", "--steps", "2", "--threads", "1", "--json", str(report)]
+    command += ["--device", "cpu"]
     seen: list[int] = []
-    start = fewshot.reconstruct
+    begin = distillation.reconstruct
 
     def watched(model: nn.Module, given: Tensor, *arguments: Any, **options: Any) -> Any:
         seen.append(len(given))
-        return start(model, given, *arguments, **options)
+        return begin(model, given, *arguments, **options)
 
-    monkeypatch.setattr(fewshot, "reconstruct", watched)
+    monkeypatch.setattr(distillation, "reconstruct", watched)
     assert fewshot.main(command) == 0
     assert seen == [6]  # 2, 4, 6, 8, 12, 14: 0 and 10 are held out
     found = json.loads(report.read_text())
     assert found["bytes"] == output.stat().st_size
     assert set(found["integers"]) == {"held out", "odd classes"}
+    assert found["more_images"] == 0
+    assert 32 / 3 <= found["ratio_ideal"] < 14
     assert fewshot.main([*command, "--held-out"]) == 0
     assert set(json.loads(report.read_text())["integers"]) == {"held out"}
-    capsys.readouterr()
+    assert fewshot.main([*command, "--final", "--more", str(tmp_path / "images")]) == 0
+    assert seen[-1] == 8
+    found = json.loads(report.read_text())
+    assert found["more_images"] == 16
+    assert set(found["integers"]) == {"odd classes"}
+    assert fewshot.main([*command, "--final", "--held-out"]) == 2
+    assert "--held-out must not be given with --final" in capsys.readouterr().err
+    assert fewshot.main([*command, "--more", str(tmp_path / "none")]) == 2
+    assert f"more must be a directory of pictures, not '{tmp_path / 'none'}'" in capsys.readouterr().err
     assert fewshot.main([*command[:2], str(tmp_path), *command[3:]]) == 2
     assert f"images must be a directory of NNN.jpg, not '{tmp_path}'" in capsys.readouterr().err
 

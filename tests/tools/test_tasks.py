@@ -14,7 +14,9 @@ def test_page_is_the_committed_results() -> None:
 
 
 def test_results_follow_the_protocol() -> None:
-    for study in tasks.STUDIES:
+    # MobileNet-v2's runs in part ended in a refusal, as the page says: its cases do not have the same number of tries.
+    uneven = "distil-mobilenetv2-64"
+    for study in (*tasks.STUDIES, *tasks.TAUGHT, "narrow-dinov2-s"):
         runs = json.loads((tasks.RESULTS / f"{study}.json").read_text())["runs"]
         tries = json.loads((tasks.RESULTS / f"rates-{study}.json").read_text())["runs"]
         assert {run["scored_on"] for run in runs} == {"test"}
@@ -22,7 +24,9 @@ def test_results_follow_the_protocol() -> None:
         assert {run["images"] for run in (*runs, *tries)} == {36_000}
         assert not {run["seed"] for run in runs} & {run["seed"] for run in tries}
         budgets = [sum(run["case"] == case for run in tries) for case in {run["case"] for run in tries}]
-        assert len(set(budgets)) == 1
+        assert set(budgets) == {2, 3} if study == uneven else len(set(budgets)) == 1
+        if study == uneven:
+            assert "MobileNet-v2's table has holes" in tasks.PAGE.read_text()
         for bits in {run["mean_bits"] for run in runs} - {None}:
             assert bytes_apart([run["file_bytes"] for run in runs if run["mean_bits"] == bits]) < TOLERANCE
 
@@ -35,3 +39,17 @@ def test_a_question_takes_the_cases_of_one_size() -> None:
     assert tasks._case(found, "26x ", "VQ") is case
     assert tasks._case(found, "26x ", "SSVQ") is better
     assert tasks._case(found, "16x ", "VQ") is None
+
+
+def test_the_language_model_follows_the_protocol() -> None:
+    report = json.loads((tasks.RESULTS / "gpt.json").read_text())
+    assert {run["scored_on"] for run in report["runs"]} == {"test"}
+    assert {run["scored_on"] for run in report["tries"]} == {"held out"}
+    assert {run["seed"] for run in report["runs"]} == {0, 1, 2}
+    assert {run["seed"] for run in report["tries"]} == {100}
+    plain, best = (
+        next(row["rise"] for row in report["summary"] if row["case"] == name)
+        for name in ("2 bits, VQ", "2 bits, SSVQ, moving")
+    )
+    assert plain > 0
+    assert best < plain / 3

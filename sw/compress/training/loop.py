@@ -26,6 +26,7 @@ from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
 from sw.compress.training.data import ImageData
 from sw.compress.training.decoders import CodebookDecoder, SignBits
+from sw.compress.training.moving import MovingDecoder
 from sw.compress.training.settings import OPTIMISERS, TrainConfig
 from sw.format.npz import check_unpacked
 
@@ -139,7 +140,8 @@ def _mixed(images: Tensor, share: float, draws: Tensor) -> tuple[Tensor, Tensor]
 def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Parameter groups of the optimiser; ``factor`` is the share of the learning rate."""
     # Layers may share a codebook.
-    codebooks = list(dict.fromkeys(m.codebook for m in model.modules() if isinstance(m, CodebookDecoder)))
+    kinds = CodebookDecoder | MovingDecoder
+    codebooks = list(dict.fromkeys(module.codebook for module in model.modules() if isinstance(module, kinds)))
     latents = [module.latent for module in model.modules() if isinstance(module, SignBits)]
     special = {id(parameter) for parameter in (*codebooks, *latents)}
     others = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in special]
@@ -183,7 +185,9 @@ class _Step:
         device: torch.device,
         capture: bool,
         normalise: Callable[[Tensor], Tensor],
+        teacher: nn.Module | None = None,
     ) -> None:
+        self.teacher = teacher
         self.network, self.optimiser, self.config, self.device = network, optimiser, config, device
         self.normalise = normalise
         self.stream = torch.cuda.Stream(device) if capture else None  # type: ignore[no-untyped-call]
@@ -229,6 +233,21 @@ class _Step:
             inputs, own = _mixed(inputs, config.mix, draws[:, _MIX])
         with _autocast(config, self.device):
             logits = self.network(inputs).float()
+            if self.teacher is not None:
+                with torch.no_grad():
+                    wanted = self.teacher(inputs).float().log_softmax(1)
+        if self.teacher is not None:
+            loss = functional.kl_div(logits.log_softmax(1), wanted, reduction="batchmean", log_target=True)
+        else:
+            loss = self._cross_entropy(logits, labels, own)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.running += loss.detach()
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, own: Tensor | None) -> Tensor:
+        """``own``: how much of each image is its own, or None where none is mixed."""
+        config = self.config
         loss = functional.cross_entropy(
             logits, labels, label_smoothing=config.label_smoothing, reduction="mean" if own is None else "none"
         )
@@ -237,10 +256,7 @@ class _Step:
                 logits, labels.flip(0), label_smoothing=config.label_smoothing, reduction="none"
             )
             loss = torch.lerp(other, loss, own).mean()
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        self.running += loss.detach()
+        return loss
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
@@ -257,6 +273,7 @@ def fit(
     config: TrainConfig,
     *,
     device: torch.device | str = "cpu",
+    teacher: nn.Module | None = None,
     after_step: Sequence[Callable[[int], None]] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     every: int = 100,
@@ -278,6 +295,9 @@ def fit(
         How.
     device
         Where.
+    teacher
+        A network in evaluation mode, on ``device``, whose logits for the same images are learned in place of the labels
+        (Kullback-Leibler divergence); mixed images are mixed for it too, and labels are not smoothed.
     after_step
         Called after each step with its number from 1, such as ``SignFreezer(...).step``.
     checkpoint
@@ -320,7 +340,7 @@ def fit(
             model, device_ids=[device.index] if device.type == "cuda" else None
         )
     captured = capture and device.type == "cuda" and not distributed
-    advance = _Step(network, optimiser, config, device, captured, data.normalise)
+    advance = _Step(network, optimiser, config, device, captured, data.normalise, teacher)
     advance.running += running
     share = config.batch // world
     per_epoch = len(data) // config.batch

@@ -41,6 +41,7 @@ from sw.compress.training.layers import (
     decoded_layers,
     replace_layer,
 )
+from sw.compress.training.moving import MovingDecoder
 from sw.compress.training.permutation import permute_network
 from sw.format.layer import CompressedLayer
 
@@ -50,6 +51,7 @@ __all__ = [
     "DecodedConv2d",
     "DecodedLinear",
     "DecodedModule",
+    "MovingDecoder",
     "SignBits",
     "UniformDecoder",
     "WeightDecoder",
@@ -95,6 +97,7 @@ def convert(
     *,
     alpha: float = 1.0,
     learn_signs: bool = True,
+    moving: bool = False,
     threads: int | None = None,
     device: str = "cpu",
     progress: bool = True,
@@ -121,6 +124,8 @@ def convert(
         channel for convolutions, one for all of a linear layer, so that the sums of a classifier can be compared.
     alpha, learn_signs
         As in :class:`CodebookDecoder`.
+    moving
+        Train the weights, and have assignments, signs and masks follow from them (:class:`MovingDecoder`).
     threads, device
         Of the clustering, as in :func:`sw.compress.kmeans.kmeans_layers`.
     progress
@@ -142,7 +147,8 @@ def convert(
     Raises
     ------
     CompressError
-        The model has no layer, or a weight is NaN or infinite.
+        The model has no layer, a weight is NaN or infinite, or assignments are to move among codewords that layers
+        share.
     """
     model = unwrapped(model)
     fold_parametrisations(model)
@@ -179,6 +185,8 @@ def convert(
             layer = dataclasses.replace(layer, codebook_name=f"tied-{source.name}")
         if recipes[i].method == "dkm":
             decoders[i] = DkmDecoder(layer, weight)
+        elif moving:
+            decoders[i] = MovingDecoder(layer, weight)
         else:
             decoders[i] = CodebookDecoder(layer, weight, alpha=alpha, learn_signs=learn_signs)
     share_codebooks(list(decoders.values()))

@@ -1,0 +1,444 @@
+"""What :mod:`experiments.fewshot` does: its networks, its images, distillation, and the whole run."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from experiments.common import chosen_device, machine
+from experiments.finetune import filling_codewords
+from experiments.models import ImageNetMobileNetV2, load_weights
+from experiments.reconstruction import reconstruct
+from sw.compress.methods import CompressError, LayerSource, Recipe, misfit
+from sw.compress.network import module_sources
+from sw.compress.ratio import layer_bits, sum_bits
+from sw.compress.sources import load_model
+from sw.compress.training.graph import calibrate, quantise_activations
+from sw.compress.training.integer import export_integers, read_network, write_network
+from sw.compress.training.modules import (
+    CodebookDecoder,
+    MovingDecoder,
+    compressed_layers,
+    decoded_layers,
+    load_layers,
+)
+from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD
+from sw.format.layer import CompressedLayer
+from sw.format.output import staged
+
+__all__ = ["NETWORKS", "Network", "accuracy", "distil", "divergence", "run", "start"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """An ImageNet network with its weights.
+
+    Parameters
+    ----------
+    build
+        From the path of weights, or None for those of an installed package.
+    mean, deviation
+        Of pixels 0..255, of each colour.
+    """
+
+    build: Callable[[Path | None], nn.Module]
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+
+
+def _mobilenet(weights: Path | None) -> nn.Module:
+    if weights is None:
+        raise CompressError("network mobilenetv2 needs --weights: a state dict with torchvision's names")
+    model = ImageNetMobileNetV2()
+    load_weights(model, weights)
+    return model.eval()
+
+
+def _efficientnet(weights: Path | None) -> nn.Module:
+    """Its convolutions pad by themselves; here the padding is the convolution's, or a layer in front of it."""
+    model = load_model("efficientnet-lite0", weights)
+    for name, conv in list(model.named_modules()):
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        plain = nn.Conv2d(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, 0, 1, conv.groups, conv.bias is not None
+        )  # type: ignore[arg-type]
+        plain.load_state_dict({key: value for key, value in conv.state_dict().items()})
+        pad = conv.static_padding
+        layer: nn.Module = plain
+        if isinstance(pad, nn.ZeroPad2d):
+            left, right, top, bottom = pad.padding
+            if (left, top) == (right, bottom):
+                plain.padding = (top, left)
+            else:
+                layer = nn.Sequential(OrderedDict(pad=nn.ZeroPad2d(pad.padding), conv=plain))
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer)
+    return model.eval()
+
+
+NETWORKS = {
+    "efficientnet-lite0": Network(_efficientnet, (127.0,) * 3, (128.0,) * 3),
+    "mobilenetv2": Network(
+        _mobilenet,
+        tuple(255 * value for value in IMAGENET_MEAN),  # type: ignore[arg-type]
+        tuple(255 * value for value in IMAGENET_STD),  # type: ignore[arg-type]
+    ),
+}
+
+#: What is compressed; codewords as many as ``--bits`` has room for.
+RECIPES = {"vq": Recipe("vq", 2, 4, 0, 0), "ssvq": Recipe("ssvq", 2, 8, 0, 0)}
+
+#: Weights that a layer must have to be compressed.
+SMALL = 10_000
+
+_BATCH = 50
+
+
+def _pixels(file: Path, size: int | None) -> NDArray[np.uint8]:
+    """Of an image of 224 x 224; with ``size``, the middle of any image, its shorter side as long as that."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        picture = image.convert("RGB")
+        if size is not None:
+            scale = size / min(picture.size)
+            picture = picture.resize(
+                [max(size, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC
+            )
+            left, top = (picture.width - size) // 2, (picture.height - size) // 2
+            picture = picture.crop((left, top, left + size, top + size))
+        elif picture.size != (SIDE, SIDE):
+            raise CompressError(f"image {str(file)!r} must be 224 x 224, not {image.width} x {image.height}")
+        return np.asarray(picture)
+
+
+#: Rows and columns of the images.
+SIDE = 224
+
+
+def _normalised(pixels: Sequence[NDArray[np.uint8]], network: Network) -> Tensor:
+    values = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
+    mean, deviation = (torch.tensor(part).reshape(1, 3, 1, 1) for part in (network.mean, network.deviation))
+    return (values - mean) / deviation
+
+
+def load_images(directory: Path, network: Network) -> tuple[Tensor, Tensor]:
+    """Normalised images, float ``[n, 3, 224, 224]``, and their classes.
+
+    Raises
+    ------
+    CompressError
+        The directory has no such images.
+    """
+    files = sorted(path for path in directory.glob("*.jpg") if path.stem.isdigit())
+    if not files:
+        raise CompressError(f"images must be a directory of NNN.jpg, not {str(directory)!r}")
+    images = _normalised([_pixels(file, None) for file in files], network)
+    return images, torch.tensor([int(file.stem) for file in files])
+
+
+def load_more(directory: Path, network: Network) -> Tensor:
+    """All pictures below a directory, resized and cropped to 224 x 224, normalised.
+
+    Raises
+    ------
+    CompressError
+        There is none.
+    """
+    files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+    if not files:
+        raise CompressError(f"more must be a directory of pictures, not {str(directory)!r}")
+    return _normalised([_pixels(file, SIDE) for file in files], network)
+
+
+@torch.no_grad()
+def accuracy(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, device: str) -> float:
+    """Share of images whose largest logit is their label's, in per cent."""
+    right = sum(
+        int((model(part.to(device)).argmax(1).cpu() == own).sum())
+        for part, own in zip(images.split(_BATCH), labels.split(_BATCH), strict=True)
+    )
+    return 100 * right / len(images)
+
+
+@torch.no_grad()
+def divergence(model: Callable[[Tensor], Tensor], teacher: nn.Module, images: Tensor, device: str) -> float:
+    """Kullback-Leibler divergence from the teacher, a mean over images: it tells more of a hundred than accuracy."""
+    total = 0.0
+    for part in images.split(_BATCH):
+        wanted, found = (network(part.to(device)).log_softmax(1) for network in (teacher, model))
+        total += float(functional.kl_div(found, wanted, reduction="sum", log_target=True))
+    return total / len(images)
+
+
+def _views(images: Tensor, generator: torch.Generator, mix: float) -> Tensor:
+    """Random crops in random colours, mirrored at random; a share of the batches mixed with themselves.
+
+    Crops take 0.2 to 1 of the area, with sides in ratios of 3:4 to 4:3. Of what is mixed, half the batches are weighted
+    means of two images (mixup), half have a rectangle of another one (CutMix).
+    """
+    count, size = len(images), images.shape[2]
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator).to(images.device)
+
+    area, ratio = 0.2 + 0.8 * draw(count), (draw(count) * 2 - 1) * math.log(4 / 3) / 2
+    height, width = ((area.sqrt() * (sign * ratio).exp()).clamp_max(1) for sign in (1, -1))
+    top, left = (draw(count) * 2 - 1) * (1 - height), (draw(count) * 2 - 1) * (1 - width)
+    zero = torch.zeros_like(area)
+    mirrored = torch.where(draw(count) < 0.5, -width, width)
+    matrix = torch.stack([mirrored, zero, left, zero, height, top], dim=1).reshape(-1, 2, 3)
+    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    views = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    contrast, brightness = 0.7 + 0.6 * draw(count, 1, 1, 1), 0.6 * draw(count, 1, 1, 1) - 0.3
+    views = views * contrast + brightness
+    if float(torch.rand((), generator=generator)) >= mix:
+        return views
+    others = views.flip(0)
+    share = float(torch.rand((), generator=generator))
+    if float(torch.rand((), generator=generator)) < 0.5:
+        return torch.lerp(views, others, share)
+    side = round(size * math.sqrt(share))
+    top_cut, left_cut = (int(torch.randint(size - side + 1, (), generator=generator)) for _ in range(2))
+    views = views.clone()
+    views[:, :, top_cut : top_cut + side, left_cut : left_cut + side] = others[
+        :, :, top_cut : top_cut + side, left_cut : left_cut + side
+    ]
+    return views
+
+
+def _groups(student: nn.Module, lr: float) -> list[dict[str, Any]]:
+    """Adam moves every parameter by about its rate; here that is relative to the parameter's own size."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad:
+            size = 1.0 if name.endswith("log_factor") else float(parameter.detach().square().mean().sqrt())
+            groups.setdefault(2.0 ** round(math.log2(max(size, 1e-4))), []).append(parameter)
+    return [{"params": parameters, "lr": lr * size, "peak": lr * size} for size, parameters in groups.items()]
+
+
+def distil(
+    student: nn.Module,
+    teacher: nn.Module,
+    images: Tensor,
+    *,
+    steps: int,
+    lr: float,
+    batch: int = 20,
+    mix: float = 0.5,
+    device: str = "cpu",
+    seed: int = 0,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[float]:
+    """Train a network in evaluation mode on another's logits: Kullback-Leibler divergence, AdamW, a cosine of rates.
+
+    Parameters
+    ----------
+    student, teacher
+        On ``device``.
+    images
+        Normalised, on any device: a GPU has room for some thousand.
+    steps, lr, batch
+        ``lr`` is relative to the size of each parameter.
+    mix
+        Share of the batches that are mixed.
+    device, seed, report
+        Where, of the views, and told a line now and then.
+
+    Returns
+    -------
+    list
+        The mean loss of each hundred steps, or of all if there are fewer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batch = min(batch, len(images))
+    optimiser = torch.optim.AdamW(_groups(student, lr), lr, weight_decay=0.0)
+    losses: list[float] = []
+    running, order = torch.zeros((), device=device), torch.empty(0, dtype=torch.long)
+    student.eval()
+    for step in range(steps):
+        warm = min(1.0, (step + 1) / max(1, steps // 20))
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if len(order) < batch:
+            order = torch.randperm(len(images), generator=generator)
+        chosen, order = order[:batch], order[batch:]
+        views = _views(images[chosen.to(images.device)].to(device), generator, mix)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
+            with torch.no_grad():
+                wanted = teacher(views).float().log_softmax(1)
+            logits = student(views).float()
+        loss = functional.kl_div(logits.log_softmax(1), wanted, reduction="batchmean", log_target=True)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        running += loss.detach()
+        every = min(100, steps)
+        if step % every == every - 1:
+            losses.append(float(running) / every)
+            running.zero_()
+            report(f"step {step + 1} loss {losses[-1]:.4f}")
+    return losses
+
+
+def chosen_recipes(sources: Sequence[LayerSource], recipe: Recipe, bits: float) -> dict[str, Recipe]:
+    """Codewords with which all layers but the first and the depthwise ones take so many bits a weight together.
+
+    Those of less than :data:`SMALL` weights keep 8 of them: all of these together are next to nothing, and the network
+    loses much by them.
+    """
+    fitting = [source for source in sources[1:] if misfit(source, dataclasses.replace(recipe, k=1)) is None]
+    # The classifier's sums are compared: at 8 bit it would need one scale for all of them.
+    coded = [source for source in fitting if source.weight.size >= SMALL or source is sources[-1]]
+    sizes, every = [source.weight.size for source in coded], sum(source.weight.size for source in fitting)
+    mean = (bits * every - 8 * (every - sum(sizes))) / sum(sizes)
+    filled = filling_codewords(sizes, recipe, mean, False)
+    return {source.name: dataclasses.replace(recipe, k=k) for source, k in zip(coded, filled, strict=True) if k}
+
+
+def start(model: nn.Module, layers: Sequence[CompressedLayer], latents: Mapping[str, Tensor], *, moving: bool) -> None:
+    """Put reconstructed layers in place, to be trained: with their latent weights, or those as latent signs alone."""
+    load_layers(model, layers)
+    found = {layer.name: layer for layer in layers}
+    for _, module in decoded_layers(model):
+        if module.name not in latents:
+            continue
+        layer, latent = found[module.name], latents[module.name].cpu()
+        if not moving:
+            module.decoder = CodebookDecoder(layer, latent)
+            continue
+        # Where the error of the outputs chose another codeword than the nearest, the latent weight is that codeword.
+        decoded = torch.from_numpy(layer.float_weights())
+        nearest = MovingDecoder(layer, latent)
+        with torch.no_grad():
+            same = (nearest() - decoded).abs() <= 1e-6 * decoded.abs()
+            nearest.weight.copy_(torch.where(_whole(same, layer.d), latent, decoded))
+        module.decoder = nearest
+
+
+def _whole(same: Tensor, d: int) -> Tensor:
+    """True for the subvectors, along the output channels, that are true throughout."""
+    K, C, R, S = same.shape
+    every: Tensor = same.reshape(K // d, d, C, R, S).all(1, keepdim=True).expand(-1, d, -1, -1, -1)
+    return every.reshape(same.shape)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command, with its options. Returns 0.
+
+    Raises
+    ------
+    CompressError
+        An option, an image or the weights are not as they must be.
+    """
+    options.device = chosen_device(options.device)
+    if options.final and options.held_out:
+        raise CompressError("--held-out must not be given with --final, which tunes with those images")
+    torch.set_num_threads(options.threads)
+    begin = time.perf_counter()
+    network, device = NETWORKS[options.network], options.device
+    images, classes = load_images(options.images, network)
+    held, odd = classes % 10 == 0, classes % 2 == 1
+    tune = images[(classes % 2 == 0) & (held.logical_not() | options.final)][: options.limit]
+    count = len(tune)
+    sets = {"held out": held, "odd classes": odd}
+    if options.held_out or options.final:
+        del sets["odd classes" if options.held_out else "held out"]
+    teacher = network.build(options.weights).to(device).eval()
+
+    def scores(model: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        found = {name: accuracy(model, images[own], classes[own], device) for name, own in sets.items()}
+        return found | {
+            f"{name}, divergence": divergence(model, teacher, images[own], device) for name, own in sets.items()
+        }
+
+    report: dict[str, Any] = {"experiment": "fewshot", "network": options.network, "float": scores(teacher)}
+    _say(f"float {report['float']}")
+    model = copy.deepcopy(teacher)
+    recipes = chosen_recipes(module_sources(model), RECIPES[options.method], options.bits)
+    with staged(options.output) as temporary:
+        layers, latents = reconstruct(model, tune, recipes, device=device, seed=options.seed, report=_say)
+        report["reconstructed"] = scores(model)
+        _say(f"reconstructed {report['reconstructed']} after {time.perf_counter() - begin:.0f} s")
+        start(model, layers, latents, moving=not options.fixed)
+        graph = quantise_activations(model.cpu(), tune[:2]).to(device).eval()
+        if device.startswith("cuda"):
+            for part in (graph, teacher):
+                part.to(memory_format=torch.channels_last)
+        calibrate(graph, tune[:100].to(device))
+        report["calibrated"] = scores(graph)
+        _say(f"calibrated {report['calibrated']}")
+        pictures = torch.cat([tune, *(load_more(directory, network) for directory in options.more)]).to(device)
+        losses = distil(
+            graph,
+            teacher,
+            pictures,
+            steps=options.steps,
+            lr=options.lr,
+            batch=options.batch,
+            mix=options.mix,
+            device=device,
+            seed=options.seed,
+            report=_say,
+        )
+        report["distilled"] = scores(graph)
+        _say(f"distilled {report['distilled']} after {time.perf_counter() - begin:.0f} s")
+        write_network(temporary, export_integers(graph, (3, SIDE, SIDE)))
+        exported = read_network(temporary)
+        report["integers"] = {
+            name: accuracy(
+                lambda values: exported.run(exported.quantise(values), golden=False), images[own], classes[own], device
+            )
+            for name, own in sets.items()
+        }
+        size = Path(temporary).stat().st_size
+    final = compressed_layers(graph)
+    depthwise = {layer.name for layer in final if layer.groups > 1}
+    coded = sum_bits(layer_bits(layer) for layer in final[1:] if layer.name not in depthwise)
+    weights = sum(int(np.prod(layer.shape)) for layer in final)
+    report |= {
+        "method": options.method,
+        "moving": not options.fixed,
+        "bits": options.bits,
+        "bytes": size,
+        "ratio_ideal": 32 / coded.per_weight,
+        "ratio_whole_file": 4 * weights / size,
+        "coded_share": coded.weight_count / weights,
+        "images": count,
+        "more_images": len(pictures) - count,
+        "steps": options.steps,
+        "lr": options.lr,
+        "batch": options.batch,
+        "mix": options.mix,
+        "seed": options.seed,
+        "threads": options.threads,
+        "losses": losses,
+        "seconds": time.perf_counter() - begin,
+        "machine": machine(device),
+    }
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    _say(f"integers {report['integers']}, {size:,} bytes, {report['ratio_whole_file']:.2f} times smaller")
+    return 0

@@ -1,0 +1,151 @@
+"""Assignments, signs and masks that move while a network is trained, all from one latent weight.
+
+:class:`~sw.compress.training.decoders.CodebookDecoder` leaves indices and masks as the clustering found them. Here the
+layer keeps its floating-point weight. In every forward pass it is pruned, its signs are split off, and each subvector
+takes its nearest codeword; the gradient of the decoded weight goes to the latent one as it is (straight-through, as
+LSQ's), and to the codebook by MVQ's equation 6. Pruned weights are pulled towards 0, as SR-STE does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sw.compress.kmeans import member_counts
+from sw.compress.methods import CompressError
+from sw.compress.training.decoders import WeightDecoder, masked_lookup
+from sw.compress.training.quant import StepSize, fake_quantise, integers
+from sw.compress.training.sparse import DECAY
+from sw.format.layer import CompressedLayer, codeword_range
+
+__all__ = ["MovingDecoder"]
+
+# Scores of one chunk: on a GPU few launches, on a CPU little memory.
+_GPU_SCORES, _CPU_SCORES = 1 << 26, 1 << 22
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The decoded subvectors; the latent ones get their gradient, and those pruned ``decay`` times themselves more."""
+
+    @staticmethod
+    def forward(ctx: Any, decoded: Tensor, latent: Tensor, keep: Tensor | None, decay: float) -> Tensor:
+        ctx.save_for_backward(latent, keep)
+        ctx.decay = decay
+        return decoded.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None, None]:
+        latent, keep = ctx.saved_tensors
+        (gradient,) = gradients
+        return gradient, gradient if keep is None else gradient + ctx.decay * latent * ~keep, None, None
+
+
+def _largest(magnitudes: Tensor, n: int) -> Tensor:
+    """Mask of the n largest of each row ``[rows, m]``; of equal ones the first. Sorting short rows takes longer."""
+    m = magnitudes.shape[1]
+    number = torch.arange(m, device=magnitudes.device)
+    rank = torch.zeros(magnitudes.shape, dtype=torch.int8, device=magnitudes.device)
+    for other in range(m):
+        column = magnitudes[:, other, None]
+        rank += (column > magnitudes) | ((column == magnitudes) & (other < number))
+    return rank < n
+
+
+class MovingDecoder(WeightDecoder):
+    """Trains a latent weight and a codebook; assignments, signs and masks follow from the weight.
+
+    Parameters
+    ----------
+    layer
+        Of method ``vq``, ``mvq``, ``ssvq`` or ``msvq``, with a codebook of its own: the one to start from.
+    weight
+        Latent, float ``[K, C, R, S]``, before compression.
+    decay
+        Of pruned weights (:mod:`sw.compress.training.sparse`).
+
+    Raises
+    ------
+    CompressError
+        The layer has no codebook, or shares it, or the weight has another shape.
+    """
+
+    counts: Tensor
+
+    def __init__(self, layer: CompressedLayer, weight: Tensor, *, decay: float = DECAY) -> None:
+        super().__init__(layer.shape)
+        if layer.codebook is None or layer.assignments is None or layer.codebook_name is not None:
+            have = f"method {layer.method}" if layer.codebook is None else "a shared one"
+            raise CompressError(f"layer {layer.name!r} must have a codebook of its own to move in, not {have}")
+        if tuple(weight.shape) != layer.shape:
+            raise CompressError(f"weight must have shape {list(layer.shape)}, not {list(weight.shape)}")
+        self.method, self.d, self.k, self.n, self.m = layer.method, layer.d, layer.k, layer.n, layer.m
+        self.codeword_bits, self.decay = layer.codeword_bits, decay
+        self.signed, self.masked = layer.signs is not None, layer.masks is not None
+        self.low, self.high = codeword_range(layer.codeword_bits, self.signed)
+        scale = float(layer.scale[0])
+        self.step = StepSize(torch.tensor(scale))
+        self.codebook = torch.nn.Parameter(torch.from_numpy(layer.codebook).float() * scale)
+        self.weight = torch.nn.Parameter(weight.detach().clone().float())
+        counts = torch.from_numpy(member_counts(layer.masks, layer.assignments, layer.k, layer.d)).float()
+        self.register_buffer("counts", counts.clamp_min_(1), persistent=False)
+
+    def _grouped(self) -> Tensor:
+        """The latent weight as ``[NG, d]``: :func:`sw.compress.grouping.group` on tensors."""
+        K, C, R, S = self.shape
+        return self.weight.reshape(K // self.d, self.d, C, R, S).permute(0, 2, 3, 4, 1).reshape(-1, self.d)
+
+    @torch.no_grad()
+    def _codes(self, latent: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Assignments ``[NG]`` and masks ``[NG, d]`` of a latent weight; and the codebook's integers, floats."""
+        size = self.step()
+        codes = integers(self.codebook, size, self.low, self.high)
+        codebook = codes * size
+        magnitudes = latent.abs()
+        keep = _largest(magnitudes.reshape(-1, self.m), self.n).reshape(latent.shape) if self.masked else None
+        values = magnitudes if self.signed else latent
+        if keep is not None:
+            values = values * keep
+        squares = codebook * codebook
+        rows = max(1, (_GPU_SCORES if latent.is_cuda else _CPU_SCORES) // self.k)
+        found = []
+        for first in range(0, len(values), rows):
+            chunk = values[first : first + rows]
+            apart = squares.sum(1) if keep is None else keep[first : first + rows].to(chunk.dtype) @ squares.T
+            found.append((2 * chunk @ codebook.T - apart).argmax(1))
+        return torch.cat(found), keep, codes
+
+    def forward(self) -> Tensor:
+        with torch.autocast(self.weight.device.type, enabled=False):
+            latent = self._grouped()
+            assignments, keep, _ = self._codes(latent)
+            codebook = fake_quantise(self.codebook, self.step(), self.low, self.high)
+            decoded = masked_lookup(codebook, assignments, keep, self.counts)
+            if self.signed:
+                decoded = decoded * (1 - 2 * latent.detach().signbit().to(decoded.dtype))
+            subvectors: Tensor = _StraightThrough.apply(decoded, latent, keep, self.decay)  # type: ignore[no-untyped-call]
+        K, C, R, S = self.shape
+        return subvectors.reshape(K // self.d, C, R, S, self.d).permute(0, 4, 1, 2, 3).reshape(self.shape)
+
+    @torch.no_grad()
+    def fields(self) -> dict[str, Any]:
+        latent = self._grouped()
+        with torch.autocast(self.weight.device.type, enabled=False):
+            assignments, keep, codes = self._codes(latent)
+        signs = latent.signbit() if self.signed else None
+        if signs is not None and keep is not None:
+            signs = signs.gather(1, keep.nonzero()[:, 1].reshape(len(keep), -1))
+        return {
+            "method": self.method,
+            "d": self.d,
+            "k": self.k,
+            "n": self.n,
+            "m": self.m,
+            "scale": self.step().reshape(1).cpu().numpy(),
+            "codebook": codes.to("cpu", torch.int8).numpy(),
+            "codeword_bits": self.codeword_bits,
+            "assignments": assignments.to("cpu", torch.int32).numpy(),
+            "masks": None if keep is None else keep.cpu().numpy(),
+            "signs": None if signs is None else signs.cpu().numpy(),
+        }
