@@ -26,7 +26,9 @@ SLOW = (
 COMMANDS = {
     "demo": "",
     "experiments.dinov2": "state.pt out.pt",
+    "experiments.distil": "dinov2-s",
     "experiments.fewshot": "mobilenetv2 --images . -o out.msvq",
+    "experiments.gpt": "report",
     "experiments.images": ". out.npz",
     "experiments.narrow": "resnet20",
     "experiments.signs": "vit",
