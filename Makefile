@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv board board-test demo test sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth power lint bench docs clean distclean formal fuzz faults mutants
+.PHONY: help venv board board-test demo test sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth power lint bench docs site clean distclean formal fuzz faults mutants
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -120,8 +120,13 @@ docs: $(READY) ## draw the pictures, and write the tables of README.md from the 
 	@$(RUN) -m tools.tasks
 	@$(RUN) -m tools.boards
 	@$(RUN) -m tools.readme
+	@$(RUN) -m tools.first
 	@$(RUN) -m hw.bus.register_map markdown > docs/registers.md
 	@$(RUN) -m hw.control.descriptor > docs/descriptors.md
+
+site: $(READY) ## build the documentation as a site, strictly: build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 clean: ## remove what was built
 	rm -rf build

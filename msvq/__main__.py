@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ __all__ = ["COMMANDS", "main"]
 
 #: Each command: the module whose ``main`` it is, arguments that come first, and what it is for.
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "example": ("msvq.example", (), "a small trained network and images, to try the commands on"),
     "compress": ("sw.compress.__main__", (), "weights to a container, without images and without training"),
     "check": ("sw.compress.commands.check", (), "what becomes of each layer and operation of a network"),
     "calibrate": ("sw.compress.commands.calibrate", (), "a whole network file from a batch of images"),
@@ -42,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in COMMANDS:
         module, first, _ = COMMANDS[given[0]]
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            # Networks of the present folder are found, as with `python -m`.
+            sys.path.insert(0, os.getcwd())
         try:
             command = importlib.import_module(module)
         except KeyboardInterrupt:

@@ -91,6 +91,8 @@ class VerilatorRunner(Verilator):
         Further options for ``make``, such as ``OPT_FAST=-O2``.
     plusargs
         Arguments of the model, such as ``+verilator+seed+1``.
+    trace
+        Record the waveforms of each run in this file (VCD). Such a model is one of its own, called ``<name>-trace``.
     """
 
     def __init__(
@@ -101,16 +103,18 @@ class VerilatorRunner(Verilator):
         options: Sequence[str] = (),
         make_options: Sequence[str] = (),
         plusargs: Sequence[str] = (),
+        trace: Path | None = None,
     ) -> None:
         super().__init__()
-        self.name = name
+        self.trace = None if trace is None else Path(trace).resolve()
+        self.name = name if trace is None else f"{name}-trace"
         self.verilog = [Path(path).resolve() for path in verilog]
         self.top = top
         self.hosted = find_libpython.find_libpython() is None
-        self.options = [*options, *(HOSTED if self.hosted else [])]
+        self.options = [*options, *(HOSTED if self.hosted else []), *(["--trace"] if self.trace else [])]
         self.make_options = list(make_options)
         self.arguments = list(plusargs)
-        self.build_dir = BUILD / name
+        self.build_dir = BUILD / self.name
 
     def _set_env_common(self) -> None:
         if self.hosted:
@@ -208,6 +212,7 @@ class VerilatorRunner(Verilator):
                     build_args=self.options,
                     build_dir=self.build_dir,
                     log_file=log,
+                    waves=self.trace is not None,
                 )
             except RuntimeError as error:
                 raise BuildError(f"building {self.name} failed: {error}\n{_tail(log)}") from None
@@ -324,11 +329,16 @@ class VerilatorRunner(Verilator):
                 test_dir=directory,
                 results_xml=str(results),
                 log_file=log,
+                waves=self.trace is not None,
             )
         except SystemExit as error:
             status = error.code
         except RuntimeError as error:
             raise SimulationError(f"{stem}: {error}\n{_tail(log)}") from None
+        finally:
+            # What was recorded until a failure is what is looked for.
+            if self.trace is not None and (directory / "dump.vcd").exists():
+                shutil.move(directory / "dump.vcd", self.trace)
         if not results.exists():
             raise SimulationError(f"{stem}: the simulation left no results\n{_tail(log)}")
         cases = list(ElementTree.parse(results).iter("testcase"))

@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="golden: prove that there are no races; rtl: compare with"
                         " golden")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="write the table of layers (rtl, perf)")
+    parser.add_argument("--trace", metavar="FILE.vcd", help="rtl: record the waveforms of the run")
     parser.add_argument("--mean", type=_numbers, help="of a picture's channels, 0..1; with --std")
     parser.add_argument("--std", type=_numbers, help="of a picture's channels, 0..1; with --mean")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -84,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_folders(options.output, options.json)
+    check_folders(options.output, options.json, options.trace)
 
     from sw.executor import execute
     from sw.perf.prediction import predict
@@ -94,6 +95,8 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.backend == "perf" and (options.inputs or options.output):
         raise RunError("perf takes no INPUT and no --output: cycles do not depend on values")
+    if options.trace and options.backend != "rtl":
+        raise RunError("--trace is for --backend rtl: nothing else has waveforms")
     if options.backend == "golden" and options.json:
         raise RunError("--json is for rtl and perf: the golden model has no cycles")
     if is_stepped_program(options.program):
@@ -111,7 +114,7 @@ def _run(options: argparse.Namespace) -> int:
                 execute(program, memory, check=options.check, progress=not options.quiet).memory for memory in memories
             ]
         else:
-            done = _simulate(options.program, program, memories)
+            done = _simulate(options.program, program, memories, options.trace)
         results = {
             tensor.name: np.stack([program.read(memory, tensor) for memory in done]) for tensor in program.outputs
         }
@@ -172,13 +175,18 @@ def _run_steps(steps: SteppedProgram, options: argparse.Namespace) -> int:
         bar = files.enter_context(Progress(console=console, transient=True, disable=hidden))
         task = bar.add_task("steps", total=len(programs))
 
+        def trace_of(number: int) -> str | None:
+            """Each program has waveforms of its own."""
+            whole = Path(options.trace or "")
+            return str(whole.with_name(f"{whole.stem}-{number}{whole.suffix}")) if options.trace else None
+
         def execute_all(number: int, jobs: Sequence[tuple[Program, NDArray[np.uint8]]]) -> list[NDArray[np.uint8]]:
             bar.advance(task)
             if options.backend == "golden":
                 return [execute(bound, memory, check=options.check).memory for bound, memory in jobs]
             path = str(Path(folder, f"{number}.program"))
             write_program(path, programs[number])
-            done = _simulate(path, programs[number], [memory for _, memory in jobs])
+            done = _simulate(path, programs[number], [memory for _, memory in jobs], trace_of(number))
             timings.extend(measured(programs[number], done[-1]))
             if options.check:
                 runs.extend((image, *job, found) for image, (job, found) in enumerate(zip(jobs, done, strict=True)))
@@ -316,13 +324,16 @@ def _print_output(name: str, values: NDArray[Any]) -> None:
 # The simulated hardware
 
 
-def _simulate(path: str, program: Program, memories: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+def _simulate(
+    path: str, program: Program, memories: Sequence[NDArray[np.uint8]], trace: str | None = None
+) -> list[NDArray[np.uint8]]:
     """DRAM after each run. The simulation is another program: software does not depend on it."""
     with tempfile.TemporaryDirectory() as folder:
         files = [(Path(folder, f"{i}.before"), Path(folder, f"{i}.after")) for i in range(len(memories))]
         for (before, _), memory in zip(files, memories, strict=True):
             before.write_bytes(memory.tobytes())
         command = [sys.executable, "-m", "sim.accelerator", path, *(str(file) for pair in files for file in pair)]
+        command += ["--trace", trace] if trace else []
         status = subprocess.run(command, check=False).returncode
         if status:
             raise RunError(f"the simulation ended with status {status}")

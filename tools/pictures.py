@@ -2,7 +2,8 @@
 
 ``docs/pipeline.svg`` follows one subvector: its numbers come from :mod:`sw.compress`, its bits from :mod:`hw.layout`,
 and the sizes of the blocks from the presets. ``docs/blocks.svg`` and ``docs/streams.svg`` are drawn from one
-configuration, ``docs/schedule.svg`` from the signals of the core in Amaranth's simulator. The parts of
+configuration, and so is ``docs/ip.svg``; ``docs/path.svg`` and ``docs/house.svg`` are :mod:`tools.overview`'s;
+``docs/schedule.svg`` comes from the signals of the core in Amaranth's simulator. The parts of
 ``docs/architecture.md`` between ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->`` are written from the code.
 """
 
@@ -202,7 +203,8 @@ def _draw_loader(drawing: Drawing, config: AcceleratorConfig) -> None:
             _draw_port(drawing, y, f"i_{stream_name}", config.word_width)
         else:
             lines = ["unpackers", lines[1], f"or {config.raw_bits} bit raw"]
-        drawing.block(108, y - 20, 136, 40, lines, colours[stream_name])
+        half = 20 if len(lines) < 3 else 26
+        drawing.block(108, y - half, 136, 2 * half, lines, colours[stream_name])
 
     command = command_layout(config).size
     _draw_port(drawing, 264, "i_command", command)
@@ -416,6 +418,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--preset and -o belong together, and --set needs them")
 
     from tools.architecture import ARCHITECTURE, DOCS, SHOWN, render
+    from tools.overview import house, path, whole_ip
     from tools.schedule_picture import schedule
 
     if options.preset is not None:
@@ -425,15 +428,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(str(error))
         options.folder.mkdir(parents=True, exist_ok=True)
         for file, draw in (("blocks", blocks), ("streams", streams)):
-            path = options.folder / f"{options.preset}-{file}.svg"
-            path.write_text(draw(config, options.preset))
-            print(path)
+            target = options.folder / f"{options.preset}-{file}.svg"
+            target.write_text(draw(config, options.preset))
+            print(target)
         return 0
     pictures = {
         "pipeline": pipeline(),
         "blocks": blocks(preset(SHOWN), SHOWN),
         "streams": streams(preset(SHOWN), SHOWN),
         "schedule": schedule(),
+        "path": path(),
+        "ip": whole_ip(preset(SHOWN), SHOWN),
+        "house": house(),
     }
     for name, text in pictures.items():
         (DOCS / f"{name}.svg").write_text(text)

@@ -1,7 +1,7 @@
-"""``python -m tools.readme``: the tables of README.md, from results and from the code.
+"""``python -m tools.readme``: the figures of README.md, and the tables of docs/results.md and docs/blocks.md.
 
 Results of the last ``make demo``, ``make synth`` and ``python -m synth.choices`` are condensed into ``docs/results/``,
-which is committed, by library; where there are none, what is committed stays. Then every part of README.md between
+which is committed, by library; where there are none, what is committed stays. Then every part of those pages between
 ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->`` is written.
 """
 
@@ -22,10 +22,17 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "docs" / "results"
 
-#: Studies whose rows README.md shows.
+#: Pages, and the parts of each that are written.
+PAGES = {
+    README: ("headlines",),
+    ROOT / "docs" / "results.md": ("compression", "cosimulation", "accuracy", "networks", "area", "whole", "choices"),
+    ROOT / "docs" / "blocks.md": ("blocks",),
+}
+
+#: Studies whose rows docs/results.md shows.
 ACCURACIES = ("table3-resnet18", "signs-mobilenetv2", "signs-vit")
 
-#: Networks on the RTL that README.md shows.
+#: Networks on the RTL that docs/results.md shows.
 NETWORKS = {
     "resnet20": "ResNet-20, 32 x 32",
     "resnet18": "ResNet-18, 224 x 224",
@@ -38,7 +45,7 @@ NETWORKS = {
 
 
 def condense_demo(summary: dict[str, Any]) -> dict[str, Any]:
-    """The part of the demo's summary that README.md shows."""
+    """The part of the demo's summary that the pages show."""
     compression = []
     for report in summary["compression"]:
         raw = sum(row["method"] == "int8" for row in report["layers"])
@@ -174,7 +181,7 @@ def _components(path: Path) -> Iterator[ast.ClassDef]:
 
 
 def condense_area(report: dict[str, Any]) -> dict[str, Any]:
-    """The part of the area report that README.md shows; of blocks and units the NAND2 equivalents."""
+    """The part of the area report that the pages show; of blocks and units the NAND2 equivalents."""
     keys = ("total", "without_crf", "total_nand2", "sequential_share")
     presets = {}
     for name, values in report["presets"].items():
@@ -189,7 +196,7 @@ def condense_area(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def condense_timing(report: dict[str, Any]) -> dict[str, Any]:
-    """The part of the report of delays that README.md shows."""
+    """The part of the report of delays that the pages show."""
     presets = {
         name: {section: figures["delay"] for section, figures in values["sections"].items()}
         for name, values in report["presets"].items()
@@ -299,7 +306,7 @@ def _markdown(text: str) -> str:
 
 
 def blocks_part() -> Iterator[str]:
-    """Every hardware block, with what it is and the tests that name it, but for those of this page."""
+    """Every hardware block, with what it is and the tests that name it, but for those of the documentation."""
     yield row("block", "file", "what it is", "tests of its own")
     yield "|---|---|---|---|"
     files = sorted(path for path in (ROOT / "tests").rglob("test_*.py") if path.parent.name != "tools")
@@ -309,12 +316,67 @@ def blocks_part() -> Iterator[str]:
             summary = _markdown((ast.get_docstring(node) or "").partition("\n\n")[0])
             naming = [test for test, text in tests.items() if re.search(rf"\b{node.name}\b", text)]
             where = path.relative_to(ROOT)
-            links = ", ".join(f"[{test.stem}]({test.relative_to(ROOT)})" for test in naming) or "through the core alone"
-            yield row(f"`{node.name}`", f"[{where}]({where})", summary, links)
+            links = ", ".join(f"[{test.stem}](../{test.relative_to(ROOT)})" for test in naming)
+            yield row(f"`{node.name}`", f"[{where}](../{where})", summary, links or "through the core alone")
+
+
+def headlines_part() -> Iterator[str]:
+    """Six figures of README.md, each with the page that has all of them."""
+    yield row("what", "figure", "proof")
+    yield "|---|---|---|"
+    found = _read("demo")["compression"]
+    mvq, msvq = (next(x for x in found if x["settings"]["method"] == method) for method in ("mvq", "msvq"))
+    yield row(
+        "EfficientNet-Lite0, before training: the codebook",
+        f"MSVQ has {msvq['settings']['k']} codewords where MVQ has {mvq['settings']['k']}, at the same error"
+        f" ({100 * msvq['compressed']['relative_error']:.1f} and {100 * mvq['compressed']['relative_error']:.1f} %)",
+        "[compression](docs/results.md#compression-without-training)",
+    )
+    study = _read("table3-resnet18")
+    accuracy = next(entry for entry in study["summary"] if entry["case"] == "MSVQ")["accuracy"]
+    run = next(run for run in study["runs"] if run["case"] == "MSVQ")
+    yield row(
+        "ResNet-18 on CIFAR-10, integers of the file",
+        f"{run['ratio_ideal']:.1f} times smaller, {sum(accuracy) / len(accuracy):.2f} %"
+        f" (float {run['accuracy_float']:.2f} %)",
+        "[accuracy](docs/results.md#accuracy-after-fine-tuning)",
+    )
+    runs = [run for name in NETWORKS for run in _read(f"networks-{name}") if run["source"] == "RTL"]
+    compared = sum(run["compared"]["layer_bytes"] for run in runs)
+    different = sum(run["compared"]["different"] for run in runs)
+    yield row(
+        f"{len(runs)} runs of whole networks on the Verilog",
+        f"{different} of {compared:,} bytes differ from the golden model",
+        "[networks](docs/results.md#whole-networks-on-the-verilog)",
+    )
+    worst = max(abs(run["summary"]["model"] / run["summary"]["cycles"] - 1) for run in runs)
+    yield row(
+        "The cycle model beside those runs",
+        f"within {100 * worst:.2f} % of a network's cycles",
+        "[networks](docs/results.md#whole-networks-on-the-verilog)",
+    )
+    cycles = {run["preset"]: run["summary"]["cycles"] for run in _read("networks-resnet18-64")}
+    yield row(
+        "ResNet-18, 64 x 64, beside 8-bit weights",
+        f"{cycles['ews-64'] / cycles['ews-cms-64']:.2f} times as fast ({cycles['ews-cms-64']:,} cycles)",
+        "[speed](docs/results/networks-speed.md)",
+    )
+    presets = _read("area-nangate45_typ")["presets"]
+    area = {name: presets[name]["total"] for name in ("ews-64", "ews-cms-64", "ews-msvq-64")}
+    yield row(
+        "Area of the array and its decoder at 64 x 64",
+        f"{_to_base(area['ews-cms-64'], area['ews-64'])} EWS-CMS,"
+        f" {_to_base(area['ews-msvq-64'], area['ews-64'])} EWS-MSVQ, to EWS with 8-bit weights",
+        "[area](docs/results.md#area)",
+    )
+
+
+def _read(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def parts() -> dict[str, Callable[[], Iterator[str]]]:
-    """What each marked part of README.md consists of."""
+    """What each marked part consists of."""
     demo = json.loads((RESULTS / "demo.json").read_text())
     return {
         "compression": lambda: compression_part(demo),
@@ -325,18 +387,20 @@ def parts() -> dict[str, Callable[[], Iterator[str]]]:
         "whole": whole_part,
         "choices": choices_part,
         "blocks": blocks_part,
+        "headlines": headlines_part,
     }
 
 
-def render(text: str) -> str:
-    """README.md with its marked parts written anew.
+def render(text: str, page: Path = README) -> str:
+    """A page with its marked parts written anew.
 
     Raises
     ------
     ValueError
         A part is missing or marked more than once.
     """
-    return write_parts(text, parts(), README.name)
+    found = parts()
+    return write_parts(text, {name: found[name] for name in PAGES[page]}, page.name)
 
 
 @interruptible
@@ -357,8 +421,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             page = (ROOT / path).with_suffix(".md")
             if name.startswith(("area", "timing")):
                 (RESULTS / f"{name.format(library)}.md").write_text(page.read_text())
-    README.write_text(render(README.read_text()))
-    print(README)
+    for page in PAGES:
+        page.write_text(render(page.read_text(), page))
+        print(page)
     return 0
 
 

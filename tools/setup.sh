@@ -44,7 +44,7 @@ fi
 rm -f "$venv/.ready"
 
 "$venv/bin/python" -m pip install --disable-pip-version-check --constraint constraints.txt \
-    --editable '.[sim,demo,test]'
+    --editable '.[sim,demo,test,site]'
 
 rm "$unfinished"
 : >"$venv/.ready"

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hw.command_line import Parser, interruptible
+from hw.command_line import Parser, interruptible, path_argument
 from hw.config import PRESETS, AcceleratorConfig
 from sim.accelerator.run import Bus
 
@@ -21,7 +21,7 @@ def model_name(config: AcceleratorConfig) -> str:
     return f"accelerator-{hashlib.sha256(json.dumps(config.to_dict()).encode()).hexdigest()[:12]}"
 
 
-def _run(program_file: str, files: Sequence[str], latency: int) -> int:
+def _run(program_file: str, files: Sequence[str], latency: int, trace: Path | None = None) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -41,7 +41,7 @@ def _run(program_file: str, files: Sequence[str], latency: int) -> int:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task("building the simulation, unless that is done", total=None)
-        runner = accelerator_runner(program.config, model_name(program.config))
+        runner = accelerator_runner(program.config, model_name(program.config), trace=trace)
         runner.build_model()
 
         def progress(number: int, cycles: int) -> None:
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "files", metavar="BEFORE AFTER", nargs="+", help="DRAM from the program's base on: files to read and to write"
     )
     parser.add_argument("--latency", type=int, default=Bus().latency, help="of the DRAM in cycles (%(default)s)")
+    parser.add_argument("--trace", type=path_argument, metavar="FILE.vcd", help="record waveforms of all runs")
     options = parser.parse_args(arguments)
 
     from sim.runner import BuildError, SimulationError
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(options.files) % 2:
         parser.error(f"BEFORE and AFTER must come in pairs, not {len(options.files)} files")
     try:
-        return _run(options.program, options.files, options.latency)
+        return _run(options.program, options.files, options.latency, options.trace)
     except (ValueError, OSError, ToolchainError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

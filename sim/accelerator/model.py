@@ -90,6 +90,7 @@ def accelerator_runner(
     make: Callable[[AcceleratorConfig], wiring.Component] | None = None,
     threads: int = 1,
     quick: bool = False,
+    trace: Path | None = None,
 ) -> VerilatorRunner:
     """The runner that builds and runs the model of an instance between a DRAM and a host.
 
@@ -101,6 +102,8 @@ def accelerator_runner(
         That the model runs on.
     quick
         Build quickly; the model is slower.
+    trace
+        Record waveforms in this file (VCD); such a model is another one.
     """
     return VerilatorRunner(
         name,
@@ -114,6 +117,7 @@ def accelerator_runner(
             *_bench_options(config),
         ],
         _QUICK_MAKE if quick else _MAKE,
+        trace=trace,
     )
 
 

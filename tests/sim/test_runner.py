@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
@@ -97,3 +98,13 @@ def test_a_model_that_is_built_or_runs_is_left_alone(models: Path, tmp_path: Pat
         runs[0].result()
         with pytest.raises(SimulationError, match="1 of 1 failed: counts_enabled_cycles"):
             runs[1].result()
+
+
+def test_waveforms_of_a_run(tmp_path: Path) -> None:
+    runner = VerilatorRunner("counter", [HERE / "counter.v"], "counter", trace=tmp_path / "waves.vcd")
+    runner.run_tests("counter_bench", testcase="counts_enabled_cycles")
+    text = (tmp_path / "waves.vcd").read_text()
+    assert "$enddefinitions" in text
+    assert re.search(r"\$var wire +\d+ \S+ count ", text)
+    # Values over time, not definitions alone.
+    assert text.count("\n#") > 4

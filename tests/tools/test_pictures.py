@@ -16,7 +16,7 @@ from sim.scenarios import random_activations, random_layer
 from sim.transfers import layer_program
 from sw.schedule import advance, tile_timings
 from sw.schedule.cycles import loader_latency
-from tools import architecture, pictures, schedule_picture
+from tools import architecture, overview, pictures, schedule_picture
 
 
 def program(name: str, shape, size, extensions, word_width=16, **fields):
@@ -141,6 +141,9 @@ DRAWINGS = (pictures.blocks, pictures.streams)
 DRAWN = {
     **{f"{draw.__name__}-{name}": (draw, preset(name), name) for name in PRESETS for draw in DRAWINGS},
     "schedule": (schedule_picture.schedule,),
+    "path": (overview.path,),
+    "house": (overview.house,),
+    f"whole_ip-{architecture.SHOWN}": (overview.whole_ip, preset(architecture.SHOWN), architecture.SHOWN),
 }
 
 
@@ -160,11 +163,33 @@ def test_texts_are_apart_and_inside(picture: str) -> None:
         assert apart, f"{text!r} over {other!r}"
 
 
-@pytest.mark.parametrize("picture", [f"blocks-{architecture.SHOWN}", f"streams-{architecture.SHOWN}", "schedule"])
+@pytest.mark.parametrize(
+    "picture",
+    [
+        f"blocks-{architecture.SHOWN}",
+        f"streams-{architecture.SHOWN}",
+        "schedule",
+        "path",
+        "house",
+        f"whole_ip-{architecture.SHOWN}",
+    ],
+)
 def test_committed_pictures_are_of_the_present_hardware(picture: str) -> None:
     draw, *arguments = DRAWN[picture]
-    committed = (architecture.DOCS / f"{draw.__name__}.svg").read_text()
+    committed = (architecture.DOCS / f"{draw.__name__.removeprefix('whole_')}.svg").read_text()
     assert committed == draw(*arguments), "run python -m tools.pictures"
+
+
+def test_rooms_import_downwards_only() -> None:
+    arrows = overview.arrows()
+    assert arrows["sw"] == {"hw"}
+    assert not arrows["hw"]
+    assert [
+        (room, other)
+        for room, others in arrows.items()
+        for other in others
+        if overview.ROOMS[other][0] >= overview.ROOMS[room][0]
+    ] == []
 
 
 def test_committed_tables_are_of_the_present_hardware() -> None:

@@ -1,4 +1,4 @@
-"""README.md shows the committed results, and lists every hardware block."""
+"""README.md and docs show the committed results, and list every hardware block."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from tools import readme
 
 
 def part(name: str) -> str:
-    found = re.search(rf"<!-- {name}: begin.*?-->\n(.*?)<!-- {name}: end -->", readme.README.read_text(), re.DOTALL)
+    page = next(page for page, names in readme.PAGES.items() if name in names)
+    found = re.search(rf"<!-- {name}: begin.*?-->\n(.*?)<!-- {name}: end -->", page.read_text(), re.DOTALL)
     assert found is not None
     return found[1]
 
 
-@pytest.mark.parametrize("name", ["compression", "accuracy", "cosimulation", "networks", "area", "whole", "choices"])
+NAMES = ["headlines", "compression", "accuracy", "cosimulation", "networks", "area", "whole", "choices"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_tables_are_the_committed_results(name: str) -> None:
     assert part(name).splitlines() == list(readme.parts()[name]())
 
@@ -33,10 +37,15 @@ def test_committed_results_are_bit_exact() -> None:
 
 
 def test_missing_part_is_an_error() -> None:
-    with pytest.raises(ValueError, match="must have one part 'compression', not 0"):
+    with pytest.raises(ValueError, match="must have one part 'headlines', not 0"):
         readme.render("# nothing marked here\n")
 
 
 def test_links_lead_to_files() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", readme.README.read_text()):
-        assert (readme.ROOT / target).exists(), target
+    for page in readme.PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_front_page_is_short() -> None:
+    assert len(readme.README.read_text().splitlines()) <= 120

@@ -63,7 +63,7 @@ def test_writes_the_memory_of_a_program_that_ends(
         return [SimpleNamespace(done=done, memory=job.memory[::-1], cause=Cause.CHECKSUM, error_descriptor=3)]
 
     monkeypatch.setattr(
-        "sim.accelerator.model.accelerator_runner", lambda config, name: SimpleNamespace(build_model=lambda: None)
+        "sim.accelerator.model.accelerator_runner", lambda config, name, **_: SimpleNamespace(build_model=lambda: None)
     )
     monkeypatch.setattr("sim.accelerator.run.run_jobs", run_jobs)
     assert command.main(files) == (0 if done else 1)
