@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -90,6 +90,7 @@ def _write(options: argparse.Namespace) -> None:
     from sw.compress.training.data import ImageData
     from sw.compress.training.loop import accuracy, fit
     from sw.compress.training.settings import TrainConfig
+    from sw.format.npz import write_npz
 
     scope: dict[str, type[torch.nn.Module]] = {}
     exec(compile(NETWORK, "net.py", "exec"), scope)
@@ -103,8 +104,9 @@ def _write(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True)
     (folder / "net.py").write_text(NETWORK, encoding="utf-8")
     torch.save(model.state_dict(), folder / "net.pt")
-    arrays = {f"{split}_images": images for split, (images, _) in parts.items()}
-    np.savez(folder / "images.npz", **arrays, **{f"{split}_labels": labels for split, (_, labels) in parts.items()})
+    with open(folder / "images.npz", "wb") as file:
+        arrays: dict[str, NDArray[Any]] = {f"{split}_images": images for split, (images, _) in parts.items()}
+        write_npz(file, arrays | {f"{split}_labels": labels for split, (_, labels) in parts.items()})
     first = data["test"].normalise(torch.from_numpy(data["test"].images[:1]))
     np.save(folder / "image.npy", first.numpy())
     print(f"{folder}: net.py, net.pt, images.npz, image.npy; {right:.2f} % of {COUNTS['test']} test images, in floats")
