@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from functools import cached_property
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ __all__ = [
     "read_network",
     "write_network",
 ]
+
+
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 def quantise_images(images: Tensor, scale: float) -> Tensor:
@@ -98,13 +102,23 @@ class IntegerNetwork(Network):
 
 
 def export_integers(graph: fx.GraphModule, image_shape: tuple[int, int, int]) -> IntegerNetwork:
-    """:func:`sw.compress.export.graph.export_network`, for tensors."""
-    return IntegerNetwork.of(export_network(graph, image_shape))
+    """:func:`sw.compress.export.graph.export_network`, for tensors; from a copy on the CPU, if it is elsewhere."""
+    return IntegerNetwork.of(export_network(_on_cpu(graph), image_shape))
 
 
 def export_steps(model: nn.Module, images: Tensor) -> IntegerNetwork:
-    """:func:`sw.compress.export.transformer.export_transformer`, for tensors."""
-    return IntegerNetwork.of(export_transformer(model, images))
+    """:func:`sw.compress.export.transformer.export_transformer`, for tensors; from a copy on the CPU, as above."""
+    return IntegerNetwork.of(export_transformer(_on_cpu(model), images.cpu()))
+
+
+def _on_cpu(model: _Model) -> _Model:
+    """The model, or its copy on the CPU.
+
+    A step size is an exponential, whose last bit depends on the device, and a weight half-way between two integers
+    follows it. What is exported must be what :mod:`sw.compress.training.comparison` computes again, on the CPU.
+    """
+    devices = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
+    return model if devices <= {"cpu"} else copy.deepcopy(model).cpu()
 
 
 def read_network(path: str | os.PathLike[str]) -> IntegerNetwork:

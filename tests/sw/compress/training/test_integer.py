@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 
 import numpy as np
@@ -17,9 +18,10 @@ from sw.compress.training.graph import (
     recalibrate_batch_norm,
 )
 from sw.compress.training.integer import export_integers, fixed_point, read_network, write_network
-from sw.compress.training.modules import convert
+from sw.compress.training.modules import UniformDecoder, convert
 from sw.compress.training.quant import ActivationQuantiser
 from sw.format.container import write_container
+from tests.sw.devices import CUDA
 
 SIZE = 12
 
@@ -78,6 +80,26 @@ def quantised(images: Tensor) -> torch.fx.GraphModule:
 @pytest.fixture(scope="module")
 def images() -> Tensor:
     return torch.randn(16, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@CUDA
+def test_the_file_does_not_depend_on_the_device() -> None:
+    """Weights half-way between two integers, whose step is an exponential: its last bit is another one on a GPU."""
+    model = network()
+    convert(model, [("wide*", Recipe("vq", 8, 8, 0, 0))], progress=False)
+    graph = quantise_activations(model).eval()
+    calibrate(graph, torch.randn(8, 3, SIZE, SIZE))
+    for decoder in filter(lambda m: isinstance(m, UniformDecoder), graph.modules()):
+        with torch.no_grad():
+            decoder.step.log_factor.uniform_(-0.5, 0.5)
+            step = decoder.step()
+            decoder.weight.copy_(((decoder.weight / step).round().clamp(-120, 120) + 0.5) * step)
+    shape = (3, SIZE, SIZE)
+    expected = export_integers(graph, shape)
+    found = export_integers(copy.deepcopy(graph).cuda(), shape)
+    assert found.layers.keys() == expected.layers.keys()
+    for name, layer in expected.layers.items():
+        assert np.array_equal(found.layers[name].integer_weights(), layer.integer_weights())
 
 
 def test_quantisers_change_nothing_before_calibration(images: Tensor) -> None:
