@@ -107,9 +107,9 @@ def compress(
 
 def _rules(network: nn.Module, recipe: Rules) -> Sequence[tuple[str, Recipe]]:
     from sw.compress.network import module_sources
-    from sw.compress.training.prepare import method_rules
+    from sw.compress.training.default_rules import method_rules
 
-    return method_rules(module_sources(network), recipe) if isinstance(recipe, Recipe) else recipe
+    return method_rules(module_sources(network, geometry=False), recipe) if isinstance(recipe, Recipe) else recipe
 
 
 def calibrate(
@@ -130,7 +130,7 @@ def calibrate(
     images
         Normalised floats ``[n, C, rows, columns]``, or what :func:`load_data` gives.
     recipe
-        For all layers but the first and the last, which stay at 8 bit; or a rule for each layer.
+        For all layers but the first and a small last one, which stay at 8 bit; or a rule for each layer.
     device, layers_alone, progress
         As in :func:`sw.compress.training.calibration.calibrate_network`.
 
@@ -176,7 +176,7 @@ def finetune(
     train, test
         Images to train on, and to measure accuracies (:func:`load_data`).
     recipe
-        For all layers but the first and the last, which stay at 8 bit; or a rule for each layer.
+        For all layers but the first and a small last one, which stay at 8 bit; or a rule for each layer.
     config
         Of the training; by default 10 epochs and batches of at most 128.
     freezing

@@ -106,10 +106,10 @@ def _descriptions(described: type) -> dict[str, str]:
     return found
 
 
-def _job(options: argparse.Namespace, sources: Sequence[LayerSource], images: int) -> Finetuning:
+def _job(options: argparse.Namespace, sources: Sequence[LayerSource], images: int, first: bool) -> Finetuning:
     from sw.compress.training.finetune import Finetuning
 
-    rules = rules_of(options, sources, options.seed)
+    rules = rules_of(options, sources, options.seed, say=print if first else lambda _: None)
     given = {
         field.name: vars(options)[field.name] for field in dataclasses.fields(TrainConfig) if field.name in options
     }
@@ -155,7 +155,7 @@ def _run(options: argparse.Namespace) -> int:
         torch.manual_seed(options.seed)
         model = load_model(options.network, options.weights)
         train, test = (load_split(options, model, split) for split in SPLITS)
-        job = _job(options, module_sources(model, geometry=False), len(train))
+        job = _job(options, module_sources(model, geometry=False), len(train), first)
         with ExitStack() as files:
             # Before the work, which takes long; none takes its place unless all are complete.
             names = ("output", "json", "rest") if first else ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sw.compress.methods import RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, check_keep
@@ -46,7 +46,10 @@ def add_recipe_options(parser: Any) -> None:
     parser.add_argument("--scope", choices=SCOPES, default="layerwise", help="which layers share a codebook")
     parser.add_argument("--rules", metavar="FILE", help="a recipe for each layer, as the command search writes them")
     parser.add_argument(
-        "--keep", metavar="PATTERN", nargs="*", help="layers without codewords; by default the first and the last"
+        "--keep",
+        metavar="PATTERN",
+        nargs="*",
+        help="layers without codewords; by default the first and a small last one",
     )
 
 
@@ -70,10 +73,12 @@ def bits_of_options(options: argparse.Namespace) -> dict[str, Any]:
     return {field: bits for field, bits in found.items() if bits is not None}
 
 
-def rules_of(options: argparse.Namespace, sources: Sequence[LayerSource], seed: int = 0) -> list[tuple[str, Recipe]]:
-    """The rules that :func:`add_recipe_options`' options give a network."""
+def rules_of(
+    options: argparse.Namespace, sources: Sequence[LayerSource], seed: int = 0, *, say: Callable[[str], object] = print
+) -> list[tuple[str, Recipe]]:
+    """The rules that :func:`add_recipe_options`' options give a network; ``say`` gets what was chosen, and why."""
     from sw.compress.rules import read_rules
-    from sw.compress.training.prepare import method_rules
+    from sw.compress.training.default_rules import default_rules, method_rules
 
     if options.rules:
         refuse_bits(options, "--rules")
@@ -91,7 +96,11 @@ def rules_of(options: argparse.Namespace, sources: Sequence[LayerSource], seed: 
         scope=options.scope,
         **bits_of_options(options),
     )
-    check_keep(options.keep or (), sources)
+    if options.keep is None:
+        rules, why = default_rules(sources, recipe)
+        say(why)
+        return rules
+    check_keep(options.keep, sources)
     return method_rules(sources, recipe, options.keep)
 
 

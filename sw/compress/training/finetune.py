@@ -26,12 +26,13 @@ from sw.compress.training.checking import check_integer_form
 from sw.compress.training.comparison import compare_file
 from sw.compress.training.data import ImageData
 from sw.compress.training.decoders import SignBits
+from sw.compress.training.default_rules import method_rules
 from sw.compress.training.freezing import Freezing, SignFreezer
 from sw.compress.training.graph import recalibrate_batch_norm
 from sw.compress.training.integer import IntegerNetwork, write_network
 from sw.compress.training.layers import compressed_layers
 from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit, images_of, training_images
-from sw.compress.training.prepare import file_metadata, method_rules, prepare, to_integers
+from sw.compress.training.prepare import file_metadata, prepare, to_integers
 from sw.compress.training.sparse import finish_sparse, start_sparse
 from sw.format.container import write_container
 from sw.format.layer import CompressedLayer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import glob
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from sw.compress.frontend import observe, same, unwrapped
-from sw.compress.methods import CompressError, LayerSource, Recipe, kept_recipe, recipe_for
+from sw.compress.methods import CompressError, Recipe, recipe_for
 from sw.compress.network import module_sources
 from sw.compress.training.decoders import UniformDecoder
 from sw.compress.training.graph import calibrate, integer_graph, quantise_activations, quantise_inputs
@@ -21,31 +20,12 @@ from sw.compress.training.layers import replace_layer
 from sw.compress.training.modules import convert, float_weights, fold_parametrisations
 from sw.compress.training.operations import compared_layers
 
-__all__ = ["file_metadata", "method_rules", "prepare", "to_integers", "without_integer_form"]
+__all__ = ["file_metadata", "prepare", "to_integers", "without_integer_form"]
 
 # Of the largest output: how far a network of layers alone may be from the float network, both in float32.
 _TOLERANCE = 1e-3
 # Images that the float network, its graph, and its layers alone are compared on, and that calibrate a trial.
 _SAMPLE = 16
-
-
-def method_rules(
-    sources: Sequence[LayerSource], recipe: Recipe, keep: Sequence[str] | None = None
-) -> list[tuple[str, Recipe]]:
-    """Rules that compress all layers by one recipe, but for some that keep weights of 8 bits (``uniform_bits``).
-
-    Parameters
-    ----------
-    sources
-        Of the network.
-    recipe
-        How.
-    keep
-        Shell patterns of the layers that stay; by default the first and the last layer.
-    """
-    if keep is None:
-        keep = [glob.escape(source.name) for source in (*sources[:1], *sources[-1:])]
-    return [*((pattern, kept_recipe(recipe)) for pattern in keep), ("*", recipe)]
 
 
 def prepare(
