@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -163,9 +163,10 @@ def capture(model: nn.Module, images: Tensor) -> Captured:
         batch = images[torch.arange(_BATCH, device=images.device) % len(images)]
         try:
             program = torch.export.export(model, (batch,))
+            places = {node: place for place, node in enumerate(program.graph.nodes)}
             for node in program.graph.nodes:
                 _keep_dropout(node)
-                _out_of_place(node)
+                _out_of_place(node, places)
             if any(_mutates(node) for node in program.graph.nodes):
                 # Makes mutation and aliases explicit, at the price of one more pass.
                 program = program.run_decompositions({})
@@ -318,20 +319,46 @@ def _keep_dropout(node: fx.Node) -> None:
         node.args = (node.args[0], float(cast(float, node.args[1])), features)
 
 
-# Their results are memory of their own.
-_FRESH = ("conv2d", "linear", "batch_norm", "add", "relu", "hardtanh", "clamp", "max_pool2d", "avg_pool2d")
+# Their results are memory of their own, with names of today and of decompositions.
+_FRESH = (
+    *("adaptive_avg_pool2d", "add", "avg_pool2d", "batch_norm", "clamp", "clamp_min", "clone", "conv2d", "hardswish"),
+    *("hardtanh", "leaky_relu", "linear", "max_pool2d", "mean", "mul", "relu", "relu6", "sigmoid", "silu", "sub"),
+)
 
 
-def _out_of_place(node: fx.Node) -> None:
-    """Write an operation in place as one that is not, where nothing else can see the difference."""
+def _out_of_place(node: fx.Node, places: Mapping[fx.Node, int]) -> None:
+    """Write an operation in place as one that is not, where no other name of the memory can see the difference.
+
+    What reads the value behind it reads the result from then on.
+    """
     name, given = _name(node), node.args[0] if node.args else None
-    if not (_mutates(node) and name.endswith("_") and isinstance(given, fx.Node) and list(given.users) == [node]):
+    if not (_mutates(node) and name.endswith("_") and isinstance(given, fx.Node)):
         return
     plain = getattr(torch.ops.aten, name.removeprefix("aten::").removesuffix("_"), None)
     overload = getattr(plain, cast(torch._ops.OpOverload, node.target)._overloadname, None)
-    kept = all(given.meta["val"].shape == each.meta["val"].shape for each in (given, node))
-    if overload is not None and kept and _name(given).removeprefix("aten::") in _FRESH and node.args.count(given) == 1:
-        node.target = overload
+    if overload is None or given.meta["val"].shape != node.meta["val"].shape:
+        return
+    if not _is_fresh(given) or not all(_is_fresh(user, in_place=True) for user in given.users):
+        return
+    node.target = overload
+    for user in list(given.users):
+        if places[user] > places[node]:
+            user.replace_input_with(given, node)
+
+
+def _is_fresh(node: fx.Node, *, in_place: bool = False) -> bool:
+    """Whether the result of an operation is memory that nothing else has a name for.
+
+    ``in_place``: or that of what it changes, in place.
+    """
+    if node.op == "output":
+        return in_place
+    if node.target is torch.ops.msvq.dropout.default:
+        # In evaluation mode it gives its input itself.
+        given = cast(fx.Node, node.args[0])
+        return _is_fresh(given) and list(given.users) == [node]
+    name = _name(node).removeprefix("aten::")
+    return (name.removesuffix("_") if in_place else name) in _FRESH
 
 
 def _name(node: fx.Node) -> str:
