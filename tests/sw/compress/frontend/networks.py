@@ -182,6 +182,8 @@ SIMPLE: dict[str, Callable[[Random, Tensor], Tensor]] = {
     "flip": lambda net, x: x.flip(3),
     "cat": lambda net, x: torch.cat([x[:, :1], x[:, 1:]], 1),
 }
+#: Of these, those without integer form: in place on a part or another shape of a value, and mirrored.
+REFUSED = frozenset({"view", "slice", "flip"})
 HOOKS: list[Callable[..., Any]] = [
     lambda module, given, result: result.relu(),
     lambda module, given, result: result.relu_(),
