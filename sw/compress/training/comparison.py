@@ -189,6 +189,7 @@ def _program(network: IntegerNetwork, image: Tensor) -> str:
     coded = next((layer for layer in network.layers.values() if layer.method != "int8"), None)
     try:
         config = preset("ews-16" if coded is None else "ews-cms-16")
+        config = dataclasses.replace(config, vector_unit_functions="full")
         program = compile_network(network, shape, config)
     except (ValueError, ConfigError) as error:
         return f"not compared: {error}"
