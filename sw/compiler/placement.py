@@ -119,5 +119,6 @@ def place(config: AcceleratorConfig, graph: Graph, kept: Mapping[int, int]) -> l
     size, room = live[worst] * config.l2_word, config.l2_depth * config.l2_word
     pieces = ", which its tensors do not fill without gaps" if size <= room else ""
     raise CompileError(
-        f"layer {graph.operations[worst].name!r}: needs {size} bytes of L2, the instance has {room}{pieces}: take smaller images, or a larger l2_bytes"
+        f"layer {graph.operations[worst].name!r}: needs {size} bytes of L2, the instance has {room}{pieces}:"
+        " take smaller images, or a larger l2_bytes"
     )

@@ -70,5 +70,7 @@ def test_what_does_not_fit_is_refused_by_its_layer(tmp_path: Path) -> None:
     network, images = ODD["33 x 29"].network()
     assert outcome(network, images, tmp_path, program=False) is None
     small = dataclasses.replace(CONFIG, l2_bytes=1 << 12)
-    with pytest.raises(CompileError, match=r"layer 'stem': needs 11484 bytes of L2, the instance has 4096: take smaller images, or"):
+    with pytest.raises(
+        CompileError, match=r"layer 'stem': needs 11484 bytes of L2, the instance has 4096: take smaller images, or"
+    ):
         compile_network(read_network(tmp_path / "network"), (3, 33, 29), small)
