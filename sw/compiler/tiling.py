@@ -112,7 +112,7 @@ class Work:
         ``[K, C, R, S]``; C are all input channels, also of a grouped convolution.
     coded
         Decoded in hardware.
-    codewords, codeword_bits
+    codewords, codeword_width
         Of its codebook, 0 for raw weights: how many, and bits of each.
     passes, digits
         Passes that each row group takes, and digits of each weight.
@@ -128,7 +128,7 @@ class Work:
     shape: tuple[int, int, int, int]
     coded: bool
     codewords: int
-    codeword_bits: int
+    codeword_width: int
     passes: int
     digits: int
     bits: tuple[tuple[str, int], ...]
@@ -146,7 +146,7 @@ class Work:
             shape=weights.convolution.shape,
             coded=weights.coded,
             codewords=layer.k if coded and layer is not None else 0,
-            codeword_bits=layer.d * config.element_bits if coded and layer is not None else 0,
+            codeword_width=layer.d * config.element_bits if coded and layer is not None else 0,
             passes=weights.passes,
             digits=weights.digits,
             bits=tuple(weights.bits.items()),
@@ -294,7 +294,7 @@ class _Model:
         rate = min(1.0, config.fifo_words / (config.burst_words + READ_LATENCY))
         # Cycles of a row write, and its words on the bus; cycles of the codebook.
         self.row_cycles, self.row_words = max(1.0, max(words) / rate), sum(words)
-        self.codebook = work.codewords * work.codeword_bits / config.word_width / rate
+        self.codebook = work.codewords * work.codeword_width / config.word_width / rate
         self.copy_words = config.H // config.l2_word
         # Sums a cycle that the storer takes, 1 / this.
         self.store = max(config.L / config.requantiser_lanes, config.L / config.l2_word)

@@ -351,7 +351,7 @@ class _Model:
             for _, tiles in layer.copied(strip):
                 copied[tiles.g] = self.copy(layer, strip, tiles, together)
                 together = 0
-        codebook = (layer.codewords, layer.work.codeword_bits / self.config.word_width) if first else ()
+        codebook = (layer.codewords, layer.work.codeword_width / self.config.word_width) if first else ()
         for index, (times, runs) in enumerate(sets):
             seen = None
             while times:

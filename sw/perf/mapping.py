@@ -317,7 +317,7 @@ def _count_layer(counters: dict[str, int], layer: MappedLayer, pixels: int) -> N
     # Those of the only set stay for all strips.
     parameters = number if len(groups) > 1 else 1
     dram = number * sum(dram_words(config, row_writes // number * bits) for _, bits in work.bits)
-    dram += dram_words(config, layer.codewords * work.codeword_bits)
+    dram += dram_words(config, layer.codewords * work.codeword_width)
     dram += parameters * sum(dram_words(config, A * config.L * PARAMETER_BITS) for A in groups)
     add_counts(
         counters,

@@ -1,0 +1,131 @@
+"""``python -m synth.levers``: what could make the narrow array smaller, into build/synth/levers.json and .md.
+
+Each change of ``ews-msvq4-16`` and of the dense array of as many bits, ``ews4-16``: area with the CRF, and cycles of
+ResNet-18 by the cycle model, its layers without codewords of 8 bits.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hw.command_line import interruptible, writable_folder, write_text
+from hw.config import preset
+from synth.libraries import LibraryParser
+
+if TYPE_CHECKING:
+    from synth.liberty import Library
+
+__all__ = ["LEVERS", "main", "markdown", "measure"]
+
+ARRAYS = ("ews-msvq4-16", "ews4-16")
+
+#: Each lever: its name, the fields that it sets, and how registers are kept.
+LEVERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("as it is", (), "flipflop"),
+    ("register files with gated clocks", (), "gated"),
+    ("register files of latches", (), "latch"),
+    ("WRF and MRF of 8 entries", ("wrf_depth=8",), "flipflop"),
+    ("WRF and MRF of 4 entries", ("wrf_depth=4",), "flipflop"),
+    ("demultiplexers right behind the multipliers", ("product_register=false",), "flipflop"),
+    ("PRF of 4 entries", ("prf_depth=4",), "flipflop"),
+    ("sums of 20 bits", ("psum_width=20",), "flipflop"),
+    ("masks of 4:16", ("N=4", "M=16"), "flipflop"),
+)
+
+_SHAPES = Path(__file__).parents[1] / "sim" / "networks" / "shapes" / "resnet18.json"
+
+
+def measure(library: Library, progress: bool = True) -> list[dict[str, Any]]:
+    """Area in the library's unit and cycles of each lever on each array, where it can be had.
+
+    Storages that need a cell that the library does not have are left out, and so are masks of the dense array.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from sw.perf.estimate import estimate
+    from sw.perf.shapes import read_workload
+    from synth.report import area
+
+    workload = read_workload(_SHAPES, None)
+    lacks = {"gated": library.clock_gate is None, "latch": library.clock_gate is None or library.latch is None}
+    runs = [
+        (name, fields, storage, array)
+        for name, fields, storage in LEVERS
+        for array in ARRAYS
+        if not lacks.get(storage) and (preset(array).features.mask or not {"N=4", "M=16"} & set(fields))
+    ]
+    found = []
+    for name, fields, storage, array in track(runs, "levers", console=Console(stderr=True, quiet=not progress)):
+        config = preset(array).override(fields)
+        report = area(config, library, storage)
+        cycles = round(sum(layer.counters["cycles"] for layer in estimate(workload.network(config), config)))
+        blocks = {block: part.area for block, part in report.blocks.items()}
+        found.append(
+            {"lever": name, "array": array, "fields": list(fields), "storage": storage}
+            | {"area": report.total, "blocks": blocks, "cycles": cycles}
+        )
+    return found
+
+
+def markdown(report: dict[str, Any]) -> Iterator[str]:
+    """The result as a Markdown table, line by line."""
+    from synth.report import change, table
+
+    base = {entry["array"]: entry for entry in report["levers"] if entry["lever"] == LEVERS[0][0]}
+    rows = []
+    for name in dict.fromkeys(entry["lever"] for entry in report["levers"]):
+        found = {entry["array"]: entry for entry in report["levers"] if entry["lever"] == name}
+        cells = []
+        for array in ARRAYS:
+            entry, as_is = found.get(array), base[array]
+            if entry is None:
+                cells += ["", "", ""]
+                continue
+            size = entry["area"] / report["nand2"] / 1e3
+            cells += [f"{size:,.1f}", change(entry["area"], as_is["area"]), change(entry["cycles"], as_is["cycles"])]
+        ours, dense = found[ARRAYS[0]], found.get(ARRAYS[1], base[ARRAYS[1]])
+        rows.append([name, *cells, change(ours["area"], dense["area"])])
+    header = [text for array in ARRAYS for text in (f"{array}, kNAND2", "area", "cycles of ResNet-18")]
+    yield table(["lever", *header, f"{ARRAYS[0]} to {ARRAYS[1]}"], rows)
+    yield ""
+    yield f"Library {report['library']['name']}, Yosys {report['tools']['yosys']}, cells alone, with CRF."
+
+
+@interruptible
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
+    parser = LibraryParser("synth.levers", (__doc__ or "").partition("\n")[0])
+    options = parser.parse_args(arguments)
+
+    from hw.generate import source_hash
+    from hw.yosys import YosysError, yosys_version
+    from synth.liberty import LibraryError
+
+    try:
+        library = parser.library(options)
+        folder = writable_folder(options.folder)
+        report: dict[str, Any] = {
+            "library": {"name": library.name, "sha256": library.sha256, "unit": library.area_unit},
+            "nand2": library.nand2.area,
+            "tools": {"yosys": yosys_version()},
+            "hw_sha256": source_hash(),
+            "levers": measure(library),
+        }
+        text = "\n".join(markdown(report)) + "\n"
+        write_text(folder / "levers.json", json.dumps(report, indent=1) + "\n")
+        write_text(folder / "levers.md", text)
+    except (LibraryError, YosysError) as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"cannot write: {error}")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
