@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv board board-test demo test sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth power lint bench docs site clean distclean formal fuzz faults mutants
+.PHONY: help venv board board-test demo test sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth levers narrow power lint bench docs site clean distclean formal fuzz faults mutants
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -77,6 +77,9 @@ estimates: $(READY) ## the estimate of sw.perf beside the RTL's counters, layer 
 large: $(READY) ## ResNet-18 and layers of DeiT-tiny on the RTL of five 64 x 64 arrays: 20 minutes
 	@$(RUN) -m sim.networks resnet18-64 deit-tiny-64 --output docs/results
 
+narrow: $(READY) ## the networks on the RTL of arrays of 4-bit weights (CIFAR10=PATH PICTURE=FILE)
+	@$(RUN) -m sim.networks resnet20-narrow resnet18-64-narrow efficientnet-lite0-narrow deit-tiny-narrow vit-narrow
+
 formal: $(READY) ## proofs about blocks, by induction or up to a bound: build/formal/formal.md
 	@$(RUN) -m formal
 
@@ -103,6 +106,9 @@ board-test: $(READY) ## the board in simulation: digits over all test images, an
 synth: $(READY) ## area of every variant at 16 and 64, of whole accelerators, and delays: build/synth/*.md, *.json
 	@$(RUN) -m synth $(LIBRARY)
 
+levers: $(READY) ## what could make the narrow array smaller (PDK=, LIB=): build/synth/levers.*
+	@$(RUN) -m synth.levers $(LIBRARY)
+
 power: $(READY) ## energy of the variants at 16 and 64 from gate-level simulation (PDK=, LIB=): build/synth/power.*
 	@$(RUN) -m synth.power $(LIBRARY)
 
@@ -118,6 +124,7 @@ docs: $(READY) ## draw the pictures, and write the tables of README.md from the 
 	@$(RUN) -m tools.pictures
 	@$(RUN) -m tools.answers
 	@$(RUN) -m tools.tasks
+	@$(RUN) -m tools.comparison
 	@$(RUN) -m tools.boards
 	@$(RUN) -m tools.readme
 	@$(RUN) -m tools.first

@@ -57,7 +57,7 @@ def measure(library: Library, progress: bool = True) -> list[dict[str, Any]]:
         (name, fields, storage, array)
         for name, fields, storage in LEVERS
         for array in ARRAYS
-        if not lacks.get(storage) and (preset(array).features.mask or not {"N=4", "M=16"} & set(fields))
+        if not lacks.get(storage) and (preset(array).features.mask or not any(field[:2] == "N=" for field in fields))
     ]
     found = []
     for name, fields, storage, array in track(runs, "levers", console=Console(stderr=True, quiet=not progress)):

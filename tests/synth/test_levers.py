@@ -1,0 +1,45 @@
+"""What could make the narrow array smaller, measured."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hw.config import preset
+from synth import levers
+
+
+def test_every_lever_is_an_instance() -> None:
+    """And changes what it says, of the dense array where that has it."""
+    for name, fields, storage in levers.LEVERS:
+        for array in levers.ARRAYS:
+            if preset(array).features.mask or not any(field[:2] == "N=" for field in fields):
+                assert (preset(array).override(fields) != preset(array)) == bool(fields), name
+        assert bool(fields) + (storage != "flipflop") <= 1, name
+
+
+def test_areas_and_cycles(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys) -> None:
+    monkeypatch.chdir(tmp_path)  # for its cache
+    shapes = [
+        {"op": "input", "shape": [3, 8, 8]},
+        {"op": "layer", "name": "a", "shape": [16, 3, 3, 3], "padding": 1, "raw": True},
+        {"op": "layer", "name": "b", "shape": [16, 16, 3, 3], "padding": 1},
+    ]
+    (tmp_path / "shapes.json").write_text(json.dumps(shapes))
+    monkeypatch.setattr(levers, "_SHAPES", tmp_path / "shapes.json")
+    monkeypatch.setattr(levers, "ARRAYS", ("ews-msvq4-tiny", "ews4-tiny"))
+    chosen = [levers.LEVERS[0], ("few", ("wrf_depth=2",), "flipflop"), ("masks", ("N=1", "M=2"), "flipflop")]
+    monkeypatch.setattr(levers, "LEVERS", chosen)
+    assert levers.main(["-o", str(tmp_path)]) == 0
+    found = {(e["lever"], e["array"]): e for e in json.loads((tmp_path / "levers.json").read_text())["levers"]}
+    assert len(found) == 5
+    for array in levers.ARRAYS:
+        few, whole = found["few", array], found["as it is", array]
+        assert few["area"] < whole["area"]
+        assert few["cycles"] >= whole["cycles"] > 0
+        assert few["area"] == pytest.approx(sum(few["blocks"].values()))
+    text = (tmp_path / "levers.md").read_text()
+    assert text.strip() == capsys.readouterr().out.strip()
+    ours, dense = (found["few", array]["area"] for array in levers.ARRAYS)
+    assert f"| {100 * (ours / dense - 1):+.1f} % |" in text
