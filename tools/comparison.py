@@ -94,9 +94,9 @@ def headline_part() -> Iterator[str]:
         yield row(array.title, *areas, logic, *_accuracies(array))
     yield ""
     yield (
-        f"Library {report['library']['name']}, Yosys {report['tools']['yosys']}, cells alone, CRF included. Accuracy "
-        "of the file's integers, mean of the seeds, behind the accuracy of the float network that each started from: "
-        "studies with different ones must not be compared by the first number alone. Bits: equation 7."
+        f"Library {report['library']['name']}, Yosys {report['tools']['yosys']}, cells alone, CRF included. Accuracies "
+        "are those of the file's integers, mean of the seeds, `of` that of the float network that they started from; "
+        "studies have different ones, so that the distance says more than the first number. Bits: equation 7."
     )
 
 
@@ -140,16 +140,9 @@ def cycles_part() -> Iterator[str]:
             )
 
 
-def levers_part() -> Iterator[str]:
-    """What one change at a time does to area and cycles."""
-    from synth.levers import markdown
-
-    yield from "\n".join(markdown(_report("levers-nangate45_typ"))).split("\n")
-
-
 def parts() -> dict[str, Any]:
     """What each marked part of the page consists of."""
-    return {"headline": headline_part, "cycles": cycles_part, "levers": levers_part}
+    return {"headline": headline_part, "cycles": cycles_part}
 
 
 def render(text: str) -> str:

@@ -15,6 +15,7 @@ from hw.control.counters import COUNTERS
 from hw.control.descriptor import BYTES, Opcode
 from sim.networks import __main__ as command
 from sim.networks import speed, workloads
+from sim.networks.options import NAMES
 from sim.networks.report import layer_rows, markdown, run_report, span
 from sim.networks.runs import NetworkError, Run, check_memory, run_workload, top_classes
 from sim.networks.workloads import Workload, WorkloadError, narrowed_layer
@@ -228,6 +229,10 @@ def test_the_recipe_of_an_instance(name: str, method: str, k: int | None) -> Non
     recipe = workloads.recipe_for_instance(preset(name))
     assert recipe.method == method
     assert k is None or recipe.k == k
+
+
+def test_the_command_knows_every_network() -> None:
+    assert set(NAMES) == set(workloads.WORKLOADS)
 
 
 @pytest.mark.parametrize(
