@@ -222,8 +222,9 @@ def try_mutants(
                 limit.append(3 * seconds + SPARE_SECONDS)
             entries = []
             for mutant, entry in zip(wanted, pool.map(one, wanted), strict=True):
-                log.write(json.dumps(entry) + "\n")
-                log.flush()
+                if known.get((state, mutant.file, mutant.old, mutant.new, str(mutant.start))) != entry:
+                    log.write(json.dumps(entry) + "\n")
+                    log.flush()
                 entries.append({**entry, "reason": _reason(mutant)})
             found[block.name] = entries
             survived = [entry for entry in entries if entry["own"] == "passed" and entry["reason"] is None]
