@@ -58,6 +58,7 @@ _ELSEWHERE = {
     "hw/control/loop_controller.py": ("tests/hw/test_loop_nest.py", "tests/hw/test_core.py"),
     "hw/control/weight_loader.py": ("tests/hw/test_core.py",),
     "hw/memory/read_queue.py": ("tests/hw/memory/test_activation_reader.py", "tests/formal/test_formal.py"),
+    "hw/postprocess/byte_rotator.py": ("tests/hw/postprocess/test_vector_functions.py",),
     "hw/postprocess/window_walker.py": ("tests/hw/postprocess/test_ofmap_storer.py",),
 }
 #: Rooms of software, whose tests are in the folder of the same name.
