@@ -140,9 +140,16 @@ def cycles_part() -> Iterator[str]:
             )
 
 
+def levers_part() -> Iterator[str]:
+    """What one change at a time does to area and cycles."""
+    from synth.levers import markdown
+
+    yield from "\n".join(markdown(_report("levers-nangate45_typ"))).split("\n")
+
+
 def parts() -> dict[str, Any]:
     """What each marked part of the page consists of."""
-    return {"headline": headline_part, "cycles": cycles_part}
+    return {"headline": headline_part, "cycles": cycles_part, "levers": levers_part}
 
 
 def render(text: str) -> str:
