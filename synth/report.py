@@ -80,6 +80,13 @@ UNITS: Mapping[str, str] = {
     "l1_ifmap": "L1 ifmap",
 }
 
+#: Parts of a vector unit with all functions that reports show by themselves: instances, and their names.
+VECTOR_PARTS: Mapping[str, str] = {
+    "operand_product": "vector unit: products",
+    "byte_rotator": "vector unit: rotator",
+    "lookup_table": "vector unit: table",
+}
+
 # The memory of a hw.memory.sram.Sram, as its RTLIL has it; those of register files have other names.
 _MEMORY = re.compile(r"  memory width (\d+) size (\d+) \\mem")
 
@@ -308,7 +315,7 @@ def unit_areas(
     """
     text = component_rtlil(config, cache, "hw.accelerator", "Accelerator")
     modules = parse_modules(text)
-    top, names = f"\\{TOP}", {**UNITS, "core": "core"}
+    top, names = f"\\{TOP}", {**UNITS, **VECTOR_PARTS, "core": "core"}
     bits: Counter[str] = Counter()
     wanted = set()
     for name, owner, count in _walk(modules, top, "counters", names):

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from hw.command_line import add_set_option, interruptible, writable_folder, write_text
 from hw.config import AcceleratorConfig, ConfigError, preset
+from hw.control.descriptor import TABLE_BYTES
 from synth.libraries import LibraryParser
 from synth.report import CACHE, UNITS
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["CLOCK", "PRESETS", "SECTIONS", "Delay", "Section", "delays", "main", "markdown", "write"]
 
 #: What is timed by default.
-PRESETS = ("ews-64", "ews-cms-64", "ews-msvq-64", "ews4-64", "ews-msvq4-64")
+PRESETS = ("ews-64", "ews-cms-64", "ews-msvq-64", "ews-msvq-full-64", "ews4-64", "ews-msvq4-64")
 
 #: Clock cycle in ps: 500 MHz.
 CLOCK = 2000.0
@@ -95,10 +96,19 @@ def _coded(config: AcceleratorConfig) -> bool:
     return config.features.codebook
 
 
-def _unit(name: str, top: str) -> Section:
-    # The lanes of requantiser and vector unit are sections of their own.
-    return Section(name, top, ("scaler",), component=("hw.accelerator", "Accelerator"))
+def _full(config: AcceleratorConfig) -> bool:
+    return config.full_vector_unit
 
+
+_BORDERS = ("scaler", "operand_product", "lookup_table")
+
+
+def _unit(name: str, top: str) -> Section:
+    # The lanes of requantiser and vector unit, and its table, are sections of their own.
+    return Section(name, top, _BORDERS, component=("hw.accelerator", "Accelerator"))
+
+
+_VECTOR_UNIT = "hw.postprocess.vector_unit", "VectorUnit"
 
 #: The blocks of the core, then the units around it.
 SECTIONS = (
@@ -134,7 +144,9 @@ SECTIONS = (
     Section("PRF, accumulators, output", "", ("row", "tree", "weight_loader", "control", "arf"), shrink=_one_tile),
     *(_unit(block, instance) for instance, block in UNITS.items()),
     Section("requantiser lane", "scaler", component=("hw.postprocess.ofmap_storer", "OfmapStorer")),
-    Section("vector unit lane", "scaler", component=("hw.postprocess.vector_unit", "VectorUnit")),
+    Section("vector unit lane", "scaler", component=_VECTOR_UNIT),
+    Section("vector unit product", "operand_product", component=_VECTOR_UNIT, exists=_full),
+    Section("vector unit table", "lookup_table", component=_VECTOR_UNIT, exists=_full),
     Section("counters", "", ("core", *UNITS), component=("hw.accelerator", "Accelerator")),
 )
 
@@ -318,6 +330,8 @@ def _delay(section: Section, config: AcceleratorConfig, library: Library, clock:
     if section.top == "crf":
         width = config.d * config.element_bits
         return _register_file(text, config.k, width, config.tiles, library, clock, cache)
+    if section.top == "lookup_table":
+        return _register_file(text, TABLE_BYTES, 8, config.vector_unit_lanes, library, clock, cache)
     return _flat(text, library, clock, cache)
 
 

@@ -14,6 +14,7 @@ from hw.memory.ports import ReadPort, WritePort
 from hw.memory.register_file import RegisterFile
 from hw.postprocess.byte_rotator import ByteRotator
 from hw.postprocess.loops import count
+from hw.postprocess.operand_product import OperandProduct
 from hw.postprocess.scaler import Scaler
 from hw.postprocess.window_walker import WindowWalker
 from hw.postprocess.word_assembler import WordAssembler
@@ -144,7 +145,7 @@ class VectorUnit(wiring.Component):
             m.d.sync += operand_valid.eq(0)
 
         if full:
-            m.submodules.rotator = rotator = ByteRotator(channels)
+            m.submodules.byte_rotator = rotator = ByteRotator(channels)
             amount = Signal.like(rotator.i_amount)
             m.d.comb += [rotator.i_word.eq(operand), rotator.i_amount.eq(amount)]
             with m.If(move):
@@ -181,7 +182,7 @@ class VectorUnit(wiring.Component):
         last_group = group == groups - 1
         ready, ending = operand_valid & enable & ((group == 0) | (last_group & ~operand_last)), operand_last
         if full:
-            m.submodules.table = table = RegisterFile(TABLE_BYTES, 8, ports=lanes)
+            m.submodules.lookup_table = table = RegisterFile(TABLE_BYTES, 8, ports=lanes)
             index = Signal(8)
             place = index[: (channels - 1).bit_length()]
             m.d.comb += [
@@ -209,11 +210,14 @@ class VectorUnit(wiring.Component):
         for lane in range(lanes):
             factor = factors.word_select(lane, SUM_BITS)
             if full:
-                product = Signal(signed(SUM_BITS), name=f"product_{lane}", reset_less=True)
-                value, other = (factor[i : i + 8].as_signed() for i in (0, 8))
-                with m.If(enable):
-                    m.d.sync += product.eq(Mux(multiply, value * other, factor.as_signed()))
-                factor = product
+                product = OperandProduct(SUM_BITS)
+                m.submodules[f"operand_product_{lane}"] = shared(product, platform)
+                m.d.comb += [
+                    product.i_enable.eq(enable),
+                    product.i_factor.eq(factor),
+                    product.i_multiply.eq(multiply),
+                ]
+                factor = product.o_factor
             scaler = Scaler(SUM_BITS)
             m.submodules[f"scaler_{lane}"] = shared(scaler, platform)
             m.d.comb += [
