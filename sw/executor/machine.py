@@ -39,6 +39,14 @@ COUNTS = (
     "descriptors",
 )
 
+# Of a TILE, what is checked without the state of the machine.
+_SHAPE = tuple(
+    "A B D Dr rows width height codewords passes advance_columns shift accumulate start raw".split()  # noqa: SIM905
+)
+_PITCHES = ("line_pitch", "position_pitch", "dr_pitch", "ds_pitch", "b_pitch")
+# Windows that are kept, in bytes.
+_GATHERED_BYTES = 1 << 27
+
 #: Bytes of the parameters of one channel: bias, multiplier and shift.
 _PARAMETER = 12
 
@@ -57,6 +65,8 @@ class _Command:
     waits: dict[Opcode, int]
     # The how-manieth of its opcode, from 1.
     turn: int
+    # Of a TILE: bits that it takes from each stream.
+    sizes: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -96,12 +106,21 @@ class Machine:
         self.l2 = np.zeros((config.l2_depth, config.l2_word), np.uint8)
         # Exact in float32, and so ready for the matrix product.
         self.l1 = np.zeros((config.l1_ifmap_depth, config.H), np.float32)
+        # Where the windows of tiles are in L1, by their geometry; and the windows, until L1 changes.
+        self.windows: dict[tuple[int, ...], tuple[NDArray[np.int64], int, int]] = {}
+        self.gathered: dict[tuple[int, ...], NDArray[np.float32]] = {}
+        self.gathered_bytes = 0
         self.psum = np.zeros((config.l1_psum_depth, config.L), np.int32)
         self.psum_written = np.zeros(config.l1_psum_depth, np.bool_)
         self.streams = {name: Stream(self.word_bytes) for name in (*config.channels, "parameter")}
         self.decoder = Decoder(config)
+        self.coded = config.features.codebook
+        # Of the tiles so far, what is checked without the state.
+        self.shapes: set[tuple[int, ...]] = set()
         self.vectors = VectorUnit(config)
         self.raw: bool | None = None
+        # Rows of weights of the next tiles.
+        self.decoded: NDArray[np.int8] = np.zeros((0, config.L), np.int8)
         self.parameters: Requantisation | None = None
         self.queues: dict[Opcode, deque[_Command]] = {unit: deque() for unit in UNITS}
         self.given = dict.fromkeys(UNITS, 0)
@@ -141,8 +160,8 @@ class Machine:
             if descriptor.opcode == Opcode.TILE:
                 self.check_tile(descriptor.body)
                 raw = self.is_raw(descriptor.body)
-                sizes = self.decoder.sizes(descriptor.body, raw, self.row_writes(descriptor.body))
-                for name, bits in sizes.items():
+                command.sizes = self.decoder.sizes(descriptor.body, raw, self.row_writes(descriptor.body))
+                for name, bits in command.sizes.items():
                     self.streams[name].demand(bits, bool(descriptor.body["start"]))
             elif descriptor.opcode == Opcode.OUTPUT and descriptor.body["parameters"]:
                 self.streams["parameter"].demand([self.parameter_bits(descriptor.body)], True)
@@ -194,7 +213,7 @@ class Machine:
         body = command.descriptor.body
         if command.descriptor.opcode == Opcode.OUTPUT:
             return "waits for the OUTPUT before it, or for its parameters"
-        for name, bits in self.decoder.sizes(body, self.is_raw(body), self.row_writes(body)).items():
+        for name, bits in command.sizes.items():
             if not self.streams[name].has(bits, bool(body["start"])):
                 return (
                     f"waits for {sum(bits)} bits of the {name} stream, of which {self.streams[name].words} words came"
@@ -216,7 +235,7 @@ class Machine:
                 continue
             try:
                 if unit == Opcode.TILE:
-                    if not self.tile_can_run(command.descriptor.body):
+                    if not self.tile_can_run(command):
                         continue
                     queue.popleft()
                     self.run_tile(command, self.begin(unit, command))
@@ -369,6 +388,7 @@ class Machine:
             self.l1_order.write(words, UNITS.index(Opcode.COPY), command.turn, known)
         values = vectors.reshape(-1, config.H).view(np.int8)
         self.l1[words] = values
+        self.forget_windows()
         self.count(command.descriptor, "l1_writes", len(words))
         if self.observe:
             self.observe(command.number, command.descriptor, values)
@@ -376,12 +396,21 @@ class Machine:
     # The array
 
     def is_raw(self, body: Mapping[str, int]) -> bool:
-        return bool(body["raw"]) or not self.config.features.codebook
+        return bool(body["raw"]) or not self.coded
 
     def row_writes(self, body: Mapping[str, int]) -> int:
         return body["A"] * body["D"] * ((body["B"] - 1) * self.config.H + body["rows"])
 
     def check_tile(self, body: Mapping[str, int]) -> None:
+        shape = tuple(body[name] for name in _SHAPE)
+        if shape not in self.shapes:
+            self.check_shape(body)
+            self.shapes.add(shape)
+        if not body["start"] and self.raw not in (None, self.is_raw(body)):
+            raise ValueError("start must be 1 between raw weights and codewords")
+        self.raw = self.is_raw(body)
+
+    def check_shape(self, body: Mapping[str, int]) -> None:
         config = self.config
         loop = (1 << config.loop_bits) - 1
         A, B, D, Dr = (body[name] for name in ("A", "B", "D", "Dr"))
@@ -410,30 +439,48 @@ class Machine:
             raise ValueError("shift must be 0 where weights have 8 bits, and where nothing is accumulated")
         if body["codewords"] and (not body["start"] or self.is_raw(body)):
             raise ValueError("codewords must be 0 for raw weights and without start")
-        if not body["start"] and self.raw not in (None, self.is_raw(body)):
-            raise ValueError("start must be 1 between raw weights and codewords")
-        self.raw = self.is_raw(body)
 
-    def tile_can_run(self, body: Mapping[str, int]) -> bool:
+    def tile_can_run(self, command: _Command) -> bool:
+        body = command.descriptor.body
         if body["last"] and self.output is None:
             return False
-        sizes = self.decoder.sizes(body, self.is_raw(body), self.row_writes(body))
-        return all(self.streams[name].has(bits, bool(body["start"])) for name, bits in sizes.items())
+        return all(self.streams[name].has(bits, bool(body["start"])) for name, bits in command.sizes.items())
 
-    def tile_weights(self, body: Mapping[str, int]) -> NDArray[np.int8]:
+    def decode_ahead(self, raw: bool) -> NDArray[np.int8]:
+        """Rows of the next tiles, as many as came with one FETCH: decoding them at once takes a fraction of the time.
+
+        None where they are at fault: what is wrong is then found tile by tile.
+        """
+        bits = self.decoder.raw_bits if raw else self.decoder.row_bits
+        rows = min(self.streams[name].together // size for name, size in bits.items() if size)
+        try:
+            return self.decoder.decode(
+                {name: self.streams[name].ahead(rows * x) for name, x in bits.items()}, raw, rows
+            )
+        except ValueError:
+            return np.zeros((0, self.config.L), np.int8)
+
+    def tile_weights(self, command: _Command) -> NDArray[np.int8]:
         """int8 ``[D, B, A, H, L]``; 0 in rows that are not written."""
+        body = command.descriptor.body
         raw, rows = self.is_raw(body), self.row_writes(body)
-        bits: dict[str, NDArray[np.uint8]] = {}
-        for name, sizes in self.decoder.sizes(body, raw, rows).items():
+        for name, sizes in command.sizes.items():
             stream = self.streams[name]
-            for number, size in enumerate(sizes):
-                if body["start"] or number:
-                    stream.align()
-                if number < len(sizes) - 1:
-                    self.decoder.load(stream.take(size))
-                else:
-                    bits[name] = stream.take(size)
-        decoded = self.decoder.decode(bits, raw, rows)
+            if body["start"]:
+                stream.align()
+            for size in sizes[:-1]:
+                self.decoder.load(stream.take(size))
+                stream.align()
+        if body["start"]:
+            self.decoded = self.decode_ahead(raw)
+        taken = {name: sizes[-1] for name, sizes in command.sizes.items()}
+        decoded, self.decoded = self.decoded[:rows], self.decoded[rows:]
+        if len(decoded) == rows:
+            for name, size in taken.items():
+                self.streams[name].skip(size)
+        else:
+            self.decoded = self.decoded[:0]
+            decoded = self.decoder.decode({name: self.streams[name].take(x) for name, x in taken.items()}, raw, rows)
         A, B, D, H, L = body["A"], body["B"], body["D"], self.config.H, self.config.L
         if body["rows"] == H:
             return decoded.reshape(D, B, A, H, L)
@@ -443,6 +490,48 @@ class Machine:
         weights[:, : B - 1] = each[:, :full].reshape(D, B - 1, A, H, L)
         weights[:, B - 1, :, : body["rows"]] = each[:, full:].reshape(D, A, body["rows"], L)
         return weights
+
+    def tile_activations(self, command: _Command, known: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The windows of a tile, ``[positions, D * groups * H]``: those of the tiles before, as long as L1 is the same.
+
+        A vector of a window was read at its own position, or at an earlier one from which it was kept.
+        """
+        body, config = command.descriptor.body, self.config
+        D, Dr, width, height = (body[name] for name in ("D", "Dr", "width", "height"))
+        Ds, groups = D // Dr, body["B"] // body["passes"]
+        shape = D, Dr, width, height, groups, body["advance_columns"], *(body[name] for name in _PITCHES)
+        if shape not in self.windows:
+            advance = body["advance_columns"]
+            position, ds = np.arange(width)[:, None], np.arange(Ds)
+            kept = np.minimum(position, np.maximum(0, -(-(Ds - advance - ds) // advance)))
+            column = (position - kept) * body["position_pitch"] + (ds + kept * advance) * body["ds_pitch"]
+            words = (
+                (np.arange(height) * body["line_pitch"])[:, None, None, None, None]
+                + column[:, :, None, None]
+                + (np.arange(Dr) * body["dr_pitch"])[:, None]
+                + np.arange(groups) * body["b_pitch"]
+            )  # [height, width, Ds, Dr, groups]
+            self.windows[shape] = words.reshape(height * width, -1), int(words.min()), int(words.max())
+        words, least, most = self.windows[shape]
+        base, rows = body["l1_base"], body["rows"]
+        self.check_words("l1", np.array([base + least, base + most]), len(self.l1))
+        if self.l1_order is not None:
+            self.l1_order.read(base + words, UNITS.index(Opcode.TILE), command.turn, known)
+        key = base, *shape
+        if key not in self.gathered:
+            if self.gathered_bytes > _GATHERED_BYTES:
+                self.forget_windows()
+            self.gathered[key] = self.l1[base:].take(words, axis=0) if least >= 0 else self.l1[base + words]
+            self.gathered_bytes += self.gathered[key].nbytes
+        activations = self.gathered[key]
+        if rows < config.H and activations.reshape(len(words), D, groups, -1)[:, :, -1, rows:].any():
+            raise ValueError(f"activations of rows {rows}..{config.H - 1} of the last row group must be 0")
+        return activations.reshape(len(words), -1)
+
+    def forget_windows(self) -> None:
+        """L1 changes, or too many are kept."""
+        self.gathered.clear()
+        self.gathered_bytes = 0
 
     def run_tile(self, command: _Command, known: NDArray[np.int64]) -> None:
         body, config = command.descriptor.body, self.config
@@ -455,30 +544,15 @@ class Machine:
             raise ValueError(f"psum entries must be in 0..{len(self.psum) - 1}, not {entries.stop - 1}")
         if body["last"] and positions * A * config.L > config.l2_bytes:
             raise ValueError(f"positions of {A * config.L} channels must fit L2, not {height} x {width} of them")
-        weights = self.tile_weights(body)
-
-        # Where each vector of a window was read: at its own position, or at an earlier one from which it was kept.
-        position, ds = np.arange(width)[:, None], np.arange(Ds)
-        kept = np.minimum(position, np.maximum(0, -(-(Ds - advance - ds) // advance)))
-        column = (position - kept) * body["position_pitch"] + (ds + kept * advance) * body["ds_pitch"]
-        words = (
-            body["l1_base"]
-            + (np.arange(height) * body["line_pitch"])[:, None, None, None, None]
-            + column[:, :, None, None]
-            + (np.arange(Dr) * body["dr_pitch"])[:, None]
-            + np.arange(groups) * body["b_pitch"]
-        )  # [height, width, Ds, Dr, groups]
-        self.check_words("l1", words, len(self.l1))
-        if self.l1_order is not None:
-            self.l1_order.read(words, UNITS.index(Opcode.TILE), command.turn, known)
+        weights = self.tile_weights(command)
+        activations = self.tile_activations(command, known)
+        matrix = weights.reshape(D, groups, passes, A, config.H, config.L)
+        matrix = matrix[:, :, 0] if passes == 1 else matrix.sum(axis=2, dtype=np.int16)
+        matrix = matrix.transpose(0, 1, 3, 2, 4).reshape(D * groups * config.H, A * config.L)
         # Products of int8 sums of up to 2**10 terms are exact in float32.
         exact: Any = np.float32 if D * B * config.H <= 1 << 10 else np.float64
-        activations = self.l1[words.reshape(positions, -1)].astype(exact, copy=False)
-        if body["rows"] < config.H and activations.reshape(positions, D, groups, -1)[:, :, -1, body["rows"] :].any():
-            raise ValueError(f"activations of rows {body['rows']}..{config.H - 1} of the last row group must be 0")
-        matrix = weights.astype(exact).reshape(D, groups, passes, A, config.H, config.L).sum(axis=2)
-        matrix = matrix.transpose(0, 1, 3, 2, 4).reshape(D * groups * config.H, A * config.L)
-        own = (activations.reshape(positions, -1) @ matrix).astype(np.int32).reshape(positions * A, config.L)
+        product = activations.astype(exact, copy=False) @ matrix.astype(exact)
+        own = product.astype(np.int32).reshape(positions * A, config.L)
 
         if body["accumulate"]:
             if not self.psum_written[entries].all():
@@ -487,7 +561,8 @@ class Machine:
             own += self.psum[entries] << (config.digit_bits if body["shift"] else 0)
             self.count(command.descriptor, "psum_reads", positions * A)
         unused = 32 - config.psum_width
-        own = own << unused >> unused
+        own <<= unused
+        own >>= unused
         self.count(command.descriptor, "operations", positions * A * B * D)
         self.count(command.descriptor, "row_writes", self.row_writes(body))
         self.count(

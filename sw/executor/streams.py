@@ -78,6 +78,21 @@ class Stream:
                 self.chunks.appendleft(chunk[size:])
             size = max(0, size - len(chunk))
 
+    def skip(self, bits: int) -> None:
+        """Drop the next bits."""
+        end = self.bit + bits
+        self._drop(end // (8 * self.word_bytes))
+        self.bit = end % (8 * self.word_bytes)
+
+    @property
+    def together(self) -> int:
+        """Bits that came with one FETCH and are there."""
+        return 8 * len(self.chunks[0]) - self.bit if self.chunks else 0
+
+    def ahead(self, bits: int) -> NDArray[np.uint8]:
+        """The next bits, at most :attr:`together`, one a byte; they stay."""
+        return np.unpackbits(self.chunks[0], count=self.bit + bits, bitorder="little")[self.bit :]
+
     def take(self, bits: int) -> NDArray[np.uint8]:
         """The next bits, one a byte."""
         size = -(-(self.bit + bits) // (8 * self.word_bytes)) * self.word_bytes
@@ -90,9 +105,7 @@ class Stream:
                 break
         data = pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [np.zeros(0, np.uint8)])
         unpacked = np.unpackbits(data, count=self.bit + bits, bitorder="little")[self.bit :]
-        end = self.bit + bits
-        self._drop(end // (8 * self.word_bytes))
-        self.bit = end % (8 * self.word_bytes)
+        self.skip(bits)
         return unpacked
 
 
@@ -108,10 +121,11 @@ def _integers(bits: NDArray[np.uint8], width: int) -> NDArray[np.int8]:
 def _fields(bits: NDArray[np.uint8], width: int) -> NDArray[np.int64]:
     """Fields of ``width`` bits, lowest bit first."""
     grouped = bits.reshape(-1, width)
-    values = grouped[:, 0].astype(np.int64)
-    for place in range(1, width):
-        values |= grouped[:, place].astype(np.int64) << place
-    return values
+    # As integers of whole bytes, which numpy packs and reads at once.
+    size = 1 << (-(-width // 8) - 1).bit_length()
+    filled = np.zeros((len(grouped), 8 * size), np.uint8)
+    filled[:, :width] = grouped
+    return np.packbits(filled, axis=1, bitorder="little").view(f"<u{size}")[:, 0].astype(np.int64)
 
 
 class Decoder:
@@ -124,16 +138,17 @@ class Decoder:
         self.ranks = comb(config.M, config.N) if masked else 0
         small = masked and self.ranks <= 1 << 16
         self.masks = unrank_masks(np.arange(self.ranks), config.N, config.M) if small else None
+        # Bits that a row takes from each stream: raw, and the words of a codebook.
+        self.raw_bits = dict(config.raw_streams)
+        self.row_bits = {"weight" if name == "index" else name: bits for name, bits in config.streams.items()}
+        self.codeword_bits = config.d * config.element_bits
 
     def sizes(self, body: Mapping[str, int], raw: bool, rows: int) -> dict[str, list[int]]:
         """Bits that a tile takes from each stream, in turn."""
-        config = self.config
-        if raw:
-            return {name: [rows * bits] for name, bits in config.raw_streams.items()}
-        sizes = {"weight": [rows * config.streams["index"]]}
-        if body["codewords"]:
-            sizes["weight"].insert(0, body["codewords"] * config.d * config.element_bits)
-        return sizes | {name: [rows * bits] for name, bits in config.streams.items() if name != "index"}
+        sizes = {name: [rows * bits] for name, bits in (self.raw_bits if raw else self.row_bits).items()}
+        if body["codewords"] and not raw:
+            sizes["weight"].insert(0, body["codewords"] * self.codeword_bits)
+        return sizes
 
     def load(self, bits: NDArray[np.uint8]) -> None:
         """Fill the codebook register file; entries beyond the codewords keep what they hold."""
