@@ -88,12 +88,17 @@ def test_wide_register_file_loads_its_decoders(tmp_path) -> None:
     assert wide.area > 4 * narrow.area
 
 
+#: Of a vector unit with all functions.
+VECTOR = {"vector unit product", "vector unit table"}
+
+
 @pytest.mark.parametrize(
     ("name", "absent"),
     [
-        ("ews-tiny", {"mask decoder", "LZC, selection, signs", "CRF", "demux to first tree register"}),
-        ("ews-c-tiny", {"mask decoder", "demux to first tree register"}),
-        ("ews-msvq-tiny", set()),
+        ("ews-tiny", {"mask decoder", "LZC, selection, signs", "CRF", "demux to first tree register", *VECTOR}),
+        ("ews-c-tiny", {"mask decoder", "demux to first tree register", *VECTOR}),
+        ("ews-msvq-tiny", VECTOR),
+        ("ews-msvq-full-tiny", set()),
     ],
 )
 def test_sections_of_a_variant(name: str, absent: set[str]) -> None:
