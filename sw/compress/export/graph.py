@@ -398,7 +398,8 @@ class _Exporter:
                 number, scale = self.finish_logits(source, node)
             label = name or self.operations[number].label
             if number == 0:
-                raise CompressError(f"output {label!r} must be computed by the network, not the image itself")
+                advice = "leave it out of what the network returns"
+                raise CompressError(f"output {label!r} must be computed by the network, not the image itself: {advice}")
             earlier = next((output for output in self.outputs if output.value == number), None)
             if earlier is not None:
                 advice = "return it once"

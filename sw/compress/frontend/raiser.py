@@ -115,6 +115,8 @@ class Raiser:
     refusals: list[Refusal] = field(default_factory=list)
     # The name and the weight of each layer, to tell which are computed from the same.
     layers: list[tuple[str, Constant]] = field(default_factory=list)
+    # Of features that are a map of one row and column, that map.
+    pixels: dict[fx.Node, fx.Node] = field(default_factory=dict)
     # Parameters that were made of what is none, by its identity, and what it is.
     parameters: dict[int, tuple[nn.Parameter, Tensor]] = field(default_factory=dict)
 

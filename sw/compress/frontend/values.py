@@ -80,8 +80,10 @@ class ValueRaiser(Raiser):
         if before == after:
             return source
         if len(before) > 2 and len(after) == 2 and after == (before[0], prod(before[1:])):
-            return self.graph.call_function(torch.flatten, (source, 1))
+            return self.features(source, before)
         if len(before) == 2 and after == (*before, 1, 1):
+            if source in self.pixels:
+                return self.pixels[source]
             return self.graph.call_function(torch.unflatten, (source, 1, (before[1], 1, 1)))
         # One value a channel, on its way to or from features.
         if after[:2] == before[:2] and prod(after[2:]) == prod(before[2:]) == 1:
@@ -89,6 +91,13 @@ class ValueRaiser(Raiser):
         raise Refused(
             f"of {text_of(before)} to {text_of(after)} {REASON}", "flatten each image alone, as flatten(1) does"
         )
+
+    def features(self, source: fx.Node, shape: tuple[int, ...]) -> fx.Node:
+        """A map of this shape, flattened."""
+        flat = self.graph.call_function(torch.flatten, (source, 1))
+        if len(shape) == 4 and prod(shape[2:]) == 1:
+            self.pixels[flat] = source
+        return flat
 
     def clamp(self, node: fx.Node) -> fx.Node:
         given: dict[str, Any] = {"min": None, "max": None}
@@ -256,7 +265,7 @@ class ValueRaiser(Raiser):
         kernel = tuple(int(x) // int(y) for x, y in zip(shape[2:], size, strict=True))
         result = self.graph.call_function(functional.max_pool2d, (self.tensor(node.args[0]), kernel, kernel))
         if not kept:
-            result = self.graph.call_function(torch.flatten, (result, 1))
+            result = self.features(result, (1, 1, 1, 1))
         return result if node.target is _aten.amax.default else (result, None)  # type: ignore[return-value]
 
     def mean(self, node: fx.Node) -> fx.Node:
@@ -266,7 +275,7 @@ class ValueRaiser(Raiser):
         if rank != 4 or axes != [2, 3]:
             raise Refused(f"over axes {axes} {REASON}", "take the mean over rows and columns")
         mean = self.graph.call_function(functional.adaptive_avg_pool2d, (self.tensor(node.args[0]), 1))
-        return mean if keep else self.graph.call_function(torch.flatten, (mean, 1))
+        return mean if keep else self.features(mean, (1, 1, 1, 1))
 
     def pad(self, node: fx.Node) -> fx.Node:
         given = dict(zip(("pad", "mode", "value"), node.args[1:], strict=False))

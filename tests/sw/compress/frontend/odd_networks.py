@@ -31,6 +31,8 @@ class OddNet(nn.Module):
         In the place of a 3 x 3 convolution to 8 channels.
     head
         Whether there is one; else the network gives what the body does.
+    image
+        Whether the network returns its image, too.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class OddNet(nn.Module):
         channels: int = 3,
         stem: nn.Module | None = None,
         head: bool = True,
+        image: bool = False,
     ) -> None:
         super().__init__()
+        self.image = image
         self.body = body
         self.stem = nn.Conv2d(channels, WIDTH, 3, padding=1) if stem is None else stem
         for name, module in parts.items():
@@ -59,7 +63,8 @@ class OddNet(nn.Module):
         values = self.body(self, F.relu(self.stem(images)))
         if self.fc is None:
             return values
-        return self.fc(values.mean((2, 3)) if values.ndim == 4 else values)
+        logits = self.fc(values.mean((2, 3)) if values.ndim == 4 else values)
+        return (images, logits) if self.image else logits
 
 
 @dataclass(frozen=True)
@@ -291,6 +296,21 @@ ODD: dict[str, Odd] = {
     ),
     "squeeze and excitation, linear": Odd(
         lambda n, x: n.b(n.m(F.silu(n.a(x)))), lambda: {**tail(), "m": SqueezeExcite(True)}
+    ),
+    "gate of a mean in another shape": Odd(
+        lambda n, x: x * torch.sigmoid(n.m(n.a(x).mean((2, 3))[:, :, None, None])),
+        lambda: {"a": conv(), "m": conv(size=1)},
+    ),
+    "features as a map": Odd(
+        lambda n, x: n.b(n.m(x.mean((2, 3))).view(-1, 8, 1, 1)),
+        lambda: {"m": nn.Linear(8, 8), "b": conv(size=1)},
+        refused="features as a map have no integer form",
+    ),
+    "the image returned": Odd(
+        lambda n, x: n.a(x),
+        tail,
+        given=lambda: {"image": True},
+        refused="output '0' must be computed by the network, not the image itself",
     ),
     "product of two maps": Odd(lambda n, x: n.a(x) * torch.sigmoid(n.b(x)), tail),
     # Arithmetic.
