@@ -11,9 +11,9 @@ import re
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -145,7 +145,14 @@ def worker_pool(workers: int, context: BaseContext | None = None) -> Iterator[Pr
         pool.shutdown()
 
 
-def interruptible(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
+class Command(Protocol):
+    """The ``main`` of a command line: from arguments, those of the process without, to the exit status."""
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int:
+        """Run it."""
+
+
+def interruptible(main: Command) -> Command:
     """A command line that ends with one line on stderr and exit code 130 on Ctrl-C."""
 
     @functools.wraps(main)

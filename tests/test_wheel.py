@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -104,3 +105,28 @@ def test_the_library_is_the_installed_one_and_keeps_its_folder_clean(environment
         assert Path(found[name]).is_relative_to(environment)
     assert found["verilog"] > 1000
     assert found["build"] == str(tmp_path / "cache" / "msvq" / "sim")
+
+
+def test_the_commands_of_the_front_page_work_anywhere(environment: Path, tmp_path: Path) -> None:
+    """Those of README.md, as they are written there, in their order; and each prints what it is shown to print."""
+    shown = re.search(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert shown is not None
+    folder = tmp_path
+    parts = re.split(r"^\$ ", shown[1], flags=re.MULTILINE)[1:]
+    assert len(parts) == 5
+    for part in parts:
+        command, *printed = part.strip().split("\n")
+        words, _, after = command.partition(" && cd ")
+        done = run(environment, words.split(), folder)
+        assert done.returncode == 0, done.stderr
+        # Figures may differ in the last digits from machine to machine.
+        assert done.stdout.split()[0] == printed[0].split()[0]
+        folder = folder / after if after else folder
+    assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {
+        "net.py",
+        "net.pt",
+        "images.npz",
+        "image.npy",
+        "net.msvq",
+        "net.prog",
+    }

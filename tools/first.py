@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from hw.command_line import Parser, interruptible
@@ -76,10 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (ROOT / "README.md", {"commands": first}),
         (ROOT / "docs" / "start.md", {"commands": first, "more": more}),
     ):
-        text = write_parts(
-            page.read_text(), {part: lambda lines=lines: _block(lines) for part, lines in parts.items()}, page.name
-        )
-        page.write_text(text)
+        found = {part: partial(_block, lines) for part, lines in parts.items()}
+        page.write_text(write_parts(page.read_text(), found, page.name))
         print(page)
     return 0
 

@@ -23,8 +23,9 @@ def write_parts(text: str, parts: Mapping[str, Callable[[], Iterator[str]]], fil
     """
     for name, lines in parts.items():
         pattern = re.compile(rf"(<!-- {name}: begin.*?-->\n).*?(<!-- {name}: end -->)", re.DOTALL)
-        body = "\n".join(lines()) + "\n"
-        text, count = pattern.subn(lambda match, body=body: match[1] + body + match[2], text)
-        if count != 1:
-            raise ValueError(f"{file} must have one part {name!r}, not {count}")
+        found = list(pattern.finditer(text))
+        if len(found) != 1:
+            raise ValueError(f"{file} must have one part {name!r}, not {len(found)}")
+        (match,) = found
+        text = "".join([text[: match.start()], match[1], "\n".join(lines()), "\n", match[2], text[match.end() :]])
     return text

@@ -80,7 +80,7 @@ def _network(name: str, options: argparse.Namespace) -> int:
                 rtl=not options.model,
                 label=name,
                 processes=options.processes,
-                progress=lambda text, share, task=task, bar=bar: bar.update(task, description=text, completed=share),
+                progress=lambda text, share: bar.update(task, description=text, completed=share),  # noqa: B023
             )
         report = run_report(name, label, config, workload, run)
         reports.append(report)
