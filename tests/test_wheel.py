@@ -122,7 +122,7 @@ def test_the_commands_of_the_front_page_work_anywhere(environment: Path, tmp_pat
         # Figures may differ in the last digits from machine to machine.
         assert done.stdout.split()[0] == printed[0].split()[0]
         folder = folder / after if after else folder
-    assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {
+    assert {path.name for path in folder.iterdir()} - {"__pycache__", "cache"} == {
         "net.py",
         "net.pt",
         "images.npz",
