@@ -69,19 +69,21 @@ COMMANDS = {
     "sw.run": "net.prog",
     "synth": "",
     "synth.choices": "",
+    "synth.levers": "",
     "synth.power": "",
     "synth.timing": "",
     "tests.fuzz": "",
     "tools.answers": "",
     "tools.first": "",
     "tools.boards": "",
+    "tools.comparison": "",
     "tools.pictures": "",
     "tools.readme": "",
     "tools.tasks": "",
 }
 
 #: Those that do their work at once, with nothing left to interrupt.
-AT_ONCE = ("hw.bus.register_map", "hw.control.descriptor", "tools.boards")
+AT_ONCE = ("hw.bus.register_map", "hw.control.descriptor", "tools.boards", "tools.comparison")
 
 #: Runs all of them in one process, which has nothing loaded when it begins.
 DRIVER = r"""
