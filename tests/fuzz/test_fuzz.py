@@ -28,7 +28,14 @@ def _reader(read, header: bool = False) -> Reader:
 
 def _late(path: Path) -> None:
     if b"sound" not in path.read_bytes():
-        time.sleep(2)
+        begin = time.process_time()
+        while time.process_time() - begin < 2:
+            pass
+
+
+def _hangs(path: Path) -> None:
+    if b"sound" not in path.read_bytes():
+        time.sleep(30)
 
 
 def _lines(path: Path) -> None:
@@ -45,6 +52,7 @@ def _other(path: Path) -> None:
     ("reader", "message"),
     [
         (_reader(_late), "it took more than 0.2 s"),
+        (_reader(_hangs), "it took more than 0.2 s"),
         (_reader(_lines), "the message must be one line, not 'two"),
         (_reader(_other), "KeyError: 'x'"),
         (_reader(lambda path: None, header=True), "a changed file was taken"),
@@ -53,6 +61,7 @@ def _other(path: Path) -> None:
 def test_readers_that_fail_are_found(reader: Reader, message: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(READERS, "bad", reader)
     monkeypatch.setattr(module, "SECONDS", 0.2)
+    monkeypatch.setattr(module, "PATIENCE", 2)
     found = fuzz("bad", 200, 0, tmp_path)
     (failure,) = found["failures"]
     assert message in failure["message"]
