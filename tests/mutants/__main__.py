@@ -59,6 +59,7 @@ _ELSEWHERE = {
     "hw/control/weight_loader.py": ("tests/hw/test_core.py",),
     "hw/memory/read_queue.py": ("tests/hw/memory/test_activation_reader.py", "tests/formal/test_formal.py"),
     "hw/postprocess/byte_rotator.py": ("tests/hw/postprocess/test_vector_functions.py",),
+    "hw/postprocess/operand_product.py": ("tests/hw/postprocess/test_vector_functions.py",),
     "hw/postprocess/window_walker.py": ("tests/hw/postprocess/test_ofmap_storer.py",),
 }
 #: Rooms of software, whose tests are in the folder of the same name.
@@ -82,7 +83,8 @@ def _blocks() -> Iterator[Block]:
         own = Path("tests") / Path(file).with_name(f"test_{path.name}")
         flat = Path("tests/hw") / f"test_{path.name}"
         tests = _ELSEWHERE.get(file) or tuple(str(found) for found in (own, flat) if (ROOT / found).exists())[:1]
-        yield Block(file, (file,), tests)
+        # A block that has no tests of its own is tested with its neighbours.
+        yield Block(file, (file,), tests or (str(own.parent),))
     for room in _SOFTWARE:
         files = (path for path in sorted((ROOT / "sw" / room).rglob("*.py")) if path.name != "__init__.py")
         yield Block(f"sw/{room}", tuple(str(path.relative_to(ROOT)) for path in files), (f"tests/sw/{room}",))
