@@ -23,6 +23,7 @@ from sw.compiler.compile import compile_layer, compile_network
 from sw.compiler.graph import CompileError
 from sw.executor import execute
 from sw.program import Program
+from tests.sw.gated_networks import two_outputs
 from tests.sw.networks import Builder, random_layer
 from tests.sw.random_networks import random_network
 
@@ -51,7 +52,7 @@ CORNERS: list[dict[str, object]] = [
     {"variant": "ews-cms", "word_width": 512, "l2_word_bytes": 1, "burst_words": 256, "fifo_words": 512,
      "weight_bits": 5},
     {"variant": "ews-msvq", "word_width": 8, "H": 16, "L": 16, "l2_word_bytes": 16, "post_lanes": 16,
-     "vector_lanes": 16, "weight_bits": 4},
+     "vector_lanes": 16, "weight_bits": 4, "vector_unit_functions": "full"},
     {"variant": "ws", "wrf_depth": 2, "arf_depth": 2, "prf_depth": 4, "L": 12, "d": 12, "address_bits": 64,
      "weight_bits": 6},
     {"variant": "ews-c", "H": 3, "L": 15, "d": 5, "k": 3, "psum_width": 32, "address_bits": 16,
@@ -187,8 +188,11 @@ def test_instance(number: int) -> None:
     linted = subprocess.run(command, env=verilator_environment(), capture_output=True, text=True, check=False)
     assert (linted.returncode, linted.stderr) == (0, ""), config
 
+    programs = [program, *random_programs(config, number)]
+    if config.full_vector_unit:
+        programs.append(compile_network(two_outputs(rng, config), (3, 4, 6), config, dump=True, records=False))
     jobs, expected = [], []
-    for each in [program, *random_programs(config, number)]:
+    for each in programs:
         images = [rng.integers(-128, 128, entry.shape).astype(np.int8) for entry in each.inputs]
         start = each.memory(images)
         bus = Bus(int(rng.integers(0, 40)), int(rng.choice([0, 60, 180])), True, number)
