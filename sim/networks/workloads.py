@@ -19,7 +19,8 @@ from hw.folders import build_folder
 from sim.networks import definitions
 from sim.networks.activations import load_photograph
 from sw.compiler.compile import compile_layers, compile_network
-from sw.compiler.graph import Convolution, lower
+from sw.compiler.graph import Convolution
+from sw.compiler.lowering import lower
 from sw.compiler.steps import compile_steps
 from sw.compiler.weights import is_coded
 from sw.compress.export import transformer

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from hw.config import AcceleratorConfig
 from hw.control.descriptor import BYTES, Descriptor, Opcode
 from sw.compiler.emission import Dram, Emitter, Mapped
-from sw.compiler.graph import PRODUCT, CompileError, Convolution, Graph, Value, convolution, lower, trimmed
+from sw.compiler.graph import PRODUCT, CompileError, Convolution, Graph, Value, convolution, trimmed
+from sw.compiler.lowering import lower
 from sw.compiler.placement import Place, place
 from sw.compiler.tiling import Geometry, Plan, choose_plan, tiles
 from sw.compiler.vectors import check_functions, pixel_words

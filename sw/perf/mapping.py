@@ -339,7 +339,7 @@ class Network:
     Parameters
     ----------
     graph
-        Its operations, for example of :func:`sw.compiler.graph.lower`.
+        Its operations, for example of :func:`sw.compiler.lowering.lower`.
     """
 
     def __init__(self, graph: Graph) -> None:

@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 
 from hw.config import AcceleratorConfig
-from sw.compiler.graph import Graph, Value, convolution, lower
+from sw.compiler.graph import Graph, Value, convolution
+from sw.compiler.lowering import lower
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.format.strict_json import parse_json
 from sw.network import Network as Integers

@@ -10,7 +10,8 @@ from hw.config import VARIANTS, AcceleratorConfig, preset
 from hw.control.descriptor import Opcode
 from sw.compiler import emission
 from sw.compiler.compile import compile_layer, compile_layers, compile_network
-from sw.compiler.graph import CompileError, lower
+from sw.compiler.graph import CompileError
+from sw.compiler.lowering import lower
 from sw.executor import execute, run_program
 from sw.format.layer import CompressedLayer
 from sw.golden import PsumOverflowError, layer_sums, requantise

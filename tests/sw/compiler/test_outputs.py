@@ -9,7 +9,8 @@ import pytest
 
 from hw.config import preset
 from sw.compiler.compile import compile_network
-from sw.compiler.graph import CompileError, lower
+from sw.compiler.graph import CompileError
+from sw.compiler.lowering import lower
 from sw.compiler.steps import compile_steps
 from sw.executor import execute, run_program
 from sw.network import Network, Output, parse_operations

@@ -11,7 +11,8 @@ import pytest
 from hw.config import AcceleratorConfig, preset
 from hw.control.descriptor import Opcode, VectorOp
 from sw.compiler.compile import compile_network
-from sw.compiler.graph import CompileError, lower
+from sw.compiler.graph import CompileError
+from sw.compiler.lowering import lower
 from sw.compiler.vectors import vector_parts
 from sw.executor import execute, run_program
 from sw.network import Network, Output, parse_operations

@@ -11,7 +11,8 @@ import pytest
 
 from hw.config import PRESETS, AcceleratorConfig
 from sw.compiler.compile import compile_layers, compile_network
-from sw.compiler.graph import CompileError, lower
+from sw.compiler.graph import CompileError
+from sw.compiler.lowering import lower
 from sw.network import Network as Integers
 from sw.network import read_network
 from sw.perf import estimate as module

@@ -10,7 +10,7 @@ from hw.control.counters import COUNTERS
 from hw.control.descriptor import Opcode
 from hw.layout import Schedule
 from sw.compiler.compile import compile_layer, compile_network
-from sw.compiler.graph import lower
+from sw.compiler.lowering import lower
 from sw.executor import COUNTS, execute
 from sw.perf.estimate import Network, estimate
 from sw.perf.prediction import predict

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from hw.config import PRESETS
-from sw.compiler.graph import CompileError, Convolution, lower
+from sw.compiler.graph import CompileError, Convolution
+from sw.compiler.lowering import lower
 from sw.compiler.weights import Weights, is_coded
 from sw.format.layer import LayerError
 from sw.network import NetworkError, read_network
