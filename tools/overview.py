@@ -61,7 +61,7 @@ def path() -> str:
         drawing.text((start + end) / 2, y - 8, label, 9.5 if len(label) > 16 else 10.5, FAINT)
     drawing.arrow((633, 136), (633, 220))
     drawing.arrow((98, 220), (98, 196), (520, 196), (520, 118), (556, 118))
-    drawing.text(300, 190, "the same instance for both", 10.5, FAINT)
+    drawing.text(430, 190, "the same instance for both", 10.5, FAINT)
     drawing.text(885, 180, "every byte compared", 10.5, FAINT)
     return drawing.svg()
 

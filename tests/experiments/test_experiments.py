@@ -261,7 +261,8 @@ def test_reports_need_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_narrow_codewords_take_the_rate_of_wide_ones_and_nothing_else_differs(network: str) -> None:
     cases = {case.name: case for case in narrow.cases(network)}
     compared = [case for case in cases.values() if case.rate_of]
-    assert {case.recipe.method for case in compared} == {"msvq", "mvq", "ssvq"}
+    # Of the pretrained transformer MSVQ alone.
+    assert {case.recipe.method for case in compared} == ({"msvq"} if network == "dinov2-s" else {"msvq", "mvq", "ssvq"})
     for case in compared:
         wide = cases[case.rate_of]
         assert case.recipe.codeword_bits < wide.recipe.codeword_bits == 8

@@ -344,7 +344,7 @@ def test_command_loads_the_bitstream(
         "place_and_route": place,
         "nextpnr_version": lambda: "1",
     }.items():
-        monkeypatch.setattr(f"fpga.__main__.{name}", value)
+        monkeypatch.setattr(f"fpga.flow.{name}", value)
     arguments = ["--network", "layer", "--preset", CONFIG_NAME, "--program", "-o", str(tmp_path / "built")]
     for name, wanted in {
         "ulx3s-85f": "--board ulx3s",

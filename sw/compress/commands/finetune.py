@@ -53,7 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--rest",
-        type=check_folders,
         metavar="FILE",
         help="as --layers-alone, and write what the container of such a network lacks",
     )

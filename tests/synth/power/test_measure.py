@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hw.config import preset
+from sim.networks.activations import photograph_path
 from sim.scenarios import random_activations, random_layer
 from synth.flow import GateNetlist
 from synth.generic import generic
@@ -20,6 +21,7 @@ from synth.power.report import describe, markdown, write
 from synth.power.simulator import Simulator, SimulatorError, Transfers
 from synth.power.sources import RealLayer, SourceError, real_layers
 from synth.power.workload import lanes
+from synth.report import CACHE
 
 LIBRARY = generic()
 
@@ -110,7 +112,7 @@ def test_toggles_are_those_of_a_plain_evaluation() -> None:
     values = [[int(v) for v in rng.integers(0, 8, 40)] for _ in range(3)]
     library = characterise(LIBRARY, netlist.cells)
     for timed in (False, True):
-        simulator = Simulator(netlist, library.cells, {"i_x": Transfers(values, 3)}, 3, command.CACHE)
+        simulator = Simulator(netlist, library.cells, {"i_x": Transfers(values, 3)}, 3, CACHE)
         simulator.reset()
         simulator.enable("i_x", True)
         simulator.run(1)
@@ -156,7 +158,7 @@ def test_netlists_that_cannot_run_are_refused(cells, message: str) -> None:
     netlist = _broken(cells=cells)
     models = characterise(LIBRARY, netlist.cells).cells
     with pytest.raises(SimulatorError, match=message):
-        Simulator(netlist, models, {}, 1, command.CACHE)
+        Simulator(netlist, models, {}, 1, CACHE)
 
 
 def test_too_few_simulated_nets_are_refused(built, monkeypatch) -> None:
@@ -207,4 +209,4 @@ def test_bad_arguments_are_one_line(arguments, message: str, capsys, tmp_path) -
 def test_a_network_without_the_layers_is_refused() -> None:
     config = preset("ews-ssvq-16")
     with pytest.raises(SourceError, match="resnet18 has no container of method ssvq; there are msvq, mvq"):
-        real_layers("resnet18", config, command.photograph_path())
+        real_layers("resnet18", config, photograph_path())
