@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from experiments.case import Case
 from experiments.models import VisionTransformer, build
@@ -195,6 +196,38 @@ def compress(
     return layers
 
 
+def _squared_errors(model: nn.Module, layers: list[CompressedLayer]) -> NDArray[np.float64]:
+    """Of the layers that are not kept at 8 bits: of all their weights, and of those that a mask of 4:16 keeps."""
+    errors = np.zeros(2)
+    for source, layer in zip(module_sources(model), layers, strict=True):
+        if source.name in KEPT_8BIT:
+            continue
+        squares = (layer.float_weights() - source.weight.astype(np.float64)) ** 2
+        kept = kept_weights(source.weight, 4, 16)
+        errors += squares.sum(), 0.0 if kept is None else squares[kept].sum()
+    return errors
+
+
+def _file(
+    path: Path,
+    graph: nn.Module,
+    reason: str | None,
+    sample: Tensor,
+    test: ImageData | None,
+    device: str,
+    golden: int,
+) -> dict[str, Any]:
+    """Write the network, refuse a file that is not it, and measure its integers where there are test images."""
+    write_network(path, to_integers(graph, reason, sample))
+    compare_file(path, graph, sample, program=False)
+    result: dict[str, Any] = {"file_bytes": path.stat().st_size}
+    if test is not None:
+        measured = measure_integers(read_network(path), test, device, golden=golden)
+        result["accuracy"] = measured["accuracy_integers"]
+        result["golden_logits_equal"] = measured["golden_logits_equal"]
+    return result
+
+
 def run(
     network: str,
     weights: Path,
@@ -250,13 +283,7 @@ def run(
     original = build(network, weights)
     if case.permute:
         permute_network(original, case.recipe.d, images=sample.cpu(), seed=config.seed)
-    errors = np.zeros(2)
-    for source, layer in zip(module_sources(original), layers, strict=True):
-        if source.name in KEPT_8BIT:
-            continue
-        squares = (layer.float_weights() - source.weight.astype(np.float64)) ** 2
-        kept = kept_weights(source.weight, 4, 16)
-        errors += squares.sum(), 0.0 if kept is None else squares[kept].sum()
+    errors = _squared_errors(original, layers)
     times["clustering"] = time.perf_counter()
     integer = not isinstance(model, VisionTransformer)
     graph: nn.Module = quantise_activations(model, sample.cpu()) if integer else quantise_inputs(model)
@@ -295,14 +322,7 @@ def run(
         ratio_file = 4 * bits.weight_count / path.stat().st_size
         trained = accuracy(graph, test, device=device)
         result: dict[str, Any] = {"accuracy": trained, "accuracy_training_form": trained, "integers": integers}
-        write_network(path, to_integers(graph, None if integer else "", sample))
-        # Refuses a file that is not the network.
-        compare_file(path, graph, sample, program=False)
-        result["file_bytes"] = path.stat().st_size
-        if integers:
-            measured = measure_integers(read_network(path), test, device, golden=golden)
-            result["accuracy"] = measured["accuracy_integers"]
-            result["golden_logits_equal"] = measured["golden_logits_equal"]
+        result |= _file(path, graph, None if integer else "", sample, test if integers else None, device, golden)
         if container is not None:
             container.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, container)
