@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help venv board board-test demo test sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth levers narrow power lint bench docs site clean distclean formal fuzz faults mutants
+.PHONY: studies help venv board board-test demo test sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth levers narrow power lint bench docs site clean distclean formal fuzz faults mutants
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -111,6 +111,9 @@ levers: $(READY) ## what could make the narrow array smaller (PDK=, LIB=): build
 
 power: $(READY) ## energy of the variants at 16 and 64 from gate-level simulation (PDK=, LIB=): build/synth/power.*
 	@$(RUN) -m synth.power $(LIBRARY)
+
+studies: $(READY) ## the whole way of each study of accuracy, on tiny networks
+	@$(RUN) -m pytest --full $(PARALLEL) tests/experiments
 
 lint: $(READY) ## ruff and mypy alone
 	@$(RUN) -m ruff check .

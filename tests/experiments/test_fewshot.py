@@ -94,7 +94,9 @@ def test_layers_make_up_for_each_other(teacher: nn.Module, method: str) -> None:
 
 
 @pytest.mark.parametrize("moving", [False, True])
-def test_from_the_network_to_integers(teacher: nn.Module, tmp_path: Path, moving: bool) -> None:
+def test_from_the_network_to_integers(teacher: nn.Module, tmp_path: Path, moving: bool, full: bool) -> None:
+    if not full:
+        pytest.skip("half a minute; make studies")
     model = copy.deepcopy(teacher)
     start(model, *reconstruct(model, images(60, 0), recipes_of(model, Recipe("ssvq", 8, 8, 0, 0))), moving=moving)
     graph = quantise_activations(model).eval()
@@ -123,8 +125,10 @@ def folder(path: Path, numbers: range) -> Path:
 
 
 def test_command(
-    tmp_path: Path, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], full: bool
 ) -> None:
+    if not full:
+        pytest.skip("half a minute; make studies")
     network = Network(lambda weights: copy.deepcopy(teacher), (127.0,) * 3, (128.0,) * 3)
     monkeypatch.setitem(distillation.NETWORKS, "mobilenetv2", network)
     monkeypatch.setattr(distillation, "SMALL", 1000)
