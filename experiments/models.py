@@ -111,6 +111,18 @@ class InvertedResidual(nn.Module):
         return self.layers(values) + values if self.residual else self.layers(values)
 
 
+#: MobileNet-v2's rows of blocks (Sandler et al. 2018, table 2): expansion, channels, blocks, stride of the first.
+_MOBILENET_ROWS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
 class MobileNetV2(nn.Module):
     """MobileNet-v2, width 1; of its five strides of 2, the first is ``stride`` and the second is 1."""
 
@@ -118,17 +130,10 @@ class MobileNetV2(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, stride, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6()]
         inputs = 32
-        for factor, outputs, count, step in (
-            (1, 16, 1, 1),
-            (6, 24, 2, 1),
-            (6, 32, 3, 2),
-            (6, 64, 4, 2),
-            (6, 96, 3, 1),
-            (6, 160, 3, 2),
-            (6, 320, 1, 1),
-        ):
+        for number, (factor, outputs, count, step) in enumerate(_MOBILENET_ROWS):
             for block in range(count):
-                layers.append(InvertedResidual(inputs, outputs, 1 if block else step, factor))
+                # The first row of stride 2 keeps its map here: images are small.
+                layers.append(InvertedResidual(inputs, outputs, 1 if block or number == 1 else step, factor))
                 inputs = outputs
         layers += [nn.Conv2d(inputs, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6()]
         self.features = nn.Sequential(*layers)
@@ -166,15 +171,7 @@ class ImageNetMobileNetV2(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [_Convolution(3, 32, 3, 2)]
         inputs = 32
-        for factor, outputs, count, step in (
-            (1, 16, 1, 1),
-            (6, 24, 2, 2),
-            (6, 32, 3, 2),
-            (6, 64, 4, 2),
-            (6, 96, 3, 1),
-            (6, 160, 3, 2),
-            (6, 320, 1, 1),
-        ):
+        for factor, outputs, count, step in _MOBILENET_ROWS:
             for block in range(count):
                 layers.append(_ImageNetBlock(inputs, outputs, 1 if block else step, factor))
                 inputs = outputs
