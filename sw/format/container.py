@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.layout import Schedule
+from sw.format.envelope import CHECKSUM, PREFIX, Envelope
 from sw.format.layer import CODEWORD_BITS, SIGN_SPLIT, CompressedLayer, LayerError, Requantisation, element_bits
 from sw.format.output import write_atomically
 from sw.format.packing import PackingError, pack_fields, unpack_fields
 from sw.format.streams import StreamError, StreamLayout, layer_streams, unpack_streams
-from sw.format.strict_json import parse_json
 
 __all__ = [
     "MAGIC",
@@ -51,9 +50,6 @@ MAX_SHARED = 1 << 30
 #: Largest stride, padding and dilation.
 MAX_GEOMETRY = 65535
 
-_PREFIX = struct.Struct("<8sII")
-_CHECKSUM = struct.Struct("<I")
-
 # Fields of a layer in the header and their values where neither the layer nor the file's `default` gives one.
 _DEFAULTS: dict[str, Any] = {
     "kind": "conv",
@@ -80,6 +76,9 @@ class ContainerError(ValueError):
     def __init__(self, section: str, text: str) -> None:
         super().__init__(f"{section}: {text}")
         self.section = section
+
+
+_ENVELOPE = Envelope(MAGIC, VERSION, ContainerError, required=(), optional=("layers", "default", "metadata"))
 
 
 @dataclass(frozen=True)
@@ -322,13 +321,13 @@ def section_bytes(described: Sequence[dict[str, Any]]) -> list[int]:
 
     The rest of the file is 20 bytes and the header. Raises as :func:`write_container`.
     """
-    return [sum(size + _CHECKSUM.size for size in entry.sections.values()) for entry in _checked(described)]
+    return [sum(size + CHECKSUM.size for size in entry.sections.values()) for entry in _checked(described)]
 
 
 def container_size(described: Sequence[dict[str, Any]], metadata: Mapping[str, Any] | None = None) -> int:
     """Bytes of the file that :func:`write_container` makes of layers (:func:`layer_fields`). Raises as it does."""
     sections = sum(section_bytes(described))
-    return _PREFIX.size + len(_header(described, metadata)) + _CHECKSUM.size + sections
+    return PREFIX.size + len(_header(described, metadata)) + CHECKSUM.size + sections
 
 
 def write_container(
@@ -387,38 +386,19 @@ def write_container(
     described, entries = _described(layers, schedule)
     header = _header(described, metadata)
     version = max([1, *(_SINCE[name] for fields in described for name in _SINCE if fields[name] != _DEFAULTS[name])])
-    prefix = _PREFIX.pack(MAGIC, version, len(header)) + header
-    parts = [prefix, _CHECKSUM.pack(zlib.crc32(prefix))]
+    parts = [_ENVELOPE.pack(header, version)]
     for entry, layer in zip(entries, layers, strict=True):
         data = _section_data(entry, layer)
         for name in entry.sections:
-            parts += [data[name], _CHECKSUM.pack(zlib.crc32(data[name]))]
+            parts += [data[name], CHECKSUM.pack(zlib.crc32(data[name]))]
     write_atomically(path, parts)
 
 
 def _parse_header(data: bytes) -> tuple[list[_Entry], dict[str, Any], int]:
     """The layers as described, the metadata, and the offset of the first section."""
-    if data[: len(MAGIC)] != MAGIC:
-        if data[:4] in (b"\x89EWS", b"\x89EWN"):
-            raise ContainerError("magic", "the file is a program, and a container is needed: what it was compiled from")
-        raise ContainerError("magic", f"the file must begin with {MAGIC!r}, not {data[: len(MAGIC)]!r}")
-    if len(data) < _PREFIX.size:
-        raise ContainerError("header", f"the file is truncated: {len(data)} bytes of at least {_PREFIX.size}")
-    _, version, length = _PREFIX.unpack_from(data)
-    if not 1 <= version <= VERSION:
-        raise ContainerError("version", f"must be in 1..{VERSION}, not {version}")
-    end = _PREFIX.size + length
-    if len(data) < end + _CHECKSUM.size:
-        raise ContainerError("header", f"the file is truncated: {len(data)} bytes of at least {end + _CHECKSUM.size}")
-    if zlib.crc32(data[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
-        raise ContainerError("header", "checksum mismatch, the bytes are corrupted")
-
-    try:
-        header = parse_json(data[_PREFIX.size : end])
-    except ValueError as error:
-        raise ContainerError("header", f"must be JSON: {error}") from None
-    if type(header) is not dict or any(name not in ("layers", "default", "metadata") for name in header):
-        raise ContainerError("header", "must be an object of layers, default and metadata")
+    if data[:4] in (b"\x89EWS", b"\x89EWN"):
+        raise ContainerError("magic", "the file is a program, and a container is needed: what it was compiled from")
+    version, header, start = _ENVELOPE.unpack(data)
     default, metadata = header.get("default", {}), header.get("metadata", {})
     if type(default) is not dict or type(metadata) is not dict:
         raise ContainerError("header", "default and metadata must be objects")
@@ -439,7 +419,7 @@ def _parse_header(data: bytes) -> tuple[list[_Entry], dict[str, Any], int]:
         entries.append(entry)
     entries = _share_codebooks(entries)
     _check_weights_without_stream(entries)
-    return entries, metadata, end + _CHECKSUM.size
+    return entries, metadata, start
 
 
 def _sections(data: bytes, entries: Sequence[_Entry], offset: int) -> Iterator[tuple[_Entry, dict[str, bytes]]]:
@@ -447,7 +427,7 @@ def _sections(data: bytes, entries: Sequence[_Entry], offset: int) -> Iterator[t
     end = offset
     for entry in entries:
         for name, size in entry.sections.items():
-            end += size + _CHECKSUM.size
+            end += size + CHECKSUM.size
             if end > len(data):
                 text = f"the file is truncated: {len(data)} bytes, the section of {size} ends at {end}"
                 raise ContainerError(f"{entry.label} {name}", text)
@@ -458,9 +438,9 @@ def _sections(data: bytes, entries: Sequence[_Entry], offset: int) -> Iterator[t
         for name, size in entry.sections.items():
             contents[name] = data[offset : offset + size]
             offset += size
-            if zlib.crc32(contents[name]) != _CHECKSUM.unpack_from(data, offset)[0]:
+            if zlib.crc32(contents[name]) != CHECKSUM.unpack_from(data, offset)[0]:
                 raise ContainerError(f"{entry.label} {name}", "checksum mismatch, the bytes are corrupted")
-            offset += _CHECKSUM.size
+            offset += CHECKSUM.size
         yield entry, contents
 
 
@@ -569,7 +549,7 @@ def compression_report(layers: Sequence[CompressedLayer], path: str | os.PathLik
         raise ContainerError("header", f"the file holds {text}")
     rows = []
     for entry in entries:
-        sections = {name: size + _CHECKSUM.size for name, size in entry.sections.items()}
+        sections = {name: size + CHECKSUM.size for name, size in entry.sections.items()}
         used, floats = sum(sections.values()), 4 * prod(entry.layout.shape)
         rows.append(
             {

@@ -9,15 +9,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hw.config import AcceleratorConfig, ConfigError
+from sw.format.envelope import CHECKSUM, Envelope
 from sw.format.output import write_atomically
-from sw.format.strict_json import parse_json
 from sw.program.checks import MAX_DRAM_BYTES, ProgramError, check_integer
 from sw.program.image import Program, ProgramLayer
 from sw.program.operands import Operand
@@ -32,8 +31,11 @@ VERSION = 1
 #: Fields of an instance that files of this version did not have at first.
 _LATER = ("vector_unit_functions",)
 
-_PREFIX = struct.Struct("<8sII")
-_CHECKSUM = struct.Struct("<I")
+_KEYS = (
+    "config", "image_bytes", "base", "descriptors", "descriptor_count", "dram_bytes", "inputs", "outputs", "layers",
+    "metadata",
+)  # fmt: skip
+_ENVELOPE = Envelope(MAGIC, VERSION, ProgramError, required=_KEYS, optional=("operands",))
 
 
 def _plain(value: object) -> Any:
@@ -72,9 +74,7 @@ def program_bytes(program: Program) -> bytes:
         text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ProgramError("header", f"metadata must be plain JSON: {error}") from None
-    prefix = _PREFIX.pack(MAGIC, VERSION, len(text)) + text
-    parts = [prefix, _CHECKSUM.pack(zlib.crc32(prefix)), program.image, _CHECKSUM.pack(zlib.crc32(program.image))]
-    return b"".join(parts)
+    return _ENVELOPE.pack(text, VERSION) + program.image + CHECKSUM.pack(zlib.crc32(program.image))
 
 
 def write_program(path: str | os.PathLike[str], program: Program) -> None:
@@ -142,12 +142,6 @@ def _operand(value: object) -> Operand:
     return Operand(**fields)
 
 
-_KEYS = (
-    "config", "image_bytes", "base", "descriptors", "descriptor_count", "dram_bytes", "inputs", "outputs", "layers",
-    "metadata",
-)  # fmt: skip
-
-
 def read_program(path: str | os.PathLike[str]) -> Program:
     """Read and check a whole program file. Every byte is covered by a check.
 
@@ -169,37 +163,17 @@ def program_from_bytes(data: bytes) -> Program:
     ProgramError
         As :func:`read_program`.
     """
-    if data[: len(MAGIC)] != MAGIC:
-        if data[:4] == b"\x89MVQ":
-            raise ProgramError(
-                "magic", "the file is a container, and a program is needed: msvq compile makes it of that"
-            )
-        raise ProgramError("magic", f"the file must begin with {MAGIC!r}, not {data[: len(MAGIC)]!r}")
-    if len(data) < _PREFIX.size:
-        raise ProgramError("header", f"the file is truncated: {len(data)} bytes of at least {_PREFIX.size}")
-    _, version, length = _PREFIX.unpack_from(data)
-    if version != VERSION:
-        raise ProgramError("version", f"must be {VERSION}, not {version}")
-    end = _PREFIX.size + length
-    start = end + _CHECKSUM.size
-    if len(data) < start:
-        raise ProgramError("header", f"the file is truncated: {len(data)} bytes of at least {start}")
-    if zlib.crc32(data[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
-        raise ProgramError("header", "checksum mismatch, the bytes are corrupted")
-    try:
-        header = parse_json(data[_PREFIX.size : end])
-    except ValueError as error:
-        raise ProgramError("header", f"must be JSON: {error}") from None
-    if type(header) is not dict or sorted(header.keys() - {"operands"}) != sorted(_KEYS):
-        raise ProgramError("header", f"must be an object of {', '.join(_KEYS)}")
+    if data[:4] == b"\x89MVQ":
+        raise ProgramError("magic", "the file is a container, and a program is needed: msvq compile makes it of that")
+    _, header, start = _ENVELOPE.unpack(data)
     size = header["image_bytes"]
     check_integer("header", "image_bytes", size, 0, MAX_DRAM_BYTES)
-    wanted = start + size + _CHECKSUM.size
+    wanted = start + size + CHECKSUM.size
     if len(data) != wanted:
         fault = "truncated" if len(data) < wanted else "too long"
         raise ProgramError("image", f"the file is {fault}: {len(data)} bytes, not {wanted}")
     image = data[start : start + size]
-    if zlib.crc32(image) != _CHECKSUM.unpack_from(data, start + size)[0]:
+    if zlib.crc32(image) != CHECKSUM.unpack_from(data, start + size)[0]:
         raise ProgramError("image", "checksum mismatch, the bytes are corrupted")
     if type(header["config"]) is not dict or type(header["metadata"]) is not dict:
         raise ProgramError("header", "config and metadata must be objects")

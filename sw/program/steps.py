@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
+from sw.format.envelope import Envelope
 from sw.format.layer import CompressedLayer
 from sw.format.output import write_atomically
-from sw.format.strict_json import parse_json
 from sw.network import Array, NetworkError, Operation, Output, Value, parse_operations
 from sw.network.file import decode_constants, decode_outputs, encode_constants, encode_outputs
 from sw.network.network import (
@@ -52,9 +50,8 @@ __all__ = [
 MAGIC = b"\x89EWN\r\n\x1a\n"
 VERSION = 1
 
-_PREFIX = struct.Struct("<8sII")
-_CHECKSUM = struct.Struct("<I")
 _KEYS = ("operations", "constants", "input_scale", "programs")
+_ENVELOPE = Envelope(MAGIC, VERSION, ProgramError, required=_KEYS, optional=("outputs",))
 
 Memory = NDArray[np.uint8]
 #: Runs a program: from the number of its operation, and for each image the program with its operands and the DRAM
@@ -253,8 +250,7 @@ def write_stepped_program(path: str | os.PathLike[str], stepped: SteppedProgram)
         "programs": [[number, len(data)] for number, data in files.items()],
     }
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
-    prefix = _PREFIX.pack(MAGIC, VERSION, len(text)) + text
-    write_atomically(path, [prefix, _CHECKSUM.pack(zlib.crc32(prefix)), *files.values()])
+    write_atomically(path, [_ENVELOPE.pack(text, VERSION), *files.values()])
 
 
 def is_stepped_program(path: str | os.PathLike[str]) -> bool:
@@ -282,24 +278,7 @@ def read_stepped_program(path: str | os.PathLike[str]) -> SteppedProgram:
         The file cannot be read.
     """
     data = Path(path).read_bytes()
-    if data[: len(MAGIC)] != MAGIC:
-        raise ProgramError("steps", f"the file must begin with {MAGIC!r}, not {data[: len(MAGIC)]!r}")
-    if len(data) < _PREFIX.size:
-        raise ProgramError("steps", f"the file is truncated: {len(data)} bytes of at least {_PREFIX.size}")
-    _, version, length = _PREFIX.unpack_from(data)
-    if version != VERSION:
-        raise ProgramError("version", f"must be {VERSION}, not {version}")
-    end = _PREFIX.size + length
-    if len(data) < end + _CHECKSUM.size:
-        raise ProgramError("steps", f"the file is truncated: {len(data)} bytes of at least {end + _CHECKSUM.size}")
-    if zlib.crc32(data[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
-        raise ProgramError("header", "checksum mismatch, the bytes are corrupted")
-    try:
-        header = parse_json(data[_PREFIX.size : end])
-    except ValueError as error:
-        raise ProgramError("header", f"must be JSON: {error}") from None
-    if type(header) is not dict or sorted(header.keys() - {"outputs"}) != sorted(_KEYS):
-        raise ProgramError("header", f"must be an object of {', '.join(_KEYS)}")
+    _, header, start = _ENVELOPE.unpack(data)
     entries = header["programs"]
     if not isinstance(entries, list) or any(
         not isinstance(x, list) or len(x) != 2 or any(type(y) is not int or y < 0 for y in x) for x in entries
@@ -307,7 +286,6 @@ def read_stepped_program(path: str | os.PathLike[str]) -> SteppedProgram:
         raise ProgramError("header", "programs must be pairs of an operation's number and bytes")
     if any(before >= after for (before, _), (after, _) in pairwise(entries)):
         raise ProgramError("header", "programs must be in the order of their operations")
-    start = end + _CHECKSUM.size
     wanted = start + sum(size for _, size in entries)
     if len(data) != wanted:
         raise ProgramError(

@@ -266,9 +266,9 @@ def test_small_is_good(path: Path) -> None:
             )
             for number in (b"NaN", b"-Infinity", b"1e999")
         ),
-        pytest.param([], "header: must be an object of layers, default and metadata", id="list"),
+        pytest.param([], "header: must be an object of layers, default, metadata", id="list"),
         pytest.param(
-            {"layers": [], "x": 1}, "header: must be an object of layers, default and metadata", id="unknown key"
+            {"layers": [], "x": 1}, "header: must be an object of layers, default, metadata", id="unknown key"
         ),
         pytest.param({}, "header: layers must be a list of objects", id="no layers"),
         pytest.param({"layers": [3]}, "header: layers must be a list of objects", id="layer is no object"),
@@ -589,7 +589,7 @@ def test_narrow_codewords_take_their_bits(path: Path, method: str, bits: int) ->
 
 def test_readers_of_older_versions_see_a_newer_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_container(path, [narrow("mvq", 4)])
-    monkeypatch.setattr(container, "VERSION", 2)
+    monkeypatch.setattr(container, "_ENVELOPE", replace(container._ENVELOPE, newest=2))
     with pytest.raises(ContainerError, match=r"version: must be in 1\.\.2, not 3"):
         read_container(path)
 
