@@ -15,7 +15,6 @@ result goes to ``docs/results/kmeans_gpu.json``.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import sys
@@ -36,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 from sw.compress import kmeans_gpu, kmeans_triton  # noqa: E402
 from sw.compress.kmeans_problem import Settings, checked_layers  # noqa: E402
 from sw.compress.pruning import nm_mask  # noqa: E402
+from sw.format.strict_json import json_text  # noqa: E402
 
 D, K, N, M, ITERATIONS, SEED = 16, 512, 4, 16, 25, 0
 DEVICE = "cuda"
@@ -216,11 +216,11 @@ def main() -> None:
         },
         **rows,
     }
-    text = json.dumps(report, indent=1)
+    text = json_text(report)
     print(text)
     path = ROOT / "docs" / "results" / "kmeans_gpu.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n")
+    path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ The ways are interleaved in one process; ratios are medians over the rounds. The
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -37,6 +36,7 @@ sys.path.insert(0, str(ROOT))
 from sw.compress.kmeans import assign, kmeans, kmeans_layers, objective  # noqa: E402
 from sw.compress.kmeans_kernels import kernels  # noqa: E402
 from sw.compress.pruning import nm_mask  # noqa: E402
+from sw.format.strict_json import json_text  # noqa: E402
 
 #: NG, d, k, N, M: the largest convolutions of EfficientNet-Lite0 and of ResNet-18, plain VQ, and MSVQ's codebooks.
 SHAPES = ((25600, 16, 512, 4, 16), (147456, 16, 512, 4, 16), (51200, 8, 1024, 2, 8), (51200, 16, 32, 4, 16))
@@ -183,7 +183,7 @@ def main() -> None:
     for folder in ("build/benchmarks", "docs/results") if options.keep else ("build/benchmarks",):
         path = ROOT / folder / f"kmeans_speed_{options.threads}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n")
+        path.write_text(json_text(report))
 
 
 def processor() -> str:

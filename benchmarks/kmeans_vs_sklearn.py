@@ -10,7 +10,6 @@ float64; scikit-learn's own ``inertia_`` is summed in float32. The result, with 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -34,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from sw.compress.kmeans import KMeansResult, kmeans, objective  # noqa: E402
 from sw.compress.kmeans_kernels import kernels  # noqa: E402
+from sw.format.strict_json import json_text  # noqa: E402
 
 #: NG, d, k: MVQ and plain VQ on the largest and on small convolutions of EfficientNet-Lite0, and SSVQ.
 SHAPES = ((25600, 16, 512), (51200, 8, 1024), (2400, 16, 512), (51200, 8, 16), (4800, 8, 16))
@@ -107,7 +107,7 @@ def main() -> None:
     for folder in ("build/benchmarks", "docs/results") if options.keep else ("build/benchmarks",):
         path = ROOT / folder / f"kmeans_vs_sklearn_{options.threads}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n")
+        path.write_text(json_text(report))
 
 
 if __name__ == "__main__":

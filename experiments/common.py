@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sw.compress.methods import CompressError
+from sw.format.strict_json import json_text
 
 if TYPE_CHECKING:
     from sw.compress.training.data import ImageData
@@ -90,7 +90,7 @@ def weights_file(network: str, scheme: str | None = None, nm: str = "4:16") -> P
 def write_report(path: Path, report: dict[str, Any], headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write ``path`` (.json) and a table beside it (.md)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    path.write_text(json_text(report))
     lines = ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     note = f"\nFrom `{path.name}`, made by `python -m experiments.{report['experiment']}`. {report['note']}\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import json
 import math
 import sys
 import time
@@ -41,6 +40,7 @@ from sw.compress.training.modules import (
 from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD
 from sw.format.layer import CompressedLayer
 from sw.format.output import staged
+from sw.format.strict_json import json_text
 
 __all__ = ["NETWORKS", "Network", "accuracy", "distil", "divergence", "run", "start"]
 
@@ -439,6 +439,6 @@ def run(options: argparse.Namespace) -> int:
     }
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        options.json.write_text(json_text(report))
     _say(f"integers {report['integers']}, {size:,} bytes, {report['ratio_whole_file']:.2f} times smaller")
     return 0

@@ -35,7 +35,13 @@ STUDIES = {
 NARROW = {"narrow-resnet20": "ResNet-20", "narrow-resnet18": "ResNet-18", "narrow-dinov2-s": "ViT-S/14"}
 
 #: Fine-tuning of the transformer by its number of epochs; before any, the accuracies before it.
-EPOCHS = {0: "signs-vit", 1: "epochs-1/signs-vit", 3: "epochs-3/signs-vit", 10: "signs-vit", 40: "epochs-40/signs-vit"}
+EPOCHS = {
+    0: "signs-vit",
+    1: "ablations/epochs-1/signs-vit",
+    3: "ablations/epochs-3/signs-vit",
+    10: "signs-vit",
+    40: "ablations/epochs-40/signs-vit",
+}
 
 #: What is compared there and in the answers: plain VQ, and SSVQ as its paper has it.
 VQ, FROZEN = ("VQ d=4", "VQ d=8"), "SSVQ frozen, majority"

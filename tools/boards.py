@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hw.command_line import Parser, interruptible
+from sw.format.strict_json import json_text
 from tools.answers import RESULTS, ROOT
 from tools.marked import row, write_parts
 
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parser(prog="python -m tools.boards", description=__doc__).parse_args(arguments)
     committed = json.loads(COMMITTED.read_text()) if COMMITTED.exists() else {}
     reports = condense(BUILT, committed)
-    COMMITTED.write_text(json.dumps(reports, indent=1) + "\n")
+    COMMITTED.write_text(json_text(reports))
     PAGE.write_text(render(PAGE.read_text(), reports))
     print(PAGE)
     return 0

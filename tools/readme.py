@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hw.command_line import Parser, interruptible
+from sw.format.strict_json import json_text
 from tools.marked import row, write_parts
 
 ROOT = Path(__file__).parents[1]
@@ -417,7 +418,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (ROOT / path).exists():
             condensed = condense(json.loads((ROOT / path).read_text()))
             library = condensed.get("library", {}).get("name")
-            (RESULTS / f"{name.format(library)}.json").write_text(json.dumps(condensed, indent=1) + "\n")
+            (RESULTS / f"{name.format(library)}.json").write_text(json_text(condensed))
             page = (ROOT / path).with_suffix(".md")
             if name.startswith(("area", "timing")):
                 (RESULTS / f"{name.format(library)}.md").write_text(page.read_text())

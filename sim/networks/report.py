@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from hw.config import AcceleratorConfig
 from sim.networks.runs import Run
 from sim.networks.workloads import Workload
 from sw.format.output import staged
+from sw.format.strict_json import json_text
 from sw.perf.timing import CAUSES, LayerTiming
 
 __all__ = ["layer_rows", "markdown", "run_report", "span", "write_report"]
@@ -18,7 +18,7 @@ __all__ = ["layer_rows", "markdown", "run_report", "span", "write_report"]
 
 def write_report(folder: Path, name: str, report: object, page: str) -> None:
     """Write ``networks-NAME.json``, and the page made of it beside it."""
-    for suffix, text in ((".json", json.dumps(report, indent=1) + "\n"), (".md", page)):
+    for suffix, text in ((".json", json_text(report)), (".md", page)):
         with staged(folder / f"networks-{name}{suffix}") as path:
             path.write_text(text, encoding="utf-8")
 

@@ -13,6 +13,7 @@ from hw.command_line import write_text
 from hw.config import AcceleratorConfig
 from hw.generate import source_hash
 from hw.yosys import yosys_version
+from sw.format.strict_json import json_text
 from sw.perf.estimate import estimate
 from sw.perf.shapes import Shapes
 from synth.liberty import Library
@@ -271,7 +272,7 @@ def write(presets: dict[str, Described], library: Library, settings: Mapping[str
     }
     lines = markdown(presets, {**settings, "library": described["library"]})
     texts = {
-        "power.json": json.dumps(_rounded(described), indent=1) + "\n",
+        "power.json": json_text(_rounded(described)),
         "power.md": "\n".join(lines) + "\n",
     }
     for name, text in texts.items():

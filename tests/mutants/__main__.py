@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from hw.command_line import Parser, interruptible, write_text
+from sw.format.strict_json import json_text
 from tests.mutants.mutate import Mutant, mutants_of
 from tools.marked import row, write_parts
 
@@ -275,7 +276,7 @@ def publish(scores: dict[str, dict[str, Any]]) -> None:
     """Write the committed scores and their table; blocks that have not been tried keep what was committed."""
     committed = json.loads(COMMITTED.read_text()) if COMMITTED.exists() else {}
     merged = dict(sorted({**committed, **scores}.items()))
-    write_text(COMMITTED, json.dumps(merged, indent=1) + "\n")
+    write_text(COMMITTED, json_text(merged))
     write_text(PAGE, write_parts(PAGE.read_text(), {"mutants": lambda: table(merged)}, PAGE.name))
 
 
