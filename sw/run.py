@@ -381,20 +381,17 @@ def _report(
     path: str | None,
     steps: SteppedProgram | None = None,
 ) -> int:
-    from rich.console import Console
-
-    from sw.perf.report import layer_entries, layer_table
+    from sw.perf.report import layer_entries, print_layers, print_whole
 
     if not timings:
         print("no layer has a record of the counters")
         return 0
     report = layer_entries(config, timings, model)
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(layer_table(report))
+    print_layers(report)
     result: dict[str, Any] = {"layers": report[:-1], "total": report[-1]}
     if steps is not None:
         result["host"] = [dataclasses.asdict(transfer) for transfer in steps.transfers()]
-        console.print(_host_table(steps))
+        print_whole(_host_table(steps))
     if path:
         with staged(path) as target:
             target.write_text(json.dumps(result, indent=1) + "\n")

@@ -120,7 +120,7 @@ def _run(options: argparse.Namespace) -> None:
 
     from sw.format.output import staged
     from sw.perf.estimate import estimate
-    from sw.perf.report import layer_entries, layer_table
+    from sw.perf.report import layer_entries, print_layers, print_whole
     from sw.perf.shapes import ShapesError, read_workload
 
     config = preset(options.preset).override(options.set)
@@ -131,7 +131,6 @@ def _run(options: argparse.Namespace) -> None:
     points = sweep_points(options.sweep)
     workload = read_workload(options.network, _image(options.image) if options.image else None)
     latencies = Latencies(read=options.latency, write=options.latency)
-    console = Console(width=None if sys.stdout.isatty() else 200)
     if options.sweep:
         rows = [
             _point(workload, config, point, latencies)
@@ -140,12 +139,12 @@ def _run(options: argparse.Namespace) -> None:
                 disable=options.quiet or not sys.stderr.isatty(),
             )
         ]  # fmt: skip
-        console.print(_sweep_table(rows))
+        print_whole(_sweep_table(rows))
         result: Any = rows
     else:
         network = workload.network(config)
         entries = layer_entries(config, estimate(network, config, latencies))
-        console.print(layer_table(entries))
+        print_layers(entries)
         reason = _misfit(network, config)
         if reason is not None:
             print(f"python -m sw.perf: warning: this network does not fit the instance: {reason}", file=sys.stderr)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 
 from hw.config import AcceleratorConfig
 from sw.perf.timing import CAUSES, LayerTiming, total, traffic_bytes, utilisation
 
-__all__ = ["layer_entries", "layer_table"]
+__all__ = ["layer_entries", "layer_table", "print_layers", "print_whole", "traffic_table"]
 
 
 def layer_entries(
@@ -55,13 +58,21 @@ def layer_entries(
     return found
 
 
-def layer_table(entries: Sequence[dict[str, Any]]) -> Table:
-    """The entries of :func:`layer_entries` for a terminal."""
+def _table(entries: Sequence[dict[str, Any]]) -> Table:
+    table = Table(box=None)
+    table.add_column("layer", no_wrap=True, min_width=max(len(entry["layer"]) for entry in entries))
+    table.add_column("operation", no_wrap=True)
+    return table
+
+
+def layer_table(entries: Sequence[dict[str, Any]], traffic: bool = True) -> Table:
+    """The entries of :func:`layer_entries` for a terminal, with the bytes at each memory or without."""
     compared = "model_cycles" in entries[0]
-    table = Table("layer", "operation", box=None)
+    table = _table(entries)
     headings = ["cycles", *(["model %"] if compared else []), "begun before", "MACs", "utilisation %"]
     headings += entries[0]["lost"]
-    for heading in (*headings, *(name.replace("_", " ") for name in entries[0]["bytes"])):
+    memories = list(entries[0]["bytes"]) if traffic else []
+    for heading in (*headings, *(name.replace("_", " ") for name in memories)):
         table.add_column(heading, justify="right")
     for entry in entries:
         cycles = entry["counters"]["cycles"]
@@ -75,5 +86,36 @@ def layer_table(entries: Sequence[dict[str, Any]]) -> Table:
             f"{100 * entry['utilisation']:.1f}",
             *(str(x) for x in entry["lost"].values()),
         ]
-        table.add_row(entry["layer"], entry["operation"], *cells, *(str(x) for x in entry["bytes"].values()))
+        table.add_row(entry["layer"], entry["operation"], *cells, *(str(entry["bytes"][name]) for name in memories))
     return table
+
+
+def traffic_table(entries: Sequence[dict[str, Any]]) -> Table:
+    """The bytes at each memory alone."""
+    table = _table(entries)
+    for name in entries[0]["bytes"]:
+        table.add_column(name.replace("_", " "), justify="right")
+    for entry in entries:
+        table.add_row(entry["layer"], entry["operation"], *(str(x) for x in entry["bytes"].values()))
+    return table
+
+
+def print_whole(what: RenderableType) -> None:
+    """Print for a terminal of its width, and into a file or a pipe with nothing cut, however wide."""
+    console = Console()
+    if not sys.stdout.isatty():
+        wide = console.options.update(width=1 << 16)
+        console = Console(width=Measurement.get(console, wide, what).maximum)
+    console.print(what)
+
+
+def print_layers(entries: Sequence[dict[str, Any]]) -> None:
+    """Print the table of layers; where the terminal is too narrow, its bytes in a second one below."""
+    table, console = layer_table(entries), Console()
+    wide = console.options.update(width=1 << 16)
+    if not sys.stdout.isatty() or Measurement.get(console, wide, table).maximum <= console.width:
+        print_whole(table)
+        return
+    console.print(layer_table(entries, traffic=False))
+    console.print()
+    console.print(traffic_table(entries))

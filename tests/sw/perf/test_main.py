@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from hw.config import PRESETS
 from sw.perf.__main__ import main, sweep_points
 from sw.perf.estimate import estimate
-from sw.perf.report import layer_entries, layer_table
+from sw.perf.report import layer_entries, layer_table, print_layers
 from sw.perf.shapes import Shapes, ShapesError
 from sw.perf.timing import Latencies, total
 
@@ -139,3 +142,28 @@ def test_table_beside_a_model() -> None:
     table = layer_table(entries)
     assert [column.header for column in table.columns][:4] == ["layer", "operation", "cycles", "model %"]
     assert list(table.columns[3].cells)[:2] == ["+0.00", "-"]
+
+
+class _Terminal(io.StringIO):
+    """A terminal, as far as printing asks."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [None, 120, 300])
+def test_nothing_of_the_table_is_cut(columns: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name and number is there: in a pipe, on a terminal, and on one that is too narrow for all in one table."""
+    config = PRESETS["ews-cms-16"]
+    long = [{**layer, "name": f"blocks.0.attention.{layer['name']}"} for layer in LAYERS]
+    entries = layer_entries(config, estimate(Shapes(long).network(config), config))
+    monkeypatch.setattr("sys.stdout", io.StringIO() if columns is None else _Terminal())
+    monkeypatch.setenv("COLUMNS", str(columns or 80))
+    print_layers(entries)
+    shown = sys.stdout.getvalue()  # type: ignore[attr-defined]
+    words = re.sub(r"\x1b\[[0-9;]*m", "", shown).split()
+    for entry in entries:
+        values = [entry["layer"], entry["macs"], *entry["lost"].values(), *entry["bytes"].values()]
+        assert not {str(value) for value in values} - set(words)
+    assert "…" not in shown
+    assert words.count("layer") == (2 + len(LAYERS) + 2 if columns == 120 else 1 + len(LAYERS))
