@@ -3,6 +3,9 @@
 Hypothesis damages a sound file: bytes changed, left out, repeated and added, and the checksums of headers put right
 again, so that what is behind them is met. A reader either takes the file or raises an error of its own, of one line,
 within :data:`SECONDS` and :data:`MEGABYTES`; and a file with checksums that was changed is not taken.
+
+What was tried is kept in ``build/fuzz/chunks.jsonl``: the same command goes on after an interruption, and tries again
+where a reader failed. ``--publish`` writes the table of docs/verification.md, and docs/results/fuzz.json.
 """
 
 from __future__ import annotations
@@ -21,12 +24,15 @@ import struct
 import sys
 import tarfile
 import tempfile
+import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +41,9 @@ from hypothesis import strategies as st
 
 from hw.command_line import Parser, interruptible, write_text
 from hw.config import preset
+from tools.marked import row, write_parts
 
-__all__ = ["READERS", "Failure", "Reader", "fuzz", "main"]
+__all__ = ["READERS", "Failure", "Reader", "fuzz", "main", "table"]
 
 #: What a reader may take for a file.
 SECONDS, MEGABYTES = 5, 512
@@ -45,6 +52,11 @@ PATIENCE = 20
 #: Of a run of all readers together, by default.
 INPUTS = 1_000_000
 _CHUNK = 2000
+_CONTEXT = get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.fuzz.__main__", "torch"])
+ROOT = Path(__file__).parents[2]
+COMMITTED = ROOT / "docs" / "results" / "fuzz.json"
+PAGE = ROOT / "docs" / "verification.md"
 
 
 @dataclass(frozen=True)
@@ -461,7 +473,7 @@ def _limited() -> Iterator[None]:
         raise Failure(f"it took {grown} MB more than before")
 
 
-def fuzz(name: str, inputs: int, seed: int, folder: Path) -> dict[str, Any]:
+def fuzz(name: str, inputs: int, seed: int, folder: Path, scratch: Path) -> dict[str, Any]:
     """Give a reader so many damaged files.
 
     Parameters
@@ -474,6 +486,8 @@ def fuzz(name: str, inputs: int, seed: int, folder: Path) -> dict[str, Any]:
         Of what is random.
     folder
         Where a file that fails is kept, as small as Hypothesis can make it.
+    scratch
+        An empty folder, where the present file is.
 
     Returns
     -------
@@ -491,57 +505,130 @@ def fuzz(name: str, inputs: int, seed: int, folder: Path) -> dict[str, Any]:
     refused: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     last: list[bytes] = [b""]
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / f"x{reader.suffix}"
+    path = scratch / f"x{reader.suffix}"
 
-        def once(case: tuple[bytes, bytes, bool]) -> None:
-            whole, data, seal = case
-            sealed = reader.header and seal
-            data = _resealed(data) if sealed else data
-            path.write_bytes(data)
-            last[0] = data
-            counts["inputs"] += 1
-            try:
-                with _limited():
-                    reader.read(path)
-            except errors as error:
-                refused[type(error).__name__] += 1
-                if "\n" in str(error) or not str(error):
-                    raise Failure(f"the message must be one line, not {str(error)[:100]!r}") from None
-                return
-            except Failure:
-                raise
-            except Exception as error:
-                raise Failure(f"{type(error).__name__}: {error}") from error
-            counts["taken"] += 1
-            if reader.header and not sealed and data != whole:
-                raise Failure("a changed file was taken")
-
-        for sound in seeds:
-            path.write_bytes(sound)
-            reader.read(path)
-        failures = []
-        chosen = settings(
-            max_examples=inputs,
-            database=None,
-            deadline=None,
-            phases=[Phase.generate, Phase.shrink],
-            suppress_health_check=list(HealthCheck),
-        )
+    def once(case: tuple[bytes, bytes, bool]) -> None:
+        whole, data, seal = case
+        sealed = reader.header and seal
+        data = _resealed(data) if sealed else data
+        path.write_bytes(data)
+        last[0] = data
+        counts["inputs"] += 1
         try:
-            hypothesis_seed(seed)(chosen(given(_damage(seeds))(once)))()
-        # Hypothesis groups a failure with another one that it meets while it makes the file small.
-        except (Failure, ExceptionGroup) as failure:
-            folder.mkdir(parents=True, exist_ok=True)
-            kept = folder / f"{name.replace(' ', '-')}-{hashlib.sha256(last[0]).hexdigest()[:12]}{reader.suffix}"
-            kept.write_bytes(last[0])
-            failures.append({"message": " ".join(str(failure).split())[:300], "file": kept.name})
+            with _limited():
+                reader.read(path)
+        except errors as error:
+            refused[type(error).__name__] += 1
+            if "\n" in str(error) or not str(error):
+                raise Failure(f"the message must be one line, not {str(error)[:100]!r}") from None
+            return
+        except Failure:
+            raise
+        except Exception as error:
+            raise Failure(f"{type(error).__name__}: {error}") from error
+        counts["taken"] += 1
+        if reader.header and not sealed and data != whole:
+            raise Failure("a changed file was taken")
+
+    for sound in seeds:
+        path.write_bytes(sound)
+        reader.read(path)
+    failures = []
+    chosen = settings(
+        max_examples=inputs,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    try:
+        hypothesis_seed(seed)(chosen(given(_damage(seeds))(once)))()
+    # Hypothesis groups a failure with another one that it meets while it makes the file small.
+    except (Failure, ExceptionGroup) as failure:
+        failures.append({"message": " ".join(str(failure).split())[:300], "file": _keep(last[0], name, folder)})
     return {"inputs": counts["inputs"], "taken": counts["taken"], "refused": dict(refused), "failures": failures}
 
 
-def _job(arguments: tuple[str, int, int, str]) -> tuple[str, dict[str, Any]]:
-    name, inputs, seed, folder = arguments
-    return name, fuzz(name, inputs, seed, Path(folder))
+def _child(sender: Connection, name: str, inputs: int, seed: int, folder: Path, scratch: Path) -> None:
+    sender.send(fuzz(name, inputs, seed, folder, scratch))
+    sender.close()
+
+
+def _chunk(name: str, inputs: int, seed: int, folder: Path) -> dict[str, Any]:
+    """:func:`fuzz` in a process of its own, whose end, if it is not a usual one, is a failure, too."""
+    # A process that is started does not know the module that runs as __main__ by that name.
+    from tests.fuzz import __main__ as module
+
+    with tempfile.TemporaryDirectory() as scratch:
+        receiver, sender = _CONTEXT.Pipe(duplex=False)
+        process = _CONTEXT.Process(target=module._child, args=(sender, name, inputs, seed, folder, Path(scratch)))
+        process.start()
+        sender.close()
+        try:
+            found: dict[str, Any] = receiver.recv()
+        except EOFError:
+            process.join()
+            last = [path.read_bytes() for path in Path(scratch).iterdir()]
+            message = f"the process ended with {process.exitcode}"
+            failure = {"message": message, "file": _keep(last[0] if last else b"", name, folder)}
+            found = {"inputs": 0, "taken": 0, "refused": {}, "failures": [failure]}
+        process.join()
+    return found
+
+
+def _keep(data: bytes, name: str, folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / f"{name.replace(' ', '-')}-{hashlib.sha256(data).hexdigest()[:12]}{READERS[name].suffix}"
+    kept.write_bytes(data)
+    return kept.name
+
+
+class _Kept:
+    """The chunks that have been tried, a line for each; one that has failed is to be tried again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lock = path, threading.Lock()
+        self.found: dict[tuple[str, int, int], dict[str, Any]] = {}
+        for line in path.read_text().splitlines() if path.exists() else []:
+            # An interruption may have cut the last one.
+            with contextlib.suppress(json.JSONDecodeError):
+                entry = json.loads(line)
+                self.found[entry["reader"], entry["of"], entry["seed"]] = entry
+
+    def run(self, key: tuple[str, int, int], folder: Path) -> dict[str, Any]:
+        entry = self.found.get(key)
+        if entry is None or entry["failures"]:
+            name, inputs, seed = key
+            entry = {"reader": name, "of": inputs, "seed": seed, **_chunk(name, inputs, seed, folder)}
+            with self.lock, self.path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+                self.found[key] = entry
+            for failure in entry["failures"]:
+                print(f"FAIL {name}: {failure['message']} ({failure['file']})", flush=True)
+        return entry
+
+
+def _report(entries: Iterable[dict[str, Any]], names: Sequence[str], seed: int) -> dict[str, Any]:
+    report: dict[str, Any] = {name: {"inputs": 0, "taken": 0, "refused": {}, "failures": []} for name in names}
+    for found in entries:
+        entry = report[found["reader"]]
+        entry["inputs"] += found["inputs"]
+        entry["taken"] += found["taken"]
+        entry["refused"] = dict(sorted((Counter(entry["refused"]) + Counter(found["refused"])).items()))
+        entry["failures"] += found["failures"]
+    return {"seed": seed, "inputs": sum(x["inputs"] for x in report.values()), "readers": report}
+
+
+def table(report: dict[str, Any]) -> Iterator[str]:
+    """A row for each reader, and their sum."""
+    yield row("reader", "files", "taken", "refused", "failures")
+    yield "|---|--:|--:|--:|--:|"
+    total = [0, 0, 0, 0]
+    for name, entry in report["readers"].items():
+        cells = [entry["inputs"], entry["taken"], sum(entry["refused"].values()), len(entry["failures"])]
+        total = [a + b for a, b in zip(total, cells, strict=True)]
+        yield row(name, *(f"{cell:,}" for cell in cells))
+    yield row("all", *(f"{cell:,}" for cell in total))
 
 
 @interruptible
@@ -552,7 +639,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--reader", action="append", choices=READERS, help="only this one; repeatable")
+    parser.add_argument("--publish", action="store_true", help="write the table of docs/verification.md")
     options = parser.parse_args(arguments)
+    for name in ("inputs", "jobs"):
+        if getattr(options, name) < 1:
+            parser.error(f"{name} must be at least 1, not {getattr(options, name)}")
     folder = Path("build") / "fuzz"
     folder.mkdir(parents=True, exist_ok=True)
     names = options.reader or list(READERS)
@@ -564,29 +655,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     share = -(-options.inputs // len(names))
     # In turns, so that all readers have had some whenever it ends; Hypothesis keeps what it has tried.
     jobs = [
-        (name, min(_CHUNK, share - start), options.seed + start, str(folder / "failures"))
-        for start in range(0, share, _CHUNK)
-        for name in names
+        (name, min(_CHUNK, share - start), options.seed + start) for start in range(0, share, _CHUNK) for name in names
     ]
-    report: dict[str, Any] = {name: {"inputs": 0, "taken": 0, "refused": {}, "failures": []} for name in names}
-    with ProcessPoolExecutor(options.jobs) as pool:
-        for number, (name, found) in enumerate(pool.map(_job, jobs)):
-            entry = report[name]
-            entry["inputs"] += found["inputs"]
-            entry["taken"] += found["taken"]
-            entry["refused"] = dict(Counter(entry["refused"]) + Counter(found["refused"]))
-            entry["failures"] += found["failures"]
-            if number % len(names) == len(names) - 1 or number == len(jobs) - 1:
-                total = sum(x["inputs"] for x in report.values())
-                write_text(
-                    folder / "fuzz.json",
-                    json.dumps({"seed": options.seed, "inputs": total, "readers": report}, indent=1) + "\n",
-                )
-    failures = [(name, failure) for name, entry in report.items() for failure in entry["failures"]]
-    for name, failure in failures:
-        print(f"FAIL {name}: {failure['message']} ({failure['file']})")
-    print(f"{sum(x['inputs'] for x in report.values())} inputs, {len(names)} readers, {len(failures)} failures")
-    return int(bool(failures))
+    kept = _Kept(folder / "chunks.jsonl")
+    entries = []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        try:
+            for number, entry in enumerate(pool.map(lambda key: kept.run(key, folder / "failures"), jobs)):
+                entries.append(entry)
+                if number % len(names) == len(names) - 1 or number == len(jobs) - 1:
+                    report = _report(entries, names, options.seed)
+                    write_text(folder / "fuzz.json", json.dumps(report, indent=1) + "\n")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if options.publish:
+        write_text(COMMITTED, json.dumps(report, indent=1) + "\n")
+        write_text(PAGE, write_parts(PAGE.read_text(), {"fuzz": lambda: table(report)}, PAGE.name))
+    failures = sum(len(entry["failures"]) for entry in report["readers"].values())
+    print(f"{report['inputs']} inputs, {len(names)} readers, {failures} failures")
+    return int(failures > 0)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.fuzz import __main__ as module
-from tests.fuzz.__main__ import READERS, Reader, fuzz, main
+from tests.fuzz.__main__ import READERS, Reader, fuzz, main, table
 
 
 @pytest.mark.parametrize("name", [name for name in READERS if name not in ("steps", "network")])
 def test_a_little_of_every_reader(name: str, tmp_path: Path) -> None:
     if READERS[name].missing:
         pytest.skip(f"{READERS[name].needs} is not installed")
-    found = fuzz(name, 25, 1, tmp_path)
+    found = fuzz(name, 25, 1, tmp_path / "failures", tmp_path)
     assert found["failures"] == []
     assert found["inputs"] >= 20
     assert found["taken"] + sum(found["refused"].values()) == found["inputs"]
@@ -62,14 +66,66 @@ def test_readers_that_fail_are_found(reader: Reader, message: str, tmp_path: Pat
     monkeypatch.setitem(READERS, "bad", reader)
     monkeypatch.setattr(module, "SECONDS", 0.2)
     monkeypatch.setattr(module, "PATIENCE", 2)
-    found = fuzz("bad", 200, 0, tmp_path)
+    found = fuzz("bad", 200, 0, tmp_path / "failures", tmp_path)
     (failure,) = found["failures"]
     assert message in failure["message"]
-    assert (tmp_path / failure["file"]).is_file()
+    assert (tmp_path / "failures" / failure["file"]).is_file()
 
 
-def test_the_report(tmp_path: Path, monkeypatch, capsys) -> None:
+@pytest.fixture
+def forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children that know the readers of a test."""
     monkeypatch.chdir(tmp_path)
-    assert main(["--reader", "rules", "--reader", "liberty", "--inputs", "40", "--jobs", "1"]) == 0
+    monkeypatch.setattr(module, "_CONTEXT", SimpleNamespace(Pipe=multiprocessing.Pipe, Process=_Forked))
+    monkeypatch.setattr(_Forked, "started", 0)
+
+
+class _Forked(multiprocessing.get_context("fork").Process):
+    started = 0
+
+    def start(self) -> None:
+        _Forked.started += 1
+        super().start()
+
+
+def test_the_report(forked: None, tmp_path: Path, monkeypatch, capsys) -> None:
+    arguments = ["--reader", "rules", "--reader", "liberty", "--inputs", "40", "--jobs", "1"]
+    assert main(arguments) == 0
     assert "40 inputs, 2 readers, 0 failures" in capsys.readouterr().out
-    assert (tmp_path / "build" / "fuzz" / "fuzz.json").is_file()
+    report = (tmp_path / "build" / "fuzz" / "fuzz.json").read_bytes()
+    assert json.loads(report)["readers"]["rules"]["inputs"] == 20
+    # Interrupted while it wrote the second chunk: the first is not tried again.
+    chunks = tmp_path / "build" / "fuzz" / "chunks.jsonl"
+    chunks.write_bytes(chunks.read_bytes()[:-9])
+    assert main(arguments) == 0
+    assert _Forked.started == 3
+    assert (tmp_path / "build" / "fuzz" / "fuzz.json").read_bytes() == report
+    for name in ("inputs", "jobs"):
+        with pytest.raises(SystemExit, match="2"):
+            main([f"--{name}", "0"])
+        assert f"{name} must be at least 1, not 0" in capsys.readouterr().err
+
+
+def _ends(path: Path) -> None:
+    if b"sound" not in path.read_bytes():
+        os._exit(3)
+
+
+def test_a_reader_that_ends_the_process_is_found_and_tried_again(
+    forked: None, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setitem(READERS, "bad", _reader(_ends))
+    arguments = ["--reader", "bad", "--inputs", "200", "--jobs", "2"]
+    assert main(arguments) == 1
+    assert "FAIL bad: the process ended with 3 (bad-" in capsys.readouterr().out
+    (kept,) = (tmp_path / "build" / "fuzz" / "failures").iterdir()
+    assert b"sound" not in kept.read_bytes()
+    monkeypatch.setitem(READERS, "bad", _reader(lambda path: None))
+    assert main(arguments) == 0
+    assert "200 inputs, 1 readers, 0 failures" in capsys.readouterr().out
+
+
+def test_page_is_the_committed_results() -> None:
+    report = json.loads(module.COMMITTED.read_text())
+    assert "\n".join(table(report)) in module.PAGE.read_text()
+    assert set(report["readers"]) <= set(READERS)

@@ -2,26 +2,30 @@
 
 Of each block so many changes are drawn, and each is tried in a copy of the project with the block's own tests, which
 must fail or not end. Changes that change nothing are in ``equivalent.json`` with the reason, and do not count. What was
-tried is kept in ``build/mutants/tried.jsonl`` and not tried again while the block and its tests are the same: the same
-command goes on after an interruption. ``--larger`` runs what survived with the larger tests. ``--publish`` writes the
+tried is kept in ``build/mutants/tried.jsonl``: what was found is not tried again while its file is the same, what
+survived not while its tests are, too, so that the same command goes on after an interruption, and after new tests tries
+the survivors alone. ``--larger`` runs what survived with the larger tests. ``--publish`` writes the
 table of docs/verification.md, and docs/results/mutants.json, which is committed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import queue
-import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +35,7 @@ from sw.format.strict_json import json_text
 from tests.mutants.mutate import Mutant, mutants_of
 from tools.marked import row, write_parts
 
-__all__ = ["BLOCKS", "Block", "drawn", "equivalent", "main", "score", "table", "try_mutants"]
+__all__ = ["BLOCKS", "Block", "drawn", "equivalent", "main", "own_tests", "score", "table", "try_mutants"]
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "mutants"
@@ -95,9 +99,19 @@ BLOCKS: dict[str, Block] = {block.name: block for block in _blocks()}
 
 
 def drawn(block: Block, count: int, seed: int) -> list[Mutant]:
-    """So many changes of a block, or all where there are fewer; the same for the same sources and seed."""
+    """So many changes of a block, or all where there are fewer.
+
+    The same for the same sources and seed; a larger number has those of a smaller one, and a line that is edited
+    takes no other line's changes out.
+    """
     found = [mutant for file in block.files for mutant in mutants_of(file, (ROOT / file).read_text())]
-    return random.Random(f"{seed} {block.name}").sample(found, min(count, len(found)))
+    seen: Counter[str] = Counter()
+    order = {}
+    for mutant in found:
+        place = json.dumps(_place(mutant))
+        seen[place] += 1
+        order[mutant] = hashlib.sha256(f"{seed} {place} {seen[place]}".encode()).digest()
+    return sorted(sorted(found, key=order.__getitem__)[:count], key=lambda mutant: (mutant.file, mutant.start))
 
 
 def _place(mutant: Mutant) -> dict[str, str]:
@@ -116,12 +130,29 @@ def _reason(mutant: Mutant) -> str | None:
     return next((entry["reason"] for entry in equivalent() if place.items() <= entry.items()), None)
 
 
-def _state(block: Block, tests: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for name in (*block.files, *tests):
+def own_tests(block: Block, file: str | None = None) -> list[str]:
+    """A block's own test files; for a change of ``file`` its namesake comes first, then those that name its module."""
+    found = []
+    for name in block.tests:
         path = ROOT / name
-        for part in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(part.read_bytes())
+        paths = sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
+        found += [str(part.relative_to(ROOT)) for part in paths]
+    if file is None:
+        return found
+    module = file.removesuffix(".py").replace("/", ".")
+    package, _, stem = module.rpartition(".")
+    mention = re.compile(rf"{re.escape(module)}\b|from {re.escape(package)} import .*\b{stem}\b")
+
+    def distance(name: str) -> int:
+        return 0 if Path(name).stem == f"test_{stem}" else 1 if mention.search((ROOT / name).read_text()) else 2
+
+    return sorted(found, key=distance)
+
+
+def _digest(*names: str) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -133,44 +164,98 @@ class _Copies:
         for number in range(count):
             copy = folder / str(number)
             for path in sorted(ROOT.iterdir()):
-                if (path / "__init__.py").exists() or path.name == "tests":
-                    shutil.copytree(path, copy / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+                # Tests compare pages with what they are written from.
+                if (path / "__init__.py").exists() or path.name in ("tests", "docs"):
+                    ignored = shutil.ignore_patterns("__pycache__", "build", "results", "containers")
+                    shutil.copytree(path, copy / path.name, ignore=ignored)
             for name in ("pyproject.toml", "constraints.txt"):
                 shutil.copy(ROOT / name, copy / name)
             self.free.put(copy)
+        # Packages may be in other folders; the project is the copy alone.
+        elsewhere = [x for x in os.environ.get("PYTHONPATH", "").split(os.pathsep) if x and Path(x) != ROOT]
+        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(elsewhere)}
+        self.environment |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
-    def run(self, tests: Sequence[str], change: tuple[str, str] | None, limit: float | None) -> tuple[str, float]:
-        """``passed``, ``failed`` or ``late``, and the seconds."""
+    def run(
+        self, tests: Sequence[tuple[str, float | None]], change: tuple[str, str] | None
+    ) -> tuple[str, str | None, float]:
+        """Run test files, each with its limit in seconds, until one finds the change.
+
+        Returns ``passed``, ``failed`` or ``late``, the file that did not pass, and the seconds.
+        """
         copy = self.free.get()
+        begin = time.perf_counter()
         try:
             if change is not None:
                 (copy / change[0]).write_text(change[1])
-            command = [sys.executable, *RUNNER, *tests]
-            environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-            begin = time.perf_counter()
-            process = subprocess.Popen(
-                command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
-            try:
-                code = process.wait(limit)
-            except subprocess.TimeoutExpired:
-                return "late", time.perf_counter() - begin
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-            return "failed" if code else "passed", time.perf_counter() - begin
+            for test, limit in tests:
+                verdict = self._one(copy, test, limit)
+                if verdict != "passed":
+                    return verdict, test, time.perf_counter() - begin
+            return "passed", None, time.perf_counter() - begin
         finally:
             if change is not None:
                 shutil.copy(ROOT / change[0], copy / change[0])
             self.free.put(copy)
+
+    def _one(self, copy: Path, test: str, limit: float | None) -> str:
+        process = subprocess.Popen(
+            [sys.executable, *RUNNER, test], cwd=copy, env=self.environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return "late"
+        finally:
+            # Also what a test has left running.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return "failed" if code else "passed"
+
+
+class _Tried:
+    """What has been tried: a file with a line for each. What is newer counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.entries: dict[tuple[str, ...], dict[str, Any]] = {}
+        self.path, self.lock = path, threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for line in path.read_text().splitlines() if path.exists() else []:
+            # An interruption may have cut the last one.
+            with contextlib.suppress(json.JSONDecodeError):
+                entry = json.loads(line)
+                self.entries[self._key(entry)] = entry
+
+    @staticmethod
+    def _key(entry: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(str(entry[name]) for name in ("state", "file", "old", "new", "start"))
+
+    def find(self, mutant: Mutant, state: str, tests: str, larger: bool) -> dict[str, Any] | None:
+        """What was found counts while its file is the same; what survived, while its tests are, too."""
+        place = {**_place(mutant), "start": mutant.start, "state": state}
+        entry = self.entries.get(self._key(place))
+        if entry is None or entry["own"] != "passed":
+            return entry
+        if entry["tests"] != tests or (larger and "larger" not in entry and _reason(mutant) is None):
+            return None
+        return entry
+
+    def put(self, entry: dict[str, Any]) -> dict[str, Any]:
+        with self.lock, self.path.open("a") as log:
+            log.write(json.dumps(entry) + "\n")
+            self.entries[self._key(entry)] = entry
+        return entry
 
 
 def try_mutants(
     blocks: Sequence[Block], count: int, seed: int, jobs: int, larger: bool, tried: Path
 ) -> dict[str, list[dict[str, Any]]]:
     """Try the drawn changes that have not been tried: by block, what became of each.
+
+    A test file that fails as it is, is left out, and this is printed; a block of which no test file is left is not in
+    what is returned.
 
     Parameters
     ----------
@@ -182,60 +267,78 @@ def try_mutants(
         Try what survived with :data:`LARGER`, too.
     tried
         The file that keeps what was tried.
-
-    Raises
-    ------
-    ValueError
-        A block's own tests fail as it is.
     """
-    known: dict[tuple[str, ...], dict[str, Any]] = {}
-    if tried.exists():
-        for line in tried.read_text().splitlines():
-            entry = json.loads(line)
-            known[entry["state"], *(entry[name] for name in ("file", "old", "new")), str(entry["start"])] = entry
-    tried.parent.mkdir(parents=True, exist_ok=True)
+    known = _Tried(tried)
     found: dict[str, list[dict[str, Any]]] = {}
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(jobs) as pool, tried.open("a") as log:
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(jobs) as pool:
         copies = _Copies(Path(name), jobs)
-        for block in blocks:
-            state = _state(block, block.tests)
-            limit: list[float] = []
+        wanted = {block: drawn(block, count, seed) for block in blocks}
+        states = {block: _digest(*own_tests(block)) for block in blocks}
 
-            def one(
-                mutant: Mutant, block: Block = block, state: str = state, limit: list[float] = limit
-            ) -> dict[str, Any]:
-                key = (state, mutant.file, mutant.old, mutant.new, str(mutant.start))
-                entry = known.get(key)
-                source = (mutant.file, mutant.applied((ROOT / mutant.file).read_text()))
-                if entry is None:
-                    verdict, seconds = copies.run(block.tests, source, limit[0])
-                    entry = {"state": state, "block": block.name, **_place(mutant), "line": mutant.line}
-                    entry |= {"start": mutant.start, "own": verdict, "seconds": round(seconds, 1)}
-                elif "larger" in entry or entry["own"] != "passed" or not larger:
-                    return entry
-                if larger and entry["own"] == "passed" and _reason(mutant) is None:
-                    entry = {**entry, "larger": copies.run(LARGER, source, 3600)[0]}
-                return entry
+        def entry_of(block: Block, mutant: Mutant) -> dict[str, Any] | None:
+            return known.find(mutant, _digest(mutant.file), states[block], larger)
 
-            wanted = drawn(block, count, seed)
-            keys = [(state, x.file, x.old, x.new, str(x.start)) for x in wanted]
-            if any(key not in known for key in keys):
-                verdict, seconds = copies.run(block.tests, None, None)
-                if verdict != "passed":
-                    raise ValueError(f"the tests of {block.name} fail as it is: {' '.join(block.tests)}")
-                limit.append(3 * seconds + SPARE_SECONDS)
-            entries = []
-            for mutant, entry in zip(wanted, pool.map(one, wanted), strict=True):
-                if known.get((state, mutant.file, mutant.old, mutant.new, str(mutant.start))) != entry:
-                    log.write(json.dumps(entry) + "\n")
-                    log.flush()
-                entries.append({**entry, "reason": _reason(mutant)})
-            found[block.name] = entries
-            survived = [entry for entry in entries if entry["own"] == "passed" and entry["reason"] is None]
-            print(f"{block.name}: {len(entries)} tried, {len(survived)} survived", flush=True)
-            for entry in survived:
-                print(f"  {entry['file']}:{entry['line']}: {entry['code']}: {entry['old']!r} -> {entry['new']!r}")
+        left = {block: [x for x in wanted[block] if entry_of(block, x) is None] for block in blocks}
+        # Each test file as it is, once: those of the larger tests last.
+        files = [file for block in blocks if left[block] for file in own_tests(block)]
+        files += LARGER if larger and files else ()
+        sound = {file: pool.submit(copies.run, [(file, None)], None) for file in dict.fromkeys(files)}
+
+        def limits(names: Sequence[str]) -> list[tuple[str, float | None]]:
+            runs = [(name, sound[name].result()) for name in names]
+            return [(name, 3 * run[2] + SPARE_SECONDS) for name, run in runs if run[0] == "passed"]
+
+        def one(block: Block, mutant: Mutant) -> None:
+            change = (mutant.file, mutant.applied((ROOT / mutant.file).read_text()))
+            if not limits(own_tests(block)):
+                return
+            before = known.find(mutant, _digest(mutant.file), states[block], larger=False)
+            entry = before or {
+                "state": _digest(mutant.file), "tests": states[block], "block": block.name, **_place(mutant),
+                "line": mutant.line, "start": mutant.start,
+            }  # fmt: skip
+            if before is None:
+                verdict, by, seconds = copies.run(limits(own_tests(block, mutant.file)), change)
+                entry |= {"own": verdict, "by": by, "seconds": round(seconds, 1)}
+                known.put(entry)
+            if larger and entry["own"] == "passed" and _reason(mutant) is None:
+                verdict, by, _ = copies.run([x for x in limits(LARGER) if x[0] not in own_tests(block)], change)
+                known.put({**entry, "larger": verdict, "larger by": by})
+
+        try:
+            runs = {block: [pool.submit(one, block, mutant) for mutant in left[block]] for block in blocks}
+            for block in blocks:
+                for run in runs[block]:
+                    run.result()
+                report = _finished(block, [(x, entry_of(block, x)) for x in wanted[block]], sound)
+                if report is not None:
+                    found[block.name] = report
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return found
+
+
+def _finished(
+    block: Block, entries: Sequence[tuple[Mutant, dict[str, Any] | None]], sound: dict[str, Future[Any]]
+) -> list[dict[str, Any]] | None:
+    """Print what became of a block, and return it; None where its tests fail as they are."""
+    names = own_tests(block)
+    bad = [name for name in names if name in sound and sound[name].result()[0] != "passed"]
+    if bad:
+        print(f"{block.name}: left out, as it fails with the sources as they are: {' '.join(bad)}", flush=True)
+    reports = []
+    for mutant, entry in entries:
+        if entry is None:
+            print(f"{block.name}: NOT TRIED, no test of its own is left", flush=True)
+            return None
+        reports.append({**entry, "line": mutant.line, "reason": _reason(mutant)})
+    survived = [entry for entry in reports if entry["own"] == "passed" and entry["reason"] is None]
+    print(f"{block.name}: {len(reports)} tried, {len(survived)} survived", flush=True)
+    for entry in survived:
+        by = f" (found by {entry['larger by']})" if entry.get("larger", "passed") != "passed" else ""
+        print(f"  {entry['file']}:{entry['line']}: {entry['code']}: {entry['old']!r} -> {entry['new']!r}{by}")
+    return reports
 
 
 def score(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -282,7 +385,7 @@ def publish(scores: dict[str, dict[str, Any]]) -> None:
 
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns 0, or 1 where a change survived all tests that were run."""
+    """The command line. Returns 0, or 1 where a change survived all tests that were run, or a block was not tried."""
     parser = Parser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--block", action="append", choices=BLOCKS, metavar="NAME", help="only this one; repeatable")
     parser.add_argument("--count", type=int, default=DRAWN, help="changes of each block (%(default)s)")
@@ -295,16 +398,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, name) < 1:
             parser.error(f"{name} must be at least 1, not {getattr(options, name)}")
     blocks = [BLOCKS[name] for name in options.block or BLOCKS]
-    try:
-        found = try_mutants(blocks, options.count, options.seed, options.jobs, options.larger, BUILD / "tried.jsonl")
-    except ValueError as error:
-        parser.error(str(error))
+    found = try_mutants(blocks, options.count, options.seed, options.jobs, options.larger, BUILD / "tried.jsonl")
     scores = {name: score(entries) for name, entries in found.items()}
     write_text(BUILD / "mutants.json", json.dumps(scores, indent=1) + "\n")
     print("\n".join(table(scores)))
     if options.publish:
         publish(scores)
-    return int(any(entry["left"] for entry in scores.values()))
+    untried = [block.name for block in blocks if block.name not in found]
+    if untried:
+        print(f"not tried, as their tests fail with the sources as they are: {', '.join(untried)}")
+    return int(bool(untried) or any(entry["left"] for entry in scores.values()))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import __main__ as module
-from tests.mutants.__main__ import BLOCKS, Block, drawn, equivalent, main, score, table, try_mutants
+from tests.mutants.__main__ import BLOCKS, Block, drawn, equivalent, main, own_tests, score, table, try_mutants
 from tests.mutants.mutate import mutants_of
 
 
@@ -49,7 +49,10 @@ def test_every_block_has_tests_that_exist() -> None:
         assert block.tests, block.name
         for name in (*block.files, *block.tests):
             assert (module.ROOT / name).exists(), (block.name, name)
-    assert drawn(BLOCKS["hw/bus/fifo.py"], 20, 0) == drawn(BLOCKS["hw/bus/fifo.py"], 20, 0)
+    few, more = (drawn(BLOCKS["hw/bus/fifo.py"], count, 0) for count in (5, 20))
+    assert (len(few), len(more)) == (5, 20)
+    assert set(few) < set(more)
+    assert set(few) != set(drawn(BLOCKS["hw/bus/fifo.py"], 5, 1))
 
 
 def test_equivalent_changes_are_there_and_have_a_reason() -> None:
@@ -93,6 +96,7 @@ def test_survivors_are_found_and_nothing_is_tried_twice(
     assert verdicts["a += 5", "pass"] == "late"  # it would not end
     assert verdicts["5", "6"] == "failed"
     assert verdicts["+", "-"] == verdicts["<", "<="] == "passed"
+    assert {entry["by"] for entry in entries if entry["own"] != "passed"} == {"tests/test_x.py"}
     found = score(entries)
     survivors = [entry for entry in entries if entry["own"] == "passed"]
     assert found["own"] == found["any"] == found["tried"] - len(survivors) == len(entries) - len(found["left"])
@@ -104,18 +108,42 @@ def test_survivors_are_found_and_nothing_is_tried_twice(
     assert score(again["hw/x.py"]) == found
     assert runs.read_text() == before
 
-    # An interrupted run goes on; a change that changes nothing does not count.
-    lines = tried.read_text().splitlines(keepends=True)[: len(entries)]
-    tried.write_text("".join(lines[:-1]))
+    # An interrupted run goes on, its last line half written; a change that changes nothing does not count.
+    lines = tried.read_text().splitlines(keepends=True)
+    tried.write_text("".join(lines[:-1]) + lines[-1][:9])
     place = {name: survivors[0][name] for name in ("file", "code", "old", "new")}
     (tmp_path / "equivalent.json").write_text(json.dumps([{**place, "reason": "because"}]))
     third = score(try_mutants([project], 99, 0, 1, False, tried)["hw/x.py"])
-    assert len(runs.read_text()) == len(before) + 2  # the block as it is, and one change
+    assert len(runs.read_text()) == len(before) + 2  # the tests as they are, and one change
     assert (third["equivalent"], len(third["left"])) == (1, len(found["left"]) - 1)
 
-    (tmp_path / "tests" / "test_x.py").write_text("def test_f():\n    assert False\n")
-    with pytest.raises(ValueError, match=r"the tests of hw/x\.py fail as it is"):
-        try_mutants([project], 99, 0, 1, False, tried)
+
+def test_new_tests_are_tried_with_the_survivors_alone(
+    project: Block, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, tried, test = tmp_path / "runs", tmp_path / "tried.jsonl", tmp_path / "tests" / "test_x.py"
+    entries = try_mutants([project], 99, 0, 1, False, tried)["hw/x.py"]
+    survivors = sum(entry["own"] == "passed" for entry in entries)
+    before = len(runs.read_text())
+    test.write_text(test.read_text() + "    assert f(0, 1) == 1\n    assert f(-5, 2) == 2\n")
+    again = try_mutants([project], 99, 0, 1, False, tried)["hw/x.py"]
+    assert len(runs.read_text()) == before + 1 + survivors
+    assert all(entry["own"] != "passed" for entry in again)
+
+    # What fails as it is finds nothing: it is left out, aloud, and so is a block that has nothing else.
+    (tmp_path / "hw" / "x.py").write_text("def f(a, b):\n    return a + b\n")
+    assert try_mutants([project], 99, 0, 1, False, tried) == {}
+    out = capsys.readouterr().out
+    assert "hw/x.py: left out, as it fails with the sources as they are: tests/test_x.py" in out
+    assert "hw/x.py: NOT TRIED, no test of its own is left" in out
+
+
+def test_namesakes_come_first() -> None:
+    files = own_tests(BLOCKS["sw/compress"], "sw/compress/pruning.py")
+    assert sorted(files) == own_tests(BLOCKS["sw/compress"])
+    assert files[0] == "tests/sw/compress/test_pruning.py"
+    mentions = [name for name in files if "sw.compress.pruning" in (module.ROOT / name).read_text()]
+    assert set(files[1 : len(mentions)]) <= set(mentions)
 
 
 def test_page_is_the_committed_results() -> None:
