@@ -13,20 +13,20 @@ from functools import partial
 from typing import Any
 
 from hw.command_line import add_set_option, interruptible, writable_folder
-from hw.config import AcceleratorConfig, ConfigError, preset
+from hw.config import VARIANTS, AcceleratorConfig, ConfigError, preset
 from synth.libraries import STORAGES, LibraryParser
 
 __all__ = ["MATRIX", "WHOLE", "main"]
 
-#: Presets of which ``make synth`` reports array and decoder.
-MATRIX = tuple(
-    f"{name}-{size}"
-    for size in (16, 64)
-    for name in ("ws", "ews", "ews-c", "ews-cm", "ews-cms", "ews-msvq", "ews4", "ews-msvq4")
-)
+#: Presets of which ``make synth`` reports array and decoder: all variants, and those that differ from one in a field.
+MATRIX = tuple(f"{name}-{size}" for size in (16, 64) for name in (*VARIANTS, "ews-msvq-full", "ews4", "ews-msvq4"))
 
 #: Those of which it reports what is around the array, too.
-WHOLE = tuple(f"{name}-{size}" for size in (16, 64) for name in ("ews", "ews-cms", "ews-msvq", "ews4", "ews-msvq4"))
+WHOLE = tuple(
+    f"{name}-{size}"
+    for size in (16, 64)
+    for name in ("ews", "ews-cms", "ews-msvq", "ews-msvq-full", "ews4", "ews-msvq4")
+)
 
 
 def _has_bus(config: AcceleratorConfig) -> bool:

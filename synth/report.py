@@ -153,6 +153,11 @@ class AreaReport:
         return sum(block.area for name, block in self.blocks.items() if name != "CRF")
 
     @property
+    def logic(self) -> float:
+        """Area of all blocks and of what stands around the array."""
+        return self.total + sum(unit.area for unit in self.units.values())
+
+    @property
     def sequential_share(self) -> float:
         """Share of the area that is flip-flops, latches and clock gates."""
         return sum(block.sequential for block in self.blocks.values()) / self.total
@@ -432,6 +437,9 @@ def markdown(reports: Mapping[str, AreaReport], storage: str) -> str:
         f"Whole accelerators, {unit}; static memories are macros, and not included:",
         _whole_table(reports, scale),
     ]
+    gained = _functions_table(reports, scale)
+    if gained:
+        around += [f"What the functions of a full vector unit add to a basic one, {unit}:", gained]
     return "\n\n".join(
         [
             f"# Area, library {any_report.library}, registers: {storage}, Yosys {yosys_version()}",
@@ -459,9 +467,6 @@ def _whole_table(reports: Mapping[str, AreaReport], scale: float) -> str:
     units = list(dict.fromkeys(unit for report in whole.values() for unit in report.units))
     memories = list(dict.fromkeys(unit for report in whole.values() for unit in report.memory_bits))
 
-    def around(report: AreaReport) -> float:
-        return sum(unit.area for unit in report.units.values())
-
     rows = [
         [name, *(f"{r.blocks[name].area / scale:.4f}" if name in r.blocks else "" for r in whole.values())]
         for name in blocks
@@ -469,11 +474,11 @@ def _whole_table(reports: Mapping[str, AreaReport], scale: float) -> str:
     rows.append(["**array and decoder**", *(f"**{r.total / scale:.4f}**" for r in whole.values())])
     for name in units:
         rows.append([name, *(f"{r.units[name].area / scale:.4f}" if name in r.units else "" for r in whole.values())])
-    rows.append(["**around the array**", *(f"**{around(r) / scale:.4f}**" for r in whole.values())])
-    rows.append(["**all logic**", *(f"**{(r.total + around(r)) / scale:.4f}**" for r in whole.values())])
-    base = {key: report.total + around(report) for key, report in _baselines(whole).items()}
+    rows.append(["**around the array**", *(f"**{(r.logic - r.total) / scale:.4f}**" for r in whole.values())])
+    rows.append(["**all logic**", *(f"**{r.logic / scale:.4f}**" for r in whole.values())])
+    base = {key: report.logic for key, report in _baselines(whole).items()}
     sizes = [(r.configuration["H"], r.configuration["L"]) for r in whole.values()]
-    logic = [r.total + around(r) for r in whole.values()]
+    logic = [r.logic for r in whole.values()]
     rows.append(["to EWS", *(change(area, base.get((*size, 8))) for area, size in zip(logic, sizes, strict=True))])
     bits = [r.configuration["weight_bits"] for r in whole.values()]
     if min(bits, default=8) < 8:
@@ -483,6 +488,36 @@ def _whole_table(reports: Mapping[str, AreaReport], scale: float) -> str:
         sized = (r.memory_bits.get(name, 0) / 8192 for r in whole.values())
         rows.append([f"memory of {name}, KiB", *(f"{size:,.1f}" for size in sized)])
     return table(["block", *whole], rows)
+
+
+def _functions_table(reports: Mapping[str, AreaReport], scale: float) -> str:
+    """Units of presets with all vector functions that differ from those of the same preset with the basic ones."""
+    whole = {name: report for name, report in reports.items() if report.units}
+    field = "vector_unit_functions"
+    pairs = {
+        name: (basic, full)
+        for name, full in whole.items()
+        for basic in whole.values()
+        if full.configuration[field] == "full" and basic.configuration == {**full.configuration, field: "basic"}
+    }
+    if not pairs:
+        return ""
+
+    def cells(areas: Sequence[tuple[float, float]], mark: str = "") -> list[str]:
+        sizes = [size for basic, full in areas for size in (basic, full, full - basic)]
+        return [f"{mark}{size / scale:.4f}{mark}" for size in sizes]
+
+    rows = []
+    for unit in dict.fromkeys(unit for _, full in pairs.values() for unit in full.units):
+        areas = [
+            (basic.units[unit].area if unit in basic.units else 0.0, full.units[unit].area)
+            for basic, full in pairs.values()
+        ]
+        if any(basic != full for basic, full in areas):
+            rows.append([unit, *cells(areas)])
+    logic = [(basic.logic, full.logic) for basic, full in pairs.values()]
+    rows.append(["**all logic**", *cells(logic, "**")])
+    return table(["unit", *(text for name in pairs for text in ("basic", name, "more"))], rows)
 
 
 def write(reports: Mapping[str, AreaReport], library: Library, storage: str, folder: Path) -> list[Path]:

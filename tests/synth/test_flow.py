@@ -231,6 +231,27 @@ def test_narrow_arrays_stand_beside_both_dense_ones() -> None:
     assert "Whole accelerators" not in markdown(alone, "flipflop")
 
 
+def test_report_shows_what_the_vector_functions_add() -> None:
+    part = BlockArea(1000.0, 500.0, None)
+
+    def report(name: str, **units: float) -> AreaReport:
+        around = {unit.replace("_", " "): replace(part, area=area) for unit, area in units.items()}
+        return AreaReport(preset(name).to_dict(), "gates", "NAND2", 1.0, {"WRF": part}, around)
+
+    basic = report("ews-msvq-tiny", sequencer=300.0, vector_unit=500.0)
+    full = report("ews-msvq-full-tiny", sequencer=300.0, vector_unit=700.0, products=50.0)
+    text = markdown({"ews-msvq-tiny": basic, "ews-msvq-full-tiny": full}, "flipflop")
+    _, _, gained = text.partition("What the functions of a full vector unit add to a basic one, kNAND2:\n\n")
+    assert gained.splitlines()[:5] == [
+        "| unit | basic | ews-msvq-full-tiny | more |",
+        "| --- | ---: | ---: | ---: |",
+        "| vector unit | 0.5000 | 0.7000 | 0.2000 |",
+        "| products | 0.0000 | 0.0500 | 0.0500 |",
+        "| **all logic** | **1.8000** | **2.0500** | **0.2500** |",
+    ]
+    assert "What the functions" not in markdown({"ews-tiny": report("ews-tiny", sequencer=1.0), "full": full}, "latch")
+
+
 def test_command_line_reports_all(tmp_path, monkeypatch, capsys) -> None:
     """Arrays of all presets, whole accelerators and delays of some; arrays alone where there is no bus."""
     monkeypatch.chdir(tmp_path)
