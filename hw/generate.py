@@ -58,7 +58,8 @@ class Generated:
         streams and the layout of a command, of the accelerator its registers.
     kit
         By their endings, the other files that belong to it: lint waivers (``.vlt``), constraints (``.sdc``), a FuseSoC
-        core (``.core``); of the accelerator a C header of the registers (``.h``), a driver and an example.
+        core (``.core``); of the accelerator an IP-XACT component (``.xml``), a C header of the registers (``.h``), a
+        driver and an example.
     """
 
     name: str
@@ -213,6 +214,7 @@ def generate(
     from hw.bus import register_map
     from hw.bus.driver import driver_files
     from hw.core import AcceleratorCore
+    from hw.ipxact import component as ipxact_component
     from hw.kit import constraints, fusesoc_core, memories, waiver_file
     from hw.yosys import yosys_version
 
@@ -248,7 +250,7 @@ def generate(
         ".core": fusesoc_core(name, top),
     }
     if unit != TOP:
-        kit |= {".h": register_map.header(), **driver_files(name)}
+        kit |= {".xml": ipxact_component(name, top, ports), ".h": register_map.header(), **driver_files(name)}
     return Generated(name, verilog, rtlil_text, manifest, kit)
 
 

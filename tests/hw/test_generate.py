@@ -87,7 +87,7 @@ def test_ports_of_the_manifest_are_those_of_the_verilog(unit, request) -> None:
 
 def test_the_accelerator_has_registers_and_bus_ports(accelerator, tmp_path) -> None:
     write(accelerator, tmp_path)
-    endings = [".core", ".h", ".json", ".sdc", ".v", ".vlt", "_driver.h", "_example.c"]
+    endings = [".core", ".h", ".json", ".sdc", ".v", ".vlt", ".xml", "_driver.h", "_example.c"]
     assert sorted(path.name.removeprefix("ews-cms-tiny") for path in tmp_path.iterdir()) == endings
     assert (tmp_path / "ews-cms-tiny.h").read_text() == register_map.header()
     assert accelerator.manifest["registers"] == json.loads(json.dumps(register_map.manifest()["registers"]))
