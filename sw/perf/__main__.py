@@ -9,26 +9,20 @@ from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hw.config import AcceleratorConfig, ConfigError, preset
+from hw.config import ConfigError, preset
 from sw.command_line import Parser, add_instance_options, check_folders, exit_status
 from sw.perf.timing import Latencies
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sw.perf.estimate import Network
-
-__all__ = ["main", "sweep_points"]
-
-#: Columns of a sweep beside the fields that it changes.
-COLUMNS = ("cycles", "utilisation", "dram_bytes", "l2_bytes", "l1_bytes", "psum_bytes", "refused", "does_not_fit")
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FIELD=A,B,...",
-        help="values of a field, or of several: N:M=2:4,4:16",
+        help="values of a field, or of several: N:M=2:4,4:16; preset=A,B for presets",
     )
     parser.add_argument("--image", metavar="C,R,S", help="channels, rows and columns of the image (the container's)")
     parser.add_argument("--latency", type=int, default=Latencies().read, help="of the DRAM, in cycles (%(default)s)")
@@ -67,51 +61,6 @@ def _image(text: str) -> tuple[int, int, int]:
     return C, rows, columns
 
 
-def sweep_points(sweeps: Sequence[str]) -> list[tuple[str, ...]]:
-    """All combinations of ``FIELD=A,B,...``, each as assignments for :meth:`AcceleratorConfig.override`.
-
-    ``FIELD:FIELD=A:B,C:D,...`` is one axis of fields that go together, such as ``N:M=2:4,4:16``.
-
-    Raises
-    ------
-    ShapesError
-        One has no value, a field is swept twice, or values are not as many as their fields.
-    """
-    from sw.perf.shapes import ShapesError
-
-    axes: list[list[tuple[str, ...]]] = []
-    seen: set[str] = set()
-    for text in sweeps:
-        name, equals, values = text.partition("=")
-        names = name.split(":")
-        if not equals or not all(names) or not all(values.split(",")):
-            raise ShapesError(f"--sweep must be FIELD=A,B,..., not {text!r}")
-        for field in names:
-            if field in seen:
-                raise ShapesError(f"--sweep has {field} twice; give all its values at once: {field}=A,B,...")
-            seen.add(field)
-        axis = []
-        for value in values.split(","):
-            parts = value.split(":") if len(names) > 1 else [value]
-            if len(parts) != len(names) or not all(parts):
-                raise ShapesError(f"--sweep {name}: {value!r} must be {len(names)} values with colons between them")
-            axis.append(tuple(f"{field}={part}" for field, part in zip(names, parts, strict=True)))
-        axes.append(axis)
-    return [tuple(itertools.chain(*point)) for point in itertools.product(*axes)]
-
-
-def _misfit(network: Network, config: AcceleratorConfig) -> str | None:
-    """Why the network's feature maps have no place in the instance's L2; the estimate is as if they had."""
-    from sw.compiler.graph import CompileError
-    from sw.compiler.placement import place
-
-    try:
-        place(config, network.graph, {})
-    except CompileError as error:
-        return str(error)
-    return None
-
-
 def _run(options: argparse.Namespace) -> None:
     check_folders(options.json, options.csv)
 
@@ -122,6 +71,7 @@ def _run(options: argparse.Namespace) -> None:
     from sw.perf.estimate import estimate
     from sw.perf.report import layer_entries, print_layers, print_whole
     from sw.perf.shapes import ShapesError, read_workload
+    from sw.perf.sweep import check_fields, misfit, sweep_points
 
     config = preset(options.preset).override(options.set)
     if not 0 <= options.latency < 1 << 20:
@@ -129,11 +79,12 @@ def _run(options: argparse.Namespace) -> None:
     if options.csv and not options.sweep:
         raise ShapesError("--csv is for a sweep")
     points = sweep_points(options.sweep)
+    check_fields(points)
     workload = read_workload(options.network, _image(options.image) if options.image else None)
     latencies = Latencies(read=options.latency, write=options.latency)
     if options.sweep:
         rows = [
-            _point(workload, config, point, latencies)
+            _row(workload, options, point, latencies)
             for point in track(
                 points, "estimates", console=Console(stderr=True), transient=True,
                 disable=options.quiet or not sys.stderr.isatty(),
@@ -145,7 +96,7 @@ def _run(options: argparse.Namespace) -> None:
         network = workload.network(config)
         entries = layer_entries(config, estimate(network, config, latencies))
         print_layers(entries)
-        reason = _misfit(network, config)
+        reason = misfit(network, config)
         if reason is not None:
             print(f"python -m sw.perf: warning: this network does not fit the instance: {reason}", file=sys.stderr)
         result = {"layers": entries[:-1], "total": entries[-1], "does_not_fit": reason}
@@ -157,30 +108,16 @@ def _run(options: argparse.Namespace) -> None:
             _write_csv(path, rows)
 
 
-def _point(workload: Any, config: AcceleratorConfig, point: Sequence[str], latencies: Latencies) -> dict[str, Any]:
-    """One line of a sweep; of an instance that there cannot be, or that cannot run the network, the reason alone."""
-    from sw.compiler.graph import CompileError
-    from sw.perf.estimate import estimate
-    from sw.perf.report import layer_entries
+def _row(workload: Any, options: argparse.Namespace, point: Sequence[str], latencies: Latencies) -> dict[str, Any]:
+    """One line of a sweep; of an instance that there cannot be, the reason alone."""
+    from sw.perf.sweep import COLUMNS, instance, network_columns, point_fields
 
-    row: dict[str, Any] = {text.partition("=")[0]: text.partition("=")[2] for text in point}
-    row |= dict.fromkeys(COLUMNS)
-    unknown = [name for name in row if name not in COLUMNS and name not in config.to_dict()]
-    if unknown:
-        raise ConfigError(f"unknown field {unknown[0]!r}; the fields are {', '.join(config.to_dict())}")
+    row: dict[str, Any] = point_fields(point) | dict.fromkeys(COLUMNS)
     try:
-        instance = config.override(point)
-        network = workload.network(instance)
-        entry = layer_entries(instance, estimate(network, instance, latencies))[-1]
-    except (ConfigError, CompileError) as error:
+        config = instance(options.preset, options.set, point)
+    except ConfigError as error:
         return row | {"refused": str(error)}
-    moved = entry["bytes"]
-    row |= {"cycles": entry["counters"]["cycles"], "utilisation": round(entry["utilisation"], 4)}
-    row["does_not_fit"] = _misfit(network, instance)
-    return row | {
-        f"{memory}_bytes": moved[f"{memory}_reads"] + moved[f"{memory}_writes"]
-        for memory in ("dram", "l2", "l1", "psum")
-    }
+    return row | network_columns(workload, config, latencies)
 
 
 def _sweep_table(rows: Sequence[dict[str, Any]]) -> Table:

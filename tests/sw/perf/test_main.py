@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from hw.config import PRESETS
-from sw.perf.__main__ import main, sweep_points
+from sw.perf.__main__ import main
 from sw.perf.estimate import estimate
 from sw.perf.report import layer_entries, layer_table, print_layers
 from sw.perf.shapes import Shapes, ShapesError
+from sw.perf.sweep import sweep_points
 from sw.perf.timing import Latencies, total
 
 LAYERS = [
@@ -61,6 +62,15 @@ def test_sweep(path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert rows[1]["refused"] == "word_width must be a multiple of 8, not 60"
     assert [row["cycles"] for row in json.loads(report.read_text())][2] == counters["cycles"]
     assert "word_width must be a multiple of 8" in capsys.readouterr().out
+
+
+def test_presets_are_an_axis(path: str, tmp_path: Path) -> None:
+    report = tmp_path / "sweep.json"
+    arguments = ["--sweep", "preset=ews-16,ews-cms-32", "--sweep", "word_width=32,64", "--set", "burst_words=8"]
+    assert main([path, *arguments, "--quiet", "--json", str(report)]) == 0
+    config = PRESETS["ews-cms-32"].override(["burst_words=8", "word_width=32"])
+    counters = total(estimate(Shapes(LAYERS).network(config), config))
+    assert json.loads(report.read_text())[2]["cycles"] == counters["cycles"]
 
 
 def test_points() -> None:
@@ -113,6 +123,7 @@ def test_a_network_that_does_not_fit(path: str, tmp_path: Path, capsys: pytest.C
         (["--sweep", "N:M=2:4", "--sweep", "M=8"], "--sweep has M twice"),
         (["--sweep", "N:M=2:4,4"], "--sweep N:M: '4' must be 2 values with colons between them"),
         (["--sweep", "N:=2:4"], "--sweep must be FIELD=A,B,..., not 'N:=2:4'"),
+        (["--sweep", "preset=ews-16,ews-17"], "unknown preset 'ews-17'; the presets are"),
         (["--csv", "x"], "--csv is for a sweep"),
         (["--latency", "-1"], "--latency must be in 0..1048575, not -1"),
         (["--image", "3,4"], "--image must be three integers C,R,S, such as 3,224,224, not '3,4'"),

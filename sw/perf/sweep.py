@@ -1,0 +1,122 @@
+"""Instances as the points of a sweep, and what a network takes on each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hw.config import AcceleratorConfig, ConfigError, preset
+
+if TYPE_CHECKING:
+    from sw.perf.estimate import Network
+    from sw.perf.timing import Latencies
+
+__all__ = ["COLUMNS", "PRESET", "check_fields", "instance", "misfit", "network_columns", "point_fields", "sweep_points"]
+
+#: The axis whose values are presets.
+PRESET = "preset"
+
+#: What is known of a network on an instance.
+COLUMNS = ("cycles", "utilisation", "dram_bytes", "l2_bytes", "l1_bytes", "psum_bytes", "refused", "does_not_fit")
+
+
+def sweep_points(sweeps: Sequence[str]) -> list[tuple[str, ...]]:
+    """All combinations of ``FIELD=A,B,...``, each as assignments for :func:`instance`.
+
+    ``FIELD:FIELD=A:B,C:D,...`` is one axis of fields that go together, such as ``N:M=2:4,4:16``; ``preset=A,B,...`` is
+    an axis of presets.
+
+    Raises
+    ------
+    ShapesError
+        One has no value, a field is swept twice, or values are not as many as their fields.
+    """
+    from sw.perf.shapes import ShapesError
+
+    axes: list[list[tuple[str, ...]]] = []
+    seen: set[str] = set()
+    for text in sweeps:
+        name, equals, values = text.partition("=")
+        names = name.split(":")
+        if not equals or not all(names) or not all(values.split(",")):
+            raise ShapesError(f"--sweep must be FIELD=A,B,..., not {text!r}")
+        for field in names:
+            if field in seen:
+                raise ShapesError(f"--sweep has {field} twice; give all its values at once: {field}=A,B,...")
+            seen.add(field)
+        axis = []
+        for value in values.split(","):
+            parts = value.split(":") if len(names) > 1 else [value]
+            if len(parts) != len(names) or not all(parts):
+                raise ShapesError(f"--sweep {name}: {value!r} must be {len(names)} values with colons between them")
+            axis.append(tuple(f"{field}={part}" for field, part in zip(names, parts, strict=True)))
+        axes.append(axis)
+    return [tuple(itertools.chain(*point)) for point in itertools.product(*axes)]
+
+
+def point_fields(point: Iterable[str]) -> dict[str, str]:
+    """The values of a point by field."""
+    return {name: value for name, _, value in (text.partition("=") for text in point)}
+
+
+def check_fields(points: Sequence[Sequence[str]], others: Sequence[str] = ()) -> None:
+    """Check that an instance has the fields of all points, or that they are ``preset`` or among ``others``.
+
+    Raises
+    ------
+    hw.config.ConfigError
+        One is unknown; or a point names a preset that there is not.
+    """
+    fields = AcceleratorConfig().to_dict()
+    for name, value in dict.fromkeys(pair for point in points for pair in point_fields(point).items()):
+        if name == PRESET:
+            preset(value)
+        elif name not in fields and name not in others:
+            allowed = [*fields, PRESET, *others]
+            raise ConfigError(f"unknown field {name!r}; the fields are {', '.join(allowed)}")
+
+
+def instance(base: str, sets: Sequence[str], point: Sequence[str]) -> AcceleratorConfig:
+    """The instance of a point: its preset or ``base``, with ``sets`` (``--set``) and then its fields.
+
+    Raises
+    ------
+    hw.config.ConfigError
+        There cannot be one.
+    """
+    name = point_fields(point).get(PRESET, base)
+    return preset(name).override([*sets, *(text for text in point if not text.startswith(f"{PRESET}="))])
+
+
+def misfit(network: Network, config: AcceleratorConfig) -> str | None:
+    """Why the network's feature maps have no place in the instance's L2; the estimate is as if they had."""
+    from sw.compiler.graph import CompileError
+    from sw.compiler.placement import place
+
+    try:
+        place(config, network.graph, {})
+    except CompileError as error:
+        return str(error)
+    return None
+
+
+def network_columns(workload: Any, config: AcceleratorConfig, latencies: Latencies) -> dict[str, Any]:
+    """:data:`COLUMNS` of a network on an instance; where it cannot run there, the reason alone."""
+    from sw.compiler.graph import CompileError
+    from sw.perf.estimate import estimate
+    from sw.perf.report import layer_entries
+
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    try:
+        network = workload.network(config)
+        entry = layer_entries(config, estimate(network, config, latencies))[-1]
+    except CompileError as error:
+        return row | {"refused": str(error)}
+    moved = entry["bytes"]
+    row |= {"cycles": entry["counters"]["cycles"], "utilisation": round(entry["utilisation"], 4)}
+    row["does_not_fit"] = misfit(network, config)
+    return row | {
+        f"{memory}_bytes": moved[f"{memory}_reads"] + moved[f"{memory}_writes"]
+        for memory in ("dram", "l2", "l1", "psum")
+    }
