@@ -124,6 +124,11 @@ def write_text(path: Path, text: str) -> None:
 
 def _end_by_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        # A process that is killed takes its workers with it: they would wait for work for ever. 1: PR_SET_PDEATHSIG.
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 @contextlib.contextmanager

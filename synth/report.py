@@ -267,6 +267,7 @@ def area(
     cache: Path = CACHE,
     rtlil: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    workers: int = 2,
 ) -> AreaReport:
     """Synthesise one configuration and report area by block.
 
@@ -284,6 +285,8 @@ def area(
         The design, if it is there already.
     progress
         Called with the numbers of finished and of all modules.
+    workers
+        Yosys processes at a time.
 
     Raises
     ------
@@ -293,7 +296,7 @@ def area(
         Yosys refuses the design.
     """
     text = _rtlil(config, cache) if rtlil is None else rtlil
-    netlists = Synthesiser(library, cache, storage).netlists(text, progress=progress)
+    netlists = Synthesiser(library, cache, storage).netlists(text, workers, progress)
     blocks = _blocks(parse_modules(text), netlists, library, f"\\{TOP}")
     return AreaReport(config.to_dict(), library.name, library.area_unit, library.nand2.area, blocks)
 

@@ -22,7 +22,7 @@ from sw.perf.timing import Latencies
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["main"]
+__all__ = ["image_size", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +51,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _image(text: str) -> tuple[int, int, int]:
+def image_size(text: str) -> tuple[int, int, int]:
+    """``C,R,S`` of ``--image``.
+
+    Raises
+    ------
+    ShapesError
+        They are not three integers.
+    """
     from sw.perf.shapes import ShapesError
 
     parts = text.split(",")
@@ -80,7 +87,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ShapesError("--csv is for a sweep")
     points = sweep_points(options.sweep)
     check_fields(points)
-    workload = read_workload(options.network, _image(options.image) if options.image else None)
+    workload = read_workload(options.network, image_size(options.image) if options.image else None)
     latencies = Latencies(read=options.latency, write=options.latency)
     if options.sweep:
         rows = [

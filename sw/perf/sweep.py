@@ -17,8 +17,11 @@ __all__ = ["COLUMNS", "PRESET", "check_fields", "instance", "misfit", "network_c
 #: The axis whose values are presets.
 PRESET = "preset"
 
+#: Bytes read and written at each memory; ``l2_bytes`` is a field, and may be an axis.
+_TRAFFIC = {"dram": "dram_bytes", "l2": "l2_traffic_bytes", "l1": "l1_bytes", "psum": "psum_bytes"}
+
 #: What is known of a network on an instance.
-COLUMNS = ("cycles", "utilisation", "dram_bytes", "l2_bytes", "l1_bytes", "psum_bytes", "refused", "does_not_fit")
+COLUMNS = ("cycles", "utilisation", *_TRAFFIC.values(), "refused", "does_not_fit")
 
 
 def sweep_points(sweeps: Sequence[str]) -> list[tuple[str, ...]]:
@@ -116,7 +119,4 @@ def network_columns(workload: Any, config: AcceleratorConfig, latencies: Latenci
     moved = entry["bytes"]
     row |= {"cycles": entry["counters"]["cycles"], "utilisation": round(entry["utilisation"], 4)}
     row["does_not_fit"] = misfit(network, config)
-    return row | {
-        f"{memory}_bytes": moved[f"{memory}_reads"] + moved[f"{memory}_writes"]
-        for memory in ("dram", "l2", "l1", "psum")
-    }
+    return row | {column: moved[f"{memory}_reads"] + moved[f"{memory}_writes"] for memory, column in _TRAFFIC.items()}

@@ -108,6 +108,8 @@ def test_a_network_that_does_not_fit(path: str, tmp_path: Path, capsys: pytest.C
     first, second = json.loads(written.read_text())
     assert first["does_not_fit"]
     assert first["cycles"] == second["cycles"]
+    assert [first["l2_bytes"], second["l2_bytes"]] == ["1024", "2097152"]
+    assert first["l2_traffic_bytes"] == second["l2_traffic_bytes"] > 0
     assert second["does_not_fit"] is None
     assert main([path, "--json", str(written)]) == 0
     assert not capsys.readouterr().err
