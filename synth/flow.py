@@ -155,6 +155,8 @@ class Synthesiser:
         Folder for results; made when needed.
     storage
         One of :data:`STORAGES`.
+    carry_save
+        Sums of several terms are rows of full adders that keep their carries, and one adder at the end.
 
     Raises
     ------
@@ -162,7 +164,7 @@ class Synthesiser:
         ``storage`` needs a clock gate or a latch that the library does not have.
     """
 
-    def __init__(self, library: Library, cache: Path, storage: str = "flipflop") -> None:
+    def __init__(self, library: Library, cache: Path, storage: str = "flipflop", *, carry_save: bool = False) -> None:
         if storage not in STORAGES:
             raise ValueError(f"storage must be one of {', '.join(STORAGES)}, not {storage!r}")
         gated = storage != "flipflop"
@@ -186,6 +188,7 @@ class Synthesiser:
             # adders become full adders.
             "booth -lowpower t:$mul r:A_SIGNED=1 %i r:B_SIGNED=1 %i",
             "booth",
+            *(["alumacc", "maccmap"] if carry_save else []),
             "techmap -map arithmetic.v",
             "alumacc",  # comparisons
             "opt",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +20,45 @@ from synth.libraries import LibraryParser
 if TYPE_CHECKING:
     from synth.liberty import Library
 
-__all__ = ["LEVERS", "main", "markdown", "measure"]
+__all__ = ["LEVERS", "Lever", "main", "markdown", "measure"]
 
 ARRAYS = ("ews-msvq4-16", "ews4-16")
 
-#: Each lever: its name, the fields that it sets, and how registers are kept.
-LEVERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("as it is", (), "flipflop"),
-    ("register files with gated clocks", (), "gated"),
-    ("register files of latches", (), "latch"),
-    ("WRF and MRF of 8 entries", ("wrf_depth=8",), "flipflop"),
-    ("WRF and MRF of 4 entries", ("wrf_depth=4",), "flipflop"),
-    ("demultiplexers right behind the multipliers", ("product_register=false",), "flipflop"),
-    ("PRF of 4 entries", ("prf_depth=4",), "flipflop"),
-    ("sums of 20 bits", ("psum_width=20",), "flipflop"),
-    ("masks of 4:16", ("N=4", "M=16"), "flipflop"),
+
+@dataclass(frozen=True)
+class Lever:
+    """One change of an array.
+
+    Parameters
+    ----------
+    name
+        In the report.
+    fields
+        What it sets in the configuration.
+    storage
+        How registers are kept: one of :data:`synth.libraries.STORAGES`.
+    carry_save
+        Adder trees keep their carries (:class:`synth.flow.Synthesiser`).
+    """
+
+    name: str
+    fields: tuple[str, ...] = ()
+    storage: str = "flipflop"
+    carry_save: bool = False
+
+
+#: The arrays as they are, then one change at a time.
+LEVERS = (
+    Lever("as it is"),
+    Lever("register files with gated clocks", storage="gated"),
+    Lever("register files of latches", storage="latch"),
+    Lever("WRF and MRF of 8 entries", ("wrf_depth=8",)),
+    Lever("WRF and MRF of 4 entries", ("wrf_depth=4",)),
+    Lever("demultiplexers right behind the multipliers", ("product_register=false",)),
+    Lever("adder trees of carry-save adders", carry_save=True),
+    Lever("PRF of 4 entries", ("prf_depth=4",)),
+    Lever("sums of 20 bits", ("psum_width=20",)),
+    Lever("masks of 4:16", ("N=4", "M=16")),
 )
 
 _SHAPES = Path(__file__).parents[1] / "sim" / "networks" / "shapes" / "resnet18.json"
@@ -49,25 +74,29 @@ def measure(library: Library, progress: bool = True) -> list[dict[str, Any]]:
 
     from sw.perf.estimate import estimate
     from sw.perf.shapes import read_workload
-    from synth.report import area
+    from synth.report import area, unit_area
 
     workload = read_workload(_SHAPES, None)
     lacks = {"gated": library.clock_gate is None, "latch": library.clock_gate is None or library.latch is None}
     runs = [
-        (name, fields, storage, array)
-        for name, fields, storage in LEVERS
+        (lever, array)
+        for lever in LEVERS
         for array in ARRAYS
-        if not lacks.get(storage) and (preset(array).features.mask or not any(field[:2] == "N=" for field in fields))
+        if not lacks.get(lever.storage)
+        and (preset(array).features.mask or not any(field[:2] == "N=" for field in lever.fields))
     ]
     found = []
-    for name, fields, storage, array in track(runs, "levers", console=Console(stderr=True, quiet=not progress)):
-        config = preset(array).override(fields)
-        report = area(config, library, storage)
-        cycles = round(sum(layer.counters["cycles"] for layer in estimate(workload.network(config), config)))
+    for lever, array in track(runs, "levers", console=Console(stderr=True, quiet=not progress)):
+        config = preset(array).override(lever.fields)
+        report = area(config, library, lever.storage)
         blocks = {block: part.area for block, part in report.blocks.items()}
+        if lever.carry_save:
+            tree, count = unit_area(config, "tree", library, lever.storage, carry_save=True)
+            blocks["adder trees"] = tree.area * count
+        cycles = round(sum(layer.counters["cycles"] for layer in estimate(workload.network(config), config)))
         found.append(
-            {"lever": name, "array": array, "fields": list(fields), "storage": storage}
-            | {"area": report.total, "blocks": blocks, "cycles": cycles}
+            {"lever": lever.name, "array": array, "fields": list(lever.fields), "storage": lever.storage}
+            | {"area": sum(blocks.values()), "blocks": blocks, "cycles": cycles}
         )
     return found
 
@@ -76,7 +105,7 @@ def markdown(report: dict[str, Any]) -> Iterator[str]:
     """The result as a Markdown table, line by line."""
     from synth.report import change, table
 
-    base = {entry["array"]: entry for entry in report["levers"] if entry["lever"] == LEVERS[0][0]}
+    base = {entry["array"]: entry for entry in report["levers"] if entry["lever"] == LEVERS[0].name}
     rows = []
     for name in dict.fromkeys(entry["lever"] for entry in report["levers"]):
         found = {entry["array"]: entry for entry in report["levers"] if entry["lever"] == name}

@@ -340,7 +340,13 @@ def unit_areas(
 
 
 def unit_area(
-    config: AcceleratorConfig, unit: str, library: Library, storage: str = "flipflop", cache: Path = CACHE
+    config: AcceleratorConfig,
+    unit: str,
+    library: Library,
+    storage: str = "flipflop",
+    cache: Path = CACHE,
+    *,
+    carry_save: bool = False,
 ) -> tuple[BlockArea, int]:
     """Area of one instance of a unit, what is below it included, and how often it occurs.
 
@@ -348,6 +354,8 @@ def unit_area(
     ----------
     unit
         Name of an instance without its number: ``mask_decoder``.
+    carry_save
+        As of :class:`synth.flow.Synthesiser`.
 
     Raises
     ------
@@ -368,7 +376,7 @@ def unit_area(
         raise ValueError(f"no unit {unit!r} in {config.variant}; the units are {', '.join(sorted(stems))}")
     kind = next(iter(counts))
     below = {name for name, _, _ in _walk(modules, kind, "other")}
-    netlists = Synthesiser(library, cache, storage).netlists(text, only=below)
+    netlists = Synthesiser(library, cache, storage, carry_save=carry_save).netlists(text, only=below)
     parts = _blocks(modules, netlists, library, kind).values()
     delays = [part.delay for part in parts if part.delay is not None]
     total = BlockArea(sum(p.area for p in parts), sum(p.sequential for p in parts), max(delays, default=None))
