@@ -6,7 +6,6 @@ ResNet-18 by the cycle model, its layers without codewords of 8 bits.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -133,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from hw.generate import source_hash
     from hw.yosys import YosysError, yosys_version
+    from sw.format.strict_json import json_text
     from synth.liberty import LibraryError
 
     try:
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "levers": measure(library),
         }
         text = "\n".join(markdown(report)) + "\n"
-        write_text(folder / "levers.json", json.dumps(report, indent=1) + "\n")
+        write_text(folder / "levers.json", json_text(report))
         write_text(folder / "levers.md", text)
     except (LibraryError, YosysError) as error:
         parser.error(str(error))

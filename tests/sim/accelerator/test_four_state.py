@@ -1,6 +1,7 @@
 """The generated Verilog knows what it does from its reset on: nothing depends on values that registers begin with.
 
-In Icarus, where there is one, what is unknown is X; in Verilator it is random bits. Every variant runs one network.
+In Icarus, where there is one, what is unknown is X; in Verilator it is random bits. Every variant runs one network, and
+so does one with weights of 4 bits, and one with all functions of the vector unit.
 """
 
 from __future__ import annotations
@@ -17,12 +18,21 @@ from sim.accelerator.four_state import MODES, Icarus, missing, without_initial_v
 from sim.accelerator.model import accelerator_verilog, random_runner
 from sim.accelerator.run import Bus, Job, run_jobs
 from sim.runner import BuildError, SimulationError
+from sw.compiler.compile import compile_network
 from sw.executor import execute
 from tests.hw.test_accelerator_grid import small_network
+from tests.sw.gated_networks import u_net
 
 #: Its contents are operands only. Where an input channel doesn't exist, the activation is 0 and the weight is not
 #: written: 0 times X is X to a simulator, and 0 in a circuit.
 OPERANDS = ("_wrf",)
+
+
+#: By their names.
+INSTANCES = {f"{variant}-tiny": preset(f"{variant}-tiny") for variant in VARIANTS} | {
+    "ews-msvq4-tiny": preset("ews-msvq4-tiny"),
+    "ews-msvq-full-tiny-weight_bits-3": preset("ews-msvq-full-tiny").override(["weight_bits=3"]),
+}
 
 
 @pytest.fixture
@@ -35,7 +45,11 @@ def _icarus() -> None:
 def network(name: str):
     """Program, the DRAM before, and what golden makes of it."""
     rng = np.random.default_rng(1)
-    program = small_network(preset(name), rng)
+    config = INSTANCES[name]
+    if config.full_vector_unit:
+        program = compile_network(u_net(rng, config, 2, 1), (1, 4, 4), config, dump=True, records=False)
+    else:
+        program = small_network(config, rng)
     start = program.memory([rng.integers(-128, 128, x.shape).astype(np.int8) for x in program.inputs])
     golden = execute(program, start, check=True).memory.tobytes()
     assert golden != start.tobytes()
@@ -49,7 +63,7 @@ def bench(name: str, verilog: str, folder, mode: str = "2012") -> Icarus:
 
 
 def design(name: str) -> str:
-    return accelerator_verilog(preset(name), name).read_text()
+    return accelerator_verilog(INSTANCES[name], name).read_text()
 
 
 @pytest.mark.usefixtures("_icarus")
@@ -60,13 +74,12 @@ def test_a_network_in_every_language_mode(mode: str, tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("_icarus")
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_network_from_x(variant: str, full: bool, tmp_path) -> None:
-    name = f"{variant}-tiny"
+@pytest.mark.parametrize("name", INSTANCES)
+def test_a_network_from_x(name: str, full: bool, tmp_path) -> None:
     verilog = without_initial_values(design(name), OPERANDS)
     assert not re.search(r"^  reg .*=", verilog, re.MULTILINE)
     simulation = bench(name, verilog, tmp_path)
-    for reset, seed in ((1, 1), (5, 2)) if full or variant == "ews-cms" else ((1, 1),):
+    for reset, seed in ((1, 1), (5, 2)) if full or name == "ews-cms-tiny" else ((1, 1),):
         assert simulation.run(reset=reset, seed=seed) == network(name)[2], reset
 
 
@@ -99,11 +112,10 @@ def test_seeds_that_verilator_takes(seed: int) -> None:
 
 
 def test_a_network_from_random_registers_and_memories(full: bool) -> None:
-    for variant in VARIANTS if full else ["ews-msvq"]:
-        name = f"{variant}-tiny"
+    for name in INSTANCES if full else ["ews-msvq-full-tiny-weight_bits-3"]:
         program, start, golden = network(name)
         place = (program.descriptors, program.descriptor_count, program.base)
         for seed in range(1, 5):
             job = Job(start, *place, Bus(latency=5, stall=60, reorder=True, seed=seed), limit=100_000)
             (outcome,) = run_jobs(random_runner(program.config, name, seed), [job], "random")
-            assert (outcome.done, outcome.memory == golden) == (True, True), (variant, seed)
+            assert (outcome.done, outcome.memory == golden) == (True, True), (name, seed)
