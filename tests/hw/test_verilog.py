@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
-from hw.config import preset
+from hw.config import VARIANTS, preset
 from hw.generate import UNITS, generate
+from hw.kit import waiver_file
 from hw.verilog import VerilogError, run_at_time_zero
+from sim.toolchain import verilator_environment
 
 YOSYS = r"""module top(a, y);
   reg \$auto$verilog_backend.cc:2505:dump_module$1  = 0;
@@ -77,17 +79,43 @@ def test_yosys_reads_what_it_wrote(unit: str, mode: str, designs, tmp_path) -> N
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("unit", UNITS)
-def test_slang_has_no_error(unit: str, designs) -> None:
-    pyslang = pytest.importorskip("pyslang")
+def slang_errors(verilog: str, top: str) -> list[str]:
+    """What slang, a third reader of Verilog, has against a design."""
     from pyslang import ast, syntax
 
     compilation = ast.Compilation()
-    compilation.addSyntaxTree(syntax.SyntaxTree.fromText(designs[unit], "design.v"))
-    errors = [diagnostic for diagnostic in compilation.getAllDiagnostics() if diagnostic.isError()]
-    assert [str(error.code) for error in errors] == []
-    assert [str(top.name) for top in compilation.getRoot().topInstances] == [unit]
-    broken = ast.Compilation()
-    broken.addSyntaxTree(syntax.SyntaxTree.fromText(designs[unit].replace("input clk;", ""), "design.v"))
-    assert any(diagnostic.isError() for diagnostic in broken.getAllDiagnostics())
+    compilation.addSyntaxTree(syntax.SyntaxTree.fromText(verilog, "design.v"))
+    assert [str(found.name) for found in compilation.getRoot().topInstances] == [top]
+    return [str(found.code) for found in compilation.getAllDiagnostics() if found.isError()]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_slang_has_no_error(unit: str, designs) -> None:
+    pyslang = pytest.importorskip("pyslang")
+    assert slang_errors(designs[unit], unit) == []
+    assert slang_errors(designs[unit].replace("input clk;", ""), unit)
     assert pyslang.__version__
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Weights of every width with every variant in a full run, two of them with all vector functions; else two."""
+    if "instance" in metafunc.fixturenames:
+        every = [(variant, bits, "basic") for variant in VARIANTS for bits in range(2, 9)]
+        every += [("ews-msvq", 3, "full"), ("ews-cm", 6, "full")]
+        metafunc.parametrize("instance", every if metafunc.config.getoption("full") else [every[8], every[-2]])
+
+
+def test_readers_of_narrow_and_full_instances(instance: tuple[str, int, str], tmp_path) -> None:
+    """The accelerator, its core in it, to slang and to Verilator with the waivers that travel with it."""
+    variant, bits, functions = instance
+    pytest.importorskip("pyslang")
+    config = preset(f"{variant}-tiny").override([f"weight_bits={bits}", f"vector_unit_functions={functions}"])
+    made = generate(config, "npu", "accelerator", "npu")
+    assert slang_errors(made.verilog, "npu") == []
+    (tmp_path / "npu.v").write_text(made.verilog)
+    (tmp_path / "npu.vlt").write_text(waiver_file("npu"))
+    assert made.kit[".vlt"] == waiver_file("npu")
+    command = ["verilator", "--lint-only", "-Wall", "--top-module", "npu", "npu.vlt", "npu.v"]
+    environment = verilator_environment()
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
