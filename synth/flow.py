@@ -24,7 +24,7 @@ from synth.cache import keep, kept
 from synth.liberty import Library, LibraryError
 from synth.libraries import STORAGES
 
-__all__ = ["STORAGES", "GateNetlist", "Netlist", "Synthesiser"]
+__all__ = ["STORAGES", "GateNetlist", "Netlist", "Synthesiser", "cell_map", "clock_gate_command", "module_gates"]
 
 _FOLDER = Path(__file__).parent
 _COLUMN = re.compile(r"\$paramod\$?\w*\\register_file_column.*|register_file_column")
@@ -69,7 +69,7 @@ class GateNetlist:
     instances: list[tuple[str, str, Mapping[str, list[int]]]]
 
 
-def _gates(module: Mapping[str, Any], library: Library) -> GateNetlist:
+def module_gates(module: Mapping[str, Any], library: Library) -> GateNetlist:
     """A module as Yosys writes it as JSON."""
 
     def nets(bits: Sequence[int | str]) -> list[int]:
@@ -125,7 +125,7 @@ endmodule
 """
 
 
-def _cell_map(library: Library) -> str:
+def cell_map(library: Library) -> str:
     """A techmap for clock gates and latches, which dfflibmap leaves alone."""
     text = ""
     gate, latch = library.clock_gate, library.latch
@@ -142,6 +142,23 @@ def _cell_map(library: Library) -> str:
             f"\\{latch.cell} cell_ (.\\{latch.enable} (E), .\\{latch.data} (D), .\\{latch.out} (Q));\nendmodule\n"
         )
     return text
+
+
+def clock_gate_command(library: Library) -> str:
+    """The Yosys command that puts clock gates before registers with an enable.
+
+    Raises
+    ------
+    LibraryError
+        The library has no clock gate.
+    """
+    gate = library.clock_gate
+    if gate is None:
+        raise LibraryError(f"library {library.name} has no clock gate, which storage gated needs")
+    pins = f"{gate.cell} {gate.enable}:{gate.clock}:{gate.out}"
+    tied = f" -tie_lo {' '.join(gate.test)}" if gate.test else ""
+    # Below four flip-flops the gate is larger than the multiplexers that it saves.
+    return f"clockgate -pos {pins}{tied} -min_net_size 4"
 
 
 class Synthesiser:
@@ -173,13 +190,12 @@ class Synthesiser:
             raise LibraryError(f"library {library.name} has no {missing}, which storage {storage} needs")
         self.library, self.cache, self.storage = library, cache, storage
         self.files = {name: (_FOLDER / name).read_text() for name in ("arithmetic.v", "register_file.v", "column.v")}
-        self.files |= {"adder.v": _adder_map(library), "cells.v": _cell_map(library)}
+        self.files |= {"adder.v": _adder_map(library), "cells.v": cell_map(library)}
         defines = ["-D GATED"] if gated else []
         defines += ["-D LATCH"] if storage == "latch" else []
         self.defines = " ".join(defines)
         self.liberty = " ".join(f"-liberty {i}.lib" for i in range(len(library.texts)))
         dont_use = " ".join(f"-dont_use {cell.name}" for cell in library.cells.values() if cell.dont_use)
-        gate = library.clock_gate if gated else None
         self.map_logic = [
             "opt -full",
             "wreduce",
@@ -199,11 +215,8 @@ class Synthesiser:
             "opt -full",
             "simplemap",  # multiplexers that opt has made
         ]
-        if gate is not None:
-            pins = f"{gate.cell} {gate.enable}:{gate.clock}:{gate.out}"
-            tied = f" -tie_lo {' '.join(gate.test)}" if gate.test else ""
-            # Below four flip-flops the gate is larger than the multiplexers that it saves.
-            self.map_logic.append(f"clockgate -pos {pins}{tied} -min_net_size 4")
+        if gated:
+            self.map_logic.append(clock_gate_command(library))
         self.map_logic += [
             f"dfflibmap {self.liberty} {dont_use}",
             "techmap -map cells.v" if self.files["cells.v"] else "opt_clean",
@@ -359,7 +372,7 @@ class Synthesiser:
             keep(path, json.dumps(result))
         if not gates:
             return result
-        described = asdict(_gates(mapped, self.library))
+        described = asdict(module_gates(mapped, self.library))
         keep(gates_path, json.dumps(described, separators=(",", ":")))
         return {**result, "gates": described}
 

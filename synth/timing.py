@@ -4,8 +4,12 @@ For areas every module is mapped alone, small and without buffers, and ABC does 
 come from netlists of their own. A *section* is what lies between registers: a block with all that is below it,
 flattened, and where a path goes on into the next block, both. Adders are prefix adders of gates: Brent-Kung, and where
 the clock needs it, Kogge-Stone. ABC maps for speed, puts buffers into nets of a high fan-out and sizes the cells. So a
-section is larger than its block in the area report; its own area stands beside its delay. Not included: wires, and the
-flip-flops at both ends of a path.
+section is larger than its block in the area report; its own area stands beside its delay.
+
+The same netlist is then timed from the clock edge of a register to that of the next by :mod:`synth.sta`: with clock to
+output, set-up, wires, and balanced trees of buffers in all nets of many loads, those that go to all copies of a section
+among them; and, where it is installed, by OpenSTA. :data:`MARGIN` of the clock cycle is left for what is not in it:
+clock tree and layout. Paths that cross the border of a section without a register there are in a section of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -31,9 +35,10 @@ from synth.report import CACHE, UNITS
 
 if TYPE_CHECKING:
     from hw.rtlil import RtlilModule
+    from synth.flow import GateNetlist
     from synth.liberty import Library
 
-__all__ = ["CLOCK", "PRESETS", "SECTIONS", "Delay", "Section", "delays", "main", "markdown", "write"]
+__all__ = ["CLOCK", "MARGIN", "PRESETS", "SECTIONS", "Delay", "Section", "delays", "main", "markdown", "write"]
 
 #: What is timed by default.
 PRESETS = ("ews-64", "ews-cms-64", "ews-msvq-64", "ews-msvq-full-64", "ews4-64", "ews-msvq4-64")
@@ -42,8 +47,12 @@ PRESETS = ("ews-64", "ews-cms-64", "ews-msvq-64", "ews-msvq-full-64", "ews4-64",
 CLOCK = 2000.0
 
 _FOLDER = Path(__file__).parent
-#: The part of a clock cycle that ABC may use; the rest is for flip-flops.
-_LOGIC = 0.9
+#: The part of a clock cycle that is left for the clock tree and the layout.
+MARGIN = 0.1
+#: The part of a clock cycle that ABC may use; of the rest come flip-flops, wires and the margin.
+_LOGIC = 0.7
+#: How registers are kept in netlists for delays, of those of areas.
+STYLES = ("flipflop", "gated")
 
 
 def _first_tree_rows(config: AcceleratorConfig) -> AcceleratorConfig:
@@ -74,6 +83,11 @@ class Section:
         Gives a configuration with the same paths in fewer copies.
     exists
         Whether a configuration has the section.
+    first
+        Instances of which the first one is part of it, and the others are black boxes.
+    copies
+        Loads that the net of a port goes to in all copies of the section, of which one is in it: by the name, without
+        its number, of the instance that is a black box, or an empty one for the section itself, and that of the port.
     """
 
     name: str
@@ -82,6 +96,39 @@ class Section:
     component: tuple[str, str] = ("hw.core", "AcceleratorCore")
     shrink: Callable[[AcceleratorConfig], AcceleratorConfig] = lambda config: config
     exists: Callable[[AcceleratorConfig], bool] = lambda config: True
+    first: tuple[str, ...] = ()
+    copies: Callable[[AcceleratorConfig, str, str], int] = lambda config, instance, port: 1
+
+
+#: Ports of a tile that go to all of its rows.
+_ROW_PORTS = ("i_address", "i_mrf_address", "i_write_address", "i_write_weights", "i_write_positions", "i_issued")
+
+
+def _row_copies(config: AcceleratorConfig, instance: str, port: str) -> int:
+    if port in ("i_activation", "i_write"):
+        return config.tiles
+    return config.H if port in ("i_write_weights", "i_write_positions") else config.H * config.tiles
+
+
+def _row_groups(config: AcceleratorConfig, instance: str, port: str) -> int:
+    return config.H * config.tiles // _first_tree_rows(config).H
+
+
+def _lanes(config: AcceleratorConfig, instance: str, port: str) -> int:
+    return config.L if port == "i_enable" else 1
+
+
+def _from_control(config: AcceleratorConfig, instance: str, port: str) -> int:
+    return config.tiles if instance == "control" else 1
+
+
+def _in_tiles(config: AcceleratorConfig, instance: str, port: str) -> int:
+    """Loads inside of a tile that is a black box."""
+    return config.H if instance == "tile" and port in _ROW_PORTS else 1
+
+
+def _gated_decoder(config: AcceleratorConfig) -> bool:
+    return config.clock_gating and config.features.codebook
 
 
 def _one_lane(config: AcceleratorConfig) -> AcceleratorConfig:
@@ -118,13 +165,22 @@ SECTIONS = (
     Section("CRF", "crf", exists=_coded),
     Section("loop controller", "control"),
     Section("ARF, weight loader, loop controller", "", ("tile", "decoder"), shrink=_one_tile),
-    Section("WRF, MRF, multipliers, demux", "row"),
+    Section(
+        "loop controller, weight loader, one row",
+        "",
+        ("decoder", "tree", "prf", "arf"),
+        first=("tile", "row"),
+        copies=_in_tiles,
+    ),
+    Section("weight loader, decoder's enables", "weight_loader", ("crf", "mask_decoder"), exists=_gated_decoder),
+    Section("WRF, MRF, multipliers, demux", "row", copies=_row_copies),
     Section(
         "demux to first tree register",
         "tile",
         ("wrf", "prf", "multiplier"),
         shrink=_first_tree_rows,
         exists=lambda config: config.features.sparse and config.product_register,
+        copies=_row_groups,
     ),
     Section(
         "multipliers to first tree register",
@@ -132,8 +188,9 @@ SECTIONS = (
         ("wrf", "prf"),
         shrink=_first_tree_rows,
         exists=lambda config: not config.product_register,
+        copies=_row_groups,
     ),
-    Section("adder tree", "tree"),
+    Section("adder tree", "tree", copies=_lanes),
     Section(
         "last tree levels, PRF",
         "tile",
@@ -141,7 +198,13 @@ SECTIONS = (
         shrink=_one_lane,
         exists=lambda config: not config.tree_registers or config.tree_levels % config.tree_register_levels > 0,
     ),
-    Section("PRF, accumulators, output", "", ("row", "tree", "weight_loader", "control", "arf"), shrink=_one_tile),
+    Section(
+        "PRF, accumulators, output",
+        "",
+        ("row", "tree", "weight_loader", "control", "arf"),
+        shrink=_one_tile,
+        copies=_from_control,
+    ),
     *(_unit(block, instance) for instance, block in UNITS.items()),
     Section("requantiser lane", "scaler", component=("hw.postprocess.ofmap_storer", "OfmapStorer")),
     Section("vector unit lane", "scaler", component=_VECTOR_UNIT),
@@ -163,19 +226,28 @@ class Delay:
         Of the section's netlist, in the library's unit.
     path
         Where it begins and ends, as ABC names it.
+    registered
+        :mod:`synth.sta`'s delay from register to register in the library's time unit.
+    opensta
+        OpenSTA's of the same netlist; None where it is not installed.
     """
 
     delay: float
     area: float
     path: str
+    registered: float = 0.0
+    opensta: float | None = None
 
 
 def _stem(instance: str) -> str:
     return re.sub(r"(_\d+|\$\d+)+$", "", instance.removeprefix("\\"))
 
 
-def _section_text(modules: Mapping[str, RtlilModule], top: str, without: Sequence[str]) -> str:
-    """RTLIL of ``top`` as module ``design``, with all below it; instances in ``without`` are black boxes."""
+def _section_text(
+    modules: Mapping[str, RtlilModule], top: str, without: Sequence[str], first: Sequence[str] = ()
+) -> str:
+    """RTLIL of ``top`` as module ``design``, with all below it; instances in ``without`` are black boxes, and those in
+    ``first`` but for the first one."""
     from synth.report import memory_bits
 
     level, texts, boxes = [top], {}, {}
@@ -187,7 +259,9 @@ def _section_text(modules: Mapping[str, RtlilModule], top: str, without: Sequenc
             if kind not in modules:
                 continue
             # Static memories are macros, with registers at their borders.
-            if _stem(instance) in without or memory_bits(modules[kind]):
+            stem = _stem(instance)
+            another = stem in first and not instance.endswith("_0")
+            if stem in without or another or memory_bits(modules[kind]):
                 # The name of a black box says nothing; its ports do.
                 ports = "\n".join(modules[kind].ports)
                 box = f"\\box_{hashlib.sha256(ports.encode()).hexdigest()[:16]}"
@@ -222,6 +296,17 @@ def _femtofarads(library: Library) -> float:
     return factor * max(pins.values(), default=0.0)
 
 
+@dataclass(frozen=True)
+class _Mapped:
+    """What ABC made of a section: its delay, area and path, and the gates; black boxes by the directions of ports."""
+
+    delay: float
+    area: float
+    path: str
+    gates: GateNetlist
+    outputs: Mapping[str, list[str]]
+
+
 def _abc(
     text: str,
     commands: Sequence[str],
@@ -229,30 +314,38 @@ def _abc(
     clock: float,
     load: float,
     cache: Path,
+    style: str,
     adders: str = "techmap",
-) -> Delay:
+) -> _Mapped:
     from hw.yosys import run_yosys, yosys_version
     from synth.cache import keep, kept
+    from synth.flow import GateNetlist, cell_map, clock_gate_command, module_gates
 
     files = {name: (_FOLDER / name).read_text() for name in ("register_file.v", "column.v")}
     liberty = " ".join(f"-liberty {i}.lib" for i in range(len(library.texts)))
     dont_use = " ".join(f"-dont_use {cell.name}" for cell in library.cells.values() if cell.dont_use)
+    gated = style == "gated"
     commands = [
-        *commands,
+        *(command.replace("{defines}", "-D GATED" if gated else "") for command in commands),
         adders,
         "opt -full",
         "simplemap",  # multiplexers that opt has made
+        *([clock_gate_command(library)] if gated else []),
         f"dfflibmap {liberty} {dont_use}",
+        *(["techmap -map cells.v"] if gated else []),
         f"abc {liberty} {dont_use} -constr limits -D {clock * _LOGIC:.0f}",
         "opt_clean",
         "stat " + liberty,
+        "write_json design.json",
     ]
     files |= {"design.il": text, "limits": f"set_driving_cell {_buffer(library)}\nset_load {load:.4f} [all_outputs]\n"}
+    files |= {"cells.v": cell_map(library)} if gated else {}
     key = hashlib.sha256(json.dumps([yosys_version(), library.sha256, commands, files]).encode()).hexdigest()
     path = cache / f"{key}.timing.json"
     known = kept(path)
     if known is not None:
-        return Delay(**json.loads(known))
+        found = json.loads(known)
+        return _Mapped(**{**found, "gates": GateNetlist(**found["gates"])})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file, content in files.items():
@@ -260,46 +353,129 @@ def _abc(
         for i, content in enumerate(library.texts):
             (folder / f"{i}.lib").write_text(content)
         log = run_yosys(commands, folder)
+        modules = json.loads((folder / "design.json").read_text())["modules"]
     # One result for each clock domain and pass of ABC; the last word on each domain is the one behind its sizing.
-    found = [float(value) for value in re.findall(r"ABC:.*Delay = *([\d.]+) ps", log)]
+    delays_found = [float(value) for value in re.findall(r"ABC:.*Delay = *([\d.]+) ps", log)]
     ends = re.findall(r"ABC: Start-point = \w+ \((.*)\)\.\s+End-point = \w+ \((.*)\)\.", log)
     area = re.findall(r"Chip area for (?:top )?module.*: ([\d.]+)", log)
-    result = Delay(found[-1] if found else 0.0, float(area[-1]) if area else 0.0, " to ".join(ends[-1]) if ends else "")
-    keep(path, json.dumps(asdict(result)))
+    mapped = next(module for module in modules.values() if "blackbox" not in module["attributes"])
+    result = _Mapped(
+        delays_found[-1] if delays_found else 0.0,
+        float(area[-1]) if area else 0.0,
+        " to ".join(ends[-1]) if ends else "",
+        module_gates(mapped, library),
+        {
+            kind: [name for name, port in module["ports"].items() if port["direction"] == "output"]
+            for kind, module in modules.items()
+            if "blackbox" in module["attributes"]
+        },
+    )
+    keep(path, json.dumps(asdict(result), separators=(",", ":")))
     return result
 
 
+_Copies = Callable[[str, str], int]
+
+
+def _timed(mapped: _Mapped, library: Library, copies: _Copies) -> tuple[float, float, float, float | None]:
+    """ps from register to register, the set-up and clock to output of its border registers in it, and OpenSTA's ps."""
+    from synth.liberty import LibraryError
+    from synth.opensta import available, opensta_delay
+    from synth.power.cells import characterise
+    from synth.sta import Borders, border_delays, enclosed, longest_path
+
+    gates = mapped.gates
+    flops = [cell for cell in library.cells.values() if cell.flip_flop and not cell.dont_use]
+    if not flops:
+        raise LibraryError(f"library {library.name} has no flip-flop, which delays need")
+    flop = min(flops, key=lambda cell: (cell.area, cell.name))
+    cells = characterise(library, {*gates.cells, flop.name})
+    loads: dict[int, int] = {}
+    sources: list[int] = []
+    ends: list[int] = []
+    for kind, name, connections in gates.instances:
+        stem = _stem(name.rpartition(".")[2])
+        for port, nets in connections.items():
+            # Columns of register files are not in the design; what they read leaves by q.
+            if port in mapped.outputs.get(kind, ["q"]):
+                sources += nets
+                loads |= dict.fromkeys(nets, copies(stem, port))
+            else:
+                ends += nets * copies(stem, port)
+    for port in gates.inputs:
+        loads |= dict.fromkeys(gates.ports[port], copies("", port))
+    netlist = enclosed(gates, cells, Borders(loads, tuple(sources), tuple(ends)))
+    slew = cells.nominal_slew
+    path = longest_path(netlist, cells, slew)
+    second = opensta_delay(netlist, library, cells, slew) if available() else None
+    launch, capture = border_delays(cells, slew)
+    return path.delay, launch, capture, second
+
+
+def _described(mapped: _Mapped, library: Library, cache: Path, copies: _Copies) -> tuple[Delay, float]:
+    """The delay of a section, and the part that registers at its borders have in it."""
+    from synth.cache import keep, kept
+    from synth.opensta import available
+
+    if not mapped.gates.cells:
+        return Delay(mapped.delay, mapped.area, mapped.path), 0.0
+    pairs = sorted({(_stem(name.rpartition(".")[2]), port) for _, name, c in mapped.gates.instances for port in c})
+    given = {f"{stem}.{port}": copies(stem, port) for stem, port in [*pairs, *(("", p) for p in mapped.gates.ports)]}
+    sources = [(_FOLDER / name).read_text() for name in ("sta.py", "opensta.py", "power/cells.py")]
+    text = json.dumps([library.sha256, asdict(mapped), given, sources, available() is not None])
+    path = cache / f"{hashlib.sha256(text.encode()).hexdigest()}.sta.json"
+    known = kept(path)
+    found = json.loads(known) if known is not None else _timed(mapped, library, copies)
+    if known is None:
+        keep(path, json.dumps(found))
+    delay, launch, capture, second = found
+    return Delay(mapped.delay, mapped.area, mapped.path, delay, second), launch + capture
+
+
 _READ = ("read_rtlil design.il", "hierarchy -top design", "delete t:$meminit t:$meminit_v2", "setattr -unset init w:*")
-_MAP_FILES = ("proc", "opt_expr", "opt_clean", "memory_collect", "techmap -map register_file.v")
+_MAP_FILES = ("proc", "opt_expr", "opt_clean", "memory_collect", "techmap -map register_file.v {defines}")
 #: Kogge-Stone adders where Yosys' own, Brent-Kung, are too slow.
 _FAST_ADDERS = "techmap -map +/techmap.v -map +/choices/kogge-stone.v"
 _OPTIMISE = ("flatten", "opt -full", "wreduce", "opt_clean", "booth", "alumacc", "opt -full")
 
 
-def _flat(text: str, library: Library, clock: float, cache: Path) -> Delay:
-    columns = ("read_verilog -icells column.v", "memory_map", "hierarchy -top design", "proc")
+def _flat(text: str, library: Library, clock: float, cache: Path, style: str, copies: _Copies) -> Delay:
+    columns = ("read_verilog -icells {defines} column.v", "memory_map", "hierarchy -top design", "proc")
     load = 4 * _femtofarads(library)
     commands = [*_READ, *_MAP_FILES, *columns, *_OPTIMISE]
-    small = _abc(text, commands, library, clock, load, cache)
-    if small.delay <= clock * _LOGIC:
-        return small
-    fast = _abc(text, commands, library, clock, load, cache, _FAST_ADDERS)
-    return min(small, fast, key=lambda found: found.delay)
+    found, _ = _described(_abc(text, commands, library, clock, load, cache, style), library, cache, copies)
+    if found.registered <= clock * (1 - MARGIN):
+        return found
+    fast = _abc(text, commands, library, clock, load, cache, style, _FAST_ADDERS)
+    return min(found, _described(fast, library, cache, copies)[0], key=lambda delay: delay.registered)
 
 
-def _register_file(text: str, size: int, width: int, ports: int, library: Library, clock: float, cache: Path) -> Delay:
+def _register_file(
+    text: str, size: int, width: int, ports: int, library: Library, clock: float, cache: Path, style: str
+) -> Delay:
     """A large register file: the decoders, loaded by one gate of each column, and then one column of its bits."""
     load = _femtofarads(library)
-    decoders = _abc(text, [*_READ, *_MAP_FILES, "memory_map", *_OPTIMISE], library, clock, width * load, cache)
+    commands = [*_READ, *_MAP_FILES, "memory_map", *_OPTIMISE]
+    decoders = _abc(text, commands, library, clock, width * load, cache, style)
     commands = [
-        "read_verilog -icells column.v",
+        "read_verilog -icells {defines} column.v",
         f"chparam -set SIZE {size} -set PORTS {ports} register_file_column",
         "hierarchy -top register_file_column",
         "proc",
         "opt -full",
     ]
-    column = _abc("", commands, library, clock, 4 * load, cache)
-    return Delay(decoders.delay + column.delay, decoders.area + width * column.area, f"{decoders.path}; {column.path}")
+    column = _abc("", commands, library, clock, 4 * load, cache, style)
+    one, borders = _described(decoders, library, cache, lambda instance, port: 1)
+    other, _ = _described(column, library, cache, lambda instance, port: 1)
+    # Between the two there is no register.
+    second = None if one.opensta is None or other.opensta is None else one.opensta + other.opensta - borders
+    return Delay(
+        one.delay + other.delay,
+        one.area + width * other.area,
+        f"{one.path}; {other.path}",
+        one.registered + other.registered - borders,
+        second,
+    )
 
 
 _EMITTING = Lock()
@@ -313,7 +489,9 @@ def _modules(config: AcceleratorConfig, cache: Path, module: str, component: str
     return parse_modules(component_rtlil(config, cache, module, component))
 
 
-def _delay(section: Section, config: AcceleratorConfig, library: Library, clock: float, cache: Path) -> Delay:
+def _delay(
+    section: Section, config: AcceleratorConfig, library: Library, clock: float, cache: Path, style: str
+) -> Delay:
     # Most sections are of one component, and lru_cache lets every thread that misses do the work.
     with _EMITTING:
         modules = _modules(section.shrink(config), cache, *section.component)
@@ -326,13 +504,13 @@ def _delay(section: Section, config: AcceleratorConfig, library: Library, clock:
             if _stem(instance) == section.top and kind in modules
         ]
         top = kinds[0]
-    text = _section_text(modules, top, section.without)
+    text = _section_text(modules, top, section.without, section.first)
     if section.top == "crf":
         width = config.d * config.element_bits
-        return _register_file(text, config.k, width, config.tiles, library, clock, cache)
+        return _register_file(text, config.k, width, config.tiles, library, clock, cache, style)
     if section.top == "lookup_table":
-        return _register_file(text, TABLE_BYTES, 8, config.vector_unit_lanes, library, clock, cache)
-    return _flat(text, library, clock, cache)
+        return _register_file(text, TABLE_BYTES, 8, config.vector_unit_lanes, library, clock, cache, style)
+    return _flat(text, library, clock, cache, style, partial(section.copies, config))
 
 
 def delays(
@@ -343,6 +521,7 @@ def delays(
     workers: int = 2,
     cache: Path = CACHE,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    style: str = STYLES[0],
 ) -> dict[str, Delay]:
     """The delay of each section that an instance has.
 
@@ -354,18 +533,24 @@ def delays(
         Yosys processes at a time.
     progress
         Called with the numbers of finished and of all sections.
+    style
+        One of :data:`STYLES`.
 
     Raises
     ------
     hw.yosys.YosysError
         Yosys refuses a section.
     synth.liberty.LibraryError
-        The library has no buffer.
+        The library has no buffer or no flip-flop, or no clock gate, which the style ``gated`` needs.
+    synth.opensta.OpenSTAError
+        OpenSTA finds no path.
     """
     wanted = [section for section in sections if section.exists(config)]
     found: dict[str, Delay] = {}
     with ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(_delay, section, config, library, clock, cache): section.name for section in wanted}
+        futures = {
+            pool.submit(_delay, section, config, library, clock, cache, style): section.name for section in wanted
+        }
         try:
             for future in as_completed(futures):
                 found[futures[future]] = future.result()
@@ -376,29 +561,58 @@ def delays(
     return {section.name: found[section.name] for section in wanted}
 
 
-def markdown(results: Mapping[str, Mapping[str, Delay]], library: Library, clock: float) -> Iterator[str]:
-    """Delays by section and instance, line by line; those beyond the clock cycle in bold."""
+def markdown(
+    results: Mapping[str, Mapping[str, Delay]], library: Library, clock: float, style: str = STYLES[0]
+) -> Iterator[str]:
+    """Delays by section and instance, line by line; those beyond the clock cycle, less the margin where registers and
+    wires are in it, in bold."""
     from hw.yosys import yosys_version
+    from synth.opensta import HINT
     from synth.report import table
 
     names = [section.name for section in SECTIONS if any(section.name in found for found in results.values())]
     real = library.area_unit == "um2"
     unit = "ps" if real else "tau"
 
-    def cell(delay: float) -> str:
-        return f"**{delay:,.0f}**" if real and delay > clock else f"{delay:,.0f}"
+    def rows(get: Callable[[Delay], float | None], limit: float) -> list[list[str]]:
+        def cell(value: float | None) -> str:
+            if value is None:
+                return ""
+            return f"**{value:,.0f}**" if real and value > limit else f"{value:,.0f}"
 
-    rows = [[name, *(cell(r[name].delay) if name in r else "" for r in results.values())] for name in names]
-    rows.append(["longest", *(cell(max(x.delay for x in found.values())) for found in results.values())])
-    if real:
-        rows.append([f"clock of {1e6 / clock:,.0f} MHz", *(f"{clock:,.0f}" for _ in results)])
+        found = [[name, *(cell(get(r[name])) if name in r else "" for r in results.values())] for name in names]
+        longest = [max((x for d in r.values() if (x := get(d)) is not None), default=None) for r in results.values()]
+        return [*found, ["longest", *map(cell, longest)]]
+
+    limit = clock * (1 - MARGIN)
     yield f"# Delays, library {library.name}, Yosys {yosys_version()}"
     yield ""
-    yield table([f"section, {unit}", *results], rows)
+    yield (
+        f"From register to register, {unit}: with clock to output, set-up, wires, and buffers to all copies of a "
+        f"section; registers: {style}."
+    )
+    yield ""
+    yield table([f"section, {unit}", *results], rows(lambda found: found.registered, limit))
+    yield ""
+    if any(found.opensta is not None for r in results.values() for found in r.values()):
+        yield "The same netlists by OpenSTA:"
+        yield ""
+        yield table([f"section, {unit}", *results], rows(lambda found: found.opensta, limit))
+    else:
+        yield f"No second opinion: {HINT}."
+    yield ""
+    if real:
+        yield (
+            f"In bold: beyond {limit:,.0f} {unit}, {1 - MARGIN:.0%} of a clock of {1e6 / clock:,.0f} MHz. The rest is "
+            "for the clock tree and the layout, which are not included."
+        )
+        yield ""
+    yield "ABC's own estimates, without flip-flops, wires and the buffers to other copies:"
+    yield ""
+    yield table([f"section, {unit}", *results], rows(lambda found: found.delay, clock))
     yield ""
     yield (
-        f"ABC's estimates, sized for {clock * _LOGIC:,.0f} {unit} of a clock of {clock:,.0f} {unit}; adders as gates, "
-        "nets buffered. Flip-flops and wires are not included."
+        f"ABC sizes for {clock * _LOGIC:,.0f} {unit} of a clock of {clock:,.0f} {unit}; adders as gates, nets buffered."
     )
 
 
@@ -408,6 +622,7 @@ def write(
     library: Library,
     clock: float,
     folder: Path,
+    style: str = STYLES[0],
 ) -> list[Path]:
     """Write ``timing.json`` and ``timing.md`` into ``folder``.
 
@@ -422,6 +637,8 @@ def write(
     described = {
         "library": {"name": library.name, "sha256": library.sha256, "unit": library.area_unit},
         "clock": clock,
+        "margin": MARGIN,
+        "storage": style,
         "tools": {"yosys": yosys_version()},
         "hw_sha256": source_hash(),
         "presets": {
@@ -434,7 +651,7 @@ def write(
     }
     texts = {
         "timing.json": json.dumps(described, indent=1) + "\n",
-        "timing.md": "\n".join(markdown(results, library, clock)) + "\n",
+        "timing.md": "\n".join(markdown(results, library, clock, style)) + "\n",
     }
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -449,6 +666,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_set_option(parser)
     parser.add_argument("--section", metavar="NAME", action="append", help="time this section alone; may be repeated")
     parser.add_argument("--clock", metavar="PS", type=float, default=CLOCK, help=f"clock cycle (default: {CLOCK:g})")
+    parser.add_argument(
+        "--storage",
+        choices=STYLES,
+        default=STYLES[0],
+        help="%(default)s, or gated: registers behind clock gates, pipeline registers too",
+    )
     options = parser.parse_args(arguments)
 
     from rich.console import Console
@@ -456,7 +679,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from hw.yosys import YosysError
     from synth.liberty import LibraryError
+    from synth.opensta import HINT, OpenSTAError, available
 
+    if not available():
+        print(f"{parser.prog}: no second opinion: {HINT}", file=sys.stderr)
     try:
         if not 0 < options.clock < 1e6:
             parser.error(f"--clock must be above 0 and below 1000000, not {options.clock:g}")
@@ -464,8 +690,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.section or ():
             if name not in known:
                 parser.error(f"unknown section {name!r}; the sections are {', '.join(known)}")
+        gating = ["clock_gating=true"] if options.storage == "gated" else []
         sections = [known[name] for name in options.section or known]
-        configs = {name: preset(name).override(options.set) for name in options.preset or PRESETS}
+        configs = {name: preset(name).override([*gating, *options.set]) for name in options.preset or PRESETS}
         library = parser.library(options)
         folder = writable_folder(options.folder)
         console = Console(stderr=True)
@@ -478,9 +705,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 def step(done: int, total: int, task: Any = task) -> None:
                     progress.update(task, completed=done, total=total)
 
-                results[name] = delays(config, library, options.clock, sections, progress=step)
-        paths = write(results, configs, library, options.clock, folder)
-    except (ConfigError, LibraryError, YosysError) as error:
+                results[name] = delays(config, library, options.clock, sections, 2, CACHE, step, options.storage)
+        paths = write(results, configs, library, options.clock, folder, options.storage)
+    except (ConfigError, LibraryError, YosysError, OpenSTAError) as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write: {error}")

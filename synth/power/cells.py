@@ -9,6 +9,7 @@ import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from synth.liberty import Library, LibraryError, truth
 from synth.power.groups import Group, library_groups
 
-__all__ = ["Arc", "CellModel", "Characterisation", "Table", "WireLoad", "characterise"]
+__all__ = ["Arc", "CellModel", "Characterisation", "Table", "WireLoad", "characterise", "mean_at"]
 
 Floats = NDArray[np.float64]
 
@@ -65,12 +66,15 @@ class Arc:
         Its condition, or None.
     rise, fall
         Of energies: fJ of one transition of the pin. Of delays and slews: ps.
+    sense
+        Liberty's ``timing_sense`` of delays and slews.
     """
 
     related: str
     when: str | None
     rise: Table
     fall: Table
+    sense: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,12 @@ class Characterisation:
         Of nets.
     buffer
         The cell that drives nets of many loads.
+    buffers
+        All buffers that may be used.
+    nand2
+        The smallest two-input NAND.
+    time
+        ps of the file's unit of time.
     """
 
     library: str
@@ -169,6 +179,24 @@ class Characterisation:
     wire: WireLoad
     cells: Mapping[str, CellModel]
     buffer: CellModel
+    buffers: Sequence[CellModel]
+    nand2: CellModel
+    time: float = 1.0
+
+    @cached_property
+    def nominal_slew(self) -> float:
+        """ps at the output of the smallest NAND2 that drives four of its kind, each with this slew at its input."""
+        load = np.array([4 * max(self.nand2.capacitance.values())])
+        slew = 0.0
+        for _ in range(30):
+            slew = float(mean_at(next(iter(self.nand2.slew.values())), slew, load)[0])
+        return slew
+
+
+def mean_at(arcs: Sequence[Arc], slew: float, load: Floats) -> Floats:
+    """The mean of rise and fall of all arcs."""
+    tables = [table for arc in arcs for table in (arc.rise, arc.fall)]
+    return sum((table.at(slew, load) for table in tables), np.zeros_like(load)) / max(1, len(tables))
 
 
 @dataclass(frozen=True)
@@ -265,6 +293,7 @@ def _arcs(
                     group.attributes.get("when"),
                     _table(tables.get(rise, either), units, scale),
                     _table(tables.get(fall, either), units, scale),
+                    group.attributes.get("timing_sense", ""),
                 )
             )
     return arcs
@@ -418,7 +447,14 @@ def characterise(library: Library, cells: Collection[str], wire: str | None = No
     smallest = min(fitting or [max((models[name] for name in buffers), key=lambda cell: cell.max_load)], key=_by_area)
     voltage = files[0].library.number("nom_voltage", 1.0)
     return Characterisation(
-        library.name, voltage, _wire([file.library for file in files], units, nand, wire), models, smallest
+        library.name,
+        voltage,
+        _wire([file.library for file in files], units, nand, wire),
+        models,
+        smallest,
+        sorted((models[name] for name in buffers), key=_by_area),
+        models[library.nand2.name],
+        units[0].time,
     )
 
 

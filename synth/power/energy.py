@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synth.liberty import LibraryError, truth
-from synth.power.cells import Arc, CellModel, Characterisation, Table
+from synth.power.cells import Arc, CellModel, Characterisation, Table, mean_at
 from synth.power.netlist import FlatNetlist
 
 __all__ = ["FANOUT", "Activity", "Calculator", "CellEnergy", "Energies"]
@@ -320,7 +320,7 @@ class Calculator:
 
     def __init__(self, netlist: FlatNetlist, library: Characterisation, period: float) -> None:
         self.netlist, self.library, self.period = netlist, library, period
-        self.nominal = self._nominal_slew()
+        self.nominal = library.nominal_slew
         self._columns = {
             name: {pin: column for column, pin in enumerate(cell.pins)} for name, cell in netlist.cells.items()
         }
@@ -332,19 +332,6 @@ class Calculator:
     def clock_nets(self) -> NDArray[np.bool_]:
         """Which nets carry a clock."""
         return self._is_clock
-
-    def _nominal_slew(self) -> float:
-        cells = [cell for cell in self.library.cells.values() if cell.kind == "logic" and len(cell.inputs) == 2]
-        nand = min(
-            (cell for cell in cells if next(iter(cell.outputs.values())) == (True, True, True, False)),
-            key=lambda cell: (cell.area, cell.name),
-            default=self.library.buffer,
-        )
-        load = 4 * max(nand.capacitance.values())
-        slew = 0.0
-        for _ in range(30):
-            slew = _mean_at(next(iter(nand.slew.values())), slew, load)
-        return slew
 
     def _net(self, name: str, pin: str) -> NDArray[np.int32] | None:
         column = self._columns[name].get(pin)
@@ -390,13 +377,13 @@ class Calculator:
             # A level of buffers takes the place of the loads; each has an even part of them.
             buffers = -(-loads[many] // FANOUT)
             each = capacitance[many] / buffers + library.wire.at(-(-loads[many] // buffers))
-            inside = _mean_at_array(buffer.energy.get(output, []), self.nominal, each)
-            inside = inside + _mean_at_array(buffer.energy.get(buffer.inputs[0], []), self.nominal, np.zeros(1))
+            inside = mean_at(buffer.energy.get(output, []), self.nominal, each)
+            inside = inside + mean_at(buffer.energy.get(buffer.inputs[0], []), self.nominal, np.zeros(1))
             energy[many] += buffers * (each * half + inside)
             leakage[many] += buffers * buffer_leakage
-            delay[many] += _mean_at_array(buffer.delay[output], self.nominal, each)
+            delay[many] += mean_at(buffer.delay[output], self.nominal, each)
             first = many[~buffered[many]]
-            slew[first] = _mean_at_array(buffer.slew[output], self.nominal, each)[~buffered[many]]
+            slew[first] = mean_at(buffer.slew[output], self.nominal, each)[~buffered[many]]
             buffered[many] = True
             capacitance[many], loads[many] = buffers * buffer_input, buffers
         load = capacitance + np.where(loads > 0, library.wire.at(loads), 0.0)
@@ -407,8 +394,8 @@ class Calculator:
             for pin in model.outputs:
                 nets = self._net(name, pin)
                 if nets is not None:
-                    own_slew[nets] = _mean_at_array(model.slew[pin], self.nominal, load[nets])
-                    own_delay[nets] = _mean_at_array(model.delay[pin], self.nominal, load[nets])
+                    own_slew[nets] = mean_at(model.slew[pin], self.nominal, load[nets])
+                    own_delay[nets] = mean_at(model.delay[pin], self.nominal, load[nets])
         flops = [own_delay[nets] for name in self.netlist.cells for nets in self._flop_nets(name)]
         for port in self.netlist.inputs:
             # What comes from outside comes from registers.
@@ -463,13 +450,3 @@ class Calculator:
 
 def _constant(value: float) -> Table:
     return Table(np.zeros(1), np.zeros(1), np.full((1, 1), value))
-
-
-def _mean_at_array(arcs: Sequence[Arc], slew: float, load: Floats) -> Floats:
-    """The mean of rise and fall of all arcs."""
-    tables = [table for arc in arcs for table in (arc.rise, arc.fall)]
-    return sum((table.at(slew, load) for table in tables), np.zeros_like(load)) / max(1, len(tables))
-
-
-def _mean_at(arcs: Sequence[Arc], slew: float, load: float) -> float:
-    return float(_mean_at_array(arcs, slew, np.array([load]))[0])

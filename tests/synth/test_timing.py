@@ -67,6 +67,11 @@ def test_delays_beyond_the_clock_are_marked() -> None:
     assert "| CRF | 1,999 | **2,001** |" in text
     assert "| longest | 1,999 | **2,001** |" in text
     assert "| clock of 500 MHz | 2,000 | 2,000 |" in text
+    # From register to register a tenth of the cycle has to be left.
+    margin = {"a": {"CRF": timing.Delay(1.0, 1.0, "", 1799.0)}, "b": {"CRF": timing.Delay(1.0, 1.0, "", 1801.0)}}
+    text = "\n".join(timing.markdown(margin, library, 2000.0))
+    assert "| CRF | 1,799 | **1,801** |" in text
+    assert "1,800 ps are 90% of the clock cycle" in text
     # Gate equivalents have no real time.
     assert "**" not in "\n".join(timing.markdown(results, generic(), 2000.0))
 
