@@ -14,7 +14,7 @@ from typing import Any
 
 from hw.command_line import add_set_option, interruptible, writable_folder
 from hw.config import VARIANTS, AcceleratorConfig, ConfigError, preset
-from synth.libraries import STORAGES, LibraryParser
+from synth.libraries import STORAGES, LibraryParser, clock_gating
 
 __all__ = ["MATRIX", "WHOLE", "main"]
 
@@ -39,7 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = LibraryParser("synth", (__doc__ or "").partition("\n")[0])
     parser.add_argument("--preset", metavar="NAME", action="append", help=f"default: {', '.join(MATRIX)}")
     add_set_option(parser)
-    parser.add_argument("--storage", choices=STORAGES, default=STORAGES[0], help="how registers are kept")
+    parser.add_argument(
+        "--storage",
+        choices=STORAGES,
+        default=STORAGES[0],
+        help="how registers are kept; but for %(default)s clock gates, and clock_gating in every instance",
+    )
     parser.add_argument("--unit", metavar="NAME", help="print the area of one unit alone: mask_decoder, row, tile, ...")
     parser.add_argument("--around", action="store_true", help="of each --preset also what is around the array")
     options = parser.parse_args(arguments)
@@ -54,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from synth.report import CACHE, area, rtlil_texts, unit_area, unit_areas, write
 
     try:
-        configs = {name: preset(name).override(options.set) for name in options.preset or MATRIX}
+        gating = clock_gating(options.storage)
+        configs = {name: preset(name).override([*gating, *options.set]) for name in options.preset or MATRIX}
         library = parser.library(options)
         console = Console()
         if options.unit:
@@ -82,16 +88,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     task = progress.add_task(f"{name}, around the array", total=None)
                     units, bits = unit_areas(config, library, options.storage, CACHE, partial(step, task=task))
                     reports[name] = replace(reports[name], units=units, memory_bits=bits)
+            # Delays know no latches.
+            style = "gated" if gating else "flipflop"
             timed = {} if options.preset else {name: configs[name] for name in timing.PRESETS}
             delays = {}
             for name, config in timed.items():
                 if not _has_bus(config):
                     continue
                 task = progress.add_task(f"{name}, delays", total=None)
-                delays[name] = timing.delays(config, library, progress=partial(step, task=task))
+                delays[name] = timing.delays(config, library, progress=partial(step, task=task), style=style)
         paths = write(reports, library, options.storage, options.folder)
         if delays:
-            paths += timing.write(delays, configs, library, timing.CLOCK, options.folder)
+            paths += timing.write(delays, configs, library, timing.CLOCK, options.folder, style)
     except (ConfigError, LibraryError, YosysError, ValueError) as error:
         parser.error(str(error))
     except OSError as error:

@@ -11,12 +11,18 @@ from hw.command_line import Parser, path_argument
 if TYPE_CHECKING:
     from synth.liberty import Library
 
-__all__ = ["STORAGES", "LibraryParser"]
+__all__ = ["STORAGES", "LibraryParser", "clock_gating"]
 
 #: How registers are kept. ``flipflop``: a register with an enable is flip-flops with multiplexers, which every library
 #: has. ``gated``: a clock gate stops its clock instead. ``latch``: the bits of register files are latches behind clock
 #: gates.
 STORAGES = ("flipflop", "gated", "latch")
+
+
+def clock_gating(storage: str) -> list[str]:
+    """Changes of a configuration (:meth:`hw.config.AcceleratorConfig.override`) that a storage needs: where a library's
+    clock gates are used, pipeline registers are behind them, too."""
+    return [] if storage == "flipflop" else ["clock_gating=true"]
 
 
 class LibraryParser(Parser):

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from hw.command_line import add_set_option, interruptible, writable_folder, write_text
 from hw.config import AcceleratorConfig, ConfigError, preset
 from hw.control.descriptor import TABLE_BYTES
-from synth.libraries import LibraryParser
+from synth.libraries import LibraryParser, clock_gating
 from synth.report import CACHE, UNITS
 
 if TYPE_CHECKING:
@@ -377,10 +377,17 @@ def _abc(
 _Copies = Callable[[str, str], int]
 
 
+def _second(library: Library) -> bool:
+    """Whether OpenSTA times, too. A library in gate equivalents is not for it: no thresholds, and no time."""
+    from synth.opensta import available
+
+    return library.area_unit == "um2" and available() is not None
+
+
 def _timed(mapped: _Mapped, library: Library, copies: _Copies) -> tuple[float, float, float, float | None]:
     """ps from register to register, the set-up and clock to output of its border registers in it, and OpenSTA's ps."""
     from synth.liberty import LibraryError
-    from synth.opensta import available, opensta_delay
+    from synth.opensta import opensta_delay
     from synth.power.cells import characterise
     from synth.sta import Borders, border_delays, enclosed, longest_path
 
@@ -407,7 +414,7 @@ def _timed(mapped: _Mapped, library: Library, copies: _Copies) -> tuple[float, f
     netlist = enclosed(gates, cells, Borders(loads, tuple(sources), tuple(ends)))
     slew = cells.nominal_slew
     path = longest_path(netlist, cells, slew)
-    second = opensta_delay(netlist, library, cells, slew) if available() else None
+    second = opensta_delay(netlist, library, cells, slew) if _second(library) else None
     launch, capture = border_delays(cells, slew)
     return path.delay, launch, capture, second
 
@@ -415,14 +422,13 @@ def _timed(mapped: _Mapped, library: Library, copies: _Copies) -> tuple[float, f
 def _described(mapped: _Mapped, library: Library, cache: Path, copies: _Copies) -> tuple[Delay, float]:
     """The delay of a section, and the part that registers at its borders have in it."""
     from synth.cache import keep, kept
-    from synth.opensta import available
 
     if not mapped.gates.cells:
         return Delay(mapped.delay, mapped.area, mapped.path), 0.0
     pairs = sorted({(_stem(name.rpartition(".")[2]), port) for _, name, c in mapped.gates.instances for port in c})
     given = {f"{stem}.{port}": copies(stem, port) for stem, port in [*pairs, *(("", p) for p in mapped.gates.ports)]}
     sources = [(_FOLDER / name).read_text() for name in ("sta.py", "opensta.py", "power/cells.py")]
-    text = json.dumps([library.sha256, asdict(mapped), given, sources, available() is not None])
+    text = json.dumps([library.sha256, asdict(mapped), given, sources, _second(library)])
     path = cache / f"{hashlib.sha256(text.encode()).hexdigest()}.sta.json"
     known = kept(path)
     found = json.loads(known) if known is not None else _timed(mapped, library, copies)
@@ -599,7 +605,7 @@ def markdown(
         yield ""
         yield table([f"section, {unit}", *results], rows(lambda found: found.opensta, limit))
     else:
-        yield f"No second opinion: {HINT}."
+        yield f"No second opinion: {HINT if real else 'OpenSTA times libraries in units of time'}."
     yield ""
     if real:
         yield (
@@ -681,8 +687,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from synth.liberty import LibraryError
     from synth.opensta import HINT, OpenSTAError, available
 
-    if not available():
-        print(f"{parser.prog}: no second opinion: {HINT}", file=sys.stderr)
     try:
         if not 0 < options.clock < 1e6:
             parser.error(f"--clock must be above 0 and below 1000000, not {options.clock:g}")
@@ -690,11 +694,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.section or ():
             if name not in known:
                 parser.error(f"unknown section {name!r}; the sections are {', '.join(known)}")
-        gating = ["clock_gating=true"] if options.storage == "gated" else []
+        gating = clock_gating(options.storage)
         sections = [known[name] for name in options.section or known]
         configs = {name: preset(name).override([*gating, *options.set]) for name in options.preset or PRESETS}
         library = parser.library(options)
         folder = writable_folder(options.folder)
+        if library.area_unit == "um2" and not available():
+            print(f"{parser.prog}: no second opinion: {HINT}", file=sys.stderr)
         console = Console(stderr=True)
         results = {}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -197,12 +197,15 @@ def condense_area(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def condense_timing(report: dict[str, Any]) -> dict[str, Any]:
-    """The part of the report of delays that the pages show."""
+    """The part of the report of delays that the pages show: the longest opinion on each section."""
     presets = {
-        name: {section: figures["delay"] for section, figures in values["sections"].items()}
+        name: {
+            section: max(figures["registered"], figures["opensta"] or 0.0)
+            for section, figures in values["sections"].items()
+        }
         for name, values in report["presets"].items()
     }
-    return {key: report[key] for key in ("library", "clock", "tools")} | {"presets": presets}
+    return {key: report[key] for key in ("library", "clock", "margin", "storage", "tools")} | {"presets": presets}
 
 
 def _to_base(value: float, base: float) -> str:
@@ -255,15 +258,20 @@ def whole_table(report: dict[str, Any]) -> Iterator[str]:
 
 def delay_table(report: dict[str, Any]) -> Iterator[str]:
     """The slowest section of each preset."""
-    yield row("delays", "slowest section", "ps", "second slowest", "ps", f"beyond {report['clock']:,.0f} ps")
+    limit = report["clock"] * (1 - report["margin"])
+    yield row("delays", "slowest section", "ps", "second slowest", "ps", f"beyond {limit:,.0f} ps")
     yield "|---|---|--:|---|--:|--:|"
     for name, sections in report["presets"].items():
         slowest = sorted(sections, key=lambda section: -sections[section])
         figures = [text for section in slowest[:2] for text in (section, f"{sections[section]:,.0f}")]
-        late = sum(delay > report["clock"] for delay in sections.values())
+        late = sum(delay > limit for delay in sections.values())
         yield row(f"`{name}`", *figures, f"{late} of {len(sections)}")
     yield ""
-    yield f"ABC's estimates for library {report['library']['name']}, without flip-flops and wires."
+    yield (
+        f"Library {report['library']['name']}, registers: {report['storage']}; from register to register, with buffers "
+        f"and wires. {limit:,.0f} ps are {1 - report['margin']:.0%} of the clock cycle; the rest is for clock tree and "
+        "layout."
+    )
 
 
 def area_table(report: dict[str, Any]) -> Iterator[str]:

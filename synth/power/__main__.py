@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hw.command_line import add_set_option, interruptible, path_argument, worker_pool, writable_folder
 from hw.config import AcceleratorConfig, ConfigError, preset
-from synth.libraries import LibraryParser
+from synth.libraries import LibraryParser, clock_gating
 
 if TYPE_CHECKING:
     from synth.liberty import Library
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 1 <= options.jobs <= 64:
         parser.error(f"--jobs must be in 1..64, not {options.jobs}")
     try:
-        gating = [f"clock_gating={'true' if options.storage == 'gated' else 'false'}"]
+        gating = clock_gating(options.storage)
         configs = {name: preset(name).override([*gating, *options.set]) for name in options.preset or PRESETS}
         library = parser.library(options)
         if options.storage == "gated" and library.clock_gate is None:

@@ -201,5 +201,5 @@ def test_opensta_without_a_path_says_why(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert available() == str(tool)
     netlist = enclosed(gates({"INV": (["A", "Y"], [[3, 4]])}), LIBRARY, Borders())
-    with pytest.raises(OpenSTAError, match="OpenSTA found no path: Error: 0.lib line 1, syntax error"):
+    with pytest.raises(OpenSTAError, match=r"OpenSTA found no path: Error: 0\.lib line 1, syntax error"):
         opensta_delay(netlist, generic(), LIBRARY, 0.0)

@@ -66,12 +66,15 @@ def test_delays_beyond_the_clock_are_marked() -> None:
     text = "\n".join(timing.markdown(results, library, 2000.0))
     assert "| CRF | 1,999 | **2,001** |" in text
     assert "| longest | 1,999 | **2,001** |" in text
-    assert "| clock of 500 MHz | 2,000 | 2,000 |" in text
-    # From register to register a tenth of the cycle has to be left.
-    margin = {"a": {"CRF": timing.Delay(1.0, 1.0, "", 1799.0)}, "b": {"CRF": timing.Delay(1.0, 1.0, "", 1801.0)}}
+    # From register to register a tenth of the cycle has to be left, in either tool's opinion.
+    margin = {
+        "a": {"CRF": timing.Delay(1.0, 1.0, "", 1799.0, 1801.0)},
+        "b": {"CRF": timing.Delay(1.0, 1.0, "", 1801.0, 1799.0)},
+    }
     text = "\n".join(timing.markdown(margin, library, 2000.0))
     assert "| CRF | 1,799 | **1,801** |" in text
-    assert "1,800 ps are 90% of the clock cycle" in text
+    assert "| CRF | **1,801** | 1,799 |" in text
+    assert "beyond 1,800 ps, 90% of a clock of 500 MHz" in text
     # Gate equivalents have no real time.
     assert "**" not in "\n".join(timing.markdown(results, generic(), 2000.0))
 
@@ -108,7 +111,7 @@ VECTOR = {"vector unit product", "vector unit table"}
 )
 def test_sections_of_a_variant(name: str, absent: set[str]) -> None:
     missing = {section for section, x in SECTIONS.items() if not x.exists(preset(name))}
-    assert missing - {"multipliers to first tree register"} == absent
+    assert missing - {"multipliers to first tree register", "weight loader, decoder's enables"} == absent
 
 
 def test_borders_of_a_section_are_black_boxes(tmp_path) -> None:
