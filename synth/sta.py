@@ -17,15 +17,30 @@ from numpy.typing import NDArray
 
 from synth.flow import GateNetlist
 from synth.liberty import LibraryError
-from synth.power.cells import Arc, CellModel, Characterisation
+from synth.power.cells import Arc, CellModel, Characterisation, mean_at
 from synth.power.netlist import CellArray, FlatNetlist
 
-__all__ = ["FANOUTS", "Borders", "Path", "border_delays", "buffered", "enclosed", "longest_path", "tree_buffer"]
+__all__ = [
+    "DIRECT",
+    "TREE_LOADS",
+    "Borders",
+    "Path",
+    "Tree",
+    "border_delays",
+    "buffered",
+    "enclosed",
+    "longest_path",
+    "tree",
+]
 
 Floats = NDArray[np.float64]
 
-#: Loads of a buffer in a tree; the library's fastest of these.
-FANOUTS = (4, 6, 8, 12, 16)
+#: Most loads of a net without buffers of its own.
+DIRECT = 16
+#: Loads for which trees are the fastest of those that are tried.
+TREE_LOADS = 256
+_FANS = (4, 6, 8, 12, 16)
+_ROOTS = (1, 2, 3, 4, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -67,24 +82,58 @@ class Borders:
     ends: tuple[int, ...] = ()
 
 
-def tree_buffer(library: Characterisation) -> tuple[CellModel, int]:
-    """The buffer of trees and how many of its kind it drives: the least delay for a factor of e in loads."""
+@dataclass(frozen=True)
+class Tree:
+    """How nets of many loads are buffered.
 
-    def cost(cell: CellModel, loads: int) -> float:
+    Attributes
+    ----------
+    buffer
+        The cell.
+    fan
+        Most loads of a buffer.
+    root
+        Most buffers that the net's own driver has.
+    """
+
+    buffer: CellModel
+    fan: int
+    root: int
+
+    def levels(self, loads: int) -> list[int]:
+        """Buffers of each level for so many loads, the last level's first."""
+        counts = []
+        while not counts or counts[-1] > self.root:
+            counts.append(-(-(counts[-1] if counts else loads) // self.fan))
+        return counts
+
+
+def tree(library: Characterisation) -> Tree:
+    """The fastest tree from a smallest NAND2 to :data:`TREE_LOADS` of its kind."""
+    return min(
+        (Tree(cell, fan, root) for cell in library.buffers for fan in _FANS for root in _ROOTS if root <= fan),
+        key=lambda each: (_tree_delay(library, each), each.buffer.area, each.buffer.name, each.fan, each.root),
+    )
+
+
+def _tree_delay(library: Characterisation, tree: Tree) -> float:
+    counts = tree.levels(TREE_LOADS)[::-1]
+    inputs = next(iter(tree.buffer.capacitance.values()))
+    nand = max(library.nand2.capacitance.values())
+    total, slew = 0.0, library.nominal_slew
+    for cell, drives, of, each in zip(
+        [library.nand2, *[tree.buffer] * len(counts)],
+        [*counts, TREE_LOADS],
+        [1, *counts],
+        [inputs] * len(counts) + [nand],
+        strict=True,
+    ):
+        loads = -(-drives // of)
+        load = loads * each + library.wire.at(np.array([loads]))
         (pin,) = cell.outputs
-        load = loads * next(iter(cell.capacitance.values())) + library.wire.at(np.array([loads]))
-        slew = np.zeros((1, 2))
-        for _ in range(20):
-            slew = _pair(cell.slew[pin][0], slew, load).max(axis=1)
-        return float(_pair(cell.delay[pin][0], slew, load).max()) / float(np.log(loads))
-
-    choices = [
-        (cell, loads)
-        for cell in library.buffers
-        for loads in FANOUTS
-        if not cell.max_load or loads * next(iter(cell.capacitance.values())) <= 0.8 * cell.max_load
-    ] or [(library.buffer, FANOUTS[-1])]
-    return min(choices, key=lambda choice: (cost(*choice), choice[0].area, choice[0].name, choice[1]))
+        total += float(mean_at(cell.delay[pin], slew, load)[0])
+        slew = float(mean_at(cell.slew[pin], slew, load)[0])
+    return total
 
 
 def _flop(library: Characterisation) -> CellModel:
@@ -154,19 +203,21 @@ def enclosed(gates: GateNetlist, library: Characterisation, borders: Borders) ->
     (data,), output = flop.inputs[:1], next(iter(flop.outputs))
     launched = sources.copy()
     copies = np.array([borders.copies.get(net, 1) for net in sources.tolist()], np.int64)
-    buffer, fan = tree_buffer(library)
-    (into,), (out,) = buffer.inputs, buffer.outputs
-    for net in np.flatnonzero(copies > 1).tolist():
+    made = tree(library)
+    (into,), (out,) = made.buffer.inputs, made.buffer.outputs
+    for number in np.flatnonzero(copies > 1).tolist():
         # From the part back to the register: at each level a buffer with its neighbours, which go to other copies.
-        count, leaf = int(copies[net]), int(sources[net])
-        while count > 1:
-            group = min(count, fan)
+        # The buffer at the border of each copy comes first.
+        leaf, counts = int(sources[number]), [int(copies[number])]
+        counts += made.levels(counts[0]) if counts[0] > made.root else []
+        for count, above in zip(counts, [*counts[1:], 1], strict=True):
+            group = -(-count // above)
             root = cells.new(1)
             outs = cells.new(group)
             outs[0] = leaf
-            cells.add(buffer, group, **{into: np.repeat(root, group), out: outs})
-            leaf, count = int(root[0]), -(-count // group)
-        launched[net] = leaf
+            cells.add(made.buffer, group, **{into: np.repeat(root, group), out: outs})
+            leaf = int(root[0])
+        launched[number] = leaf
     count = len(sources)
     cells.add(flop, count, **{flop.clock: np.full(count, clock), data: np.zeros(count), output: launched})
     count = len(ends)
@@ -200,42 +251,42 @@ def _clock_nets(rows: Mapping[str, tuple[list[str], NDArray[np.int32]]], library
 
 
 def buffered(netlist: FlatNetlist, library: Characterisation) -> FlatNetlist:
-    """A netlist with a balanced tree of buffers in each net of more loads than :func:`tree_buffer` drives.
-
-    Clocks are left as they are.
-    """
-    buffer, fan = tree_buffer(library)
-    (into,), (out,) = buffer.inputs, buffer.outputs
+    """A netlist with a balanced tree of buffers in each net of more than :data:`DIRECT` loads, but for clocks."""
+    made = tree(library)
+    (into,), (out,) = made.buffer.inputs, made.buffer.outputs
     rows = {name: (cell.pins, cell.nets.copy()) for name, cell in netlist.cells.items()}
     skipped = {0, 1, *_clock_nets(rows, library)}
     cells = _Cells(rows, netlist.nets)
-    while True:
-        arrays = cells.arrays()
-        places = [
-            (array, cells.pins[name].index(pin))
-            for name, array in arrays.items()
-            for pin in library.cells[name].capacitance
-            if pin in cells.pins[name]
-        ]
-        loads = np.concatenate([array[:, column] for array, column in places] or [np.zeros(0, np.int32)])
-        owner = np.repeat(np.arange(len(places)), [len(array) for array, _ in places])
-        row = np.concatenate([np.arange(len(array)) for array, _ in places] or [np.zeros(0, np.int64)])
-        counts = np.bincount(loads, minlength=cells.nets)
-        counts[list(skipped)] = 0
-        many = np.flatnonzero(counts > fan)
-        if not many.size:
-            break
-        order = np.argsort(loads, kind="stable")
-        first = np.searchsorted(loads[order], many)
-        for net, begin in zip(many.tolist(), first.tolist(), strict=True):
-            chosen = order[begin : begin + counts[net]]
-            groups = np.array_split(chosen, -(-len(chosen) // fan))
-            outs = cells.new(len(groups))
-            for group, found in zip(groups, outs, strict=True):
-                for place in group.tolist():
-                    array, column = places[owner[place]]
-                    array[row[place], column] = found
-            cells.add(buffer, len(groups), **{into: np.full(len(groups), net), out: outs})
+    arrays = cells.arrays()
+    places = [
+        (array, cells.pins[name].index(pin))
+        for name, array in arrays.items()
+        for pin in library.cells[name].capacitance
+        if pin in cells.pins[name]
+    ]
+    loads = np.concatenate([array[:, column] for array, column in places] or [np.zeros(0, np.int32)])
+    owner = np.repeat(np.arange(len(places)), [len(array) for array, _ in places])
+    row = np.concatenate([np.arange(len(array)) for array, _ in places] or [np.zeros(0, np.int64)])
+    counts = np.bincount(loads, minlength=cells.nets)
+    counts[list(skipped)] = 0
+    order = np.argsort(loads, kind="stable")
+    sorted_loads = loads[order]
+    for net in np.flatnonzero(counts > DIRECT).tolist():
+        begin = int(np.searchsorted(sorted_loads, net))
+        chosen = order[begin : begin + counts[net]]
+        levels = made.levels(len(chosen))
+        outs = cells.new(levels[0])
+        for group, found in zip(np.array_split(chosen, levels[0]), outs, strict=True):
+            for place in group.tolist():
+                array, column = places[owner[place]]
+                array[row[place], column] = found
+        for above in [*levels[1:], 0]:
+            sources = cells.new(above) if above else np.array([net], np.int32)
+            groups = np.array_split(np.arange(len(outs)), len(sources))
+            inputs = np.repeat(sources, [len(group) for group in groups])
+            cells.add(made.buffer, len(outs), **{into: inputs, out: outs})
+            outs = sources
+    arrays = cells.arrays()
     return FlatNetlist(
         cells.nets,
         netlist.ports,

@@ -16,7 +16,7 @@ from synth.generic import generic
 from synth.liberty import LibraryError, library_from_texts, load
 from synth.opensta import HINT, OpenSTAError, available, opensta_delay
 from synth.power.cells import WireLoad, characterise
-from synth.sta import Borders, border_delays, enclosed, longest_path, tree_buffer
+from synth.sta import DIRECT, Borders, Tree, _tree_delay, border_delays, enclosed, longest_path, tree
 
 #: No wires, so that sums stay short.
 NO_WIRE = WireLoad("none", {1: 0.0}, 0.0, 0.0)
@@ -24,8 +24,9 @@ LIBRARY = replace(characterise(generic(), ["NAND2", "INV", "XOR2", "FA", "DFF", 
 #: In tau: a flip-flop's clock to output without a load, and the load of a NAND2 input. Gates take 1 or 2, and loads of
 #: other inputs 1.
 FLOP, NAND = 4.0, 4 / 3
-BUFFER, FAN = tree_buffer(LIBRARY)
-(INTO,) = BUFFER.capacitance.values()
+TREE = tree(LIBRARY)
+FAN, ROOT = TREE.fan, TREE.root
+(INTO,) = TREE.buffer.capacitance.values()
 
 
 def gates(cells, ports=None, inputs=("clk", "rst"), instances=()) -> GateNetlist:
@@ -63,13 +64,22 @@ def test_a_net_of_many_loads_goes_through_buffers() -> None:
         return delay(gates(cells))
 
     last = 1 + 1  # inverter into the flip-flop
-    assert many(FAN) == pytest.approx(FLOP + FAN + last, rel=1e-4)
-    # Even parts: 2 * FAN - 1 loads are two buffers, of which one has as many as it may.
-    assert many(2 * FAN - 1) == pytest.approx(FLOP + 2 * INTO + 2 + FAN + last, rel=1e-4)
-    # FAN + 1 buffers have two in front of them, and one of those has more than the other.
-    group = -(-(FAN + 1) // 2)
-    levels = FLOP + 2 * INTO + 2 + group * INTO + 2 + FAN + last
-    assert levels - INTO - 1 <= many(FAN * FAN + 1) <= levels
+    assert many(DIRECT) == pytest.approx(FLOP + DIRECT + last, rel=1e-4)
+    assert TREE.levels(FAN) == [1]
+    assert many(DIRECT + 1) < FLOP + 3 * (2 + FAN * INTO) + last
+    # Full levels.
+    loads = FAN * FAN * ROOT
+    assert TREE.levels(loads) == [FAN * ROOT, ROOT]
+    wanted = FLOP + ROOT * INTO + 2 + FAN * INTO + 2 + FAN + last
+    assert many(loads) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_tree_is_the_fastest_of_its_kind() -> None:
+    for root in (1, 2, 4, 8):
+        for fan in (4, 8, 16):
+            if root <= fan:
+                other = Tree(TREE.buffer, fan, root)
+                assert _tree_delay(LIBRARY, TREE) <= _tree_delay(LIBRARY, other)
 
 
 def test_copies_and_black_boxes() -> None:
@@ -78,10 +88,11 @@ def test_copies_and_black_boxes() -> None:
     netlist = gates({"INV": (["A", "Y"], [[4, 5]])}, ports, ("clk", "rst", "i"))
     one = delay(netlist)
     assert one == pytest.approx(FLOP + 1 + 1 + 1, rel=1e-4)
-    assert delay(netlist, copies={4: FAN}) == pytest.approx(FLOP + FAN * INTO + 2 + 1 + 1 + 1, rel=1e-4)
-    two = FLOP + 2 * INTO + 2 + FAN * INTO + 2 + 1 + 1 + 1
-    assert delay(netlist, copies={4: 2 * FAN}) == pytest.approx(two, rel=1e-4)
-    assert delay(netlist, copies={4: 1024}) > two
+    few = FLOP + ROOT * INTO + 2 + 1 + 1 + 1
+    assert delay(netlist, copies={4: ROOT}) == pytest.approx(few, rel=1e-4)
+    many = FLOP + ROOT * INTO + 2 + FAN * INTO + 2 + 1 + 1 + 1
+    assert delay(netlist, copies={4: ROOT * FAN}) == pytest.approx(many, rel=1e-4)
+    assert delay(netlist, copies={4: 2 * ROOT * FAN}) > many
     # What is left out reads the output, three times: each is a flip-flop's input.
     assert delay(netlist, ends=(5, 5, 5)) == pytest.approx(one + 3, rel=1e-4)
     # And what it drives begins a path.
