@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from hw.yosys import YosysError
     from synth import timing
     from synth.liberty import LibraryError
+    from synth.opensta import OpenSTAError
     from synth.report import CACHE, area, rtlil_texts, unit_area, unit_areas, write
 
     try:
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         paths = write(reports, library, options.storage, options.folder)
         if delays:
             paths += timing.write(delays, configs, library, timing.CLOCK, options.folder, style)
-    except (ConfigError, LibraryError, YosysError, ValueError) as error:
+    except (ConfigError, LibraryError, OpenSTAError, YosysError, ValueError) as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write: {error}")

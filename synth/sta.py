@@ -102,7 +102,7 @@ class Tree:
 
     def levels(self, loads: int) -> list[int]:
         """Buffers of each level for so many loads, the last level's first."""
-        counts = []
+        counts: list[int] = []
         while not counts or counts[-1] > self.root:
             counts.append(-(-(counts[-1] if counts else loads) // self.fan))
         return counts

@@ -117,11 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         presets = {name: found[name] for name in configs}
         settings = {
             "network": options.network,
-            "photograph": Path(options.photograph).name,
+            "photograph": Path(chosen["photograph"]).name,
             "storage": options.storage,
             "period": options.period,
             "wire": wire,
             "timed_cycles": 0 if options.no_glitches else TIMED,
+            "area_unit": library.area_unit,
             "unit": "fJ" if library.area_unit == "um2" else "C V^2 / 1000",
         }
         paths = write(presets, library, settings, folder)

@@ -82,6 +82,8 @@ class Measurement:
         Names, in the order of the energies.
     cells, nets
         Of the netlist.
+    area
+        Of its cells, in the library's unit; buffers of nets of many loads are not in it.
     simulated
         Share of nets whose toggles come from the simulation.
     moved
@@ -98,6 +100,7 @@ class Measurement:
     blocks: Sequence[str]
     cells: int
     nets: int
+    area: float
     simulated: float
     moved: float
     sums: int
@@ -251,6 +254,7 @@ def measure(
         netlist.blocks,
         netlist.instances,
         netlist.nets,
+        sum(len(cell.nets) * cells.cells[name].area for name, cell in netlist.cells.items()),
         simulated,
         float(moved.mean()),
         sum(len(run.expected) for run in runs) * config.L,

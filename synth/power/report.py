@@ -95,6 +95,7 @@ def describe(config: AcceleratorConfig, measured: Measurement, source: str, volt
         "source": source,
         "layers": dict(measured.layers),
         "cells": measured.cells,
+        "area": measured.area,
         "nets": measured.nets,
         "simulated": measured.simulated,
         "moved": measured.moved,
@@ -177,7 +178,7 @@ def markdown(presets: Mapping[str, Described], settings: Mapping[str, Any]) -> I
     yield f"# Energy, library {settings['library']['name']}, registers: {settings['storage']}, Yosys {yosys_version()}"
     yield ""
     header = ["preset", f"{unit} a MAC", "EWS / it", "with glitches", "EWS / it", "stall", "idle", "cells"]
-    header += ["nets simulated", "moved", "sums compared"]
+    header += [f"area, {settings.get('area_unit', 'um2')}", "nets simulated", "moved", "sums compared"]
     rows = []
     for name, e in presets.items():
         glitches = 1 + e["glitches"] if "glitches" in e else None
@@ -191,6 +192,7 @@ def markdown(presets: Mapping[str, Described], settings: Mapping[str, Any]) -> I
                 f"{e['stall']:.1f}",
                 f"{e['idle']:.1f}",
                 f"{e['cells']:,}",
+                f"{e['area']:,.0f}",
                 f"{100 * e['simulated']:.1f} %",
                 f"{100 * e['moved']:.1f} %",
                 f"{e['sums']:,}",

@@ -140,6 +140,34 @@ def test_command_line(tmp_path, monkeypatch, capsys) -> None:
         assert f"| {name} | {value} |" in text
 
 
+def test_clock_gates(tmp_path, monkeypatch, capsys) -> None:
+    """With them, what enables the weight decoder is a section, and an operation's issue ends at a row's clock gates."""
+    monkeypatch.chdir(tmp_path)
+    sections = ["loop controller, weight loader, one row", "weight loader, decoder's enables"]
+    found = {}
+    for storage in timing.STYLES:
+        arguments = ["--preset", "ews-cms-tiny", "--storage", storage, "-o", storage]
+        assert timing.main([*arguments, *(x for name in sections for x in ("--section", name))]) == 0
+        report = json.loads((tmp_path / storage / "timing.json").read_text())
+        assert report["storage"] == storage
+        found[storage] = report["presets"]["ews-cms-tiny"]
+        assert found[storage]["configuration"]["clock_gating"] == (storage == "gated")
+    assert list(found["flipflop"]["sections"]) == sections[:1]
+    assert list(found["gated"]["sections"]) == sections
+    assert found["gated"]["sections"][sections[0]]["area"] < found["flipflop"]["sections"][sections[0]]["area"]
+    assert all(section["registered"] > 0 for section in found["gated"]["sections"].values())
+    assert "No second opinion" in capsys.readouterr().out
+
+
+def test_an_input_that_goes_to_more_tiles_comes_later(tmp_path) -> None:
+    name = "WRF, MRF, multipliers, demux"
+    config = preset("ews-tiny")
+    few, many = (delay(name, config.override([f"L={lanes}"]), tmp_path) for lanes in (4, 256))
+    # The same netlist.
+    assert (few.delay, few.area) == (many.delay, many.area)
+    assert few.registered < many.registered
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
