@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -183,6 +184,28 @@ def test_report(built, measured, tmp_path) -> None:
     assert sum(network["array"].values()) == pytest.approx(network["array_per_mac"])
     text = "\n".join(markdown(described, {**settings, "library": {"name": "generic"}}))
     assert text + "\n" == paths[1].read_text()
+
+
+def test_command_says_what_was_measured(built, measured, tmp_path, monkeypatch) -> None:
+    """With defaults: the photograph is one of scikit-learn's, and registers and their pipeline are gated."""
+    config, netlist, _ = built
+    asked = []
+
+    def instead(config, library, options):
+        asked.append((config, options))
+        return describe(config, measured, "random", None)
+
+    monkeypatch.setattr(command, "worker_pool", ThreadPoolExecutor)
+    monkeypatch.setattr(command, "_measured", instead)
+    assert command.main(["--preset", "ews-msvq-tiny", "-o", str(tmp_path)]) == 0
+    ((found, options),) = asked
+    assert found == config
+    assert options["photograph"] == photograph_path()
+    report = json.loads((tmp_path / "power.json").read_text())
+    assert report["settings"]["photograph"] == photograph_path().name
+    assert report["settings"]["storage"] == "gated"
+    area = sum(len(cell.nets) * LIBRARY.cells[name].area for name, cell in netlist.cells.items())
+    assert report["presets"]["ews-msvq-tiny"]["area"] == pytest.approx(area)
 
 
 @pytest.mark.parametrize(
