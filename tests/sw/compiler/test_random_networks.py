@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from hw.config import PRESETS, AcceleratorConfig
+from hw.config import PRESETS, VARIANTS, AcceleratorConfig
 from sw.compiler.compile import compile_network
 from sw.compiler.graph import CompileError
 from sw.executor import execute
@@ -63,6 +64,13 @@ def test_random_networks(part: int) -> None:
             raise
         run += 1
     assert run > SEEDS // 2
+
+
+def test_the_instances_have_weights_of_every_width_with_every_variant() -> None:
+    seeds = range(FULL * SEEDS // 4)
+    found = Counter((x.variant, x.weight_bits) for x in (random_instance(random.Random(f"network {s}")) for s in seeds))
+    assert set(found) == {(variant, bits) for variant in VARIANTS for bits in range(2, 9)}
+    assert min(found.values()) >= 5
 
 
 def test_rows_of_an_input_that_no_one_reads() -> None:
