@@ -28,6 +28,7 @@ from sw.compress.methods import CompressError, LayerSource, Recipe, misfit
 from sw.compress.network import module_sources
 from sw.compress.ratio import layer_bits, sum_bits
 from sw.compress.sources import load_model
+from sw.compress.training.data import load_data
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.integer import export_integers, read_network, write_network
 from sw.compress.training.modules import (
@@ -37,12 +38,12 @@ from sw.compress.training.modules import (
     decoded_layers,
     load_layers,
 )
-from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD
+from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD, SPLITS
 from sw.format.layer import CompressedLayer
 from sw.format.output import staged
 from sw.format.strict_json import json_text
 
-__all__ = ["NETWORKS", "Network", "accuracy", "distil", "divergence", "run", "start"]
+__all__ = ["NETWORKS", "Mosaic", "Network", "accuracy", "distil", "divergence", "run", "start", "unlike"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,9 @@ SMALL = 10_000
 
 _BATCH = 50
 
+# Correlation of outlines above which a picture is taken for a copy of an image.
+_COPY = 0.9
+
 
 def _pixels(file: Path, size: int | None) -> NDArray[np.uint8]:
     """Of an image of 224 x 224; with ``size``, the middle of any image, its shorter side as long as that."""
@@ -168,6 +172,20 @@ def load_more(directory: Path, network: Network) -> Tensor:
     return _normalised([_pixels(file, SIDE) for file in files], network)
 
 
+def load_small(path: Path) -> NDArray[np.uint8]:
+    """All images of an archive of small ones, without their labels, uint8 ``[n, rows, columns, 3]``.
+
+    Raises
+    ------
+    CompressError
+        It is none.
+    """
+    parts = [load_data(path, split).images for split in SPLITS]
+    if not all(isinstance(part, np.ndarray) and part.shape[1] == 3 for part in parts):
+        raise CompressError(f"small must be an .npz of coloured images, not {str(path)!r}")
+    return np.concatenate(parts).transpose(0, 2, 3, 1)
+
+
 @torch.no_grad()
 def accuracy(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, device: str) -> float:
     """Share of images whose largest logit is their label's, in per cent."""
@@ -188,13 +206,12 @@ def divergence(model: Callable[[Tensor], Tensor], teacher: nn.Module, images: Te
     return total / len(images)
 
 
-def _views(images: Tensor, generator: torch.Generator, mix: float) -> Tensor:
-    """Random crops in random colours, mirrored at random; a share of the batches mixed with themselves.
+def _crops(images: Tensor, generator: torch.Generator, size: int) -> Tensor:
+    """Random crops in random colours, mirrored at random, of that many rows and columns.
 
-    Crops take 0.2 to 1 of the area, with sides in ratios of 3:4 to 4:3. Of what is mixed, half the batches are weighted
-    means of two images (mixup), half have a rectangle of another one (CutMix).
+    Crops take 0.2 to 1 of the area, with sides in ratios of 3:4 to 4:3.
     """
-    count, size = len(images), images.shape[2]
+    count = len(images)
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator).to(images.device)
@@ -205,10 +222,18 @@ def _views(images: Tensor, generator: torch.Generator, mix: float) -> Tensor:
     zero = torch.zeros_like(area)
     mirrored = torch.where(draw(count) < 0.5, -width, width)
     matrix = torch.stack([mirrored, zero, left, zero, height, top], dim=1).reshape(-1, 2, 3)
-    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    grid = functional.affine_grid(matrix, [*images.shape[:2], size, size], align_corners=False)
     views = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     contrast, brightness = 0.7 + 0.6 * draw(count, 1, 1, 1), 0.6 * draw(count, 1, 1, 1) - 0.3
-    views = views * contrast + brightness
+    return views * contrast + brightness
+
+
+def _mixed(views: Tensor, generator: torch.Generator, mix: float) -> Tensor:
+    """A share of the batches mixed with themselves.
+
+    Of those, half are weighted means of two images (mixup), half have a rectangle of another one (CutMix).
+    """
+    size = views.shape[2]
     if float(torch.rand((), generator=generator)) >= mix:
         return views
     others = views.flip(0)
@@ -222,6 +247,100 @@ def _views(images: Tensor, generator: torch.Generator, mix: float) -> Tensor:
         :, :, top_cut : top_cut + side, left_cut : left_cut + side
     ]
     return views
+
+
+class Mosaic:
+    """Small pictures that images are completed with: a batch's other part, one picture or four to a view.
+
+    A picture of 64 x 64 that is enlarged to 224 x 224 has no fine details; four of them side by side have more.
+
+    Parameters
+    ----------
+    pictures
+        uint8 ``[n, rows, columns, 3]``.
+    network
+        Its pixels' mean and deviation.
+    device
+        Where they are kept.
+    """
+
+    def __init__(self, pictures: NDArray[np.uint8], network: Network, device: str) -> None:
+        self.pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device)
+        self.mean, self.deviation = (
+            torch.tensor(part, device=device).reshape(1, 3, 1, 1) for part in (network.mean, network.deviation)
+        )
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def views(self, count: int, generator: torch.Generator, size: int) -> Tensor:
+        """Random crops, half of them of four pictures."""
+        chosen = torch.randint(len(self), (4, count), generator=generator).to(self.pictures.device)
+        parts = (self.pictures[chosen.flatten()].float() - self.mean) / self.deviation
+        parts = parts.unflatten(0, (4, count))
+        four = torch.cat([torch.cat([parts[0], parts[1]], 3), torch.cat([parts[2], parts[3]], 3)], 2)
+        one = functional.interpolate(parts[0], scale_factor=2, mode="bicubic", align_corners=False)
+        both = torch.cat([four[: count // 2], one[count // 2 :]])
+        return _crops(both, generator, size)
+
+
+def unlike(pictures: NDArray[np.uint8], images: Tensor) -> NDArray[np.bool_]:
+    """Which pictures are no smaller copies of an image: none that it is correlated with by more than 0.9.
+
+    Both are compared as 12 x 12 pixels, the whole picture and its middle: the images may be crops.
+
+    Parameters
+    ----------
+    pictures
+        uint8 ``[n, rows, columns, 3]``.
+    images
+        Normalised.
+    """
+
+    def outlines(values: Tensor) -> Tensor:
+        small = functional.adaptive_avg_pool2d(values, 12).flatten(1)
+        small = small - small.mean(1, keepdim=True)
+        return small / small.norm(dim=1, keepdim=True).clamp_min(1e-6)
+
+    known = outlines(images)
+    found = []
+    for part in np.array_split(pictures, max(1, len(pictures) // 2000)):
+        values = torch.from_numpy(part).permute(0, 3, 1, 2).float()
+        edge = values.shape[2] // 16
+        middle = values[:, :, edge : values.shape[2] - edge, edge : values.shape[3] - edge]
+        likest = torch.stack([(outlines(each) @ known.T).amax(1) for each in (values, middle)]).amax(0)
+        found.append((likest <= _COPY).numpy())
+    return np.concatenate(found)
+
+
+class _Replayed:
+    """A step of the optimiser; on a GPU replayed as a CUDA graph, for else most of the time is launches."""
+
+    usual_steps = 3
+
+    def __init__(self, work: Callable[[Tensor], None], capture: bool) -> None:
+        self.work, self.done = work, 0
+        self.stream = torch.cuda.Stream() if capture else None  # type: ignore[no-untyped-call]
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, views: Tensor) -> None:
+        if self.stream is None:
+            self.work(views)
+            return
+        if self.done < self.usual_steps:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                self.work(views)
+            torch.cuda.current_stream().wait_stream(self.stream)
+        else:
+            if self.graph is None:
+                self.given = views.clone()
+                self.graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(self.graph, stream=self.stream):
+                    self.work(self.given)
+            self.given.copy_(views)
+            self.graph.replay()
+        self.done += 1
 
 
 def _groups(student: nn.Module, lr: float) -> list[dict[str, Any]]:
@@ -243,8 +362,10 @@ def distil(
     lr: float,
     batch: int = 20,
     mix: float = 0.5,
+    small: Mosaic | None = None,
     device: str = "cpu",
     seed: int = 0,
+    capture: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[float]:
     """Train a network in evaluation mode on another's logits: Kullback-Leibler divergence, AdamW, a cosine of rates.
@@ -259,8 +380,12 @@ def distil(
         ``lr`` is relative to the size of each parameter.
     mix
         Share of the batches that are mixed.
+    small
+        Half of each batch is of these, if they are given.
     device, seed, report
         Where, of the views, and told a line now and then.
+    capture
+        On a GPU, replay steps as a CUDA graph.
 
     Returns
     -------
@@ -268,20 +393,20 @@ def distil(
         The mean loss of each hundred steps, or of all if there are fewer.
     """
     generator = torch.Generator().manual_seed(seed)
-    batch = min(batch, len(images))
-    optimiser = torch.optim.AdamW(_groups(student, lr), lr, weight_decay=0.0)
+    cuda = device.startswith("cuda")
+    own = min(batch if small is None else batch - batch // 2, len(images))
+    groups = _groups(student, lr)
+    if cuda:
+        # A captured step reads the rates from the device.
+        for group in groups:
+            group["lr"] = torch.tensor(group["lr"], device=device)
+    optimiser = torch.optim.AdamW(groups, lr, weight_decay=0.0, fused=cuda, capturable=cuda)
     losses: list[float] = []
     running, order = torch.zeros((), device=device), torch.empty(0, dtype=torch.long)
     student.eval()
-    for step in range(steps):
-        warm = min(1.0, (step + 1) / max(1, steps // 20))
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-        if len(order) < batch:
-            order = torch.randperm(len(images), generator=generator)
-        chosen, order = order[:batch], order[batch:]
-        views = _views(images[chosen.to(images.device)].to(device), generator, mix)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
+
+    def work(views: Tensor) -> None:
+        with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
             with torch.no_grad():
                 wanted = teacher(views).float().log_softmax(1)
             logits = student(views).float()
@@ -289,7 +414,27 @@ def distil(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        running += loss.detach()
+        running.add_(loss.detach())
+
+    advance = _Replayed(work, cuda and capture)
+    for step in range(steps):
+        warm = min(1.0, (step + 1) / max(1, steps // 20))
+        for group in optimiser.param_groups:
+            rate = group["peak"] * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        if len(order) < own:
+            order = torch.randperm(len(images), generator=generator)
+        chosen, order = order[:own], order[own:]
+        views = _crops(images[chosen.to(images.device)].to(device), generator, images.shape[2])
+        if small is not None:
+            views = torch.cat([views, small.views(batch // 2, generator, images.shape[2])])
+        views = _mixed(views, generator, mix)
+        if cuda:
+            views = views.contiguous(memory_format=torch.channels_last)
+        advance(views)
         every = min(100, steps)
         if step % every == every - 1:
             losses.append(float(running) / every)
@@ -366,6 +511,13 @@ def run(options: argparse.Namespace) -> int:
     if options.held_out or options.final:
         del sets["odd classes" if options.held_out else "held out"]
     teacher = network.build(options.weights).to(device).eval()
+    small, copies = None, 0
+    if options.small is not None:
+        pictures = load_small(options.small)
+        # Where pictures are from the same source, what the report is made of must not be among them.
+        other = unlike(pictures, images[torch.stack(list(sets.values())).any(0)])
+        small, copies = Mosaic(pictures[other], network, device), int((~other).sum())
+        _say(f"{len(small):,} small pictures, {copies} copies left out")
 
     def scores(model: Callable[[Tensor], Tensor]) -> dict[str, float]:
         found = {name: accuracy(model, images[own], classes[own], device) for name, own in sets.items()}
@@ -398,8 +550,10 @@ def run(options: argparse.Namespace) -> int:
             lr=options.lr,
             batch=options.batch,
             mix=options.mix,
+            small=small,
             device=device,
             seed=options.seed,
+            capture=not options.eager,
             report=_say,
         )
         report["distilled"] = scores(graph)
@@ -427,6 +581,8 @@ def run(options: argparse.Namespace) -> int:
         "coded_share": coded.weight_count / weights,
         "images": count,
         "more_images": len(pictures) - count,
+        "small_images": 0 if small is None else len(small),
+        "copies_left_out": copies,
         "steps": options.steps,
         "lr": options.lr,
         "batch": options.batch,

@@ -12,7 +12,9 @@ depthwise ones stay at 8 bit.
 
 DIRECTORY holds NNN.jpg, one image of each class, 224 x 224. Of the even classes, those that 10 divides are held out, to
 choose settings on; the others tune. With ``--final`` they tune, too. The odd ones are for the report alone. ``--more``
-names a directory of any other pictures to tune with.
+names a directory of any other pictures to tune with, ``--small`` an archive of small ones, such as Tiny-ImageNet's:
+half of each batch are enlarged crops of those, and of four of them side by side. Any that may be smaller copies of
+images of the report are left out.
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, help="state dict, if not those of a package")
     parser.add_argument("--images", type=Path, required=True, help="directory of NNN.jpg")
     parser.add_argument("--more", type=Path, nargs="+", default=(), help="directories of other pictures to tune with")
+    parser.add_argument(
+        "--small", type=Path, metavar="FILE.npz", help="small pictures for half of each batch (experiments.images)"
+    )
     parser.add_argument("--method", choices=METHODS, default="ssvq", help="%(default)s")
     parser.add_argument("--bits", type=float, default=2.0, help="a weight, codebooks included (%(default)s)")
     parser.add_argument("--fixed", action="store_true", help="assignments stay, and signs alone are learned")
@@ -48,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, help="use only that many images to tune, to try the command")
     parser.add_argument("--held-out", action="store_true", help="report held-out images only, to choose settings")
     parser.add_argument("--final", action="store_true", help="tune with the held-out images too")
+    parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")
     parser.add_argument("--device", help="cuda if PyTorch sees a GPU, or cpu")
     parser.add_argument("--threads", type=int, default=2, help="of torch on a CPU; results depend on it (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")

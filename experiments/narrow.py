@@ -1,8 +1,9 @@
 """Codewords of 8, 5, 4 and 3 bits: MVQ, SSVQ and MSVQ, and MSVQ's masks of 2:8 in place of 4:16.
 
 ``codeword_bits`` counts the sign. Number of codewords, masks and start are those of 8 bits, so a narrow file is the
-same file with a smaller codebook. The learning rate of a method is the one that was best with 8 bits: narrow codewords
-get no tries of their own.
+same file with a smaller codebook. On ResNets the learning rate of a method is the one that was best with 8 bits, and
+narrow codewords get no tries of their own. On transformers each width has as many tries as any other, and learns the
+dense network's logits in place of the labels.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ CONFIGS = {
     "dinov2-s": TrainConfig(4, 256, "adamw", 1e-4, warmup=0.5, crop=8, distort=0.3, mix=0.5),
 }
 
+#: Networks whose cases have rates of their own, and learn from the dense network.
+TRANSFORMERS = ("vit", "dinov2-s")
+
 FREEZING = Freezing(interval=100)
 
 
@@ -42,7 +46,8 @@ def cases(network: str) -> list[Case]:
                 Recipe(method, k, d, n, m, scope=scope, codeword_bits=count),
                 sparse=nm,
                 freezing=FREEZING if method in ("ssvq", "msvq") else None,
-                rate_of="" if count == bits[0] else f"{name}, {bits[0]} bits",
+                rate_of="" if count == bits[0] or network in TRANSFORMERS else f"{name}, {bits[0]} bits",
+                distil=network in TRANSFORMERS,
             )
             for count in bits
         ]
@@ -50,7 +55,7 @@ def cases(network: str) -> list[Case]:
     if network == "dinov2-s":
         # A pretrained transformer does not stand masks of 4:16: see experiments.distil.
         found = rows("MSVQ 6:16", "msvq", 32, 16, "6:16", "layerwise", (8, *BITS))
-        return [dataclasses.replace(case, sparse="", freezing=None, moving=True, distil=True) for case in found]
+        return [dataclasses.replace(case, sparse="", freezing=None, moving=True) for case in found]
     found = rows("MSVQ", "msvq", 32, 16, "4:16", "layerwise", (8, *BITS))
     found += rows("MVQ", "mvq", 2048 if network == "resnet20" else 512, 16, "4:16", "crosslayer", (8, *BITS))
     found += rows("SSVQ", "ssvq", 16, 8, "", "layerwise", (8, *BITS))

@@ -258,13 +258,16 @@ def test_reports_need_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("network", narrow.STUDY.networks)
-def test_narrow_codewords_take_the_rate_of_wide_ones_and_nothing_else_differs(network: str) -> None:
+def test_narrow_codewords_differ_from_wide_ones_in_nothing_else(network: str) -> None:
     cases = {case.name: case for case in narrow.cases(network)}
-    compared = [case for case in cases.values() if case.rate_of]
+    compared = [case for case in cases.values() if case.recipe.codeword_bits < 8]
     # Of the pretrained transformer MSVQ alone.
     assert {case.recipe.method for case in compared} == ({"msvq"} if network == "dinov2-s" else {"msvq", "mvq", "ssvq"})
     for case in compared:
-        wide = cases[case.rate_of]
-        assert case.recipe.codeword_bits < wide.recipe.codeword_bits == 8
+        wide = cases[case.name.partition(",")[0] + ", 8 bits"]
+        assert wide.recipe.codeword_bits == 8
+        # Tries of their own, as many as those of 8 bits, or none and the rate of those.
+        assert case.rate_of == ("" if network in narrow.TRANSFORMERS else wide.name)
+        assert case.distil == (network in narrow.TRANSFORMERS)
         assert replace(case.recipe, codeword_bits=8) == wide.recipe
         assert replace(case, name=wide.name, recipe=wide.recipe, rate_of="") == wide

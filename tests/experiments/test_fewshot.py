@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments import distillation, fewshot
-from experiments.distillation import Network, accuracy, distil, divergence, start
+from experiments.distillation import Mosaic, Network, accuracy, distil, divergence, start, unlike
 from experiments.models import ImageNetMobileNetV2, InvertedResidual
 from experiments.reconstruction import reconstruct
 from sw.compress.methods import Recipe, compress_layers
@@ -158,12 +158,39 @@ def test_command(
     found = json.loads(report.read_text())
     assert found["more_images"] == 16
     assert set(found["integers"]) == {"odd classes"}
+    small = tmp_path / "small.npz"
+    pictures, labels = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8), np.zeros(9, np.int64)
+    np.savez(small, train_images=pictures, train_labels=labels, test_images=pictures[:4], test_labels=labels[:4])
+    assert fewshot.main([*command, "--small", str(small)]) == 0
+    found = json.loads(report.read_text())
+    assert (found["small_images"], found["copies_left_out"]) == (13, 0)
     assert fewshot.main([*command, "--final", "--held-out"]) == 2
     assert "--held-out must not be given with --final" in capsys.readouterr().err
     assert fewshot.main([*command, "--more", str(tmp_path / "none")]) == 2
     assert f"more must be a directory of pictures, not '{tmp_path / 'none'}'" in capsys.readouterr().err
     assert fewshot.main([*command[:2], str(tmp_path), *command[3:]]) == 2
     assert f"images must be a directory of NNN.jpg, not '{tmp_path}'" in capsys.readouterr().err
+
+
+def test_small_pictures_are_half_of_each_batch(teacher: nn.Module) -> None:
+    network = Network(lambda weights: copy.deepcopy(teacher), (127.0,) * 3, (128.0,) * 3)
+    small = Mosaic(np.full((5, 16, 16, 3), 255, np.uint8), network, "cpu")
+    views = small.views(6, torch.Generator().manual_seed(0), 32)
+    assert views.shape == (6, 3, 32, 32)
+    # White, but for the random contrast and brightness of each view.
+    assert torch.allclose(views, views[:, :1, :1, :1].expand_as(views), atol=1e-5)
+    model = copy.deepcopy(teacher)
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    assert len(distil(model, teacher, images(60, 0), steps=2, lr=1e-3, batch=10, mix=0.0, small=small)) == 1
+    assert seen == [10, 10]
+
+
+def test_copies_are_no_more_pictures() -> None:
+    pixels = (images(6, 2) * 40 + 128).clamp(0, 255)
+    pictures = functional.interpolate(pixels[:, :, 1:31, 1:31], size=(16, 16), mode="area")
+    found = pictures.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    assert unlike(found, (pixels[3:] - 127) / 128).tolist() == [True, True, True, False, False, False]
 
 
 def test_mobilenet_has_its_weights_by_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
