@@ -16,7 +16,7 @@ from sw.compress.export.transformer import PartLayer, Visitor, Walk, transformer
 from sw.compress.methods import CompressError
 from sw.compress.training.device import device_values
 from sw.compress.training.differences import PRECISION, Difference, exact_layer, label, layer_bound
-from sw.compress.training.integer import IntegerNetwork
+from sw.compress.training.integer import IntegerNetwork, on_cpu
 from sw.network.spatial import Layer, Logits
 from sw.network.tokens import RESIDUAL_LIMIT, Embed, MatMul, Mean, Normalise, Residual, Split
 
@@ -119,13 +119,14 @@ def compare_steps(network: IntegerNetwork, model: nn.Module, images: Tensor, cal
     CompressError
         The file's operations are not those that the transformer gives.
     """
-    steps = transformer_steps(model, calibration)
+    # The scales of the file are those of a CPU: a GPU's sums have other last bits.
+    model, images = on_cpu(model), images.cpu()
+    steps = transformer_steps(model, calibration.cpu())
     if [(op.kind, op.inputs) for op in steps.network.operations] != [(op.kind, op.inputs) for op in network.operations]:
         raise CompressError("the file must have the operations of the transformer, and has others")
-    images = images.cpu()
     values = device_values(network, network.quantise(images))
     forced = _Forced(steps.places, network, values)
-    logits = Walk(copy.deepcopy(model).cpu()).run(images.double(), forced)
+    logits = Walk(copy.deepcopy(model)).run(images.double(), forced)
     last = len(network.operations) - 1
     op = network.operations[last]
     assert isinstance(op, Logits)

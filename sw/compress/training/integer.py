@@ -28,6 +28,7 @@ __all__ = [
     "export_steps",
     "fixed_point",
     "network_metadata",
+    "on_cpu",
     "quantise_images",
     "read_network",
     "write_network",
@@ -103,15 +104,15 @@ class IntegerNetwork(Network):
 
 def export_integers(graph: fx.GraphModule, image_shape: tuple[int, int, int]) -> IntegerNetwork:
     """:func:`sw.compress.export.graph.export_network`, for tensors; from a copy on the CPU, if it is elsewhere."""
-    return IntegerNetwork.of(export_network(_on_cpu(graph), image_shape))
+    return IntegerNetwork.of(export_network(on_cpu(graph), image_shape))
 
 
 def export_steps(model: nn.Module, images: Tensor) -> IntegerNetwork:
     """:func:`sw.compress.export.transformer.export_transformer`, for tensors; from a copy on the CPU, as above."""
-    return IntegerNetwork.of(export_transformer(_on_cpu(model), images.cpu()))
+    return IntegerNetwork.of(export_transformer(on_cpu(model), images.cpu()))
 
 
-def _on_cpu(model: _Model) -> _Model:
+def on_cpu(model: _Model) -> _Model:
     """The model, or its copy on the CPU.
 
     A step size is an exponential, whose last bit depends on the device, and a weight half-way between two integers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from torch import nn
 
 from hw.config import preset
 from sw.compress.methods import CompressError
+from sw.compress.training import comparison_steps
 from sw.compress.training.comparison import compare_file
 from sw.compress.training.integer import IntegerNetwork, export_steps, write_network
+from tests.sw.devices import CUDA
 from tests.sw.steps import converted
 
 Transformer = tuple[nn.Module, torch.Tensor, IntegerNetwork]
@@ -37,6 +40,25 @@ def test_what_was_exported_is_explained_by_rounding(transformer: Transformer, tm
     near = [each for each in found.operations if not any(x in each.operation for x in ("normalise", "embed", "logits"))]
     assert max(each.bound for each in near) < 0.51
     assert min(each.apart for each in near) > 0.3
+
+
+def test_scales_are_calibrated_on_the_cpu_again(
+    transformer: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of the file: a GPU's sums have other last bits, which the residual stream's integers show."""
+    model, images, network = transformer
+    write_network(tmp_path / "network", network)
+    elsewhere = copy.deepcopy(model).to("meta")
+    monkeypatch.setattr(comparison_steps, "on_cpu", {elsewhere: model}.__getitem__)
+    assert compare_file(tmp_path / "network", elsewhere, images).first is None
+
+
+@CUDA
+def test_what_was_trained_on_a_gpu_is_explained_by_rounding(transformer: Transformer, tmp_path: Path) -> None:
+    model, images, _ = transformer
+    model, images = copy.deepcopy(model).cuda(), images.cuda()
+    write_network(tmp_path / "network", export_steps(model, images))
+    assert compare_file(tmp_path / "network", model, images).first is None
 
 
 def changed(network: IntegerNetwork, kind: str, **fields: Any) -> IntegerNetwork:
