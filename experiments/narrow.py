@@ -1,9 +1,9 @@
 """Codewords of 8, 5, 4 and 3 bits: MVQ, SSVQ and MSVQ, and MSVQ's masks of 2:8 in place of 4:16.
 
 ``codeword_bits`` counts the sign. Number of codewords, masks and start are those of 8 bits, so a narrow file is the
-same file with a smaller codebook. On ResNets the learning rate of a method is the one that was best with 8 bits, and
-narrow codewords get no tries of their own. On transformers each width has as many tries as any other, and learns the
-dense network's logits in place of the labels.
+same file with a smaller codebook. The learning rate of a method is the one that was best with 8 bits, and narrow
+codewords get no tries of their own; but for CIFAR-10's transformer, where each width has as many tries as any other.
+Transformers learn the dense network's logits in place of the labels.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ CONFIGS = {
     "dinov2-s": TrainConfig(4, 256, "adamw", 1e-4, warmup=0.5, crop=8, distort=0.3, mix=0.5),
 }
 
-#: Networks whose cases have rates of their own, and learn from the dense network.
-TRANSFORMERS = ("vit", "dinov2-s")
+#: Networks that learn from the dense one.
+TAUGHT = ("vit", "dinov2-s")
+
+#: Networks whose cases have rates of their own.
+OWN_RATES = ("vit",)
 
 FREEZING = Freezing(interval=100)
 
@@ -46,8 +49,8 @@ def cases(network: str) -> list[Case]:
                 Recipe(method, k, d, n, m, scope=scope, codeword_bits=count),
                 sparse=nm,
                 freezing=FREEZING if method in ("ssvq", "msvq") else None,
-                rate_of="" if count == bits[0] or network in TRANSFORMERS else f"{name}, {bits[0]} bits",
-                distil=network in TRANSFORMERS,
+                rate_of="" if count == bits[0] or network in OWN_RATES else f"{name}, {bits[0]} bits",
+                distil=network in TAUGHT,
             )
             for count in bits
         ]

@@ -32,7 +32,12 @@ STUDIES = {
 }
 
 #: Studies of narrow codewords, and their networks.
-NARROW = {"narrow-resnet20": "ResNet-20", "narrow-resnet18": "ResNet-18", "narrow-dinov2-s": "ViT-S/14"}
+NARROW = {
+    "narrow-resnet20": "ResNet-20",
+    "narrow-resnet18": "ResNet-18",
+    "narrow-vit": "transformer",
+    "narrow-dinov2-s": "ViT-S/14",
+}
 
 #: Fine-tuning of the transformer by its number of epochs; before any, the accuracies before it.
 EPOCHS = {

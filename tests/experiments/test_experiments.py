@@ -267,7 +267,7 @@ def test_narrow_codewords_differ_from_wide_ones_in_nothing_else(network: str) ->
         wide = cases[case.name.partition(",")[0] + ", 8 bits"]
         assert wide.recipe.codeword_bits == 8
         # Tries of their own, as many as those of 8 bits, or none and the rate of those.
-        assert case.rate_of == ("" if network in narrow.TRANSFORMERS else wide.name)
-        assert case.distil == (network in narrow.TRANSFORMERS)
+        assert case.rate_of == ("" if network in narrow.OWN_RATES else wide.name)
+        assert case.distil == (network in narrow.TAUGHT)
         assert replace(case.recipe, codeword_bits=8) == wide.recipe
         assert replace(case, name=wide.name, recipe=wide.recipe, rate_of="") == wide
