@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import sys
@@ -34,6 +35,10 @@ TAIL_LINES = 30
 #: Beside a model: what its build took.
 COST = "cost.json"
 LIBRARIES = BUILD / "toolchain"
+# Parameters, optimisation of the model, and warnings. What stands behind --x-assign and the like is a word of its own.
+_OF_THE_DESIGN = re.compile(
+    r"-G|-O\d$|-Wno-|--noassert$|(--x-assign|--x-initial|--output-split)$|(fast|unique|0)$|OPT_(FAST|SLOW)="
+)
 HOSTED = ["-CFLAGS", "-fPIC -Dmain=simulate", "-LDFLAGS", "-shared -ldl", str(Path(__file__).with_name("host.cpp"))]
 
 
@@ -55,6 +60,11 @@ def _digest(parts: Iterable[bytes]) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
+
+
+def _is_of_the_design(option: str) -> bool:
+    """Whether an option changes what Verilator makes of a design, and nothing of the simulator's own library."""
+    return bool(_OF_THE_DESIGN.match(option)) or Path(option).is_file()
 
 
 @contextlib.contextmanager
@@ -155,10 +165,8 @@ class VerilatorRunner(Verilator):
     @property
     def _library(self) -> Path:
         """Objects of the simulator's own library: most of a small model's build, and the same in every model."""
-        options = [verilator_version().encode()]
-        # Parameters and sources of the design don't matter to it.
-        settings = [option for option in self.options if not (option.startswith("-G") or Path(option).is_file())]
-        options += [option.encode() for option in (*settings, *self.make_options)]
+        settings = [option for option in (*self.options, *self.make_options) if not _is_of_the_design(option)]
+        options = [option.encode() for option in (verilator_version(), *settings)]
         return LIBRARIES / f"library-{_digest(options)[:16]}"
 
     def _keep_library(self) -> None:

@@ -152,7 +152,10 @@ def random_runner(config: AcceleratorConfig, name: str, seed: int) -> VerilatorR
 
 
 def bare_runner(
-    config: AcceleratorConfig, name: str, make: Callable[[AcceleratorConfig], wiring.Component] | None = None
+    config: AcceleratorConfig,
+    name: str,
+    make: Callable[[AcceleratorConfig], wiring.Component] | None = None,
+    quick: bool = False,
 ) -> VerilatorRunner:
     """The runner of the accelerator alone, for test benches that drive its ports.
 
@@ -160,5 +163,13 @@ def bare_runner(
     ----------
     config, name, make
         As for :func:`accelerator_verilog`; the model is called ``<name>-bare``.
+    quick
+        Build quickly; the model is slower.
     """
-    return VerilatorRunner(f"{name}-bare", [accelerator_verilog(config, name, make)], TOP, [*_FAST, *_LINT], _MAKE)
+    return VerilatorRunner(
+        f"{name}-bare",
+        [accelerator_verilog(config, name, make)],
+        TOP,
+        [*_FAST, *(_QUICK if quick else []), *_LINT],
+        _QUICK_MAKE if quick else _MAKE,
+    )

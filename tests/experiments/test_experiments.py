@@ -128,6 +128,7 @@ def test_case_c_decodes_with_the_masks_of_the_weights() -> None:
     )
 
 
+@pytest.mark.whole
 def test_the_way_from_floats_to_a_table(corners: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--data", str(corners), "--device", "cpu", "--quiet", "--epochs", "1", "--output", str(tmp_path)]
     dense, sparse = str(tmp_path / "dense.pt"), str(tmp_path / "sparse.pt")
@@ -197,6 +198,7 @@ def rates_of(report: Path) -> list[float]:
     return [run["config"]["lr"] for run in json.loads(report.read_text())["runs"]]
 
 
+@pytest.mark.whole
 def test_a_study_takes_the_rates_that_were_best(
     study: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

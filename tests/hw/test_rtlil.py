@@ -84,8 +84,9 @@ def test_merged_design_is_equivalent(text, tmp_path) -> None:
 
 
 def test_merged_core_is_equivalent(tmp_path) -> None:
-    # Two tiles, a sparse row, ports that are pieces of signals at several depths.
-    core = rtlil.convert(AcceleratorCore(preset("ews-msvq-tiny").override(["H=2", "k=2"])), name="core")
+    # Two tiles, a sparse row, ports that are pieces of signals at several depths; memories of the fewest words.
+    few = ["H=2", "k=2", "wrf_depth=4", "arf_depth=2", "prf_depth=2", "loop_bits=6", "psum_width=16"]
+    core = rtlil.convert(AcceleratorCore(preset("ews-msvq-tiny").override(few)), name="core")
     merged = merge_equal_modules(core)
     assert_equivalent(tmp_path, core, merged)
     names = list(parse_modules(merged))

@@ -174,7 +174,8 @@ def test_report(tmp_path) -> None:
 
 
 def test_units_around_the_array(tmp_path) -> None:
-    library, config = generic(), preset("ews-cms-tiny")
+    narrow = ["H=2", "L=4", "address_bits=20", "loop_bits=6", "psum_width=16", "post_lanes=1", "vector_lanes=1"]
+    library, config = generic(), preset("ews-cms-tiny").override([*narrow, "burst_words=1", "fifo_words=2"])
     units, bits = unit_areas(config, library, cache=tmp_path)
     assert set(units) == {*UNITS.values(), "counters"}
     assert all(unit.area > 0 for unit in units.values())
@@ -188,7 +189,7 @@ def test_units_around_the_array(tmp_path) -> None:
     report = AreaReport(config.to_dict(), "generic", "NAND2", 1.0, blocks, units, bits)
     twice = {name: replace(unit, area=2 * unit.area) for name, unit in units.items()}
     two = {name: replace(block, area=2 * block.area) for name, block in blocks.items()}
-    dense = AreaReport(preset("ews-tiny").to_dict(), "generic", "NAND2", 1.0, two, twice, bits)
+    dense = AreaReport(preset("ews-tiny").override(["H=2", "L=4"]).to_dict(), "generic", "NAND2", 1.0, two, twice, bits)
     alone = replace(report, units={}, memory_bits={})
     text = markdown({"x": report, "dense": dense, "alone": alone}, "flipflop")
     around = sum(unit.area for unit in units.values())

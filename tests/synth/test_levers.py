@@ -8,6 +8,7 @@ import pytest
 
 from hw.config import preset
 from synth import levers
+from tests.synth.test_choices import counted
 
 
 def test_every_lever_is_an_instance() -> None:
@@ -20,7 +21,9 @@ def test_every_lever_is_an_instance() -> None:
         assert changes == (lever is not levers.LEVERS[0]), lever
 
 
-def test_areas_and_cycles(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys) -> None:
+def test_areas_and_cycles(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys, full: bool) -> None:
+    if not full:
+        monkeypatch.setattr("synth.report.area", counted)
     monkeypatch.chdir(tmp_path)  # for its cache
     shapes = [
         {"op": "input", "shape": [3, 8, 8]},

@@ -119,6 +119,20 @@ class Host:
                 return
             await ctx.tick()
 
+    def results(self, simulate, programs: list[list[bytes]]) -> list[tuple | None]:
+        """Of each program, one after the other in one simulation: a simulator takes longer to make than to run."""
+        found: list[tuple | None] = []
+
+        async def bench(ctx) -> None:
+            for program in programs:
+                self.program(program)
+                self.result = None
+                await self.run(ctx)
+                found.append(self.result)
+
+        simulate(self.dut, bench)
+        return found
+
     def taken(self, name: str) -> list[dict]:
         return [payload for unit, payload in self.log if unit == name]
 
@@ -313,57 +327,66 @@ TABLE = VECTOR | {"operation": int(VectorOp.TABLE), "pixel_words": 256 // FULL.l
 TABLE |= dict.fromkeys(("kernel_rows", "kernel_columns", "height", "width"), 1)
 
 
-@pytest.mark.parametrize(
-    ("body", "legal"),
-    [
-        (VECTOR | {"operation": max(VectorOp) + 1}, False),
-        (VECTOR | {"operation": int(VectorOp.MERGE), "rotation": 3, "tail": 3, "upsample": 0}, True),
-        (VECTOR | {"rotation": 4}, False),
-        (VECTOR | {"tail": 4}, False),
-        (VECTOR | {"upsample": 2, "lookup": 1, "rotate_a": 1, "a_skip": -5, "b_skip": -32768, "l2_skip": 32767}, True),
-        (VECTOR | {"upsample": 3}, False),
-        (TABLE, True),
-        (TABLE | {"pixel_words": 63}, False),
-        (TABLE | {"height": 2}, False),
-        (TABLE | {"kernel_columns": 2}, False),
-    ],
-)
-def test_fields_of_all_vector_functions(simulate, body: dict, legal: bool) -> None:
+VECTOR_FIELDS = [
+    (VECTOR | {"operation": max(VectorOp) + 1}, False),
+    (VECTOR | {"operation": int(VectorOp.MERGE), "rotation": 3, "tail": 3, "upsample": 0}, True),
+    (VECTOR | {"rotation": 4}, False),
+    (VECTOR | {"tail": 4}, False),
+    (VECTOR | {"upsample": 2, "lookup": 1, "rotate_a": 1, "a_skip": -5, "b_skip": -32768, "l2_skip": 32767}, True),
+    (VECTOR | {"upsample": 3}, False),
+    (TABLE, True),
+    (TABLE | {"pixel_words": 63}, False),
+    (TABLE | {"height": 2}, False),
+    (TABLE | {"kernel_columns": 2}, False),
+]
+
+
+def _behind_a_copy(opcode: Opcode, body: dict) -> list[bytes]:
+    return [Descriptor(Opcode.COPY, COPY).pack(), Descriptor(opcode, body).pack(), Descriptor(Opcode.END).pack()]
+
+
+def test_fields_of_all_vector_functions(simulate) -> None:
     """Where the vector unit has them; elsewhere the operations are illegal, and the fields are not looked at."""
-    program = [Descriptor(Opcode.COPY, COPY), Descriptor(Opcode.VECTOR, body), Descriptor(Opcode.END)]
-    host = Host(FULL, [descriptor.pack() for descriptor in program])
-    simulate(host.dut, host.run)
-    assert host.result == ((True, Cause.NONE, 2) if legal else (False, Cause.ILLEGAL_DESCRIPTOR, 1))
+    programs = [_behind_a_copy(Opcode.VECTOR, body) for body, _ in VECTOR_FIELDS]
+    results = Host(FULL, []).results(simulate, programs)
+    for (body, legal), result in zip(VECTOR_FIELDS, results, strict=True):
+        assert result is not None
+        # The cause of the last failure stays.
+        assert (result[0], result[2]) == (legal, 2 if legal else 1), body
+        assert legal or result[1] is Cause.ILLEGAL_DESCRIPTOR, body
 
 
-@pytest.mark.parametrize(("opcode", "body"), ILLEGAL)
-def test_illegal_fields_end_the_program(simulate, opcode: Opcode, body: dict) -> None:
-    program = [Descriptor(Opcode.COPY, COPY), Descriptor(opcode, body), Descriptor(Opcode.END)]
-    host = Host(TINY, [descriptor.pack() for descriptor in program])
-    simulate(host.dut, host.run)
-    assert host.result == (False, Cause.ILLEGAL_DESCRIPTOR, 1)
+def test_illegal_fields_end_the_program(simulate) -> None:
+    """A legal program behind them runs to its end."""
+    programs = [_behind_a_copy(opcode, body) for opcode, body in (*ILLEGAL, (Opcode.COPY, COPY))]
+    *results, last = Host(TINY.override(["word_width=128"]), []).results(simulate, programs)
+    for case, result in zip(ILLEGAL, results, strict=True):
+        assert result == (False, Cause.ILLEGAL_DESCRIPTOR, 1), case
+    assert last is not None
+    assert last[0]
 
 
-@pytest.mark.parametrize(
-    ("event", "opcode", "body"),
-    [
-        ("loaded", Opcode.LOAD, {"words": 1}),
-        ("copied", Opcode.COPY, COPY),
-        ("fed", Opcode.TILE, TILE),
-        ("stored", Opcode.OUTPUT, OUTPUT),
-        ("vectored", Opcode.VECTOR, VECTOR),
-        ("written", Opcode.STORE, {"words": 1}),
-        ("written", Opcode.RECORD, {}),
-        ("stored", Opcode.COPY, COPY),
-        ("copied", Opcode.TILE, TILE),
-    ],
-)
-def test_a_wait_for_a_later_descriptor_is_illegal(simulate, event: str, opcode: Opcode, body: dict) -> None:
+WAITS = [
+    ("loaded", Opcode.LOAD, {"words": 1}),
+    ("copied", Opcode.COPY, COPY),
+    ("fed", Opcode.TILE, TILE),
+    ("stored", Opcode.OUTPUT, OUTPUT),
+    ("vectored", Opcode.VECTOR, VECTOR),
+    ("written", Opcode.STORE, {"words": 1}),
+    ("written", Opcode.RECORD, {}),
+    ("stored", Opcode.COPY, COPY),
+    ("copied", Opcode.TILE, TILE),
+]
+
+
+def test_a_wait_for_a_later_descriptor_is_illegal(simulate) -> None:
     """It would hang: a command waits for itself, or for one behind it."""
-    program = [Descriptor(opcode, body, waits={event: 1}), Descriptor(Opcode.END)]
-    host = Host(TINY.override(["word_width=512"]), [descriptor.pack() for descriptor in program])
-    simulate(host.dut, host.run)
-    assert host.result == (False, Cause.ILLEGAL_DESCRIPTOR, 0)
+    end = Descriptor(Opcode.END).pack()
+    programs = [[Descriptor(opcode, body, waits={event: 1}).pack(), end] for event, opcode, body in WAITS]
+    results = Host(TINY.override(["word_width=512"]), []).results(simulate, programs)
+    assert dict(zip(map(str, WAITS), results, strict=True)) == {
+        str(case): (False, Cause.ILLEGAL_DESCRIPTOR, 0) for case in WAITS
+    }
 
 
 @pytest.mark.parametrize(("sizes", "legal"), [({}, True), ({"A": 2}, False), ({"D": 2, "Dr": 1}, False)])
@@ -375,12 +398,12 @@ def test_a_weight_stationary_tile_is_one_weight_a_pe(simulate, sizes: dict, lega
     assert host.result == ((True, Cause.NONE, 1) if legal else (False, Cause.ILLEGAL_DESCRIPTOR, 0))
 
 
-# Each bit of an opcode counts: END with any other bit is not END.
-@pytest.mark.parametrize("opcode", [0, 10, 255, *(Opcode.END | 1 << bit for bit in range(4, 8))])
-def test_unknown_opcodes(simulate, opcode: int) -> None:
-    host = Host(TINY, [bytes([opcode]) + bytes(63), Descriptor(Opcode.END).pack()])
-    simulate(host.dut, host.run)
-    assert host.result == (False, Cause.ILLEGAL_DESCRIPTOR, 0)
+def test_unknown_opcodes(simulate) -> None:
+    """Each bit of an opcode counts: END with any other bit is not END."""
+    opcodes = [0, 10, 255, *(Opcode.END | 1 << bit for bit in range(4, 8))]
+    programs = [[bytes([opcode]) + bytes(63), Descriptor(Opcode.END).pack()] for opcode in opcodes]
+    results = Host(TINY, []).results(simulate, programs)
+    assert dict(zip(opcodes, results, strict=True)) == dict.fromkeys(opcodes, (False, Cause.ILLEGAL_DESCRIPTOR, 0))
 
 
 def test_a_program_does_not_count_the_events_of_the_one_before(simulate) -> None:
@@ -422,17 +445,20 @@ def test_a_channel_that_the_variant_lacks(simulate) -> None:
 
 
 def test_errors_and_aborts(simulate) -> None:
+    """One after the other in one simulation."""
     program = [descriptor.pack() for descriptor in _sound_program()]
-    for cause in (Cause.READ_RESPONSE, Cause.WRITE_RESPONSE, Cause.CHECKSUM):
-        host = Host(TINY, program)
-        host.slow.add("copy")
-        host.error = cause
-        simulate(host.dut, host.run)
-        assert host.result is not None
-        assert host.result[:2] == (False, cause)
-    for cycle in range(1, 400, 37):
-        host = Host(TINY, program)
-        host.slow.add("vector")
-        simulate(host.dut, lambda ctx, host=host, cycle=cycle: host.run(ctx, abort_at=cycle))
-        assert host.result is not None
-        assert host.result[:2] == (False, Cause.ABORTED)
+    host = Host(TINY, program)
+    runs: list[tuple[str, Cause, int | None]] = [
+        *(("copy", cause, None) for cause in (Cause.READ_RESPONSE, Cause.WRITE_RESPONSE, Cause.CHECKSUM)),
+        *(("vector", Cause.ABORTED, cycle) for cycle in range(1, 400, 37)),
+    ]
+
+    async def bench(ctx) -> None:
+        for slow, cause, cycle in runs:
+            host.program(program)
+            host.slow, host.error, host.result = {slow}, None if cycle else cause, None
+            await host.run(ctx, abort_at=cycle)
+            assert host.result is not None
+            assert host.result[:2] == (False, cause), (slow, cycle)
+
+    simulate(host.dut, bench)

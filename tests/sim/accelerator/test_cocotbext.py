@@ -36,5 +36,5 @@ def test_layer_is_bit_exact(tmp_path, monkeypatch, stall: float) -> None:
         "limit": 50000,
     }
     (tmp_path / "job.json").write_text(json.dumps(job))
-    runner = bare_runner(CONFIG, "ews-msvq-tiny-accelerator")
+    runner = bare_runner(CONFIG, "ews-msvq-tiny-accelerator", quick=True)
     runner.run_tests("cocotbext_bench", label=f"stall-{stall}", environment={"ACCELERATOR_FOLDER": str(tmp_path)})

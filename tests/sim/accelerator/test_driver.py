@@ -12,8 +12,7 @@ from hw.bus import register_map
 from hw.bus.driver import driver_files
 from hw.control.descriptor import BYTES
 from hw.control.errors import Cause
-from sim.accelerator.model import accelerator_runner
-from tests.sim.accelerator.test_robustness import BASE, CONFIG, NAME, Memory
+from tests.sim.accelerator.test_robustness import BASE, CONFIG, Memory, model
 
 # The registers through functions that the test bench gives, in place of plain accesses.
 HOOKS = """
@@ -55,7 +54,7 @@ def test_compiles_for_plain_accesses_and_as_c_plus_plus(sources) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_driver_runs_programs_on_the_rtl(sources, tmp_path) -> None:
+def test_driver_runs_programs_on_the_rtl(sources, tmp_path, full: bool) -> None:
     (sources / "hooks.c").write_text(HOOKS)
     compile_c(sources, "-shared", "-fPIC", "-Wno-missing-prototypes", "hooks.c", "-o", "npu.so")
     memory = Memory.of_networks()
@@ -85,7 +84,7 @@ def test_driver_runs_programs_on_the_rtl(sources, tmp_path) -> None:
         )  # fmt: skip
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     (tmp_path / "dram").write_bytes(bytes(len(memory.start)))
-    accelerator_runner(CONFIG, f"{NAME}-accelerator").run_tests(
+    model(full).run_tests(
         "tests.sim.accelerator.driver_bench",
         label="driver",
         environment={

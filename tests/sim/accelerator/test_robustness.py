@@ -19,6 +19,7 @@ from hw.control.descriptor import BYTES, Channel, Descriptor, Opcode
 from hw.control.errors import Cause
 from sim.accelerator.model import accelerator_runner
 from sim.accelerator.run import Bus, Job, Outcome, run_jobs
+from sim.runner import VerilatorRunner
 from sw.compiler.compile import compile_network
 from sw.executor import execute
 from sw.network import Network
@@ -172,9 +173,14 @@ def check_second(memory: Memory, outcome: Outcome, reference: Outcome | None, na
         assert outcome.counters == reference.counters, name
 
 
+def model(full: bool) -> VerilatorRunner:
+    """Built quickly for a few runs, and to run quickly for many."""
+    return accelerator_runner(CONFIG, f"{NAME}-accelerator", quick=not full)
+
+
 @pytest.fixture(scope="module")
-def runner():
-    return accelerator_runner(CONFIG, f"{NAME}-accelerator")
+def runner(full: bool):
+    return model(full)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from sim.accelerator.model import accelerator_runner
 from sim.accelerator.run import Bus, Job, run_jobs
 from sim.runner import SimulationError
 from tests.sim.accelerator.copier import Copier
-from tests.sim.accelerator.test_robustness import BASE, CONFIG, NAME, Memory
+from tests.sim.accelerator.test_robustness import BASE, CONFIG, NAME, Memory, model
 
 
 def test_any_order(tmp_path: Path, full: bool) -> None:
@@ -32,7 +32,7 @@ def test_any_order(tmp_path: Path, full: bool) -> None:
     count = 1000 if full else 30
     (tmp_path / "plan.json").write_text(json.dumps({"sequences": count, "programs": programs, "base": BASE}))
     (tmp_path / "dram").write_bytes(bytes(len(start)))
-    accelerator_runner(CONFIG, f"{NAME}-accelerator").run_tests(
+    model(full).run_tests(
         "tests.sim.accelerator.sequence_bench",
         label="sequences",
         environment={"ACCELERATOR_FOLDER": str(tmp_path), "ACCELERATOR_DRAM": str(tmp_path / "dram")},

@@ -60,7 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Between two checkpoints, and at one.
-@pytest.mark.parametrize("step", [5, 12])
+@pytest.mark.parametrize("step", [5, pytest.param(12, marks=pytest.mark.whole)])
 def test_killed_and_resumed_gives_the_same_bytes(whole: Path, tmp_path: Path, step: int) -> None:
     assert job(tmp_path / "network", tmp_path / "checkpoint", step) == -9
     assert not (tmp_path / "network").exists()

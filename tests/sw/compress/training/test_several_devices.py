@@ -38,6 +38,7 @@ def images(size: int = 8) -> ImageData:
     return ImageData(rng.integers(0, 256, (64, 3, size, size), np.uint8), rng.integers(0, 10, 64), size)
 
 
+@pytest.mark.whole  # test_loop.py has two processes in every run
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=TWO_GPUS)])
 def test_finetune_through_torchrun(device: str, tmp_path: Path) -> None:
     data, output, report = tmp_path / "data.npz", tmp_path / "network", tmp_path / "report.json"
