@@ -17,11 +17,11 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: studies help venv board board-test demo test sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth levers narrow power lint bench docs site clean distclean formal fuzz faults mutants
+.PHONY: studies help venv board board-test demo test test-full sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth levers narrow power lint bench docs site clean distclean formal fuzz faults mutants
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=...   the interpreter to make .venv from (Python 3.11 or newer)"
 	@echo "  CIFAR10=... PICTURE=...   for make resnet20 and efficientnet: paths of CIFAR-10 and of a photograph"
@@ -48,11 +48,15 @@ robustness: $(READY) ## the accelerator meets every kind of error, abort and res
 sequences: $(READY) ## 1,000 random sequences of doorbell, abort, interrupt and reset on the RTL
 	@$(RUN) -m pytest --full tests/sim/accelerator/test_sequences.py
 
+test-full: $(READY) ## all tests, and the whole of each that make test samples: hours
+	@$(RUN) -m pytest --full $(PARALLEL)
+
 grid: $(READY) ## instances all over the configuration space: lint, and a layer or network bit for bit
 	@$(RUN) -m pytest --full tests/hw/test_accelerator_grid.py
 
-random: $(READY) ## random networks on random instances: compiled without a race, and golden's bytes are the network's
+random: $(READY) ## random networks on random instances, and random modules: refused by name, or of the same function
 	@$(RUN) -m pytest --full tests/sw/compiler/test_random_networks.py
+	@$(RUN) -m pytest --full tests/sw/compress/frontend/test_random_modules.py
 
 networks: resnet20 resnet18 efficientnet deit vit speed ## all whole networks on the RTL, and the tables of speed
 

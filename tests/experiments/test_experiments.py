@@ -167,6 +167,7 @@ def test_a_transformer_is_measured_from_its_integers(
     assert network_of(read_container(file)).in_steps
 
 
+@pytest.mark.whole
 def test_a_study_starts_from_the_network_of_each_case(
     corners: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

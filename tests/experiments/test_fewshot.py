@@ -65,7 +65,7 @@ def recipes_of(model: nn.Module, recipe: Recipe) -> dict[str, Recipe]:
     return {source.name: recipe for source in module_sources(model)[1:]}
 
 
-@pytest.mark.parametrize("method", ["vq", "ssvq"])
+@pytest.mark.parametrize("method", ["vq", pytest.param("ssvq", marks=pytest.mark.whole)])
 def test_layers_make_up_for_each_other(teacher: nn.Module, method: str) -> None:
     """Nearer to the network than common k-means with the same codewords, before any training."""
     recipe = Recipe(method, 16, 8, 0, 0)
@@ -93,10 +93,9 @@ def test_layers_make_up_for_each_other(teacher: nn.Module, method: str) -> None:
             assert not torch.equal(decoder.weight, decoder())
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("moving", [False, True])
-def test_from_the_network_to_integers(teacher: nn.Module, tmp_path: Path, moving: bool, full: bool) -> None:
-    if not full:
-        pytest.skip("half a minute; make studies")
+def test_from_the_network_to_integers(teacher: nn.Module, tmp_path: Path, moving: bool) -> None:
     model = copy.deepcopy(teacher)
     start(model, *reconstruct(model, images(60, 0), recipes_of(model, Recipe("ssvq", 8, 8, 0, 0))), moving=moving)
     graph = quantise_activations(model).eval()
@@ -124,11 +123,10 @@ def folder(path: Path, numbers: range) -> Path:
     return path
 
 
+@pytest.mark.whole
 def test_command(
-    tmp_path: Path, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], full: bool
+    tmp_path: Path, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not full:
-        pytest.skip("half a minute; make studies")
     network = Network(lambda weights: copy.deepcopy(teacher), (127.0,) * 3, (128.0,) * 3)
     monkeypatch.setitem(distillation.NETWORKS, "mobilenetv2", network)
     monkeypatch.setattr(distillation, "SMALL", 1000)

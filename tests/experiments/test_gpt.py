@@ -57,11 +57,10 @@ def test_the_mask_is_causal() -> None:
     assert not torch.allclose(first[:, 12:], second[:, 12:])
 
 
+@pytest.mark.whole
 def test_from_text_to_table(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], full: bool
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not full:
-        pytest.skip("half a minute; make studies")
     rows = [
         Case("2 bits, VQ", Recipe("vq", 16, 4, 0, 0)),
         Case("2 bits, SSVQ, moving", Recipe("ssvq", 16, 8, 0, 0), moving=True),

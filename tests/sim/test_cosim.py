@@ -14,7 +14,6 @@ from sim.runner import SimulationError
 from sim.scenarios import random_activations, random_job, random_layer, run_preset, sessions
 from sim.transfers import layer_program
 
-
 #: One of each kind of tile in every run; all others with ``--full``, and, more of each, in ``make sim``.
 SAMPLED = [x if x in ("ws", "ews", "ews-msvq") else pytest.param(x, marks=pytest.mark.whole) for x in VARIANTS]
 

@@ -12,7 +12,7 @@ from synth.report import AreaReport, BlockArea
 
 
 def counted(config, library, storage: str = "flipflop", *_) -> AreaReport:
-    """In the place of a synthesis, which `make test` has in test_flow.py: bits of registers, gated ones a little less."""
+    """In the place of a synthesis, which test_flow.py has in every run: bits of registers, gated ones a little less."""
     bits = config.wrf_depth * config.multipliers * config.weight_bits
     blocks = {"WRF": BlockArea(bits * (1.0 if storage == "flipflop" else 0.9), bits, None)}
     blocks |= {"CRF": BlockArea(config.k * config.d, 0.0, None)} if config.features.codebook else {}

@@ -35,6 +35,7 @@ def test_registers_in_the_mask_decoder_make_it_faster(tmp_path) -> None:
     assert sorted(tmp_path.glob("*.timing.json")) == files
 
 
+@pytest.mark.whole
 def test_path_through_the_demultiplexers_goes_on_into_the_tree(tmp_path) -> None:
     config = preset("ews-cms-tiny").override(["H=8", "tree_register_levels=1"])
     name = "demux to first tree register"
@@ -89,6 +90,7 @@ def test_faster_adders_where_the_clock_needs_them(tmp_path) -> None:
     assert 0 < fast.delay < slow.delay
 
 
+@pytest.mark.whole
 def test_wide_register_file_loads_its_decoders(tmp_path) -> None:
     config = preset("ews-cms-tiny").override(["k=32"])
     narrow, wide = (delay("CRF", replace(config, d=d, M=d, L=d, l2_word_bytes=0), tmp_path) for d in (4, 32))

@@ -99,7 +99,7 @@ async def wait(ctx, condition: Callable[[], bool], limit: int = 20000) -> int:
     raise AssertionError(f"nothing after {limit} cycles")
 
 
-@pytest.mark.parametrize("density", [1, 0.4])
+@pytest.mark.parametrize("density", [pytest.param(1, marks=pytest.mark.whole), 0.4])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_words_of_all_channels(simulate, name: str, density: float) -> None:
     config = CONFIGS[name]

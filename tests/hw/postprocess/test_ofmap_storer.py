@@ -119,6 +119,7 @@ class Job:
         self.done = traffic.pulses(storer.o_done)
 
 
+@pytest.mark.parametrize("density", [pytest.param(1, marks=pytest.mark.whole), 0.6], indirect=True)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_commands_one_after_the_other(simulate, traffic, config: AcceleratorConfig) -> None:
     storer = OfmapStorer(config)

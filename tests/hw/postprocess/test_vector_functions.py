@@ -155,6 +155,7 @@ class Bench:
 OPERATIONS = [VectorOp.MULTIPLY, VectorOp.MERGE, VectorOp.TABLE, "upsample"]
 
 
+@pytest.mark.parametrize("density", [pytest.param(1, marks=pytest.mark.whole), 0.6], indirect=True)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_commands_one_after_the_other(simulate, traffic, rounded, config: AcceleratorConfig, operation) -> None:

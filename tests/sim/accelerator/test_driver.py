@@ -12,7 +12,7 @@ from hw.bus import register_map
 from hw.bus.driver import driver_files
 from hw.control.descriptor import BYTES
 from hw.control.errors import Cause
-from tests.sim.accelerator.test_robustness import BASE, CONFIG, Memory, model
+from tests.sim.accelerator.test_robustness import BASE, Memory, model
 
 # The registers through functions that the test bench gives, in place of plain accesses.
 HOOKS = """
