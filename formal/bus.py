@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal, Value
 
 from formal.prove import Method, Specification
-from formal.streams import free_inputs, holds
+from formal.streams import free_inputs, holds, scoreboard
 from hw.bus.axi import BORDER
 from hw.bus.reader import DmaReader, reader_channels
 from hw.bus.registers import RegisterBank
-from hw.bus.writer import DmaWriter
+from hw.bus.writer import OUTSTANDING, DmaWriter
 from hw.config import AcceleratorConfig, preset
 
 __all__ = ["specifications"]
+
+#: Cycles of a request of 1 to 4 words: until the writer takes the next one, and until the reader's first word.
+WRITER_CYCLES, READER_CYCLES = 11, 10
 
 Build = Callable[[], tuple[Module, list[Value]]]
 
@@ -59,6 +63,38 @@ def _writer(config: AcceleratorConfig, what: str) -> Build:
         if what == "requests":
             _request(m, axi, "aw", config, "hold and burst")
             holds(m, axi.wvalid, axi.wready, Cat(axi.wdata, axi.wstrb, axi.wlast), "w")
+        elif what.startswith("outstanding"):
+            # The bus answers bursts that it has taken, and those alone.
+            taken = Signal(6)
+            m.d.sync += taken.eq(taken + (axi.awvalid & axi.awready) - axi.bvalid)
+            most = 1 if what == "outstanding, one" else OUTSTANDING
+            m.d.comb += [
+                Assume(~axi.bvalid | (taken != 0)),
+                Assert(dut.outstanding == taken + axi.awvalid),
+                Assert(dut.outstanding <= most),
+            ]
+        elif what == "done":
+            # One end for each request, and none without.
+            pending = Signal(4)
+            m.d.sync += pending.eq(pending + (dut.i_request.valid & dut.i_request.ready) - dut.o_done)
+            m.d.comb += [Assume(~dut.i_stop), Assert(pending == ~dut.i_request.ready)]
+        elif what == "order":
+            m.d.comb += Assume(~dut.i_stop)
+            sink = SimpleNamespace(valid=axi.wvalid, ready=axi.wready, payload=axi.wdata)
+            return m, free_inputs(dut) + scoreboard(m, dut.i_data, sink, 16, 5)
+        elif what == "progress":
+            # A bus that takes what is offered and answers each burst two cycles behind its last word.
+            answers = Signal(2)
+            m.d.sync += answers.eq(Cat(axi.wvalid & axi.wlast, answers[0]))
+            words = dut.i_request.payload.words
+            m.d.comb += [
+                Assume(~dut.i_stop),
+                Assume(dut.i_data.valid & axi.awready & axi.wready & (axi.bvalid == answers[1])),
+                Assume((words != 0) & (words <= 4)),
+            ]
+            waits = Signal(6)
+            m.d.sync += waits.eq(Mux(dut.i_request.ready, 0, waits + 1))
+            m.d.comb += Assert(waits <= WRITER_CYCLES)
         else:
             # The burst of a free number: its words are as many as its request said.
             number, held, begun = Signal(3), Signal(3), Signal()
@@ -97,6 +133,17 @@ def _reader(config: AcceleratorConfig, what: str) -> Build:
             m.d.comb += Assert(dut.m_axi.rready)
             if what.startswith("room"):
                 _room(m, dut, config.fifo_words - (what == "room for less"))
+            elif what == "order":
+                # Of one channel: what comes was asked for.
+                axi, wanted = dut.m_axi, Signal(16)
+                come = axi.rvalid & (axi.rid == 0)
+                asked = axi.arvalid & axi.arready & (axi.arid == 0)
+                m.d.sync += wanted.eq(wanted + Mux(asked, axi.arlen + 1, 0) - come)
+                m.d.comb += [Assume(~dut.i_stop), Assume(~come | (wanted != 0))]
+                source = SimpleNamespace(valid=come, ready=Value.cast(1), payload=axi.rdata)
+                return m, free_inputs(dut) + scoreboard(m, source, dut.o_weight, 16, 5)
+            elif what == "progress":
+                _reader_progress(m, dut)
             else:
                 _request(m, dut.m_axi, "ar", config, what)
         return m, free_inputs(dut)
@@ -115,6 +162,26 @@ def _room(m: Module, dut: DmaReader, words: int) -> None:
     m.d.comb += Assume(~come | (open_ != 0))
     m.d.sync += open_.eq(open_ + Mux(asked, axi.arlen + 1, 0) - come)
     m.d.comb += Assert(open_ <= words)
+
+
+def _reader_progress(m: Module, dut: DmaReader) -> None:
+    """One channel has requests, of 1 to 4 words; the bus takes every burst and gives a word of it a cycle."""
+    axi, request = dut.m_axi, dut.i_weight_request
+    on_bus, due, waits = Signal(8), Signal(8), Signal(6)
+    quiet = [getattr(dut, f"i_{name}_request").valid for name in reader_channels(dut.config) if name != "weight"]
+    words = request.payload.words
+    m.d.sync += [
+        on_bus.eq(on_bus + Mux(axi.arvalid, axi.arlen + 1, 0) - axi.rvalid),
+        due.eq(due + Mux(request.valid & request.ready, words[:3], 0) - dut.o_weight.valid),
+        waits.eq(Mux(dut.o_weight.valid | (due == 0), 0, waits + 1)),
+    ]
+    m.d.comb += [
+        Assume(~dut.i_stop & ~Cat(quiet).any()),
+        Assume((words != 0) & (words <= 4)),
+        Assume(dut.o_weight.ready & axi.arready & (axi.rid == 0)),
+        Assume(axi.rvalid == (on_bus != 0)),
+        Assert(waits <= READER_CYCLES),
+    ]
 
 
 def _registers(what: str) -> Build:
@@ -182,6 +249,20 @@ def specifications() -> Iterator[Specification]:
             yield Specification(less, _reader(config, "room for less"), Method.BOUNDED, 12, refuted=True)
     config = preset("ews-msvq-tiny").override(["word_width=16", "burst_words=4", "fifo_words=8"])
     yield Specification("DmaWriter, 16 bits: WLAST where AWLEN says", _writer(config, "last"), Method.BOUNDED, 14)
+    name = "DmaWriter, 16 bits"
+    yield Specification(
+        f"{name}: outstanding bursts, at most {OUTSTANDING}", _writer(config, "outstanding"), Method.INDUCTION, 2
+    )
+    one = f"{name}: outstanding bursts, at most 1"
+    yield Specification(one, _writer(config, "outstanding, one"), Method.BOUNDED, 10, refuted=True)
+    yield Specification(f"{name}: one end of a request", _writer(config, "done"), Method.INDUCTION, 2)
+    yield Specification(f"{name}: words in are words out, in order", _writer(config, "order"), Method.BOUNDED, 10)
+    progress = f"{name}: progress, the next request within {WRITER_CYCLES + 1} cycles"
+    yield Specification(progress, _writer(config, "progress"), Method.BOUNDED, 24)
+    name = "DmaReader, 16 bits"
+    yield Specification(f"{name}: words in are words out, in order", _reader(config, "order"), Method.BOUNDED, 14)
+    progress = f"{name}: progress, a word within {READER_CYCLES + 1} cycles"
+    yield Specification(progress, _reader(config, "progress"), Method.BOUNDED, 24)
     yield Specification("RegisterBank: B and R hold", _registers("hold"), Method.INDUCTION, 2)
     yield Specification("RegisterBank: one answer to a request", _registers("answers"), Method.INDUCTION, 3)
     yield Specification("RegisterBank: an answer within 4 cycles", _registers("progress"), Method.INDUCTION, 6)

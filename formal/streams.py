@@ -19,7 +19,7 @@ from hw.decoder.unpacker import Unpacker
 from hw.memory.read_queue import ReadQueue
 from hw.postprocess.word_assembler import WordAssembler
 
-__all__ = ["free_inputs", "holds", "specifications"]
+__all__ = ["free_inputs", "holds", "scoreboard", "specifications"]
 
 Build = Callable[[], tuple[Module, list[Value]]]
 
@@ -41,7 +41,7 @@ def _stream(m: Module, stream: Any, name: str, claim: type = Assert) -> None:
     holds(m, stream.valid, stream.ready, Value.cast(stream.payload), name, claim)
 
 
-def _scoreboard(m: Module, source: Any, sink: Any, part: int, count_bits: int) -> list[Value]:
+def scoreboard(m: Module, source: Any, sink: Any, part: int, count_bits: int) -> list[Value]:
     """Bits in are bits out, in order: a free one of them, of ``part`` bits, is followed from one end to the other.
 
     Returns the free inputs: the number of the part that is followed, constant.
@@ -98,7 +98,7 @@ def _unpacker(word: int, field: int, what: str) -> Build:
             _stream(m, dut.o_field, "field")
         elif what == "order":
             m.d.comb += Assume(~dut.i_flush)
-            ports += _scoreboard(m, dut.i_word, dut.o_field, gcd(word, field), 8)
+            ports += scoreboard(m, dut.i_word, dut.o_field, gcd(word, field), 8)
         else:
             m.d.comb += [Assume(dut.i_request), Assume(dut.i_word.valid), Assume(dut.o_field.ready)]
             moves = dut.o_field.valid
@@ -116,7 +116,7 @@ def _assembler(slot: int, word: int, what: str) -> Build:
         if what == "hold":
             _stream(m, dut.o_word, "word")
         elif what == "order":
-            ports += _scoreboard(m, dut.i_slot, dut.o_word, 8 * gcd(slot, word), 8)
+            ports += scoreboard(m, dut.i_slot, dut.o_word, 8 * gcd(slot, word), 8)
         else:
             m.d.comb += [Assume(dut.i_slot.valid), Assume(dut.o_word.ready)]
             _progress(m, ~dut.o_word.valid, dut.o_word.valid, 2 * -(-max(slot, word) // min(slot, word)) + 2)
@@ -139,7 +139,7 @@ def _read_queue(what: str) -> Build:
         if what == "hold":
             _stream(m, dut.o_word, "word")
         elif what == "order":
-            ports += _scoreboard(m, dut.i_address, dut.o_word, 3, 5)
+            ports += scoreboard(m, dut.i_address, dut.o_word, 3, 5)
         else:
             m.d.comb += [Assume(dut.i_address.valid), Assume(dut.o_word.ready), Assume(port.ready)]
             _progress(m, ~dut.o_word.valid, dut.o_word.valid, 3)
@@ -164,7 +164,7 @@ def _fifo(what: str, sound: bool = True) -> Build:
             _stream(m, dut.o_words, "word")
         elif what == "order":
             source = SimpleNamespace(valid=dut.i_valid, ready=Value.cast(1), payload=dut.i_word)
-            ports += _scoreboard(m, source, dut.o_words, 3, 5)
+            ports += scoreboard(m, source, dut.o_words, 3, 5)
         else:
             m.d.comb += Assume(dut.o_words.ready)
             _progress(m, (inside != 0) & ~dut.o_words.valid, dut.o_words.valid, 4)
@@ -181,7 +181,7 @@ def _command_queue(depth: int, what: str) -> Build:
         if what == "hold":
             _stream(m, dut.o_command, "command")
         elif what == "order":
-            ports += _scoreboard(m, dut.i_command, dut.o_command, 3, 6)
+            ports += scoreboard(m, dut.i_command, dut.o_command, 3, 6)
         else:
             # Each event happens, and the unit takes its commands.
             m.d.comb += [Assume(dut.i_events.all()), Assume(dut.o_command.ready)]

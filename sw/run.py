@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -280,6 +281,8 @@ def _picture(
         raise RunError(f"{path}: a picture needs --mean and --std of {channels} channels, the latter not 0")
     if channels not in (1, 3):
         raise RunError(f"{path}: a picture must be for an input of 1 or 3 channels, not {channels}")
+    # What is wrong with a file is said once, by the error.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     try:
         with Image.open(path) as picture:
             if picture.width * picture.height > MAX_PIXELS:

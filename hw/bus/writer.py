@@ -55,6 +55,11 @@ class DmaWriter(wiring.Component):
     m_axi
         The write side of AXI4; the ID is 0.
 
+    Attributes
+    ----------
+    outstanding
+        Signal: bursts that wait for their answer, those included that are only offered; at most :data:`OUTSTANDING`.
+
     Raises
     ------
     hw.config.ConfigError
@@ -64,6 +69,7 @@ class DmaWriter(wiring.Component):
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         word_bytes(config)
+        self.outstanding = Signal(range(OUTSTANDING + 1), name="open_")
         super().__init__(
             {
                 "i_request": In(stream.Signature(write_layout(config))),
@@ -79,11 +85,9 @@ class DmaWriter(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config, axi = self.config, self.m_axi
+        config, axi, open_ = self.config, self.m_axi, self.outstanding
         offset = (word_bytes(config) - 1).bit_length()
         longest = min(config.burst_words, BORDER // word_bytes(config))
-
-        open_ = Signal(range(OUTSTANDING + 1))  # bursts without an answer
 
         # Addresses
         address = Signal(config.address_bits - offset)

@@ -610,7 +610,9 @@ class _Kept:
 
 def _report(entries: Iterable[dict[str, Any]], names: Sequence[str], seed: int) -> dict[str, Any]:
     report: dict[str, Any] = {name: {"inputs": 0, "taken": 0, "refused": {}, "failures": []} for name in names}
-    for found in entries:
+    for found in list(entries):
+        if found["reader"] not in report:
+            continue
         entry = report[found["reader"]]
         entry["inputs"] += found["inputs"]
         entry["taken"] += found["taken"]
@@ -658,13 +660,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (name, min(_CHUNK, share - start), options.seed + start) for start in range(0, share, _CHUNK) for name in names
     ]
     kept = _Kept(folder / "chunks.jsonl")
-    entries = []
     with ThreadPoolExecutor(options.jobs) as pool:
         try:
-            for number, entry in enumerate(pool.map(lambda key: kept.run(key, folder / "failures"), jobs)):
-                entries.append(entry)
-                if number % len(names) == len(names) - 1 or number == len(jobs) - 1:
-                    report = _report(entries, names, options.seed)
+            for number, _ in enumerate(pool.map(lambda key: kept.run(key, folder / "failures"), jobs), 1):
+                if number % len(names) == 0 or number == len(jobs):
+                    # All that has been tried, also with other options.
+                    report = _report(kept.found.values(), names, options.seed)
                     write_text(folder / "fuzz.json", json.dumps(report, indent=1) + "\n")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

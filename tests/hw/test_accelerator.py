@@ -5,15 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from hw.accelerator import Accelerator
+from hw.bus.axi import Response
 from hw.bus.register_map import REGISTERS
 from hw.config import preset
+from hw.control.counters import COUNTERS
+from hw.control.errors import Cause
 from hw.layout import Schedule
 from sim.accelerator.axi_memory import AxiMemory, LiteHost
+from sw.compiler.compile import compile_network
 from sw.executor import execute
 from sw.program import Program
 from tests.sw.assembler import layer_program
 from tests.sw.executor.test_executor import image, some_layer
+from tests.sw.networks import Builder
 
+CONFIG = preset("ews-msvq-tiny")
 OFFSET = {register.name: register.offset for register in REGISTERS}
 
 
@@ -35,14 +41,16 @@ class Machine:
         self.memory = AxiMemory(_Flat(self.dut, "m_axi_"), data, **memory)
         self.host = LiteHost(_Flat(self.dut, "s_axil_"))
 
-    async def run(self, ctx, limit: int = 60_000) -> tuple[int, int, int]:
-        """Ring the doorbell and wait for the interrupt. Status, cause, descriptor."""
+    async def run(self, ctx, limit: int = 60_000, abort: int | None = None) -> tuple[int, int, int]:
+        """Ring the doorbell and wait for the interrupt; abort after so many cycles. Status, cause, descriptor."""
         host, program = self.host, self.program
         await host.write(ctx, OFFSET["INTERRUPT_ENABLE"], 3)
         await host.write(ctx, OFFSET["PROGRAM_LOW"], program.descriptors)
         await host.write(ctx, OFFSET["PROGRAM_DESCRIPTORS"], program.descriptor_count)
         await host.write(ctx, OFFSET["CONTROL"], 1)
-        for _ in range(limit):
+        for cycle in range(limit):
+            if cycle == abort:
+                await host.write(ctx, OFFSET["CONTROL"], 2)
             await ctx.tick()
             if ctx.get(self.dut.o_interrupt):
                 break
@@ -72,3 +80,69 @@ def test_layer(simulate) -> None:
     layer = some_layer(config, (16, 5, 3, 3), padding=(1, 1))
     program = layer_program(config, layer, 5, 4, Schedule(config.H, config.L, 2, 1, 1, 3))
     run_and_compare(simulate, program, [image(layer, 5, 4)], stall=0.3, latency=(1, 20), reorder=True)
+
+
+def _vectors() -> tuple[Program, list]:
+    """A layer and a vector operation, without RECORD: its bytes are those of one run."""
+    builder = Builder(np.random.default_rng(0), CONFIG)
+    builder.op("maximum", builder.layer("layer", 0, (8, 4, 1, 1), raw=True), kernel=2, stride=2, padding=0)
+    values = np.random.default_rng(1).integers(-128, 128, (4, 2, 2)).astype(np.int8)
+    return compile_network(builder.network(), values.shape, CONFIG, records=False), [values]
+
+
+def test_vector_operation_and_the_counters_of_each_run(simulate) -> None:
+    """Counters are those of the run, what the bus saw among them; the next run begins at 0."""
+    program, images = _vectors()
+    machine = Machine(program, images)
+    memory = machine.memory
+
+    async def bench(ctx) -> None:
+        found = []
+        for _ in range(2):
+            before = memory.read_words, memory.written_words
+            assert await machine.run(ctx) == (2, 0, 0)
+            names = [f"COUNTER_{name.upper()}" for name in COUNTERS]
+            values = [(await machine.host.read(ctx, OFFSET[name]))[0] for name in (*names, "DESCRIPTORS")]
+            found.append(counters := dict(zip((*COUNTERS, "all"), values, strict=True)))
+            assert counters["dram_reads"] == memory.read_words - before[0]
+            assert counters["dram_writes"] == memory.written_words - before[1] > 0
+            assert counters["descriptors"] == counters["all"] == program.descriptor_count
+            assert counters["operations"] > 0
+            waits = sum(counters[f"wait_{name}"] for name in ("weights", "activations", "psums"))
+            assert counters["operations"] + waits < counters["cycles"] < 10_000
+            assert 0 < counters["vector_cycles"] < counters["cycles"]
+            assert counters["l1_reads"] == counters["operations"]
+            assert counters["l1_writes"] > 0
+            assert 0 < counters["l2_writes"] <= counters["l2_reads"]
+        assert found[0] == found[1]
+
+    simulate(machine.dut, bench, beside=[memory.run])
+    expected = execute(program, machine.start, check=True).memory
+    assert np.array_equal(np.frombuffer(memory.data, np.uint8)[program.base :], expected)
+
+
+def test_errors_of_the_bus_and_an_abort_reach_the_registers(simulate) -> None:
+    """The cause and its descriptor; afterwards the program runs."""
+    program, images = _vectors()
+    fault: list[bool] = []  # whether writes or reads fail
+    last = program.descriptors + 64 * (program.descriptor_count - 1)
+    machine = Machine(
+        program, images, fault=lambda write, at: Response.SLVERR if fault == [write] and (write or at >= last) else None
+    )
+
+    async def bench(ctx) -> None:
+        fault[:] = [True]
+        status, cause, number = await machine.run(ctx)
+        assert (status, cause) == (4, Cause.WRITE_RESPONSE)
+        assert 0 < number < program.descriptor_count
+        fault[:] = [False]
+        status, cause, number = await machine.run(ctx)
+        assert (status, cause) == (4, Cause.READ_RESPONSE)
+        fault.clear()
+        status, cause, number = await machine.run(ctx, abort=60)
+        assert (status, cause) == (4, Cause.ABORTED)
+        assert await machine.run(ctx) == (2, 0, 0)
+
+    simulate(machine.dut, bench, beside=[machine.memory.run])
+    expected = execute(program, machine.start, check=True).memory
+    assert np.array_equal(np.frombuffer(machine.memory.data, np.uint8)[program.base :], expected)

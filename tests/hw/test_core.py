@@ -7,8 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from amaranth.hdl import Value
 
 from hw.config import VARIANTS, preset
+from hw.core import AcceleratorCore
 from hw.layout import Schedule
 from sim.amaranth_bench import run_programs
 from sim.scenarios import random_activations, random_layer
@@ -56,6 +58,28 @@ def test_pauses_of_one_stream(stream: str) -> None:
     outputs, _ = run_programs(config, [layer], {stream: 0.2}, seed=3)
     result = score(config, layer, outputs[0])
     assert not result.mismatches, result.message
+
+
+def test_weights_of_one_row_wait_for_an_entry_that_is_free() -> None:
+    """One input channel: entries of the WRF that have one row; the loader would run far ahead of the activations."""
+    config = preset("ews-tiny")
+    layer = program(config, 7, (6 * config.L, 1, 2, 2), (3, 3), (2, 1, 1, 1))
+    outputs, _ = run_programs(config, [layer], {"i_activation": 0.05}, seed=3)
+    result = score(config, layer, outputs[0])
+    assert not result.mismatches, result.message
+
+
+def test_ports_of_the_core_and_its_rest(simulate) -> None:
+    config = preset("ews-msvq-tiny")
+    core = AcceleratorCore(config)
+    assert len(Value.cast(core.i_activation.payload)) == 8 * config.H
+
+    async def bench(ctx) -> None:
+        for _ in range(3):
+            assert ctx.get(core.o_idle)
+            await ctx.tick()
+
+    simulate(core, bench)
 
 
 @pytest.mark.parametrize("variant", ["ews", "ews-msvq"])

@@ -9,6 +9,7 @@ import pytest
 
 from hw.config import MASK_DECODERS
 from hw.decoder.mask_decoder import MaskDecoder
+from hw.generate import to_rtlil
 from hw.layout import mask_rank, mask_unrank
 
 EXHAUSTIVE = [(1, 1), (1, 2), (2, 2), (1, 4), (2, 4), (3, 4), (4, 4), (3, 5), (2, 8), (4, 8), (7, 8), (8, 8)]
@@ -32,6 +33,16 @@ def test_masks_of_all_ranks(simulate, style: str, n: int, m: int) -> None:
             assert mask_rank(bits, n) == rank
 
     simulate(decoder, bench, clocked=False)
+
+
+def test_styles_are_different_circuits() -> None:
+    for style, subtracts in (("arithmetic", True), ("table", False)):
+        assert ("threshold_" in to_rtlil(MaskDecoder(2, 4, style))) == subtracts
+
+
+def test_every_rank_has_a_bit_and_no_more() -> None:
+    for n, m in [*EXHAUSTIVE, *SAMPLED]:
+        assert len(MaskDecoder(n, m).i_rank) == (comb(m, n) - 1).bit_length()
 
 
 @pytest.mark.parametrize("style", MASK_DECODERS)

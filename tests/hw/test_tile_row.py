@@ -145,6 +145,33 @@ def test_gated_multiplier_holds_where_an_operand_is_zero(simulate, registered: b
     simulate(multiplier, bench)
 
 
+@pytest.mark.parametrize("registered", [False, True])
+@pytest.mark.parametrize("bits", [2, 8])
+def test_enabled_multiplier_holds_operands_and_product(simulate, bits: int, registered: bool) -> None:
+    multiplier = Multiplier(bits + 8, registered, weight_bits=bits, enabled=True)
+    assert len(multiplier.i_enable) == 1 + registered
+    rng = random.Random(0)
+
+    async def bench(ctx) -> None:
+        weight = product = 0
+        for _ in range(200):
+            enables = [rng.random() < 0.5 for _ in range(1 + registered)]
+            given, activation = rng.randrange(-(1 << bits - 1), 1 << bits - 1), rng.randrange(-128, 128)
+            ctx.set(multiplier.i_enable, sum(bit << i for i, bit in enumerate(enables)))
+            ctx.set(multiplier.i_weight, given & (1 << bits) - 1)
+            ctx.set(multiplier.i_activation, activation & 255)
+            if not registered:
+                product = weight * activation
+            assert ctx.get(multiplier.o_product.as_signed()) == product
+            await ctx.tick()
+            if registered and enables[1]:
+                product = weight * activation
+            if enables[0]:
+                weight = given
+
+    simulate(multiplier, bench)
+
+
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 2), (2, 4), (4, 4), (3, 7), (4, 16)])
 def test_demux_reaches_every_lane(simulate, n: int, m: int) -> None:
     demux = Demux(n, m, 16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -187,9 +188,8 @@ def mutants_of(file: str, source: str) -> Iterator[Mutant]:
     for start, end, new in sorted(set(finder.found)):
         line = source.count("\n", 0, start) + 1
         mutant = Mutant(file, line, finder.lines[line - 1].strip(), source[start:end], new, start, end)
-        try:
-            changed = ast.parse(mutant.applied(source))
-        except SyntaxError:
+        if mutant.old == new:
             continue
-        if ast.dump(changed) != ast.dump(ast.parse(source)):
+        with contextlib.suppress(SyntaxError):
+            ast.parse(mutant.applied(source))
             yield mutant

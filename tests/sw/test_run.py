@@ -134,6 +134,19 @@ def test_outputs_of_any_name(program: Program, tmp_path: Path, name: str) -> Non
     assert (tmp_path / "y.npz").read_bytes() == (tmp_path / "z.npz").read_bytes()
 
 
+def test_a_damaged_picture_is_said_once(program: Program, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Pillow logs some of what it then raises, and so it would be printed twice."""
+    path = tmp_path / "x.tiff"
+    Image.new("RGB", (8, 8)).save(path)
+    data = bytearray(path.read_bytes())
+    at = data.index(struct.pack("<HHI", 277, 3, 1))  # samples of a pixel
+    data[at + 8 : at + 10] = struct.pack("<H", 300)
+    path.write_bytes(data)
+    with pytest.raises(run.RunError, match=r"must be \.npy or a picture|cannot be read as a picture"):
+        read_images(str(path), program.inputs[0], (0, 0, 0), (1, 1, 1))
+    assert caplog.records == []
+
+
 def test_pictures_that_are_damaged_or_too_large(program: Program, tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(path)

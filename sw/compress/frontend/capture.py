@@ -190,12 +190,16 @@ def capture_program(program: ExportedProgram) -> Captured:
     if not given or len(given[0]) != 1 or given[1] or not isinstance(given[0][0], Tensor):
         raise FrontEndError([Refusal("", "the program must have been exported with one tensor of images as its input")])
     images = torch.randn(given[0][0].shape, generator=torch.Generator().manual_seed(0))
-    for node in program.graph.nodes:
-        _keep_dropout(node)
-    program = program.run_decompositions({})
-    model = program.module()
-    with torch.no_grad():
-        outputs = _run(model, images.clone())
+    try:
+        for node in program.graph.nodes:
+            _keep_dropout(node)
+        program = program.run_decompositions({})
+        model = program.module()
+        with torch.no_grad():
+            outputs = _run(model, images.clone())
+    except Exception as error:  # torch reads files whose parts contradict each other, and finds it here in many ways
+        why = f"the program must be one that torch can run: {' '.join(str(error).split())[:200]}"
+        raise FrontEndError([Refusal("", why)]) from error
     if refusals := _unusable(outputs):
         raise FrontEndError(refusals)
     return _described(model, program, images, outputs)

@@ -44,7 +44,7 @@ def test_transmitter_sends_frames(divisor: int, simulate) -> None:
     simulate(unit, bench)
 
 
-@pytest.mark.parametrize(("divisor", "sender"), [(8, 8), (16, 16), (50, 49), (50, 51)])
+@pytest.mark.parametrize(("divisor", "sender"), [(8, 8), (16, 16), (50, 48), (50, 52)])
 def test_receiver_takes_frames_of_nearly_its_speed(divisor: int, sender: int, simulate) -> None:
     unit = UartReceiver(divisor)
     sent = [0x5A, 0x00, 0xFF, 0x96]
@@ -87,12 +87,39 @@ def test_memory_is_checked(size: int, init: bytes, wait_states: int, message: st
         BoardMemory(preset("ews-tiny"), size, init, wait_states)
 
 
+def test_memory_may_be_as_large_as_the_addresses() -> None:
+    config = preset("ews-tiny").override(["address_bits=16"])
+    assert BoardMemory(config, 1 << 16, b"").size == 1 << 16
+    with pytest.raises(ConfigError, match=r"multiple of 4096 bytes in 4096..65536, not 69632"):
+        BoardMemory(config, (1 << 16) + 4096, b"")
+
+
+def test_receiver_looks_at_the_middle_of_every_bit(simulate) -> None:
+    """The byte comes in the middle of the stop bit, two cycles later by the synchroniser and one by the register."""
+
+    async def bench(ctx) -> None:
+        for cycle in range(12 * unit.divisor):
+            line = line_of(0x5A, unit.divisor)
+            ctx.set(unit.i_rx, line[cycle] if cycle < len(line) else 1)
+            if ctx.get(unit.o_byte.valid):
+                came.append(cycle - (19 * unit.divisor) // 2)
+                return
+            await ctx.tick()
+
+    came: list[int] = []
+    for divisor in (8, 16, 50):
+        unit = UartReceiver(divisor)
+        simulate(unit, bench)
+    assert came == [4, 4, 4]
+
+
 @pytest.mark.parametrize("wait_states", [0, 5])
 def test_memory_answers_bursts(wait_states: int, simulate) -> None:
     config = preset("ews-tiny")  # words of 2 bytes
     init = bytes(range(1, 200))
     unit = BoardMemory(config, 4096, init, wait_states)
     axi = unit.axi
+    waited = 0
 
     async def read(ctx, address: int, words: int, name: int) -> tuple[list[int], list[int], int]:
         ctx.set(axi.araddr, address)
@@ -116,6 +143,7 @@ def test_memory_answers_bursts(wait_states: int, simulate) -> None:
         return data, answers, cycles
 
     async def write(ctx, address: int, words: list[tuple[int, int]]) -> int:
+        nonlocal waited
         ctx.set(axi.awaddr, address)
         ctx.set(axi.awlen, len(words) - 1)
         ctx.set(axi.awid, 1)
@@ -124,6 +152,10 @@ def test_memory_answers_bursts(wait_states: int, simulate) -> None:
             await ctx.tick()
         await ctx.tick()
         ctx.set(axi.awvalid, 0)
+        waited = 0
+        while not ctx.get(axi.wready):
+            waited += 1
+            await ctx.tick()
         for number, (word, strobe) in enumerate(words):
             ctx.set(axi.wdata, word)
             ctx.set(axi.wstrb, strobe)
@@ -147,12 +179,24 @@ def test_memory_answers_bursts(wait_states: int, simulate) -> None:
         assert data == [int.from_bytes(init[at : at + 2], "little") for at in range(10, 20, 2)]
         assert answers == [0] * 5
         assert cycles > 5 + wait_states
+        # Without a request there is no answer.
+        ctx.set(axi.rready, 1)
+        for _ in range(20 + wait_states):
+            assert not ctx.get(axi.rvalid)
+            assert ctx.get(axi.arready)
+            await ctx.tick()
+        # A word takes two cycles, and one in four pauses for as long as its dice say.
+        cycles = [(await read(ctx, 0, 100, 1))[2] - wait_states for _ in range(4)]
+        assert all(220 <= found <= 285 for found in cycles)
+        assert len(set(cycles)) > 1
         assert await write(ctx, 12, [(0xAAAA, 0b11), (0xBBBB, 0b10)]) == 0
+        assert wait_states + 1 <= waited <= wait_states + 6
         assert (await read(ctx, 10, 4, 0))[0] == [0x0C0B, 0xAAAA, 0xBB0F, 0x1211]
         # Across the end: what is beyond answers DECERR and changes nothing.
         assert (await read(ctx, 4094, 2, 0))[1] == [0, 3]
         assert await write(ctx, 4094, [(0x1234, 3), (0x5678, 3)]) == 3
         assert (await read(ctx, 4094, 1, 0))[0] == [0x1234]
+        assert await write(ctx, 4094, [(0x1234, 3)]) == 0
         assert (await read(ctx, 0, 1, 0))[0] == [0x0201]
         # The byte port
         ctx.set(unit.i_address, 13)

@@ -6,12 +6,13 @@ import random
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
 from hw.bus.axi import BORDER, Response
 from hw.bus.reader import CHANNELS, CHECKED, DmaReader, reader_channels
-from hw.config import AcceleratorConfig, preset
+from hw.config import AcceleratorConfig, ConfigError, preset
 from hw.control.errors import Cause
 from hw.generate import to_rtlil
 from sim.accelerator.axi_memory import AxiMemory
@@ -285,6 +286,45 @@ def test_stop_at_any_time_then_go_on(simulate, seed: int) -> None:
                     consumer.words.append(word)
 
     simulate(reader, bench, beside=[memory.run])
+
+
+def test_channels_take_turns_while_the_bus_holds_addresses_back(simulate) -> None:
+    """All want a burst at all times; whoever is chosen waits for the bus, and the next one comes behind it."""
+    config = preset("ews-msvq-tiny").override(["word_width=16", "burst_words=1", "fifo_words=8"])
+    reader = DmaReader(config)
+    names = reader_channels(config)
+    rng = random.Random(0)
+
+    async def bench(ctx) -> None:
+        axi = reader.m_axi
+        for name in names:
+            request = getattr(reader, f"i_{name}_request")
+            ctx.set(request.payload.words, 1)
+            ctx.set(request.valid, 1)
+            ctx.set(getattr(reader, f"o_{name}").ready, 1)
+        order: list[int] = []
+        for _ in range(200):
+            ready = rng.random() < 0.3
+            ctx.set(axi.arready, ready)
+            taken = ready and ctx.get(axi.arvalid)
+            if taken:
+                order.append(ctx.get(axi.arid))
+            await ctx.tick()
+            ctx.set(axi.rvalid, taken)
+            ctx.set(axi.rlast, 1)
+            ctx.set(axi.rid, order[-1] if order else 0)
+        numbers = [CHANNELS.index(name) for name in names]
+        assert len(order) > 30
+        # From the second round on all have something to ask for.
+        for before, after in pairwise(order[2 * len(names) :]):
+            assert after == numbers[(numbers.index(before) + 1) % len(numbers)]
+
+    simulate(reader, bench)
+
+
+def test_widths_that_are_no_bus() -> None:
+    with pytest.raises(ConfigError, match="word_width"):
+        DmaReader(TINY.override(["word_width=24"]))
 
 
 def test_elaborates_for_a_large_array() -> None:

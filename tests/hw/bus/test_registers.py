@@ -77,7 +77,7 @@ def test_values_after_reset_and_addresses_that_do_not_exist(simulate, stall: flo
     async def bench(ctx) -> None:
         for register in REGISTERS:
             assert await host.read(ctx, register.offset) == (register.reset, Response.OKAY)
-        for address in (0x30, 0x3C, 0x80, 0xFFC):
+        for address in (0x30, 0x3C, 0x80, 0x400, 0x800, 0xFFC):
             assert await host.read(ctx, address) == (0, Response.SLVERR)
             assert await host.write(ctx, address, 0xFFFFFFFF) is Response.SLVERR
         for register in REGISTERS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from amaranth.lib import data
@@ -114,6 +115,7 @@ class Host:
                     ctx.get(dut.o_descriptor),
                 )
                 assert ctx.get(dut.o_reset)
+                assert ctx.get(dut.o_count) == sent * self.config.word_width // 512
                 await ctx.tick()
                 assert not ctx.get(dut.o_busy)
                 return
@@ -435,6 +437,65 @@ def test_programs_without_descriptors_or_end(simulate) -> None:
     host = Host(TINY, [Descriptor(Opcode.COPY, COPY).pack()])
     simulate(host.dut, host.run)
     assert host.result == (False, Cause.ILLEGAL_DESCRIPTOR, 0)
+
+
+def test_descriptors_follow_one_another_every_seven_cycles(simulate) -> None:
+    """One for its only word, five of checks, one to give it out: what the cycle model says."""
+    wide = TINY.override(["word_width=512"])
+    program = [Descriptor(Opcode.COPY, COPY | {"l1_base": number}).pack() for number in range(5)]
+    words = [int.from_bytes(descriptor, "little") for descriptor in program]
+    dut = Sequencer(wide)
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.i_quiet, 1)
+        ctx.set(dut.i_descriptors, len(words) + 1)
+        ctx.set(dut.o_descriptor_request.ready, 1)
+        ctx.set(dut.i_words.valid, 1)
+        ctx.set(dut.o_copy.ready, 1)
+        ctx.set(dut.i_start, 1)
+        await ctx.tick()
+        ctx.set(dut.i_start, 0)
+        taken, cycles = 0, []
+        for cycle in range(60):
+            ctx.set(dut.i_words.payload, words[min(taken, len(words) - 1)])
+            if ctx.get(dut.i_words.ready):
+                taken += 1
+                cycles.append(cycle)
+            await ctx.tick()
+        assert [b - a for a, b in pairwise(cycles)][:4] == [7] * 4
+
+    simulate(dut, bench)
+
+
+def test_a_program_ends_after_seven_cycles_of_rest_and_a_reset_of_eight(simulate) -> None:
+    """Fewer, as between a unit's last pulse and the flag that follows it, are no rest."""
+    wide = TINY.override(["word_width=512"])
+    dut = Sequencer(wide)
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.i_descriptors, 1)
+        ctx.set(dut.o_descriptor_request.ready, 1)
+        ctx.set(dut.i_words.valid, 1)
+        ctx.set(dut.i_words.payload, int.from_bytes(Descriptor(Opcode.END).pack(), "little"))
+        ctx.set(dut.i_start, 1)
+        await ctx.tick()
+        ctx.set(dut.i_start, 0)
+        for cycle in range(80):
+            ctx.set(dut.i_quiet, cycle % 7 != 0)
+            assert not ctx.get(dut.o_stop)
+            await ctx.tick()
+        ctx.set(dut.i_quiet, 1)
+        stops = resets = 0
+        for _ in range(40):
+            stops += ctx.get(dut.o_stop)
+            resets += ctx.get(dut.o_reset)
+            if ctx.get(dut.o_done):
+                break
+            await ctx.tick()
+        assert ctx.get(dut.o_done)
+        assert (stops, resets) == (16, 8)
+
+    simulate(dut, bench)
 
 
 def test_a_channel_that_the_variant_lacks(simulate) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from amaranth.hdl import Const
+from amaranth.hdl import Const, Value
 
 from hw.config import AcceleratorConfig, preset
 from hw.postprocess.requantiser import PARAMETERS, Requantiser
@@ -56,4 +56,6 @@ def test_lanes_agree_with_the_golden_rule(simulate, config: AcceleratorConfig) -
         assert results[requantiser.stages - 1 :][:count] == expected.reshape(count, lanes).tolist()
 
     simulate(requantiser, bench)
+    assert PARAMETERS.size == 32 + 32 + 6
+    assert len(Value.cast(requantiser.o_results)) == 8 * lanes
     assert Const.cast(PARAMETERS.const({"bias": -1})).value == 0xFFFFFFFF

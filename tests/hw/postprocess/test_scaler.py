@@ -40,6 +40,13 @@ async def through(ctx, component, inputs, pauses: float = 0):
     return results[component.stages - 1 : -1]
 
 
+def test_widths_of_ports() -> None:
+    rounder, scaler = Rounder(20), Scaler(20)
+    assert len(rounder.i_shift) == len(scaler.i_shift) == 6
+    for unit in (rounder, scaler):
+        assert [len(getattr(unit, name)) for name in ("i_low", "i_high", "o_result")] == [8, 8, 8]
+
+
 @pytest.mark.parametrize(("low", "high"), [(-128, 127), (-3, 5)])
 def test_rounder_exhaustive(simulate, rounded, low: int, high: int) -> None:
     width, shift_bits = 10, 2

@@ -31,6 +31,16 @@ PLAIN = {
 }
 
 
+@pytest.mark.parametrize("size", [1, 2, 8, 64])
+def test_ports_of_the_rotator(size: int) -> None:
+    rotator = ByteRotator(size)
+    assert [len(x) for x in (rotator.i_word, rotator.i_amount, rotator.o_word)] == [
+        8 * size,
+        size.bit_length() - 1,
+        8 * size,
+    ]
+
+
 def span(command: dict, pixels: int, skip: str) -> int:
     """Words from the first to the last of a tensor's pixels."""
     return (pixels - 1) * max(0, command["pixel_words"] + command[skip]) + command["pixel_words"]
@@ -57,6 +67,8 @@ def random_command(config: AcceleratorConfig, rng: random.Random, operation: Vec
                 c["b_skip"] = -c["pixel_words"]
         if operation == VectorOp.MERGE:
             c |= {"kernel_columns": rng.randint(1, 2), "rotate_a": rng.randrange(2)}
+            # It does not scale, whatever is there.
+            c |= {"multiplier_a": rng.randint(-99, 99), "shift": rng.randrange(20)}
             c |= {"rotation": rng.choice([0, config.l2_word - 1, rng.randrange(config.l2_word)])}
         if operation == VectorOp.TABLE:
             c |= {"rows": 1, "columns": 1, "pixel_words": 256 // config.l2_word, "lookup": 0}

@@ -22,6 +22,7 @@ def test_bytes_in_order_at_full_rate(simulate, traffic, slot: int, word: int) ->
         await traffic.until(ctx, lambda: len(sink.items) * word == len(data))
         assert b"".join(item.to_bytes(word, "little") for item in sink.items) == data
         assert len(Value.cast(assembler.o_word.payload)) == 8 * word
+        assert len(Value.cast(assembler.i_slot.payload)) == 8 * slot
         assert source.idle
         if traffic.density == 1:
             assert sink.cycles[-1] - sink.cycles[0] == 19 * max(size // slot, size // word) + size // word - 1

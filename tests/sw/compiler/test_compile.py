@@ -386,6 +386,14 @@ def test_operations_that_cannot_run_are_named(operation: dict[str, object], mess
         compile_network(builder.network(), (4, 3, 256), instance)
 
 
+def test_the_largest_window_of_pooling_is_taken() -> None:
+    instance = config("ews-tiny", l2_bytes=1 << 13)
+    builder = Builder(np.random.default_rng(0), instance)
+    builder.op("maximum", 0, kernel=(1, 255), stride=1, padding=0)
+    builder.layer("fc", 1, (8, 4, 1, 1), op="logits")
+    assert compile_network(builder.network(), (4, 1, 255), instance).descriptor_count > 0
+
+
 def test_what_no_descriptor_can_say_names_the_layer() -> None:
     instance = config("ews-16", l2_bytes=1 << 21)
     layer = random_layer(np.random.default_rng(0), instance, "long", (16, 1, 1, 1))

@@ -82,6 +82,18 @@ def test_chains_fill_l2_from_both_ends() -> None:
     assert max(x.end for x in places) == 64
 
 
+def test_large_values_have_their_places_first() -> None:
+    graph = additions(18, (7, 0, 0), (24, 0, 0), (27, 1, 2))
+    assert max(x.end for x in place(instance(64), graph, {})) <= 64
+
+
+def test_a_value_that_nobody_reads_is_never_there() -> None:
+    graph = additions(2, (2, 0, 0))
+    graph.values.append(Value("idle", 4, 1, 3))
+    (first, last) = lifetimes(graph)[2]
+    assert (first > len(graph.operations), last) == (True, -1)
+
+
 def test_message_says_so_where_only_gaps_are_left() -> None:
     graph = additions(7, (38, 0, 0), (4, 0, 1), (17, 1, 2), (26, 2, 3), (14, 3, 4))
     message = "layer 'v3': needs 236 bytes of L2, the instance has 256, which its tensors do not fill without gaps"

@@ -24,5 +24,7 @@ def test_corner_values_are_there(method: str, bits: int) -> None:
         assert {0, 7} <= set(layer.assignments.tolist())
     if layer.masks is not None:
         assert {0, comb(4, 2) - 1} <= set(rank_masks(layer.masks, 2).tolist())
+    assert layer.requantisation is not None
+    assert (layer.requantisation.multiplier >= 1 << 30).all()
     again = random_layer(np.random.default_rng(5), method, (8, 3, 1, 1), requantised=True, **coding)
     assert np.array_equal(again.integer_weights(), layer.integer_weights())

@@ -97,6 +97,7 @@ def requantisation(**change: Any) -> Requantisation:
         ),
         pytest.param("mvq", {"weight_bits": 4}, "weight_bits must be 8 for method mvq, not 4", id="bits of mvq"),
         pytest.param("int8", {"weight_bits": 1}, r"weight_bits must be an integer in 2\.\.8, not 1", id="bits"),
+        pytest.param("int8", {"weight_bits": 9}, r"weight_bits must be an integer in 2\.\.8, not 9", id="more bits"),
         pytest.param("int8", {"weight_bits": 4}, r"weights of 4 bits must be in -8\.\.7, not -128", id="wide"),
         pytest.param("mvq", {"codeword_bits": 1}, r"codeword_bits must be an integer in 2\.\.8, not 1", id="1 bit"),
         pytest.param("mvq", {"codeword_bits": 9}, r"codeword_bits must be an integer in 2\.\.8, not 9", id="9 bits"),

@@ -211,6 +211,19 @@ def test_ranges_of_activations_are_checked(activations: tuple[int, int]) -> None
         psum_bounds(small_layer([1]), activations)
 
 
+def test_a_range_of_one_activation_is_a_range() -> None:
+    low, high = psum_bounds(small_layer([3]), (5, 5))
+    assert (low[1], high[1]) == (0, 15)
+
+
+@pytest.mark.parametrize(
+    ("count", "remedy"), [(1 << 16, "psum_width must be at least 32"), (1 << 17, "no psum_width holds them")]
+)
+def test_psum_message_knows_the_widest_psum(count: int, remedy: str) -> None:
+    with pytest.raises(PsumOverflowError, match=f"of 24 bits; {remedy}"):
+        check_psum_width(small_layer([-128] * count), 24)
+
+
 def test_psum_message_and_limits() -> None:
     # 128 * 8 = 1024 is one too many for 11 bits, -1024 just fits.
     check_psum_width(small_layer([8]), 11)

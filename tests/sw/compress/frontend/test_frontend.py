@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 from torch.utils.checkpoint import checkpoint
 
 from sw.compress.frontend import FrontEndError, raise_network
+from sw.compress.frontend.raising import raise_program
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.network import module_sources
 from sw.compress.training.layers import compressed_layers
@@ -492,3 +493,11 @@ def test_layers_alone_compute_what_the_network_does(hook: Any) -> None:
     model, reason = prepare(net, [("*", Recipe("int8"))], images, progress=False)
     assert reason is not None
     assert ((model(images) - expected).norm() / expected.norm()).item() < 0.05
+
+
+def test_a_program_whose_parts_contradict_each_other_is_refused() -> None:
+    """As damaged files give them, which torch reads and stumbles over later."""
+    program = torch.export.export(nn.ReLU().eval(), (torch.zeros(1, 3, 4, 4),))
+    program.module_call_graph[0].signature = None
+    with pytest.raises(FrontEndError, match="the program must be one that torch can run: 'NoneType' object has no"):
+        raise_program(program)
