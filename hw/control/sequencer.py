@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -26,6 +28,13 @@ from hw.control.errors import Cause
 __all__ = ["CommandQueue", "EventCounter", "Sequencer"]
 
 _EVENT_BITS = 16
+
+#: From the last word of a descriptor to its verdict: two for products, one for each check, one for all of them, and the
+#: one in which the word is written.
+CHECK_CYCLES = 4
+#: For which all must be still before a program ends, and for which a reset lasts: a unit's last pulse and the flag that
+#: follows it are a few cycles apart.
+SETTLE_CYCLES = 7
 
 # Beside its queue a unit holds at most two commands that are not complete.
 _PENDING_BITS = (max(QUEUE_DEPTHS.values()) + 2).bit_length()
@@ -169,6 +178,35 @@ class CommandQueue(wiring.Component):
         return m
 
 
+@dataclass(frozen=True)
+class _Descriptor:
+    """The descriptor that is assembled in ``bits``, by the names of its fields; ``opcode`` is the first of them."""
+
+    bits: Signal
+    opcode: Signal
+
+    def head(self, name: str) -> Value:
+        offset, entry = head_offsets()[name]
+        return self.bits[offset : offset + entry.bits]
+
+    def field(self, of: Opcode, name: str) -> Value:
+        """A field of the body, where the descriptor is one of that opcode."""
+        offset, entry = body_offsets(of)[name]
+        value = self.bits[offset : offset + entry.bits]
+        return value.as_signed() if entry.signed else value
+
+
+@dataclass(frozen=True)
+class _TileSizes:
+    """Fields of a TILE, as wide as legal values are, and products of them from registers."""
+
+    B: Value
+    D: Value
+    advanced: Signal
+    window: Signal
+    entries: Signal
+
+
 class Sequencer(wiring.Component):
     """Fetches descriptors, checks them, and hands them to the units; ends the program and reports what went wrong.
 
@@ -248,32 +286,49 @@ class Sequencer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config = self.config
-        per_descriptor = max(1, 8 * BYTES // config.word_width)
-
-        # Assembly: the words of a descriptor, the first one lowest.
+        # The words of a descriptor, the first one lowest.
         bits = Signal(8 * BYTES, reset_less=True)
-        word = Signal(range(per_descriptor + 1))
-        total, begun = Signal(32), Signal(32)
         opcode = Signal(8)
+        descriptor = _Descriptor(bits, opcode)
+        m.d.comb += opcode.eq(descriptor.head("opcode"))
 
-        def head(name):
-            offset, entry = head_offsets()[name]
-            return bits[offset : offset + entry.bits]
-
-        def field(of, name):
-            offset, entry = body_offsets(of)[name]
-            value = bits[offset : offset + entry.bits]
-            return value.as_signed() if entry.signed else value
-
-        # Checks take a few cycles of their own, so that no comparison is in the way of anything.
-        m.d.comb += opcode.eq(head("opcode"))
         legal = Signal()
-        verdicts = Signal(len(Opcode))
         known = Signal()  # what the descriptor waits for was given out before it
+        advance = self._checker(m, descriptor, known, legal)
+
+        clear = Signal()
+        counters = {}
+        for event in EVENTS:
+            m.submodules[event] = counters[event] = EventCounter()
+            m.d.comb += [
+                counters[event].i_clear.eq(clear),
+                counters[event].i_done.eq(getattr(self, f"i_{event}")),
+                counters[event].i_wait.eq(descriptor.head(f"wait_{event}")),
+            ]
+        m.d.comb += known.eq(Cat(counter.o_legal for counter in counters.values()).all())
+
+        dispatch = Signal()
+        accepted = Signal()
+        computed = {"advance": advance, "record": opcode == Opcode.RECORD}
+        queues = self._queues(m, descriptor, computed, counters)
+        self._dispatch(m, descriptor, queues, dispatch, accepted)
+
+        at_rest = Signal()
+        empties = [unit.o_empty for unit, _ in queues.values()]
+        m.d.sync += at_rest.eq(Cat(*empties, *(counter.o_rest for counter in counters.values())).all())
+        self._state_machine(m, descriptor, legal, accepted, at_rest, clear, dispatch)
+        return m
+
+    def _checker(self, m: Module, descriptor: _Descriptor, known: Signal, legal: Signal) -> Signal:
+        """Drives ``legal``, :data:`CHECK_CYCLES` after the descriptor; returns vectors by which a TILE's window slides.
+
+        The checks take cycles of their own, so that no comparison is in the way of anything.
+        """
+        config = self.config
+        verdicts = Signal(len(Opcode))
         # Products of legal values; others are refused by their own ranges.
         A, B, D, Dr, columns = (
-            field(Opcode.TILE, name)[: field_ranges(Opcode.TILE, config)[name][1].bit_length()]
+            descriptor.field(Opcode.TILE, name)[: field_ranges(Opcode.TILE, config)[name][1].bit_length()]
             for name in ("A", "B", "D", "Dr", "advance_columns")
         )
         advanced, window = Signal.like(columns * Dr), Signal.like(B * D)
@@ -285,57 +340,53 @@ class Sequencer(wiring.Component):
             # The window slides by whole kernel columns of Dr * B vectors, however often each vector is sent.
             advance.eq(advanced * B),
         ]
+        sizes = _TileSizes(B, D, advanced, window, entries)
         for number, of in enumerate(Opcode):
-            parts = [opcode == of]
-            for name, (low, high) in field_ranges(of, config).items():
-                value = field(of, name)
-                entry = body_offsets(of)[name][1]
-                if low > entry.range[0]:
-                    parts.append(value >= low)
-                if high < entry.range[1]:
-                    # The range of addresses is a power of two: no comparison.
-                    parts.append(value <= high if high & (high + 1) else value[high.bit_length() :] == 0)
-            if of in (Opcode.LOAD, Opcode.STORE):
-                unit = max(config.l2_word, config.word_width // 8)
-                parts.append(field(of, "address")[: unit.bit_length() - 1] == 0)
-            if of is Opcode.FETCH:
-                parts.append(field(of, "address")[: (config.word_width // 8).bit_length() - 1] == 0)
-                present = [channel for channel in Channel if channel.name.lower() in self.channels]
-                parts.append(Cat(field(of, "channel") == channel for channel in present).any())
-            if of is Opcode.RECORD:
-                parts.append(field(of, "address")[:6] == 0)
-            if of is Opcode.TILE:
-                parts += [window <= config.arf_depth, entries <= config.tile_weights]
-                # With Dr >= 1 this is Dr <= D too.
-                parts += [advanced <= D, field(of, "passes") <= B]
-                if not config.features.codebook:
-                    parts.append(field(of, "raw"))
-            if of is Opcode.VECTOR and config.full_vector_unit:
-                # A table is taken as a whole, or the unit would wait for the rest of it.
-                sizes = dict.fromkeys(("kernel_rows", "kernel_columns", "height", "width"), 1)
-                sizes["pixel_words"] = TABLE_BYTES // config.l2_word
-                whole = Cat(field(of, name) == size for name, size in sizes.items()).all()
-                parts.append((field(of, "operation") != VectorOp.TABLE) | whole)
-            if of not in (Opcode.FETCH, Opcode.END):
-                parts.append(known)
-            m.d.sync += verdicts[number].eq(Cat(parts).all())
+            m.d.sync += verdicts[number].eq(Cat(self._limits(of, descriptor, sizes, known)).all())
         m.d.sync += legal.eq(verdicts.any())
+        return advance
 
-        # Events
-        clear = Signal()
-        counters = {}
-        for event in EVENTS:
-            m.submodules[event] = counters[event] = EventCounter()
-            m.d.comb += [
-                counters[event].i_clear.eq(clear),
-                counters[event].i_done.eq(getattr(self, f"i_{event}")),
-                counters[event].i_wait.eq(head(f"wait_{event}")),
-            ]
-        m.d.comb += known.eq(Cat(counter.o_legal for counter in counters.values()).all())
+    def _limits(self, of: Opcode, descriptor: _Descriptor, sizes: _TileSizes, known: Signal) -> list[Value]:
+        """What must hold for the descriptor to be a legal one of that opcode."""
+        config = self.config
+        parts = [descriptor.opcode == of]
+        for name, (low, high) in field_ranges(of, config).items():
+            value = descriptor.field(of, name)
+            entry = body_offsets(of)[name][1]
+            if low > entry.range[0]:
+                parts.append(value >= low)
+            if high < entry.range[1]:
+                # The range of addresses is a power of two: no comparison.
+                parts.append(value <= high if high & (high + 1) else value[high.bit_length() :] == 0)
+        if of in (Opcode.LOAD, Opcode.STORE):
+            unit = max(config.l2_word, config.word_width // 8)
+            parts.append(descriptor.field(of, "address")[: unit.bit_length() - 1] == 0)
+        if of is Opcode.FETCH:
+            parts.append(descriptor.field(of, "address")[: (config.word_width // 8).bit_length() - 1] == 0)
+            present = [channel for channel in Channel if channel.name.lower() in self.channels]
+            parts.append(Cat(descriptor.field(of, "channel") == channel for channel in present).any())
+        if of is Opcode.RECORD:
+            parts.append(descriptor.field(of, "address")[:6] == 0)
+        if of is Opcode.TILE:
+            parts += [sizes.window <= config.arf_depth, sizes.entries <= config.tile_weights]
+            # With Dr >= 1 this is Dr <= D too.
+            parts += [sizes.advanced <= sizes.D, descriptor.field(of, "passes") <= sizes.B]
+            if not config.features.codebook:
+                parts.append(descriptor.field(of, "raw"))
+        if of is Opcode.VECTOR and config.full_vector_unit:
+            # A table is taken as a whole, or the unit would wait for the rest of it.
+            table = dict.fromkeys(("kernel_rows", "kernel_columns", "height", "width"), 1)
+            table["pixel_words"] = TABLE_BYTES // config.l2_word
+            whole = Cat(descriptor.field(of, name) == size for name, size in table.items()).all()
+            parts.append((descriptor.field(of, "operation") != VectorOp.TABLE) | whole)
+        if of not in (Opcode.FETCH, Opcode.END):
+            parts.append(known)
+        return parts
 
-        # Queues
-        dispatch = Signal()
-        computed = {"advance": advance, "record": opcode == Opcode.RECORD}
+    def _queues(
+        self, m: Module, descriptor: _Descriptor, computed: dict[str, Value], counters: dict[str, EventCounter]
+    ) -> dict[str, tuple[CommandQueue, list[Opcode]]]:
+        """The queues before the units, with the opcodes that each takes; ``computed`` are fields that are not sent."""
         queues = {}
         for name, opcodes, event in (
             ("load", [Opcode.LOAD], "loaded"),
@@ -354,7 +405,7 @@ class Sequencer(wiring.Component):
             command = unit.i_command
             m.d.comb += [
                 *(
-                    command.payload[key].eq(computed[key] if key in computed else field(of, key))
+                    command.payload[key].eq(computed[key] if key in computed else descriptor.field(of, key))
                     for key in unit.payload.members
                 ),
                 *(unit.i_left[key].eq(counter.o_left) for key, counter in counters.items()),
@@ -364,13 +415,22 @@ class Sequencer(wiring.Component):
             queues[name] = unit, opcodes
             if event:
                 m.d.comb += counters[event].i_given.eq(command.valid)
+        return queues
 
-        accepted = Signal()
-        with m.Switch(opcode):
+    def _dispatch(
+        self,
+        m: Module,
+        descriptor: _Descriptor,
+        queues: dict[str, tuple[CommandQueue, list[Opcode]]],
+        dispatch: Signal,
+        accepted: Signal,
+    ) -> None:
+        """Gives the descriptor out while ``dispatch``, once all that take it are ready, which is ``accepted``."""
+        with m.Switch(descriptor.opcode):
             for of in Opcode:
                 with m.Case(of):
                     if of is Opcode.FETCH:
-                        with m.Switch(field(of, "channel")):
+                        with m.Switch(descriptor.field(of, "channel")):
                             for name in self.channels:
                                 with m.Case(Channel[name.upper()]):
                                     m.d.comb += accepted.eq(getattr(self, f"o_request_{name}").ready)
@@ -380,19 +440,35 @@ class Sequencer(wiring.Component):
                         m.d.comb += [unit.i_command.valid.eq(dispatch & accepted) for unit in takers]
         for name in self.channels:
             request = getattr(self, f"o_request_{name}")
-            chosen = (opcode == Opcode.FETCH) & (field(Opcode.FETCH, "channel") == Channel[name.upper()])
+            chosen = (descriptor.opcode == Opcode.FETCH) & (
+                descriptor.field(Opcode.FETCH, "channel") == Channel[name.upper()]
+            )
             m.d.comb += [
                 request.valid.eq(dispatch & chosen),
-                request.payload.address.eq(field(Opcode.FETCH, "address")),
-                request.payload.words.eq(field(Opcode.FETCH, "words")),
-                request.payload.checksum.eq(field(Opcode.FETCH, "checksum")),
+                request.payload.address.eq(descriptor.field(Opcode.FETCH, "address")),
+                request.payload.words.eq(descriptor.field(Opcode.FETCH, "words")),
+                request.payload.checksum.eq(descriptor.field(Opcode.FETCH, "checksum")),
                 request.payload.check.eq(1),
             ]
 
-        at_rest = Signal()
-        empties = [unit.o_empty for unit, _ in queues.values()]
-        m.d.sync += at_rest.eq(Cat(*empties, *(counter.o_rest for counter in counters.values())).all())
+    def _state_machine(
+        self,
+        m: Module,
+        descriptor: _Descriptor,
+        legal: Signal,
+        accepted: Signal,
+        at_rest: Signal,
+        clear: Signal,
+        dispatch: Signal,
+    ) -> None:
+        """Assembles a descriptor after the other, has it checked and given out, and ends the program.
 
+        It drives ``clear`` where a program begins, and ``dispatch``.
+        """
+        per_descriptor = max(1, 8 * BYTES // self.config.word_width)
+        bits = descriptor.bits
+        word = Signal(range(per_descriptor + 1))
+        total, begun = Signal(32), Signal(32)
         failing = Signal()
         cause = Signal(Cause)
         settle = Signal(3)
@@ -432,7 +508,7 @@ class Sequencer(wiring.Component):
                 with m.If(self.i_words.valid):
                     m.d.sync += word.eq(word + 1)
                     if per_descriptor > 1:
-                        m.d.sync += bits.eq(Cat(bits[config.word_width :], self.i_words.payload))
+                        m.d.sync += bits.eq(Cat(bits[self.config.word_width :], self.i_words.payload))
                     else:
                         m.d.sync += bits.eq(self.i_words.payload)
                     with m.If(word == per_descriptor - 1):
@@ -444,10 +520,10 @@ class Sequencer(wiring.Component):
                 m.d.sync += settle.eq(settle + 1)
                 with m.If(fault):
                     fail(fault_cause)
-                with m.Elif(settle == 4):
-                    with m.If(~legal | ((opcode != Opcode.END) & (begun == total))):
+                with m.Elif(settle == CHECK_CYCLES):
+                    with m.If(~legal | ((descriptor.opcode != Opcode.END) & (begun == total))):
                         fail(Cause.ILLEGAL_DESCRIPTOR)
-                    with m.Elif(opcode == Opcode.END):
+                    with m.Elif(descriptor.opcode == Opcode.END):
                         m.d.sync += settle.eq(0)
                         m.next = "DRAIN"
                     with m.Else():
@@ -463,21 +539,20 @@ class Sequencer(wiring.Component):
                 m.d.sync += settle.eq(Mux(at_rest & self.i_quiet, settle + 1, 0))
                 with m.If(fault):
                     fail(fault_cause)
-                with m.Elif(settle == 7):
+                with m.Elif(settle == SETTLE_CYCLES):
                     m.d.sync += settle.eq(0)
                     m.next = "STOP"
             with m.State("STOP"):
                 m.d.comb += self.o_stop.eq(1)
                 m.d.sync += settle.eq(Mux(self.i_quiet, settle + 1, 0))
-                with m.If(settle == 7):
+                with m.If(settle == SETTLE_CYCLES):
                     m.d.sync += settle.eq(0)
                     m.next = "RESET"
             # All that a program may have left behind goes: words of streams, codewords, half a command.
             with m.State("RESET"):
                 m.d.comb += [self.o_stop.eq(1), self.o_reset.eq(1)]
                 m.d.sync += settle.eq(settle + 1)
-                with m.If(settle == 7):
+                with m.If(settle == SETTLE_CYCLES):
                     m.d.comb += [self.o_done.eq(~failing), self.o_failed.eq(failing)]
                     m.next = "IDLE"
         m.d.comb += self.o_busy.eq(~fsm.ongoing("IDLE"))
-        return m
