@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -103,7 +103,37 @@ class LoopController(wiring.Component):
         with m.If(self.i_command.ready):
             m.d.sync += [running.eq(self.i_command.valid), command.eq(self.i_command.payload)]
 
-        # WRF: entries first_entry .. first_entry + A*B*D - 1 for every position, released on the last one.
+        self._wrf(m, issue, ends_position, ends_tile, release=issue & last_column & last_line)
+        unread = self._arf(m, command, nest, issue, ends_position, last_column)
+
+        # PRF
+        first_slot, occupied = Signal(range(config.prf_depth)), Signal(range(config.prf_depth + 1))
+        m.d.sync += occupied.eq(occupied + (issue & nest.o_first) - self.i_drain)
+        with m.If(ends_position):
+            m.d.sync += first_slot.eq(first_slot + command.A)
+
+        activation, entry_free = unread != 0, ~nest.o_first | (occupied != config.prf_depth)
+        m.d.comb += [
+            issue.eq(running & activation & entry_free),
+            self.o_running.eq(running),
+            self.o_issue.eq(issue),
+            self.o_wait_activations.eq(running & ~activation),
+            self.o_wait_psums.eq(running & activation & ~entry_free),
+        ]
+
+        tag = self._tag(m, command, nest, issue, first_slot)
+        m.d.comb += [
+            self.o_accumulate.eq(tag.valid),
+            self.o_first.eq(tag.first),
+            self.o_slot.eq(tag.slot),
+        ]
+
+        self._drain(m, tag)
+        m.d.comb += self.o_idle.eq(~running & (occupied == 0))
+        return m
+
+    def _wrf(self, m: Module, issue: Signal, ends_position: Value, ends_tile: Signal, release: Value) -> None:
+        """Entries ``first_entry .. first_entry + A*B*D - 1`` for every position, released on the last one."""
         entry, first_entry = Signal.like(self.o_wrf_address), Signal.like(self.o_wrf_address)
         with m.If(issue):
             m.d.sync += entry.eq(Mux(ends_position & ~ends_tile, first_entry, entry + 1))
@@ -111,10 +141,20 @@ class LoopController(wiring.Component):
                 m.d.sync += first_entry.eq(entry + 1)
         m.d.comb += [
             self.o_wrf_address.eq(entry),
-            self.o_release.eq(issue & last_column & last_line),
+            self.o_release.eq(release),
         ]
 
-        # ARF
+    def _arf(
+        self,
+        m: Module,
+        command: data.View,
+        nest: LoopNest,
+        issue: Signal,
+        ends_position: Value,
+        last_column: Signal,
+    ) -> Signal:
+        """The ring of activations; returns how many vectors in it the running position, or the next one, has yet to read."""
+        config = self.config
         window = Signal.like(command.advance)
         kept = Signal.like(command.advance)
         m.d.comb += [
@@ -139,23 +179,11 @@ class LoopController(wiring.Component):
                 self.o_arf_address.eq(self.o_arf_address + 1 - Mux(nest.o_last, kept, 0)),
                 vector.eq(Mux(nest.o_last, 0, vector + 1)),
             ]
+        return unread
 
-        # PRF
-        first_slot, occupied = Signal(range(config.prf_depth)), Signal(range(config.prf_depth + 1))
-        m.d.sync += occupied.eq(occupied + (issue & nest.o_first) - self.i_drain)
-        with m.If(ends_position):
-            m.d.sync += first_slot.eq(first_slot + command.A)
-
-        activation, entry_free = unread != 0, ~nest.o_first | (occupied != config.prf_depth)
-        m.d.comb += [
-            issue.eq(running & activation & entry_free),
-            self.o_running.eq(running),
-            self.o_issue.eq(issue),
-            self.o_wait_activations.eq(running & ~activation),
-            self.o_wait_psums.eq(running & activation & ~entry_free),
-        ]
-
-        # What the accumulator needs to know travels beside the operands.
+    def _tag(self, m: Module, command: data.View, nest: LoopNest, issue: Signal, first_slot: Signal) -> data.View:
+        """What the accumulator needs to know, which travels beside the operands through the array's pipeline."""
+        config = self.config
         tag_layout = data.StructLayout(
             {"valid": 1, "first": 1, "last": 1, "accumulate": 1, "slot": range(config.prf_depth)}
         )
@@ -171,13 +199,11 @@ class LoopController(wiring.Component):
             following = Signal(tag_layout, name=f"tag_{stage}")
             m.d.sync += following.eq(tag)
             tag = following
-        m.d.comb += [
-            self.o_accumulate.eq(tag.valid),
-            self.o_first.eq(tag.first),
-            self.o_slot.eq(tag.slot),
-        ]
+        return tag
 
-        # Finished entries leave in order.
+    def _drain(self, m: Module, tag: data.View) -> None:
+        """Finished entries leave in order."""
+        config = self.config
         finished = Signal(range(config.prf_depth + 1))
         adds = Signal(config.prf_depth)
         finish = tag.valid & tag.last
@@ -190,6 +216,4 @@ class LoopController(wiring.Component):
         m.d.comb += [
             self.o_drain_valid.eq(finished != 0),
             self.o_drain_accumulate.eq(adds.bit_select(self.o_drain_slot, 1)),
-            self.o_idle.eq(~running & (occupied == 0)),
         ]
-        return m
