@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, ResetInserter, Signal
+from amaranth.hdl import Cat, Module, ResetInserter, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -176,14 +176,17 @@ class Accelerator(wiring.Component):
             "psum_writes": psum_buffer.o_write,
             "vector_cycles": vector.o_busy,
         }
+        live = self._counters(m, events, sequencer, begin=registers.o_start & ~sequencer.o_busy)
+        m.d.comb += [store.i_counters.eq(live), registers.i_counters.eq(live)]
+        return m
+
+    def _counters(self, m: Module, events: dict[str, Value], sequencer: Sequencer, begin: Value) -> Value:
+        """Counts events while a program runs; all counters, in the order of :data:`hw.control.counters.COUNTERS`."""
         counters = {name: Signal(COUNTER_BITS, name=f"counter_{name}") for name in events}
-        begin = registers.o_start & ~sequencer.o_busy
         for name, event in events.items():
             happened = Signal(name=f"event_{name}")
             m.d.sync += happened.eq(event & sequencer.o_busy)
             m.d.sync += counters[name].eq(counters[name] + happened)
             with m.If(begin):
                 m.d.sync += counters[name].eq(0)
-        live = Cat(counters.get(name, sequencer.o_count) for name in COUNTERS)
-        m.d.comb += [store.i_counters.eq(live), registers.i_counters.eq(live)]
-        return m
+        return Cat(counters.get(name, sequencer.o_count) for name in COUNTERS)

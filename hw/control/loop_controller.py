@@ -153,7 +153,7 @@ class LoopController(wiring.Component):
         ends_position: Value,
         last_column: Signal,
     ) -> Signal:
-        """The ring of activations; returns how many vectors in it the running position, or the next one, has yet to read."""
+        """The ring of activations; returns how many vectors in it this position, or the next one, has yet to read."""
         config = self.config
         window = Signal.like(command.advance)
         kept = Signal.like(command.advance)

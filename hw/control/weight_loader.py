@@ -162,26 +162,7 @@ class WeightLoader(wiring.Component):
                     m.next = "IDLE"
 
         if config.features.codebook:
-            decoder = WeightDecoder(config)
-            if config.clock_gating:
-                # A codeword is written one cycle after it has come.
-                written, moving = Signal(), Signal()
-                m.d.sync += written.eq(codebook.o_field.valid)
-                m.d.comb += moving.eq(take | Cat(valids).any() | codebook.o_field.valid | written)
-                m.submodules.decoder = EnableInserter(moving)(decoder)
-            else:
-                m.submodules.decoder = decoder
-            m.d.comb += [
-                decoder.i_codeword_write.eq(codebook.o_field.valid),
-                decoder.i_codeword_address.eq(codeword),
-                decoder.i_codeword.eq(codebook.o_field.payload),
-                *(getattr(decoder, f"i_{name}").eq(fields[name]) for name in config.streams),
-                decoder.i_raw.eq(raw),
-                decoder.i_weights.eq(fields["weight"]),
-                self.o_write_weights.eq(decoder.o_weights),
-            ]
-            if config.position_bits:
-                m.d.comb += self.o_write_positions.eq(decoder.o_positions)
+            self._decode(m, fields, raw, codebook, codeword, take | Cat(valids).any())
         else:
             weights = Signal(config.weight_bits * config.L, reset_less=True)
             if config.clock_gating:
@@ -193,3 +174,29 @@ class WeightLoader(wiring.Component):
         for name, ready in taken_by.items():
             m.d.comb += getattr(self, f"i_{name}").ready.eq(Cat(ready).any())
         return m
+
+    def _decode(
+        self, m: Module, fields: dict[str, Value], raw: Value, codebook: Unpacker, codeword: Signal, moving_rows: Value
+    ) -> None:
+        """The decoder between fields and tiles, whose CRF takes the codewords; gated while no row moves through it."""
+        config = self.config
+        decoder = WeightDecoder(config)
+        if config.clock_gating:
+            # A codeword is written one cycle after it has come.
+            written, moving = Signal(), Signal()
+            m.d.sync += written.eq(codebook.o_field.valid)
+            m.d.comb += moving.eq(moving_rows | codebook.o_field.valid | written)
+            m.submodules.decoder = EnableInserter(moving)(decoder)
+        else:
+            m.submodules.decoder = decoder
+        m.d.comb += [
+            decoder.i_codeword_write.eq(codebook.o_field.valid),
+            decoder.i_codeword_address.eq(codeword),
+            decoder.i_codeword.eq(codebook.o_field.payload),
+            *(getattr(decoder, f"i_{name}").eq(fields[name]) for name in config.streams),
+            decoder.i_raw.eq(raw),
+            decoder.i_weights.eq(fields["weight"]),
+            self.o_write_weights.eq(decoder.o_weights),
+        ]
+        if config.position_bits:
+            m.d.comb += self.o_write_positions.eq(decoder.o_positions)

@@ -156,7 +156,17 @@ class IfmapLoader(wiring.Component):
                 with m.If(step & ends_command):
                     m.next = "IDLE"
 
-        # What was asked for arrives one cycle later, and so does its description.
+        vector = self._collect(m, step, reads, lane, ends_vector, ends_command)
+        m.d.comb += [self.o_l1.address.eq(l1_address), self.o_l1.data.eq(vector)]
+        return m
+
+    def _collect(
+        self, m: Module, step: Signal, reads: Signal, lane: Signal, ends_vector: Signal, ends_command: Signal
+    ) -> Signal:
+        """Puts words together to the vector that is returned: what was asked for arrives one cycle later."""
+        config = self.config
+        lanes = config.H // config.l2_word
+        # So does its description.
         tag_layout = data.StructLayout({"reads": 1, "lane": range(lanes), "last": 1, "end": 1})
         stepped = Signal()
         tag = Signal(tag_layout, reset_less=True)
@@ -179,5 +189,4 @@ class IfmapLoader(wiring.Component):
                     m.d.sync += place.eq(self.o_l2.data)
                 with m.Elif(tag.lane == 0):
                     m.d.sync += place.eq(0)
-        m.d.comb += [self.o_l1.address.eq(l1_address), self.o_l1.data.eq(vector)]
-        return m
+        return vector

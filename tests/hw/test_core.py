@@ -94,7 +94,7 @@ def test_sums_that_wait_keep_what_their_own_tile_adds(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if VARIANTS[name].codebook])
-@pytest.mark.parametrize("density", [1, 0.5])
+@pytest.mark.parametrize("density", [pytest.param(1, marks=pytest.mark.whole), 0.5])
 def test_raw_layers_between_coded_ones(variant: str, density: float) -> None:
     """Dense raw weights in passes where the tile is sparse, and in one pass where they have zeros enough."""
     config = preset(f"{variant}-tiny").override(["word_width=24"])
@@ -144,7 +144,7 @@ def test_events_account_for_every_cycle(name: str, changes: list[str], pauses: d
 
 
 @pytest.mark.parametrize("variant", ["ews", "ews-msvq"])
-@pytest.mark.parametrize("product_register", ["false", "true"])
+@pytest.mark.parametrize("product_register", [pytest.param("false", marks=pytest.mark.whole), "true"])
 def test_zero_gating_changes_nothing_but_the_latency(variant: str, product_register: str) -> None:
     plain = preset(f"{variant}-tiny").override([f"product_register={product_register}"])
     gated = plain.override(["zero_gating=true"])
@@ -160,7 +160,7 @@ def test_zero_gating_changes_nothing_but_the_latency(variant: str, product_regis
     assert cycles == sequence_cycles(gated, [layer.run for layer in programs])
 
 
-@pytest.mark.parametrize("variant", ["ews", "ews-msvq"])
+@pytest.mark.parametrize("variant", [pytest.param("ews", marks=pytest.mark.whole), "ews-msvq"])
 @pytest.mark.parametrize(
     ("changes", "density"),
     [

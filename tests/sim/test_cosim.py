@@ -48,7 +48,9 @@ def test_thorough_sessions_have_layer_tiles_of_one_vector(variant: str) -> None:
 
 
 @pytest.mark.parametrize("end", [".v", ".json", ".bench.v"])
-@pytest.mark.parametrize("damage", ["empty", "changed", "missing"])
+@pytest.mark.parametrize(
+    "damage", ["empty", *(pytest.param(x, marks=pytest.mark.whole) for x in ("changed", "missing"))]
+)
 def test_damaged_designs_are_generated_again(end: str, damage: str, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sim.cosim, "BUILD", tmp_path)
     monkeypatch.setattr(sim.cosim.VerilatorRunner, "build_model", lambda runner: tmp_path)

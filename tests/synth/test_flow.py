@@ -173,6 +173,7 @@ def test_report(tmp_path) -> None:
     assert f"{change:+.1f} %" in markdown(reports, "flipflop")
 
 
+@pytest.mark.whole
 def test_units_around_the_array(tmp_path) -> None:
     narrow = ["H=2", "L=4", "address_bits=20", "loop_bits=6", "psum_width=16", "post_lanes=1", "vector_lanes=1"]
     library, config = generic(), preset("ews-cms-tiny").override([*narrow, "burst_words=1", "fifo_words=2"])

@@ -117,6 +117,7 @@ class Bench:
         assert self.busy.cycles[busy:] == list(range(self.given.cycles[-1] + 1, self.done.cycles[-1]))
 
 
+@pytest.mark.parametrize("density", [pytest.param(1, marks=pytest.mark.whole), 0.6], indirect=True)
 @pytest.mark.parametrize("operation", BASIC, ids=lambda operation: operation.name)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_commands_one_after_the_other(simulate, traffic, rounded, config: AcceleratorConfig, operation) -> None:

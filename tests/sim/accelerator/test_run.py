@@ -17,7 +17,7 @@ from tests.sim.accelerator.copier import Copier
 
 @pytest.fixture(scope="module")
 def runner():
-    return accelerator_runner(preset("ews-cms-16"), "copier", Copier)
+    return accelerator_runner(preset("ews-cms-16"), "copier", Copier, quick=True)
 
 
 def contents(pieces: int, seed: int = 0) -> bytes:
