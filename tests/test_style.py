@@ -29,8 +29,6 @@ FILE_LINES, FUNCTION_LINES = 700, 120
 #: What is longer, and not yet split: a name that leaves this list does not come back.
 LONGER = {
     "experiments/finetune.py run",
-    "hw/boards/firmware.py firmware",
-    "hw/boards/processor.py elaborate",
     "hw/postprocess/ofmap_storer.py elaborate",
     "hw/postprocess/vector_unit.py elaborate",
     "hw/postprocess/window_walker.py elaborate",
@@ -50,21 +48,7 @@ def longer(path: Path) -> set[str]:
 
 
 def test_files_and_functions_are_short() -> None:
-    rooms = [
-        "benchmarks",
-        "demo",
-        "examples",
-        "experiments",
-        "formal",
-        "fpga",
-        "hw",
-        "msvq",
-        "sim",
-        "sw",
-        "synth",
-        "tests",
-        "tools",
-    ]
-    paths = [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
+    rooms = [room for room in ROOT.iterdir() if room.is_dir() and room.name != "build" and room.name[0] != "."]
+    paths = [path for room in rooms for path in sorted(room.rglob("*.py"))]
     assert len(paths) > 400
     assert set().union(*map(longer, paths)) == LONGER

@@ -205,8 +205,20 @@ def firmware(test: SelfTest, config: AcceleratorConfig, size: int) -> list[Instr
     wait = -(-test.limit // 256)
     a(Operation.SET, 1)
     a(Operation.KEEP, _ONE)
+    _self_test(a, test, wait)
+    _failures(a)
+    _requests(a)
+    a.label(Request.TEST.name)
+    a(Operation.JUMP, "test")
+    _inform(a, (size, ID, VERSION, configuration_number(config)))
+    _write(a, size)
+    _read(a, size)
+    _go(a, wait)
+    return a.assemble()
 
-    # The self-test and its report
+
+def _self_test(a: _Assembler, test: SelfTest, wait: int) -> None:
+    """The self-test and its report, as far as all is well."""
     a.label("test")
     a(Operation.LIGHT, RUNNING)
     a.text(f"\r\n{test.title}\r\n")
@@ -240,6 +252,10 @@ def firmware(test: SelfTest, config: AcceleratorConfig, size: int) -> list[Instr
     a.text("PASS\r\n")
     a(Operation.LIGHT, PASS)
     a(Operation.JUMP, "serve")
+
+
+def _failures(a: _Assembler) -> None:
+    """The last lines of reports of what went wrong."""
     a.label("different")
     a.text("FAIL byte ")
     a(Operation.TAKE, _INDEX)
@@ -266,7 +282,9 @@ def firmware(test: SelfTest, config: AcceleratorConfig, size: int) -> list[Instr
     a.abort()
     a(Operation.LIGHT, FAIL)
 
-    # Requests
+
+def _requests(a: _Assembler) -> None:
+    """Waits for a request and goes to its part; answers to those that are damaged or refused."""
     a.label("serve")
     a.start_frame()
     a(Operation.GET, 0)
@@ -288,18 +306,19 @@ def firmware(test: SelfTest, config: AcceleratorConfig, size: int) -> list[Instr
     a(Operation.PUT, Answer.AGAIN)
     a(Operation.JUMP, "serve")
 
-    a.label(Request.TEST.name)
-    a(Operation.JUMP, "test")
 
+def _inform(a: _Assembler, words: tuple[int, ...]) -> None:
     a.label(Request.INFORM.name)
     a.check()
     a.start_frame()
     a(Operation.PUT, Answer.DONE)
-    for word in (size, ID, VERSION, configuration_number(config)):
+    for word in words:
         a(Operation.SET, word)
         a.send_word()
     a.end_frame()
 
+
+def _write(a: _Assembler, size: int) -> None:
     a.label(Request.WRITE.name)
     a.get_field(_ADDRESS)
     a.get_field(_COUNT)
@@ -321,6 +340,8 @@ def firmware(test: SelfTest, config: AcceleratorConfig, size: int) -> list[Instr
     a.send_word(counted=False)
     a(Operation.JUMP, "serve")
 
+
+def _read(a: _Assembler, size: int) -> None:
     a.label(Request.READ.name)
     a.get_field(_ADDRESS)
     a.get_field(_COUNT)
@@ -339,6 +360,9 @@ def firmware(test: SelfTest, config: AcceleratorConfig, size: int) -> list[Instr
     a.count_down(byte)
     a.end_frame()
 
+
+def _go(a: _Assembler, wait: int) -> None:
+    """Runs the program of a host."""
     a.label(Request.GO.name)
     a.get_field(_ADDRESS)
     a.get_field(_COUNT)
@@ -358,4 +382,3 @@ def firmware(test: SelfTest, config: AcceleratorConfig, size: int) -> list[Instr
     a(Operation.PUT, Answer.LATE)
     a.abort()
     a(Operation.JUMP, "serve")
-    return a.assemble()

@@ -5,11 +5,11 @@ It does one thing at a time and takes two cycles or more for each, which is much
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -167,7 +167,6 @@ class Processor(wiring.Component):
         index = Signal(32)  # register 7, for EXPECTED
         timer = Signal(40)
         leds = Signal(self.leds)
-        digit = a[28:]
         m.d.comb += [
             fetch.addr.eq(pc),
             fetch.en.eq(1),
@@ -184,7 +183,6 @@ class Processor(wiring.Component):
             axil.wdata.eq(a),
             axil.wstrb.eq(0b1111),
         ]
-        asked, given = Signal(), Signal()
 
         def next_instruction(at=None):
             m.d.sync += [pc.eq(pc + 1 if at is None else at), timer.eq(0)]
@@ -217,46 +215,8 @@ class Processor(wiring.Component):
                 with m.Case(Operation.RIGHT.value):
                     m.d.sync += a.eq(a.rotate_right(8))
                     next_instruction()
-                with m.Case(Operation.PUT.value):
-                    m.d.comb += [self.o_byte.payload.eq(n), self.o_byte.valid.eq(1)]
-                    with m.If(self.o_byte.ready):
-                        next_instruction()
-                with m.Case(Operation.SEND.value):
-                    m.d.comb += [self.o_byte.payload.eq(a), self.o_byte.valid.eq(1)]
-                    with m.If(self.o_byte.ready):
-                        next_instruction()
-                with m.Case(Operation.DIGIT.value):
-                    m.d.comb += [
-                        self.o_byte.payload.eq(Mux(digit < 10, digit + ord("0"), digit + (ord("A") - 10))),
-                        self.o_byte.valid.eq(1),
-                    ]
-                    with m.If(self.o_byte.ready):
-                        m.d.sync += a.eq(a.rotate_left(4))
-                        next_instruction()
-                with m.Case(Operation.GET.value):
-                    m.d.comb += self.i_byte.ready.eq(1)
-                    m.d.sync += timer.eq(timer + 1)
-                    with m.If(self.i_byte.valid):
-                        m.d.sync += a.eq(Cat(a[8:], self.i_byte.payload))
-                        next_instruction()
-                    with m.Elif((n != 0) & (timer == self.patience)):
-                        next_instruction(n)
-                with m.Case(Operation.LOAD.value):
-                    m.d.comb += [axil.arvalid.eq(~asked), axil.rready.eq(1)]
-                    with m.If(axil.arvalid & axil.arready):
-                        m.d.sync += asked.eq(1)
-                    with m.If(axil.rvalid):
-                        m.d.sync += [a.eq(axil.rdata), asked.eq(0)]
-                        next_instruction()
-                with m.Case(Operation.STORE.value):
-                    m.d.comb += [axil.awvalid.eq(~asked), axil.wvalid.eq(~given), axil.bready.eq(1)]
-                    with m.If(axil.awvalid & axil.awready):
-                        m.d.sync += asked.eq(1)
-                    with m.If(axil.wvalid & axil.wready):
-                        m.d.sync += given.eq(1)
-                    with m.If(axil.bvalid):
-                        m.d.sync += [asked.eq(0), given.eq(0)]
-                        next_instruction()
+                self._byte_cases(m, a, n, timer, next_instruction)
+                self._bus_cases(m, a, next_instruction)
                 with m.Case(Operation.POINT.value):
                     m.d.sync += pointer.eq(a)
                     next_instruction()
@@ -297,3 +257,52 @@ class Processor(wiring.Component):
                 m.d.sync += [a.eq(self.i_data), pointer.eq(pointer + 1)]
                 next_instruction()
         return m
+
+    def _byte_cases(self, m: Module, a: Signal, n: Value, timer: Signal, next_instruction: Callable[..., None]) -> None:
+        """Instructions that send and receive."""
+        digit = a[28:]
+        with m.Case(Operation.PUT.value):
+            m.d.comb += [self.o_byte.payload.eq(n), self.o_byte.valid.eq(1)]
+            with m.If(self.o_byte.ready):
+                next_instruction()
+        with m.Case(Operation.SEND.value):
+            m.d.comb += [self.o_byte.payload.eq(a), self.o_byte.valid.eq(1)]
+            with m.If(self.o_byte.ready):
+                next_instruction()
+        with m.Case(Operation.DIGIT.value):
+            m.d.comb += [
+                self.o_byte.payload.eq(Mux(digit < 10, digit + ord("0"), digit + (ord("A") - 10))),
+                self.o_byte.valid.eq(1),
+            ]
+            with m.If(self.o_byte.ready):
+                m.d.sync += a.eq(a.rotate_left(4))
+                next_instruction()
+        with m.Case(Operation.GET.value):
+            m.d.comb += self.i_byte.ready.eq(1)
+            m.d.sync += timer.eq(timer + 1)
+            with m.If(self.i_byte.valid):
+                m.d.sync += a.eq(Cat(a[8:], self.i_byte.payload))
+                next_instruction()
+            with m.Elif((n != 0) & (timer == self.patience)):
+                next_instruction(n)
+
+    def _bus_cases(self, m: Module, a: Signal, next_instruction: Callable[..., None]) -> None:
+        """Instructions that read and write the accelerator's registers."""
+        axil = self.axil
+        asked, given = Signal(), Signal()
+        with m.Case(Operation.LOAD.value):
+            m.d.comb += [axil.arvalid.eq(~asked), axil.rready.eq(1)]
+            with m.If(axil.arvalid & axil.arready):
+                m.d.sync += asked.eq(1)
+            with m.If(axil.rvalid):
+                m.d.sync += [a.eq(axil.rdata), asked.eq(0)]
+                next_instruction()
+        with m.Case(Operation.STORE.value):
+            m.d.comb += [axil.awvalid.eq(~asked), axil.wvalid.eq(~given), axil.bready.eq(1)]
+            with m.If(axil.awvalid & axil.awready):
+                m.d.sync += asked.eq(1)
+            with m.If(axil.wvalid & axil.wready):
+                m.d.sync += given.eq(1)
+            with m.If(axil.bvalid):
+                m.d.sync += [asked.eq(0), given.eq(0)]
+                next_instruction()
