@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from hw.generate import Generated
     from sw.compress.network import LayerReport
+    from sw.compress.training.batches import Loss, Metric
     from sw.compress.training.data import ImageData
     from sw.compress.training.finetune import Finetuned
     from sw.compress.training.integer import IntegerNetwork
@@ -114,9 +115,11 @@ def _rules(network: nn.Module, recipe: Rules) -> Sequence[tuple[str, Recipe]]:
 
 def calibrate(
     network: nn.Module,
-    images: Tensor | ImageData,
+    images: Tensor | ImageData | Iterable[Any],
     recipe: Rules = _DEFAULT,
     *,
+    inputs: Callable[[Any], Any] | None = None,
+    values: bool = False,
     device: str = "cpu",
     layers_alone: bool = False,
     progress: bool = True,
@@ -128,10 +131,10 @@ def calibrate(
     network
         A trained module. It is not changed.
     images
-        Normalised floats ``[n, C, rows, columns]``, or what :func:`load_data` gives.
+        Normalised floats ``[n, C, rows, columns]``, what :func:`load_data` gives, or a loader of batches.
     recipe
         For all layers but the first and a small last one, which stay at 8 bit; or a rule for each layer.
-    device, layers_alone, progress
+    inputs, values, device, layers_alone, progress
         As in :func:`sw.compress.training.calibration.calibrate_network`.
 
     Returns
@@ -150,17 +153,27 @@ def calibrate(
 
     rules = _rules(network, recipe)
     return calibrate_network(
-        copy.deepcopy(network), images, rules, device=device, layers_alone=layers_alone, progress=progress
+        copy.deepcopy(network),
+        images,
+        rules,
+        inputs=inputs,
+        values=values,
+        device=device,
+        layers_alone=layers_alone,
+        progress=progress,
     )
 
 
 def finetune(
     network: nn.Module,
-    train: ImageData,
-    test: ImageData,
+    train: ImageData | Iterable[Any],
+    test: ImageData | Iterable[Any],
     recipe: Rules = _DEFAULT,
     config: TrainConfig | None = None,
     *,
+    loss: Loss | None = None,
+    inputs: Callable[[Any], Any] | None = None,
+    metric: Metric | None = None,
     freezing: Freezing | None = None,
     device: str = "cpu",
     work: str | os.PathLike[str] | None = None,
@@ -174,11 +187,14 @@ def finetune(
     network
         A trained module. It is not changed.
     train, test
-        Images to train on, and to measure accuracies (:func:`load_data`).
+        To train on, and to measure: images (:func:`load_data`), or loaders of batches such as a ``DataLoader``.
     recipe
         For all layers but the first and a small last one, which stay at 8 bit; or a rule for each layer.
     config
-        Of the training; by default 10 epochs and batches of at most 128.
+        Of the training; by default 10 epochs and batches of at most 128, or the loader's.
+    loss, inputs, metric
+        Your own: ``loss(output, target)``, ``inputs(batch)``, ``metric(output, target)``; see the how-to page "A loss
+        of your own" and :func:`sw.compress.training.finetune.finetune`.
     freezing
         Of signs that oscillate; by default as SSVQ has it.
     device, work, layers_alone, progress
@@ -191,16 +207,21 @@ def finetune(
     """
     import copy
 
+    from sw.compress.training.data import ImageData
     from sw.compress.training.finetune import Finetuning
     from sw.compress.training.finetune import finetune as train_network
 
-    config = TrainConfig(10, batch=min(128, len(train))) if config is None else config
+    if config is None:
+        config = TrainConfig(10, batch=min(128, len(train))) if isinstance(train, ImageData) else TrainConfig(10)
     job = Finetuning(_rules(network, recipe), config, freezing=Freezing() if freezing is None else freezing)
     return train_network(
         copy.deepcopy(network),
         train,
         test,
         job,
+        loss=loss,
+        inputs=inputs,
+        metric=metric,
         device=device,
         work=work,
         layers_alone=layers_alone,
@@ -215,8 +236,13 @@ def load_data(path: str | os.PathLike[str], split: str, **options: Any) -> Image
     return read_data(path, split, **options)
 
 
-def evaluate(network: str | os.PathLike[str] | IntegerNetwork, data: ImageData, **options: Any) -> dict[str, Any]:
-    """Top-1 and top-5 of a file's integers, or mean IoU of maps: :func:`sw.compress.training.evaluation.evaluate`."""
+def evaluate(
+    network: str | os.PathLike[str] | IntegerNetwork, data: ImageData | Iterable[Any], **options: Any
+) -> dict[str, Any]:
+    """Top-1 and top-5 of a file's integers, mean IoU of maps, or your own metric.
+
+    :func:`sw.compress.training.evaluation.evaluate`, which has the options.
+    """
     from sw.compress.training.evaluation import evaluate as measure
 
     return measure(network, data, **options)

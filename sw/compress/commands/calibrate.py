@@ -82,10 +82,11 @@ def _run(options: argparse.Namespace) -> int:
             target.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if done.network is None:
         print(f"no integer form: {done.report['no_integer_form']}")
+    agreement = done.report["agreement"]
+    same = "" if agreement is None else f"the largest result is the float network's on {agreement:.1f} %, "
     print(
         f"{options.output}: {size} bytes, {report['ratio']:.2f} times smaller than float32 weights; on"
-        f" {len(done.images)} images the largest result is the float network's on {done.report['agreement']:.1f} %,"
-        f" relative error of all results {done.report['error']:.3g}"
+        f" {len(done.images)} images {same}relative error of all results {done.report['error']:.3g}"
     )
     return 0
 

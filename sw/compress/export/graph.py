@@ -115,6 +115,7 @@ class _Exporter:
     pending: dict[fx.Node, _Unfinished] = field(default_factory=dict)
     constants: dict[str, NDArray[np.int8]] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
+    with_scale: bool = False
     input_scale: float = 0.0
 
     def emit(self, node: fx.Node, scale: float, op: Operation) -> None:
@@ -405,7 +406,7 @@ class _Exporter:
                 advice = "return it once"
                 raise CompressError(f"outputs {earlier.name!r} and {label!r} must differ, not be one value: {advice}")
             self.outputs.append(Output(number, label, scale))
-        if len(given) == 1 and not given[0][0] and isinstance(self.operations[-1], Logits):
+        if len(given) == 1 and not given[0][0] and isinstance(self.operations[-1], Logits) and not self.with_scale:
             # Of one that is compared, the order of the classes is what counts: no more is said of it.
             self.outputs = []
 
@@ -478,7 +479,7 @@ class _Sizes(fx.Interpreter):
 
 
 @torch.no_grad()
-def export_network(graph: fx.GraphModule, image_shape: tuple[int, int, int]) -> Network:
+def export_network(graph: fx.GraphModule, image_shape: tuple[int, int, int], *, values: bool = False) -> Network:
     """A network with calibrated quantisers as integers.
 
     Parameters
@@ -487,6 +488,8 @@ def export_network(graph: fx.GraphModule, image_shape: tuple[int, int, int]) -> 
         Made by :func:`sw.compress.training.graph.quantise_activations`, calibrated.
     image_shape
         ``[C, rows, columns]`` of its input.
+    values
+        The network says the scale of a result that is alone, too, of which otherwise the order of the classes counts.
 
     Raises
     ------
@@ -499,7 +502,7 @@ def export_network(graph: fx.GraphModule, image_shape: tuple[int, int, int]) -> 
     sizes = _Sizes(graph)
     sizes.run(torch.zeros(1, *image_shape, device=device))
     layers = {layer.name: layer for layer in compressed_layers(graph)}
-    exporter = _Exporter(graph, layers, sizes.sizes, image_shape, roles_of(graph))
+    exporter = _Exporter(graph, layers, sizes.sizes, image_shape, roles_of(graph), with_scale=values)
     try:
         for node in graph.graph.nodes:
             exporter.add_node(node)

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
+from sw.compress.frontend.inputs import Given, called, described, mapped
 from sw.compress.frontend.places import FrontEndError, Refusal, source_of_error
 
 __all__ = ["Captured", "capture", "capture_program", "evaluated", "example_images", "observe", "same", "unwrapped"]
@@ -241,8 +242,8 @@ def _unchanged(model: nn.Module) -> Iterator[list[str]]:
 
 
 @torch.no_grad()
-def observe(model: nn.Module, images: Tensor) -> Any:
-    """What a network returns of images in evaluation mode, whatever that is. The same random numbers every time.
+def observe(model: nn.Module, images: Given) -> Any:
+    """What a network returns of its input in evaluation mode, whatever that is. The same random numbers every time.
 
     Neither it nor the images are changed.
 
@@ -251,22 +252,26 @@ def observe(model: nn.Module, images: Tensor) -> Any:
     FrontEndError
         It cannot compute them.
     """
-    devices = [images.device] if images.is_cuda else []
+    device = next((tensor.device for tensor in tree_leaves(list(model.parameters()))), torch.device("cpu"))
+    devices = [device] if device.type == "cuda" else []
     with _evaluating(model), _unchanged(model), torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(0)
-        if images.is_cuda:
+        if devices:
             torch.cuda.manual_seed(0)
-        return _run(model, images.clone())
+        return _run(model, mapped(torch.clone, images))
 
 
-def _run(model: nn.Module, images: Tensor) -> Any:
+def _run(model: nn.Module, images: Given) -> Any:
     try:
-        return model(images)
+        return called(model, images)
     except Exception as error:  # networks raise errors of every kind
         text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         line = source_of_error(error)
-        dtype = str(images.dtype).removeprefix("torch.")
-        why = f"the network must take images {list(images.shape[1:])} in {dtype}: {text}"
+        if isinstance(images, Tensor) and images.ndim == 4:
+            dtype = str(images.dtype).removeprefix("torch.")
+            why = f"the network must take images {list(images.shape[1:])} in {dtype}: {text}"
+        else:
+            why = f"the network must take its input, {described(images)}: {text}"
         raise FrontEndError([Refusal(f"{line}:" if line else "", why)]) from error
 
 

@@ -1,17 +1,19 @@
-"""Post-training quantisation: a network from its floats to a file in one call, with images and without labels."""
+"""Post-training quantisation: a network from its floats to a file in one call, with inputs and without labels."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sw.compress.frontend.inputs import Given, joined
 from sw.compress.kmeans_gpu import device_kind
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
+from sw.compress.training.batches import Batches, output_of, tensors_of
 from sw.compress.training.checking import check_integer_form
 from sw.compress.training.data import ImageData
 from sw.compress.training.finetune import CALIBRATION, RECALIBRATION, Finetuned, about
@@ -28,9 +30,11 @@ _BATCH = 100
 
 def calibrate_network(
     model: nn.Module,
-    images: Tensor | ImageData,
+    images: Tensor | ImageData | Iterable[Any],
     rules: Sequence[tuple[str, Recipe]],
     *,
+    inputs: Callable[[Any], Any] | None = None,
+    values: bool = False,
     device: str = "cpu",
     layers_alone: bool = False,
     progress: bool = True,
@@ -46,9 +50,14 @@ def calibrate_network(
         Trained, in floats. Changed.
     images
         Normalised floats ``[n, C, rows, columns]`` as the network reads them; or images with what is done to them, of
-        which the first 5000 recalibrate batch norm and the first 500 set the scales.
+        which the first 5000 recalibrate batch norm and the first 500 set the scales; or a loader
+        (:class:`sw.compress.training.batches.Batches`), of whose batches as many samples do.
     rules
         Recipe of each layer (:func:`sw.compress.methods.recipe_for`).
+    inputs
+        From a loader's batch what the network takes.
+    values
+        The result counts as it is, as in regression, and not by which class is the largest: the file says its scale.
     device
         Where to compute.
     layers_alone
@@ -60,8 +69,9 @@ def calibrate_network(
     -------
     Finetuned
         As of :func:`sw.compress.training.finetune.finetune`. Its report says how far the integers are from the float
-        network on the images that set the scales: ``agreement``, the share of images in per cent on which the largest
-        result is the same, and ``error``, the relative squared error of all results.
+        network on the images that set the scales: ``agreement``, the share of images, pixels or tokens in per cent for
+        which the largest of the first result's scores is the same (None of a result with one score), and ``error``, the
+        relative squared error of all results.
 
     Raises
     ------
@@ -72,16 +82,8 @@ def calibrate_network(
     """
     device_kind(device)
     model.to(device).eval()
-    if isinstance(images, ImageData):
-        batches = [part for part, _ in images_of(images, device, batch=_BATCH, limit=RECALIBRATION)]
-        found = about(images)
-    else:
-        if images.ndim != 4 or not len(images) or not images.is_floating_point():
-            raise CompressError(
-                f"images must be normalised floats [n, C, rows, columns], not {images.dtype} {list(images.shape)}"
-            )
-        batches, found = list(torch.split(images.to(device), _BATCH)), {}
-    sample = torch.cat(batches[: -(-CALIBRATION // len(batches[0]))])[:CALIBRATION]
+    batches, found = _batches(model, images, device, inputs)
+    sample = joined(batches[: -(-CALIBRATION // max(len(batches[0]), 1))], CALIBRATION)
     if not layers_alone:
         check_integer_form(model, rules, sample)
     expected = _float_results(model, sample)
@@ -102,19 +104,43 @@ def calibrate_network(
     }
     network = None
     try:
-        network = to_integers(compressed, reason, sample)
+        network = to_integers(compressed, reason, sample, values=values)
     except CompressError as error:
         if not layers_alone:
             raise
         report["no_integer_form"] = str(error)
     results = _float_results(compressed, sample)
-    same = (results[0].flatten(1).argmax(1) == expected[0].flatten(1).argmax(1)).float().mean()
-    report |= {"error": _error(results, expected), "agreement": 100 * float(same)}
+    report |= {"error": _error(results, expected), "agreement": _agreement(results[0], expected[0])}
     return Finetuned(compressed, layers, network, report, sample, found)
 
 
+def _batches(
+    model: nn.Module, images: Tensor | ImageData | Iterable[Any], device: str, inputs: Callable[[Any], Any] | None
+) -> tuple[list[Given], dict[str, Any]]:
+    """Inputs in parts, and what the file is to say of them."""
+    if inputs is not None and isinstance(images, Tensor | ImageData):
+        raise CompressError("inputs must be None with images that are no loader's")
+    if isinstance(images, ImageData):
+        return [part for part, _ in images_of(images, device, batch=_BATCH, limit=RECALIBRATION)], about(images)
+    if not isinstance(images, Tensor):
+        return list(Batches(images, model, inputs).samples(device, RECALIBRATION)), {}
+    if images.ndim < 2 or not len(images) or (images.ndim == 4 and not images.is_floating_point()):
+        raise CompressError(
+            f"images must be normalised floats [n, C, rows, columns], not {images.dtype} {list(images.shape)}"
+        )
+    return list(torch.split(images.to(device), _BATCH)), {}
+
+
+def _agreement(found: Tensor, expected: Tensor) -> float | None:
+    """Of results ``[n, classes, ...]``, or ``[n, tokens, classes]``; None if there is one class."""
+    axis = 2 if found.ndim == 3 else 1
+    if found.ndim < 2 or found.shape[axis] < 2:
+        return None
+    return 100 * float((found.argmax(axis) == expected.argmax(axis)).float().mean())
+
+
 def _recalibrate(
-    model: nn.Module, batches: Sequence[Tensor], sample: Tensor, expected: Sequence[Tensor], *, scales: bool
+    model: nn.Module, batches: Sequence[Given], sample: Given, expected: Sequence[Tensor], *, scales: bool
 ) -> str:
     """Give batch norm the statistics of the images where that brings the results nearer to the float network's.
 
@@ -138,10 +164,12 @@ def _error(results: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 @torch.no_grad()
-def _float_results(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """All that a network gives, in the order of its outputs, in parts of a few images."""
+def _float_results(model: nn.Module, images: Given) -> list[Tensor]:
+    """All floats that a network gives, in the order of its outputs, in parts of a few images."""
     parts = []
-    for part in torch.split(images, _BATCH):
-        found = model(part)
-        parts.append(list(found) if isinstance(found, tuple | list) else [found])
+    for part in torch.split(images, _BATCH) if isinstance(images, Tensor) else [images]:
+        found = [tensor for tensor in tensors_of(output_of(model, part)) if tensor.is_floating_point()]
+        if not found:
+            raise CompressError("the network must return tensors of floats, not none")
+        parts.append([tensor if tensor.ndim else tensor[None] for tensor in found])
     return [torch.cat(tensors).float() for tensors in zip(*parts, strict=True)]

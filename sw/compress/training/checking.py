@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from sw.compress.frontend import FrontEndError, Refusal, unwrapped
+from sw.compress.frontend.inputs import Given, no_images
 from sw.compress.methods import CompressError, LayerSource, Recipe, misfit, recipe_for
 from sw.compress.network import module_sources
 from sw.compress.training.graph import integer_graph
@@ -101,7 +102,7 @@ def _layer_row(source: LayerSource, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def check_integer_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], images: Tensor) -> None:
+def check_integer_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], images: Given) -> None:
     """Refuse a network that will have no integer form, before any work. Arguments as :func:`check_network_form`.
 
     Raises
@@ -109,6 +110,9 @@ def check_integer_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], im
     FrontEndError
         All that is refused.
     """
+    if (refusal := no_images(images)) is not None:
+        raise FrontEndError([refusal])
+    assert isinstance(images, Tensor)
     _, refusals = _graph(model, rules, images)
     if refusals and not _has_steps(model, refusals, images):
         raise FrontEndError(refusals)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from sw.compress.frontend.inputs import described, no_images
 from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
+from sw.compress.training.batches import Batches, Metric, check_metric, measured, structured
 from sw.compress.training.data import ImageData
 from sw.compress.training.device import device_results
-from sw.compress.training.integer import IntegerNetwork, read_network
+from sw.compress.training.integer import IntegerNetwork, integer_results, read_network
 from sw.compress.training.loop import images_of
 from sw.network import NetworkError
 from sw.network.fast import FastNetwork
@@ -34,9 +37,11 @@ _TOP = 5
 
 def evaluate(
     network: IntegerNetwork | str | os.PathLike[str],
-    data: ImageData,
+    data: ImageData | Iterable[Any],
     *,
     output: str | None = None,
+    metric: Metric | None = None,
+    inputs: Callable[[Any], Any] | None = None,
     device: str = "cpu",
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -47,9 +52,15 @@ def evaluate(
     network
         Of integers, or the container that holds it.
     data
-        Images and what is done to them; a label for each image, or one for each of its pixels.
+        Images and what is done to them; a label for each image, or one for each of its pixels. Or a loader
+        (:class:`sw.compress.training.batches.Batches`) of normalised floats ``[n, C, rows, columns]`` and targets.
     output
         Which result of a network that has several.
+    metric
+        As in :func:`sw.compress.training.finetune.finetune`. Results are the values that their integers stand for;
+        several as a tuple or a dictionary, by their names in the file.
+    inputs
+        From a loader's batch the images; of a dictionary, by default what is named ``images``.
     device
         ``cpu``, or a GPU that PyTorch sees.
     progress
@@ -59,7 +70,7 @@ def evaluate(
     -------
     dict
         Of :func:`evaluate_classes` where the result is a score for each class, of :func:`evaluate_maps` where it is
-        one for each class and pixel.
+        one for each class and pixel. With a metric ``images``, their number, and ``metric``.
 
     Raises
     ------
@@ -72,17 +83,24 @@ def evaluate(
     if not isinstance(network, IntegerNetwork):
         network = read_network(network)
     names = [given.name for given in network.outputs]
-    if output is None and len(names) > 1:
-        raise CompressError(f"the network has the results {', '.join(names)}: one of them must be chosen")
+    if output is None and len(names) > 1 and metric is None:
+        raise CompressError(
+            f"the network has the results {', '.join(names)}: one of them must be chosen, or a metric of all given"
+        )
     if output is not None and output not in names:
         raise CompressError(f"output must be one of {', '.join(names)}, not {output!r}")
     number = 0 if output is None else names.index(output)
+    check_metric(metric)
+    if metric is not None:
+        return _evaluate_metric(network, data, metric, inputs, None if output is None else number, device, progress)
     fast = FastNetwork(network)
 
     def scored() -> Iterator[tuple[NDArray[Any], NDArray[np.integer[Any]]]]:
         with progress_bar(progress) as bar:
-            task = bar.add_task("images", total=len(data))
-            for images, labels in images_of(data, device, batch=_BATCH):
+            task = bar.add_task("images", total=len(data) if isinstance(data, ImageData) else None)
+            for images, labels in _pairs(data, device, inputs):
+                if not isinstance(labels, Tensor) or labels.is_floating_point():
+                    raise CompressError(f"labels must be integers, or a metric be given, not {described(labels)}")
                 try:
                     if device == "cpu":
                         found = fast.results(network.quantise(images).numpy())[number]
@@ -105,6 +123,54 @@ def evaluate(
             rows, columns = first[0].shape[2:]
             raise CompressError(f"the network gives maps of {rows} x {columns}, so each pixel must have a label")
         return evaluate_classes(rest)
+
+
+def _images(images: Tensor) -> Any:
+    """What a network in integers takes: names the argument."""
+    return images
+
+
+def _pairs(
+    data: ImageData | Iterable[Any], device: str, inputs: Callable[[Any], Any] | None
+) -> Iterator[tuple[Tensor, Any]]:
+    """Normalised images and targets."""
+    if isinstance(data, ImageData):
+        if inputs is not None:
+            raise CompressError("inputs must be None with ImageData, whose images are what the network takes")
+        yield from images_of(data, device, batch=_BATCH)
+        return
+    for given, target in Batches(data, _images, inputs).epoch([0], device, None):
+        if not isinstance(given, Tensor) or no_images(given) is not None:
+            raise CompressError(f"images must be normalised floats [n, C, rows, columns], not {described(given)}")
+        yield given, target
+
+
+def _evaluate_metric(
+    network: IntegerNetwork,
+    data: ImageData | Iterable[Any],
+    metric: Metric,
+    inputs: Callable[[Any], Any] | None,
+    number: int | None,
+    device: str,
+    progress: bool,
+) -> dict[str, Any]:
+    count = 0
+
+    def results(images: Tensor) -> Any:
+        found = integer_results(network, images)
+        return structured([each.name for each in network.outputs], found) if number is None else found[number]
+
+    def batches() -> Iterator[tuple[Tensor, Any]]:
+        nonlocal count
+        with progress_bar(progress) as bar:
+            task = bar.add_task("images", total=len(data) if isinstance(data, ImageData) else None)
+            for images, target in _pairs(data, device, inputs):
+                yield images, target
+                count += len(images)
+                bar.advance(task, len(images))
+
+    _, found = measured(results, batches(), metric=metric)
+    return {"images": count, "metric": found}
 
 
 def evaluate_classes(scores: Iterable[tuple[NDArray[Any], NDArray[np.integer[Any]]]]) -> dict[str, Any]:

@@ -10,18 +10,31 @@ import glob
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from sw.compress.frontend.inputs import Given, called, joined
 from sw.compress.kmeans_gpu import device_kind
 from sw.compress.methods import CompressError, Recipe, recipe_for
 from sw.compress.network import module_sources
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
+from sw.compress.training.batches import (
+    Batches,
+    Loss,
+    Metric,
+    check_loss,
+    check_metric,
+    fitting_loss,
+    measured,
+    try_batch,
+)
 from sw.compress.training.checking import check_integer_form
 from sw.compress.training.comparison import compare_file
 from sw.compress.training.data import ImageData
@@ -29,7 +42,7 @@ from sw.compress.training.decoders import SignBits
 from sw.compress.training.default_rules import method_rules
 from sw.compress.training.freezing import Freezing, SignFreezer
 from sw.compress.training.graph import recalibrate_batch_norm
-from sw.compress.training.integer import IntegerNetwork, write_network
+from sw.compress.training.integer import IntegerNetwork, integer_results, write_network
 from sw.compress.training.layers import compressed_layers
 from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit, images_of, training_images
 from sw.compress.training.prepare import file_metadata, prepare, to_integers
@@ -101,9 +114,9 @@ class Finetuned:
     network
         All of it as integers: of one program, or in steps (a vision transformer). None if it has no integer form.
     report
-        Accuracies in per cent, ratios, losses, for JSON.
+        Accuracies in per cent (or the user's ``metric``, or ``loss``), ratios, losses, for JSON.
     images
-        Normalised, that scales were calibrated on.
+        Normalised, that scales were calibrated on; or other inputs of a network that has no integer form.
     about
         For the file's metadata: classes and preprocessing.
     """
@@ -112,7 +125,7 @@ class Finetuned:
     layers: list[CompressedLayer]
     network: IntegerNetwork | None
     report: dict[str, Any]
-    images: Tensor
+    images: Given
     about: dict[str, Any]
 
     def write(self, path: str | os.PathLike[str], *, force: bool = False) -> dict[str, Any] | None:
@@ -139,6 +152,7 @@ class Finetuned:
             write_container(path, self.layers, metadata=self.about)
             return None
         write_network(path, self.network, metadata=self.about)
+        assert isinstance(self.images, Tensor)
         return compare_file(path, self.model, self.images, force=force).to_dict()
 
     def rest(self) -> dict[str, Tensor]:
@@ -153,36 +167,142 @@ def job_settings(job: Finetuning) -> dict[str, Any]:
     return settings
 
 
-def _sparse_training(
-    model: nn.Module,
-    job: Finetuning,
-    train: ImageData,
-    device: str,
-    checkpoint: Path | None,
-    capture: bool,
-    progress: bool,
-) -> list[float]:
-    assert job.sparse is not None
-    patterns: dict[tuple[int, int], list[str]] = {}
-    for source in module_sources(model, geometry=False):
-        recipe = recipe_for(source.name, job.rules)
-        if recipe.masked:
-            patterns.setdefault((recipe.n, recipe.m), []).append(glob.escape(source.name))
-    if not patterns:
-        raise CompressError("sparse training needs a layer of method mvq or msvq: no rule gives one")
-    for (n, m), names in patterns.items():
-        start_sparse(model, names, n, m, job.scheme)
-    losses = fit(model, train, job.sparse, device=device, checkpoint=checkpoint, capture=capture, progress=progress)
-    finish_sparse(model)
-    return losses
+@dataclass
+class _Work:
+    """What the stages of one job share: the data, and how results are judged."""
+
+    model: nn.Module
+    train: ImageData | Batches
+    test: ImageData | Batches
+    job: Finetuning
+    loss: Loss | None
+    inputs: Callable[[Any], Any] | None
+    metric: Metric | None
+    device: str
+    capture: bool
+    progress: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether labelled images are classified, and no more is asked."""
+        return isinstance(self.train, ImageData) and isinstance(self.test, ImageData) and self.usual
+
+    @property
+    def usual(self) -> bool:
+        """Whether neither a loss nor a metric was given."""
+        return self.loss is None and self.metric is None
+
+    def check(self) -> Given:
+        """Try the network on the first batches, before any work; gives the inputs that calibrate."""
+        model, device = self.model, self.device
+        configs = [self.job.config, *([] if self.job.sparse is None else [self.job.sparse])]
+        for config in configs:
+            check_loss(config, self.loss)
+            if isinstance(self.train, Batches):
+                self.train.check(config, self.loss, torch.distributed.get_world_size() if distributed() else 1)
+            elif not config.steps(len(self.train)):
+                raise CompressError(f"batch must be at most the {len(self.train)} images, not {config.batch}")
+        if self.plain:
+            assert isinstance(self.train, ImageData)
+            assert isinstance(self.test, ImageData)
+            check_network(model, (self.train, self.test), device)
+            return next(images_of(self.train, device, batch=CALIBRATION))[0]
+        if self.inputs is not None and isinstance(self.train, ImageData):
+            raise CompressError("inputs must be None with ImageData, whose images are what the network takes")
+        check_metric(self.metric)
+        loss = fitting_loss(self.loss, self.job.config, device)
+        try_batch(model, *next(self.pairs(self.train, 4)), loss)
+        measured(model, [next(self.pairs(self.test, 4))], self.loss, self.metric)
+        if isinstance(self.train, ImageData):
+            return next(images_of(self.train, device, batch=CALIBRATION))[0]
+        return joined(list(self.train.samples(device, CALIBRATION)), CALIBRATION)
+
+    def pairs(self, data: ImageData | Batches, batch: int = 500) -> Iterator[tuple[Given, Any]]:
+        """Inputs and targets."""
+        if isinstance(data, ImageData):
+            return images_of(data, self.device, batch=batch)
+        # One without length may go on for ever.
+        limit = self.job.config.epoch_steps if data.known() is None else None
+        return islice(data.epoch([0], self.device, None), limit or None)
+
+    def measure(self, model: Callable[..., Any], stage: str) -> dict[str, float]:
+        """One figure of the report, on test data."""
+        if self.plain:
+            assert isinstance(self.test, ImageData)
+            return {f"accuracy_{stage}": accuracy(model, self.test, device=self.device)}
+        name, found = measured(model, self.pairs(self.test), self.loss, self.metric)
+        return {f"{name}_{stage}": found}
+
+    def seen(self) -> Iterable[Given]:
+        """Inputs as training sees them, for batch norm."""
+        if isinstance(self.train, ImageData):
+            return training_images(self.train, self.job.config, self.device, limit=RECALIBRATION)
+        return self.train.samples(self.device, RECALIBRATION)
+
+    def fit(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        checkpoint: Path | None,
+        after_step: Sequence[Callable[[int], None]] = (),
+        every: int = 100,
+    ) -> list[float]:
+        """Train."""
+        return fit(
+            model,
+            self.train,
+            config,
+            loss=self.loss,
+            device=self.device,
+            after_step=after_step,
+            checkpoint=checkpoint,
+            every=every,
+            capture=self.capture,
+            progress=self.progress,
+        )
+
+    def sparse(self, checkpoint: Path | None) -> list[float]:
+        """Train the layers with a masked recipe N:M sparse."""
+        job = self.job
+        assert job.sparse is not None
+        patterns: dict[tuple[int, int], list[str]] = {}
+        for source in module_sources(self.model, geometry=False):
+            recipe = recipe_for(source.name, job.rules)
+            if recipe.masked:
+                patterns.setdefault((recipe.n, recipe.m), []).append(glob.escape(source.name))
+        if not patterns:
+            raise CompressError("sparse training needs a layer of method mvq or msvq: no rule gives one")
+        for (n, m), names in patterns.items():
+            start_sparse(self.model, names, n, m, job.scheme)
+        losses = self.fit(self.model, job.sparse, checkpoint)
+        finish_sparse(self.model)
+        return losses
+
+    def integers(self, network: IntegerNetwork, model: nn.Module) -> dict[str, Any]:
+        """What the integers are worth."""
+        if self.plain:
+            assert isinstance(self.test, ImageData)
+            return measure_integers(network, self.test, self.device)
+        given = next(self.pairs(self.test, 1))[0]
+        with torch.no_grad():
+            floats, structure = tree_flatten(called(model.eval(), given))
+
+        def outputs(images: Tensor) -> Any:
+            pairs = zip(integer_results(network, images), floats, strict=True)
+            return tree_unflatten([a.reshape(len(a), *b.shape[1:]) for a, b in pairs], structure)
+
+        return self.measure(outputs, "integers")
 
 
 def finetune(
     model: nn.Module,
-    train: ImageData,
-    test: ImageData,
+    train: ImageData | Iterable[Any],
+    test: ImageData | Iterable[Any],
     job: Finetuning,
     *,
+    loss: Loss | None = None,
+    inputs: Callable[[Any], Any] | None = None,
+    metric: Metric | None = None,
     device: str = "cpu",
     work: str | os.PathLike[str] | None = None,
     every: int = 100,
@@ -199,9 +319,17 @@ def finetune(
     model
         Trained, in floats. Changed.
     train, test
-        Images: to train on, and to measure accuracies.
+        To train on, and to measure: images, or loaders (:class:`sw.compress.training.batches.Batches`). Of a test
+        loader without length, ``epoch_steps`` batches count.
     job
         What to make of it.
+    loss, inputs
+        As in :func:`sw.compress.training.loop.fit`. With a loss the result counts as it is, and not by which class is
+        the largest: the file says its scale.
+    metric
+        From what the network returns and the target of a batch a number, or one for each sample; or an object with
+        ``reset``, ``update`` and ``compute``. The report has it in place of accuracies, as ``metric_float`` and so on;
+        without, of a loss of the user's own, ``loss_float``. Of integers it gets the values that they stand for.
     device
         Where to train.
     work
@@ -220,72 +348,58 @@ def finetune(
     Raises
     ------
     CompressError
-        A setting or the network does not fit the data, ``work`` has checkpoints of another job, or the network has no
-        integer form; before anything is trained.
+        A setting or the network does not fit the data, loss, metric and network do not fit together, ``work`` has
+        checkpoints of another job, or the network has no integer form; before anything is trained.
     KMeansError
         PyTorch does not see the device.
     """
     device_kind(device)
     model.to(device)
-    check_network(model, (train, test), device)
-    for config in (job.config, *([] if job.sparse is None else [job.sparse])):
-        if not config.steps(len(train)):
-            raise CompressError(f"batch must be at most the {len(train)} images, not {config.batch}")
-    images = next(images_of(train, device, batch=CALIBRATION))[0]
+    parts = [data if isinstance(data, ImageData) else Batches(data, model, inputs) for data in (train, test)]
+    works = _Work(model, parts[0], parts[1], job, loss, inputs, metric, device, capture, progress)
+    images = works.check()
     if not layers_alone:
         check_integer_form(model, job.rules, images)
     checkpoints: dict[str, Path | None] = {"sparse": None, "finetune": None}
     first = not distributed() or torch.distributed.get_rank() == 0
+    works.progress = progress = progress and first
+    count = len(works.train) if isinstance(works.train, ImageData) else works.train.per_epoch(job.config)
     if work is not None:
         checkpoints = {stage: Path(work, f"{stage}.pt") for stage in checkpoints}
         start = {key: zlib.crc32(value.cpu().contiguous().numpy()) for key, value in model.state_dict().items()}
-        _claim(Path(work, "job.json"), job_settings(job) | {"images": len(train), "start": start}, first)
-    progress = progress and first
+        _claim(Path(work, "job.json"), job_settings(job) | {"images": count, "start": start}, first)
     torch.set_num_threads(job.config.threads)
-    report: dict[str, Any] = {"accuracy_float": accuracy(model, test, device=device)}
+    report: dict[str, Any] = works.measure(model, "float")
     if job.sparse is not None:
-        report["sparse_losses"] = _sparse_training(model, job, train, device, checkpoints["sparse"], capture, progress)
-        report["accuracy_sparse"] = accuracy(model, test, device=device)
+        report["sparse_losses"] = works.sparse(checkpoints["sparse"])
+        report |= works.measure(model, "sparse")
     compressed, reason = prepare(
         model, job.rules, images, alpha=job.alpha, learn_signs=job.learn_signs, progress=progress
     )
-
-    def recalibrate() -> None:
-        recalibrate_batch_norm(compressed, training_images(train, job.config, device, limit=RECALIBRATION))
-
-    recalibrate()
-    report["accuracy_clustered"] = accuracy(compressed, test, device=device)
+    recalibrate_batch_norm(compressed, works.seen())
+    report |= works.measure(compressed, "clustered")
     calls = []
     if job.freezing is not None and any(isinstance(module, SignBits) for module in compressed.modules()):
-        freezer = SignFreezer(compressed, job.freezing, job.config.steps(len(train)))
+        steps = job.config.epochs * (job.config.per_epoch(count) if isinstance(works.train, ImageData) else count)
+        freezer = SignFreezer(compressed, job.freezing, steps)
         calls.append(freezer.step)
-    report["losses"] = fit(
-        compressed,
-        train,
-        job.config,
-        device=device,
-        after_step=calls,
-        checkpoint=checkpoints["finetune"],
-        every=every,
-        capture=capture,
-        progress=progress,
-    )
-    recalibrate()
+    report["losses"] = works.fit(compressed, job.config, checkpoints["finetune"], calls, every)
+    recalibrate_batch_norm(compressed, works.seen())
     compressed.eval()
     layers = compressed_layers(compressed)
     if calls:
         report["frozen_signs"] = freezer.frozen_share()
-    report["accuracy_trained"] = accuracy(compressed, test, device=device)
+    report |= works.measure(compressed, "trained")
     network, report["no_integer_form"] = None, None
     try:
-        network = to_integers(compressed, reason, images)
+        network = to_integers(compressed, reason, images, values=loss is not None)
     except CompressError as error:
         report["no_integer_form"] = str(error)
     else:
-        report |= measure_integers(network, test, device)
+        report |= works.integers(network, compressed)
     bits = sum_bits(map(layer_bits, layers))
     report |= {"bits_per_weight": bits.per_weight, "ratio_ideal": ideal_ratio(bits), "weights": bits.weight_count}
-    return Finetuned(compressed, layers, network, report, images, about(train))
+    return Finetuned(compressed, layers, network, report, images, about(train) if isinstance(train, ImageData) else {})
 
 
 def about(data: ImageData) -> dict[str, Any]:
@@ -306,7 +420,7 @@ def _claim(path: Path, settings: dict[str, Any], write: bool) -> None:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise CompressError(f"cannot read {str(path)!r}: {error}") from error
-        if found != settings:
+        if not _same_job(found, settings):
             raise CompressError(
                 f"work {str(path.parent)!r} must be new or of the same job, weights and number of images"
             )
@@ -314,6 +428,15 @@ def _claim(path: Path, settings: dict[str, Any], write: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with staged(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def _same_job(found: Any, settings: dict[str, Any]) -> bool:
+    """Whether a directory's job is this one; one that is older has the defaults of fields that came later."""
+    defaults = {each.name: each.default for each in dataclasses.fields(TrainConfig) if each.name != "epochs"}
+    if isinstance(found, dict):
+        old = {key: defaults | found[key] for key in ("config", "sparse") if isinstance(found.get(key), dict)}
+        found = found | old
+    return bool(found == settings)
 
 
 def measure_integers(network: IntegerNetwork, test: ImageData, device: str, *, golden: int = GOLDEN) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sw.compress.frontend import PadShortcut, example_images, raise_network
+from sw.compress.frontend.inputs import Given, called
 from sw.compress.methods import CompressError
 from sw.compress.network import module_sources
 from sw.compress.split import replace_module
@@ -250,7 +251,7 @@ def quantise_inputs(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, images: Tensor) -> None:
+def calibrate(model: nn.Module, images: Given) -> None:
     """Set the scales of all activation quantisers from one batch, each behind the quantisers before it.
 
     Raises
@@ -266,7 +267,7 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
     for quantiser in quantisers:
         quantiser.observing = True
     try:
-        model(images)
+        called(model, images)
     finally:
         for quantiser in quantisers:
             quantiser.observing = False
@@ -274,7 +275,7 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Given]) -> None:
     """Replace the running statistics of all batch norms by the plain average over these batches.
 
     Compression changes the statistics of every layer; weights and quantisers stay as they are.
@@ -288,7 +289,7 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.momentum = None
         norm.train()
     for images in batches:
-        model(images)
+        called(model, images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(training)

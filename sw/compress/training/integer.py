@@ -16,7 +16,7 @@ from sw.compress.export.graph import export_network
 from sw.compress.export.scales import fixed_point
 from sw.compress.export.transformer import export_transformer
 from sw.compress.methods import CompressError
-from sw.compress.training.device import run_on_device
+from sw.compress.training.device import device_results, run_on_device
 from sw.compress.training.quant import integers
 from sw.network import Array, Network, NetworkError, network_metadata, write_network
 from sw.network import read_network as read_file
@@ -27,6 +27,7 @@ __all__ = [
     "export_integers",
     "export_steps",
     "fixed_point",
+    "integer_results",
     "network_metadata",
     "on_cpu",
     "quantise_images",
@@ -102,9 +103,11 @@ class IntegerNetwork(Network):
             raise CompressError(str(error)) from None
 
 
-def export_integers(graph: fx.GraphModule, image_shape: tuple[int, int, int]) -> IntegerNetwork:
+def export_integers(
+    graph: fx.GraphModule, image_shape: tuple[int, int, int], *, values: bool = False
+) -> IntegerNetwork:
     """:func:`sw.compress.export.graph.export_network`, for tensors; from a copy on the CPU, if it is elsewhere."""
-    return IntegerNetwork.of(export_network(on_cpu(graph), image_shape))
+    return IntegerNetwork.of(export_network(on_cpu(graph), image_shape, values=values))
 
 
 def export_steps(model: nn.Module, images: Tensor) -> IntegerNetwork:
@@ -120,6 +123,29 @@ def on_cpu(model: _Model) -> _Model:
     """
     devices = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
     return model if devices <= {"cpu"} else copy.deepcopy(model).cpu()
+
+
+def integer_results(network: IntegerNetwork, images: Tensor) -> list[Tensor]:
+    """All results of normalised float images, as the values that their integers stand for, float32.
+
+    On a CPU by :class:`sw.network.fast.FastNetwork`, elsewhere by
+    :func:`sw.compress.training.device.device_results`. Integers whose scale the network does not say stay as they are.
+
+    Raises
+    ------
+    CompressError
+        The images have another shape than the network takes.
+    """
+    integers = network.quantise(images)
+    try:
+        if images.device.type == "cpu":
+            found = [torch.from_numpy(np.ascontiguousarray(each)) for each in network._fast.results(integers.numpy())]
+        else:
+            found = list(device_results(network, integers))
+    except NetworkError as error:
+        raise CompressError(str(error)) from None
+    scales = [output.scale for output in network.outputs]
+    return [values.float() * (1.0 if scale is None else scale) for values, scale in zip(found, scales, strict=True)]
 
 
 def read_network(path: str | os.PathLike[str]) -> IntegerNetwork:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sw.compress.frontend.inputs import Given, called, mapped
 from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
+from sw.compress.training.batches import Batches, Loss, check_loss, fitting_loss, try_batch
 from sw.compress.training.data import ImageData
 from sw.compress.training.decoders import CodebookDecoder, SignBits
 from sw.compress.training.moving import MovingDecoder
@@ -186,8 +188,9 @@ class _Step:
         capture: bool,
         normalise: Callable[[Tensor], Tensor],
         teacher: nn.Module | None = None,
+        loss: Loss | None = None,
     ) -> None:
-        self.teacher = teacher
+        self.teacher, self.loss = teacher, loss
         self.network, self.optimiser, self.config, self.device = network, optimiser, config, device
         self.normalise = normalise
         self.stream = torch.cuda.Stream(device) if capture else None  # type: ignore[no-untyped-call]
@@ -195,7 +198,7 @@ class _Step:
         self.done = 0
         self.running = torch.zeros((), device=device)
 
-    def __call__(self, *batch: Tensor) -> None:
+    def __call__(self, *batch: Any) -> None:
         """Train on uint8 images, labels and random numbers, and add the loss to ``running``."""
         if self.stream is None:
             self._work(*batch)
@@ -225,25 +228,37 @@ class _Step:
             self.graph.replay()
         self.done += 1
 
-    def _work(self, images: Tensor, labels: Tensor, draws: Tensor) -> None:
+    def _work(self, *batch: Any) -> None:
+        loss = self._computed(*batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.running += loss.detach()
+
+    def _computed(self, images: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
         config = self.config
         inputs = self.normalise(_augment(images, config, draws))
         own = None
         if config.mix:
             inputs, own = _mixed(inputs, config.mix, draws[:, _MIX])
+        if self.loss is not None:
+            return self._own_loss(inputs, labels)
         with _autocast(config, self.device):
             logits = self.network(inputs).float()
             if self.teacher is not None:
                 with torch.no_grad():
                     wanted = self.teacher(inputs).float().log_softmax(1)
         if self.teacher is not None:
-            loss = functional.kl_div(logits.log_softmax(1), wanted, reduction="batchmean", log_target=True)
-        else:
-            loss = self._cross_entropy(logits, labels, own)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        self.running += loss.detach()
+            return functional.kl_div(logits.log_softmax(1), wanted, reduction="batchmean", log_target=True)
+        return self._cross_entropy(logits, labels, own)
+
+    def _own_loss(self, given: Given, target: Any) -> Tensor:
+        assert self.loss is not None
+        with _autocast(self.config, self.device):
+            output = called(self.network, given)
+        if self.config.precision != "float32":
+            output = mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, output)
+        return self.loss(output, target).reshape(())
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor, own: Tensor | None) -> Tensor:
         """``own``: how much of each image is its own, or None where none is mixed."""
@@ -259,6 +274,13 @@ class _Step:
         return loss
 
 
+class _LoaderStep(_Step):
+    """A step on a batch of a loader."""
+
+    def _computed(self, given: Given, target: Any) -> Tensor:  # type: ignore[override]
+        return self._own_loss(given, target)
+
+
 def _save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint completely, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -269,9 +291,11 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 def fit(
     model: nn.Module,
-    data: ImageData,
+    data: ImageData | Batches | Iterable[Any],
     config: TrainConfig,
     *,
+    loss: Loss | None = None,
+    inputs: Callable[[Any], Any] | None = None,
     device: torch.device | str = "cpu",
     teacher: nn.Module | None = None,
     after_step: Sequence[Callable[[int], None]] = (),
@@ -283,21 +307,31 @@ def fit(
     """Train a network in place. Sets torch's number of threads to the configuration's.
 
     Under ``torchrun`` each process takes its share of every batch, and the gradients are averaged; the process group
-    must be initialised, and ``device`` be the process's own.
+    must be initialised, and ``device`` be the process's own. A loader must give each process its own share.
 
     Parameters
     ----------
     model
         Already converted and calibrated, if it is to be compressed. Moved to ``device``.
     data
-        Training images.
+        Training images; or a loader, which gives batches each time that it is iterated, such as a ``DataLoader``:
+        pairs of input and target, longer tuples, dictionaries (:meth:`sw.compress.training.batches.Batches.divide`).
+        Order and random numbers of a loader follow from the seed, if its workers draw from torch's.
     config
-        How.
+        How. With a loader ``batch`` and ``crop`` do not count.
+    loss
+        From what the network returns and the target one number, such as ``torch.nn.MSELoss()``; of a batch that is a
+        dictionary the target is all of it. Without, the network's own, if it returns a dictionary with ``loss``, or
+        cross-entropy.
+    inputs
+        From a loader's batch what the network takes: a tensor, a tuple of arguments, a dictionary of named ones. By
+        default as ``Batches.divide`` says.
     device
         Where.
     teacher
         A network in evaluation mode, on ``device``, whose logits for the same images are learned in place of the labels
-        (Kullback-Leibler divergence); mixed images are mixed for it too, and labels are not smoothed.
+        (Kullback-Leibler divergence); mixed images are mixed for it too, and labels are not smoothed. Of a loader's
+        batches, a loss of the user's own can ask a teacher.
     after_step
         Called after each step with its number from 1, such as ``SignFreezer(...).step``.
     checkpoint
@@ -305,7 +339,7 @@ def fit(
     every
         Steps from one checkpoint to the next.
     capture
-        On one GPU, replay the step as a CUDA graph.
+        On one GPU, replay the step as a CUDA graph; not with a loader or a loss of the user's own.
     progress
         Show a bar on standard error.
 
@@ -318,19 +352,30 @@ def fit(
     ------
     CompressError
         There are fewer images than a batch, the batch cannot be shared evenly, the checkpoint is of another
-        configuration, a step cannot be captured, or the loss is NaN or infinite.
+        configuration, a step cannot be captured, or the loss is NaN or infinite. With a loader or a loss of the user's
+        own the first batch is tried before: what does not fit together is told in one line.
     """
     device = torch.device(device)
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
-    steps = config.steps(len(data))
-    if not steps:
-        raise CompressError(f"batch must be at most the {len(data)} images, not {config.batch}")
-    if config.batch % world:
-        raise CompressError(f"batch must be a multiple of the {world} processes, not {config.batch}")
+    check_loss(config, loss)
+    if isinstance(data, ImageData):
+        source: _Images | _Loader = _Images(data, config, device, rank, world, inputs)
+    else:
+        batches_of = data if isinstance(data, Batches) else Batches(data, model, inputs)
+        source = _Loader(batches_of, config, device, world, loss)
+    if teacher is not None and (loss is not None or isinstance(source, _Loader)):
+        raise CompressError("teacher must be None with a loss of your own or a loader: have the loss ask it")
+    if loss is not None and config.mix:
+        raise CompressError(f"mix must be 0 with a loss of your own, not {config.mix}: it mixes labels, too")
+    steps, per_epoch = config.epochs * source.per_epoch, source.per_epoch
     deterministic()
     torch.set_num_threads(config.threads)
     model.to(device).train()
+    own_loss = loss is not None or isinstance(source, _Loader)
+    chosen = fitting_loss(loss, config, device) if own_loss else None
+    if chosen is not None:
+        try_batch(model, *source.first(), chosen)
     optimiser = _optimiser(model, config, device)
     path = None if checkpoint is None else Path(checkpoint)
     begin, losses, running = _resumed(path, config, model, optimiser, device)
@@ -339,12 +384,10 @@ def fit(
         network = nn.parallel.DistributedDataParallel(
             model, device_ids=[device.index] if device.type == "cuda" else None
         )
-    captured = capture and device.type == "cuda" and not distributed
-    advance = _Step(network, optimiser, config, device, captured, data.normalise, teacher)
+    captured = capture and device.type == "cuda" and not distributed and chosen is None
+    advance = source.step(network, optimiser, config, device, captured, source.normalise, teacher, chosen)
     advance.running += running
-    share = config.batch // world
-    per_epoch = len(data) // config.batch
-    epoch = -1
+    batches = source.batches(begin)
     # A step is recorded on the current device.
     here = torch.cuda.device_of(running)  # type: ignore[no-untyped-call]
     # A GPU's fused attention adds gradients in any order.
@@ -353,17 +396,8 @@ def fit(
     with here, attention, generators, progress_bar(progress and rank == 0) as bar:
         task = bar.add_task("training", total=steps, completed=begin)
         for step in range(begin, steps):
-            number = step % per_epoch
-            if step // per_epoch != epoch:
-                epoch = step // per_epoch
-                order = torch.from_numpy(np.random.default_rng([config.seed, epoch]).permutation(len(data)))
-                if isinstance(data.images, np.ndarray):
-                    order = order.to(device)
-                draws = torch.from_numpy(_draws(config, len(data), data.shape, epoch)).to(device)
-            first = number * config.batch + rank * share
-            own = draws[first : first + share]
-            crops = own[:, _CROP] if config.area else None
-            images, labels = data.batch(order[first : first + share], device, draws=crops, area=config.area)
+            epoch, number = divmod(step, per_epoch)
+            batch = next(batches)
             for group in optimiser.param_groups:
                 rate = config.rate(step, steps) * group["factor"]
                 if isinstance(group["lr"], Tensor):
@@ -371,7 +405,7 @@ def fit(
                 else:
                     group["lr"] = rate
             _seed([config.seed, step, rank], device)
-            advance(images, labels, own)
+            advance(*batch)
             for call in after_step:
                 call(step + 1)
             if number == per_epoch - 1:
@@ -388,6 +422,81 @@ def fit(
     return losses
 
 
+class _Images:
+    """Batches of images in memory or in files, with the random numbers of their augmentation."""
+
+    step: type[_Step] = _Step
+
+    def __init__(
+        self,
+        data: ImageData,
+        config: TrainConfig,
+        device: torch.device,
+        rank: int,
+        world: int,
+        inputs: Callable[[Any], Any] | None,
+    ) -> None:
+        if inputs is not None:
+            raise CompressError("inputs must be None with ImageData, whose images are what the network takes")
+        self.data, self.config, self.device, self.rank = data, config, device, rank
+        self.per_epoch, self.normalise = config.per_epoch(len(data)), data.normalise
+        if not self.per_epoch:
+            raise CompressError(f"batch must be at most the {len(data)} images, not {config.batch}")
+        if config.batch % world:
+            raise CompressError(f"batch must be a multiple of the {world} processes, not {config.batch}")
+        self.share = config.batch // world
+
+    def first(self) -> tuple[Given, Any]:
+        """A batch as training sees it, but not augmented."""
+        images, labels = self.data.batch(torch.arange(min(self.share, len(self.data))), self.device)
+        return self.normalise(images), labels
+
+    def batches(self, begin: int) -> Iterator[tuple[Tensor, ...]]:
+        """uint8 images, labels and random numbers of each step from number ``begin``."""
+        data, config = self.data, self.config
+        epoch = -1
+        for step in range(begin, config.epochs * self.per_epoch):
+            number = step % self.per_epoch
+            if step // self.per_epoch != epoch:
+                epoch = step // self.per_epoch
+                order = torch.from_numpy(np.random.default_rng([config.seed, epoch]).permutation(len(data)))
+                if isinstance(data.images, np.ndarray):
+                    order = order.to(self.device)
+                draws = torch.from_numpy(_draws(config, len(data), data.shape, epoch)).to(self.device)
+            first = number * config.batch + self.rank * self.share
+            own = draws[first : first + self.share]
+            crops = own[:, _CROP] if config.area else None
+            numbers = order[first : first + self.share]
+            yield *data.batch(numbers, self.device, draws=crops, area=config.area), own
+
+
+class _Loader:
+    """Batches of a loader."""
+
+    step: type[_Step] = _LoaderStep
+
+    def __init__(self, data: Batches, config: TrainConfig, device: torch.device, world: int, loss: Loss | None) -> None:
+        data.check(config, loss, world)
+        self.data, self.config, self.device = data, config, device
+        self.per_epoch = data.per_epoch(config)
+
+    @staticmethod
+    def normalise(images: Tensor) -> Tensor:
+        """Nothing is done to them."""
+        return images
+
+    def first(self) -> tuple[Given, Any]:
+        """The first batch."""
+        return self.data.first(self.device)
+
+    def batches(self, begin: int) -> Iterator[tuple[Given, Any]]:
+        """Inputs and target of each step from number ``begin``."""
+        epoch, number = divmod(begin, self.per_epoch)
+        for each in range(epoch, self.config.epochs):
+            seed = [self.config.seed, each]
+            yield from self.data.epoch(seed, self.device, self.per_epoch, number if each == epoch else 0)
+
+
 def _resumed(
     path: Path | None, config: TrainConfig, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
 ) -> tuple[int, list[float], Tensor]:
@@ -397,7 +506,9 @@ def _resumed(
     try:
         check_unpacked(path)
         state = torch.load(path, map_location=device, weights_only=True)
-        if state["config"] != dataclasses.asdict(config):
+        # An older one lacks fields that came later, of which it has the defaults.
+        defaults = {each.name: each.default for each in dataclasses.fields(config) if each.name != "epochs"}
+        if defaults | state["config"] != dataclasses.asdict(config):
             raise CompressError(f"checkpoint {str(path)!r} must be of this configuration, not {state['config']}")
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])

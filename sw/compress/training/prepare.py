@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from sw.compress.frontend import observe, same, unwrapped
+from sw.compress.frontend.inputs import Given, first_samples, mapped, no_images
 from sw.compress.methods import CompressError, Recipe, recipe_for
 from sw.compress.network import module_sources
 from sw.compress.training.decoders import UniformDecoder
@@ -31,7 +32,7 @@ _SAMPLE = 16
 def prepare(
     model: nn.Module,
     rules: Sequence[tuple[str, Recipe]],
-    images: Tensor,
+    images: Given,
     *,
     alpha: float = 1.0,
     learn_signs: bool = True,
@@ -50,7 +51,8 @@ def prepare(
     rules, alpha, learn_signs, threads, progress
         As in :func:`sw.compress.training.modules.convert`.
     images
-        Normalised floats ``[batch, C, rows, columns]`` that set the scales of the activations.
+        Normalised floats ``[batch, C, rows, columns]`` that set the scales of the activations; or other inputs, such as
+        tokens, of a network that has no integer form.
 
     Returns
     -------
@@ -66,18 +68,20 @@ def prepare(
     """
     model = unwrapped(model)
     precision = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
-    sample = images[:_SAMPLE]
     model.eval()
-    expected = observe(model, sample.to(precision))
-    images = images.float()
+    expected = observe(model, _floats(first_samples(images, _SAMPLE), precision))
+    images = _floats(images, torch.float32)
     fold_parametrisations(model.float())
     options: dict[str, Any] = {"alpha": alpha, "learn_signs": learn_signs, "threads": threads, "progress": progress}
     reason = None
+    other = no_images(images)
+    if other is not None or not isinstance(images, Tensor):
+        return _layers_alone(model, rules, images, options), str(other)
     try:
         graph = integer_graph(model, images)
         # In float32 to the order of sums; of another precision no more can be asked than that has.
         close = _TOLERANCE if precision == torch.float32 else 16 * torch.finfo(precision).eps
-        if not _agree(graph(sample.float()), expected, max(close, _TOLERANCE)):
+        if not _agree(graph(images[:_SAMPLE]), expected, max(close, _TOLERANCE)):
             raise CompressError(
                 f"the network computes something else in float32, its weights computed once, than it did in {precision}"
             )
@@ -128,15 +132,16 @@ def without_integer_form(graph: fx.GraphModule, rules: Sequence[tuple[str, Recip
 
 
 def _layers_alone(
-    model: nn.Module, rules: Sequence[tuple[str, Recipe]], images: Tensor, options: dict[str, Any]
+    model: nn.Module, rules: Sequence[tuple[str, Recipe]], images: Given, options: dict[str, Any]
 ) -> nn.Module:
     """The network with decoded layers that have quantised inputs, all else as it is."""
-    sample = images[:_SAMPLE]
+    sample = first_samples(images, _SAMPLE)
     expected = observe(model, sample)
     weights = {source.name: source.weight for source in module_sources(model)}
     reordered = any(recipe.method == "pqf" for _, recipe in rules)
-    convert(model, rules, images=images, **options)
-    model.to(images.device).eval()
+    device = next(model.parameters()).device
+    convert(model, rules, images=images if isinstance(images, Tensor) else None, **options)
+    model.to(device).eval()
     if not reordered:
         with float_weights(model, weights):
             found = observe(model, sample)
@@ -151,6 +156,11 @@ def _layers_alone(
     quantise_inputs(model)
     calibrate(model, images)
     return model
+
+
+def _floats(given: Given, dtype: torch.dtype) -> Any:
+    """Inputs with their floats in one precision; integers, such as tokens, and masks stay."""
+    return mapped(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, given)
 
 
 def _agree(found: object, expected: object, tolerance: float) -> bool:
@@ -187,7 +197,7 @@ def file_metadata(model: nn.Module, images: Tensor) -> dict[str, Any] | None:
     return network_metadata(network)
 
 
-def to_integers(model: nn.Module, reason: str | None, images: Tensor) -> IntegerNetwork:
+def to_integers(model: nn.Module, reason: str | None, images: Given, *, values: bool = False) -> IntegerNetwork:
     """A network that :func:`prepare` gave, trained, as integers.
 
     Parameters
@@ -196,15 +206,20 @@ def to_integers(model: nn.Module, reason: str | None, images: Tensor) -> Integer
         As :func:`prepare` gave them.
     images
         As for :func:`prepare`: in a network in steps, scales that training does not learn are set by them.
+    values
+        The result of a network with one counts as it is, not by which class is the largest: the file says its scale.
 
     Raises
     ------
     CompressError
         It has no integer form.
     """
+    other = no_images(images)
+    if other is not None or not isinstance(images, Tensor):
+        raise CompressError(str(other))
     if reason is None:
         assert isinstance(model, fx.GraphModule)
-        return export_integers(model, (images.shape[1], images.shape[2], images.shape[3]))
+        return export_integers(model, (images.shape[1], images.shape[2], images.shape[3]), values=values)
     try:
         return export_steps(model, images)
     except Exception as error:  # the parts of a network that only looks like one raise errors of every kind

@@ -52,7 +52,7 @@ class TrainConfig:
     epochs
         At least 1. An epoch takes each image once, in a new order; the last incomplete batch is left out.
     batch
-        Images a step, over all devices together.
+        Images a step, over all devices together. A loader has batches of its own, for which this does not count.
     optimiser
         ``sgd`` (Nesterov momentum 0.9) or ``adamw``.
     lr
@@ -88,6 +88,8 @@ class TrainConfig:
     threads
         Threads of torch on a CPU. Sums depend on their number, so it is part of the configuration, not of the machine:
         the same configuration gives the same bytes on any number of cores.
+    epoch_steps
+        Steps that an epoch has at the most; 0: as many as there are batches. A loader without length needs it.
 
     Raises
     ------
@@ -113,9 +115,18 @@ class TrainConfig:
     precision: str = "float32"
     seed: int = 0
     threads: int = 2
+    epoch_steps: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch", 1), ("crop", 0), ("erase", 0), ("seed", 0), ("threads", 1)):
+        for name, low in (
+            ("epochs", 1),
+            ("batch", 1),
+            ("crop", 0),
+            ("erase", 0),
+            ("seed", 0),
+            ("threads", 1),
+            ("epoch_steps", 0),
+        ):
             value = getattr(self, name)
             if type(value) is not int or value < low:
                 raise CompressError(f"{name} must be an integer of at least {low}, not {value!r}")
@@ -137,9 +148,14 @@ class TrainConfig:
         """Whether training images are mirrored."""
         return bool(self.crop or self.area) if self.mirror is None else self.mirror
 
+    def per_epoch(self, images: int) -> int:
+        """Steps of an epoch of that many images."""
+        most = images // self.batch
+        return min(most, self.epoch_steps) if self.epoch_steps else most
+
     def steps(self, images: int) -> int:
         """Steps of the whole training on that many images."""
-        return self.epochs * (images // self.batch)
+        return self.epochs * self.per_epoch(images)
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of a step, which counts from 0."""
