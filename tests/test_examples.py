@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 PRINTED = {
     "module_to_bits.py": "bits a weight",
+    "own_loss.py": "of the file's integers: ",
     "load_back.py": "loaded: 0.weight, 2.weight",
     "sweep_instances.py": "ews-cms-32, bus of 64 bits: ",
     "generate_ip.py": "npu_raw: ",
