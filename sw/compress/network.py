@@ -247,6 +247,20 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
     return sources
 
 
+def tied_layers(module: torch.nn.Module) -> dict[str, str]:
+    """Of layers that share one weight parameter, each but the first to the first, by name."""
+    first: dict[int, str] = {}
+    found = {}
+    for name, layer in module.named_modules():
+        # One that is computed (parametrised) is another tensor each time.
+        weight = layer._parameters.get("weight")
+        if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Linear) and weight is not None:
+            owner = first.setdefault(id(weight), name)
+            if owner != name:
+                found[name] = owner
+    return found
+
+
 def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
     """The layers of a state dict: float tensors named ``*weight``; four axes are a convolution, two a linear layer.
 

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from sw.compress.candidates import BITS, CANDIDATES, METHOD_CANDIDATES, with_codeword_bits
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, misfit
-from sw.compress.network import progress_bar
+from sw.compress.network import progress_bar, tied_layers
 from sw.format.container import container_size, layer_fields, section_bytes
 from sw.format.layer import CompressedLayer
 
@@ -115,6 +115,9 @@ def loss_sensitivity(
     def outputs() -> Tensor:
         return torch.cat([model(part).float().log_softmax(-1) for part in parts])
 
+    tied = tied_layers(model)
+    owners = [tied.get(layer.name, layer.name) for layer in layers]
+    shares = {layer.name: owners.count(owner) for layer, owner in zip(layers, owners, strict=True)}
     found = {}
     with _recalibrated(model), progress_bar(progress) as bar:
         expected = outputs()
@@ -128,7 +131,8 @@ def loss_sensitivity(
                 divergence = functional.kl_div(outputs(), expected, reduction="batchmean", log_target=True)
             finally:
                 weight.copy_(original)
-            found[layer.name] = max(float(divergence), 0.0) / error if error else 0.0
+            # That of layers which share a weight is what all of them do together.
+            found[layer.name] = max(float(divergence), 0.0) / error / shares[layer.name] if error else 0.0
             if not math.isfinite(found[layer.name]):
                 raise CompressError(f"layer {layer.name!r}: divergence must be finite, not {float(divergence)}")
     return found
@@ -250,6 +254,8 @@ def search(
     candidates: Sequence[Recipe] = CANDIDATES,
     sensitivity: Mapping[str, float] | None = None,
     keep: Sequence[str] = (),
+    tied: Mapping[str, str] | None = None,
+    uniform_bits: int | None = None,
     requantised: bool = False,
     metadata: Mapping[str, Any] | None = None,
     threads: int | None = None,
@@ -274,6 +280,13 @@ def search(
         Weight of each layer's squared error, by name (:func:`loss_sensitivity`); 1 for all by default.
     keep
         Shell patterns of layers that stay at 8 bit.
+    tied
+        Of layers that share one weight, each but the first to the first
+        (:func:`sw.compress.network.tied_layers`). They are one in the plan: one recipe, one codebook, as training has
+        them.
+    uniform_bits
+        Bits of a weight of layers without codewords, 5..8, in place of the candidates' own: 7 where the file is for an
+        array of 4-bit weights (:class:`sw.compress.methods.Recipe`).
     requantised, metadata
         Whether the file is to have each layer's requantisation, and the writer's own data in it: they take bytes, too.
     threads, device
@@ -298,28 +311,33 @@ def search(
         if not (math.isfinite(weight) and weight >= 0):
             raise CompressError(f"sensitivity of layer {source.name!r} must be finite and at least 0, not {weight!r}")
     tried = list(dict.fromkeys([Recipe("int8"), *candidates]))
-    kept = [any(fnmatchcase(source.name, pattern) for pattern in keep) for source in sources]
-    options: list[list[Recipe]] = [[] for _ in sources]
-    fields: list[list[dict[str, Any]]] = [[] for _ in sources]
-    errors: list[list[float]] = [[] for _ in sources]
+    if uniform_bits is not None:
+        tried = list(dict.fromkeys(dataclasses.replace(recipe, uniform_bits=uniform_bits) for recipe in tried))
+    # Layers that share a weight are one: its first stands for them.
+    groups = _groups(sources, tied or {})
+    kept = [any(fnmatchcase(sources[i].name, pattern) for pattern in keep for i in members) for members in groups]
+    options: list[list[Recipe]] = [[] for _ in groups]
+    fields: list[list[list[dict[str, Any]]]] = [[] for _ in groups]
+    errors: list[list[float]] = [[] for _ in groups]
+    firsts = [sources[members[0]] for members in groups]
     names: dict[Recipe, int] = {}
     with progress_bar(progress) as bar:
-        task = bar.add_task("candidates", total=len(tried) * len(sources))
+        task = bar.add_task("candidates", total=len(tried) * len(groups))
         # What differs in codeword_bits alone is clustered once.
         for _, same in itertools.groupby(tried, lambda recipe: dataclasses.replace(recipe, codeword_bits=8)):
             pairs: list[tuple[int, Recipe]] = []
             for recipe in same:
                 fitting = [
                     i
-                    for i, source in enumerate(sources)
-                    if recipe.method == "int8" or not (kept[i] or misfit(source, recipe))
+                    for i, members in enumerate(groups)
+                    if recipe.method == "int8" or not (kept[i] or any(misfit(sources[j], recipe) for j in members))
                 ]
-                if recipe.scope == "crosslayer" and recipe.k > sum(sources[i].weight.size for i in fitting) // recipe.d:
+                if recipe.scope == "crosslayer" and recipe.k > sum(firsts[i].weight.size for i in fitting) // recipe.d:
                     fitting = []
-                bar.advance(task, len(sources) - len(fitting))
+                bar.advance(task, len(groups) - len(fitting))
                 pairs += [(i, recipe) for i in fitting]
             layers = compress_layers(
-                [sources[i] for i, _ in pairs],
+                [firsts[i] for i, _ in pairs],
                 [recipe for _, recipe in pairs],
                 threads=threads,
                 device=device,
@@ -331,23 +349,47 @@ def search(
                 described = layer_fields(layer) | {"requantised": requantised, "channel_scales": scales}
                 if layer.codebook_name is not None:
                     described["codebook"] = f"crosslayer-{names.setdefault(recipe, len(names))}"
+                elif len(groups[i]) > 1 and recipe.stored != "int8":
+                    described["codebook"] = f"tied-{layer.name}"
                 options[i].append(recipe)
-                fields[i].append(described)
-                difference = layer.float_weights() - sources[i].weight.astype(np.float64)
-                errors[i].append(weights[i] * float((difference**2).sum()))
+                fields[i].append([described | _own_fields(sources[j]) for j in groups[i]])
+                difference = layer.float_weights() - firsts[i].weight.astype(np.float64)
+                errors[i].append(sum(weights[j] for j in groups[i]) * float((difference**2).sum()))
     chosen = _within(fields, errors, budget, metadata)
-    while short := _short(sources, options, chosen):
+    while short := _short(firsts, options, chosen):
         # A codebook needs as many subvectors as codewords of the layers that took it.
         for i, row in enumerate(options):
             left = [j for j, recipe in enumerate(row) if recipe not in short]
             options[i], fields[i] = [row[j] for j in left], [fields[i][j] for j in left]
             errors[i] = [errors[i][j] for j in left]
         chosen = _within(fields, errors, budget, metadata)
+    recipes = {
+        sources[i].name: row[j] for members, row, j in zip(groups, options, chosen, strict=True) for i in members
+    }
     return Plan(
-        {source.name: row[j] for source, row, j in zip(sources, options, chosen, strict=True)},
+        {source.name: recipes[source.name] for source in sources},
         _size(fields, chosen, metadata),
         math.fsum(row[j] for row, j in zip(errors, chosen, strict=True)),
     )
+
+
+def _groups(sources: Sequence[LayerSource], tied: Mapping[str, str]) -> list[list[int]]:
+    """Numbers of the layers that share a weight, in the order of their first."""
+    found: dict[str, list[int]] = {}
+    for i, source in enumerate(sources):
+        found.setdefault(tied.get(source.name, source.name), []).append(i)
+    for members in found.values():
+        first = sources[members[0]]
+        for i in members[1:]:
+            if not np.array_equal(first.weight, sources[i].weight):
+                raise CompressError(f"layers {first.name!r} and {sources[i].name!r} are tied and must have one weight")
+    return list(found.values())
+
+
+def _own_fields(source: LayerSource) -> dict[str, Any]:
+    """What layers of one weight may differ in, as the header has it."""
+    geometry = {name: list(getattr(source, name)) for name in ("stride", "padding", "dilation")}
+    return {"name": source.name, **geometry, "groups": source.groups}
 
 
 def _short(sources: Sequence[LayerSource], options: Sequence[Sequence[Recipe]], chosen: Sequence[int]) -> set[Recipe]:
@@ -359,12 +401,12 @@ def _short(sources: Sequence[LayerSource], options: Sequence[Sequence[Recipe]], 
     return {recipe for recipe, count in subvectors.items() if count < recipe.k}
 
 
-def _size(fields: list[list[dict[str, Any]]], chosen: Sequence[int], metadata: Mapping[str, Any] | None) -> int:
-    return container_size([row[j] for row, j in zip(fields, chosen, strict=True)], metadata)
+def _size(fields: list[list[list[dict[str, Any]]]], chosen: Sequence[int], metadata: Mapping[str, Any] | None) -> int:
+    return container_size([each for row, j in zip(fields, chosen, strict=True) for each in row[j]], metadata)
 
 
 def _within(
-    fields: list[list[dict[str, Any]]], errors: list[list[float]], budget: int, metadata: Mapping[str, Any] | None
+    fields: list[list[list[dict[str, Any]]]], errors: list[list[float]], budget: int, metadata: Mapping[str, Any] | None
 ) -> list[int]:
     """:func:`choose` for a budget of the whole file.
 
@@ -375,14 +417,19 @@ def _within(
     sizes: list[list[int]] = []
     for row in fields:
         sizes.append([])
-        for each in row:
+        for members in row:
             # The second of two layers does not store a codebook that they share.
+            each = members[0]
             first, second = section_bytes([each, each | {"name": each["name"] + "'"}])
-            sizes[-1].append(second)
-            if each["codebook"] is not None:
+            sizes[-1].append(second * len(members))
+            if each["codebook"] is None:
+                continue
+            if each["codebook"].startswith("tied-"):
+                sizes[-1][-1] += first - second
+            else:
                 charges[each["codebook"]] = first - second
     numbers = {name: i for i, name in enumerate(charges)}
-    shared = [[None if each["codebook"] is None else numbers[each["codebook"]] for each in row] for row in fields]
+    shared = [[numbers.get(members[0]["codebook"]) for members in row] for row in fields]
     prices = list(charges.values())
     everything = sum(map(max, sizes)) + sum(prices)
     smallest = choose(sizes, sizes, everything, shared, prices, prices)

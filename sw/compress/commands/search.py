@@ -51,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs="+",
         help="bits of codewords, 2..8, that each candidate with codewords is tried with (8 4)",
     )
+    parser.add_argument(
+        "--uniform-bits",
+        type=int,
+        metavar="BITS",
+        help="of a weight of layers without codewords, 5..8 (the candidates' own); 7 for arrays of 4-bit weights",
+    )
     parser.add_argument("--keep", metavar="PATTERN", nargs="*", default=[], help="layers that stay at 8 bit")
     parser.add_argument("--threads", type=int, help="threads; does not change the result (all processors)")
     parser.add_argument("--device", default="cpu", help="of the clustering and the sensitivities (%(default)s)")
@@ -68,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from sw.compress.network import module_sources
+    from sw.compress.network import module_sources, tied_layers
     from sw.compress.rules import read_candidates
     from sw.compress.search import CANDIDATES, METHOD_CANDIDATES, SLACK, plan_json, search, with_codeword_bits
     from sw.compress.sources import MODELS, checkpoint_sources, load_model
@@ -101,6 +107,8 @@ def _run(options: argparse.Namespace) -> int:
             candidates=candidates,
             sensitivity=sensitivity,
             keep=options.keep,
+            tied={} if model is None else tied_layers(model),
+            uniform_bits=options.uniform_bits,
             requantised=metadata is not None,
             metadata=metadata,
             threads=options.threads,

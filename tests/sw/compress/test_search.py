@@ -18,7 +18,7 @@ from torch import nn
 
 from sw.compress.__main__ import main
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers
-from sw.compress.network import compress_network, module_sources
+from sw.compress.network import compress_network, module_sources, tied_layers
 from sw.compress.rules import read_rules
 from sw.compress.search import CANDIDATES as DEFAULT_CANDIDATES
 from sw.compress.search import Plan, choose, loss_sensitivity, plan_json, search, with_codeword_bits
@@ -116,6 +116,73 @@ def test_plan_fits_to_the_byte_and_no_other_choice_is_better(budget: int, tmp_pa
             if (tmp_path / "trial").stat().st_size <= budget:
                 better.append((recipes, found))
     assert not better
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, of other strides, between others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.first = nn.Conv2d(32, 32, 3, padding=1)
+        self.second = nn.Conv2d(32, 32, 3, padding=1, stride=2)
+        self.second.weight = self.first.weight
+        self.last = nn.Conv2d(32, 32, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.second(self.first(self.stem(x)))).mean((2, 3))
+
+
+@pytest.mark.parametrize(("budget", "crosslayer"), [(11_000, True), (11_000, False), (15_000, False), (30_000, True)])
+def test_tied_layers_are_planned_as_one(budget: int, crosslayer: bool, tmp_path: Path) -> None:
+    sources, tied = module_sources(Tied()), tied_layers(Tied())
+    assert tied == {"second": "first"}
+    candidates = (*CANDIDATES, *[Recipe("msvq", 8, 16, 4, 16, scope="crosslayer")] * crosslayer)
+    # By themselves one would weigh little and the other much.
+    sensitivity = {"stem": 1.0, "first": 0.01, "second": 5.0, "last": 1.0}
+    plan = search(sources, budget, candidates=candidates, sensitivity=sensitivity, tied=tied, progress=False)
+    assert plan.recipes["first"] == plan.recipes["second"]
+    model = Tied()
+    convert(model, plan.rules, progress=False)
+    layers = compressed_layers(model)
+    write_container(tmp_path / "network", layers)
+    assert (tmp_path / "network").stat().st_size == plan.bytes <= budget
+    squares = [
+        float(((layer.float_weights() - source.weight.astype(np.float64)) ** 2).sum())
+        for layer, source in zip(layers, sources, strict=True)
+    ]
+    if not crosslayer:
+        # A codebook of several layers is clustered with all that it fits, not with those that took it.
+        assert plan.error == pytest.approx(sum(sensitivity[s.name] * e for s, e in zip(sources, squares, strict=True)))
+    with pytest.raises(CompressError, match="layers 'stem' and 'last' are tied and must have one weight"):
+        search(sources, budget, candidates=candidates, tied={"last": "stem"}, progress=False)
+
+
+def test_sensitivity_of_tied_layers_is_counted_once() -> None:
+    tied, model = Tied(), Tied()
+    model.second.weight = nn.Parameter(model.first.weight.detach().clone())
+    layers, _ = compress_network(module_sources(tied), Recipe("lsq2"))
+    images = torch.randn(8, 3, 8, 8)
+    found = loss_sensitivity(tied, layers, images, progress=False)
+    assert found["first"] == found["second"] > 0
+    apart = loss_sensitivity(model, layers, images, progress=False)
+    assert found["stem"] == apart["stem"]
+
+
+def test_bits_of_layers_without_codewords(tmp_path: Path) -> None:
+    sources = module_sources(network())
+    plan = search(sources, 15_000, candidates=CANDIDATES, keep=["stem", "classify"], uniform_bits=7, progress=False)
+    model = network()
+    convert(model, plan.rules, progress=False)
+    layers = {layer.name: layer for layer in compressed_layers(model)}
+    for name in ("stem", "classify"):
+        assert plan.recipes[name].weight_bits == 7
+        assert np.abs(layers[name].integer_weights()).max() <= 63
+    write_container(tmp_path / "network", list(layers.values()))
+    assert (tmp_path / "network").stat().st_size == plan.bytes
+    with pytest.raises(CompressError, match=r"uniform_bits must be an integer in 5\.\.8, not 4"):
+        search(sources, 15_000, candidates=CANDIDATES, uniform_bits=4, progress=False)
 
 
 def test_same_plan_on_any_threads() -> None:
