@@ -145,9 +145,9 @@ def test_tied_layers_are_planned_as_one(budget: int, crosslayer: bool, tmp_path:
     assert plan.recipes["first"] == plan.recipes["second"]
     model = Tied()
     convert(model, plan.rules, progress=False)
-    layers = compressed_layers(model)
-    write_container(tmp_path / "network", layers)
+    write_container(tmp_path / "network", compressed_layers(model))
     assert (tmp_path / "network").stat().st_size == plan.bytes <= budget
+    layers = compress_layers(sources, list(plan.recipes.values()))
     squares = [
         float(((layer.float_weights() - source.weight.astype(np.float64)) ** 2).sum())
         for layer, source in zip(layers, sources, strict=True)
