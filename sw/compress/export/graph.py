@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from sw.compress.export.scales import MAX_BIAS, fixed_point, requantisation
-from sw.compress.frontend import Affine
+from sw.compress.frontend import Affine, FrontEndError, Refusal
 from sw.compress.methods import CompressError
 from sw.compress.training.layers import DecodedConv2d, DecodedLinear, compressed_layers
 from sw.compress.training.operations import Roles, arguments, limits, output_nodes, place, region_values, roles_of
@@ -117,6 +117,9 @@ class _Exporter:
     outputs: list[Output] = field(default_factory=list)
     with_scale: bool = False
     input_scale: float = 0.0
+    refusals: list[str] = field(default_factory=list)
+    # What reads a refused value.
+    broken: set[fx.Node] = field(default_factory=set)
 
     def emit(self, node: fx.Node, scale: float, op: Operation) -> None:
         self.operations.append(op)
@@ -126,6 +129,23 @@ class _Exporter:
         if node not in self.done:
             raise CompressError(f"{place(reader)} must read int8, but no quantiser comes before it")
         return self.done[node]
+
+    def try_node(self, node: fx.Node) -> None:
+        """Add an operation; what is refused is noted, so that the others are seen, too."""
+        kind = self.roles.kinds[node]
+        try:
+            if kind != "output" and not self.broken.isdisjoint(node.all_input_nodes):
+                self.broken.add(node)
+                # What follows from shapes alone.
+                if kind == "average":
+                    self.average(node, node.all_input_nodes[0])
+                elif kind in _EXACT:
+                    self.geometry(kind, node, node.all_input_nodes[0])
+                return
+            self.add_node(node)
+        except (CompressError, NetworkError) as error:
+            self.broken.add(node)
+            self.refusals.append(str(error))
 
     def add_node(self, node: fx.Node) -> None:
         kind = self.roles.kinds[node]
@@ -393,18 +413,25 @@ class _Exporter:
     def finish_outputs(self, node: fx.Node) -> None:
         given = output_nodes(node)
         for name, source in given:
-            if source in self.done:
-                number, scale = self.done[source]
-            else:
-                number, scale = self.finish_logits(source, node)
+            if source in self.broken:
+                continue
+            try:
+                number, scale = self.done[source] if source in self.done else self.finish_logits(source, node)
+            except CompressError as error:
+                self.refusals.append(str(error))
+                continue
             label = name or self.operations[number].label
             if number == 0:
                 advice = "leave it out of what the network returns"
-                raise CompressError(f"output {label!r} must be computed by the network, not the image itself: {advice}")
+                self.refusals.append(
+                    f"output {label!r} must be computed by the network, not the image itself: {advice}"
+                )
+                continue
             earlier = next((output for output in self.outputs if output.value == number), None)
             if earlier is not None:
                 advice = "return it once"
-                raise CompressError(f"outputs {earlier.name!r} and {label!r} must differ, not be one value: {advice}")
+                self.refusals.append(f"outputs {earlier.name!r} and {label!r} must differ, not be one value: {advice}")
+                continue
             self.outputs.append(Output(number, label, scale))
         if len(given) == 1 and not given[0][0] and isinstance(self.operations[-1], Logits) and not self.with_scale:
             # Of one that is compared, the order of the classes is what counts: no more is said of it.
@@ -493,8 +520,9 @@ def export_network(graph: fx.GraphModule, image_shape: tuple[int, int, int], *, 
 
     Raises
     ------
-    CompressError
-        The network has an operation without integer form, or a value that is not quantised where it is needed.
+    FrontEndError
+        The network has operations without integer form, or values that are not quantised where they are needed: all of
+        them are named.
     """
     training = graph.training
     graph.eval()
@@ -505,7 +533,9 @@ def export_network(graph: fx.GraphModule, image_shape: tuple[int, int, int], *, 
     exporter = _Exporter(graph, layers, sizes.sizes, image_shape, roles_of(graph), with_scale=values)
     try:
         for node in graph.graph.nodes:
-            exporter.add_node(node)
+            exporter.try_node(node)
+        if exporter.refusals:
+            raise FrontEndError([Refusal("", text) for text in exporter.refusals])
         # Number of the operation, and scale, of each value, for who compares the two.
         graph.meta["numbers"] = {node.name: value for node, value in exporter.done.items()}
         operations, outputs = tuple(exporter.operations), tuple(exporter.outputs)

@@ -56,6 +56,8 @@ class Captured:
         What the network returns: a node, or tuples, lists and dictionaries of nodes.
     sample, outputs
         Images, and what the network itself makes of them: tensors in the same structure.
+    refusals
+        Why the network cannot be taken, so far: the rest is captured to find all other reasons.
     owner
         Of what the graph names otherwise, such as the graphs of regions.
     """
@@ -66,6 +68,7 @@ class Captured:
     output: Any
     sample: Tensor
     outputs: Any
+    refusals: list[Refusal]
     owner: nn.Module
 
 
@@ -153,14 +156,15 @@ def capture(model: nn.Module, images: Tensor) -> Captured:
     Raises
     ------
     FrontEndError
-        It computes something else each time, changes its buffers or its input, does not take one tensor, returns
-        something else than tensors (alone, or in tuples, lists and dictionaries), or cannot be captured.
+        It does not take one tensor, or cannot be captured. That it computes something else each time, changes its
+        buffers or its input, or returns something else than tensors (alone, or in tuples, lists and dictionaries) is
+        noted in :attr:`Captured.refusals`, for other reasons to be found, too.
     """
     devices = [images.device] if images.is_cuda else []
     with _evaluating(model), torch.no_grad(), torch.random.fork_rng(devices), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sample = images[:_SAMPLE]
-        outputs = _observed(model, sample)
+        outputs, refusals = _observed(model, sample)
         batch = images[torch.arange(_BATCH, device=images.device) % len(images)]
         try:
             program = torch.export.export(model, (batch,))
@@ -172,8 +176,8 @@ def capture(model: nn.Module, images: Tensor) -> Captured:
                 # Makes mutation and aliases explicit, at the price of one more pass.
                 program = program.run_decompositions({})
         except Exception as error:  # torch raises errors of every kind where it cannot follow a network
-            raise FrontEndError([_untraceable(error)]) from error
-    return _described(model, program, sample, outputs)
+            raise FrontEndError([*refusals, _untraceable(error)]) from error
+    return _described(model, program, sample, outputs, refusals)
 
 
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
@@ -203,7 +207,7 @@ def capture_program(program: ExportedProgram) -> Captured:
         raise FrontEndError([Refusal("", why)]) from error
     if refusals := _unusable(outputs):
         raise FrontEndError(refusals)
-    return _described(model, program, images, outputs)
+    return _described(model, program, images, outputs, [])
 
 
 def _check_modules(model: nn.Module) -> None:
@@ -275,8 +279,8 @@ def _run(model: nn.Module, images: Given) -> Any:
         raise FrontEndError([Refusal(f"{line}:" if line else "", why)]) from error
 
 
-def _observed(model: nn.Module, sample: Tensor) -> Any:
-    """What the network makes of images; refuses one that has an effect, or chance, in it."""
+def _observed(model: nn.Module, sample: Tensor) -> tuple[Any, list[Refusal]]:
+    """What the network makes of images, and why it is refused, if it has an effect, or chance, in it."""
     inputs = sample.clone()
     with _unchanged(model) as changed:
         outputs = _run(model, inputs)
@@ -290,9 +294,7 @@ def _observed(model: nn.Module, sample: Tensor) -> Any:
     elif not same(again, outputs):
         advice = "leave out what draws random numbers or counts calls, such as dropout that is always on"
         refusals.append(Refusal("", "the network does not compute the same of the same images twice", advice))
-    if refusals:
-        raise FrontEndError(refusals)
-    return outputs
+    return outputs, refusals
 
 
 def _unusable(outputs: Any) -> list[Refusal]:
@@ -393,9 +395,11 @@ def _untraceable(error: Exception) -> Refusal:
     return Refusal(where, f"the network cannot be traced by torch.export: {type(error).__name__}: {text[:200]}")
 
 
-def _described(model: nn.Module, program: ExportedProgram, sample: Tensor, outputs: Tensor) -> Captured:
+def _described(
+    model: nn.Module, program: ExportedProgram, sample: Tensor, outputs: Any, refusals: list[Refusal]
+) -> Captured:
     signature = program.graph_signature
-    refusals = []
+    refusals = list(refusals)
     for output in signature.output_specs:
         if output.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
             advice = "a network that is compressed keeps no state"
@@ -404,9 +408,7 @@ def _described(model: nn.Module, program: ExportedProgram, sample: Tensor, outpu
             refusals.append(Refusal("", "the network changes its input in place", "have it clone the images first"))
     inputs = [given for given in signature.input_specs if given.kind == InputKind.USER_INPUT]
     if len(inputs) != 1:
-        refusals.append(Refusal("", f"the network must have one input, not {len(inputs)}"))
-    if refusals:
-        raise FrontEndError(refusals)
+        raise FrontEndError([*refusals, Refusal("", f"the network must have one input, not {len(inputs)}")])
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     first = {id(tensor): name for name, tensor in reversed(named.items())}
@@ -423,6 +425,5 @@ def _described(model: nn.Module, program: ExportedProgram, sample: Tensor, outpu
     kinds = [output.kind for output in signature.output_specs]
     results = [each for each, kind in zip(given, kinds, strict=True) if kind == OutputKind.USER_OUTPUT]
     returned = _plain(tree_unflatten(results, program.call_spec.out_spec))
-    return Captured(
-        program.graph, tensors, placeholders[inputs[0].arg.name], returned, sample, outputs, program.graph_module
-    )
+    image = placeholders[inputs[0].arg.name]
+    return Captured(program.graph, tensors, image, returned, sample, outputs, refusals, program.graph_module)

@@ -53,9 +53,9 @@ class FrontEndError(CompressError):
     """
 
     def __init__(self, refusals: Sequence[Refusal]) -> None:
-        self.refusals = list(refusals)
         # The same said of two calls is said once.
-        super().__init__("; ".join(dict.fromkeys(map(str, self.refusals))))
+        self.refusals = list({str(refusal): refusal for refusal in refusals}.values())
+        super().__init__("; ".join(map(str, self.refusals)))
 
 
 def place(node: fx.Node) -> str:

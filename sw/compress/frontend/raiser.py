@@ -113,6 +113,8 @@ class Raiser:
     root: nn.Module = field(default_factory=nn.Module)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
+    # What the export refuses, said only where it is not reached.
+    later: list[Refusal] = field(default_factory=list)
     # The name and the weight of each layer, to tell which are computed from the same.
     layers: list[tuple[str, Constant]] = field(default_factory=list)
     # Of features that are a map of one row and column, that map.

@@ -107,8 +107,26 @@ class _Raiser(ValueRaiser):
             elif node.op == "call_function" and node in live:
                 self.operation(node)
         self.graph.output(tree_map(self.output, self.captured.output))
+        if self.check is not None:
+            self.outputs()
         # Parts of a value that nothing reads.
         self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+
+    def outputs(self) -> None:
+        """Note outputs that integers cannot have: the images themselves, and one value twice."""
+        seen: list[fx.Node] = []
+        for given in tree_leaves(self.captured.output):
+            value = self.value(given)
+            if not isinstance(value, fx.Node) or value.target is refused_value:
+                continue
+            if value.op == "placeholder":
+                advice = "leave it out of what the network returns"
+                why = "each output must be computed by the network, not be the image itself"
+                self.later.append(Refusal("", why, advice))
+            elif value in seen:
+                why = f"two outputs must differ, not be one value, of {place(given)}"
+                self.later.append(Refusal("", why, "return it once"))
+            seen.append(value)
 
     def output(self, given: Any) -> Any:
         """The value of one output."""
@@ -133,6 +151,8 @@ class _Raiser(ValueRaiser):
         except Refused as refused:
             self.refusals.append(Refusal(place(node), refused.why, refused.advice))
             self.values[node] = self.graph.call_function(refused_value, (), {})
+        if self.check is not None:
+            self.windows(node)
         for new in list(self.graph.nodes)[count:]:
             new.meta["place"] = place(node)
             if new.target is not refused_value and self.check is not None:
@@ -140,6 +160,15 @@ class _Raiser(ValueRaiser):
                     self.check(self.root, new)
                 except CompressError as error:
                     self.refusals.append(Refusal(str(error), ""))
+
+    def windows(self, node: fx.Node) -> None:
+        """Note adaptive pooling whose windows have several sizes."""
+        if node.target is _aten.adaptive_avg_pool2d.default:
+            size, result = (tuple((shape_of(each) or ())[-2:]) for each in (node.args[0], node))
+            if any(x % y for x, y in zip(size, result, strict=True)):
+                why = f"all windows must have one size, not those of {size} to {result}"
+                advice = "pool to rows and columns that divide those of the map"
+                self.later.append(Refusal(f"{place(node)}:", why, advice))
 
     # Constants
 
@@ -419,9 +448,14 @@ def raise_program(program: ExportedProgram) -> fx.GraphModule:
 
 def _raised(raiser: _Raiser) -> fx.GraphModule:
     captured = raiser.captured
-    raiser.run()
+    raiser.refusals += captured.refusals
+    try:
+        raiser.run()
+    except Exception:  # what has effects, or returns no tensors, need not make sense as a graph
+        if not captured.refusals:
+            raise
     if raiser.refusals:
-        raise FrontEndError(raiser.refusals)
+        raise FrontEndError([*raiser.refusals, *raiser.later])
     graph = fx.GraphModule(raiser.root, raiser.graph)
     graph.eval()
     graph.meta["weights"] = {name: weight.origins for name, weight in raiser.layers}

@@ -33,7 +33,7 @@ class Checked:
     form
         One of :data:`FORMS`: ``program`` of integers, network in ``steps`` (a vision transformer), or ``layers`` alone.
     layers
-        Of each layer its name, kind and shape, the method that it gets, and why it stays at 8 bit, if it does.
+        Of each layer its name, kind and shape, the method that it gets, and why it has no codewords, if it has none.
     operations
         Of each operation where it is in the network and what becomes of it; empty where the network has no graph.
     refusals
@@ -76,7 +76,7 @@ def check_network_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], im
         raise CompressError("the network must have at least one convolution or linear layer, not 0")
     form = "program" if not refusals else "steps" if _has_steps(model, refusals, images) else "layers"
     operations = [] if graph is None else _operation_rows(graph)
-    layers = [_layer_row(source, recipe_for(source.name, rules)) for source in sources]
+    layers = [_layer_row(sources, i, recipe_for(source.name, rules)) for i, source in enumerate(sources)]
     return Checked(form, layers, operations, refusals if form == "layers" else [])
 
 
@@ -91,13 +91,17 @@ def _operation_rows(graph: fx.GraphModule) -> list[dict[str, str]]:
     return rows
 
 
-def _layer_row(source: LayerSource, recipe: Recipe) -> dict[str, Any]:
-    reason = misfit(source, recipe)
+def _layer_row(sources: Sequence[LayerSource], number: int, recipe: Recipe) -> dict[str, Any]:
+    source = sources[number]
+    unfit = reason = misfit(source, recipe)
+    if unfit is None and recipe.stored == "int8":
+        which = {0: ", the first layer's,", len(sources) - 1: ", the last layer's,"}.get(number, "")
+        reason = f"its rule{which} keeps weights of {recipe.weight_bits} bits"
     return {
         "layer": source.name,
         "kind": source.kind,
         "shape": list(source.shape),
-        "method": "int8" if reason else recipe.method,
+        "method": "int8" if unfit else recipe.method,
         "reason": reason,
     }
 
@@ -125,8 +129,7 @@ def _graph(
         graph = integer_graph(model, images)
     except FrontEndError as error:
         return None, error.refusals
-    reason = without_integer_form(graph, rules, images)
-    return graph, [] if reason is None else [Refusal("", reason)]
+    return graph, without_integer_form(graph, rules, images)
 
 
 def _has_steps(model: nn.Module, refusals: Sequence[Refusal], images: Tensor) -> bool:

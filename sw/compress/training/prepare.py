@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from sw.compress.frontend import observe, same, unwrapped
+from sw.compress.frontend import FrontEndError, Refusal, observe, same, unwrapped
 from sw.compress.frontend.inputs import Given, first_samples, mapped, no_images
 from sw.compress.methods import CompressError, Recipe, recipe_for
 from sw.compress.network import module_sources
@@ -86,7 +86,7 @@ def prepare(
                 f"the network computes something else in float32, its weights computed once, than it did in {precision}"
             )
         names = [source.name for source in module_sources(model, geometry=False)]
-        reason = without_integer_form(graph, rules, images)
+        reason = "; ".join(map(str, without_integer_form(graph, rules, images))) or None
     except CompressError as error:
         reason = str(error)
     if reason is None:
@@ -101,8 +101,8 @@ def prepare(
     return _layers_alone(model, rules, images, options), reason
 
 
-def without_integer_form(graph: fx.GraphModule, rules: Sequence[tuple[str, Recipe]], images: Tensor) -> str | None:
-    """Why a graph of the float network will have no form as one program of integers, or None if it will.
+def without_integer_form(graph: fx.GraphModule, rules: Sequence[tuple[str, Recipe]], images: Tensor) -> list[Refusal]:
+    """Why a graph of the float network will have no form as one program of integers; nothing if it will.
 
     Found out on a copy whose weights are of 8 bit, so that nothing is clustered.
 
@@ -126,9 +126,11 @@ def without_integer_form(graph: fx.GraphModule, rules: Sequence[tuple[str, Recip
         trial = quantise_activations(trial, images).eval()
         calibrate(trial.to(images.device), images[:_SAMPLE])
         export_integers(trial, (images.shape[1], images.shape[2], images.shape[3]))
+    except FrontEndError as error:
+        return error.refusals
     except CompressError as error:
-        return str(error)
-    return None
+        return [Refusal("", str(error))]
+    return []
 
 
 def _layers_alone(

@@ -13,7 +13,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import msvq
 from sw.compress.__main__ import main
+from sw.compress.frontend import FrontEndError
+from sw.compress.methods import Recipe
+from sw.compress.training.checking import check_network_form
+from sw.compress.training.graph import integer_graph
 from sw.format.container import read_container
 from tests.sw.compress.frontend.networks import Net
 
@@ -53,6 +58,84 @@ def test_every_layer_and_operation_is_listed(data: str, tmp_path: Path, capsys: 
     ]
     assert all(row["layer"] in output for row in found["layers"])
     assert found["refusals"] == []
+    # Why a layer has no codewords is said of those that the default keeps, too.
+    reasons = {row["layer"]: row["reason"] for row in found["layers"]}
+    assert reasons == {
+        "a": "its rule, the first layer's, keeps weights of 8 bits",
+        "b": None,
+        "fc": "its rule, the last layer's, keeps weights of 8 bits",
+    }
+    assert reasons["a"] in output
+
+
+class Five(nn.Module):
+    """Things of every stage that have no integer form: of layers, functions, outputs, windows, and effects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8)
+        self.up, self.fc = nn.ConvTranspose2d(8, 8, 3, stride=3), nn.Linear(200, 4)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self.calls.add_(1)
+        y = self.up(self.norm(self.a(x))).softmax(1)
+        y = functional.adaptive_avg_pool2d(y, 5)
+        return self.fc(y.flatten(1)), x, y
+
+
+FIVE = (
+    "'calls' is changed by the network's forward pass",
+    "'norm' (GroupNorm)",
+    "'up' (ConvTranspose2d)",
+    "softmax in the network (Five)",
+    "all windows must have one size, not those of (24, 24) to (5, 5)",
+    "each output must be computed by the network, not be the image itself",
+)
+
+
+def test_all_that_is_refused_is_named_at_once() -> None:
+    images = torch.randn(4, 3, 8, 8)
+    rules = [("*", Recipe("ssvq", k=4, d=8, n=0, m=0))]
+    found = check_network_form(Five().eval(), rules, images)
+    for line in FIVE:
+        assert sum(line in str(refusal) for refusal in found.refusals) == 1
+    loader = [(images, torch.zeros(4, dtype=torch.long))]
+    calls = (
+        lambda: msvq.calibrate(Five(), images, rules, progress=False),
+        lambda: msvq.finetune(
+            Five(), loader, loader, rules, loss=lambda output, target: output[0].mean(), progress=False
+        ),
+        lambda: integer_graph(Five(), images),
+    )
+    for call in calls:
+        with pytest.raises(FrontEndError) as raised:
+            call()
+        assert raised.value.refusals == found.refusals
+        assert all(line in str(raised.value) for line in FIVE)
+
+
+class Pooled(nn.Module):
+    """What is refused where integers are made of the graph: three poolings on three ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = functional.relu(self.a(x))
+        first = functional.avg_pool2d(y, 3, 2, 1, count_include_pad=False)
+        behind = functional.adaptive_avg_pool2d(first, 3)
+        return {"behind": behind, "most": functional.max_pool2d(y, 2, dilation=2), "again": y, "twice": y}
+
+
+def test_all_that_the_export_refuses_is_named_at_once() -> None:
+    rules = [("*", Recipe("ssvq", k=4, d=8, n=0, m=0))]
+    found = [str(each) for each in check_network_form(Pooled(), rules, torch.randn(4, 3, 8, 8)).refusals]
+    lines = ("count_include_pad must be True", "(4, 4) to (3, 3)", "must have dilation 1", "'again' and 'twice' must")
+    assert len(found) == len(lines)
+    for line in lines:
+        assert sum(line in each for each in found) == 1
 
 
 @pytest.mark.parametrize(
