@@ -22,7 +22,10 @@ def test_presets(name: str) -> None:
         4 if "4-" in name else 8,
     )
     assert config.full_vector_unit == ("-full-" in name)
-    assert ({"tiny": (4, 8), "fpga": (8, 8)}.get(size) or (int(size), int(size))) == (config.H, config.L)
+    assert ({"tiny": (4, 8), "fpga": (8, 8), "500mhz": (64, 64)}.get(size) or (int(size), int(size))) == (
+        config.H,
+        config.L,
+    )
     assert AcceleratorConfig.from_dict(config.to_dict()) == config
     assert AcceleratorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert list(config.to_dict()) == FIELDS
@@ -33,7 +36,8 @@ def test_presets(name: str) -> None:
 
 def test_presets_are_all_variants_at_all_sizes() -> None:
     names = (*VARIANTS, "ews4", "ews-msvq4", "ews-msvq-full")
-    assert set(PRESETS) == {f"{name}-{size}" for name in names for size in (16, 32, 64, "tiny")} | {"ews-msvq-fpga"}
+    others = {"ews-msvq-fpga", "ews-cms-500mhz", "ews-msvq-500mhz"}
+    assert set(PRESETS) == {f"{name}-{size}" for name in names for size in (16, 32, 64, "tiny")} | others
 
 
 @pytest.mark.parametrize("name", PRESETS)
