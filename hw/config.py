@@ -63,7 +63,11 @@ VARIANTS: Mapping[str, Variant] = {
     "ews-cms": Variant(True, True, True, False, "masked vector quantisation (MVQ), sparse tile"),
     "ews-ssvq": Variant(True, False, False, True, "sign-splitting vector quantisation (SSVQ), dense tile"),
     "ews-msvq": Variant(True, True, True, True, "masked and sign-split (MSVQ), sparse tile"),
+    "ws-cms": Variant(True, True, True, False, "weight stationary, masked vector quantisation (MVQ), sparse tile"),
 }
+
+#: Variants that give a PE one weight a layer tile.
+_WEIGHT_STATIONARY = ("ws", "ws-cms")
 
 MASK_DECODERS = ("arithmetic", "table")
 
@@ -432,7 +436,7 @@ class AcceleratorConfig:
     @property
     def tile_weights(self) -> int:
         """Most weights that a layer tile gives a PE, A*B*D: all of the WRF, but 1 in ``ws``; the others wait there."""
-        return 1 if self.variant == "ws" else self.wrf_depth
+        return 1 if self.variant in _WEIGHT_STATIONARY else self.wrf_depth
 
     @property
     def raw_streams(self) -> Mapping[str, int]:
@@ -518,6 +522,8 @@ def _presets() -> dict[str, AcceleratorConfig]:
         # Weights of 4 bits. 2:8 keeps as many weights as 4:16 at equal accuracy, and its positions are shorter.
         "ews4": {"d": 16, "k": 2, "N": 16, "M": 16, "weight_bits": 4},
         "ews-msvq4": {"d": 16, "k": 32, "N": 2, "M": 8, "weight_bits": 4},
+        # MVQ figure 17: the sparse tile and the codebook without the extensions of EWS. The depths are those of ws.
+        "ws-cms": {"d": 16, "k": 512, "N": 4, "M": 16, "wrf_depth": 2, "arf_depth": 2, "prf_depth": 4},
     }
     presets: dict[str, AcceleratorConfig] = {}
     for name, codebook in codebooks.items():
@@ -525,7 +531,7 @@ def _presets() -> dict[str, AcceleratorConfig]:
         for size in (16, 32, 64):
             # MVQ section 5.1: L1 of 128 KB for 16 x 16, 256 KB for the larger ones.
             l1 = (1 << 16) if size == 16 else (1 << 17)
-            if variant == "ws" and size == 64:
+            if variant in _WEIGHT_STATIONARY and size == 64:
                 codebook = {**codebook, "prf_depth": 8}
             # 500 MHz: `make synth` shows the delays. Trees of 64 rows have one register in either case.
             pipeline: dict[str, Any] = {"tree_register_levels": 4, "decoder_registers": 3} if size == 64 else {}

@@ -143,8 +143,7 @@ def random_job(
 
     raw = ""
     if config.features.codebook:
-        room = min(config.arf_depth, config.tile_weights) * (config.N if config.features.sparse else config.M)
-        raw = pick("", "", "sparse", "dense" if room >= config.M else "sparse")
+        raw = pick("", "", "sparse", _most_weights(config))
     step = config.d if config.features.codebook and not raw else 1
     R, S = pick((1, 1), (1, 3), (2, 2), (3, 2), *([(1, 1), (3, 3), (5, 5), (1, 7)] if groups > 2 else []))
     K = step * int(rng.integers(1, groups * config.L // step + 1))
@@ -175,6 +174,12 @@ def random_job(
     )
 
 
+def _most_weights(config: AcceleratorConfig) -> str:
+    """``dense`` if the passes that dense raw weights need have room in a layer tile, else ``sparse``."""
+    room = min(config.arf_depth, config.tile_weights) * (config.N if config.features.sparse else config.M)
+    return "dense" if room >= config.M else "sparse"
+
+
 def _kernels(config: AcceleratorConfig, rng: np.random.Generator) -> list[Job]:
     """Common layers with the best schedule each; channels are multiples of neither H nor L where d allows."""
     H, L = config.H, config.L
@@ -199,7 +204,7 @@ def _raw_kernels(config: AcceleratorConfig, rng: np.random.Generator, K: int) ->
     """Raw weights on a variant that has a codebook; what has zeros at random needs one pass in a sparse tile."""
     if not config.features.codebook:
         return []
-    dense = _job(config, rng, (K + 1, config.H + 2, 3, 3), (8, 7), "raw", raw="dense", padding=(1, 1))
+    dense = _job(config, rng, (K + 1, config.H + 2, 3, 3), (8, 7), "raw", raw=_most_weights(config), padding=(1, 1))
     sparse = _job(config, rng, (K, 2 * config.H, 1, 1), (7, 6), "raw-one-pass", raw="sparse")
     return [dense, sparse]
 
@@ -215,7 +220,7 @@ def _corners(config: AcceleratorConfig, rng: np.random.Generator) -> list[Job]:
     wrapping = -(-(room + 1) // 9)
     jobs.append(_job(config, rng, (L, wrapping, 3, 3), (4, 4), "wraps", values="lowest", masks="first", padding=(1, 1)))
     if config.features.codebook:
-        jobs.append(_job(config, rng, (L, H, 1, 3), (4, 5), "raw-corners", values="corners", raw="dense"))
+        jobs.append(_job(config, rng, (L, H, 1, 3), (4, 5), "raw-corners", values="corners", raw=_most_weights(config)))
     for values in ("lowest", "highest"):
         jobs.append(_job(config, rng, (L, H, 1, 1), (3, 4), f"all-{values}", values=values))
     return jobs

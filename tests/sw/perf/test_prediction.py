@@ -32,7 +32,8 @@ def cycles(program: Program, **latencies: int) -> int:
 def test_traffic_and_operations_are_those_of_the_golden_run(variant: str, size: str) -> None:
     config = PRESETS[f"{variant}-{size}"]
     schedule = Schedule(config.H, config.L) if config.wrf_depth < 6 else Schedule(config.H, config.L, 2, 1, 1, 3)
-    for raw in (False, True):
+    # Layer tiles of ws-cms have no room for the passes of a raw layer.
+    for raw in (False,) if variant == "ws-cms" else (False, True):
         method = "int8" if raw else None
         layer = some_layer(config, (2 * config.L, config.H + 3, 3, 3), method=method, padding=(1, 1), stride=(1, 2))
         program = layer_program(config, layer, 5, 6, None if raw else schedule, raw=raw)
