@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: studies help venv board board-test demo test test-full sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth levers narrow power lint bench docs site clean distclean formal fuzz faults mutants
+.PHONY: studies help venv board board-test demo test test-full sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth papers explore report levers narrow power lint bench docs site clean distclean formal fuzz faults mutants
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -113,6 +113,16 @@ synth: $(READY) ## area of every variant at 16 and 64, of whole accelerators, an
 levers: $(READY) ## what could make the narrow array smaller (PDK=, LIB=): build/synth/levers.*
 	@$(RUN) -m synth.levers $(LIBRARY)
 
+papers: $(READY) ## the papers' tables and ours beside them: docs/papers.md
+	@$(RUN) -m synth.papers
+	@$(RUN) -m tools.papers
+
+explore: $(READY) ## area and cycles of 72 instances at 16 x 16, and the Pareto front: build/explore
+	@$(RUN) -m synth.explore $(LIBRARY) --sweep preset=ews-cms-16,ews-msvq-16 --sweep N:M=2:8,4:16,8:16 --sweep k=32,128,512 --sweep weight_bits=4,8 --sweep word_width=32,64
+
+report: $(READY) ## all results on one page, pictures first: build/report/index.html
+	@$(RUN) -m tools.report
+
 power: $(READY) ## energy of the variants at 16 and 64 from gate-level simulation (PDK=, LIB=): build/synth/power.*
 	@$(RUN) -m synth.power $(LIBRARY)
 
@@ -132,6 +142,7 @@ docs: $(READY) ## draw the pictures, and write the tables of README.md from the 
 	@$(RUN) -m tools.answers
 	@$(RUN) -m tools.tasks
 	@$(RUN) -m tools.comparison
+	@$(RUN) -m tools.papers
 	@$(RUN) -m tools.boards
 	@$(RUN) -m tools.readme
 	@$(RUN) -m tools.first

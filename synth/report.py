@@ -21,6 +21,7 @@ from hw.yosys import yosys_version
 from synth.cache import keep, kept
 from synth.flow import Netlist, Synthesiser
 from synth.liberty import Library
+from synth.papers import values
 
 __all__ = [
     "BLOCKS",
@@ -92,11 +93,14 @@ _MEMORY = re.compile(r"  memory width (\d+) size (\d+) \\mem")
 
 #: MVQ table 7: mm2 at 40 nm of the array with CRF, by variant and array size. The paper has one figure for C and CM.
 PAPER: Mapping[str, Mapping[int, float]] = {
-    "ws": {16: 0.188, 32: 0.734, 64: 2.812},
-    "ews": {16: 0.36, 32: 1.14, 64: 4.236},
-    "ews-c": {16: 0.650, 32: 1.505, 64: 4.776},
-    "ews-cm": {16: 0.650, 32: 1.505, 64: 4.776},
-    "ews-cms": {16: 0.469, 32: 0.828, 64: 2.129},
+    variant: {int(size): area for size, area in values("table 7")[name].items()}
+    for name, variants in {
+        "WS": ("ws",),
+        "EWS": ("ews",),
+        "EWS-C/CM": ("ews-c", "ews-cm"),
+        "EWS-CMS": ("ews-cms",),
+    }.items()
+    for variant in variants
 }
 
 

@@ -69,7 +69,9 @@ COMMANDS = {
     "sw.run": "net.prog",
     "synth": "",
     "synth.choices": "",
+    "synth.explore": "",
     "synth.levers": "",
+    "synth.papers": "",
     "synth.power": "",
     "synth.timing": "",
     "tests.fuzz": "",
@@ -77,13 +79,15 @@ COMMANDS = {
     "tools.first": "",
     "tools.boards": "",
     "tools.comparison": "",
+    "tools.papers": "",
     "tools.pictures": "",
     "tools.readme": "",
+    "tools.report": "",
     "tools.tasks": "",
 }
 
 #: Those that do their work at once, with nothing left to interrupt.
-AT_ONCE = ("hw.bus.register_map", "hw.control.descriptor", "tools.boards", "tools.comparison")
+AT_ONCE = ("hw.bus.register_map", "hw.control.descriptor", "tools.boards", "tools.comparison", "tools.papers")
 
 #: Runs all of them in one process, which has nothing loaded when it begins.
 DRIVER = r"""

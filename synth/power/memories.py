@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hw.config import AcceleratorConfig
+from synth.papers import values
 
 __all__ = ["PAPER_COSTS", "MemoryEnergy", "access_energy", "memory_energy"]
 
@@ -17,7 +18,7 @@ _BY_CAPACITY = {8 << 10: 1250.0, 32 << 10: 2500.0, 1 << 20: 12500.0}
 _VOLTAGE = 0.9
 
 #: MVQ table 8: energy of an access in multiply-accumulates. Here: of a byte.
-PAPER_COSTS: Mapping[str, float] = {"L2": 15.0, "L1": 6.0}
+PAPER_COSTS: Mapping[str, float] = {name: float(values("table 8")[name]) for name in ("L2", "L1")}
 
 
 def access_energy(capacity: int, voltage: float) -> float:

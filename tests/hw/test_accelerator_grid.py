@@ -66,7 +66,7 @@ CORNERS: list[dict[str, object]] = [
     {"variant": "ews-msvq", "H": 4, "L": 8, "d": 8, "N": 8, "M": 8, "post_lanes": 1, "vector_lanes": 1},
     {"variant": "ews-cms", "H": 4, "L": 32, "d": 32, "N": 2, "M": 32, "k": 2, "word_width": 128},
 ]  # fmt: skip
-COUNT = 63
+COUNT = 66
 #: Those of every test run: a layer on the smallest, and a network on one of odd sizes.
 SHORT = (0, 5)
 
