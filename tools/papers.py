@@ -296,7 +296,8 @@ def figure17() -> Rows:
         " of 64 rows"
         " are bound by that bus, so that our EWS hardly gains on WS, and compressed weights gain more than the"
         " paper's.\n"
-        "- The first layer has 3 of 64 channels and 8-bit weights; the last has one position for each weight."
+        "- The first layer has 3 of 64 channels and 8-bit weights, four passes of them on a sparse tile; the"
+        " last has one position for each weight."
         " Whole networks"
         " are what a user waits for; the paper does not say which layers its figure has.\n"
         f"- L2: {places}. Maps that do not fit the paper's 2 MB would spill to DRAM there; here L2 is larger instead.\n"
@@ -456,7 +457,7 @@ def table9() -> Rows:
         f" {peers['S2TA 16 nm']['normalised'] / peers['S2TA 16 nm']['TOPS_W']:.3f}.\n"
         f"- The paper's {values('headlines')['to the best sparse accelerator']} is {half['TOPS_W']} /"
         f" {best['normalised']} ="
-        f" {half['TOPS_W'] / best['normalised']:.2f}: AlexNet at 50 % beside S2TA at 65 nm.\n"
+        f" {half['TOPS_W'] / best['normalised']:.3f}: AlexNet at 50 % beside S2TA at 65 nm.\n"
         f"- {_own_s2ta(best['normalised'])}"
     )
 
