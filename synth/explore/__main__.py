@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from synth.explore.parts import Part, Settings
     from synth.liberty import Library
 
-__all__ = ["main"]
+__all__ = ["json_text", "main"]
 
 _ROOT = Path(__file__).parents[2]
 
@@ -214,6 +214,13 @@ def _gathered(parts: Sequence[Mapping[str, Part]], settings: Settings, options: 
     return found
 
 
+def json_text(report: Mapping[str, Any], last: str) -> str:
+    """A report whose field ``last`` is a list of rows, each on a line of its own."""
+    head = json.dumps({name: value for name, value in report.items() if name != last}, indent=1)[:-2]
+    rows = ",\n".join(json.dumps(row) for row in report[last])
+    return f'{head},\n "{last}": [\n{rows}\n]}}\n'
+
+
 def _write(
     rows: Sequence[Mapping[str, Any]],
     options: argparse.Namespace,
@@ -247,7 +254,7 @@ def _write(
     accuracies = f", accuracies of {study.name} ({study.network})" if study else ""
     text.append(f"{options.network.name}, library {library.name}, Yosys {yosys_version()}, cells alone{accuracies}.")
     texts = {
-        "explore.json": json.dumps(report, indent=1) + "\n",
+        "explore.json": json_text(report, "points"),
         "explore.csv": csv_text(rows),
         "explore.md": "\n".join(text) + "\n",
         "explore.svg": picture(rows, axes, objectives, options.network.stem) + "\n",

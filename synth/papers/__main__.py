@@ -175,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--jobs must be in 1..256, not {options.jobs}")
 
     from hw.generate import source_hash
+    from synth.explore.__main__ import json_text
 
     try:
         folder = writable_folder(options.folder)
@@ -182,10 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if scalesim is None:
             print("scalesim is not installed (pip install 'msvq[papers]'): its column stays empty", file=sys.stderr)
         runs = _runs(options.jobs)
-        # A run a line.
-        lines = ",\n".join(json.dumps(run) for run in runs)
-        head = json.dumps({"hw_sha256": source_hash(), "scalesim": scalesim}, indent=1)[:-2]
-        write_text(folder / "papers.json", f'{head},\n "runs": [\n{lines}\n]}}\n')
+        report = {"hw_sha256": source_hash(), "scalesim": scalesim, "runs": runs}
+        write_text(folder / "papers.json", json_text(report, "runs"))
     except ConfigError as error:
         parser.error(str(error))
     except OSError as error:
