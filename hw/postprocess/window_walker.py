@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from collections.abc import Sequence
+
+from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -17,6 +19,14 @@ __all__ = ["WindowWalker", "tap_layout"]
 def tap_layout(config: AcceleratorConfig) -> data.StructLayout:
     """One word of a window: its address, or that it is outside the tensor, and whether it is the first or the last."""
     return data.StructLayout({"address": range(config.l2_depth), "outside": 1, "first": 1, "last": 1})
+
+
+def _upsampled(upsample: Value, at: Signal, extent: Value, pitch: Signal) -> Value:
+    """The step of the source from one position to the next: where it is upsampled, it goes on at odd ones inside it.
+
+    It does not go on beyond its last.
+    """
+    return Mux(~upsample | (at[0] & ~at[-1] & (at + 1 < extent << 1)), pitch, 0)
 
 
 class WindowWalker(wiring.Component):
@@ -74,8 +84,6 @@ class WindowWalker(wiring.Component):
             (corner_rows, -row_words, corner),
             (corner_columns, -pixel_pitch, corner),
         )
-        product = Signal(range(len(products)))
-        factor, pitch = Signal(16), Signal(range(depth))
         row, first_row, column, first_column = (
             Signal(signed(18), name=name) for name in ("row", "first_row", "column", "first_column")
         )
@@ -114,33 +122,9 @@ class WindowWalker(wiring.Component):
                             *(pointer.eq(given.b_base) for pointer in (b_pixel, b_word)),
                         ]
                     with m.If(pair):
-                        m.d.sync += [
-                            command.kernel_rows.eq(1),
-                            command.kernel_columns.eq(2),
-                            command.stride_rows.eq(1),
-                            command.stride_columns.eq(1),
-                            command.padding_rows.eq(0),
-                            command.padding_columns.eq(0),
-                        ]
+                        self._one_of_each(m, command)
                     m.next = "FACTORS"
-            with m.State("FACTORS"):
-                with m.Switch(product):
-                    for number, (times, of, _) in enumerate(products):
-                        with m.Case(number):
-                            m.d.sync += [factor.eq(times), pitch.eq(of)]
-                m.next = "PRODUCT"
-            with m.State("PRODUCT"):
-                m.d.sync += [factor.eq(factor >> 1), pitch.eq(pitch << 1)]
-                with m.If(factor[0]), m.Switch(product):
-                    for number, (_, _, total) in enumerate(products):
-                        with m.Case(number):
-                            m.d.sync += total.eq(total + pitch)
-                with m.If(factor[1:] == 0):
-                    m.d.sync += product.eq(product + 1)
-                    m.next = "FACTORS"
-                    with m.If(product == len(products) - 1):
-                        m.d.sync += product.eq(0)
-                        m.next = "START"
+            self._add_products(m, products)
             with m.State("START"):
                 m.d.sync += [
                     *(pointer.eq(corner) for pointer in (line, pixel, word, kernel_row, tap)),
@@ -158,14 +142,8 @@ class WindowWalker(wiring.Component):
         line_step, column_step = line_words, column_words
         if full:
             outside = Mux(upsample, zeros & (row[0] | column[0]), outside)
-            # From one position to the next, the source goes on at odd ones inside it, but not beyond its last.
-            line_step, column_step = (
-                Mux(~upsample | (at[0] & ~at[-1] & (at + 1 < extent << 1)), pitch, 0)
-                for at, extent, pitch in (
-                    (first_row, command.rows, line_words),
-                    (first_column, command.columns, column_words),
-                )
-            )
+            line_step = _upsampled(upsample, first_row, command.rows, line_words)
+            column_step = _upsampled(upsample, first_column, command.columns, column_words)
             with m.If(step & ends["channel"]):
                 m.d.sync += [pointer.eq(b_pixel + b_pitch) for pointer in (b_pixel, b_word)]
             with m.Elif(step & ends["kernel_row"]):
@@ -199,3 +177,37 @@ class WindowWalker(wiring.Component):
             with m.Else():
                 m.d.sync += [tap.eq(tap + pixel_pitch), column.eq(column + 1)]
         return m
+
+    def _one_of_each(self, m: Module, command: data.View) -> None:
+        """Windows of one word of each tensor, which lie beside each other as two columns of a kernel."""
+        m.d.sync += [
+            command.kernel_rows.eq(1),
+            command.kernel_columns.eq(2),
+            command.stride_rows.eq(1),
+            command.stride_columns.eq(1),
+            command.padding_rows.eq(0),
+            command.padding_columns.eq(0),
+        ]
+
+    def _add_products(self, m: Module, products: Sequence[tuple[Value, Value, Signal]]) -> None:
+        """States that add each product of a size and a pitch to its sum, a bit of the size a cycle; then START."""
+        product = Signal(range(len(products)))
+        factor, pitch = Signal(16), Signal(range(self.config.l2_depth))
+        with m.State("FACTORS"):
+            with m.Switch(product):
+                for number, (times, of, _) in enumerate(products):
+                    with m.Case(number):
+                        m.d.sync += [factor.eq(times), pitch.eq(of)]
+            m.next = "PRODUCT"
+        with m.State("PRODUCT"):
+            m.d.sync += [factor.eq(factor >> 1), pitch.eq(pitch << 1)]
+            with m.If(factor[0]), m.Switch(product):
+                for number, (_, _, total) in enumerate(products):
+                    with m.Case(number):
+                        m.d.sync += total.eq(total + pitch)
+            with m.If(factor[1:] == 0):
+                m.d.sync += product.eq(product + 1)
+                m.next = "FACTORS"
+                with m.If(product == len(products) - 1):
+                    m.d.sync += product.eq(0)
+                    m.next = "START"
