@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -22,6 +22,11 @@ __all__ = ["PARAMETER_BITS", "OfmapStorer"]
 
 #: Bits of a channel's parameters in the parameter stream: bias, multiplier and shift, of 32 bits each.
 PARAMETER_BITS = 96
+
+
+def _advanced(address: Signal, depth: int) -> Value:
+    """The next address of a ring."""
+    return Mux(address == depth - 1, 0, address + 1)
 
 
 class OfmapStorer(wiring.Component):
@@ -60,9 +65,7 @@ class OfmapStorer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        lanes = config.requantiser_lanes
-        groups = config.L // lanes
-        depth = config.prf_depth * groups
+        lanes, groups, depth = self._sizes()
 
         layout = body_layout(Opcode.OUTPUT, config)
         command, following = Signal(layout), Signal(layout)
@@ -70,55 +73,8 @@ class OfmapStorer(wiring.Component):
         start, finish = Signal(), Signal()
 
         # Parameters: `following` is filled from the stream, then it becomes `command`.
-        m.submodules.parameters = store = Sram(depth, PARAMETERS.size * lanes)
-        m.submodules.unpacker = unpacker = Unpacker(config.word_width, PARAMETER_BITS)
-        wiring.connect(m, wiring.flipped(self.i_parameter), unpacker.i_word)
-        entry = Signal(PARAMETERS)
-        row, row_filled = Signal(PARAMETERS.size * lanes, reset_less=True), Signal()
-        bias, multiplier, shift = (unpacker.o_field.payload.word_select(i, 32) for i in range(3))
-        fill = unpacker.o_field.valid
-        filled = count(m, fill, {"lane": lanes, "group": groups, "vector": following.A})
-        fill_address, write_address, following_base, base = (
-            Signal(range(depth), name=name) for name in ("fill_address", "write_address", "following_base", "base")
-        )
-        loaded = Signal.like(command.A)
-
-        def advanced(address):
-            return Mux(address == depth - 1, 0, address + 1)
-
-        m.d.comb += [
-            unpacker.o_field.ready.eq(1),
-            entry.bias.eq(bias),
-            entry.multiplier.eq(multiplier),
-            entry.shift.eq(shift),
-            store.i_write.eq(row_filled),
-            store.i_write_address.eq(write_address),
-            store.i_write_data.eq(row),
-        ]
-        m.d.sync += [row_filled.eq(fill & filled["lane"]), write_address.eq(fill_address)]
-        with m.If(fill):
-            m.d.sync += row.eq(Cat(row[PARAMETERS.size :], entry))
-            with m.If(filled["lane"]):
-                m.d.sync += fill_address.eq(advanced(fill_address))
-
-        with m.FSM(name="load"):
-            with m.State("IDLE"):
-                m.d.comb += [self.i_command.ready.eq(1), unpacker.i_flush.eq(1)]
-                with m.If(self.i_command.valid):
-                    m.d.sync += following.eq(self.i_command.payload)
-                    m.next = "READY"
-                    with m.If(self.i_command.payload.parameters):
-                        m.next = "ROOM"
-            with m.State("ROOM"), m.If(~running | (loaded + following.A <= config.prf_depth)):
-                m.d.sync += [loaded.eq(following.A), following_base.eq(fill_address)]
-                m.next = "LOAD"
-            with m.State("LOAD"):
-                m.d.comb += unpacker.i_request.eq(1)
-                with m.If(fill & filled["vector"]):
-                    m.next = "READY"
-            with m.State("READY"), m.If(~running):
-                m.d.comb += start.eq(1)
-                m.next = "IDLE"
+        base = Signal(range(depth), name="base")
+        store, following_base = self._load(m, following, running, start)
 
         # Sums into the requantiser: one group of lanes a cycle; if wide, a group four times.
         enable = Signal()
@@ -142,7 +98,7 @@ class OfmapStorer(wiring.Component):
         with m.If(issue & taken["quarter"]):
             m.d.sync += [
                 group.eq(Mux(taken["sums_group"], 0, group + 1)),
-                address.eq(Mux(taken["sums_vector"], base, advanced(address))),
+                address.eq(Mux(taken["sums_vector"], base, _advanced(address, depth))),
             ]
         with m.If(issue & taken["sums_row"]):
             m.d.sync += taking.eq(0)
@@ -189,7 +145,91 @@ class OfmapStorer(wiring.Component):
             with m.If(position_end):
                 m.d.sync += left.eq(command.channels)
 
-        # Words into L2.
+        line, position, word = self._store(m, command, assembler, finish)
+
+        m.d.sync += self.o_done.eq(finish)
+        with m.If(finish):
+            m.d.sync += running.eq(0)
+        with m.If(start):
+            m.d.sync += [
+                running.eq(1),
+                taking.eq(1),
+                command.eq(following),
+                left.eq(following.channels),
+                line.eq(following.l2_base),
+                position.eq(following.l2_base),
+                word.eq(following.l2_base),
+                base.eq(following_base),
+                address.eq(following_base),
+            ]
+        return m
+
+    def _sizes(self) -> tuple[int, int, int]:
+        """Lanes of the requantiser, groups of them in a vector of sums, and groups of parameters that are kept."""
+        lanes = self.config.requantiser_lanes
+        groups = self.config.L // lanes
+        return lanes, groups, self.config.prf_depth * groups
+
+    def _load(self, m: Module, following: data.View, running: Signal, start: Signal) -> tuple[Sram, Signal]:
+        """Takes commands and their parameters, beside the running command; ``start`` once one has all.
+
+        Returns the memory of parameters, and where those of ``following`` begin in it.
+        """
+        config = self.config
+        lanes, groups, depth = self._sizes()
+        m.submodules.parameters = store = Sram(depth, PARAMETERS.size * lanes)
+        m.submodules.unpacker = unpacker = Unpacker(config.word_width, PARAMETER_BITS)
+        wiring.connect(m, wiring.flipped(self.i_parameter), unpacker.i_word)
+        entry = Signal(PARAMETERS)
+        row, row_filled = Signal(PARAMETERS.size * lanes, reset_less=True), Signal()
+        bias, multiplier, shift = (unpacker.o_field.payload.word_select(i, 32) for i in range(3))
+        fill = unpacker.o_field.valid
+        filled = count(m, fill, {"lane": lanes, "group": groups, "vector": following.A})
+        fill_address, write_address, following_base = (
+            Signal(range(depth), name=name) for name in ("fill_address", "write_address", "following_base")
+        )
+        loaded = Signal.like(following.A)
+
+        m.d.comb += [
+            unpacker.o_field.ready.eq(1),
+            entry.bias.eq(bias),
+            entry.multiplier.eq(multiplier),
+            entry.shift.eq(shift),
+            store.i_write.eq(row_filled),
+            store.i_write_address.eq(write_address),
+            store.i_write_data.eq(row),
+        ]
+        m.d.sync += [row_filled.eq(fill & filled["lane"]), write_address.eq(fill_address)]
+        with m.If(fill):
+            m.d.sync += row.eq(Cat(row[PARAMETERS.size :], entry))
+            with m.If(filled["lane"]):
+                m.d.sync += fill_address.eq(_advanced(fill_address, depth))
+
+        with m.FSM(name="load"):
+            with m.State("IDLE"):
+                m.d.comb += [self.i_command.ready.eq(1), unpacker.i_flush.eq(1)]
+                with m.If(self.i_command.valid):
+                    m.d.sync += following.eq(self.i_command.payload)
+                    m.next = "READY"
+                    with m.If(self.i_command.payload.parameters):
+                        m.next = "ROOM"
+            with m.State("ROOM"), m.If(~running | (loaded + following.A <= config.prf_depth)):
+                m.d.sync += [loaded.eq(following.A), following_base.eq(fill_address)]
+                m.next = "LOAD"
+            with m.State("LOAD"):
+                m.d.comb += unpacker.i_request.eq(1)
+                with m.If(fill & filled["vector"]):
+                    m.next = "READY"
+            with m.State("READY"), m.If(~running):
+                m.d.comb += start.eq(1)
+                m.next = "IDLE"
+        return store, following_base
+
+    def _store(
+        self, m: Module, command: data.View, assembler: WordAssembler, finish: Signal
+    ) -> tuple[Signal, Signal, Signal]:
+        """Writes words into L2; returns the addresses of the row, of the position and of the word."""
+        config = self.config
         put = Signal()
         line, position, word = (Signal(range(config.l2_depth), name=name) for name in ("line", "position", "word"))
         words = config.L // config.l2_word
@@ -218,20 +258,4 @@ class OfmapStorer(wiring.Component):
                 m.d.sync += [line.eq(next_line), position.eq(next_line), word.eq(next_line)]
             with m.Elif(stored["word_vector"]):
                 m.d.sync += [position.eq(next_position), word.eq(next_position)]
-
-        m.d.sync += self.o_done.eq(finish)
-        with m.If(finish):
-            m.d.sync += running.eq(0)
-        with m.If(start):
-            m.d.sync += [
-                running.eq(1),
-                taking.eq(1),
-                command.eq(following),
-                left.eq(following.channels),
-                line.eq(following.l2_base),
-                position.eq(following.l2_base),
-                word.eq(following.l2_base),
-                base.eq(following_base),
-                address.eq(following_base),
-            ]
-        return m
+        return line, position, word
