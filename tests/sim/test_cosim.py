@@ -15,7 +15,7 @@ from sim.scenarios import random_activations, random_job, random_layer, run_pres
 from sim.transfers import layer_program
 
 #: One of each kind of tile in every run; all others with ``--full``, and, more of each, in ``make sim``.
-SAMPLED = [x if x in ("ws", "ews", "ews-msvq") else pytest.param(x, marks=pytest.mark.whole) for x in VARIANTS]
+SAMPLED = [x if x in ("ws", "ews-msvq") else pytest.param(x, marks=pytest.mark.whole) for x in VARIANTS]
 
 
 @pytest.mark.parametrize("variant", SAMPLED)

@@ -297,7 +297,9 @@ def test_unit(tmp_path, monkeypatch, capsys) -> None:
     assert any("mask_decoder" in name for name in modules)
 
 
-@pytest.mark.parametrize("damaged", ["", "{}", "half", "changed"])
+@pytest.mark.parametrize(
+    "damaged", ["", *(pytest.param(x, marks=pytest.mark.whole) for x in ("{}", "half", "changed"))]
+)
 @pytest.mark.parametrize("kind", ["il", "json"])
 def test_damaged_caches_heal(kind: str, damaged: str, tmp_path) -> None:
     library, config = generic(), preset("ews-tiny")

@@ -3,9 +3,11 @@ from __future__ import annotations
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,9 +35,16 @@ ROOT = Path(__file__).parents[4]
 JOB = Path(__file__).with_name("training_job.py")
 
 
-def job(*arguments: object, launcher: tuple[str, ...] = (), **environment: str) -> int:
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def job(*arguments: object, **environment: str) -> int:
     return subprocess.run(
-        [sys.executable, *launcher, str(JOB), *map(str, arguments)],
+        [sys.executable, str(JOB), *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -76,9 +85,12 @@ def test_two_threads_give_the_same_bytes(whole: Path, tmp_path: Path) -> None:
 
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     """Each takes half of every batch: the gradients differ from one process's by rounding alone."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     assert job(tmp_path / "one", SHORT="1") == 0
-    assert job(tmp_path / "two", launcher=launcher, SHORT="1") == 0
+    # What torchrun sets; test_several_devices.py has itself.
+    common = {"SHORT": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(job, tmp_path / "two", RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
+    assert [run.result() for run in runs] == [0, 0]
     one, two = state(tmp_path / "one"), state(tmp_path / "two")
     for name in one:
         if one[name].is_floating_point() and "record" not in name:
