@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -23,6 +25,27 @@ __all__ = ["SUM_BITS", "VectorUnit"]
 
 #: Bits of a sum over a window of 255 x 255 int8, and of a multiplier of ADD and its sign with one to spare.
 SUM_BITS = 24
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """What the running command is; MULTIPLY and MERGE where the unit has them. A ``pair`` is kept side by side."""
+
+    add: Signal
+    maximum: Signal
+    pair: Value
+    multiply: Signal | None = None
+    merge: Signal | None = None
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """The word that is combined next, and whether it is the first or the last of its window."""
+
+    word: Signal
+    valid: Signal
+    first: Signal
+    last: Signal
 
 
 class VectorUnit(wiring.Component):
@@ -72,7 +95,7 @@ class VectorUnit(wiring.Component):
         full = config.full_vector_unit
         add, maximum = Signal(), Signal()
         m.d.comb += [add.eq(command.operation == VectorOp.ADD), maximum.eq(command.operation == VectorOp.MAXIMUM)]
-        pair = add  # both words are kept side by side
+        kinds = _Kinds(add, maximum, pair=add)
         if full:
             multiply, merge, load = Signal(), Signal(), Signal()
             m.d.comb += [
@@ -80,7 +103,7 @@ class VectorUnit(wiring.Component):
                 merge.eq(command.operation == VectorOp.MERGE),
                 load.eq(command.operation == VectorOp.TABLE),
             ]
-            pair = add | multiply
+            kinds = _Kinds(add, maximum, add | multiply, multiply, merge)
         given = self.i_command.payload
         word = Signal(range(config.l2_depth))
         start, finish = Signal(), Signal()
@@ -102,99 +125,29 @@ class VectorUnit(wiring.Component):
             with m.If(unscaled):
                 m.d.sync += [command.multiplier_a.eq(1), command.shift.eq(0)]
 
-        # Words from L2: one may be on its way or kept, one more is in `operand`.
-        tap = walker.o_tap
-        flags = Signal(data.StructLayout({"outside": 1, "first": 1, "last": 1}))
-        come, fresh = Signal(), Signal()
-        kept, incoming, operand = (
-            Signal(8 * channels, name=n, reset_less=True) for n in ("kept", "incoming", "operand")
-        )
-        operand_valid, operand_first, operand_last, use = (
-            Signal(name=n) for n in ("operand_valid", "operand_first", "operand_last", "use")
-        )
-        move, room = Signal(), Signal()
-        m.d.comb += [
-            move.eq(come & (~operand_valid | use)),
-            room.eq(~come | move),
-            self.o_l2_read.valid.eq(tap.valid & ~tap.p.outside & room),
-            self.o_l2_read.address.eq(tap.p.address),
-            tap.ready.eq(room & (tap.p.outside | self.o_l2_read.ready)),
-            incoming.eq(Mux(fresh, self.o_l2_read.data, kept)),
-        ]
-        m.d.sync += fresh.eq(self.o_l2_read.valid & self.o_l2_read.ready)
-        with m.If(fresh):
-            m.d.sync += kept.eq(self.o_l2_read.data)
-        with m.If(tap.valid & tap.ready):
-            m.d.sync += [
-                come.eq(1),
-                flags.outside.eq(tap.p.outside),
-                flags.first.eq(tap.p.first),
-                flags.last.eq(tap.p.last),
-            ]
-        with m.Elif(move):
-            m.d.sync += come.eq(0)
-        with m.If(move):
-            outside = Mux(maximum, 0x80, 0)
-            m.d.sync += [
-                operand_valid.eq(1),
-                operand.eq(Mux(flags.outside, Cat(outside[:8] for _ in range(channels)), incoming)),
-                operand_first.eq(flags.first),
-                operand_last.eq(flags.last),
-            ]
-        with m.Elif(use):
-            m.d.sync += operand_valid.eq(0)
-
-        if full:
-            m.submodules.byte_rotator = rotator = ByteRotator(channels)
-            amount = Signal.like(rotator.i_amount)
-            m.d.comb += [rotator.i_word.eq(operand), rotator.i_amount.eq(amount)]
-            with m.If(move):
-                m.d.sync += amount.eq(Mux(flags.first & ~command.rotate_a, 0, command.rotation))
-
-        # Combine. ADD keeps its first word in the lower byte and its second one above it.
-        totals, combined = (
-            [Signal(signed(SUM_BITS), name=f"{name}_{i}", reset_less=name == "total") for i in range(channels)]
-            for name in ("total", "combined")
-        )
-        for channel, (total, result) in enumerate(zip(totals, combined, strict=True)):
-            value = operand.word_select(channel, 8).as_signed()
-            lower = total[:8].as_signed()
-            if full:
-                # The greatest rotation is that of the last channel.
-                mine = operand_first | (channel >= command.rotation if channel < channels - 1 else 1)
-                turned = rotator.o_word.word_select(channel, 8).as_signed()
-                with m.If(merge):
-                    m.d.comb += result.eq(Mux(mine, turned, lower))
-            with (m.Elif if full else m.If)(operand_first):
-                m.d.comb += result.eq(value)
-            with m.Elif(maximum):
-                m.d.comb += result.eq(Mux(value > lower, value, lower))
-            with m.Elif(pair):
-                m.d.comb += result.eq(Cat(lower, value))
-            with m.Else():
-                m.d.comb += result.eq(total + value)
-            with m.If(use):
-                m.d.sync += total.eq(result)
+        use = Signal()
+        operand, turned = self._fetch(m, command, walker.o_tap, maximum, use)
+        totals, combined = self._combine(m, command, kinds, operand, turned, use)
 
         # Scale. The first group of a word comes from `combined`, the others from `totals` afterwards.
         enable, scale = Signal(), Signal()
         group = Signal(range(groups))
         last_group = group == groups - 1
-        ready, ending = operand_valid & enable & ((group == 0) | (last_group & ~operand_last)), operand_last
+        ready, ending = operand.valid & enable & ((group == 0) | (last_group & ~operand.last)), operand.last
         if full:
             m.submodules.lookup_table = table = RegisterFile(TABLE_BYTES, 8, ports=lanes)
             index = Signal(8)
             place = index[: (channels - 1).bit_length()]
             m.d.comb += [
-                table.i_write.eq(operand_valid & load),
+                table.i_write.eq(operand.valid & load),
                 table.i_write_address.eq(index),
-                table.i_write_data.eq(operand.word_select(place, 8)),
+                table.i_write_data.eq(operand.word.word_select(place, 8)),
             ]
             with m.If(start):
                 m.d.sync += index.eq(0)
             with m.Elif(table.i_write):
                 m.d.sync += index.eq(index + 1)
-            ready, ending = Mux(load, operand_valid & (place == channels - 1), ready), operand_last & ~load
+            ready, ending = Mux(load, operand.valid & (place == channels - 1), ready), operand.last & ~load
         m.d.comb += [use.eq(ready), scale.eq((use & ending) | (group != 0))]
         with m.If(enable & scale):
             m.d.sync += group.eq(Mux(last_group, 0, group + 1))
@@ -209,36 +162,12 @@ class VectorUnit(wiring.Component):
         results = []
         for lane in range(lanes):
             factor = factors.word_select(lane, SUM_BITS)
+            result = self._scale(m, platform, lane, factor, command, kinds, enable)
             if full:
-                product = OperandProduct(SUM_BITS)
-                m.submodules[f"operand_product_{lane}"] = shared(product, platform)
-                m.d.comb += [
-                    product.i_enable.eq(enable),
-                    product.i_factor.eq(factor),
-                    product.i_multiply.eq(multiply),
-                ]
-                factor = product.o_factor
-            scaler = Scaler(SUM_BITS)
-            m.submodules[f"scaler_{lane}"] = shared(scaler, platform)
-            m.d.comb += [
-                scaler.i_enable.eq(enable),
-                scaler.i_x0.eq(Mux(add, command.multiplier_a, factor.as_signed())),
-                scaler.i_y0.eq(Mux(add, factor[:8].as_signed(), command.multiplier_a[:16])),
-                scaler.i_x1.eq(Mux(add, command.multiplier_b, factor.as_signed())),
-                scaler.i_y1.eq(Mux(add, factor[8:16].as_signed(), command.multiplier_a[16:].as_signed())),
-                scaler.i_halves.eq(~add),
-                scaler.i_shift.eq(command.shift),
-                scaler.i_low.eq(command.low),
-                scaler.i_high.eq(command.high),
-            ]
-            result = scaler.o_result
-            if full:
-                result = Signal(8, name=f"result_{lane}", reset_less=True)
-                m.d.comb += getattr(table, f"i_address_{lane}").eq(scaler.o_result)
+                scaled, result = result, Signal(8, name=f"result_{lane}", reset_less=True)
+                m.d.comb += getattr(table, f"i_address_{lane}").eq(scaled)
                 with m.If(enable):
-                    m.d.sync += result.eq(
-                        Mux(command.lookup, getattr(table, f"o_data_{lane}"), scaler.o_result.as_unsigned())
-                    )
+                    m.d.sync += result.eq(Mux(command.lookup, getattr(table, f"o_data_{lane}"), scaled.as_unsigned()))
             results.append(result)
 
         # Words into L2.
@@ -272,3 +201,119 @@ class VectorUnit(wiring.Component):
         with m.If(put):
             m.d.sync += word.eq(following)
         return m
+
+    def _fetch(
+        self, m: Module, command: data.View, tap: stream.Interface, maximum: Signal, use: Signal
+    ) -> tuple[_Operand, Value | None]:
+        """Words from L2: one may be on its way or kept, one more is the operand; its bytes turned for MERGE, too."""
+        channels = self.config.l2_word
+        flags = Signal(data.StructLayout({"outside": 1, "first": 1, "last": 1}))
+        come, fresh = Signal(), Signal()
+        kept, incoming, operand = (
+            Signal(8 * channels, name=n, reset_less=True) for n in ("kept", "incoming", "operand")
+        )
+        operand_valid, operand_first, operand_last = (
+            Signal(name=n) for n in ("operand_valid", "operand_first", "operand_last")
+        )
+        move, room = Signal(), Signal()
+        m.d.comb += [
+            move.eq(come & (~operand_valid | use)),
+            room.eq(~come | move),
+            self.o_l2_read.valid.eq(tap.valid & ~tap.p.outside & room),
+            self.o_l2_read.address.eq(tap.p.address),
+            tap.ready.eq(room & (tap.p.outside | self.o_l2_read.ready)),
+            incoming.eq(Mux(fresh, self.o_l2_read.data, kept)),
+        ]
+        m.d.sync += fresh.eq(self.o_l2_read.valid & self.o_l2_read.ready)
+        with m.If(fresh):
+            m.d.sync += kept.eq(self.o_l2_read.data)
+        with m.If(tap.valid & tap.ready):
+            m.d.sync += [
+                come.eq(1),
+                flags.outside.eq(tap.p.outside),
+                flags.first.eq(tap.p.first),
+                flags.last.eq(tap.p.last),
+            ]
+        with m.Elif(move):
+            m.d.sync += come.eq(0)
+        with m.If(move):
+            outside = Mux(maximum, 0x80, 0)
+            m.d.sync += [
+                operand_valid.eq(1),
+                operand.eq(Mux(flags.outside, Cat(outside[:8] for _ in range(channels)), incoming)),
+                operand_first.eq(flags.first),
+                operand_last.eq(flags.last),
+            ]
+        with m.Elif(use):
+            m.d.sync += operand_valid.eq(0)
+
+        turned = None
+        if self.config.full_vector_unit:
+            m.submodules.byte_rotator = rotator = ByteRotator(channels)
+            amount = Signal.like(rotator.i_amount)
+            m.d.comb += [rotator.i_word.eq(operand), rotator.i_amount.eq(amount)]
+            with m.If(move):
+                m.d.sync += amount.eq(Mux(flags.first & ~command.rotate_a, 0, command.rotation))
+            turned = rotator.o_word
+        return _Operand(operand, operand_valid, operand_first, operand_last), turned
+
+    def _combine(
+        self, m: Module, command: data.View, kinds: _Kinds, operand: _Operand, turned: Value | None, use: Signal
+    ) -> tuple[list[Signal], list[Signal]]:
+        """The words of a window into one: sums so far, and with the operand.
+
+        ADD keeps its first word in the lower byte and its second one above it.
+        """
+        channels = self.config.l2_word
+        totals, combined = (
+            [Signal(signed(SUM_BITS), name=f"{name}_{i}", reset_less=name == "total") for i in range(channels)]
+            for name in ("total", "combined")
+        )
+        for channel, (total, result) in enumerate(zip(totals, combined, strict=True)):
+            value = operand.word.word_select(channel, 8).as_signed()
+            lower = total[:8].as_signed()
+            if turned is not None:
+                # The greatest rotation is that of the last channel.
+                mine = operand.first | (channel >= command.rotation if channel < channels - 1 else 1)
+                moved = turned.word_select(channel, 8).as_signed()
+                with m.If(kinds.merge):
+                    m.d.comb += result.eq(Mux(mine, moved, lower))
+            with (m.Elif if turned is not None else m.If)(operand.first):
+                m.d.comb += result.eq(value)
+            with m.Elif(kinds.maximum):
+                m.d.comb += result.eq(Mux(value > lower, value, lower))
+            with m.Elif(kinds.pair):
+                m.d.comb += result.eq(Cat(lower, value))
+            with m.Else():
+                m.d.comb += result.eq(total + value)
+            with m.If(use):
+                m.d.sync += total.eq(result)
+        return totals, combined
+
+    def _scale(
+        self, m: Module, platform: object, lane: int, factor: Value, command: data.View, kinds: _Kinds, enable: Signal
+    ) -> Value:
+        """The scaler of a lane, behind the product of its two bytes where the unit has all functions."""
+        if kinds.multiply is not None:
+            product = OperandProduct(SUM_BITS)
+            m.submodules[f"operand_product_{lane}"] = shared(product, platform)
+            m.d.comb += [
+                product.i_enable.eq(enable),
+                product.i_factor.eq(factor),
+                product.i_multiply.eq(kinds.multiply),
+            ]
+            factor = product.o_factor
+        scaler = Scaler(SUM_BITS)
+        m.submodules[f"scaler_{lane}"] = shared(scaler, platform)
+        m.d.comb += [
+            scaler.i_enable.eq(enable),
+            scaler.i_x0.eq(Mux(kinds.add, command.multiplier_a, factor.as_signed())),
+            scaler.i_y0.eq(Mux(kinds.add, factor[:8].as_signed(), command.multiplier_a[:16])),
+            scaler.i_x1.eq(Mux(kinds.add, command.multiplier_b, factor.as_signed())),
+            scaler.i_y1.eq(Mux(kinds.add, factor[8:16].as_signed(), command.multiplier_a[16:].as_signed())),
+            scaler.i_halves.eq(~kinds.add),
+            scaler.i_shift.eq(command.shift),
+            scaler.i_low.eq(command.low),
+            scaler.i_high.eq(command.high),
+        ]
+        return scaler.o_result
