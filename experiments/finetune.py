@@ -228,6 +228,15 @@ def _file(
     return result
 
 
+def _calibrated(graph: nn.Module, sample: torch.Tensor, device: str) -> nn.Module:
+    """On the device, with ranges of the sample."""
+    graph.to(device)
+    if device.startswith("cuda"):
+        graph.to(memory_format=torch.channels_last)
+    calibrate(graph, sample)
+    return graph
+
+
 def run(
     network: str,
     weights: Path,
@@ -286,11 +295,8 @@ def run(
     errors = _squared_errors(original, layers)
     times["clustering"] = time.perf_counter()
     integer = not isinstance(model, VisionTransformer)
-    graph: nn.Module = quantise_activations(model, sample.cpu()) if integer else quantise_inputs(model)
-    graph.to(device)
-    if device.startswith("cuda"):
-        graph.to(memory_format=torch.channels_last)
-    calibrate(graph, sample)
+    quantised: nn.Module = quantise_activations(model, sample.cpu()) if integer else quantise_inputs(model)
+    graph = _calibrated(quantised, sample, device)
 
     def recalibrate() -> None:
         recalibrate_batch_norm(graph, training_images(train, config, device, limit=RECALIBRATION))

@@ -247,6 +247,27 @@ def _undominated(sizes: Sequence[int], errors: Sequence[float], shared: Sequence
     return kept
 
 
+def _error_weights(
+    sources: Sequence[LayerSource],
+    budget: int,
+    candidates: Sequence[Recipe],
+    sensitivity: Mapping[str, float] | None,
+) -> list[float]:
+    """Weight of each layer's squared error; a CompressError for arguments of :func:`search` that are out of range."""
+    if type(budget) is not int or budget < 1:
+        raise CompressError(f"budget must be an integer of at least 1, not {budget!r}")
+    for recipe in candidates:
+        if recipe.method == "pqf":
+            raise CompressError("candidates must not be of method pqf, which reorders channels of the whole network")
+    if not sources:
+        raise CompressError("the network must have at least one convolution or linear layer, not 0")
+    weights = [1.0 if sensitivity is None else sensitivity.get(source.name, math.nan) for source in sources]
+    for source, weight in zip(sources, weights, strict=True):
+        if not (math.isfinite(weight) and weight >= 0):
+            raise CompressError(f"sensitivity of layer {source.name!r} must be finite and at least 0, not {weight!r}")
+    return weights
+
+
 def search(
     sources: Sequence[LayerSource],
     budget: int,
@@ -299,17 +320,7 @@ def search(
     CompressError
         An argument is out of range, or the budget is too small for the smallest candidates.
     """
-    if type(budget) is not int or budget < 1:
-        raise CompressError(f"budget must be an integer of at least 1, not {budget!r}")
-    for recipe in candidates:
-        if recipe.method == "pqf":
-            raise CompressError("candidates must not be of method pqf, which reorders channels of the whole network")
-    if not sources:
-        raise CompressError("the network must have at least one convolution or linear layer, not 0")
-    weights = [1.0 if sensitivity is None else sensitivity.get(source.name, math.nan) for source in sources]
-    for source, weight in zip(sources, weights, strict=True):
-        if not (math.isfinite(weight) and weight >= 0):
-            raise CompressError(f"sensitivity of layer {source.name!r} must be finite and at least 0, not {weight!r}")
+    weights = _error_weights(sources, budget, candidates, sensitivity)
     tried = list(dict.fromkeys([Recipe("int8"), *candidates]))
     if uniform_bits is not None:
         tried = list(dict.fromkeys(dataclasses.replace(recipe, uniform_bits=uniform_bits) for recipe in tried))

@@ -289,6 +289,23 @@ def _save(path: Path, state: dict[str, Any]) -> None:
     os.replace(file.name, path)
 
 
+def _set_rates(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """The rate of a step, in place where a captured step reads it."""
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate * group["factor"])
+        else:
+            group["lr"] = rate * group["factor"]
+
+
+def _check_own(config: TrainConfig, loss: Loss | None, teacher: nn.Module | None, loader: bool) -> None:
+    """A CompressError where a loss of the user's own, or a loader, meets what they cannot have."""
+    if teacher is not None and (loss is not None or loader):
+        raise CompressError("teacher must be None with a loss of your own or a loader: have the loss ask it")
+    if loss is not None and config.mix:
+        raise CompressError(f"mix must be 0 with a loss of your own, not {config.mix}: it mixes labels, too")
+
+
 def fit(
     model: nn.Module,
     data: ImageData | Batches | Iterable[Any],
@@ -364,10 +381,7 @@ def fit(
     else:
         batches_of = data if isinstance(data, Batches) else Batches(data, model, inputs)
         source = _Loader(batches_of, config, device, world, loss)
-    if teacher is not None and (loss is not None or isinstance(source, _Loader)):
-        raise CompressError("teacher must be None with a loss of your own or a loader: have the loss ask it")
-    if loss is not None and config.mix:
-        raise CompressError(f"mix must be 0 with a loss of your own, not {config.mix}: it mixes labels, too")
+    _check_own(config, loss, teacher, isinstance(source, _Loader))
     steps, per_epoch = config.epochs * source.per_epoch, source.per_epoch
     deterministic()
     torch.set_num_threads(config.threads)
@@ -379,11 +393,8 @@ def fit(
     optimiser = _optimiser(model, config, device)
     path = None if checkpoint is None else Path(checkpoint)
     begin, losses, running = _resumed(path, config, model, optimiser, device)
-    network = model
-    if distributed:
-        network = nn.parallel.DistributedDataParallel(
-            model, device_ids=[device.index] if device.type == "cuda" else None
-        )
+    devices = [device.index] if device.type == "cuda" else None
+    network = nn.parallel.DistributedDataParallel(model, device_ids=devices) if distributed else model
     captured = capture and device.type == "cuda" and not distributed and chosen is None
     advance = source.step(network, optimiser, config, device, captured, source.normalise, teacher, chosen)
     advance.running += running
@@ -398,12 +409,7 @@ def fit(
         for step in range(begin, steps):
             epoch, number = divmod(step, per_epoch)
             batch = next(batches)
-            for group in optimiser.param_groups:
-                rate = config.rate(step, steps) * group["factor"]
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(rate)
-                else:
-                    group["lr"] = rate
+            _set_rates(optimiser, config.rate(step, steps))
             _seed([config.seed, step, rank], device)
             advance(*batch)
             for call in after_step:
@@ -414,10 +420,9 @@ def fit(
                 if not math.isfinite(losses[-1]):
                     raise CompressError(f"loss must be finite, not {losses[-1]} in epoch {epoch}: lower the rate")
             if path is not None and rank == 0 and ((step + 1) % every == 0 or step + 1 == steps):
-                state = {"config": dataclasses.asdict(config), "step": step + 1, "losses": losses}
-                state |= {"running": advance.running, "model": model.state_dict()}
-                state |= {"optimiser": optimiser.state_dict()}
-                _save(path, state)
+                kept = {"config": dataclasses.asdict(config), "step": step + 1, "losses": losses}
+                state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+                _save(path, kept | {"running": advance.running} | state)
             bar.update(task, advance=1)
     return losses
 
