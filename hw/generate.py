@@ -58,8 +58,8 @@ class Generated:
         streams and the layout of a command, of the accelerator its registers.
     kit
         By their endings, the other files that belong to it: lint waivers (``.vlt``), constraints (``.sdc``), a FuseSoC
-        core (``.core``); of the accelerator an IP-XACT component (``.xml``), a C header of the registers (``.h``), a
-        driver and an example.
+        core (``.core``); of the accelerator a C header of the registers (``.h``), a driver, an example and an
+        IP-XACT component (``.xml``).
     """
 
     name: str
@@ -250,7 +250,7 @@ def generate(
         ".core": fusesoc_core(name, top),
     }
     if unit != TOP:
-        kit |= {".xml": ipxact_component(name, top, ports), ".h": register_map.header(), **driver_files(name)}
+        kit |= {".h": register_map.header(), **driver_files(name), ".xml": ipxact_component(name, top, ports)}
     return Generated(name, verilog, rtlil_text, manifest, kit)
 
 
