@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: studies help venv board board-test demo test test-full sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large estimates speed synth papers explore report levers narrow power lint bench docs site clean distclean formal fuzz faults mutants
+.PHONY: studies help venv board board-test demo test test-full sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large odd estimates speed synth papers explore report levers narrow power lint bench docs site clean distclean formal fuzz faults mutants
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -74,6 +74,9 @@ deit: $(READY) ## the linear layers of DeiT-tiny on the RTL of ews-ssvq-32, rand
 
 vit: $(READY) ## DeiT-tiny whole, attention and the host's hand-over among it, on the RTL of ews-ssvq-32, random weights
 	@$(RUN) -m sim.networks vit --output docs/results
+
+odd: $(READY) ## odd but ordinary networks, from torch's graph to the RTL, bit for bit: ten minutes
+	@$(RUN) -m sim.networks.odd --output docs/results
 
 estimates: $(READY) ## the estimate of sw.perf beside the RTL's counters, layer by layer
 	@$(RUN) -m sim.networks.estimates --output docs/results

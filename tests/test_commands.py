@@ -49,6 +49,7 @@ COMMANDS = {
     "sim.accelerator": "a b c",
     "sim.networks": "resnet20",
     "sim.networks.estimates": "",
+    "sim.networks.odd": "",
     "sim.networks.speed": "",
     "sw.compiler": "net.msvq -o out.prog",
     "sw.compiler list": "net.prog",

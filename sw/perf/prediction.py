@@ -173,8 +173,8 @@ class _Model:
         self.channels[name].requests.append([address, words])
         self.ask()
 
-    def ask(self) -> None:
-        """Ask for bursts, channel by channel in turn, as long as their FIFOs have space."""
+    def ask(self, later: int = 0) -> None:
+        """Ask for bursts, channel by channel in turn, as long as their FIFOs have space; so many cycles later."""
         config, kernel, channels = self.config, self.kernel, self.turns
         border = 4096 // self.word_bytes
         longest = min(config.burst_words, border)
@@ -196,7 +196,7 @@ class _Model:
             channel.left -= length
             channel.address += length
             channel.free -= length
-            issue = max(kernel.now, self.next_burst)
+            issue = max(kernel.now + later, self.next_burst)
             self.next_burst = issue + 2
             first = max(issue + self.t.request + self.t.read, self.bus)
             self.bus = first + length
@@ -210,7 +210,7 @@ class _Model:
         if words := channel.bits // width - before // width:
             channel.free += words
             if channel.left or channel.requests:
-                self.ask()
+                self.ask(self.t.space)
 
     def drop(self, channel: FetchChannel, bits: int) -> None:
         """Take bits that are there."""
@@ -322,7 +322,8 @@ class _Model:
             yield begin + cost.setup
             yield from self.l2.use(cost.cycles, cost.reads)
             yield self.kernel.now + vector_latency(config, fields, self.t.vector)
-            cycles = round(self.kernel.now - begin)
+            # The unit is busy from the cycle after the one in which it takes the command.
+            cycles = round(self.kernel.now - begin) - 1
             self.count(fields, l2_reads=cost.reads, l2_writes=cost.writes, vector_cycles=cycles)
             self.happens(fields, "vectored", self.kernel.now)
 

@@ -43,6 +43,8 @@ class Latencies:
         From the address of a burst to its response.
     request
         From the command of a transfer to the address on the bus, and from the bus back to the consumer.
+    space
+        From a word that leaves a full FIFO to the request of a burst in its place.
     decode
         Of a descriptor beside its words: checks and hand-over.
     queue
@@ -62,6 +64,7 @@ class Latencies:
     read: int = 32
     write: int = 32
     request: int = 6
+    space: int = 1
     decode: int = 6
     queue: int = 3
     event: int = 1

@@ -41,18 +41,14 @@ def vector_cost(config: AcceleratorConfig, fields: Mapping[str, int]) -> VectorC
     setup = 2 + sum(1 + max(1, factor.bit_length()) for factor in given.values())
     if fields["operation"] == VectorOp.TABLE:
         return VectorCost(setup, TABLE_BYTES, fields["pixel_words"], 0)
-    if fields["operation"] in (VectorOp.ADD, VectorOp.MULTIPLY):
-        taps, reads = 2, 2 * outputs
-    elif fields["operation"] == VectorOp.MERGE:
-        taps = fields["kernel_columns"]
+    taps = _taps(fields)
+    if fields["operation"] in (VectorOp.ADD, VectorOp.MULTIPLY, VectorOp.MERGE):
         reads = taps * outputs
     elif upsample:
         # Of zeros between rows and columns nothing is read.
-        taps = 1
         reads = outputs if upsample == 1 else -(-fields["height"] // 2) * -(-fields["width"] // 2)
         reads *= fields["pixel_words"] if upsample == 2 else 1
     else:
-        taps = fields["kernel_rows"] * fields["kernel_columns"]
         reads = fields["pixel_words"]
         for axis, extent in (("rows", fields["height"]), ("columns", fields["width"])):
             start = np.arange(extent) * fields[f"stride_{axis}"] - given[f"padding_{axis}"]
@@ -62,7 +58,28 @@ def vector_cost(config: AcceleratorConfig, fields: Mapping[str, int]) -> VectorC
 
 
 def vector_latency(config: AcceleratorConfig, fields: Mapping[str, int], basic: int) -> int:
-    """Cycles from a command's last tap to its last word in L2, or in the table; ``basic`` without the functions."""
+    """Cycles from the last of :func:`vector_cost`'s to a command's last word in L2, or in the table.
+
+    Parameters
+    ----------
+    config, fields
+        As for :func:`vector_cost`; without fields, for a window of several words.
+    basic
+        Of an instance with the basic functions, and a window of several words.
+    """
     if fields.get("operation") == VectorOp.TABLE:
         return _TABLE_END
+    if _taps(fields) == 1 or config.l2_word == config.vector_unit_lanes:
+        # The last word is scaled in the cycles that are counted; else its last group comes a cycle behind them.
+        basic -= 1
     return basic + (_FULL_STAGES if config.full_vector_unit else 0)
+
+
+def _taps(fields: Mapping[str, int]) -> int:
+    """Words of L2 that make a word of the result; 0 without fields."""
+    if fields.get("operation") in (VectorOp.ADD, VectorOp.MULTIPLY):
+        return 2
+    columns = fields.get("kernel_columns", 0)
+    if fields.get("operation") == VectorOp.MERGE:
+        return columns
+    return 1 if fields.get("upsample", 0) else fields.get("kernel_rows", 0) * columns

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from hw.config import preset
 from sim.accelerator.model import accelerator_runner
 from sim.accelerator.run import Bus, Job, run_jobs
+from sim.networks.odd import MODEL, instance
 from sw.compiler.compile import compile_network
 from sw.executor import execute
 from sw.perf.prediction import predict
 from sw.perf.timing import measured
 from tests.sw.gated_networks import GATED
 
-CONFIG = dataclasses.replace(preset("ews-msvq-full-tiny"), psum_width=26, l2_bytes=1 << 16)
+CONFIG = instance()
 SHAPE = (3, 8, 12)
 
 
@@ -37,7 +35,7 @@ def test_every_byte_and_the_cycles() -> None:
             programs.append(program)
             expected.append(result.memory)
             jobs.append(Job(start.tobytes(), program.descriptors, program.descriptor_count, program.base, bus))
-    runner = accelerator_runner(CONFIG, "gated-networks", quick=True)
+    runner = accelerator_runner(CONFIG, MODEL, quick=True)
     outcomes = run_jobs(runner, jobs, "gated")
     for program, outcome, golden in zip(programs, outcomes, expected, strict=True):
         assert outcome.done

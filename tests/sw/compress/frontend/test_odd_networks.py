@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from hw.config import preset
+from sim.networks.odd_networks import ODD, Odd
 from sw.compiler.compile import compile_network
 from sw.compiler.graph import CompileError
 from sw.compress.methods import Recipe
@@ -19,7 +20,6 @@ from sw.compress.training.prepare import prepare
 from sw.executor import run_program
 from sw.network import read_network
 from tests.sw.compress.frontend.networks import outcome
-from tests.sw.compress.frontend.odd_networks import ODD, Odd
 
 CONFIG = dataclasses.replace(preset("ews-tiny"), vector_unit_functions="full", psum_width=24)
 
