@@ -1,8 +1,8 @@
 """``python -m sim.networks.estimates``: the estimate of ``sw.perf`` beside what the RTL's counters have said.
 
 Takes the reports ``networks-*.json`` of ``python -m sim.networks``, and writes ``networks-estimates.json`` and ``.md``:
-cycles of every layer, and the time that an estimate takes. ResNet-20 is the project's containers, the other networks
-are the shapes in ``sim/networks/shapes``.
+cycles of every layer, and the time that an estimate takes. ResNet-20 is the project's containers, those of
+:mod:`sim.networks.gated` are made anew, the other networks are the shapes in ``sim/networks/shapes``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 __all__ = ["compare", "main", "markdown"]
 
 SHAPES = Path(__file__).parent / "shapes"
-NETWORKS = ("resnet20", "resnet18", "resnet18-64", "deit-tiny", "efficientnet-lite0")
+NETWORKS = (
+    "resnet20",
+    "resnet18",
+    "resnet18-64",
+    "deit-tiny",
+    "efficientnet-lite0",
+    "u-net",
+    "mobilenet-v3",
+    "efficientnet",
+    "detector",
+)
 #: Layers that are further from the RTL are listed.
 LISTED = 0.01
 #: Estimates of which the fastest is timed.
@@ -33,9 +43,15 @@ TIMED = 5
 
 
 def _network(report: dict[str, Any], config: AcceleratorConfig) -> Network:
-    from sim.networks.workloads import CONTAINERS
+    from sim.networks.gated import GATED
+    from sim.networks.workloads import CONTAINERS, random_gated
+    from sw.compiler.lowering import lower
+    from sw.perf.estimate import Network
     from sw.perf.shapes import read_workload
 
+    if report["network"] in GATED:
+        network, images = random_gated(report["network"], config, False)
+        return Network(lower(network, (images.shape[1], images.shape[2], images.shape[3])))
     path = SHAPES / f"{report['network'].removesuffix('-64')}.json"
     if not path.exists():
         # The container that ran: its name comes first.

@@ -1,10 +1,10 @@
 """``python -m sim.networks.odd``: odd but ordinary networks, from torch's fake-quantised graph to the RTL.
 
-Each network of :mod:`sim.networks.odd_networks` is compressed twice, with weights of 8 bits and with codewords, and
-goes through everything: its fake-quantised graph beside the integers of its file, those beside the golden executor's
-results of the compiled program, and these beside DRAM after a run of the RTL, byte by byte: once with a bus that stalls
-and every layer's result stored, and once with one that does not, for the cycles. A network that the front end refuses
-must be one of those that say so. Writes ``networks-odd.json`` and ``.md``.
+Each network of :mod:`sim.networks.odd_networks` and :mod:`sim.networks.more_odd_networks` is compressed twice, with
+weights of 8 bits and with codewords, and goes through everything: its fake-quantised graph beside the integers of its
+file, those beside the golden executor's results of the compiled program, and these beside DRAM after a run of the RTL,
+byte by byte: once with a bus that stalls and every layer's result stored, and once with one that does not, for the
+cycles. A network that the front end refuses must be one of those that say so. Writes ``networks-odd.json`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,29 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hw.command_line import Parser, interruptible, writable_folder
 from hw.config import AcceleratorConfig, preset
 
-__all__ = ["BASE", "SETTINGS", "Chain", "OddError", "instance", "main", "markdown", "methods", "prepared", "run_chains"]
+if TYPE_CHECKING:
+    from sim.networks.odd_networks import Odd
+
+__all__ = [
+    "BASE",
+    "SETTINGS",
+    "Chain",
+    "OddError",
+    "instance",
+    "main",
+    "markdown",
+    "methods",
+    "networks",
+    "prepared",
+    "run_chains",
+]
 
 #: The instance that runs all of them: the smallest preset with all functions, and room for maps of 33 x 29 and for
 #: sums of dense random weights.
@@ -62,6 +77,14 @@ class Chain:
     rounded: float = 0.0
 
 
+def networks() -> dict[str, Odd]:
+    """All odd networks, by name."""
+    from sim.networks.more_odd_networks import MORE
+    from sim.networks.odd_networks import ODD
+
+    return ODD | MORE
+
+
 def instance() -> AcceleratorConfig:
     """The instance."""
     return preset(BASE).override(list(SETTINGS))
@@ -86,7 +109,6 @@ def prepared(name: str, method: str, recipe: Any, config: AcceleratorConfig) -> 
     sw.compress.methods.CompressError
         The graph and the integers differ by more than rounding explains.
     """
-    from sim.networks.odd_networks import ODD
     from sw.compiler.compile import compile_network
     from sw.compress.methods import CompressError
     from sw.compress.training.comparison import compare_file
@@ -95,7 +117,7 @@ def prepared(name: str, method: str, recipe: Any, config: AcceleratorConfig) -> 
     from sw.executor import execute
     from sw.network import read_network, write_network
 
-    model, images = ODD[name].network()
+    model, images = networks()[name].network()
     shape = (images.shape[1], images.shape[2], images.shape[3])
     try:
         graph, reason = prepare(model, [("*", recipe)], images.clone(), progress=False)
@@ -154,7 +176,7 @@ def run_chains(config: AcceleratorConfig, chains: Sequence[Chain]) -> list[dict[
             checks.append(check_memory(program, memory, golden))
         program = chain.programs[1]
         timings = measured(program, memory), predict(program)
-        layers = [
+        layers: list[dict[str, Any]] = [
             {"layer": rtl.name, "cycles": rtl.counters["cycles"], "model": model.counters["cycles"]}
             for rtl, model in zip(*timings, strict=True)
         ]
@@ -223,11 +245,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
 
-    from sim.networks.odd_networks import ODD
-
-    names = options.networks or list(ODD)
-    if unknown := [name for name in names if name not in ODD]:
-        parser.error(f"argument NETWORK: must be one of {', '.join(map(repr, ODD))}, not {unknown[0]!r}")
+    known = networks()
+    names = options.networks or list(known)
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"argument NETWORK: must be one of {', '.join(map(repr, known))}, not {unknown[0]!r}")
 
     from rich.console import Console
     from rich.progress import Progress
@@ -266,9 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add(name: str, config: AcceleratorConfig, chains: list[Chain], refused: dict[str, str]) -> None:
     """Prepare a network with weights of each method; or say why it is refused, if that is as it should be."""
-    from sim.networks.odd_networks import ODD
-
-    expected = ODD[name].refused
+    expected = networks()[name].refused
     for method, recipe in methods(config).items():
         chain = prepared(name, method, recipe, config)
         if isinstance(chain, Chain) != (not expected) or (isinstance(chain, str) and expected not in chain):

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 __all__ = ["ODD", "Odd", "OddNet"]
 
 WIDTH = 8
-Body = Callable[["OddNet", Tensor], Any]
+# Of the network, with any modules.
+Body = Callable[[Any, Tensor], Any]
 
 
 class OddNet(nn.Module):
@@ -154,33 +155,33 @@ class UNet(nn.Module):
         return F.relu(self.up(torch.cat([x, high], 1)))
 
 
-def residual(n: OddNet, x: Tensor) -> Tensor:
+def residual(n: Any, x: Tensor) -> Tensor:
     """Pre-activation."""
     return x + n.b(F.relu(n.m(n.a(x))))
 
 
-def dense(n: OddNet, x: Tensor) -> Tensor:
+def dense(n: Any, x: Tensor) -> Tensor:
     """Two layers of a dense block (DenseNet): norm and ReLU before each convolution."""
     first = n.a(F.relu(n.m(x)))
     both = torch.cat([x, first], 1)
     return torch.cat([both, n.b(F.relu(n.norm(both)))], 1)
 
 
-def c2f(n: OddNet, x: Tensor) -> Tensor:
+def c2f(n: Any, x: Tensor) -> Tensor:
     """A block of YOLOv8: chunks, of which one goes on, and all are concatenated."""
     y = list(F.silu(n.a(x)).chunk(2, 1))
     y.append(F.silu(n.b(y[-1])))
     return F.silu(n.m(torch.cat(y, 1)))
 
 
-def spp(n: OddNet, x: Tensor) -> Tensor:
+def spp(n: Any, x: Tensor) -> Tensor:
     """Pooled, pooled again, and all of it (SPPF): of one scale."""
     y = F.relu(n.a(x))
     z = F.max_pool2d(y, 3, 1, 1)
     return n.b(torch.cat([y, z, F.max_pool2d(z, 3, 1, 1)], 1))
 
 
-def pooled(n: OddNet, x: Tensor) -> Tensor:
+def pooled(n: Any, x: Tensor) -> Tensor:
     """Squeezed behind pooling, by and by."""
     return F.adaptive_avg_pool2d(n.a(x), 1).squeeze(-1).squeeze(-1)
 

@@ -79,7 +79,7 @@ def _summary(config: AcceleratorConfig, run: Run) -> dict[str, Any]:
         apart = {
             timing.name: model.counters["cycles"] / timing.counters["cycles"] - 1
             for timing, model in zip(run.rtl, run.model, strict=True)
-            if timing.macs
+            if timing.macs and timing.counters["cycles"]
         }
         worst = max(apart, key=lambda name: abs(apart[name]))
         found["model_worst"] = {"layer": worst, "apart": apart[worst]}

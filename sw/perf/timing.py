@@ -27,6 +27,8 @@ __all__ = [
 #: What the array's cycles are lost to, and the counter of each.
 CAUSES = {"weights": "wait_weights", "activations": "wait_activations", "sums": "wait_psums"}
 
+_CYCLES = list(COUNTERS).index("cycles")
+
 #: Bits of a channel's requantisation parameters.
 PARAMETER_BITS = 96
 
@@ -111,6 +113,8 @@ def traffic_bytes(config: AcceleratorConfig, counters: Mapping[str, int]) -> dic
 def measured(program: Program, memory: NDArray[np.uint8]) -> list[LayerTiming]:
     """What the RECORDs of a run say: the counters of each layer that has one, without those before it.
 
+    A layer that ends before the one in front of it adds nothing, as in :func:`sw.perf.prediction.predict`.
+
     Parameters
     ----------
     program
@@ -118,16 +122,21 @@ def measured(program: Program, memory: NDArray[np.uint8]) -> list[LayerTiming]:
     memory
         DRAM from the program's base on, after the run.
     """
-    timings = []
+    timings: list[LayerTiming] = []
     before = np.zeros(len(COUNTERS), np.uint32)
     for layer in program.layers:
         if layer.record is None:
             continue
         start = layer.record - program.base
         counts = np.frombuffer(memory[start : start + BYTES].tobytes(), "<u4").astype(np.uint32)
-        own = (counts - before).tolist()  # modulo 2**32, as the counters
-        timings.append(LayerTiming(layer.name, layer.operation, layer.macs, dict(zip(COUNTERS, own, strict=True))))
-        before = counts
+        own = counts - before  # modulo 2**32, as the counters
+        if timings and own[_CYCLES] >> 31:
+            # It has ended before the layer in front of it: all that it adds is counted there.
+            own[:] = 0
+        else:
+            before = counts
+        counters = dict(zip(COUNTERS, own.tolist(), strict=True))
+        timings.append(LayerTiming(layer.name, layer.operation, layer.macs, counters))
     return timings
 
 

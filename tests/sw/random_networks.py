@@ -8,10 +8,10 @@ from math import gcd
 
 import numpy as np
 
-from hw.config import VARIANTS, AcceleratorConfig, ConfigError
+from hw.config import VARIANTS, VECTOR_UNIT_FUNCTIONS, AcceleratorConfig, ConfigError
 from sw.compress.export.scales import fixed_point
 from sw.format.layer import Requantisation
-from sw.network import Network
+from sw.network import Network, Output, parse_operations
 from sw.network.spatial import pooled_size
 from tests.sw.networks import Builder
 
@@ -48,7 +48,9 @@ def random_instance(rng: random.Random, most: int = 1 << 16) -> AcceleratorConfi
             continue
         size = config.H * config.L
         if size <= most:
-            return config
+            # Drawn apart, so that all else is as it was before there was this field.
+            functions = random.Random(f"functions {config}").choice(VECTOR_UNIT_FUNCTIONS)
+            return dataclasses.replace(config, vector_unit_functions=functions)
 
 
 class _Growth:
@@ -58,6 +60,7 @@ class _Growth:
         self.rng, self.random, self.config = np.random.default_rng(seed), random.Random(seed), config
         self.builder = Builder(self.rng, config)
         r = self.random
+        self.constants: dict[str, np.ndarray] = {}
         self.shapes: list[Shape] = [(r.choice([1, 2, 3, 3, 4, 5, 17]), r.randint(1, 14), r.randint(1, 14))]
         self.builder.operations[0]["shape"] = list(self.shapes[0])
 
@@ -151,6 +154,9 @@ class _Growth:
         maps = [number for number, shape in enumerate(self.shapes) if len(shape) == 3]
         source = maps[-1] if r.random() < 0.7 else r.choice(maps)
         shape = C, rows, columns = self.shapes[source]
+        if self.config.full_vector_unit and r.random() < 0.5:
+            self.grow_full(source)
+            return
         kind = r.choice(
             [*["convolution"] * 6, "maximum", "average", "add", "add", "double", "range", "shortcut", "pad"]
         )
@@ -189,8 +195,54 @@ class _Growth:
             size = (C + before + after, -(-rows // stride), -(-columns // stride))
             self.op(kind, source, shape=size, stride=stride, before=before, after=after)
 
+    def table(self, source: int) -> int:
+        """A random function of a value."""
+        name = f"table {len(self.shapes)}"
+        self.constants[name] = self.rng.integers(-128, 128, 256).astype(np.int8)
+        return self.op("table", source, shape=self.shapes[source], table=name)
+
+    def product(self, *sources: int) -> int:
+        """Of two values: the first gives the shape."""
+        multiplier = self.random.choice([1, 3, -1, 200, -(1 << 15), (1 << 22) - 1])
+        shift = 7 + abs(multiplier).bit_length() - self.random.randint(0, 2)
+        fields = {"multiplier": multiplier, "shift": shift}
+        return self.op("multiply", *sources, shape=self.shapes[sources[0]], **fields, **self.ranged())
+
+    def grow_full(self, source: int) -> None:
+        """One more operation of those that need all functions of the vector unit."""
+        r, (C, rows, columns) = self.random, self.shapes[source]
+        kind = r.choice(["table", "concatenate", "concatenate", "slice", "upsample", "product", "gate"])
+        if kind == "table":
+            self.table(source)
+        elif kind == "concatenate":
+            same = [n for n, shape in enumerate(self.shapes) if len(shape) == 3 and shape[1:] == (rows, columns)]
+            parts = [source, *(r.choice(same) for _ in range(r.choice([1, 1, 2, 3])))]
+            r.shuffle(parts)
+            channels = sum(self.shapes[part][0] for part in parts)
+            if channels <= 120:
+                self.op(kind, *parts, shape=(channels, rows, columns))
+        elif kind == "slice":
+            start = r.randrange(C)
+            stop = r.randint(start + 1, C)
+            self.op(kind, source, shape=(stop - start, rows, columns), start=start, stop=stop)
+        elif kind == "upsample" and rows * columns <= 100:
+            mode = r.choice(["nearest", "bilinear", "zeros"])
+            self.op(kind, source, shape=(C, 2 * rows, 2 * columns), mode=mode)
+        elif kind == "product":
+            same = [number for number, shape in enumerate(self.shapes) if shape == (C, rows, columns)]
+            self.product(source, r.choice(same))
+        elif kind == "gate":
+            shift = 30 + r.randint(0, (rows * columns).bit_length())
+            pooled = self.op("average", source, shape=(C, 1, 1), multiplier=1 << 30, shift=shift)
+            if r.random() < 0.5:
+                pooled = self.op("flatten", pooled, shape=(C,))
+            self.product(source, self.table(pooled))
+
     def end(self) -> Network | None:
-        """All values that no one reads yet go into the logits. None if that cannot be."""
+        """All values that no one reads yet go into the logits. None if that cannot be.
+
+        With all functions, some values are outputs of their own.
+        """
         r = self.random
         read = {source for operation in self.builder.operations for source in operation.get("in", ())}
         hidden = r.choice([3, self.config.d, 2 * self.config.d, 10])
@@ -216,8 +268,14 @@ class _Growth:
         if not self.fits(hidden):
             return None
         raw = r.random() < 0.6
-        self.layer(x, (classes, hidden, 1, 1), (classes,), kind="linear", op="logits", raw=raw)
-        return self.builder.network()
+        number = self.layer(x, (classes, hidden, 1, 1), (classes,), kind="linear", op="logits", raw=raw)
+        if not self.config.full_vector_unit:
+            return self.builder.network()
+        own = [value for value, each in enumerate(self.builder.operations) if each["op"] in ("layer", "table")]
+        others = r.sample(own, min(len(own), r.choice([0, 0, 1, 2])))
+        outputs = tuple(Output(value, f"output {value}") for value in [*others, number])
+        operations = parse_operations(self.builder.operations)
+        return Network(self.builder.layers, operations, 0.05, outputs=outputs, constants=self.constants)
 
 
 def random_network(seed: int, config: AcceleratorConfig, operations: int = 8) -> Network | None:

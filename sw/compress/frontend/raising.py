@@ -221,8 +221,10 @@ class _Raiser(ValueRaiser):
             return Expanded(self.tensor(node.args[0]), shape_of(node.args[0]) or ())
         if target is _aten.prelu.default:
             return self.prelu(node)
-        if target is _aten.mean.dim:
+        if target in (_aten.mean.dim, _aten.sum.dim_IntList):
             return self.mean(node)
+        if target is _aten.glu.default:
+            return self.glu(node)
         if target in (_aten.amax.default, _aten.adaptive_max_pool2d.default):
             return self.largest(node)
         if target is _aten.max_pool2d_with_indices.default:

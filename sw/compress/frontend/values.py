@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf, prod
 from typing import Any, cast
 
@@ -38,6 +38,8 @@ ARITHMETIC = (
     _aten.add.Scalar,
     _aten.sub.Tensor,
     _aten.sub.Scalar,
+    _aten.rsub.Tensor,
+    _aten.rsub.Scalar,
     _aten.mul.Tensor,
     _aten.mul.Scalar,
     _aten.div.Tensor,
@@ -136,14 +138,18 @@ class ValueRaiser(Raiser):
         alpha = self.number(node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1))
         if "rounding_mode" in node.kwargs:
             return self.function(cast(Any, node.target), node)
-        a, b = (self.value(each) for each in node.args[:2])
-        shapes = [shape_of(each) for each in node.args[:2]]
+        given = list(node.args[:2])
+        if name == "rsub":
+            # The second without the first, which alpha belongs to.
+            name, given = "sub", given[::-1]
+        a, b = (self.value(each) for each in given)
+        shapes = [shape_of(each) for each in given]
         plain = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv}[name]
         if isinstance(a, Constant | int | float) or isinstance(b, Constant | int | float):
-            return self.with_constant(node, name, plain, alpha)
+            return self.with_constant(node, given, name, plain, alpha)
         if name == "mul":
             return self.product(node)
-        a, b = self.tensor(node.args[0]), self.tensor(node.args[1])
+        a, b = self.tensor(given[0]), self.tensor(given[1])
         if shapes[0] != shapes[1]:
             what = {"add": "add", "sub": "subtract"}.get(name, "divide")
             raise Refused(
@@ -156,9 +162,11 @@ class ValueRaiser(Raiser):
             return self.graph.call_function(operator.add, (a, self.graph.call_function(operator.neg, (b,))))
         return self.graph.call_function(plain, (a, b))
 
-    def with_constant(self, node: fx.Node, name: str, plain: Callable[..., Any], alpha: Any) -> fx.Node:
+    def with_constant(
+        self, node: fx.Node, operands: Sequence[Any], name: str, plain: Callable[..., Any], alpha: Any
+    ) -> fx.Node:
         """Arithmetic of a value and a number, or of a map and a number for each of its channels."""
-        first, second = node.args[:2]
+        first, second = operands
         swapped = isinstance(self.value(first), Constant | int | float)
         values, given = self.tensor(second if swapped else first), self.number(first if swapped else second)
         if isinstance(given, int | float):
@@ -269,13 +277,27 @@ class ValueRaiser(Raiser):
         return result if node.target is _aten.amax.default else (result, None)  # type: ignore[return-value]
 
     def mean(self, node: fx.Node) -> fx.Node:
-        rank = len(shape_of(node.args[0]) or ())
+        """The mean over rows and columns, or their sum, which is as many means."""
+        shape = shape_of(node.args[0]) or ()
+        rank, total = len(shape), node.target is _aten.sum.dim_IntList
         axes = sorted(axis % rank for axis in cast(list[int], node.args[1] or range(rank)))
         keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
         if rank != 4 or axes != [2, 3]:
-            raise Refused(f"over axes {axes} {REASON}", "take the mean over rows and columns")
+            raise Refused(
+                f"over axes {axes} {REASON}", f"take the {'sum' if total else 'mean'} over rows and columns"
+            )
         mean = self.graph.call_function(functional.adaptive_avg_pool2d, (self.tensor(node.args[0]), 1))
+        if total:
+            mean = self.graph.call_function(operator.mul, (mean, prod(shape[2:])))
         return mean if keep else self.features(mean, (1, 1, 1, 1))
+
+    def glu(self, node: fx.Node) -> fx.Node:
+        """The first half of the channels, gated by the sigmoid of the second."""
+        shape = shape_of(node.args[0]) or ()
+        axis = cast(int, node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", -1))
+        half = shape[axis] // 2
+        first, second = (self.channels(node, axis, start, half) for start in (0, half))
+        return self.graph.call_function(operator.mul, (first, self.graph.call_function(torch.sigmoid, (second,))))
 
     def pad(self, node: fx.Node) -> fx.Node:
         given = dict(zip(("pad", "mode", "value"), node.args[1:], strict=False))

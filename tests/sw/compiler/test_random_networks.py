@@ -28,13 +28,13 @@ SEEDS, SHORT, FULL = 20, 4, 250
 
 
 def check(program: Program, network: Network, rng: np.random.Generator) -> None:
-    """Random and extreme images give the logits of the network, no unit can overtake another, the cycle model ends."""
+    """Random and extreme images give the results of the network, no unit can overtake another, the cycle model ends."""
     (entry,) = program.inputs
     for number, values in enumerate((np.arange(-128, 128), np.array([-128, 127]))):
         picture = rng.choice(values, entry.shape).astype(np.int8)
         memory = execute(program, program.memory([picture]), check=number == 0).memory
-        expected = network.run(picture[None])
-        assert np.array_equal(program.read(memory, program.outputs[0]).ravel(), expected.ravel())
+        for tensor, expected in zip(program.outputs, network.results(picture[None]), strict=True):
+            assert np.array_equal(program.read(memory, tensor).ravel(), expected.ravel())
     assert not program.layers[-1].record or total(predict(program))["cycles"] > 0
 
 

@@ -161,6 +161,17 @@ def test_measured_reads_differences_of_records() -> None:
     assert list(timings[1].counters.values()) == list(range(16))
 
 
+def test_a_layer_that_ends_before_the_one_in_front_of_it_adds_nothing() -> None:
+    program = long_layer()
+    records = [program.base + program.dram_bytes + 64 * number for number in range(3)]
+    layers = tuple(replace(program.layers[0], name=str(record), record=record) for record in records)
+    program = replace(program, dram_bytes=program.dram_bytes + 192, layers=layers)
+    memory = program.memory()
+    ends = np.array([[1000], [700], [1300]]) + np.arange(16)
+    memory[-192:] = ends.astype("<u4").ravel().view(np.uint8)
+    assert [timing.counters["cycles"] for timing in measured(program, memory)] == [1000, 0, 300]
+
+
 def test_bytes_and_utilisation() -> None:
     counters = {name: 10 for name in COUNTERS}
     assert traffic_bytes(CONFIG, counters) == {
