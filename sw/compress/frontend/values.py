@@ -283,9 +283,7 @@ class ValueRaiser(Raiser):
         axes = sorted(axis % rank for axis in cast(list[int], node.args[1] or range(rank)))
         keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
         if rank != 4 or axes != [2, 3]:
-            raise Refused(
-                f"over axes {axes} {REASON}", f"take the {'sum' if total else 'mean'} over rows and columns"
-            )
+            raise Refused(f"over axes {axes} {REASON}", f"take the {'sum' if total else 'mean'} over rows and columns")
         mean = self.graph.call_function(functional.adaptive_avg_pool2d, (self.tensor(node.args[0]), 1))
         if total:
             mean = self.graph.call_function(operator.mul, (mean, prod(shape[2:])))
