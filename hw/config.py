@@ -552,8 +552,8 @@ def _presets() -> dict[str, AcceleratorConfig]:
             fifo_words=16,
             **(codebook | tiny),
         )
-    # 500 MHz with a tenth of the cycle left, in a 45 nm library: products meet the first tree register after two
-    # levels, and their positions come from a register.
+    # An array for 500 MHz with a tenth of the cycle left, in a 45 nm library: products meet the first tree register
+    # after two levels, and their positions come from a register.
     for name in ("ews-cms", "ews-msvq"):
         presets[f"{name}-500mhz"] = dataclasses.replace(
             presets[f"{name}-64"], tree_register_levels=2, mrf_register=True
