@@ -229,7 +229,7 @@ class VerilatorRunner(Verilator):
             cost = {
                 "seconds": round(perf_counter() - begin, 1),
                 "processor_seconds": round(after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime, 1),
-                # Of all children until now; kilobytes, but on macOS bytes.
+                # The largest of all children until now; kilobytes, but on macOS bytes.
                 "largest_process_mb": after.ru_maxrss // (1 << 20 if sys.platform == "darwin" else 1 << 10),
             }
             (self.build_dir / COST).write_text(json.dumps(cost))
@@ -245,7 +245,7 @@ class VerilatorRunner(Verilator):
         return self.build_dir / "fingerprint"
 
     def _fingerprint(self) -> str:
-        """Of all that the model is made from."""
+        """A digest of all that the model is made from."""
         options = [option.encode() for option in (*self.options, *self.make_options)]
         # Sources in C++ are options of their own.
         options += [Path(option).read_bytes() for option in self.options if Path(option).is_file()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,7 @@ def _check(config: AcceleratorConfig, layer: CompressedLayer) -> None:
             # The core has no place for digits: the compiler makes them, and the psum buffer shifts.
             raise ProgramError(f"{where}: raw weights must be in {low}..{high}, not {wrong}")
         return
+    assert layer.codebook is not None
     if (needed := bits_of(layer.codebook)) > config.weight_bits:
         raise ProgramError(f"{where}: codewords must have at most {config.weight_bits} bits, not {needed}")
     method = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}[
@@ -97,13 +99,14 @@ def _filled_up(layer: CompressedLayer, L: int, raw: bool) -> CompressedLayer:
     """The layer with output channels up to a multiple of L, as fields of zeros in its streams decode."""
     K, *rest = layer.shape
     absent = -K % L
-    shared = {"name": layer.name, "kind": layer.kind, "shape": (K + absent, *rest)}
+    shared: dict[str, Any] = {"name": layer.name, "kind": layer.kind, "shape": (K + absent, *rest)}
     shared |= {field: getattr(layer, field) for field in ("stride", "padding", "dilation", "groups")}
     if raw or layer.weights is not None:
         weights = np.concatenate([layer.integer_weights(), np.zeros((absent, *rest), np.int8)])
         return CompressedLayer(method="int8", scale=np.ones(1, np.float32), weights=weights, **shared)
     NG = absent * int(np.prod(rest)) // layer.d
-    parts = {"assignments": np.concatenate([layer.assignments, np.zeros(NG, np.int32)])}
+    assert layer.assignments is not None
+    parts: dict[str, Any] = {"assignments": np.concatenate([layer.assignments, np.zeros(NG, np.int32)])}
     if layer.masks is not None:
         mask = mask_unrank(0, layer.n, layer.m) * (layer.d // layer.m)
         parts["masks"] = np.concatenate([layer.masks, np.tile(np.array(mask), (NG, 1))])
@@ -180,10 +183,11 @@ def _weight_streams(
     if raw:
         layer = _raw(config, layer)
     layout = StreamLayout.of(layer, schedule)
-    fields = layout.row_writes * (schedule.L // layout.block)
+    count = layout.row_writes * (schedule.L // layout.block)
     packed = layer_streams(layer, schedule)
-    streams = {f"i_{name}": words(data, fields * layout.bits[name]) for name, data in packed.items()}
+    streams = {f"i_{name}": words(data, count * layout.bits[name]) for name, data in packed.items()}
     if not raw:
+        assert layer.codebook is not None
         bits = config.element_bits
         elements = layer.codebook.view(np.uint8) & np.uint8((1 << bits) - 1)
         codebook = words(pack_fields(elements, bits), layer.codebook.size * bits)
@@ -359,10 +363,10 @@ def score(config: AcceleratorConfig, program: LayerProgram, payloads: Sequence[i
     mismatches, message = int(wrong.sum()), ""
     if mismatches:
         vector, lane = np.argwhere(wrong)[0]
-        tile = int(np.searchsorted(np.cumsum(program.vectors), vector, side="right"))
+        number = int(np.searchsorted(np.cumsum(program.vectors), vector, side="right"))
         message = (
             f"layer {program.layer.name!r}: {mismatches} of {wrong.size} partial sums differ; first in layer tile "
-            f"{tile}, vector {vector}, lane {lane}: {lanes[vector, lane]}, not {expected[vector, lane]}"
+            f"{number}, vector {vector}, lane {lane}: {lanes[vector, lane]}, not {expected[vector, lane]}"
         )
     K, (E, F) = program.layer.shape[0], program.output
     if program.sums is not None:
@@ -372,10 +376,11 @@ def score(config: AcceleratorConfig, program: LayerProgram, payloads: Sequence[i
             if tile.last:
                 sums[tile.k0 : tile.k0 + tile.A * config.L] = lanes[start : start + count].reshape(E * F, -1).T
             start += count
-        sums = sums[:K].reshape(program.sums.shape)
-        pairs = [(sums, program.sums, "sums")]
+        found: NDArray[Any] = sums[:K].reshape(program.sums.shape)
+        pairs: list[tuple[NDArray[Any], NDArray[Any], str]] = [(found, program.sums, "sums")]
         if program.requantised is not None:
-            pairs.append((requantise(sums, program.layer.requantisation), program.requantised, "requantised sums"))
+            assert program.layer.requantisation is not None
+            pairs.append((requantise(found, program.layer.requantisation), program.requantised, "requantised sums"))
         for got, want, what in pairs:
             differing = int((got != want).sum())
             mismatches += differing

@@ -37,7 +37,7 @@ __all__ = ["RunError", "main", "quantise_input", "read_images"]
 BACKENDS = ("golden", "rtl", "perf")
 #: Logits of this many classes are printed, the largest first.
 TOP = 5
-#: Of a picture.
+#: Most pixels of a picture.
 MAX_PIXELS = 1 << 25
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 __all__ = ["COLOURS", "Line", "Scatter", "bars", "lines", "scatter"]
 
-#: Of series in their order: a variable of the page, and the colour where there is none.
+#: Colours of series in their order: a variable of the page, and the colour where there is none.
 COLOURS = tuple(
     f"var(--series-{number}, {colour})"
     for number, colour in enumerate(

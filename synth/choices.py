@@ -38,7 +38,7 @@ def measure(library: Library, size: int = 64, progress: bool = True) -> dict[str
     from synth.report import area, unit_area
 
     console = Console(stderr=True, quiet=not progress)
-    decoders = {}
+    decoders: dict[str, dict[str, float]] = {}
     for n, m in track(PATTERNS, "mask decoders", console=console):
         for style in MASK_DECODERS:
             config = preset("ews-cms-16").override([f"N={n}", f"M={m}", f"mask_decoder={style}"])

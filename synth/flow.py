@@ -76,7 +76,7 @@ def module_gates(module: Mapping[str, Any], library: Library) -> GateNetlist:
         return [bit if isinstance(bit, int) else int(bit == "1") for bit in bits]
 
     cells: dict[str, tuple[list[str], list[list[int]]]] = {}
-    instances = []
+    instances: list[tuple[str, str, Mapping[str, list[int]]]] = []
     for name, cell in module["cells"].items():
         connections = {pin: nets(bits) for pin, bits in sorted(cell["connections"].items())}
         if cell["type"] in library.cells:

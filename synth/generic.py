@@ -131,7 +131,7 @@ def _text() -> str:
             q.format(_timing("G", 3, "rising_edge")),
         )
     )
-    gate = f"{_timing('CK', 3)} {_power(_GATES['AND2'].parasitic, 'CK')}"
+    clocked = f"{_timing('CK', 3)} {_power(_GATES['AND2'].parasitic, 'CK')}"
     cells.append(
         _cell(
             "CLOCKGATE",
@@ -141,7 +141,7 @@ def _text() -> str:
             _input("CK", 1, f"clock : true; clock_gate_clock_pin : true; {_power(_CLOCK_GATE_CLOCK)} "),
             _input("E", 1, "clock_gate_enable_pin : true; "),
             'pin (IQ) { direction : internal; internal_node : "IQ"; }',
-            f'pin (GCK) {{ direction : output; clock_gate_out_pin : true; state_function : "CK*IQ"; {gate} }}',
+            f'pin (GCK) {{ direction : output; clock_gate_out_pin : true; state_function : "CK*IQ"; {clocked} }}',
         )
     )
     header = [

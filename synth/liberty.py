@@ -78,7 +78,7 @@ class Latch:
     out: str
 
 
-#: Of all files of a library together, unpacked.
+#: Most bytes of all files of a library together, unpacked.
 MAX_BYTES = 128 << 20
 MAX_CELLS = 100_000
 MAX_PINS = 10_000  # of a cell

@@ -421,9 +421,9 @@ def markdown(reports: Mapping[str, AreaReport], storage: str) -> str:
                 f"{report.total / report.nand2 / 1e3:.0f}",
                 f"{report.without_crf / scale:.3f}",
                 f"{100 * report.sequential_share:.0f} %",
-                change(report.total, ews and ews.total),
-                change(report.without_crf, ews and ews.without_crf),
-                *([change(report.total, same and same.total)] if narrow else []),
+                change(report.total, None if ews is None else ews.total),
+                change(report.without_crf, None if ews is None else ews.without_crf),
+                *([change(report.total, None if same is None else same.total)] if narrow else []),
                 "" if paper is None else f"{paper:.3f}",
                 "" if paper is None else change(paper, paper_ews),
                 # The paper's CRF is what C and CM have over EWS (derived).

@@ -14,7 +14,7 @@ from sim.accelerator.run import Bus
 
 
 def model_name(config: AcceleratorConfig) -> str:
-    """Of the model in ``build/sim``: the preset's, or one made from the fields."""
+    """The name of the model in ``build/sim``: the preset's, or one made from the fields."""
     for name, known in PRESETS.items():
         if known == config:
             return f"accelerator-{name}"

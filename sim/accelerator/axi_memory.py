@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from amaranth.sim import SimulatorContext
 
@@ -152,7 +153,7 @@ class AxiMemory:
         (self.reads if channel == "ar" else self.writes).append((identifier, address, words))
 
     def _bytes(self) -> int:
-        signal = self.axi.rdata if hasattr(self.axi, "rdata") else self.axi.wdata
+        signal: Any = self.axi.rdata if hasattr(self.axi, "rdata") else self.axi.wdata  # type: ignore[attr-defined]
         return len(signal) // 8
 
     def _answer_to(self, write: bool, address: int, size: int) -> Response:

@@ -187,10 +187,10 @@ def recipe_for_instance(config: AcceleratorConfig) -> Recipe:
     if not features.codebook:
         return Recipe(f"lsq{bits}", uniform_bits=kept) if bits < 5 else Recipe("int8", uniform_bits=bits)
     method = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}
-    masks = {"n": config.N, "m": config.M} if features.mask else {"n": 0, "m": 0}
+    n, m = (config.N, config.M) if features.mask else (0, 0)
     # A codebook for each layer: random weights need no good one.
-    widths = {"codeword_bits": bits, "uniform_bits": kept}
-    return Recipe(method[features.mask, features.sign], k=config.k, d=config.d, **masks, **widths)
+    name = method[features.mask, features.sign]
+    return Recipe(name, config.k, config.d, n, m, codeword_bits=bits, uniform_bits=kept)
 
 
 def _rules(recipe: Recipe, kept: Sequence[str], small: Sequence[str] = ()) -> list[tuple[str, Recipe]]:

@@ -224,7 +224,7 @@ class _Compiler:
     base: int
     scales: dict[int, float]
     progress: Progress | None
-    # Of outputs that are not called as their values are.
+    # Names of outputs that are not called as their values are.
     names: Mapping[int, str] = field(default_factory=dict)
 
     def run(self) -> Program:

@@ -57,7 +57,7 @@ class _Lowering:
     image_shape: tuple[int, int, int]
     graph: Graph = field(default_factory=Graph)
     names: Counter[str] = field(default_factory=Counter)
-    # Of the operations that only add zeros for convolutions.
+    # The operations that only add zeros for convolutions.
     margins: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
 
     def name(self, text: str) -> str:
@@ -86,7 +86,7 @@ class _Lowering:
 
     @cached_property
     def users(self) -> list[list[int]]:
-        """Of each operation, those that read its result, once for each time."""
+        """The operations that read each operation's result, once for each time."""
         found: list[list[int]] = [[] for _ in self.network.operations]
         for number, operation in enumerate(self.network.operations):
             for source in operation.inputs:

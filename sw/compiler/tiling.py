@@ -270,7 +270,7 @@ def _schedules(work: Work) -> Iterator[_Schedule]:
     """All extensions that the register files hold and that do not exceed the layer."""
     config = work.config
     K, _, R, S = work.shape
-    # Of a banded convolution, output groups read other row groups, so each has its own tiles.
+    # Output groups of a banded convolution read other row groups, so each has its own tiles.
     shape = (1 if work.banded else K, max(work.group_counts) * config.H, R, S)
     # All passes in one tile, where they fit: fewer sums to keep.
     for passes in sorted({1, work.passes}):
@@ -369,7 +369,7 @@ class _Model:
                 if found is None:
                     continue
                 width = ceil(F / ceil(F / found[1]))
-                # Of smaller strips, the next layer can begin sooner; weights are fetched more often.
+                # With smaller strips the next layer can begin sooner; weights are fetched more often.
                 for parts in PARTS:
                     # Blocks of about the same size.
                     height = ceil(E / min(E, parts * ceil(E / found[0])))

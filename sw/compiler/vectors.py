@@ -140,7 +140,7 @@ def vector_commands(
         a_base=starts[0],
         b_base=starts[-1],
         l2_base=place,
-        # Of two operands, the rows of this part alone: source and result are of one size.
+        # Both operands give the rows of this part alone: source and result are of one size.
         rows=(end if len(numbers) == 2 else source.rows) - first,
         columns=source.columns,
         low=operation.low,

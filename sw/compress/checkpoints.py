@@ -193,5 +193,5 @@ def _reason(error: Exception) -> str:
     text = str(error).strip()
     if unpickler := re.search(r"WeightsUnpickler error:\s*(.*)", text):
         return unpickler[1].partition(" Please use")[0]
-    # Of an error inside a reader, such as KeyError: 101, the kind and the text alone say little.
+    # The kind and the text of an error inside a reader, such as KeyError: 101, say little.
     return f"not a checkpoint of this format ({type(error).__name__}: {text.partition(chr(10))[0]})"

@@ -369,7 +369,7 @@ class _Clustering:
         factor = self.kernels.factor(codebook, self.masks is not None)
         NG, most = len(self.subvectors), min(max(_CHUNK_SCORES // len(codebook), _BLOCK_ROWS), _CHUNK_ROWS)
         chunks = -(-NG // most)
-        # Of one size, and fours, so that threads end together; whole blocks of the kernel.
+        # Parts have one size, and come in fours, so that threads end together; whole blocks of the kernel.
         rows = -(-NG // (chunks if chunks == 1 else chunks + -chunks % 4))
         rows += -rows % _BLOCK_ROWS
         return sum(

@@ -408,7 +408,7 @@ class _Subvectors:
     @classmethod
     def of(cls, source: LayerSource, recipe: Recipe) -> _Subvectors:
         values = group(source.weight, recipe.d)
-        # Of some shapes, such as one input, the source's own memory: what follows works in place.
+        # For some shapes, such as one input, this is the source's own memory: what follows works in place.
         if np.may_share_memory(values, source.weight):
             values = values.copy()
         masks = nm_mask(values, recipe.n, recipe.m) if recipe.masked else None
@@ -482,7 +482,7 @@ def _crosslayer(
 
 
 def _root_mean_square(part: _Subvectors) -> np.float32:
-    """Of the kept weights; not below the smallest normal float32, so that zeros decode to next to nothing."""
+    """The scale of the kept weights; not below the smallest normal float32, so that zeros decode to next to nothing."""
     kept = (part.values if part.masks is None else part.values[part.masks]).astype(np.float64)
     return np.float32(max(np.sqrt((kept**2).mean()), np.finfo(np.float32).tiny))
 

@@ -77,7 +77,7 @@ def integer_codebook(
             break
         error, best = now, (codebook, step, assignments)
     codebook, step, assignments = best
-    # Of weights that are all next to 0, as in `quantise_codebook`.
+    # Weights that are all next to 0 are treated as in `quantise_codebook`.
     return codebook, np.maximum(np.ldexp(step, exponent), np.finfo(np.float32).tiny), assignments
 
 

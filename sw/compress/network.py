@@ -248,7 +248,7 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
 
 
 def tied_layers(module: torch.nn.Module) -> dict[str, str]:
-    """Of layers that share one weight parameter, each but the first to the first, by name."""
+    """From each layer that shares the weight parameter of an earlier one to the first with it, by name."""
     first: dict[int, str] = {}
     found = {}
     for name, layer in module.named_modules():
@@ -310,7 +310,7 @@ def _array(name: str, tensor: torch.Tensor | NDArray[Any]) -> NDArray[np.float32
 
 
 def _pair(value: Sequence[int], row: int) -> tuple[int, int]:
-    """Of rows and columns; ``row`` where only columns are given."""
+    """A value for rows and for columns; ``row`` where only columns are given."""
     rows, columns = (row, *value)[-2:]
     return int(rows), int(columns)
 

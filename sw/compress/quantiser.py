@@ -86,7 +86,7 @@ def quantise_codebook(
     if also is not None and largest:
         scales = np.concatenate([also, scales])
     errors = [float(weights @ (quantise(values, scale, low, high) * float(scale) - values) ** 2) for scale in scales]
-    # Of equal errors the largest scale: no clipping without a gain.
+    # The largest scale of equal errors is taken: no clipping without a gain.
     best = len(errors) - 1 - int(np.argmin(errors[::-1]))
     scale = scales[best : best + 1]
     return quantise(codebook, scale, low, high), scale

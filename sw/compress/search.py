@@ -131,7 +131,7 @@ def loss_sensitivity(
                 divergence = functional.kl_div(outputs(), expected, reduction="batchmean", log_target=True)
             finally:
                 weight.copy_(original)
-            # That of layers which share a weight is what all of them do together.
+            # Layers that share a weight were all changed: each has its part of the divergence.
             found[layer.name] = max(float(divergence), 0.0) / error / shares[layer.name] if error else 0.0
             if not math.isfinite(found[layer.name]):
                 raise CompressError(f"layer {layer.name!r}: divergence must be finite, not {float(divergence)}")

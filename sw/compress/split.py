@@ -23,12 +23,12 @@ class SplitAttention(nn.MultiheadAttention):
 
     @property
     def in_proj_weight(self) -> Tensor:  # type: ignore[override]
-        """That of ``in_proj``, where the base class looks for it."""
+        """The one of ``in_proj``, where the base class looks for it."""
         return self.in_proj.weight
 
     @property
     def in_proj_bias(self) -> Tensor | None:  # type: ignore[override]
-        """That of ``in_proj``, where the base class looks for it."""
+        """The one of ``in_proj``, where the base class looks for it."""
         return cast("Tensor | None", self.in_proj.bias)
 
 

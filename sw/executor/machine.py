@@ -39,7 +39,7 @@ COUNTS = (
     "descriptors",
 )
 
-# Of a TILE, what is checked without the state of the machine.
+# The fields of a TILE that are checked without the state of the machine.
 _SHAPE = tuple(
     "A B D Dr rows width height codewords passes advance_columns shift accumulate start raw".split()  # noqa: SIM905
 )
@@ -65,7 +65,7 @@ class _Command:
     waits: dict[Opcode, int]
     # The how-manieth of its opcode, from 1.
     turn: int
-    # Of a TILE: bits that it takes from each stream.
+    # The bits that a TILE takes from each stream.
     sizes: dict[str, list[int]] = field(default_factory=dict)
 
 
@@ -115,7 +115,7 @@ class Machine:
         self.streams = {name: Stream(self.word_bytes) for name in (*config.channels, "parameter")}
         self.decoder = Decoder(config)
         self.coded = config.features.codebook
-        # Of the tiles so far, what is checked without the state.
+        # Shapes of the tiles so far, which are checked without the state.
         self.shapes: set[tuple[int, ...]] = set()
         self.vectors = VectorUnit(config)
         self.raw: bool | None = None

@@ -137,7 +137,7 @@ class VectorUnit:
         return operation
 
     def _check_room(self, body: Mapping[str, int], shape: tuple[int, int, int]) -> None:
-        """That the result fits L2, before as many of anything are allocated."""
+        """Refuse a result that does not fit L2, before as many of anything are allocated."""
         count, depth = shape[0] * shape[1] * shape[2], self.config.l2_depth
         if count > depth:
             end = body["l2_base"] + count - 1

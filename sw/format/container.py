@@ -37,7 +37,7 @@ __all__ = [
 
 #: As in PNG, a byte above 127, both kinds of line end and an end-of-file mark show a transfer that changed the bytes.
 MAGIC = b"\x89MVQ\r\n\x1a\n"
-#: Of the newest files. A writer gives a file the oldest version that can say what is in it.
+#: The version of the newest files. A writer gives a file the oldest version that can say what is in it.
 VERSION = 3
 
 #: Longest codeword. It bounds what a reader may have to allocate for a byte of an index stream.

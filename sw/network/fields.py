@@ -155,6 +155,6 @@ Range = Annotated[tuple[int, int], Wholes(2, -128, 127, ascending=True)]
 #: Rows and columns of a kernel or of a stride, and of the padding on both of their sides.
 Window = Annotated[tuple[int, int], Wholes(2, 1, MAX_GEOMETRY, or_one=True)]
 Padding = Annotated[tuple[int, int], Wholes(2, 0, MAX_GEOMETRY, or_one=True)]
-#: Of a fixed-point factor, ``multiplier / 2**shift``.
+#: The two parts of a fixed-point factor, ``multiplier / 2**shift``.
 Multiplier = Annotated[int, Whole(-(1 << 31), (1 << 31) - 1)]
 Shift = Annotated[int, Whole(0, 62)]

@@ -89,7 +89,7 @@ class MatMul(Operation):
             raise NetworkError("multiplier and shift must be given together")
 
     def requantisation(self, K: int) -> Requantisation | None:
-        """Of the K rows of a product; None if it is int32."""
+        """The requantisation of the K rows of a product; None if it is int32."""
         if self.multiplier is None or self.shift is None:
             return None
         return Requantisation(

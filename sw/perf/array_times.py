@@ -45,7 +45,7 @@ class ArrayTimes:
         # Output groups of the parameters that it holds, and whether the next OUTPUT brings others.
         self.held = 0
         self.parameters = True
-        # Of the layer: whether its sums are stored as int32, and the words of a row write on each channel.
+        # Whether the layer's sums are stored as int32, and the words of a row write on each channel.
         self.wide = False
         self.words: tuple[float, ...] = ()
         # Words in the weights' FIFOs, and when; words of others that come before theirs; whether weights never wait.
@@ -63,7 +63,7 @@ class ArrayTimes:
         if len(self.levels) != len(self.words):
             self.levels = [0.0] * len(self.words)
         channels = len(self.words)
-        # Of rows in several streams, a row leaves the FIFOs as a whole.
+        # A row that lies in several streams leaves the FIFOs as a whole.
         config, widest = self.config, max(self.words)
         room = config.fifo_words - (-(-widest // 1) if channels > 1 else 0)
         under_way = max(room // config.burst_words * config.burst_words, min(widest, config.fifo_words))

@@ -60,14 +60,14 @@ class _Model:
         self.array = ArrayTimes(self.config, latencies)
         self.word_bytes = self.config.word_width // 8
         self.counters = [dict(counters) for counters in mapped.counters]
-        # Of each value, rows that are complete and the cycle of that, in order.
+        # Rows of each value that are complete, and the cycle of that, in order.
         self.writes: list[list[tuple[int, float]]] = [[] for _ in self.graph.values]
         self.recorded: list[float] = []
         self.copy_free = self.vector_free = self.store_free = 0.0
         # L1 is a ring.
         self.regions: deque[_Region] = deque()
         self.next_vector = 0
-        # Of the strip so far.
+        # What the strip has so far.
         self.copies: list[_Copy] = []
         # LOADs to come: value, rows that are complete then, L2 words. When the last ones were done.
         self.given = [*self.graph.inputs, *self.graph.constants]
@@ -264,7 +264,7 @@ class _Model:
         room = self.config.l1_ifmap_depth // (strip.pixels * groups)
         source = layer.operation.source
         begin = max(self.copy_free, self.written(source, strip.bottom) + self.t.event)
-        # Of an input, LOADs come in between.
+        # The LOADs of an input come in between.
         whole = source not in self.graph.inputs
         known = len(layer.strips) if whole else sum(x.bottom <= self.rows(source) for x in layer.strips)
         number = known * sum(times for times, _ in copies)

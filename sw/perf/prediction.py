@@ -365,7 +365,7 @@ class _Model:
                         begun[number] += have
                 part = min(part, there)
             start = max(start, kernel.now)
-            # Of a row that has begun, the other streams may hold several.
+            # The other streams may hold several parts of a row that has begun.
             part = 1 if any(begun) else part
             left = [part * bits - gone for (_, bits), gone in zip(streams, begun, strict=True)]
             for (channel, _), needed in zip(streams, left, strict=True):

@@ -19,7 +19,7 @@ __all__ = ["layer_entries", "layer_table", "print_layers", "print_whole", "traff
 def layer_entries(
     config: AcceleratorConfig, timings: Sequence[LayerTiming], model: Sequence[LayerTiming] | None = None
 ) -> list[dict[str, Any]]:
-    """Of each layer, and of all together, what JSON can hold.
+    """What JSON can hold of each layer, and of all together.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ from sw.perf.estimate import Network
 __all__ = ["Shapes", "ShapesError", "read_workload"]
 
 _METHODS = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}
-#: Of a layer.
+#: Most weights of a layer.
 MAX_WEIGHTS = 1 << 28
 _GEOMETRY = ("stride", "padding", "dilation")
 _FIELDS = ("name", "shape", "kind", "groups", "raw", "weight_bits", "k", "codebook", "input", *_GEOMETRY)

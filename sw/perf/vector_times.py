@@ -45,7 +45,7 @@ def vector_cost(config: AcceleratorConfig, fields: Mapping[str, int]) -> VectorC
     if fields["operation"] in (VectorOp.ADD, VectorOp.MULTIPLY, VectorOp.MERGE):
         reads = taps * outputs
     elif upsample:
-        # Of zeros between rows and columns nothing is read.
+        # Nothing is read for zeros between rows and columns.
         reads = outputs if upsample == 1 else -(-fields["height"] // 2) * -(-fields["width"] // 2)
         reads *= fields["pixel_words"] if upsample == 2 else 1
     else:

@@ -38,7 +38,7 @@ class Study:
 
     @staticmethod
     def _key(run: Any) -> tuple[Any, ...] | None:
-        """Of a run whose coded layers are all alike; those of 8 bits are its first and its last."""
+        """Settings of a run whose coded layers are all alike; those of 8 bits are its first and its last."""
         kinds = [_KIND.fullmatch(kind) for kind in run.get("layers") or {}]
         coded = {match[0]: match for match in kinds if match and match["method"] != "int8"}
         if len(coded) != 1 or not all(kinds):

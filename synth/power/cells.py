@@ -238,10 +238,10 @@ def _table(group: Group | None, units: _Units, scale: float) -> Table:
     axes: list[tuple[str, Floats]] = []
     values = np.array(group.numbers("values")) * scale
     for number in (1, 2):
-        points = group.numbers(f"index_{number}") or (template.numbers(f"index_{number}") if template else [])
+        given = group.numbers(f"index_{number}") or (template.numbers(f"index_{number}") if template else [])
         variable = template.attributes.get(f"variable_{number}", "") if template else ""
-        if points and (variable or number == 1 or len(values) > 1):
-            axes.append((variable, np.array(points)))
+        if given and (variable or number == 1 or len(values) > 1):
+            axes.append((variable, np.array(given)))
     if len(values) == 1 or not axes:
         return Table(one, one, values[:1].reshape(1, 1))
     if len(values) != np.prod([len(points) for _, points in axes]):
@@ -359,7 +359,9 @@ def _model(group: Group, units: _Units) -> CellModel:
     else:
         for pin in outputs:
             functions[pin] = _function(pins[pin].attributes.get("function", ""), inputs, name)
-    edges = ("rising_edge",) if kind == "flop" else ("combinational", "combinational_rise", "combinational_fall")
+    edges: tuple[str, ...] = (
+        ("rising_edge",) if kind == "flop" else ("combinational", "combinational_rise", "combinational_fall")
+    )
     edges += ("rising_edge", "falling_edge") if kind == "gate" else ()
     leakage = [
         (found.attributes.get("when"), found.number("value") * units.power)

@@ -123,7 +123,7 @@ class _States:
         return np.array(table)[place]
 
     def probability(self, high: Floats) -> Floats:
-        """Of each state, ``[instances, states]``, from the probabilities that free pins are high."""
+        """Probabilities of each state, ``[instances, states]``, from the probabilities that free pins are high."""
         result = np.ones((len(high), len(self.rows)))
         for column in range(len(self.free)):
             part = high[:, column : column + 1]
@@ -229,7 +229,7 @@ class CellEnergy:
         data, clock = np.zeros(len(toggles)), np.zeros(len(toggles))
         outputs = list(cell.outputs)
         for number in range(len(outputs)):
-            # Of the arcs of all inputs, each by how often it is what makes the output toggle.
+            # The arcs of all inputs count, each by how often it is what makes the output toggle.
             energy, weight = np.zeros((2, len(toggles))), np.zeros((2, len(toggles)))
             for which, pin, terms in self._outputs:
                 if which != number or terms is None:
@@ -426,10 +426,10 @@ class Calculator:
         time = activity.cycles * self.period * 1e-6
         leakage += np.bincount(self._owner, weights=self._drive.leakage, minlength=blocks) * time
         for name, cell in self.netlist.cells.items():
-            inside, nets = self._instances(name)
-            for start in range(0, len(nets), _PART):
+            inside, pins = self._instances(name)
+            for start in range(0, len(pins), _PART):
                 part = slice(start, start + _PART)
-                values = inside.part(part).at(toggles[nets[part]], activity.high[nets[part]])
+                values = inside.part(part).at(toggles[pins[part]], activity.high[pins[part]])
                 for target, found in zip((data, clock, leakage), values, strict=True):
                     scale = time if target is leakage else 1.0
                     target += np.bincount(cell.blocks[part], weights=found, minlength=blocks) * scale

@@ -33,7 +33,7 @@ def access_energy(capacity: int, voltage: float) -> float:
 
 @dataclass(frozen=True)
 class MemoryEnergy:
-    """Of a network: bytes that go in and out of L2 and L1, and fJ by the macro model and by the paper's costs."""
+    """For a network, bytes that go in and out of L2 and L1, and fJ by the macro model and by the paper's costs."""
 
     bytes: Mapping[str, int]
     model: float

@@ -69,9 +69,8 @@ def _efficientnet(config: AcceleratorConfig, photograph: Path) -> tuple[list[Rea
     if method == "int8":
         recipe = Recipe("int8")
     else:
-        masks = {"n": config.N, "m": config.M} if config.features.mask else {"n": 0, "m": 0}
-        bits = config.weight_bits
-        recipe = Recipe(method, k=config.k, d=config.d, iterations=10, codeword_bits=bits, **masks)
+        n, m = (config.N, config.M) if config.features.mask else (0, 0)
+        recipe = Recipe(method, config.k, config.d, n, m, iterations=10, codeword_bits=config.weight_bits)
     layers = compress_layers([sources[name] for name in LAYERS], [recipe] * len(LAYERS))
     found = [
         RealLayer(_narrow(layer, config.weight_bits), quantise_activations(inputs[layer.name])[0]) for layer in layers

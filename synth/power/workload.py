@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,12 +56,14 @@ class Lane:
 def _part(layer: CompressedLayer, k: slice, c: slice, r: slice, s: slice) -> CompressedLayer:
     """Some output and input channels, kernel rows and columns of a layer, without padding."""
     K, C, R, S = layer.shape
-    fields = {"padding": (0, 0), "requantisation": None, "codebook_name": None}
-    shape = tuple(len(range(*part.indices(size))) for part, size in zip((k, c, r, s), layer.shape, strict=True))
+    fields: dict[str, Any] = {"padding": (0, 0), "requantisation": None, "codebook_name": None}
+    fields["shape"] = tuple(
+        len(range(*part.indices(size))) for part, size in zip((k, c, r, s), layer.shape, strict=True)
+    )
     if layer.weights is not None:
         weights = np.ascontiguousarray(layer.weights[k, c, r, s])
         scale = layer.scale if len(layer.scale) == 1 else layer.scale[k]
-        return replace(layer, kind="conv", shape=shape, weights=weights, scale=scale, **fields)
+        return replace(layer, kind="conv", weights=weights, scale=scale, **fields)
     d = layer.d
     groups = slice(k.start // d, k.stop // d)
 
@@ -70,8 +73,8 @@ def _part(layer: CompressedLayer, k: slice, c: slice, r: slice, s: slice) -> Com
         parts = array.reshape(K // d, C, R, S, *array.shape[1:])[groups, c, r, s]
         return np.ascontiguousarray(parts.reshape(-1, *array.shape[1:]))
 
-    parts = {name: cut(getattr(layer, name)) for name in ("assignments", "masks", "signs")}
-    return replace(layer, kind="conv", shape=shape, **parts, **fields)
+    fields |= {name: cut(getattr(layer, name)) for name in ("assignments", "masks", "signs")}
+    return replace(layer, kind="conv", **fields)
 
 
 def _payloads(values: NDArray[np.int64], bits: int) -> list[int]:
@@ -128,7 +131,8 @@ def _lane(
         offset = {name: field.offset for name, field in command_layout(config)}["accumulate"]
         streams["i_command"] = [command | 1 << offset for command in streams["i_command"]]
         streams["i_psum"] = _payloads(before, config.psum_width)
-    codewords = 0 if program.run.raw else -(-part.codebook.size * config.element_bits // config.word_width)
+    codebook = None if program.run.raw else part.codebook
+    codewords = 0 if codebook is None else -(-codebook.size * config.element_bits // config.word_width)
     present = part.shape[0] * part.shape[1] / (tile.A * config.L * tile.B * config.H)
     return Lane(
         layer.name,

@@ -434,7 +434,7 @@ class _Exporter:
                 continue
             self.outputs.append(Output(number, label, scale))
         if len(given) == 1 and not given[0][0] and isinstance(self.operations[-1], Logits) and not self.with_scale:
-            # Of one that is compared, the order of the classes is what counts: no more is said of it.
+            # The order of the classes is what counts of sums that are compared: no more is said of them.
             self.outputs = []
 
     def finish_logits(self, source: fx.Node, node: fx.Node) -> tuple[int, float]:

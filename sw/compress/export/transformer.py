@@ -65,7 +65,7 @@ _NAMES = {
 # How much farther than in calibration the residual stream may go; and steps of a mean of tokens in one of int8.
 _HEADROOM = 4
 _MEAN_STEPS = 256
-# Of the largest logit: how far the parts, put together, may be from the module.
+# Share of the largest logit by which the parts, put together, may differ from the module.
 _TOLERANCE = 1e-3
 
 
@@ -203,7 +203,7 @@ class _Exporter:
         self.given = {layer.name: layer for layer in compressed_layers(model)}
         self.layers: dict[str, CompressedLayer] = {}
         self.constants: dict[str, NDArray[Any]] = {}
-        #: Of each value that a visitor is shown: its operation, and the real value of the integer 1.
+        #: The operation of each value that a visitor is shown, and the real value of the integer 1.
         self.places: dict[str, tuple[int, float]] = {}
         self.operations: list[Operation] = [Input(shape=(shape[0], shape[1], shape[2]))]
         # Real value of the integer 1 in the residual stream.

@@ -20,11 +20,11 @@ from sw.compress.frontend.places import FrontEndError, Refusal, source_of_error
 
 __all__ = ["Captured", "capture", "capture_program", "evaluated", "example_images", "observe", "same", "unwrapped"]
 
-# Of capturing: not 1, which shapes treat as a case of its own, and no likely number of channels.
+# Images that are captured: not 1, which shapes treat as a case of its own, and no likely number of channels.
 _BATCH = 3
-# Of running the network itself.
+# Images that the network itself runs on.
 _SAMPLE = 16
-# Of the largest output: how far sums in another order may be apart, in float32.
+# Share of the largest output by which sums in another order may be apart, in float32.
 _TOLERANCE = 1e-4
 
 
@@ -109,7 +109,7 @@ def example_images(model: nn.Module) -> Tensor:
     FrontEndError
         It has no convolution, or takes no square images of a usual size.
     """
-    # Of a decoded convolution, too, whatever its class.
+    # A decoded convolution counts, too, whatever its class.
     convolutions: list[Any] = [each for each in model.modules() if hasattr(each, "groups")]
     channels = next((each.weight.shape[1] * each.groups for each in convolutions if each.weight.ndim == 4), None)
     if channels is not None:
@@ -373,7 +373,7 @@ def _is_fresh(node: fx.Node, *, in_place: bool = False) -> bool:
 
 
 def _name(node: fx.Node) -> str:
-    """Of an ATen operation, without its overload; empty for anything else."""
+    """The name of an ATen operation, without its overload; empty for anything else."""
     return node.target._schema.name if isinstance(node.target, torch._ops.OpOverload) else ""
 
 

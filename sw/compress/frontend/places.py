@@ -63,7 +63,7 @@ def place(node: fx.Node) -> str:
 
     ``'stem.2' (SiLU)`` where the operation is a module of torch; otherwise ``sigmoid in 'gate' (Gate), net.py:7 ...``.
     """
-    # Of nested modules the innermost is last.
+    # The innermost of nested modules is last.
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     path, kind = stack[-1] if stack else ("", "")
     kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__name__}"
@@ -78,7 +78,7 @@ def place(node: fx.Node) -> str:
 
 
 def _source_line(trace: str) -> str:
-    """Of the innermost frame that is not torch's own."""
+    """The source line of the innermost frame that is not torch's own."""
     frames = [frame for frame in _FRAME.finditer(trace) if not _is_foreign(frame["file"])]
     return _line(frames[-1]["file"], frames[-1]["line"], frames[-1]["text"]) if frames else ""
 

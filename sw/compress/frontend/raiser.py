@@ -81,7 +81,7 @@ def shape_of(node: Any) -> tuple[int, ...] | None:
 
 
 def text_of(shape: tuple[int, ...] | None) -> str:
-    """Of an image."""
+    """The size of an image."""
     return " x ".join(map(str, shape[1:])) if shape else "a number"
 
 
@@ -117,7 +117,7 @@ class Raiser:
     later: list[Refusal] = field(default_factory=list)
     # The name and the weight of each layer, to tell which are computed from the same.
     layers: list[tuple[str, Constant]] = field(default_factory=list)
-    # Of features that are a map of one row and column, that map.
+    # For features that are a map of one row and column, that map.
     pixels: dict[fx.Node, fx.Node] = field(default_factory=dict)
     # Parameters that were made of what is none, by its identity, and what it is.
     parameters: dict[int, tuple[nn.Parameter, Tensor]] = field(default_factory=dict)
@@ -222,7 +222,7 @@ class Raiser:
             return None
 
     def layer_name(self, node: fx.Node, weight: Constant) -> str:
-        """Of the layer in whose module the operation is, or to which the weight belongs."""
+        """The name of the layer in whose module the operation is, or to which the weight belongs."""
         path = self.path(node)
         name = self.names.get(path, "")
         if not name and (not weight.origins or isinstance(getattr(self.module(path), "weight", None), Tensor)):

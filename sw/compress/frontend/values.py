@@ -32,7 +32,7 @@ _aten = torch.ops.aten
 
 
 CLAMPS = (_aten.clamp.default, _aten.clamp_min.default, _aten.clamp_max.default, _aten.hardtanh.default)
-# Of two values, or of a value and constants.
+# Operations of two values, or of a value and constants.
 ARITHMETIC = (
     _aten.add.Tensor,
     _aten.add.Scalar,
@@ -236,7 +236,7 @@ class ValueRaiser(Raiser):
         return values
 
     def parts(self, node: fx.Node) -> tuple[Any, ...]:
-        """Of a value that is cut along its channels."""
+        """The parts of a value that is cut along its channels."""
         found: list[Any] = []
         start = 0
         axis = cast(int, node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0))

@@ -48,7 +48,7 @@ Loss = Callable[[Any, Any], Tensor]
 #: and ``compute``, as torchmetrics has them.
 Metric = Any
 
-# Of settings that change images, and which a loader's own data set must see to.
+# Settings that change images, which a loader's own data set must see to.
 _AUGMENTATION = ("area", "erase", "distort", "mix")
 
 
@@ -459,7 +459,7 @@ def scalar(output: Any, target: Any, loss: Loss) -> Tensor:
     """
     try:
         with warnings.catch_warnings():
-            # Of a target [n] and an output [n, 1] torch makes n x n differences, and only warns.
+            # Torch makes n x n differences of a target [n] and an output [n, 1], and only warns.
             warnings.filterwarnings("error", message="Using a target size")
             found = loss(output, target)
     except CompressError:

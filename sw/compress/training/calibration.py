@@ -132,7 +132,7 @@ def _batches(
 
 
 def _agreement(found: Tensor, expected: Tensor) -> float | None:
-    """Of results ``[n, classes, ...]``, or ``[n, tokens, classes]``; None if there is one class."""
+    """Per cent of results ``[n, classes, ...]`` or ``[n, tokens, classes]`` alike; None if there is one class."""
     axis = 2 if found.ndim == 3 else 1
     if found.ndim < 2 or found.shape[axis] < 2:
         return None

@@ -116,7 +116,7 @@ class _Forced(fx.Interpreter):
         bound = self.bound(number)
         shaped = bound.reshape(1, -1, *[1] * (exact.ndim - 2))
         apart = (integers - exact).abs()
-        # Of the channel that is farthest beyond its bound.
+        # The channel that is farthest beyond its bound counts.
         worst = int((apart - shaped).flatten().argmax())
         self.found.append(
             Difference(

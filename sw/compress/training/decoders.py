@@ -343,7 +343,7 @@ class CodebookDecoder(WeightDecoder):
         values: Tensor = self.codebook
         size: Tensor = self.step()
         if self.factor is not None:
-            # Of a shared codebook, in this layer's scale.
+            # A shared codebook is taken in this layer's scale.
             values, size = values * self.factor, size * self.factor
         codebook = fake_quantise(values, size, self.low, self.high)
         subvectors = masked_lookup(codebook, self.assignments, self.masks, self.counts)

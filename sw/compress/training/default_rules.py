@@ -77,7 +77,7 @@ def default_rules(sources: Sequence[LayerSource], recipe: Recipe) -> tuple[list[
 
 
 def _bytes(source: LayerSource, recipe: Recipe) -> float:
-    """Of a layer's weights in a file."""
+    """Bytes of a layer's weights in a file."""
     if recipe.method.startswith("lsq"):
         return source.weight.size * int(recipe.method[3:]) / 8
     if recipe.stored == "int8" or misfit(source, recipe) is not None:

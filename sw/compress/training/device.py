@@ -110,7 +110,10 @@ def _constant(network: Network, name: str, values: Tensor) -> Tensor:
 
 
 def _sums(layer: CompressedLayer, values: Tensor, requantised: bool) -> Tensor:
-    """Of features, tokens or maps. Sums stay below 2**53, so float64 products are exact in any order of summation."""
+    """The sums of features, tokens or maps.
+
+    They stay below 2**53, so float64 products are exact in any order of summation.
+    """
     given = layer.requantisation
     assert given is not None
     weight = torch.from_numpy(layer.integer_weights()).to(values.device, torch.float64)

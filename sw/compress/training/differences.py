@@ -16,7 +16,7 @@ from sw.network.spatial import Layer, Logits
 
 __all__ = ["PRECISION", "Difference", "exact_layer", "label", "layer_bound"]
 
-#: Of the largest sum: what float64 and the rounding of float32 scales leave off.
+#: Share of the largest sum that float64 and the rounding of float32 scales leave off.
 PRECISION = 2.0**-20
 
 

@@ -92,7 +92,7 @@ class DkmDecoder(WeightDecoder):
         # Where all weights are codewords, there is no distance to take a share of.
         distance = torch.maximum((wide - decoded).square().mean(), 1e-6 * wide.square().mean()) * layer.d
         share = (temperature * distance).float()
-        # Of weights so small that their squares vanish, all codewords are as near.
+        # All codewords are as near to weights so small that their squares vanish.
         self.register_buffer("temperature", torch.where(share >= torch.finfo(torch.float32).tiny, share, 1.0))
         self.register_buffer("codebook", torch.from_numpy(layer.codebook).float() * float(layer.scale[0]))
 

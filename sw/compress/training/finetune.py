@@ -443,7 +443,7 @@ def measure_integers(network: IntegerNetwork, test: ImageData, device: str, *, g
     """Accuracy of the integers in per cent, and whether the golden model agrees with them on ``golden`` images."""
 
     def logits(values: Tensor) -> Tensor:
-        # Of a transformer they are those of one token.
+        # A transformer gives those of one token.
         return network.run(network.quantise(values), golden=False).flatten(1)
 
     equal = None

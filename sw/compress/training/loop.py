@@ -44,7 +44,7 @@ __all__ = [
     "training_images",
 ]
 
-# Of a batch that is not trained on: 83 images of 224 x 224.
+# Pixels of a batch that is not trained on: 83 images of 224 x 224.
 _BATCH_PIXELS = 1 << 22
 
 

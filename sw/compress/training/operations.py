@@ -261,7 +261,7 @@ def roles_of(graph: fx.GraphModule) -> Roles:
     """
     roles = Roles(graph)
     refusals: dict[str, None] = {}
-    # Of each operation that others can follow in its pass: the first of them, and what may still follow.
+    # For each operation that others can follow in its pass, the first of them, and what may still follow.
     passes: dict[fx.Node, tuple[fx.Node, str]] = {}
     for node in graph.graph.nodes:
         try:

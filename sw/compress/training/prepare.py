@@ -23,7 +23,7 @@ from sw.compress.training.operations import compared_layers
 
 __all__ = ["file_metadata", "prepare", "to_integers", "without_integer_form"]
 
-# Of the largest output: how far a network of layers alone may be from the float network, both in float32.
+# Share of the largest output by which a network of layers alone may differ from the float network, both in float32.
 _TOLERANCE = 1e-3
 # Images that the float network, its graph, and its layers alone are compared on, and that calibrate a trial.
 _SAMPLE = 16

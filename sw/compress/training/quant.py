@@ -80,7 +80,7 @@ class _FusedFakeQuantise(torch.autograd.Function):
 
 
 def _precision(values: Tensor) -> torch.dtype:
-    """Of quantised values: autocast's, which what comes next would round to anyway; otherwise that of ``values``."""
+    """The dtype of quantised values: autocast's, to which what comes next would round anyway, or that of ``values``."""
     device = values.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype
 

@@ -28,7 +28,7 @@ OPTIMISERS = ("sgd", "adamw")
 #: weights that training starts from stays.
 SCHEMES = ("sr-ste", "asp")
 
-#: Of ImageNet's red, green and blue, 0..1.
+#: Mean and deviation of ImageNet's red, green and blue, 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
