@@ -107,6 +107,16 @@ def compress(
 
 
 def _rules(network: nn.Module, recipe: Rules) -> Sequence[tuple[str, Recipe]]:
+    from torch import nn
+
+    from sw.compress.methods import CompressError
+
+    if not isinstance(network, nn.Module):
+        raise CompressError(f"network must be a torch.nn.Module, not {type(network).__name__}")
+    if not isinstance(recipe, Recipe):
+        pairs = list(recipe) if isinstance(recipe, Sequence) and not isinstance(recipe, str) else [recipe]
+        if not all(isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[1], Recipe) for pair in pairs):
+            raise CompressError(f"recipe must be a Recipe, or pairs of a pattern and a Recipe, not {recipe!r}")
     from sw.compress.network import module_sources
     from sw.compress.training.default_rules import method_rules
 
@@ -207,13 +217,17 @@ def finetune(
     """
     import copy
 
+    from sw.compress.methods import CompressError
     from sw.compress.training.data import ImageData
     from sw.compress.training.finetune import Finetuning
     from sw.compress.training.finetune import finetune as train_network
 
+    rules = _rules(network, recipe)
+    if config is not None and not isinstance(config, TrainConfig):
+        raise CompressError(f"config must be a TrainConfig, not {config!r}")
     if config is None:
         config = TrainConfig(10, batch=min(128, len(train))) if isinstance(train, ImageData) else TrainConfig(10)
-    job = Finetuning(_rules(network, recipe), config, freezing=Freezing() if freezing is None else freezing)
+    job = Finetuning(rules, config, freezing=Freezing() if freezing is None else freezing)
     return train_network(
         copy.deepcopy(network),
         train,

@@ -34,6 +34,7 @@ __all__ = [
     "check_metric",
     "default_loss",
     "fitting_loss",
+    "in_float32",
     "measured",
     "output_of",
     "structured",
@@ -112,6 +113,8 @@ class Batches:
                 f" {type(loader).__name__}{advice}"
             )
         self.loader, self.inputs, self.signature = loader, inputs, _Signature.of(model)
+        #: Whether floats are made float32, for a network that was of another precision.
+        self.float32 = False
 
     def __len__(self) -> int:
         """Batches of an epoch; raises CompressError where the loader does not say."""
@@ -270,6 +273,8 @@ class Batches:
                 number += 1
                 if number > begin:
                     given, target = self.divide(batch)
+                    if self.float32:
+                        given = mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, given)
                     yield _on_device(given, device), _on_device(target, device)
         finally:
             for each, state in zip(generators, states, strict=True):
@@ -322,6 +327,14 @@ class Batches:
     def per_epoch(self, config: TrainConfig) -> int:
         """Steps of an epoch."""
         return config.epoch_steps or len(self)
+
+
+def in_float32(model: nn.Module) -> bool:
+    """Have a network compute in float32, in place. Whether it was of another precision."""
+    other = any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in model.parameters())
+    if other:
+        model.float()
+    return other
 
 
 def check_loss(config: TrainConfig, loss: Loss | None) -> None:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from sw.compress.frontend.inputs import Given, joined
 from sw.compress.kmeans_gpu import device_kind
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
-from sw.compress.training.batches import Batches, output_of, tensors_of
+from sw.compress.training.batches import Batches, in_float32, output_of, tensors_of
 from sw.compress.training.checking import check_integer_form
 from sw.compress.training.data import ImageData
 from sw.compress.training.finetune import CALIBRATION, RECALIBRATION, Finetuned, about
@@ -47,7 +48,7 @@ def calibrate_network(
     Parameters
     ----------
     model
-        Trained, in floats. Changed.
+        Trained, in floats. Changed; one of another precision computes in float32 from then on, and so do its inputs.
     images
         Normalised floats ``[n, C, rows, columns]`` as the network reads them; or images with what is done to them, of
         which the first 5000 recalibrate batch norm and the first 500 set the scales; or a loader
@@ -82,8 +83,15 @@ def calibrate_network(
     """
     device_kind(device)
     model.to(device).eval()
-    batches, found = _batches(model, images, device, inputs)
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images)
+    other = in_float32(model)
+    if isinstance(images, Tensor) and images.is_floating_point():
+        images = images.float()
+    batches, found = _batches(model, images, device, inputs, float32=other)
     sample = joined(batches[: -(-CALIBRATION // max(len(batches[0]), 1))], CALIBRATION)
+    if isinstance(sample, Tensor) and sample.is_floating_point() and not sample.isfinite().all():
+        raise CompressError("images must be finite, not NaN or infinite")
     if not layers_alone:
         check_integer_form(model, rules, sample)
     expected = _float_results(model, sample)
@@ -115,7 +123,12 @@ def calibrate_network(
 
 
 def _batches(
-    model: nn.Module, images: Tensor | ImageData | Iterable[Any], device: str, inputs: Callable[[Any], Any] | None
+    model: nn.Module,
+    images: Tensor | ImageData | Iterable[Any],
+    device: str,
+    inputs: Callable[[Any], Any] | None,
+    *,
+    float32: bool,
 ) -> tuple[list[Given], dict[str, Any]]:
     """Inputs in parts, and what the file is to say of them."""
     if inputs is not None and isinstance(images, Tensor | ImageData):
@@ -123,7 +136,9 @@ def _batches(
     if isinstance(images, ImageData):
         return [part for part, _ in images_of(images, device, batch=_BATCH, limit=RECALIBRATION)], about(images)
     if not isinstance(images, Tensor):
-        return list(Batches(images, model, inputs).samples(device, RECALIBRATION)), {}
+        loader = Batches(images, model, inputs)
+        loader.float32 = float32
+        return list(loader.samples(device, RECALIBRATION)), {}
     if images.ndim < 2 or not len(images) or (images.ndim == 4 and not images.is_floating_point()):
         raise CompressError(
             f"images must be normalised floats [n, C, rows, columns], not {images.dtype} {list(images.shape)}"

@@ -32,6 +32,7 @@ from sw.compress.training.batches import (
     check_loss,
     check_metric,
     fitting_loss,
+    in_float32,
     measured,
     try_batch,
 )
@@ -317,7 +318,7 @@ def finetune(
     Parameters
     ----------
     model
-        Trained, in floats. Changed.
+        Trained, in floats. Changed; one of another precision computes in float32 from then on, and so do its inputs.
     train, test
         To train on, and to measure: images, or loaders (:class:`sw.compress.training.batches.Batches`). Of a test
         loader without length, ``epoch_steps`` batches count.
@@ -355,7 +356,11 @@ def finetune(
     """
     device_kind(device)
     model.to(device)
+    other = in_float32(model)
     parts = [data if isinstance(data, ImageData) else Batches(data, model, inputs) for data in (train, test)]
+    for part in parts:
+        if isinstance(part, Batches):
+            part.float32 = other
     works = _Work(model, parts[0], parts[1], job, loss, inputs, metric, device, capture, progress)
     images = works.check()
     if not layers_alone:

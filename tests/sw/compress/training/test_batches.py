@@ -382,6 +382,43 @@ def test_metrics_that_gather() -> None:
         msvq.finetune(line(), PAIRS, PAIRS, [], FAST, metric="accuracy", progress=False)
 
 
+def pictures() -> nn.Module:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(16, 4))
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
+def test_a_network_of_another_precision_computes_in_float32(precision: torch.dtype) -> None:
+    torch.manual_seed(0)
+    images, labels = torch.randn(16, 3, 8, 8), torch.arange(16) % 4
+    for given in (images, images.to(precision), images.numpy()):
+        done = msvq.calibrate(pictures().to(precision), given, RULES, progress=False)
+        assert done.report["error"] < 0.5
+    loader = [(images.to(precision), labels)]
+    done = msvq.finetune(pictures().to(precision), loader, loader, RULES, FAST, progress=False)
+    assert done.network is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"network": "resnet"}, "network must be a torch.nn.Module, not str"),
+        ({"network": {}}, "network must be a torch.nn.Module, not dict"),
+        ({"recipe": "msvq"}, "recipe must be a Recipe, or pairs of a pattern and a Recipe, not 'msvq'"),
+        ({"recipe": [("*", "msvq")]}, "recipe must be a Recipe, or pairs of a pattern and a Recipe"),
+        ({"images": torch.full((2, 3, 8, 8), torch.nan)}, "images must be finite, not NaN or infinite"),
+        ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, "images must be normalised floats"),
+    ],
+)
+def test_the_wrong_kind_of_thing_is_named(arguments: dict[str, Any], message: str) -> None:
+    given = {"network": pictures(), "images": torch.randn(2, 3, 8, 8), "recipe": RULES} | arguments
+    with pytest.raises(CompressError, match=message):
+        msvq.calibrate(**given, progress=False)
+    with pytest.raises(CompressError, match="config must be a TrainConfig, not 10"):
+        msvq.finetune(pictures(), PAIRS, PAIRS, RULES, 10, progress=False)  # type: ignore[arg-type]
+
+
 def test_names_of_outputs_give_their_structure_back() -> None:
     assert structured(["logits"], [1]) == 1
     assert structured(["0", "1"], [1, 2]) == (1, 2)
