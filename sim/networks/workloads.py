@@ -294,6 +294,7 @@ def random_gated(name: str, config: AcceleratorConfig, progress: bool = True) ->
         graph, reason = prepare(model, _rules(recipe, kept), images, progress=progress)
         if reason is not None:
             raise WorkloadError(f"{name}: {reason}")
+        assert isinstance(graph, torch.fx.GraphModule)
         return export_network(graph, (images.shape[1], images.shape[2], images.shape[3]))
 
     return _cached(f"{name}-{recipe.method}", (recipe, Path(gated.__file__).read_text()), make), images[:1]
