@@ -46,7 +46,7 @@ STORAGE = "storage"
 MAX_POINTS = 100_000
 
 #: Columns behind the fields of a point, before those of its cycles.
-_COLUMNS = ("area", "area_nand2", "area_unit", "bits_a_weight", "energy", "accuracy", "accuracy_of")
+_COLUMNS = ("area", "area_nand2", "area_unit", "bits_a_weight", "energy", "energy_refused", "accuracy", "accuracy_of")
 
 
 def _parser() -> LibraryParser:
@@ -87,7 +87,8 @@ def _settings(options: argparse.Namespace, library: Library) -> Settings:
         from sim.networks.activations import photograph_path
         from synth.power.__main__ import PERIOD
 
-        power = {"network": "efficientnet-lite0", "photograph": photograph_path(), "period": PERIOD, "wire": None}
+        photograph = hashlib.sha256(photograph_path().read_bytes()).hexdigest()
+        power = {"network": "efficientnet-lite0", "photograph_sha256": photograph, "period": PERIOD, "wire": None}
         power["glitches"] = False
     return Settings(
         pdk=options.pdk,
@@ -291,7 +292,7 @@ def _run(options: argparse.Namespace, library: Library) -> list[Path]:
 
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
+    """The command line. Returns the exit code: 0, or after one line on stderr 2, or 1 if a netlist fails."""
     parser = _parser()
     options = parser.parse_args(arguments)
 
@@ -302,11 +303,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from sw.perf.shapes import ShapesError
     from synth.explore.parts import ExploreError
     from synth.liberty import LibraryError
+    from synth.power.measure import PowerError
+    from synth.power.simulator import SimulatorError
 
     try:
         paths = _run(options, parser.library(options))
     except (ConfigError, ExploreError, LibraryError, YosysError, ShapesError) as error:
         parser.error(str(error))
+    except (PowerError, SimulatorError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
     except (CompileError, ContainerError, NetworkError) as error:
         parser.error(f"{options.network}: {error}")
     except OSError as error:

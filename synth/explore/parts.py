@@ -185,12 +185,21 @@ def compute(part: Part, settings: Settings, expected: Sequence[tuple[str, str]] 
             "area_unit": report.unit,
             "blocks": {name: block.area for name, block in report.blocks.items()},
         }
+    return _energy(part, settings, library)
+
+
+def _energy(part: Part, settings: Settings, library: Library) -> dict[str, Any]:
+    from sim.networks.activations import photograph_path
     from sw.compress.methods import CompressError
     from synth.power.__main__ import _measured
     from synth.power.sources import SourceError
 
+    photograph = photograph_path()
+    if hashlib.sha256(photograph.read_bytes()).hexdigest() != settings.power["photograph_sha256"]:
+        raise ExploreError(f"{platform.node()}: {photograph} is another photograph there")
+    options = {**settings.power, "photograph": photograph, "storage": part.storage}
     try:
-        described = _measured(part.config, library, {**settings.power, "storage": part.storage})
+        described = _measured(part.config, library, options)
     except (CompressError, SourceError) as error:
         return {"energy": None, "energy_refused": str(error)}
     return {"energy": described["per_mac"]}

@@ -189,6 +189,35 @@ def test_accuracy_of_a_study() -> None:
     assert Study("x", {"network": "n", "runs": [mixed]}).accuracy(preset("ews-cms-64")) is None
 
 
+def test_energy_is_that_of_synth_power(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulation is tested where it is; here, that each point asks for its own and that the front has it."""
+    from synth.power import __main__ as power
+    from synth.power.sources import SourceError
+
+    asked = []
+
+    def instead(config: AcceleratorConfig, library: Any, options: dict[str, Any]) -> dict[str, float]:
+        asked.append((config.variant, options["storage"], options["network"]))
+        assert options["photograph"].exists()
+        if config.variant == "ews-c":
+            raise SourceError("no weights for it")
+        return {"per_mac": 2.0 if config.variant == "ews" else 1.0}
+
+    monkeypatch.setattr(power, "_measured", instead)
+    # In this process: the one that stands in is not in another.
+    monkeypatch.setattr(
+        "synth.explore.engines.by_processes",
+        lambda parts, settings, jobs: ((key, compute(part, settings)) for key, part in parts.items()),
+    )
+    arguments = ["layers.json", "--no-area", "--energy", "--sweep", "preset=ews-16,ews-cms-16,ews-c-16"]
+    assert main(arguments) == 0
+    assert sorted(asked) == [(name, "flipflop", "efficientnet-lite0") for name in ("ews", "ews-c", "ews-cms")]
+    rows = json.loads(Path("build/explore/explore.json").read_text())["points"]
+    assert [row["energy"] for row in rows] == [2.0, 1.0, None]
+    assert [row["front"] for row in rows][1:] == [True, False]
+    assert rows[2]["energy_refused"] == "no weights for it"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
