@@ -343,8 +343,7 @@ def efficiencies(network: str, size: int, entries: Mapping[str, Any] | None = No
     """Energy of a network by variant, of those whose arrays were measured; empty without a report of energies."""
     report = _optional("power-nangate45_typ")
     presets = entries if entries is not None else (report or {}).get("presets", {})
-    base = presets.get(f"ews-{size}")
-    if base is None:
+    if not presets:
         return {}
     found = runs()
     energies = {}
@@ -353,11 +352,16 @@ def efficiencies(network: str, size: int, entries: Mapping[str, Any] | None = No
         if entry is not None:
             run = found[network, name, size, 64]
             changes = {"l2_bytes": run["l2_bytes"]}
+            # As in the report: the unit of table 8 is of the array of 8-bit weights, else of the instance itself.
+            base = presets.get(f"ews-{size}", entry)
             energies[name] = network_energy(entry, mac_energy(base), run[_scope(network)], changes)
     return energies
 
 
-NOT_YET = "No energies are committed: `make power LIB=cells.lib`, then `python -m tools.papers`."
+NOT_YET = (
+    "The energies for this are not committed (those of EWS or WS at the same size among them):"
+    " `make power LIB=cells.lib`, then `python -m tools.papers`."
+)
 
 
 def figure16() -> Rows:
@@ -407,15 +411,17 @@ def _efficiency_rows(figure: str, unit: str, value: Callable[[Mapping[str, Energ
             energies = efficiencies(network, int(size))
             if not energies:
                 continue
+            if figure == "figure 20" and "WS" not in energies:
+                continue
             cells = []
             for name in (*theirs, "EWS-MSVQ"):
                 own = value(energies, name) if name in energies else None
                 paper_ratio, ratio = "", ""
                 if "EWS" in theirs and name in theirs and name != "EWS":
                     paper_ratio = f" ({theirs[name] / theirs['EWS']:.2f})"
-                if own is not None and name != "EWS":
+                if own is not None and name != "EWS" and "EWS" in energies:
                     ratio = f" ({energies[name].tops_per_watt() / energies['EWS'].tops_per_watt():.2f})"
-                cells.append(f"{theirs.get(name, '')}{paper_ratio}; **{_cell(own)}**{ratio}")
+                cells.append(f"{theirs.get(name, '')}{paper_ratio}; {'' if own is None else f'**{own:.2f}**'}{ratio}")
             rows.append(row(f"{network} {size}", *cells))
             names = [*theirs, "EWS-MSVQ"]
     if not rows:

@@ -225,7 +225,7 @@ def _efficiency(network: str) -> Figure:
     for size, found in theirs.items():
         energies = papers.efficiencies(network, int(size))
         for name in found:
-            if name not in energies or name == "EWS":
+            if name not in energies or "EWS" not in energies or name == "EWS":
                 continue
             groups.append(f"{name} {size}")
             series["paper, to EWS"].append(found[name] / found["EWS"])
