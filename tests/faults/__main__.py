@@ -136,6 +136,14 @@ COMMANDS: dict[str, Command] = {
     ),
     "generate": Command("-m hw.generate --unit core --preset ews-msvq-tiny -o ip", ("ip",), packages=("hw",)),
     "synth": Command("-m synth --preset ews-tiny -o reports", ("reports",), ("build",), (*_ALL, "synth")),
+    # Without areas, whose minutes are those of synth; both kinds of results are kept in one way.
+    "explore": Command(
+        "-m synth.explore network.msvq --preset ews-msvq-tiny --image 3,9,7 --no-area --jobs 1 -o explored"
+        " --sweep word_width=16,32,64 --sweep burst_words=4,8",
+        ("explored",),
+        ("build",),
+        (*_ALL, "synth"),
+    ),
     "set-up": Command("tools/setup.sh environment", ("environment/.ready",), ("environment",), ("tools",)),
 }
 

@@ -1,0 +1,73 @@
+"""The figures of both models of time for small networks are those that were committed.
+
+Tolerances beside the RTL and between the models let small mistakes through. A change of the models that is meant writes
+the figures anew: ``python -m tests.sw.perf.test_figures``.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hw.config import VARIANTS, AcceleratorConfig, preset
+from sw.compiler.compile import compile_network
+from sw.compiler.graph import CompileError
+from sw.compiler.lowering import lower
+from sw.network import Network as Integers
+from sw.perf.estimate import Network, estimate
+from sw.perf.prediction import predict
+from sw.perf.timing import LayerTiming
+from tests.sw.networks import every_operation
+from tests.sw.random_networks import random_instance, random_network
+
+FIGURES = Path(__file__).with_name("figures.json")
+#: What the models say of time.
+TIMES = ("cycles", "wait_weights", "wait_activations", "wait_psums", "vector_cycles")
+SEEDS = range(24)
+
+
+def cases() -> Iterator[tuple[str, Integers, tuple[int, int, int], AcceleratorConfig]]:
+    """Every operation on each variant, and random networks on instances as odd as they can be."""
+    for variant in VARIANTS:
+        config = preset(f"{variant}-tiny")
+        yield f"every operation, {variant}", every_operation(np.random.default_rng(0), config), (3, 9, 8), config
+    for seed in SEEDS:
+        config = random_instance(random.Random(seed))
+        network = random_network(seed, config)
+        if network is not None:
+            yield f"seed {seed}", network, network.image_shape, config
+
+
+def figures() -> dict[str, dict[str, list[list[int]]]]:
+    """For each network the times of each layer, by the fast model and by that of the program."""
+
+    def rows(timings: list[LayerTiming]) -> list[list[int]]:
+        return [[x.counters[name] for name in TIMES] for x in timings]
+
+    found = {}
+    for name, network, shape, config in cases():
+        try:
+            program = compile_network(network, shape, config)
+        except CompileError:
+            continue
+        fast = estimate(Network(lower(network, shape)), config)
+        found[name] = {"estimate": rows(fast), "prediction": rows(predict(program))}
+    return found
+
+
+def test_figures_are_the_committed_ones() -> None:
+    committed, found = json.loads(FIGURES.read_text()), figures()
+    assert len(found) > 20
+    assert list(found) == list(committed)
+    for name, models in found.items():
+        for model, rows in models.items():
+            assert rows == committed[name][model], f"{name}, {model}: if that is meant, {__doc__.split('anew: ')[1]}"
+
+
+if __name__ == "__main__":
+    lines = (f" {json.dumps(name)}: {json.dumps(models, separators=(',', ':'))}" for name, models in figures().items())
+    FIGURES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
