@@ -3,7 +3,8 @@
 Each command runs in a project of its own, a copy of the packages with small inputs: undisturbed first, then so many
 times killed (``kill -9``, all its processes) at a random moment and run again. Under the name of an output there is
 nothing or all of it at any time, and in the end there are the bytes of the undisturbed run. The figures are in
-``build/faults/faults.json``.
+``build/faults/faults.json``; ``--publish`` writes them into docs/results/faults.json and docs/verification.md, where
+commands that were not run keep what was there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,13 @@ from typing import Any
 import numpy as np
 
 from hw.command_line import Parser, interruptible, write_text
+from tools.marked import row, write_parts
 
-__all__ = ["COMMANDS", "Command", "FaultError", "Project", "kills", "main"]
+__all__ = ["COMMANDS", "Command", "FaultError", "Project", "kills", "main", "publish", "table"]
 
 ROOT = Path(__file__).parents[2]
+COMMITTED = ROOT / "docs" / "results" / "faults.json"
+PAGE = ROOT / "docs" / "verification.md"
 #: Of each command, by default.
 KILLS = 50
 
@@ -317,6 +321,23 @@ def refused(project: Project, size: int | None = None) -> str:
     return error.strip()
 
 
+def table(report: dict[str, Any]) -> Iterator[str]:
+    """A row for each command that was run."""
+    yield row("command", "kills", "before its end", "seconds undisturbed", "what was wrong")
+    yield "|---|--:|--:|--:|---|"
+    for name, found in report.items():
+        figures = (found.get(key, "") for key in ("kills", "early", "seconds"))
+        yield row(name, *figures, found.get("failure", "nothing"))
+
+
+def publish(report: dict[str, Any]) -> None:
+    """Write the committed figures and their table."""
+    committed = json.loads(COMMITTED.read_text()) if COMMITTED.exists() else {}
+    merged = {name: {**committed, **report}[name] for name in COMMANDS if name in committed or name in report}
+    write_text(COMMITTED, json.dumps(merged, indent=1) + "\n")
+    write_text(PAGE, write_parts(PAGE.read_text(), {"faults": lambda: table(merged)}, PAGE.name))
+
+
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns 0, or 1 where a command did not withstand."""
@@ -324,6 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=KILLS, help="of each command (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     parser.add_argument("--command", action="append", choices=COMMANDS, help="only this one; repeatable")
+    parser.add_argument("--publish", action="store_true", help="write the table of docs/verification.md")
     options = parser.parse_args(arguments)
     if options.kills < 1:
         parser.error(f"kills must be at least 1, not {options.kills}")
@@ -340,6 +362,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failed += 1
         print(name, json.dumps(report[name]), flush=True)
         write_text(target, json.dumps({"seed": options.seed, "commands": report}, indent=1) + "\n")
+    if options.publish:
+        publish(report)
     return int(failed > 0)
 
 

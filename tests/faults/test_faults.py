@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
 import pytest
 
 from tests.faults import __main__ as module
-from tests.faults.__main__ import COMMANDS, Command, FaultError, Project, kills, main, refused
+from tests.faults.__main__ import COMMANDS, Command, FaultError, Project, kills, main, publish, refused, table
 
 
 @pytest.mark.parametrize("name", ["run golden", "generate"])
@@ -68,6 +69,22 @@ def test_what_does_not_withstand_is_found(
 def test_what_does_not_refuse_is_found(code: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(FaultError, match=message):
         refused(Project(Command(f"-c {shlex.quote(code)}", ("out",), (), ()), tmp_path), size=100)
+
+
+def test_page_is_the_committed_results() -> None:
+    committed = json.loads(module.COMMITTED.read_text())
+    assert "\n".join(table(committed)) in module.PAGE.read_text()
+    assert set(committed) <= set(COMMANDS)
+
+
+def test_commands_that_were_not_run_keep_their_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COMMITTED", "PAGE"):
+        monkeypatch.setattr(module, name, tmp_path / name)
+    module.PAGE.write_text("<!-- faults: begin -->\n<!-- faults: end -->\n")
+    publish({"search": {"kills": 9, "early": 8, "seconds": 1.5}})
+    publish({"compile": {"failure": "exit code 1"}})
+    rows = module.PAGE.read_text().splitlines()[3:5]
+    assert rows == ["| search | 9 | 8 | 1.5 | nothing |", "| compile |  |  |  | exit code 1 |"]
 
 
 def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

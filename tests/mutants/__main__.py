@@ -35,7 +35,18 @@ from sw.format.strict_json import json_text
 from tests.mutants.mutate import Mutant, mutants_of
 from tools.marked import row, write_parts
 
-__all__ = ["BLOCKS", "Block", "drawn", "equivalent", "main", "own_tests", "score", "table", "try_mutants"]
+__all__ = [
+    "BLOCKS",
+    "Block",
+    "drawn",
+    "equivalent",
+    "main",
+    "own_tests",
+    "score",
+    "table",
+    "tried_before",
+    "try_mutants",
+]
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "mutants"
@@ -238,6 +249,10 @@ class _Tried:
     def _key(entry: dict[str, Any]) -> tuple[str, ...]:
         return tuple(str(entry[name]) for name in ("state", "file", "old", "new", "start"))
 
+    def last(self, mutant: Mutant) -> dict[str, Any] | None:
+        """What became of a change of the file as it is, whatever tests there were."""
+        return self.entries.get(self._key({**_place(mutant), "start": mutant.start, "state": _digest(mutant.file)}))
+
     def find(self, mutant: Mutant, state: str, tests: str, larger: bool) -> dict[str, Any] | None:
         """What was found counts while its file is the same; what survived, while its tests are, or as equivalent."""
         place = {**_place(mutant), "start": mutant.start, "state": state}
@@ -325,6 +340,19 @@ def try_mutants(
     return found
 
 
+def tried_before(blocks: Sequence[Block], count: int, seed: int, tried: Path) -> dict[str, list[dict[str, Any]]]:
+    """What has been tried, and nothing else: of blocks all of whose changes were. As :func:`try_mutants`."""
+    known, found = _Tried(tried), {}
+    for block in blocks:
+        entries = [(mutant, known.last(mutant)) for mutant in drawn(block, count, seed)]
+        untried = sum(entry is None for _, entry in entries)
+        if untried:
+            print(f"{block.name}: {untried} of {len(entries)} not tried", flush=True)
+        else:
+            found[block.name] = _finished(block, entries, {}) or []
+    return found
+
+
 def _finished(
     block: Block, entries: Sequence[tuple[Mutant, dict[str, Any] | None]], sound: dict[str, Future[Any]]
 ) -> list[dict[str, Any]] | None:
@@ -401,12 +429,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--larger", action="store_true", help="run what survived with the larger tests, too")
     parser.add_argument("--publish", action="store_true", help="write the table of docs/verification.md")
+    parser.add_argument("--no-run", action="store_true", help="try nothing: what has been tried before")
     options = parser.parse_args(arguments)
     for name in ("count", "jobs"):
         if getattr(options, name) < 1:
             parser.error(f"{name} must be at least 1, not {getattr(options, name)}")
     blocks = [BLOCKS[name] for name in options.block or BLOCKS]
-    found = try_mutants(blocks, options.count, options.seed, options.jobs, options.larger, BUILD / "tried.jsonl")
+    if options.no_run:
+        found = tried_before(blocks, options.count, options.seed, BUILD / "tried.jsonl")
+    else:
+        found = try_mutants(blocks, options.count, options.seed, options.jobs, options.larger, BUILD / "tried.jsonl")
     scores = {name: score(entries) for name, entries in found.items()}
     write_text(BUILD / "mutants.json", json.dumps(scores, indent=1) + "\n")
     print("\n".join(table(scores)))
@@ -414,7 +446,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         publish(scores)
     untried = [block.name for block in blocks if block.name not in found]
     if untried:
-        print(f"not tried, as their tests fail with the sources as they are: {', '.join(untried)}")
+        print(f"not tried: {', '.join(untried)}")
     return int(bool(untried) or any(entry["left"] for entry in scores.values()))
 
 

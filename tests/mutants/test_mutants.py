@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import __main__ as module
-from tests.mutants.__main__ import BLOCKS, Block, drawn, equivalent, main, own_tests, score, table, try_mutants
+from tests.mutants.__main__ import (
+    BLOCKS,
+    Block,
+    drawn,
+    equivalent,
+    main,
+    own_tests,
+    score,
+    table,
+    tried_before,
+    try_mutants,
+)
 from tests.mutants.mutate import mutants_of
 
 
@@ -104,6 +115,7 @@ def test_survivors_are_found_and_nothing_is_tried_twice(
     assert (tmp_path / "hw" / "x.py").read_text().endswith("return a + b\n")
 
     before = runs.read_text()
+    assert tried_before([project], 99, 0, tried) == first
     again = try_mutants([project], 99, 0, 2, False, tried)
     assert score(again["hw/x.py"]) == found
     assert runs.read_text() == before

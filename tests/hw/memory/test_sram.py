@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from amaranth.back import rtlil
+from amaranth.hdl import Module
+from amaranth.lib import wiring
 
 from hw.config import AcceleratorConfig, preset
 from hw.generate import to_rtlil
@@ -43,6 +45,35 @@ def test_emitted_module_is_the_simulated_one(tmp_path: Path, depth: int, width: 
     compare(tmp_path, ours, theirs)
     with pytest.raises(YosysError):
         compare(tmp_path, ours.replace("MASK 1'0", "MASK 1'1", 1), theirs)
+
+
+class Wrapped(wiring.Component):
+    """A memory behind ports of the same names, as its users have it."""
+
+    def __init__(self, depth: int, width: int) -> None:
+        self.sram = Sram(depth, width)
+        super().__init__(dict(self.sram.signature.members))
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.sram = sram = self.sram
+        for name, member in self.signature.members.items():
+            inner, outer = getattr(sram, name), getattr(self, name)
+            m.d.comb += inner.eq(outer) if member.flow is wiring.In else outer.eq(inner)
+        return m
+
+
+def test_emitted_instance_is_connected(tmp_path: Path) -> None:
+    theirs = rtlil.convert(Sram(4, 3), name="theirs", emit_src=False)
+    ours = to_rtlil(Wrapped(4, 3), "ours")
+    (tmp_path / "first.il").write_text(ours)
+    run_yosys(["read_rtlil first.il", "hierarchy -top ours", "flatten", "write_rtlil flat.il"], tmp_path)
+    flat = (tmp_path / "flat.il").read_text()
+    assert "cell $memrd_v2" in flat
+    if r"\rst" in flat:
+        run_yosys(["read_rtlil flat.il", "delete -port ours/rst", "write_rtlil flat.il"], tmp_path)
+        flat = (tmp_path / "flat.il").read_text()
+    compare(tmp_path, flat, theirs)
 
 
 def l2_memory(config: AcceleratorConfig) -> L2Memory:

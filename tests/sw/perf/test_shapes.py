@@ -171,3 +171,17 @@ def test_a_layer_has_limited_weights() -> None:
     entry = {"name": "layer", "shape": [1 << 20, 1 << 20, 1, 1], "input": [1 << 20, 1, 1]}
     with pytest.raises(ShapesError, match="layer 0: shape must have at most 268435456 weights, not"):
         Shapes([entry]).network(CONFIG)
+
+
+def test_layers_by_themselves_have_inputs_and_outputs_of_their_own() -> None:
+    entry = {"name": "a", "shape": [16, 16, 3, 3], "input": [16, 8, 8]}
+    graph = Shapes([entry, {**entry, "name": "b"}]).network(PRESETS["ews-16"]).graph
+    assert graph.outputs == [operation.target for operation in graph.operations]
+    assert len(graph.outputs) == len(graph.inputs) == 2
+
+
+@pytest.mark.parametrize("size", [5, "abc", [1, 2], [16, 8, 0], [16, 8, True], [16, 8, 8, 1]])
+def test_sizes_of_inputs_are_checked(size: Any) -> None:
+    entry = {"name": "a", "shape": [16, 16, 3, 3], "input": size}
+    with pytest.raises(ShapesError, match=r"layer 0: input must be three positive integers \[C, rows, columns\], not"):
+        Shapes([entry]).network(PRESETS["ews-16"])
