@@ -77,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from fpga.image import NETWORKS, BoardImage, divisor_of
     from hw.boards.platforms import BOARDS, Pll, board_named
     from hw.yosys import YosysError, yosys_version
+    from sw.compiler.graph import CompileError
+    from sw.compress.methods import CompressError
+    from sw.network import NetworkError
 
     if options.list:
         for board in BOARDS.values():
@@ -115,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_text(folder / "yosys.log", synthesise(folder))
         with console.status("placing and routing: some minutes"):
             built = place_and_route(folder, board, options.clock, options.seed)
-    except (ConfigError, YosysError, FlowError) as error:
+    except (ConfigError, YosysError, FlowError, CompileError, CompressError, NetworkError) as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write: {error.strerror or error}")

@@ -70,7 +70,7 @@ def train_digits(config: AcceleratorConfig, epochs: int = 40, tuning: int = 20, 
     Parameters
     ----------
     config
-        The instance: k, d, N and M of the codebooks.
+        The instance: k, d, N and M of the codebooks, and the bits of their codewords.
     epochs, tuning
         Of the training in floats, and of each of sparse training and fine-tuning.
     progress
@@ -84,7 +84,7 @@ def train_digits(config: AcceleratorConfig, epochs: int = 40, tuning: int = 20, 
     model = digits_network()
     settings: dict[str, Any] = {"batch": 64, "crop": 0, "threads": 1}
     fit(model, train, TrainConfig(epochs, lr=3e-3, **settings), progress=progress)
-    recipe = Recipe("msvq", config.k, config.d, config.N, config.M)
+    recipe = Recipe("msvq", config.k, config.d, config.N, config.M, codeword_bits=config.weight_bits)
     # The first convolution has too few weights for a codebook to pay, and logits are worth their bits.
     rules = [("0", Recipe("int8")), ("11", Recipe("int8")), ("*", recipe)]
     tuned = TrainConfig(tuning, lr=1e-3, **settings)

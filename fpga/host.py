@@ -107,10 +107,15 @@ class Board:
             if not title:
                 title = text
             elif name:
-                counters[name] = int(value, 16)
+                try:
+                    counters[name] = int(value, 16)
+                except ValueError:
+                    raise BoardError(f"report: {text!r} is no counter; check the cable and the baud rate") from None
 
     def self_test(self) -> Report:
         """Run the self-test once more, with what the memory holds now."""
+        # An earlier report, such as that of power-up, is not this one's.
+        self.port.reset_input_buffer()
         self.port.write(bytes([Request.TEST]))
         return self.report()
 
@@ -229,9 +234,16 @@ def _open(name: str, baud: int) -> Any:
 def _run(options: argparse.Namespace) -> int:
     import numpy as np
 
+    from sw.command_line import check_folders
     from sw.executor import execute
     from sw.program import read_program
 
+    if options.baud < 1:
+        raise BoardError(f"baud must be at least 1, not {options.baud}")
+    if options.output is not None:
+        if options.program is None:
+            raise BoardError("--output needs a program: the self-test gives no outputs")
+        check_folders(str(options.output))
     program = None if options.program is None else read_program(options.program)
     inputs = []
     for path in options.inputs:

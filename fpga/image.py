@@ -123,7 +123,7 @@ def layer_program(config: AcceleratorConfig) -> tuple[Program, list[NDArray[np.i
         method = {(False, False): "vq", (True, False): "mvq", (False, True): "ssvq", (True, True): "msvq"}[
             features.mask, features.sign
         ]
-        fields = {"d": config.d, "k": config.k}
+        fields = {"d": config.d, "k": config.k, "codeword_bits": config.weight_bits}
         fields |= {"n": config.N, "m": config.M} if features.mask else {}
     C = config.H
     layer = random_layer(rng, method, (2 * config.L, C, 3, 3), requantised=True, padding=(1, 1), **fields)

@@ -15,6 +15,7 @@ import pytest
 from fpga.__main__ import main
 from fpga.flow import TOP, Built, sources
 from fpga.host import Board, BoardError, Report
+from fpga.host import main as host_main
 from fpga.image import BoardImage, divisor_of, layer_program
 from fpga.simulation import SimulatedPort, build_simulation, source_verilog
 from hw.boards.firmware import FAIL, PASS, configuration_number
@@ -254,6 +255,8 @@ def test_host_reads_reports() -> None:
     assert Board(Script(text)).report() == Report("MSVQ x", {"cycles": 255}, "FAIL byte 00000002 is 01, must be 02")
     with pytest.raises(BoardError, match="bytes are no text; check the baud rate"):
         Board(Script(b"\xff\xfe\n")).report()
+    with pytest.raises(BoardError, match="report: 'cycles 0Z' is no counter; check the cable and the baud rate"):
+        Board(Script(b"MSVQ x\r\ncycles 0Z\r\n")).report()
     with pytest.raises(BoardError, match="the board has ID 0x1 and VERSION 0x2, not"):
         Board(Script(frame(4096, 1, 2, 3))).inform()
 
@@ -288,6 +291,41 @@ def test_every_board_has_its_pins(name: str, image: BoardImage) -> None:
     assert text.count("LOCATE COMP") >= 5
     assert "uart_0__rx__io" in text
     assert "uart_0__tx__io" in text
+
+
+def test_an_earlier_report_is_not_the_tests() -> None:
+    class Line(Script):
+        def reset_input_buffer(self) -> None:
+            self.said = b""
+
+        def write(self, data: bytes) -> int:
+            self.said += b"MSVQ x\r\nFAIL no interrupt\r\n"
+            return len(data)
+
+    assert not Board(Line(b"MSVQ x\r\nPASS\r\n")).self_test().passed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--baud", "0"], "baud must be at least 1, not 0"),
+        (["--output", "nowhere/out.npz", "net.prog"], "the folder 'nowhere' does not exist"),
+        (["--output", "out.npz"], "--output needs a program: the self-test gives no outputs"),
+    ],
+)
+def test_host_refuses_before_the_port(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert host_main(["--port", "/dev/none", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_layer_of_narrow_weights_runs_on_its_instance(bits: int) -> None:
+    config = preset("ews-msvq-fpga").override([f"weight_bits={bits}"])
+    image = BoardImage.of("layer", *layer_program(config))
+    assert image.program.config.weight_bits == bits
+    assert any(image.expected)
 
 
 @pytest.mark.parametrize(
