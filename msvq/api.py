@@ -106,13 +106,29 @@ def compress(
     return Compressed(*compress_network(sources, recipe, threads=threads, device=device, progress=progress))
 
 
-def _rules(network: nn.Module, recipe: Rules) -> Sequence[tuple[str, Recipe]]:
+def _copied(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode.
+
+    Weights that torch computes anew before every call, as of ``torch.nn.utils.weight_norm`` and ``prune``, lie beside
+    the parameters and belong to a graph of gradients, which torch does not copy: their values are.
+    """
+    import copy
+
+    import torch
     from torch import nn
 
     from sw.compress.methods import CompressError
 
     if not isinstance(network, nn.Module):
         raise CompressError(f"network must be a torch.nn.Module, not {type(network).__name__}")
+    computed = [value for module in network.modules() for value in vars(module).values() if torch.is_tensor(value)]
+    values = {id(value): value.detach().clone() for value in computed if not value.is_leaf}
+    return copy.deepcopy(network, values).eval()
+
+
+def _rules(network: nn.Module, recipe: Rules) -> Sequence[tuple[str, Recipe]]:
+    from sw.compress.methods import CompressError
+
     if not isinstance(recipe, Recipe):
         pairs = list(recipe) if isinstance(recipe, Sequence) and not isinstance(recipe, str) else [recipe]
         if not all(isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[1], Recipe) for pair in pairs):
@@ -157,13 +173,13 @@ def calibrate(
     CompressError
         The images do not fit the network, or it has no integer form; before anything is clustered.
     """
-    import copy
-
     from sw.compress.training.calibration import calibrate_network
 
-    rules = _rules(network, recipe)
+    # Reading a weight changes some networks in training mode: spectral norm's vectors.
+    copied = _copied(network)
+    rules = _rules(copied, recipe)
     return calibrate_network(
-        copy.deepcopy(network),
+        copied,
         images,
         rules,
         inputs=inputs,
@@ -215,21 +231,20 @@ def finetune(
     CompressError
         As there.
     """
-    import copy
-
     from sw.compress.methods import CompressError
     from sw.compress.training.data import ImageData
     from sw.compress.training.finetune import Finetuning
     from sw.compress.training.finetune import finetune as train_network
 
-    rules = _rules(network, recipe)
+    copied = _copied(network)
+    rules = _rules(copied, recipe)
     if config is not None and not isinstance(config, TrainConfig):
         raise CompressError(f"config must be a TrainConfig, not {config!r}")
     if config is None:
         config = TrainConfig(10, batch=min(128, len(train))) if isinstance(train, ImageData) else TrainConfig(10)
     job = Finetuning(rules, config, freezing=Freezing() if freezing is None else freezing)
     return train_network(
-        copy.deepcopy(network),
+        copied,
         train,
         test,
         job,

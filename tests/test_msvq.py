@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import msvq
 from msvq.__main__ import COMMANDS, main
@@ -49,6 +50,25 @@ def test_from_a_module_to_bits(container: Path, tmp_path: Path) -> None:
     again = msvq.run(tmp_path / "net.prog", IMAGES)
     assert all(np.array_equal(values, logits) for values in again.values())
     assert isinstance(msvq.load(container), Network)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("change", ["weight norm", "pruning", "spectral norm"])
+def test_computed_weights_are_copied(change: str) -> None:
+    model = network().train()
+    if change == "weight norm":
+        nn.utils.weight_norm(model[0])
+    elif change == "pruning":
+        prune.l1_unstructured(model[0], "weight", 0.5)  # type: ignore[no-untyped-call]
+    else:
+        nn.utils.parametrizations.spectral_norm(model[0])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    done = msvq.calibrate(model, IMAGES, msvq.Recipe("int8"), progress=False)
+    assert done.report["error"] < 1e-3
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.training
+    if change == "pruning":
+        assert 0.4 < (done.layers[0].float_weights() == 0).mean() < 0.6
 
 
 def test_weights_come_back(tmp_path: Path) -> None:
