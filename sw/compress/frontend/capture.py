@@ -221,6 +221,10 @@ def _check_modules(model: nn.Module) -> None:
             advice = "give the module of Python that it was made of"
             refusals.append(Refusal(f"{name!r}" if name else "the network", "must not be TorchScript", advice))
             break
+        if type(module).__module__.startswith(_QUANTISED):
+            advice = "give the network of floats that was quantised"
+            why = f"({type(module).__name__}) must not be a quantised module of torch"
+            refusals.append(Refusal(f"{name!r}" if name else "the network", why, advice))
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if torch.nn.parameter.is_lazy(tensor):
             refusals.append(Refusal(f"{name!r}", "must be initialised", "have the network compute one image first"))
@@ -265,6 +269,10 @@ def observe(model: nn.Module, images: Given) -> Any:
         return _run(model, mapped(torch.clone, images))
 
 
+#: Where torch has its quantised modules, whose packed weights torch.export does not take.
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized")
+
+
 def _run(model: nn.Module, images: Given) -> Any:
     try:
         return called(model, images)
@@ -291,6 +299,9 @@ def _observed(model: nn.Module, sample: Tensor) -> tuple[Any, list[Refusal]]:
         refusals.append(Refusal("", "the network changes its input in place", "have it clone the images first"))
     if unusable := _unusable(outputs):
         refusals += unusable
+    elif any(bool(leaf.isnan().any()) for leaf in tree_leaves(outputs)):
+        advice = "look at its weights, and for batch norms with negative running_var"
+        refusals.append(Refusal("", "the network must not compute NaN of its images", advice))
     elif not same(again, outputs):
         advice = "leave out what draws random numbers or counts calls, such as dropout that is always on"
         refusals.append(Refusal("", "the network does not compute the same of the same images twice", advice))

@@ -423,6 +423,20 @@ def test_lazy_modules_must_have_run() -> None:
         module_sources(net)
 
 
+def test_nan_is_no_chance() -> None:
+    net = Net(lambda net, x: net.b(net.norm(x))).eval()
+    nn.init.constant_(net.norm.running_var, -1)  # type: ignore[arg-type]
+    with pytest.raises(FrontEndError, match="the network must not compute NaN of its images: look at its weights"):
+        raise_network(net, sample(), check=refuse_activations)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_quantised_modules_are_named() -> None:
+    net = torch.ao.quantization.quantize_dynamic(Net(plain), {nn.Linear})  # type: ignore[no-untyped-call]
+    with pytest.raises(FrontEndError, match=r"'fc' \(Linear\) must not be a quantised module of torch: give the"):
+        prepare(net, [], sample(), progress=False)
+
+
 def test_all_refusals_come_at_once() -> None:
     net = Net(lambda net, x: torch.cumsum(net.c(F.softmax(net.b(x.flip(3)), 1)), 1))
     with pytest.raises(FrontEndError) as caught:
