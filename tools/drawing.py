@@ -113,7 +113,7 @@ class Drawing:
         self, x: float, y: float, pitch: float, fields: Sequence[tuple[int, str, str]], limit: int | None = None
     ) -> None:
         """Adjacent fields of (bits, label, colour), bit 0 at the left; those past bit ``limit`` are cut there."""
-        bit = 0
+        bit, taken = 0, 0.0
         end = sum(width for width, _, _ in fields) if limit is None else limit
         for width, label, colour in fields:
             shown = min(width, end - bit)
@@ -121,9 +121,15 @@ class Drawing:
                 left, wide = x + bit * pitch, shown * pitch
                 self.box(left, y, wide - 1, 20, PAPER, colour, radius=2)
                 texts = [text for text in (f"{label}, {width}", label) if 5.6 * len(text) < wide - 2]
-                # A label that does not fit goes below.
-                at = (texts[0], y + 14) if texts else (label, y + 32)
-                self.text(left + wide / 2, at[1], at[0], 10, colour)
+                middle, below = left + wide / 2, y + 32
+                if texts:
+                    below = y + 14
+                else:
+                    # A label that does not fit goes below, and lower where the one before lies.
+                    half = 2.8 * len(label)
+                    below += 9 * (middle - half < taken)
+                    taken = middle + half
+                self.text(middle, below, texts[0] if texts else label, 10, colour)
             bit += width
 
     def section(self, y: float, height: float, fill: str, name: str, colour: str, about: str) -> None:

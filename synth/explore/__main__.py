@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from hw.command_line import add_set_option, interruptible, path_argument, writable_folder, write_text
 from hw.config import ConfigError, preset
+from sw.format.strict_json import json_text
 from synth.libraries import STORAGES, LibraryParser
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from synth.explore.parts import Part, Settings
     from synth.liberty import Library
 
-__all__ = ["json_text", "main"]
+__all__ = ["main"]
 
 _ROOT = Path(__file__).parents[2]
 
@@ -215,13 +216,6 @@ def _gathered(parts: Sequence[Mapping[str, Part]], settings: Settings, options: 
     return found
 
 
-def json_text(report: Mapping[str, Any], last: str) -> str:
-    """A report whose field ``last`` is a list of rows, each on a line of its own."""
-    head = json.dumps({name: value for name, value in report.items() if name != last}, indent=1)[:-2]
-    rows = ",\n".join(json.dumps(row) for row in report[last])
-    return f'{head},\n "{last}": [\n{rows}\n]}}\n'
-
-
 def _write(
     rows: Sequence[Mapping[str, Any]],
     options: argparse.Namespace,
@@ -255,7 +249,7 @@ def _write(
     accuracies = f", accuracies of {study.name} ({study.network})" if study else ""
     text.append(f"{options.network.name}, library {library.name}, Yosys {yosys_version()}, cells alone{accuracies}.")
     texts = {
-        "explore.json": json_text(report, "points"),
+        "explore.json": json_text(report),
         "explore.csv": csv_text(rows),
         "explore.md": "\n".join(text) + "\n",
         "explore.svg": picture(rows, axes, objectives, options.network.stem) + "\n",

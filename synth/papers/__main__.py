@@ -16,6 +16,7 @@ from typing import Any
 
 from hw.command_line import Parser, interruptible, path_argument, worker_pool, writable_folder, write_text
 from hw.config import ConfigError, preset
+from sw.format.strict_json import json_text
 
 __all__ = ["NETWORKS", "SCOPES", "VARIANTS", "main", "measure"]
 
@@ -175,7 +176,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--jobs must be in 1..256, not {options.jobs}")
 
     from hw.generate import source_hash
-    from synth.explore.__main__ import json_text
 
     try:
         folder = writable_folder(options.folder)
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("scalesim is not installed (pip install 'msvq[papers]'): its column stays empty", file=sys.stderr)
         runs = _runs(options.jobs)
         report = {"hw_sha256": source_hash(), "scalesim": scalesim, "runs": runs}
-        write_text(folder / "papers.json", json_text(report, "runs"))
+        write_text(folder / "papers.json", json_text(report))
     except ConfigError as error:
         parser.error(str(error))
     except OSError as error:

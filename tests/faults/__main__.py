@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from hw.command_line import Parser, interruptible, write_text
+from sw.format.strict_json import json_text
 from tools.marked import row, write_parts
 
 __all__ = ["COMMANDS", "Command", "FaultError", "Project", "kills", "main", "publish", "table"]
@@ -334,7 +335,7 @@ def publish(report: dict[str, Any]) -> None:
     """Write the committed figures and their table."""
     committed = json.loads(COMMITTED.read_text()) if COMMITTED.exists() else {}
     merged = {name: {**committed, **report}[name] for name in COMMANDS if name in committed or name in report}
-    write_text(COMMITTED, json.dumps(merged, indent=1) + "\n")
+    write_text(COMMITTED, json_text(merged))
     write_text(PAGE, write_parts(PAGE.read_text(), {"faults": lambda: table(merged)}, PAGE.name))
 
 
@@ -361,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 report[name] = {"failure": str(error)}
                 failed += 1
         print(name, json.dumps(report[name]), flush=True)
-        write_text(target, json.dumps({"seed": options.seed, "commands": report}, indent=1) + "\n")
+        write_text(target, json_text({"seed": options.seed, "commands": report}))
     if options.publish:
         publish(report)
     return int(failed > 0)

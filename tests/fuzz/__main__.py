@@ -41,6 +41,7 @@ from hypothesis import strategies as st
 
 from hw.command_line import Parser, interruptible, write_text
 from hw.config import preset
+from sw.format.strict_json import json_text
 from tools.marked import row, write_parts
 
 __all__ = ["READERS", "Failure", "Reader", "fuzz", "main", "table"]
@@ -666,12 +667,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if number % len(names) == 0 or number == len(jobs):
                     # All that has been tried, also with other options.
                     report = _report(kept.found.values(), names, options.seed)
-                    write_text(folder / "fuzz.json", json.dumps(report, indent=1) + "\n")
+                    write_text(folder / "fuzz.json", json_text(report))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if options.publish:
-        write_text(COMMITTED, json.dumps(report, indent=1) + "\n")
+        write_text(COMMITTED, json_text(report))
         write_text(PAGE, write_parts(PAGE.read_text(), {"fuzz": lambda: table(report)}, PAGE.name))
     failures = sum(len(entry["failures"]) for entry in report["readers"].values())
     print(f"{report['inputs']} inputs, {len(names)} readers, {failures} failures")
