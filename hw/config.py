@@ -554,7 +554,7 @@ def _presets() -> dict[str, AcceleratorConfig]:
         )
     # An array for 500 MHz with a tenth of the cycle left, in a 45 nm library: products meet the first tree register
     # after two levels, and their positions come from a register.
-    for name in ("ews-cms", "ews-msvq"):
+    for name in ("ews-cms", "ews-msvq", "ews-msvq4"):
         presets[f"{name}-500mhz"] = dataclasses.replace(
             presets[f"{name}-64"], tree_register_levels=2, mrf_register=True
         )
@@ -586,8 +586,8 @@ def _presets() -> dict[str, AcceleratorConfig]:
 
 #: Named configurations: ``<variant>-<16|32|64>`` for an array of that many rows and columns, ``<variant>-tiny`` for
 #: tests; ``ews4`` and ``ews-msvq4`` are ``ews`` and ``ews-msvq`` with weights of 4 bits, ``ews-msvq-full`` is
-#: ``ews-msvq`` with all functions of the vector unit; ``ews-msvq-fpga`` is for FPGAs;
-#: ``ews-cms-500mhz`` and ``ews-msvq-500mhz`` are those of the size 64 with more pipeline registers.
+#: ``ews-msvq`` with all functions of the vector unit; ``ews-msvq-fpga`` is for FPGAs; ``ews-cms-500mhz``,
+#: ``ews-msvq-500mhz`` and ``ews-msvq4-500mhz`` are those of the size 64 with more pipeline registers.
 PRESETS: Mapping[str, AcceleratorConfig] = _presets()
 
 

@@ -9,7 +9,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -70,6 +69,9 @@ def _block(lines: Sequence[str]) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
     Parser(prog="python -m tools.first", description=__doc__).parse_args(arguments)
+
+    import tempfile
+
     with tempfile.TemporaryDirectory() as name:
         first = list(shown(COMMANDS, Path(name)))
         more = list(shown(MORE, Path(name) / "first"))

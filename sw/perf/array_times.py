@@ -25,9 +25,10 @@ class ArrayTimes:
     def __init__(self, config: AcceleratorConfig, t: Latencies) -> None:
         self.config, self.t = config, t
         self.descriptor_words = max(1, BYTES // (config.word_width // 8))
-        # Words a cycle that one channel brings: as many bursts as its FIFO holds are under way.
+        # Words a cycle that one channel brings: as many bursts as its FIFO holds are under way, and a word's space
+        # counts a cycle after it has left.
         under_way = config.fifo_words // config.burst_words * config.burst_words
-        self.rate = self.weight_rate = min(1.0, under_way / (t.read + t.request + config.burst_words))
+        self.rate = self.weight_rate = min(1.0, under_way / (t.read + t.request + config.burst_words + 1))
         # Cycles of the sequencer for a descriptor; when it has given out the last one.
         self.each = max(self.descriptor_words + t.decode, self.descriptor_words / self.rate)
         self.given = float(2 * t.queue + t.request + t.read)
@@ -67,7 +68,7 @@ class ArrayTimes:
         config, widest = self.config, max(self.words)
         room = config.fifo_words - (-(-widest // 1) if channels > 1 else 0)
         under_way = max(room // config.burst_words * config.burst_words, min(widest, config.fifo_words))
-        self.weight_rate = min(self.rate, under_way / (self.t.read + self.t.request + config.burst_words))
+        self.weight_rate = min(self.rate, under_way / (self.t.read + self.t.request + config.burst_words + 1))
         self.flows = widest <= self.weight_rate and sum(self.words) <= channels / (channels + 1)
         self.wide = layer.operation.wide
         strip = layer.strips[0]

@@ -36,7 +36,7 @@ def test_presets(name: str) -> None:
 
 def test_presets_are_all_variants_at_all_sizes() -> None:
     names = (*VARIANTS, "ews4", "ews-msvq4", "ews-msvq-full")
-    others = {"ews-msvq-fpga", "ews-cms-500mhz", "ews-msvq-500mhz"}
+    others = {"ews-msvq-fpga", "ews-cms-500mhz", "ews-msvq-500mhz", "ews-msvq4-500mhz"}
     assert set(PRESETS) == {f"{name}-{size}" for name in names for size in (16, 32, 64, "tiny")} | others
 
 
