@@ -6,14 +6,13 @@ dense tiles depends on how registers are kept (:data:`synth.flow.STORAGES`).
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hw.command_line import interruptible, writable_folder, write_text
+from hw.command_line import interruptible
 from hw.config import MASK_DECODERS, preset
-from synth.libraries import LibraryParser
+from synth.libraries import write_tables
 
 if TYPE_CHECKING:
     from synth.liberty import Library
@@ -89,25 +88,7 @@ def markdown(measured: dict[str, Any]) -> Iterator[str]:
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
-    parser = LibraryParser("synth.choices", __doc__ or "")
-    options = parser.parse_args(arguments)
-
-    from hw.yosys import YosysError
-    from synth.liberty import LibraryError
-
-    try:
-        library = parser.library(options)
-        folder = writable_folder(options.folder)
-        measured = measure(library)
-        text = "\n".join(markdown(measured)) + "\n"
-        write_text(folder / "choices.json", json.dumps(measured, indent=1) + "\n")
-        write_text(folder / "choices.md", text)
-    except (LibraryError, YosysError) as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.error(f"cannot write: {error}")
-    print(text)
-    return 0
+    return write_tables("choices", __doc__ or "", measure, markdown, arguments)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hw.command_line import interruptible, writable_folder, write_text
+from hw.command_line import interruptible
 from hw.config import preset
-from synth.libraries import LibraryParser
+from synth.libraries import write_tables
 
 if TYPE_CHECKING:
     from synth.liberty import Library
@@ -100,6 +100,20 @@ def measure(library: Library, progress: bool = True) -> list[dict[str, Any]]:
     return found
 
 
+def described(library: Library) -> dict[str, Any]:
+    """What :func:`measure` gives, and what it was made with."""
+    from hw.generate import source_hash
+    from hw.yosys import yosys_version
+
+    return {
+        "library": {"name": library.name, "sha256": library.sha256, "unit": library.area_unit},
+        "nand2": library.nand2.area,
+        "tools": {"yosys": yosys_version()},
+        "hw_sha256": source_hash(),
+        "levers": measure(library),
+    }
+
+
 def markdown(report: dict[str, Any]) -> Iterator[str]:
     """The result as a Markdown table, line by line."""
     from synth.report import change, table
@@ -127,33 +141,7 @@ def markdown(report: dict[str, Any]) -> Iterator[str]:
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, or 2 after one line on stderr."""
-    parser = LibraryParser("synth.levers", (__doc__ or "").partition("\n")[0])
-    options = parser.parse_args(arguments)
-
-    from hw.generate import source_hash
-    from hw.yosys import YosysError, yosys_version
-    from sw.format.strict_json import json_text
-    from synth.liberty import LibraryError
-
-    try:
-        library = parser.library(options)
-        folder = writable_folder(options.folder)
-        report: dict[str, Any] = {
-            "library": {"name": library.name, "sha256": library.sha256, "unit": library.area_unit},
-            "nand2": library.nand2.area,
-            "tools": {"yosys": yosys_version()},
-            "hw_sha256": source_hash(),
-            "levers": measure(library),
-        }
-        text = "\n".join(markdown(report)) + "\n"
-        write_text(folder / "levers.json", json_text(report))
-        write_text(folder / "levers.md", text)
-    except (LibraryError, YosysError) as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.error(f"cannot write: {error}")
-    print(text)
-    return 0
+    return write_tables("levers", (__doc__ or "").partition("\n")[0], described, markdown, arguments)
 
 
 if __name__ == "__main__":

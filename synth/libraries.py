@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hw.command_line import Parser, path_argument
+from hw.command_line import Parser, path_argument, writable_folder
 
 if TYPE_CHECKING:
     from synth.liberty import Library
 
-__all__ = ["STORAGES", "LibraryParser", "clock_gating"]
+__all__ = ["STORAGES", "LibraryParser", "clock_gating", "write_tables"]
 
 #: How registers are kept. ``flipflop``: a register with an enable is flip-flops with multiplexers, which every library
 #: has. ``gated``: a clock gate stops its clock instead. ``latch``: the bits of register files are latches behind clock
@@ -72,3 +73,36 @@ class LibraryParser(Parser):
         raise LibraryError(
             f"unknown library {options.pdk!r}; the libraries are generic, osu018, or a Liberty file with --lib (LIB=)"
         )
+
+
+def write_tables(
+    name: str,
+    about: str,
+    measure: Callable[[Library], dict[str, Any]],
+    markdown: Callable[[dict[str, Any]], Iterator[str]],
+    arguments: Sequence[str] | None,
+) -> int:
+    """The command ``python -m synth.NAME``: measure with a library, write ``NAME.json`` and ``NAME.md``, print these.
+
+    Returns the exit code: 0, or 2 after one line on stderr.
+    """
+    parser = LibraryParser(f"synth.{name}", about)
+    options = parser.parse_args(arguments)
+
+    from hw.yosys import YosysError
+    from sw.format.strict_json import json_text
+    from synth.liberty import LibraryError
+    from synth.report import write_files
+
+    try:
+        library = parser.library(options)
+        folder = writable_folder(options.folder)
+        report = measure(library)
+        text = "\n".join(markdown(report)) + "\n"
+        write_files(folder, {f"{name}.json": json_text(report), f"{name}.md": text})
+    except (LibraryError, YosysError) as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"cannot write: {error}")
+    print(text)
+    return 0

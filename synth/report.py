@@ -18,6 +18,7 @@ from hw.config import AcceleratorConfig
 from hw.generate import TOP, source_hash, to_rtlil
 from hw.rtlil import RtlilModule, parse_modules
 from hw.yosys import yosys_version
+from sw.format.strict_json import json_text
 from synth.cache import keep, kept
 from synth.flow import Netlist, Synthesiser
 from synth.liberty import Library
@@ -41,6 +42,7 @@ __all__ = [
     "unit_area",
     "unit_areas",
     "write",
+    "write_files",
 ]
 
 #: Results by content; may be deleted at any time.
@@ -558,7 +560,17 @@ def write(reports: Mapping[str, AreaReport], library: Library, storage: str, fol
         "presets": {name: report.to_dict() for name, report in reports.items()},
     }
     writable_folder(folder)
-    texts = {"area.json": json.dumps(described, indent=2) + "\n", "area.md": markdown(reports, storage)}
+    return write_files(folder, {"area.json": json_text(described), "area.md": markdown(reports, storage)})
+
+
+def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write texts by the names of their files into ``folder``; gives their paths.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written.
+    """
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hw.command_line import add_set_option, interruptible, path_argument, writable_folder, write_text
+from hw.command_line import add_set_option, interruptible, path_argument, writable_folder
 from hw.config import ConfigError, preset
 from sw.format.strict_json import json_text
 from synth.libraries import STORAGES, LibraryParser
@@ -229,6 +229,7 @@ def _write(
     from hw.yosys import yosys_version
     from sw.perf.sweep import point_fields, sweep_points
     from synth.explore.front import csv_text, markdown, picture
+    from synth.report import write_files
 
     axes = list(point_fields(sweep_points(options.sweep)[0]))
     report = {
@@ -254,9 +255,7 @@ def _write(
         "explore.md": "\n".join(text) + "\n",
         "explore.svg": picture(rows, axes, objectives, options.network.stem) + "\n",
     }
-    for name, content in texts.items():
-        write_text(options.folder / name, content)
-    return [options.folder / name for name in texts]
+    return write_files(options.folder, texts)
 
 
 def _run(options: argparse.Namespace, library: Library) -> list[Path]:

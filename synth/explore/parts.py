@@ -191,7 +191,7 @@ def compute(part: Part, settings: Settings, expected: Sequence[tuple[str, str]] 
 def _energy(part: Part, settings: Settings, library: Library) -> dict[str, Any]:
     from sim.networks.activations import photograph_path
     from sw.compress.methods import CompressError
-    from synth.power.__main__ import _measured
+    from synth.power.report import measure_instance
     from synth.power.sources import SourceError
 
     photograph = photograph_path()
@@ -199,7 +199,7 @@ def _energy(part: Part, settings: Settings, library: Library) -> dict[str, Any]:
         raise ExploreError(f"{platform.node()}: {photograph} is another photograph there")
     options = {**settings.power, "photograph": photograph, "storage": part.storage}
     try:
-        described = _measured(part.config, library, options)
+        described = measure_instance(part.config, library, options)
     except (CompressError, SourceError) as error:
         return {"energy": None, "energy_refused": str(error)}
     return {"energy": described["per_mac"]}

@@ -11,14 +11,13 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hw.command_line import add_set_option, interruptible, path_argument, worker_pool, writable_folder
-from hw.config import AcceleratorConfig, ConfigError, preset
+from hw.config import ConfigError, preset
 from synth.libraries import LibraryParser, clock_gating
 
 if TYPE_CHECKING:
-    from synth.liberty import Library
     from synth.power.report import Described
 
 __all__ = ["PRESETS", "main"]
@@ -37,22 +36,6 @@ NETWORKS = ("efficientnet-lite0", "resnet18", "resnet20")
 PERIOD = 1e12 / 300e6
 
 STORAGES = ("gated", "flipflop")
-
-
-def _measured(config: AcceleratorConfig, library: Library, options: dict[str, Any]) -> Described:
-    from synth.power.cells import characterise
-    from synth.power.measure import OPERATIONS, gate_netlist, measure
-    from synth.power.report import describe
-    from synth.power.sources import real_layers
-    from synth.power.workload import lanes
-    from synth.report import CACHE
-
-    layers, source = real_layers(options["network"], config, options["photograph"])
-    netlist = gate_netlist(config, library, options["storage"], CACHE)
-    runs = lanes(config, layers, OPERATIONS)
-    measured = measure(config, netlist, library, runs, options["period"], CACHE, options["wire"], options["glitches"])
-    voltage = characterise(library, netlist.cells, options["wire"]).voltage if library.area_unit == "um2" else None
-    return describe(config, measured, source, voltage)
 
 
 @interruptible
@@ -81,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from synth.liberty import LibraryError
     from synth.power.cells import characterise
     from synth.power.measure import TIMED, PowerError
-    from synth.power.report import write
+    from synth.power.report import measure_instance, write
     from synth.power.simulator import SimulatorError
     from synth.power.sources import SourceError
 
@@ -110,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found: dict[str, Described] = {}
         with Progress(*columns, console=console) as progress, worker_pool(options.jobs) as pool:
             task = progress.add_task("energy", total=len(configs))
-            futures = {pool.submit(_measured, config, library, chosen): name for name, config in configs.items()}
+            futures = {pool.submit(measure_instance, config, library, chosen): name for name, config in configs.items()}
             for future in as_completed(futures):
                 found[futures[future]] = future.result()
                 progress.advance(task)

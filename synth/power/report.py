@@ -9,7 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hw.command_line import write_text
 from hw.config import AcceleratorConfig
 from hw.generate import source_hash
 from hw.yosys import yosys_version
@@ -17,11 +16,11 @@ from sw.format.strict_json import json_text
 from sw.perf.estimate import estimate
 from sw.perf.shapes import Shapes
 from synth.liberty import Library
-from synth.power.measure import IDLE, TIMED, WARM, WINDOW, Measurement
+from synth.power.measure import IDLE, OPERATIONS, TIMED, WARM, WINDOW, Measurement, gate_netlist, measure
 from synth.power.memories import memory_energy
-from synth.report import table
+from synth.report import CACHE, table, write_files
 
-__all__ = ["SHAPES", "Described", "describe", "markdown", "network_energy", "write"]
+__all__ = ["SHAPES", "Described", "describe", "markdown", "measure_instance", "network_energy", "write"]
 
 #: The network whose energy is put together, by shapes.
 SHAPES = Path(__file__).parents[2] / "sim" / "networks" / "shapes" / "resnet18.json"
@@ -277,6 +276,36 @@ def write(presets: dict[str, Described], library: Library, settings: Mapping[str
         "power.json": json_text(_rounded(described)),
         "power.md": "\n".join(lines) + "\n",
     }
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    return [folder / name for name in texts]
+    return write_files(folder, texts)
+
+
+def measure_instance(config: AcceleratorConfig, library: Library, options: Mapping[str, Any]) -> Described:
+    """Synthesise one instance, run layers of a network on its netlist, and describe what that took.
+
+    Parameters
+    ----------
+    config, library
+        The instance, and its cells.
+    options
+        ``network`` (:data:`synth.power.sources.NETWORKS`) and the path of the ``photograph`` that it sees; ``storage``,
+        ``period`` in ps and ``wire`` of the netlist; whether ``glitches`` are timed.
+
+    Raises
+    ------
+    synth.power.measure.PowerError
+        A sum of the netlist differs from the golden model's.
+    synth.power.simulator.SimulatorError
+        The simulator cannot be built, or fails.
+    synth.power.sources.SourceError, sw.compress.methods.CompressError
+        The instance cannot run the network's layers.
+    """
+    from synth.power.cells import characterise
+    from synth.power.sources import real_layers
+    from synth.power.workload import lanes
+
+    layers, source = real_layers(options["network"], config, options["photograph"])
+    netlist = gate_netlist(config, library, options["storage"], CACHE)
+    runs = lanes(config, layers, OPERATIONS)
+    measured = measure(config, netlist, library, runs, options["period"], CACHE, options["wire"], options["glitches"])
+    voltage = characterise(library, netlist.cells, options["wire"]).voltage if library.area_unit == "um2" else None
+    return describe(config, measured, source, voltage)

@@ -191,7 +191,6 @@ def test_accuracy_of_a_study() -> None:
 
 def test_energy_is_that_of_synth_power(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The simulation is tested where it is; here, that each point asks for its own and that the front has it."""
-    from synth.power import __main__ as power
     from synth.power.sources import SourceError
 
     asked = []
@@ -203,7 +202,7 @@ def test_energy_is_that_of_synth_power(folder: Path, monkeypatch: pytest.MonkeyP
             raise SourceError("no weights for it")
         return {"per_mac": 2.0 if config.variant == "ews" else 1.0}
 
-    monkeypatch.setattr(power, "_measured", instead)
+    monkeypatch.setattr("synth.power.report.measure_instance", instead)
     # In this process: the one that stands in is not in another.
     monkeypatch.setattr(
         "synth.explore.engines.by_processes",

@@ -196,7 +196,7 @@ def test_command_says_what_was_measured(built, measured, tmp_path, monkeypatch) 
         return describe(config, measured, "random", None)
 
     monkeypatch.setattr(command, "worker_pool", ThreadPoolExecutor)
-    monkeypatch.setattr(command, "_measured", instead)
+    monkeypatch.setattr("synth.power.report.measure_instance", instead)
     assert command.main(["--preset", "ews-msvq-tiny", "-o", str(tmp_path)]) == 0
     ((found, options),) = asked
     assert found == config
