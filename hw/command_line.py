@@ -12,8 +12,9 @@ import secrets
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Parser",
     "add_set_option",
+    "called_as",
     "interruptible",
     "naming_file",
     "path_argument",
+    "plain_text",
     "temporary_path",
     "worker_pool",
     "writable_folder",
@@ -37,8 +40,41 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 
+#: A role of reStructuredText, and what it shows of its target: ``:mod:`sw.run```, ``:func:`~sw.run.main```.
+_ROLE = re.compile(r":[\w:]+:`(?:~[\w.]*\.)?([^`]*)`")
+
+#: How the docstring of a command's module begins.
+_COMMAND = re.compile(r"``(?:python -m|msvq) [^`]+``: ")
+
+#: The name that the user called a command by, where it is not the module's own.
+_called_as: ContextVar[str | None] = ContextVar("called_as", default=None)
+
+
+@contextlib.contextmanager
+def called_as(name: str) -> Iterator[None]:
+    """Within the body, parsers call their program ``name``: in usage, help and errors."""
+    token = _called_as.set(name)
+    try:
+        yield
+    finally:
+        _called_as.reset(token)
+
+
+def plain_text(text: str) -> str:
+    """A docstring's text as a terminal shows it: without the command that it begins with, and without marks."""
+    command, text = _COMMAND.match(text), _COMMAND.sub("", text, count=1)
+    text = _ROLE.sub(r"\1", text[:1].upper() + text[1:] if command else text).replace("``", "")
+    return re.sub(r"::$", ":", text, flags=re.MULTILINE)
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line and exit code 2."""
+    """A parser whose errors are one line and exit code 2.
+
+    ``prog`` is how the command is called, unless :func:`called_as` says otherwise; ``description`` may be a docstring.
+    """
+
+    def __init__(self, *, prog: str, description: str | None = None, **options: Any) -> None:
+        super().__init__(prog=_called_as.get() or prog, description=plain_text(description or ""), **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")

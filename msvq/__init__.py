@@ -21,6 +21,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import hw  # noqa: F401 - Ctrl-C while a command loads is one line
+
 if TYPE_CHECKING:
     from hw.config import PRESETS, AcceleratorConfig, preset
     from msvq.api import (

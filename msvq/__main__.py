@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hw.command_line import Parser
+from hw.command_line import Parser, called_as
 
 __all__ = ["COMMANDS", "main"]
 
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("msvq: interrupted", file=sys.stderr)
             return 130
-        status: int = command.main([*first, *given[1:]])
+        with called_as(f"msvq {given[0]}"):
+            status: int = command.main([*first, *given[1:]])
         return status
     width = max(map(len, COMMANDS))
     listed = "\n".join(f"  {name:{width}}  {text}" for name, (_, _, text) in COMMANDS.items())

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="msvq example", description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("folder", metavar="DIR", type=Path, help="a new folder: net.py, net.pt, images.npz, image.npy")
     parser.add_argument("--epochs", type=int, default=5, help="of the training (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="%(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of images and weights (%(default)s)")
     options = parser.parse_args(arguments)
     return exit_status(parser.prog, lambda: _write(options))
 

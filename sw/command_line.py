@@ -12,7 +12,15 @@ from pathlib import Path
 from hw.command_line import Parser, add_set_option
 from hw.config import PRESETS
 
-__all__ = ["Parser", "add_instance_options", "check_folders", "exit_status"]
+__all__ = ["DefaultsFormatter", "Parser", "add_instance_options", "check_folders", "exit_status"]
+
+
+class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default of an argument to its help, where there is one and the help does not say it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = action.default in (None, False) or "default" in (action.help or "")
+        return action.help if told else super()._get_help_string(action)
 
 
 def check_folders(*paths: str | None) -> None:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+import hw  # noqa: F401 - Ctrl-C while a command loads is one line
+
 if TYPE_CHECKING:
     from synth.report import AreaReport, area
 

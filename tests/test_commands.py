@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from msvq.__main__ import COMMANDS as msvq_commands
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +49,20 @@ COMMANDS = {
     "hw.control.descriptor": "",
     "hw.generate": "--preset ews-tiny -o build",
     "msvq": "check net:Net",
+    "msvq calibrate": "net:Net --data a.npz -o out.msvq",
+    "msvq check": "net:Net",
+    "msvq compile": "net.msvq -o out.prog",
+    "msvq compress": "--checkpoint a.pt -o out.msvq",
+    "msvq evaluate": "net.msvq --data a.npz",
+    "msvq example": "build/first",
+    "msvq finetune": "net:Net --data a.npz -o out.msvq",
+    "msvq generate": "--preset ews-tiny -o build",
+    "msvq list": "net.prog",
+    "msvq perf": "net.msvq",
+    "msvq report": "",
+    "msvq run": "net.prog",
+    "msvq search": "net:Net --bytes 1000",
+    "msvq simulate": "ews-tiny",
     "msvq.example": "build/first",
     "sim": "ews-tiny",
     "sim.accelerator": "a b c",
@@ -85,6 +104,17 @@ COMMANDS = {
     "tools.readme": "",
     "tools.report": "",
     "tools.tasks": "",
+}
+
+#: How a command is called where it is not by its module.
+NAMES = {
+    "fpga": "python -m hw.board",
+    "msvq": "msvq",
+    "msvq.example": "msvq example",
+    "sw.compiler.listing": "python -m sw.compiler list",
+} | {
+    f"sw.compress.commands.{name}": f"python -m sw.compress {name}"
+    for name in ("calibrate", "check", "evaluate", "finetune", "search")
 }
 
 #: Those that do their work at once, with nothing left to interrupt.
@@ -180,6 +210,39 @@ def test_help_teaches_and_loads_nothing_slow(command: str) -> None:
     assert answer["status"] == 0, answer
     assert answer["out"].startswith("usage: ")
     assert answer["loaded"] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_calls_the_program_as_the_user_does_and_has_no_marks(command: str) -> None:
+    shown = answers()[command]["help"]["out"]
+    name = NAMES.get(command, command if command.startswith("msvq ") else f"python -m {command}")
+    assert " ".join(shown.split()).startswith(f"usage: {name} ")
+    assert not re.search(r":\w+:`|``|::\s|default: None|%\(", shown), shown
+    if command.startswith("msvq"):
+        assert "python -m" not in shown
+
+
+def test_all_commands_of_msvq_are_known() -> None:
+    assert {f"msvq {name}" for name in msvq_commands} == {name for name in COMMANDS if name.startswith("msvq ")}
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "experiments.gpt", "formal", "fpga", "hw.generate", "msvq", "sim", "sw.run", "synth", "tools.first"],
+)
+def test_an_interrupt_while_modules_load_is_one_line(command: str, tmp_path: Path) -> None:
+    """One command of each package that has some. A module that all of them load interrupts its process."""
+    (tmp_path / "argparse.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nsignal.pause()\n")
+    done = subprocess.run(
+        [sys.executable, "-m", command, "--help"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == "interrupted\n"
+    # As the interpreter ends: by the signal, which a shell shows as 130.
+    assert done.returncode in (130, -signal.SIGINT)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

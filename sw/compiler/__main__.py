@@ -31,7 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m sw.compiler", description=__doc__)
+    parser = Parser(
+        prog="python -m sw.compiler",
+        description="A network's container to a program, or to programs of a network in steps.",
+        epilog="The command list lists one.",
+    )
     parser.add_argument("container", metavar="CONTAINER", help="a network with its operations, from fine-tuning")
     add_instance_options(parser)
     parser.add_argument("--image", metavar="C,R,S", help="channels, rows and columns of the image (the container's)")

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m sw.compress",
         description="Compress a network into a container without training, or run the ablation of MVQ table 3.",
-        epilog="Commands of their own, each with --help: python -m sw.compress check: what becomes of a network, and"
+        epilog="Commands of their own, each with --help. check: what becomes of a network, and"
         " what is refused. calibrate: a whole network file from a batch of images. finetune: compress and train."
         " evaluate: accuracy of a file's integers. search: a recipe for each layer within a number of bytes.",
     )
@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         "--model", help="efficientnet-lite0, timm:NAME, torchvision:NAME or package.module:callable, with its weights"
     )
     source.add_argument("--checkpoint", metavar="FILE", help="a PyTorch state dict, or .npz")
-    parser.add_argument("--method", choices=[name for name in RECIPE_METHODS if name != "pqf"], default="mvq")
+    parser.add_argument(
+        "--method", choices=[name for name in RECIPE_METHODS if name != "pqf"], default="mvq", help="%(default)s"
+    )
     parser.add_argument(
         "--scope", choices=SCOPES, default="layerwise", help="which layers share a codebook (%(default)s)"
     )
@@ -73,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--codeword-bits", type=int, help="of a codeword's weights, 2..8, with their sign (8)")
     parser.add_argument("--uniform-bits", type=int, help="of a weight of layers without codewords, 5..8 (8)")
     parser.add_argument("--iterations", type=int, default=20, help="most iterations of k-means (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="%(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the clustering (%(default)s)")
     parser.add_argument("--init", choices=INITS, default="k-means++", help="initial codewords (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads; does not change the result (all processors)")
     parser.add_argument("--device", default="cpu", help="of the clustering: cpu or cuda (%(default)s)")

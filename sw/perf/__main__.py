@@ -2,7 +2,7 @@
 
 NETWORK is a container with its operations, or a .json file of shapes (sw/perf/shapes.py says how). With --sweep all
 combinations of the values are estimated, one line each; fields that go together are one axis: N:M=2:4,4:16. For a
-compiled program, python -m sw.run --backend perf is slower and more exact.
+compiled program, the command run with --backend perf is slower and more exact.
 """
 
 from __future__ import annotations

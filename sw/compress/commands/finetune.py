@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, get_type_hints
 
-from sw.command_line import Parser, check_folders, exit_status
+from sw.command_line import DefaultsFormatter, Parser, check_folders, exit_status
 from sw.compress.commands.options import NETWORK, add_data_options, add_recipe_options, load_split, rules_of
 from sw.compress.methods import CompressError, LayerSource
 from sw.compress.training.settings import SCHEMES, SPLITS, VALUES, Freezing, TrainConfig
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m sw.compress finetune",
         description="Compress a network, train it in that form, and write it as integers.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("network", help=NETWORK)
     parser.add_argument("--weights", metavar="FILE", help="checkpoint of the network")

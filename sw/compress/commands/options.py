@@ -35,7 +35,7 @@ def add_recipe_options(parser: Any) -> None:
     """``--method``, ``--k``, ``--d``, bits (:func:`bits_of_options`), ``--nm``, ``--scope``, ``--rules`` and
     ``--keep``.
     """
-    parser.add_argument("--method", choices=RECIPE_METHODS, default="mvq")
+    parser.add_argument("--method", choices=RECIPE_METHODS, default="mvq", help="mvq by default")
     parser.add_argument("--k", type=int, help="codewords")
     parser.add_argument("--d", type=int, help="codeword length")
     parser.add_argument(
@@ -43,7 +43,9 @@ def add_recipe_options(parser: Any) -> None:
     )
     parser.add_argument("--uniform-bits", type=int, help="of a weight of layers without codewords, 5..8; 8 by default")
     parser.add_argument("--nm", metavar="N:M", help="keep N of every M weights")
-    parser.add_argument("--scope", choices=SCOPES, default="layerwise", help="which layers share a codebook")
+    parser.add_argument(
+        "--scope", choices=SCOPES, default="layerwise", help="which layers share a codebook; layerwise by default"
+    )
     parser.add_argument("--rules", metavar="FILE", help="a recipe for each layer, as the command search writes them")
     parser.add_argument(
         "--keep",
