@@ -1,8 +1,10 @@
-"""The option of tests that have a short and a whole version, and threads of tests that run side by side."""
+"""The option of tests that have a short and a whole version, threads of tests side by side, and what tests cost."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,6 +13,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
+#: What takes a worker longest at a time begins first, so that the others end with it.
+FIRST = ("test_style.py", "test_wheel.py")
+
+#: Processor seconds that a test may take in `make test`, its fixtures and processes among them; longer ones are named.
+BUDGET = 10.0
+#: Name of what a report says of them.
+PROCESSOR = "processor_seconds"
+#: Runs that take as many are told where they went.
+LONG_RUN = 60.0
+
+_BEGIN = pytest.StashKey[float]()
+_COSTS = pytest.StashKey[dict[str, float]]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the whole of what is otherwise sampled; takes long")
@@ -18,10 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "whole: runs with --full alone; `make test` has another member of its kind")
-
-
-#: What takes a worker longest at a time begins first, so that the others end with it.
-FIRST = ("test_style.py", "test_wheel.py")
+    config.stash[_COSTS] = {}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -31,6 +43,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("whole"):
             item.add_marker(pytest.mark.skip(reason="a part of the whole: make test-full"))
+
+
+def _processor() -> float:
+    """Seconds of this process and of those that it has waited for; unlike the clock's, others do not lengthen them."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[_BEGIN] = _processor()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.when == "teardown":
+        report.user_properties.append((PROCESSOR, round(_processor() - item.stash[_BEGIN], 2)))
+    return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    pass
 
 
 @pytest.fixture(scope="session")

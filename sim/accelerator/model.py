@@ -101,12 +101,12 @@ def accelerator_runner(
     threads
         That the model runs on.
     quick
-        Build quickly; the model is slower.
+        Build quickly; the model is slower, and another one: ``<name>-quick``.
     trace
         Record waveforms in this file (VCD); such a model is another one.
     """
     return VerilatorRunner(
-        name,
+        f"{name}-quick" if quick else name,
         [accelerator_verilog(config, name, make), _HERE / "bench.sv"],
         "bench",
         [
@@ -164,10 +164,10 @@ def bare_runner(
     config, name, make
         As for :func:`accelerator_verilog`; the model is called ``<name>-bare``.
     quick
-        Build quickly; the model is slower.
+        Build quickly; the model is slower, and called ``<name>-bare-quick``.
     """
     return VerilatorRunner(
-        f"{name}-bare",
+        f"{name}-bare-quick" if quick else f"{name}-bare",
         [accelerator_verilog(config, name, make)],
         TOP,
         [*_FAST, *(_QUICK if quick else []), *_LINT],

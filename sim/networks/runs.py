@@ -142,6 +142,7 @@ def run_workload(
     model_name: str | None = None,
     label: str = "network",
     processes: int | None = None,
+    quick: bool = False,
     progress: Progress = lambda text, share: None,
 ) -> Run:
     """Run a workload on an instance.
@@ -165,6 +166,8 @@ def run_workload(
         Of the result files in ``build/sim``: runs of one model at the same time need different ones.
     processes
         Simulations at a time; by default one for each core.
+    quick
+        For a few short programs: a model that is built quickly (:func:`sim.accelerator.model.accelerator_runner`).
     progress
         Called now and then.
 
@@ -178,7 +181,7 @@ def run_workload(
     progress(f"{name}: compiling", 0)
     plain = workload.compile(False)
     if isinstance(plain, SteppedProgram):
-        return _run_steps(config, name, workload, plain, rtl, model_name, label, processes, progress)
+        return _run_steps(config, name, workload, plain, rtl, model_name, label, processes, quick, progress)
     model = predict(plain)
     if not rtl:
         return Run(plain.layers, model, [], [], [], 0, 0.0, 0.0, 0.0)
@@ -188,7 +191,7 @@ def run_workload(
     jobs = [_job(stored, start) for start in starts]
     if stored.image != plain.image:
         jobs.append(_job(plain, plain.memory(workload.images[0])))
-    simulation = _Simulation(config, name, model_name, label, processes, progress)
+    simulation = _Simulation(config, name, model_name, label, processes, quick, progress)
     golden, outcomes = simulation.run(jobs, model, lambda: [execute(stored, start).memory for start in starts])
     memories = [np.frombuffer(outcome.memory, np.uint8) for outcome in outcomes]
     timed = memories[len(starts) :] or memories[:1]
@@ -213,6 +216,7 @@ def _run_steps(
     model_name: str | None,
     label: str,
     processes: int | None,
+    quick: bool,
     progress: Progress,
 ) -> Run:
     """A network in steps. What the golden model's programs make goes into the RTL's, which must make the same."""
@@ -233,7 +237,7 @@ def _run_steps(
     for number, (found, wanted) in enumerate(zip(results, workload.expected(), strict=True)):
         if not np.array_equal(found, wanted):
             raise NetworkError(f"{name}: image {number}: the programs' result is not that of the integer network")
-    simulation = _Simulation(config, name, model_name, label, processes, progress)
+    simulation = _Simulation(config, name, model_name, label, processes, quick, progress)
     _, outcomes = simulation.run([_job(program, before) for program, before, _ in given], model, list)
     memories = [np.frombuffer(outcome.memory, np.uint8) for outcome in outcomes]
     # Programs come one after the other, each with all images.
@@ -272,13 +276,14 @@ class _Simulation:
         model_name: str | None,
         label: str,
         processes: int | None,
+        quick: bool,
         progress: Progress,
     ) -> None:
         self.config, self.name, self.label, self.progress = config, name, label, progress
         self.model_name = model_name or f"accelerator-{name}"
-        self.processes = processes or os.cpu_count() or 1
+        self.processes, self.quick = processes or os.cpu_count() or 1, quick
         progress(f"{name}: building the simulation", 0)
-        runner = accelerator_runner(config, self.model_name)
+        runner = accelerator_runner(config, self.model_name, quick=quick)
         runner.build_model()
         self.built = {"verilog": emission_cost(self.model_name), "model": runner.build_cost}
         self.begin, self.used = perf_counter(), _processor()
@@ -304,7 +309,7 @@ class _Simulation:
 
         def simulate(number: int) -> list[Outcome]:
             return run_jobs(
-                accelerator_runner(self.config, self.model_name),  # a runner runs one thing at a time
+                accelerator_runner(self.config, self.model_name, quick=self.quick),  # a runner runs one thing at a time
                 [jobs[index] for index in parts[number]],
                 f"{self.label}-{number}",
                 lambda job, cycles: show(number, job, cycles),

@@ -58,7 +58,7 @@ def program(workload: Workload) -> Program:
 def test_a_small_network_is_bit_exact_on_the_rtl(workload: Workload) -> None:
     seen: list[float] = []
     run = run_workload(
-        CONFIG, "tiny", workload, model_name="ews-msvq-tiny-accelerator", processes=2,
+        CONFIG, "tiny", workload, model_name="ews-msvq-tiny-accelerator", processes=2, quick=True,
         progress=lambda text, share: seen.append(share),
     )  # fmt: skip
     assert [check.different for check in run.checks] == [0, 0]
@@ -87,7 +87,9 @@ def test_a_small_transformer_is_bit_exact_on_the_rtl() -> None:
     steps = compile_steps(network, CONFIG)
     expected = list(network.run(images[:2]))
     given = Workload("random", lambda dump: steps, [[x] for x in images[:2]], expected=lambda: expected)
-    run = run_workload(CONFIG, "tiny", given, model_name="ews-msvq-tiny-accelerator", label="steps", processes=2)
+    run = run_workload(
+        CONFIG, "tiny", given, model_name="ews-msvq-tiny-accelerator", label="steps", processes=2, quick=True
+    )
     assert [(check.different, check.differing) for check in run.checks] == [(0, ())] * 2
     # Two heads of each product: 8 programs of 10 layers.
     assert run.checks[0].layers == len(run.layers) == len(run.rtl) == 10
