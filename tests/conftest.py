@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -24,7 +24,6 @@ PROCESSOR = "processor_seconds"
 LONG_RUN = 60.0
 
 _BEGIN = pytest.StashKey[float]()
-_COSTS = pytest.StashKey[dict[str, float]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,7 +32,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "whole: runs with --full alone; `make test` has another member of its kind")
-    config.stash[_COSTS] = {}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -64,8 +62,36 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     return report
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    pass
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    costs = {
+        report.nodeid: dict(report.user_properties)[PROCESSOR]
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and PROCESSOR in dict(report.user_properties)
+    }
+    if sum(costs.values()) >= LONG_RUN:
+        terminalreporter.section("processor time")
+        for line in folders(costs):
+            terminalreporter.write_line(line)
+    if not config.getoption("full"):
+        for name in beyond(costs):
+            terminalreporter.write_line(
+                f"{costs[name]:.0f} s of a processor, more than {BUDGET:.0f}: {name}; make it smaller, or mark it whole"
+                " beside a smaller member of its kind (docs/verification.md)"
+            )
+
+
+def folders(costs: Mapping[str, float]) -> list[str]:
+    """Lines with the seconds of the tests in each folder below tests/ and its folders, the longest first."""
+    sums: Counter[str] = Counter()
+    for name, seconds in costs.items():
+        sums["/".join(name.split("::")[0].split("/")[:-1][:3])] += seconds
+    return [f"{seconds:7.0f} s {folder}" for folder, seconds in [("all", sum(sums.values())), *sums.most_common()]]
+
+
+def beyond(costs: Mapping[str, float]) -> list[str]:
+    """Names of the tests that take more than :data:`BUDGET`, the longest first."""
+    return sorted((name for name, seconds in costs.items() if seconds > BUDGET), key=lambda name: -costs[name])
 
 
 @pytest.fixture(scope="session")

@@ -31,10 +31,10 @@ def test_tiny_preset_is_bit_exact(variant: str) -> None:
 
 
 def test_layer_tiles_of_one_vector_leave_the_core_idle_in_between() -> None:
-    config = preset("ews-cms-tiny")
+    config = preset("ews-msvq-tiny")
     rng = np.random.default_rng(0)
     layer = random_layer(config, rng, (8, 12, 1, 1), "fc", kind="linear")
-    (result,) = run_layers(config, [(layer, random_activations(rng, (12,)), Schedule(4, 8))], "ews-cms-tiny", "fc")
+    (result,) = run_layers(config, [(layer, random_activations(rng, (12,)), Schedule(4, 8))], "ews-msvq-tiny", "fc")
     assert result.passed
     assert result.psums == 3 * 8
 
@@ -67,12 +67,12 @@ def test_damaged_designs_are_generated_again(end: str, damage: str, tmp_path, mo
 
 
 def test_progress_reaches_the_end() -> None:
-    config = preset("ews-tiny")
+    config = preset("ews-msvq-tiny")
     rng = np.random.default_rng(0)
     layer = random_layer(config, rng, (8, 4, 1, 1))
     seen: list[float] = []
     job = (layer, random_activations(rng, (4, 120, 120)), Schedule(4, 8))
-    (result,) = run_layers(config, [job], "ews-tiny", "progress", seen.append)
+    (result,) = run_layers(config, [job], "ews-msvq-tiny", "progress", seen.append)
     assert result.passed
     assert result.sums == 8 * 14400
     assert seen == sorted(seen)
@@ -115,20 +115,20 @@ def test_wrong_order_of_masks_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_transfer_ends_the_simulation() -> None:
-    config = preset("ews-tiny")
+    config = preset("ews-msvq-tiny")
     job = random_job(config, np.random.default_rng(3), "short")
     program = layer_program(config, job.layer, job.activations, job.schedule)
     del program.streams["i_activation"][-1]
-    runner, manifest = build_model(config, "ews-tiny")
+    runner, manifest = build_model(config, "ews-msvq-tiny")
     with pytest.raises(SimulationError, match=r"nothing moved for \d+ cycles"):
         simulate(config, [Session("short", [job])], [[program]], runner, manifest, "short-of-one")
 
 
 def test_superfluous_transfer_is_seen() -> None:
-    config = preset("ews-tiny")
+    config = preset("ews-msvq-tiny")
     job = random_job(config, np.random.default_rng(4), "long")
     program = layer_program(config, job.layer, job.activations, job.schedule)
     program.streams["i_weight"].append(0)
-    runner, manifest = build_model(config, "ews-tiny")
+    runner, manifest = build_model(config, "ews-msvq-tiny")
     with pytest.raises(SimulationError, match="1 transfers were never taken from i_weight"):
         simulate(config, [Session("long", [job])], [[program]], runner, manifest, "one-too-many")

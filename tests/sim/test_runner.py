@@ -61,11 +61,19 @@ def test_missing_test_is_an_error() -> None:
         counter().run_tests("counter_bench", label="none", testcase="no_such_test")
 
 
-def test_python_needs_no_shared_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_module.find_libpython, "find_libpython", lambda: None)
-    hosted = VerilatorRunner("hosted", [HERE / "counter.v"], "counter")
-    results = hosted.run_tests("counter_bench", testcase="counts_enabled_cycles")
+@pytest.mark.parametrize("hosted", [True, pytest.param(False, marks=pytest.mark.whole)])
+def test_waveforms_of_a_run(hosted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And Python needs no shared library."""
+    if hosted:
+        monkeypatch.setattr(runner_module.find_libpython, "find_libpython", lambda: None)
+    runner = VerilatorRunner("counter", [HERE / "counter.v"], "counter", trace=tmp_path / "waves.vcd")
+    results = runner.run_tests("counter_bench", testcase="counts_enabled_cycles")
     assert [case.get("name") for case in ElementTree.parse(results).iter("testcase")] == ["counts_enabled_cycles"]
+    text = (tmp_path / "waves.vcd").read_text()
+    assert "$enddefinitions" in text
+    assert re.search(r"\$var wire +\d+ \S+ count ", text)
+    # Values over time, not definitions alone.
+    assert text.count("\n#") > 4
 
 
 def test_refused_verilog_is_shown_with_the_log(tmp_path: Path) -> None:
@@ -98,13 +106,3 @@ def test_a_model_that_is_built_or_runs_is_left_alone(models: Path, tmp_path: Pat
         runs[0].result()
         with pytest.raises(SimulationError, match="1 of 1 failed: counts_enabled_cycles"):
             runs[1].result()
-
-
-def test_waveforms_of_a_run(tmp_path: Path) -> None:
-    runner = VerilatorRunner("counter", [HERE / "counter.v"], "counter", trace=tmp_path / "waves.vcd")
-    runner.run_tests("counter_bench", testcase="counts_enabled_cycles")
-    text = (tmp_path / "waves.vcd").read_text()
-    assert "$enddefinitions" in text
-    assert re.search(r"\$var wire +\d+ \S+ count ", text)
-    # Values over time, not definitions alone.
-    assert text.count("\n#") > 4
