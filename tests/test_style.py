@@ -14,7 +14,11 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize(
     "command",
-    [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
+    [
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        pytest.param(["mypy"], marks=pytest.mark.costly("reads torch's types, once a checkout")),
+    ],
     ids=["ruff-check", "ruff-format", "mypy"],
 )
 def test_tool_finds_nothing(command: list[str]) -> None:

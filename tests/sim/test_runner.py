@@ -32,6 +32,7 @@ def counter() -> VerilatorRunner:
     return VerilatorRunner("counter", [HERE / "counter.v"], "counter")
 
 
+@pytest.mark.costly("compiles the simulator's library, which all models share")
 def test_tests_run_on_the_model_and_leave_junit_xml(models: Path) -> None:
     results = counter().run_tests("counter_bench", testcase=["counts_enabled_cycles", "hides_registers"])
     assert results == models / "counter.xml"
@@ -61,6 +62,7 @@ def test_missing_test_is_an_error() -> None:
         counter().run_tests("counter_bench", label="none", testcase="no_such_test")
 
 
+@pytest.mark.costly("compiles the simulator's library once more")
 @pytest.mark.parametrize("hosted", [True, pytest.param(False, marks=pytest.mark.whole)])
 def test_waveforms_of_a_run(hosted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And Python needs no shared library."""

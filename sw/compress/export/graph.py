@@ -270,8 +270,9 @@ class _Exporter:
         if kind in ("nearest", "bilinear", "spread"):
             return {"mode": "zeros" if kind == "spread" else kind}
         if kind == "slice":
-            _, _, start, length = node.args
-            return {"start": start, "stop": start + length}  # type: ignore[operator]
+            given: Any = node.args
+            _, _, start, length = given
+            return {"start": start, "stop": start + length}
         if kind == "maximum":
             given = arguments(self.graph, node, kind)
             if given["dilation"] not in (1, (1, 1), [1, 1]) or given["return_indices"]:

@@ -323,12 +323,14 @@ class ValueRaiser(Raiser):
 
     def slice(self, node: fx.Node) -> Any:
         """Every so many rows, and as many columns, of which a shortcut is made if padding follows."""
-        axis, first, last, step = list(node.args[1:]) + [0, 0, None, 1][len(node.args) - 1 :]
+        # Of one type: mypy would take seconds for what their union makes of builtins.slice.
+        given: list[Any] = [*node.args[1:], *[0, 0, None, 1][len(node.args) - 1 :]]
+        axis, first, last, step = given
         source = node.args[0]
         before = self.value(source)
         shape = shape_of(source) or ()
-        rank, axis = len(shape), cast(int, axis) % max(len(shape), 1)
-        whole = first in (0, None) and (last is None or cast(int, last) >= shape[axis])
+        rank, axis = len(shape), axis % max(len(shape), 1)
+        whole = first in (0, None) and (last is None or last >= shape[axis])
         if whole and step == 1:
             return before
         if axis == 1 and step == 1:
@@ -337,7 +339,7 @@ class ValueRaiser(Raiser):
                 return self.channels(node, 1, start, stop - start)
         if whole and rank == 4:
             if axis == 2 and isinstance(before, fx.Node):
-                return Strided(cast(int, step), cast(fx.Node, source), rows_only=True)
+                return Strided(step, source, rows_only=True)
             if axis == 3 and isinstance(before, Strided) and before.rows_only and before.stride == step:
                 strided = Strided(before.stride, before.source, rows_only=False)
                 return strided
