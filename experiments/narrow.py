@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments.case import Case
-from experiments.study import Study, main_of
+from experiments.study import Study
 from sw.compress.methods import Recipe
 from sw.compress.training.settings import Freezing, TrainConfig
 
@@ -67,20 +67,15 @@ def cases(network: str) -> list[Case]:
 
 
 STUDY = Study(
-    name="narrow",
-    networks=tuple(CONFIGS),
-    cases=cases,
-    config=CONFIGS.__getitem__,
-    note=(
-        "Accuracy of the container's integers on the test images, in per cent; mean and standard deviation over"
-        " seeds. Bits are those of a codeword's weights, with their sign; the first and the last layer stay at 8 bit."
-    ),
+    "narrow",
+    __doc__,
+    CONFIGS,
+    cases,
+    "test images",
+    "Bits are those of a codeword's weights, with their sign; the first and the last layer stay at 8 bit.",
 )
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    return main_of(STUDY, __doc__, arguments)
+main = STUDY.main
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ third of the width, has less to spare.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from experiments.case import Case
-from experiments.study import Study, main_of
+from experiments.study import Study
 from sw.compress.methods import Recipe
 from sw.compress.training.settings import Freezing, TrainConfig
 
@@ -53,20 +52,15 @@ def cases(network: str) -> list[Case]:
 
 
 STUDY = Study(
-    name="signs",
-    networks=tuple(CONFIGS),
-    cases=cases,
-    config=CONFIGS.__getitem__,
-    note=(
-        "Accuracy of the container's integers on the 10,000 test images, in per cent; mean and standard deviation over"
-        " seeds. The transformer is a network in steps: its normalisation, softmax and GELU are integers, too."
-    ),
+    "signs",
+    __doc__,
+    CONFIGS,
+    cases,
+    "10,000 test images",
+    "The transformer is a network in steps: its normalisation, softmax and GELU are integers, too.",
 )
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    return main_of(STUDY, __doc__, arguments)
+main = STUDY.main
 
 
 if __name__ == "__main__":

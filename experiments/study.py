@@ -17,7 +17,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 #: Images whose logits :mod:`sw.golden` computes too, of one seed: they take as long as all others.
 GOLDEN = 2
 
+#: What the ratios of a table are of.
+RATIOS = "Ratios count all layers but the first and the last, which stay at 8 bit; the file holds those too."
+
 
 @dataclass(frozen=True)
 class Study:
@@ -54,25 +57,43 @@ class Study:
     ----------
     name
         Of its module and its results.
-    networks
-        It can run on.
-    cases, config
+    description
+        For the help of its command.
+    configs
+        Settings of each network that it can run on.
+    cases
         Of a network.
-    note
-        Below the table.
+    images
+        That the accuracy is of.
+    remarks
+        Below the table, behind what stands below all of them.
     """
 
     name: str
-    networks: tuple[str, ...]
+    description: str | None
+    configs: Mapping[str, TrainConfig]
     cases: Callable[[str], list[Case]]
-    config: Callable[[str], TrainConfig]
-    note: str
+    images: str
+    remarks: str
+
+    @property
+    def note(self) -> str:
+        """What stands below the table."""
+        return (
+            f"Accuracy of the container's integers on the {self.images}, in per cent; mean and standard deviation over"
+            f" seeds. {self.remarks}"
+        )
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
+        parser = _parser(self)
+        options = parser.parse_args(arguments)
+        return exit_status(parser.prog, lambda: _run(self, options))
 
 
-def main_of(study: Study, description: str | None, arguments: Sequence[str] | None) -> int:
-    """The command line of a study. Returns the exit status: 2 for bad input, with one line on standard error."""
-    parser = Parser(prog=f"python -m experiments.{study.name}", description=description)
-    parser.add_argument("network", choices=study.networks)
+def _parser(study: Study) -> argparse.ArgumentParser:
+    parser = Parser(prog=f"python -m experiments.{study.name}", description=study.description)
+    parser.add_argument("network", choices=study.configs)
     parser.add_argument("--weights", type=Path, help="floating-point weights (build/experiments/NETWORK.pt)")
     parser.add_argument("--sparse-weights", type=Path, help="weights trained 4:16 sparse (...NETWORK-sr-ste.pt)")
     parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2, and 100 for --rates")
@@ -89,8 +110,7 @@ def main_of(study: Study, description: str | None, arguments: Sequence[str] | No
     parser.add_argument("--containers", action="store_true", help="keep the networks' files beside the runs'")
     parser.add_argument("--report-only", action="store_true", help="make the report of the runs that are there")
     add_options(parser)
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _run(study, options))
+    return parser
 
 
 @dataclass(frozen=True)
@@ -140,7 +160,7 @@ def _runs(study: Study, options: argparse.Namespace, cases: Sequence[Case]) -> l
     name = f"rates-{study.name}" if options.rates else study.name
     folder = options.runs or WEIGHTS / f"{name}-{options.network}"
     best = _found_rates(study.name, options.network)["best"]
-    own = study.config(options.network)
+    own = study.configs[options.network]
     found = []
     for seed in options.seeds or (TRY_SEEDS if options.rates else SEEDS):
         for rate in options.rates or [options.lr]:
@@ -366,4 +386,4 @@ def _write(path: Path, report: dict[str, Any], headings: Sequence[str], rows: Se
     print(path.with_suffix(".md").read_text())
 
 
-__all__ = ["Study", "main_of"]
+__all__ = ["RATIOS", "Study"]

@@ -12,10 +12,9 @@ within A's bytes, too.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from experiments.case import Case
-from experiments.study import Study, main_of
+from experiments.study import RATIOS, Study
 from sw.compress.candidates import METHOD_CANDIDATES
 from sw.compress.methods import Recipe
 from sw.compress.training.settings import Freezing, TrainConfig
@@ -116,22 +115,9 @@ def cases(network: str) -> list[Case]:
     return rows
 
 
-STUDY = Study(
-    name="table3",
-    networks=("resnet20", "resnet18"),
-    cases=cases,
-    config=CONFIGS.__getitem__,
-    note=(
-        "Accuracy of the container's integers on the 10,000 test images, in per cent; mean and standard deviation over"
-        " seeds. Ratios count all layers but the first and the last, which stay at 8 bit; the file holds those too."
-        " A to D: MVQ table 3."
-    ),
-)
+STUDY = Study("table3", __doc__, CONFIGS, cases, "10,000 test images", f"{RATIOS} A to D: MVQ table 3.")
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    return main_of(STUDY, __doc__, arguments)
+main = STUDY.main
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 
 from experiments.case import Case
-from experiments.study import Study, main_of
+from experiments.study import RATIOS, Study
 from sw.compress.methods import Recipe
 from sw.compress.training.settings import Freezing, TrainConfig
 
@@ -72,21 +71,15 @@ def cases(network: str) -> list[Case]:
 
 
 STUDY = Study(
-    name="tiny",
-    networks=tuple(CONFIGS),
-    cases=cases,
-    config=CONFIGS.__getitem__,
-    note=(
-        "Accuracy of the container's integers on the 5,000 validation images of 100 classes, in per cent; mean and"
-        " standard deviation over seeds. Ratios count all layers but the first and the last, which stay at 8 bit; the"
-        " file holds those too. SSVQ is frozen, by majority, unless it says so. LSQ takes its own sizes."
-    ),
+    "tiny",
+    __doc__,
+    CONFIGS,
+    cases,
+    "5,000 validation images of 100 classes",
+    f"{RATIOS} SSVQ is frozen, by majority, unless it says so. LSQ takes its own sizes.",
 )
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    return main_of(STUDY, __doc__, arguments)
+main = STUDY.main
 
 
 if __name__ == "__main__":

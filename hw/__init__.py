@@ -2,6 +2,9 @@
 
 :mod:`hw.config` and :mod:`hw.layout` are the ground floor: plain Python, no Amaranth and no numpy, imported by
 everything else in the project. No module of ``hw`` imports ``sw``.
+
+The first parameter of a component, and its attribute, is ``config``: the instance, a
+:class:`hw.config.AcceleratorConfig`. Docstrings list the others, and the members.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
 __all__ = [
+    "Command",
     "Parser",
     "add_set_option",
     "called_as",

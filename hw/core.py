@@ -29,11 +29,6 @@ class AcceleratorCore(wiring.Component):
     Runs layer tiles: each command takes its weights from the packed streams, its activations from ``i_activation``,
     and sends one vector of L partial sums for each output position and each s < A. All streams may pause at any time.
 
-    Parameters
-    ----------
-    config
-        The instance.
-
     Members
     -------
     i_command

@@ -10,13 +10,12 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hw.command_line import Parser, interruptible
 from tools.drawing import AMBER, BLUE, GREEN, RED
-from tools.marked import row, write_parts
+from tools.marked import Page, row
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "training.md"
@@ -227,28 +226,16 @@ def picture(study: str) -> str:
     return drawing.svg()
 
 
-def render(text: str) -> str:
-    """The page with its parts written anew.
-
-    Raises
-    ------
-    ValueError
-        A part is missing or marked more than once.
-    """
-    return write_parts(text, {"answers": answers_part, "epochs": epochs_part, "narrow": narrow_part}, PAGE.name)
-
-
-@interruptible
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status."""
-    Parser(prog="python -m tools.answers", description=__doc__).parse_args(arguments)
-    PAGE.write_text(render(PAGE.read_text()))
-    print(PAGE)
+def _draw() -> None:
     for study in STUDIES:
         path = RESULTS / f"{study}.svg"
         path.write_text(picture(study))
         print(path)
-    return 0
+
+
+_PAGE = Page(PAGE, lambda: {"answers": answers_part, "epochs": epochs_part, "narrow": narrow_part})
+render = _PAGE.render
+main = _PAGE.command("tools.answers", __doc__, after=_draw)
 
 
 if __name__ == "__main__":

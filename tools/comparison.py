@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hw.command_line import Parser, interruptible
-from tools.marked import row, write_parts
+from tools.marked import Page, row
 
 __all__ = ["PAGE", "main", "parts", "render"]
 
@@ -152,24 +151,9 @@ def parts() -> dict[str, Any]:
     return {"headline": headline_part, "cycles": cycles_part, "levers": levers_part}
 
 
-def render(text: str) -> str:
-    """The page with its marked parts written anew.
-
-    Raises
-    ------
-    ValueError
-        A part is missing or marked more than once.
-    """
-    return write_parts(text, parts(), PAGE.name)
-
-
-@interruptible
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status."""
-    Parser(prog="python -m tools.comparison", description=__doc__).parse_args(arguments)
-    PAGE.write_text(render(PAGE.read_text()))
-    print(PAGE)
-    return 0
+_PAGE = Page(PAGE, parts)
+render = _PAGE.render
+main = _PAGE.command("tools.comparison", __doc__)
 
 
 if __name__ == "__main__":

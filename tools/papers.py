@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from math import ceil, comb, log2
 from pathlib import Path
 from typing import Any
 
-from hw.command_line import Parser, interruptible
 from hw.config import AcceleratorConfig, preset
 from synth.papers import published, values
 from synth.papers.__main__ import ARRAYS, NETWORKS, SCALESIM_SIZE, VARIANTS
 from synth.papers.energy import Energy, access_cost, mac_energy, network_energy
-from tools.marked import row, write_parts
+from tools.marked import Page, row
 
 __all__ = ["PAGE", "efficiencies", "main", "parts", "render", "runs", "speeds"]
 
@@ -576,27 +575,16 @@ def parts() -> dict[str, Callable[[], Rows]]:
     return {function.__name__: function for function in found}
 
 
-def render(text: str) -> str:
-    """The page with its marked parts written anew.
-
-    Raises
-    ------
-    ValueError
-        A part is missing or marked more than once.
-    """
-    return write_parts(text, parts(), PAGE.name)
-
-
-@interruptible
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status."""
-    Parser(prog="python -m tools.papers", description=__doc__).parse_args(arguments)
+def _take_built() -> None:
+    """The last runs' results become those of the page."""
     built = ROOT / "build" / "papers" / "papers.json"
     if built.exists():
         (RESULTS / "papers.json").write_text(built.read_text())
-    PAGE.write_text(render(PAGE.read_text()))
-    print(PAGE)
-    return 0
+
+
+_PAGE = Page(PAGE, parts)
+render = _PAGE.render
+main = _PAGE.command("tools.papers", __doc__, before=_take_built)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
-from hw.command_line import Parser, interruptible
 from tools.answers import RESULTS, ROOT, Case, best_vq, cases, verdict_row
-from tools.marked import row, write_parts
+from tools.marked import Page, Part, row
 
 PAGE = ROOT / "docs" / "tasks.md"
 
@@ -110,26 +109,14 @@ def table_part(study: str) -> Iterator[str]:
     yield from (RESULTS / f"{study}.md").read_text().rstrip("\n").split("\n")
 
 
-def render(text: str) -> str:
-    """The page with its parts written anew.
-
-    Raises
-    ------
-    ValueError
-        A part is missing or marked more than once.
-    """
+def _parts() -> dict[str, Part]:
     tables = {study: partial(table_part, study) for study in TABLES}
-    parts = {"answers": answers_part, "taught": taught_part, "fewshot": fewshot_part}
-    return write_parts(text, {**parts, **tables}, PAGE.name)
+    return {"answers": answers_part, "taught": taught_part, "fewshot": fewshot_part, **tables}
 
 
-@interruptible
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status."""
-    Parser(prog="python -m tools.tasks", description=__doc__).parse_args(arguments)
-    PAGE.write_text(render(PAGE.read_text()))
-    print(PAGE)
-    return 0
+_PAGE = Page(PAGE, _parts)
+render = _PAGE.render
+main = _PAGE.command("tools.tasks", __doc__)
 
 
 if __name__ == "__main__":

@@ -186,11 +186,6 @@ class DmaReader(wiring.Component):
     any order. A burst is asked for every second cycle at most: with bursts of 2 words and more, the bus can carry a
     word a cycle.
 
-    Parameters
-    ----------
-    config
-        The instance.
-
     Members
     -------
     i_{channel}_request

@@ -19,11 +19,6 @@ __all__ = ["ADDRESS_BITS", "RegisterBank"]
 class RegisterBank(wiring.Component):
     """The registers of :data:`hw.bus.register_map.REGISTERS`, and the interrupt.
 
-    Parameters
-    ----------
-    config
-        The instance.
-
     Members
     -------
     s_axil

@@ -32,11 +32,6 @@ class DmaWriter(wiring.Component):
     All bytes of a word are written. Addresses run ahead of the words by up to :data:`AHEAD` bursts; they never wait
     for each other.
 
-    Parameters
-    ----------
-    config
-        The instance.
-
     Members
     -------
     i_request

@@ -214,11 +214,6 @@ class Sequencer(wiring.Component):
     of a checksum or of a descriptor, or when it is aborted: then the bus masters finish what they have begun and are
     still, and everything behind them is reset. After either end the accelerator is as it was after a reset.
 
-    Parameters
-    ----------
-    config
-        The instance.
-
     Members
     -------
     i_start, i_address, i_descriptors

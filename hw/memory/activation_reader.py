@@ -22,11 +22,6 @@ class ActivationReader(wiring.Component):
     the row groups inside those, each vector ``passes`` times. At the first position of a row all kernel columns are
     sent, at the others the last ``advance_columns``. The address is ``l1_base`` plus each counter times its pitch.
 
-    Parameters
-    ----------
-    config
-        The instance.
-
     Members
     -------
     i_command

@@ -21,11 +21,6 @@ class IfmapLoader(wiring.Component):
     one cycle where there is none: a pixel in the padding, or a group beyond the last channel word. A command begins
     with a cycle for each bit of the first row or column, whichever is longer, and two more.
 
-    Parameters
-    ----------
-    config
-        The instance.
-
     Members
     -------
     i_command

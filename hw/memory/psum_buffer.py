@@ -32,11 +32,6 @@ class PsumBuffer(wiring.Component):
     In the same cycle, ``i_psum.ready`` depends on ``o_sums.ready`` and ``i_command.ready`` on ``o_psum.ready``, and
     nothing else on anything: the core's own paths between ``i_psum`` and ``o_psum`` close no loop here.
 
-    Parameters
-    ----------
-    config
-        The instance.
-
     Members
     -------
     i_command

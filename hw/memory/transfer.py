@@ -34,11 +34,6 @@ class LoadUnit(wiring.Component):
     A DRAM word or an L2 word a cycle, whichever is shorter. The next command's words are asked for while this one's
     arrive. Where a DRAM word holds several L2 words, what is left in a command's last one is dropped.
 
-    Parameters
-    ----------
-    config
-        The instance.
-
     Members
     -------
     i_command
@@ -119,11 +114,6 @@ class StoreUnit(wiring.Component):
 
     A DRAM word or an L2 word a cycle, whichever is shorter. Where a DRAM word holds several L2 words, a command's last
     one is filled up with zeros. RECORD writes the counters as they are when it begins.
-
-    Parameters
-    ----------
-    config
-        The instance.
 
     Members
     -------

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hw.command_line import Parser, add_set_option, interruptible, writable_folder
+from hw.command_line import add_set_option, interruptible, writable_folder
 from hw.config import preset
+from sim.networks.command_line import report_parser
 from sim.networks.options import NAMES, add_options
 
 __all__ = ["main"]
@@ -23,18 +24,13 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 1 where a byte differs; 2 after one line on standard error."""
-    parser = Parser(
-        prog="python -m sim.networks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report_parser("sim.networks", __doc__)
     parser.add_argument("networks", metavar="NETWORK", nargs="+", choices=NAMES, help=", ".join(NAMES))
     parser.add_argument("--preset", action="append", metavar="NAME", help="in place of the network's own instances")
     add_set_option(parser)
     add_options(parser)
     parser.add_argument("--model", action="store_true", help="the cycle model alone: seconds, without a simulation")
     parser.add_argument("--processes", type=int, help="simulations at a time (one a core)")
-    parser.add_argument(
-        "--output", type=Path, default=Path("build/networks"), help="directory of the reports (%(default)s)"
-    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
 

@@ -7,7 +7,6 @@ cycles of every layer, and the time that an estimate takes. ResNet-20 is the pro
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -15,9 +14,10 @@ from pathlib import Path
 from time import process_time
 from typing import TYPE_CHECKING, Any
 
-from hw.command_line import Parser, interruptible, writable_folder
+from hw.command_line import interruptible
 from hw.config import AcceleratorConfig, preset
 from sim.networks.__main__ import RESULTS
+from sim.networks.command_line import report_parser, run_report
 
 if TYPE_CHECKING:
     from sw.perf.estimate import Network
@@ -124,37 +124,19 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    parser = Parser(
-        prog="python -m sim.networks.estimates",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("build/networks"), help="directory of the reports (%(default)s)"
-    )
+    parser = report_parser("sim.networks.estimates", __doc__)
     options = parser.parse_args(arguments)
+    return run_report(parser.prog, "estimates", options.output, _compared, markdown)
 
-    from rich.console import Console
-    from rich.markdown import Markdown
 
-    from sim.networks.report import write_report
-
-    try:
-        writable_folder(options.output)
-        reports = [
-            report
-            for name in NETWORKS
-            for report in json.loads((RESULTS / f"networks-{name}.json").read_text(encoding="utf-8"))
-            if report["source"] == "RTL"
-        ]
-        rows = [compare(report) for report in reports]
-        page = markdown(rows)
-        write_report(options.output, "estimates", rows, page)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    Console().print(Markdown(page))
-    return 0
+def _compared() -> list[dict[str, Any]]:
+    """The committed runs on the RTL, each beside its estimate."""
+    reports = (
+        report
+        for name in NETWORKS
+        for report in json.loads((RESULTS / f"networks-{name}.json").read_text(encoding="utf-8"))
+    )
+    return [compare(report) for report in reports if report["source"] == "RTL"]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ have them.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import sys
@@ -16,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hw.command_line import Parser, interruptible, writable_folder
+from hw.command_line import interruptible
 from hw.config import AcceleratorConfig, preset
+from sim.networks.command_line import report_parser, run_report
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -163,37 +163,24 @@ def markdown(report: dict[str, Any]) -> str:
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    parser = Parser(
-        prog="python -m sim.networks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("build/networks"), help="directory of the reports (%(default)s)"
-    )
+    parser = report_parser("sim.networks.speed", __doc__)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
+    return run_report(parser.prog, "speed", options.output, lambda: _report(options.output, options.quiet), markdown)
 
+
+def _report(folder: Path, quiet: bool) -> dict[str, Any]:
+    """Cycles of both networks; those of the RTL from the runs whose reports are in the folder."""
     from rich.console import Console
-    from rich.markdown import Markdown
     from rich.progress import Progress
 
-    from sim.networks.report import write_report
-
-    try:
-        writable_folder(options.output)
-        console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=options.quiet or not console.is_terminal) as progress:
-            report = {
-                "clock_mhz": CLOCK_MHZ,
-                "resnet18": _resnet18(progress, _rtl(options.output, "resnet18-64")),
-                "deit_tiny": _deit_tiny(progress, _rtl(options.output, "deit-tiny-64")),
-            }
-        page = markdown(report)
-        write_report(options.output, "speed", report, page)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    Console().print(Markdown(page))
-    return 0
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        return {
+            "clock_mhz": CLOCK_MHZ,
+            "resnet18": _resnet18(progress, _rtl(folder, "resnet18-64")),
+            "deit_tiny": _deit_tiny(progress, _rtl(folder, "deit-tiny-64")),
+        }
 
 
 if __name__ == "__main__":

@@ -28,25 +28,7 @@ import numpy as np
 from hw.control.descriptor import VectorOp
 from sw.compiler.graph import CompileError, Convolution, Graph, Value, Vector, convolution
 from sw.format.layer import Requantisation
-from sw.network import FULL_RANGE, Network, Operation
-from sw.network.spatial import (
-    Add,
-    Average,
-    Clamp,
-    Concatenate,
-    Flatten,
-    Input,
-    Layer,
-    Logits,
-    Maximum,
-    Multiply,
-    Pad,
-    Shortcut,
-    Slice,
-    Table,
-    Upsample,
-    pooled_size,
-)
+from sw.network import FULL_RANGE, Network, Operation, spatial
 
 __all__ = ["lower"]
 
@@ -66,9 +48,9 @@ class _Lowering:
 
     def run(self) -> Graph:
         for number, operation in enumerate(self.network.operations):
-            if isinstance(operation, Pad) and number not in self.kept:
+            if isinstance(operation, spatial.Pad) and number not in self.kept:
                 users = [self.network.operations[user] for user in self.users[number]]
-                if all(isinstance(user, Layer | Logits) for user in users):
+                if all(isinstance(user, spatial.Layer | spatial.Logits) for user in users):
                     self.margins[number] = operation.padding
             self.graph.results.append(self.lower(operation, number))
         self.graph.outputs = [self.graph.results[output.value] for output in self.network.outputs]
@@ -108,7 +90,7 @@ class _Lowering:
         raise CompileError(f"{place}: the compiler cannot put it on the accelerator")
 
     @lower.register
-    def _(self, operation: Input, number: int) -> int:
+    def _(self, operation: spatial.Input, number: int) -> int:
         C, rows, columns = self.image_shape
         self.graph.inputs.append(self.graph.add(Value(self.name("input"), C, rows, columns)))
         return self.graph.inputs[-1]
@@ -119,7 +101,7 @@ class _Lowering:
         return number, self.graph.values[number]
 
     @lower.register
-    def _(self, operation: Layer | Logits, number: int) -> int:
+    def _(self, operation: spatial.Layer | spatial.Logits, number: int) -> int:
         source, _ = self.source(operation)
         layer = self.network.layers[operation.layer]
         self.graph.operations.append(
@@ -129,8 +111,8 @@ class _Lowering:
                 source,
                 name=self.name(layer.name),
                 operation=operation.kind,
-                wide=isinstance(operation, Logits),
-                limits=operation.range if isinstance(operation, Layer) else FULL_RANGE,
+                wide=isinstance(operation, spatial.Logits),
+                limits=operation.range if isinstance(operation, spatial.Layer) else FULL_RANGE,
                 margins=self.margins.get(operation.inputs[0], (0, 0, 0, 0)),
             )
         )
@@ -142,17 +124,17 @@ class _Lowering:
         return self.graph.operations[-1].target
 
     @lower.register
-    def _(self, operation: Shortcut, number: int) -> int:
+    def _(self, operation: spatial.Shortcut, number: int) -> int:
         source, _ = self.source(operation)
         self.identity("shortcut", source, stride=operation.stride, before=operation.before, after=operation.after)
         return self.target
 
     @lower.register
-    def _(self, operation: Flatten, number: int) -> int:
+    def _(self, operation: spatial.Flatten, number: int) -> int:
         return self.source(operation)[0]
 
     @lower.register
-    def _(self, operation: Pad, number: int) -> int:
+    def _(self, operation: spatial.Pad, number: int) -> int:
         source, _ = self.source(operation)
         if number in self.margins:
             return source
@@ -160,7 +142,7 @@ class _Lowering:
         return self.target
 
     @lower.register
-    def _(self, operation: Clamp, number: int) -> int:
+    def _(self, operation: spatial.Clamp, number: int) -> int:
         (source, value), (low, high) = self.source(operation), operation.range
         if self.only_reader(number) and self.fold_range(source, low, high):
             return source
@@ -173,7 +155,7 @@ class _Lowering:
         return self.target
 
     @lower.register
-    def _(self, operation: Average, number: int) -> int:
+    def _(self, operation: spatial.Average, number: int) -> int:
         source, value = self.source(operation)
         if operation.window is not None:
             window, size = self.window("average pooling", value, operation.window, ceil=False)
@@ -189,7 +171,7 @@ class _Lowering:
         return self.target
 
     @lower.register
-    def _(self, operation: Maximum, number: int) -> int:
+    def _(self, operation: spatial.Maximum, number: int) -> int:
         source, value = self.source(operation)
         given = operation.kernel, operation.stride, operation.padding
         window, size = self.window("max pooling", value, given, ceil=operation.ceil)
@@ -203,11 +185,11 @@ class _Lowering:
         window = dict(zip(("kernel", "stride", "padding"), given, strict=True))
         if max(x for pair in given for x in pair) > 255:
             raise CompileError(f"{name}: kernel, stride and padding must be at most 255, not {window}")
-        E, F = (pooled_size(*side, ceil=ceil) for side in zip((value.rows, value.columns), *given, strict=True))
+        E, F = (spatial.pooled_size(*side, ceil=ceil) for side in zip((value.rows, value.columns), *given, strict=True))
         return window, (E, F)
 
     @lower.register
-    def _(self, operation: Multiply, number: int) -> int:
+    def _(self, operation: spatial.Multiply, number: int) -> int:
         (source, value), other = self.source(operation), self.graph.results[operation.inputs[1]]
         factors = self.graph.values[other]
         if (factors.rows, factors.columns) != (1, 1) or factors.channels != value.channels:
@@ -219,7 +201,7 @@ class _Lowering:
         return self.target
 
     @lower.register
-    def _(self, operation: Table, number: int) -> int:
+    def _(self, operation: spatial.Table, number: int) -> int:
         source, value = self.source(operation)
         entries = self.network.constants[operation.table]
         table = self.graph.add(Value(self.name(f"table {operation.table}"), len(entries), 1, 1))
@@ -230,7 +212,7 @@ class _Lowering:
         return self.target
 
     @lower.register
-    def _(self, operation: Concatenate, number: int) -> int:
+    def _(self, operation: spatial.Concatenate, number: int) -> int:
         sources = [self.graph.results[x] for x in operation.inputs]
         self.check_alike(operation, number, channels=False)
         pieces = tuple((0, self.graph.values[x].channels) for x in sources)
@@ -238,7 +220,7 @@ class _Lowering:
         return self.target
 
     @lower.register
-    def _(self, operation: Slice, number: int) -> int:
+    def _(self, operation: spatial.Slice, number: int) -> int:
         source, _ = self.source(operation)
         area = self.area(operation.inputs[0])
         if operation.start % area or operation.stop % area:
@@ -251,7 +233,7 @@ class _Lowering:
         return self.target
 
     @lower.register
-    def _(self, operation: Upsample, number: int) -> int:
+    def _(self, operation: spatial.Upsample, number: int) -> int:
         source, value = self.source(operation)
         bilinear = operation.mode == "bilinear"
         size = 2 * value.rows + 2 * bilinear, 2 * value.columns + 2 * bilinear
@@ -313,7 +295,7 @@ class _Lowering:
         )
 
     @lower.register
-    def _(self, operation: Add, number: int) -> int:
+    def _(self, operation: spatial.Add, number: int) -> int:
         (source, value), other = self.source(operation), self.graph.results[operation.inputs[1]]
         self.check_alike(operation, number)
         multipliers, shift = operation.multipliers, operation.shift

@@ -260,7 +260,7 @@ def test_reports_need_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "there is no run to report" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("network", narrow.STUDY.networks)
+@pytest.mark.parametrize("network", narrow.STUDY.configs)
 def test_narrow_codewords_differ_from_wide_ones_in_nothing_else(network: str) -> None:
     cases = {case.name: case for case in narrow.cases(network)}
     compared = [case for case in cases.values() if case.recipe.codeword_bits < 8]

@@ -21,39 +21,20 @@ from sw.compress.training.layers import DecodedConv2d, DecodedLinear, compressed
 from sw.compress.training.operations import Roles, arguments, limits, output_nodes, place, region_values, roles_of
 from sw.compress.training.quant import ActivationQuantiser, integers
 from sw.format.layer import CompressedLayer, Requantisation
-from sw.network import FULL_RANGE, Array, Network, NetworkError, Operation, Output
-from sw.network.spatial import (
-    ADD_BITS,
-    Add,
-    Average,
-    Clamp,
-    Concatenate,
-    Flatten,
-    Input,
-    Layer,
-    Logits,
-    Maximum,
-    Multiply,
-    Pad,
-    Shortcut,
-    Slice,
-    Table,
-    Upsample,
-    pooled_size,
-)
+from sw.network import FULL_RANGE, Array, Network, NetworkError, Operation, Output, spatial
 
 __all__ = ["export_network"]
 
 #: Operations of a graph that are exact, and have one and the same form in integers.
 _EXACT: Mapping[str, type[Operation]] = {
-    "maximum": Maximum,
-    "pad": Pad,
-    "shortcut": Shortcut,
-    "flatten": Flatten,
-    "slice": Slice,
-    "nearest": Upsample,
-    "bilinear": Upsample,
-    "spread": Upsample,
+    "maximum": spatial.Maximum,
+    "pad": spatial.Pad,
+    "shortcut": spatial.Shortcut,
+    "flatten": spatial.Flatten,
+    "slice": spatial.Slice,
+    "nearest": spatial.Upsample,
+    "bilinear": spatial.Upsample,
+    "spread": spatial.Upsample,
 }
 
 
@@ -154,7 +135,7 @@ class _Exporter:
         if node in self.roles.regions:
             self.pending[node] = _Table(node, self.roles.regions[node])
         elif kind == "input":
-            self.pending[node] = _Pending(Input, (), {"shape": self.image_shape}, np.ones(1), np.zeros(1))
+            self.pending[node] = _Pending(spatial.Input, (), {"shape": self.image_shape}, np.ones(1), np.zeros(1))
         elif kind == "layer":
             assert isinstance(module, DecodedConv2d | DecodedLinear)
             self.add_layer(node, module)
@@ -162,7 +143,11 @@ class _Exporter:
             self.add_affine(node)
         elif kind == "norm":
             before = self.pending.get(source)
-            if not isinstance(before, _Pending) or before.make is not Layer or (before.low, before.high) != _OPEN:
+            if (
+                not isinstance(before, _Pending)
+                or before.make is not spatial.Layer
+                or (before.low, before.high) != _OPEN
+            ):
                 raise CompressError(f"{place(node)}: batch norm must follow a layer directly")
             assert module is not None
             self.pending[node] = _fold(before, module)
@@ -172,10 +157,10 @@ class _Exporter:
                 self.pending[node] = self.pending[source].clamped(low, high)
             else:
                 number, scale = self.value(source, node)
-                self.emit(node, scale, Clamp(inputs=(number,), range=_integers(low, high, scale)))
+                self.emit(node, scale, spatial.Clamp(inputs=(number,), range=_integers(low, high, scale)))
         elif kind == "add":
             a, b = (self.value(argument, node) for argument in node.args[:2])
-            self.pending[node] = _Pending(Add, (a[0], b[0]), {}, np.array([a[1], b[1]]), np.zeros(1))
+            self.pending[node] = _Pending(spatial.Add, (a[0], b[0]), {}, np.array([a[1], b[1]]), np.zeros(1))
         elif kind == "multiply":
             self.multiply(node)
         elif kind == "concatenate":
@@ -183,7 +168,7 @@ class _Exporter:
         elif kind == "average":
             number, scale = self.value(source, node)
             window, area = self.average(node, source)
-            self.pending[node] = _Pending(Average, (number,), window, np.array([scale / area]), np.zeros(1))
+            self.pending[node] = _Pending(spatial.Average, (number,), window, np.array([scale / area]), np.zeros(1))
         elif kind == "same":
             if source in self.pending:
                 self.pending[node] = self.pending[source]
@@ -211,7 +196,7 @@ class _Exporter:
             raise CompressError(f"layer {layer.name!r} must be used once: it has one requantisation")
         bias = np.zeros(1) if module.bias is None else module.bias.detach().cpu().double().numpy()
         gain = layer.scale.astype(np.float64) * scale
-        self.pending[node] = _Pending(Layer, (number,), {"layer": layer.name}, gain, bias)
+        self.pending[node] = _Pending(spatial.Layer, (number,), {"layer": layer.name}, gain, bias)
 
     def add_affine(self, node: fx.Node) -> None:
         """Batch norm, or other factors and summands, as a depthwise layer of 1 x 1."""
@@ -233,14 +218,14 @@ class _Exporter:
             weights=(127 * np.sign(factor) * (size > 0)).astype(np.int8).reshape(C, 1, 1, 1),
         )
         gain = np.where(size > 0, np.abs(factor) / 127, 1.0) * scale
-        self.pending[node] = _Pending(Layer, (number,), {"layer": name}, gain, summand - mean * factor)
+        self.pending[node] = _Pending(spatial.Layer, (number,), {"layer": name}, gain, summand - mean * factor)
 
     def multiply(self, node: fx.Node) -> None:
         sides = [(self.value(each, node), math.prod(self.sizes[each.name])) for each in node.all_input_nodes]
         if sides[0][1] < sides[1][1]:
             sides.reverse()
         (a, _), (b, _) = sides
-        self.pending[node] = _Pending(Multiply, (a[0], b[0]), {}, np.array([a[1] * b[1]]), np.zeros(1))
+        self.pending[node] = _Pending(spatial.Multiply, (a[0], b[0]), {}, np.array([a[1] * b[1]]), np.zeros(1))
 
     def check_factors(self, node: fx.Node) -> None:
         """Features as a map have no form of their own: a product must read them."""
@@ -259,7 +244,7 @@ class _Exporter:
         scales = {self.done[each][1] if each in self.done else None for each in nodes}
         if len(scales) == 1 and None not in scales:
             numbers = tuple(self.done[each][0] for each in nodes)
-            self.emit(node, self.done[nodes[0]][1], Concatenate(inputs=numbers))
+            self.emit(node, self.done[nodes[0]][1], spatial.Concatenate(inputs=numbers))
             return
         self.pending[node] = _Joined(
             [self.pending[each] if each in self.pending else _Table(each, each) for each in nodes]
@@ -300,7 +285,7 @@ class _Exporter:
     def pooled(self, source: fx.Node, window: Mapping[str, Any]) -> tuple[int, ...]:
         """Rows and columns of pooling whose windows lie within the padded values."""
         sides = zip(self.sizes[source.name][2:], window["kernel"], window["stride"], window["padding"], strict=True)
-        return tuple(pooled_size(*side) for side in sides)
+        return tuple(spatial.pooled_size(*side) for side in sides)
 
     def average(self, node: fx.Node, source: fx.Node) -> tuple[dict[str, Any], float]:
         """The window of average pooling, none if it is the whole map, and what its sum is divided by."""
@@ -333,7 +318,7 @@ class _Exporter:
         elif isinstance(before, _Table):
             self.finish_table(node, before, scale)
         else:
-            self.emit(node, scale, Concatenate(inputs=tuple(self.parts(node, before, scale))))
+            self.emit(node, scale, spatial.Concatenate(inputs=tuple(self.parts(node, before, scale))))
 
     def parts(self, node: fx.Node, before: _Joined, scale: float) -> Iterator[int]:
         """The numbers of the parts of a concatenation, each with that scale."""
@@ -345,7 +330,7 @@ class _Exporter:
                 number, _ = self.done[part.root]
                 span = _integers(part.low, part.high, scale)
                 if span != FULL_RANGE:
-                    self.emit(node, scale, Clamp(inputs=(number,), range=span))
+                    self.emit(node, scale, spatial.Clamp(inputs=(number,), range=span))
                     number, _ = self.done[node]
                 yield number
             else:
@@ -355,22 +340,22 @@ class _Exporter:
     def finish_operation(self, node: fx.Node, before: _Pending, scale: float) -> None:
         fields = dict(before.fields)
         low, high = _integers(before.low, before.high, scale)
-        if before.make is Input:
+        if before.make is spatial.Input:
             self.input_scale = scale
-            self.emit(node, scale, Input(**fields))
+            self.emit(node, scale, spatial.Input(**fields))
             if (low, high) != (-128, 127):
                 # Images come as they are: what clamps them is an operation of the network.
-                self.emit(node, scale, Clamp(inputs=(self.done[node][0],), range=(low, high)))
+                self.emit(node, scale, spatial.Clamp(inputs=(self.done[node][0],), range=(low, high)))
             return
         fields["range"] = low, high
-        if before.make is Layer:
+        if before.make is spatial.Layer:
             layer = self.layers[fields["layer"]]
             given = requantisation(before.gain, before.offset, scale, layer.shape[0])
             self.layers[layer.name] = dataclasses.replace(layer, requantisation=given)
-        elif before.make is Add:
+        elif before.make is spatial.Add:
             factors = before.gain / scale
-            shift = min(max(0, ADD_BITS - int(np.frexp(factors.max())[1])), 62)
-            multipliers = np.minimum(np.rint(np.ldexp(factors, shift)), 2**ADD_BITS - 1)
+            shift = min(max(0, spatial.ADD_BITS - int(np.frexp(factors.max())[1])), 62)
+            multipliers = np.minimum(np.rint(np.ldexp(factors, shift)), 2**spatial.ADD_BITS - 1)
             fields |= {"multipliers": tuple(int(x) for x in multipliers), "shift": shift}
         else:
             multiplier, shifts = fixed_point(before.gain / scale)
@@ -401,12 +386,12 @@ class _Exporter:
         if name is None:
             name = f"table_{len(self.constants)}"
             self.constants[name] = entries
-        self.emit(node, scale, Table(inputs=(number,), table=name))
+        self.emit(node, scale, spatial.Table(inputs=(number,), table=name))
 
     def span(self, number: int) -> tuple[int, int]:
         """The least and the greatest integer that a value can have, as far as it is known."""
         op = self.operations[number]
-        while isinstance(op, Maximum | Flatten | Slice | Upsample):
+        while isinstance(op, spatial.Maximum | spatial.Flatten | spatial.Slice | spatial.Upsample):
             op = self.operations[op.inputs[0]]
         found: tuple[int, int] = getattr(op, "range", FULL_RANGE)
         return found
@@ -434,13 +419,18 @@ class _Exporter:
                 self.refusals.append(f"outputs {earlier.name!r} and {label!r} must differ, not be one value: {advice}")
                 continue
             self.outputs.append(Output(number, label, scale))
-        if len(given) == 1 and not given[0][0] and isinstance(self.operations[-1], Logits) and not self.with_scale:
+        if (
+            len(given) == 1
+            and not given[0][0]
+            and isinstance(self.operations[-1], spatial.Logits)
+            and not self.with_scale
+        ):
             # The order of the classes is what counts of sums that are compared: no more is said of them.
             self.outputs = []
 
     def finish_logits(self, source: fx.Node, node: fx.Node) -> tuple[int, float]:
         before = self.pending.get(source)
-        if not isinstance(before, _Pending) or before.make is not Layer or (before.low, before.high) != _OPEN:
+        if not isinstance(before, _Pending) or before.make is not spatial.Layer or (before.low, before.high) != _OPEN:
             raise CompressError(f"{place(source)}: must be quantised, or a layer without batch norm or activation")
         layer = self.layers[before.fields["layer"]]
         if len(before.gain) != 1:
@@ -452,7 +442,7 @@ class _Exporter:
             raise CompressError(f"layer {layer.name!r}: bias must be within {MAX_BIAS}, not {np.abs(bias).max()}")
         ones = Requantisation(bias.astype(np.int32), np.ones(K, np.int32), np.zeros(K, np.uint8))
         self.layers[layer.name] = dataclasses.replace(layer, requantisation=ones)
-        self.emit(source, float(before.gain[0]), Logits(inputs=before.inputs, **before.fields))
+        self.emit(source, float(before.gain[0]), spatial.Logits(inputs=before.inputs, **before.fields))
         return self.done[source]
 
 

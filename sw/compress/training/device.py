@@ -16,37 +16,8 @@ from torch.nn import functional
 
 from sw.format.layer import CompressedLayer
 from sw.golden import output_size
-from sw.network import Network, Operation, Output
+from sw.network import Network, Operation, Output, spatial, tokens
 from sw.network.network import check_images, interpret, single
-from sw.network.spatial import (
-    Add,
-    Average,
-    Clamp,
-    Concatenate,
-    Flatten,
-    Layer,
-    Logits,
-    Maximum,
-    Multiply,
-    Pad,
-    Shortcut,
-    Slice,
-    Table,
-    Upsample,
-)
-from sw.network.tokens import (
-    RESIDUAL_LIMIT,
-    Embed,
-    Gelu,
-    LayerNorm,
-    MatMul,
-    Mean,
-    Normalise,
-    Residual,
-    Softmax,
-    Split,
-    Token,
-)
 
 __all__ = ["device_results", "device_values", "run_on_device"]
 
@@ -136,20 +107,20 @@ def _sums(layer: CompressedLayer, values: Tensor, requantised: bool) -> Tensor:
     return {2: sums.flatten(1), 3: sums.flatten(2), 4: sums}[values.ndim]
 
 
-def _layer(op: Layer, network: Network, values: Tensor) -> Tensor:
+def _layer(op: spatial.Layer, network: Network, values: Tensor) -> Tensor:
     return _sums(network.layers[op.layer], values, True).clamp(*op.range)
 
 
-def _logits(op: Logits, network: Network, values: Tensor) -> Tensor:
+def _logits(op: spatial.Logits, network: Network, values: Tensor) -> Tensor:
     return _sums(network.layers[op.layer], values, False)
 
 
-def _add(op: Add, network: Network, first: Tensor, second: Tensor) -> Tensor:
+def _add(op: spatial.Add, network: Network, first: Tensor, second: Tensor) -> Tensor:
     a, b = op.multipliers
     return _divide(first.long() * a + second.long() * b, op.shift).clamp(*op.range).to(torch.int8)
 
 
-def _average(op: Average, network: Network, values: Tensor) -> Tensor:
+def _average(op: spatial.Average, network: Network, values: Tensor) -> Tensor:
     if op.window is not None:
         # The sum: float64 holds it exactly.
         total = functional.avg_pool2d(values.double(), *op.window, divisor_override=1).round().long()
@@ -158,42 +129,42 @@ def _average(op: Average, network: Network, values: Tensor) -> Tensor:
     return _divide(total * op.multiplier, op.shift).clamp(*op.range).to(torch.int8)
 
 
-def _maximum(op: Maximum, network: Network, values: Tensor) -> Tensor:
+def _maximum(op: spatial.Maximum, network: Network, values: Tensor) -> Tensor:
     # Padding never wins, as in max_pool2d; float32 holds every int8.
     pooled = functional.max_pool2d(values.float(), op.kernel, op.stride, op.padding, ceil_mode=op.ceil)
     return pooled.to(torch.int8)
 
 
-def _pad(op: Pad, network: Network, values: Tensor) -> Tensor:
+def _pad(op: spatial.Pad, network: Network, values: Tensor) -> Tensor:
     top, bottom, left, right = op.padding
     return functional.pad(values, (left, right, top, bottom))
 
 
-def _shortcut(op: Shortcut, network: Network, values: Tensor) -> Tensor:
+def _shortcut(op: spatial.Shortcut, network: Network, values: Tensor) -> Tensor:
     return functional.pad(values[:, :, :: op.stride, :: op.stride], (0, 0, 0, 0, op.before, op.after))
 
 
-def _flatten(op: Flatten, network: Network, values: Tensor) -> Tensor:
+def _flatten(op: spatial.Flatten, network: Network, values: Tensor) -> Tensor:
     return values.flatten(1)
 
 
-def _clamp(op: Clamp, network: Network, values: Tensor) -> Tensor:
+def _clamp(op: spatial.Clamp, network: Network, values: Tensor) -> Tensor:
     return values.clamp(*op.range)
 
 
-def _table(op: Table, network: Network, values: Tensor) -> Tensor:
+def _table(op: spatial.Table, network: Network, values: Tensor) -> Tensor:
     return _constant(network, op.table, values)[values.long() & 255]
 
 
-def _concatenate(op: Concatenate, network: Network, *values: Tensor) -> Tensor:
+def _concatenate(op: spatial.Concatenate, network: Network, *values: Tensor) -> Tensor:
     return torch.cat(values, 1)
 
 
-def _slice(op: Slice, network: Network, values: Tensor) -> Tensor:
+def _slice(op: spatial.Slice, network: Network, values: Tensor) -> Tensor:
     return values[:, op.start : op.stop]
 
 
-def _upsample(op: Upsample, network: Network, values: Tensor) -> Tensor:
+def _upsample(op: spatial.Upsample, network: Network, values: Tensor) -> Tensor:
     if op.mode == "zeros":
         found = values.new_zeros((*values.shape[:2], 2 * values.shape[2], 2 * values.shape[3]))
         found[:, :, ::2, ::2] = values
@@ -207,7 +178,7 @@ def _upsample(op: Upsample, network: Network, values: Tensor) -> Tensor:
     return _divide(down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:], 4).to(torch.int8)
 
 
-def _multiply(op: Multiply, network: Network, first: Tensor, second: Tensor) -> Tensor:
+def _multiply(op: spatial.Multiply, network: Network, first: Tensor, second: Tensor) -> Tensor:
     factors = second.long() if second.ndim == first.ndim else second.long()[:, :, None, None]
     return _divide(first.long() * factors * op.multiplier, op.shift).clamp(*op.range).to(torch.int8)
 
@@ -215,7 +186,7 @@ def _multiply(op: Multiply, network: Network, first: Tensor, second: Tensor) -> 
 # Tokens
 
 
-def _matmul(op: MatMul, network: Network, a: Tensor, b: Tensor) -> Tensor:
+def _matmul(op: tokens.MatMul, network: Network, a: Tensor, b: Tensor) -> Tensor:
     sums = (b.double() @ a.double()).long()
     if op.multiplier is None or op.shift is None:
         return sums.int()
@@ -223,18 +194,18 @@ def _matmul(op: MatMul, network: Network, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _scaled(values: Tensor, factor: float) -> Tensor:
-    return (values.double() * factor).round().clamp(-4 * RESIDUAL_LIMIT, 4 * RESIDUAL_LIMIT).long()
+    return (values.double() * factor).round().clamp(-4 * tokens.RESIDUAL_LIMIT, 4 * tokens.RESIDUAL_LIMIT).long()
 
 
 def _on_residual(values: Tensor) -> Tensor:
-    return values.clamp(-RESIDUAL_LIMIT, RESIDUAL_LIMIT).int()
+    return values.clamp(-tokens.RESIDUAL_LIMIT, tokens.RESIDUAL_LIMIT).int()
 
 
 def _clamp8(values: Tensor) -> Tensor:
     return values.clamp(-128, 127).to(torch.int8)
 
 
-def _embed(op: Embed, network: Network, values: Tensor) -> Tensor:
+def _embed(op: tokens.Embed, network: Network, values: Tensor) -> Tensor:
     positions = _constant(network, op.positions, values).long()
     pixels = _scaled(values.flatten(2), op.factor)
     found = positions.repeat(len(values), 1, 1)
@@ -242,11 +213,11 @@ def _embed(op: Embed, network: Network, values: Tensor) -> Tensor:
     return _on_residual(found)
 
 
-def _residual(op: Residual, network: Network, stream: Tensor, values: Tensor) -> Tensor:
+def _residual(op: tokens.Residual, network: Network, stream: Tensor, values: Tensor) -> Tensor:
     return _on_residual(stream + _scaled(values, op.factor))
 
 
-def _layernorm(op: LayerNorm, network: Network, values: Tensor) -> Tensor:
+def _layernorm(op: tokens.LayerNorm, network: Network, values: Tensor) -> Tensor:
     stream = values.long()
     C, total = stream.shape[1], stream.sum(1, keepdim=True)
     spread = C * (stream * stream).sum(1, keepdim=True) - total * total
@@ -257,58 +228,58 @@ def _layernorm(op: LayerNorm, network: Network, values: Tensor) -> Tensor:
     return scaled.round().clamp(-op.limit - 1, op.limit).to(torch.int8 if op.limit == 127 else torch.int32)
 
 
-def _token(op: Token, network: Network, values: Tensor) -> Tensor:
+def _token(op: tokens.Token, network: Network, values: Tensor) -> Tensor:
     return values[:, :, op.number, None]
 
 
-def _mean(op: Mean, network: Network, values: Tensor) -> Tensor:
+def _mean(op: tokens.Mean, network: Network, values: Tensor) -> Tensor:
     return _clamp8(_scaled(values.long().sum(2, keepdim=True), op.factor))
 
 
-def _split(op: Split, network: Network, values: Tensor) -> Tensor:
+def _split(op: tokens.Split, network: Network, values: Tensor) -> Tensor:
     batch, _, T = values.shape
     heads = values.reshape(batch, op.parts, op.heads, -1, T)[:, op.part].clamp(-127, 127)
     return heads.transpose(2, 3) if op.transposed else heads
 
 
-def _gelu(op: Gelu, network: Network, values: Tensor) -> Tensor:
+def _gelu(op: tokens.Gelu, network: Network, values: Tensor) -> Tensor:
     return _constant(network, op.table, values)[values.long() + 128]
 
 
-def _softmax(op: Softmax, network: Network, values: Tensor) -> Tensor:
+def _softmax(op: tokens.Softmax, network: Network, values: Tensor) -> Tensor:
     scores = values.long()
     return _constant(network, op.table, values)[scores.amax(2, keepdim=True) - scores]
 
 
-def _normalise(op: Normalise, network: Network, values: Tensor, numerators: Tensor) -> Tensor:
+def _normalise(op: tokens.Normalise, network: Network, values: Tensor, numerators: Tensor) -> Tensor:
     total = numerators.long().sum(2, keepdim=True).clamp_min(1)
     shares = values.double() * op.factor / total
     return _clamp8(shares.round()).flatten(1, 2)
 
 
 _RUN: dict[type[Operation], Callable[..., Tensor]] = {
-    Layer: _layer,
-    Logits: _logits,
-    Add: _add,
-    Average: _average,
-    Maximum: _maximum,
-    Pad: _pad,
-    Shortcut: _shortcut,
-    Flatten: _flatten,
-    Clamp: _clamp,
-    Table: _table,
-    Concatenate: _concatenate,
-    Slice: _slice,
-    Upsample: _upsample,
-    Multiply: _multiply,
-    MatMul: _matmul,
-    Embed: _embed,
-    Residual: _residual,
-    LayerNorm: _layernorm,
-    Token: _token,
-    Mean: _mean,
-    Split: _split,
-    Gelu: _gelu,
-    Softmax: _softmax,
-    Normalise: _normalise,
+    spatial.Layer: _layer,
+    spatial.Logits: _logits,
+    spatial.Add: _add,
+    spatial.Average: _average,
+    spatial.Maximum: _maximum,
+    spatial.Pad: _pad,
+    spatial.Shortcut: _shortcut,
+    spatial.Flatten: _flatten,
+    spatial.Clamp: _clamp,
+    spatial.Table: _table,
+    spatial.Concatenate: _concatenate,
+    spatial.Slice: _slice,
+    spatial.Upsample: _upsample,
+    spatial.Multiply: _multiply,
+    tokens.MatMul: _matmul,
+    tokens.Embed: _embed,
+    tokens.Residual: _residual,
+    tokens.LayerNorm: _layernorm,
+    tokens.Token: _token,
+    tokens.Mean: _mean,
+    tokens.Split: _split,
+    tokens.Gelu: _gelu,
+    tokens.Softmax: _softmax,
+    tokens.Normalise: _normalise,
 }
