@@ -197,7 +197,7 @@ def _energy(part: Part, settings: Settings, library: Library) -> dict[str, Any]:
     photograph = photograph_path()
     if hashlib.sha256(photograph.read_bytes()).hexdigest() != settings.power["photograph_sha256"]:
         raise ExploreError(f"{platform.node()}: {photograph} is another photograph there")
-    options = {**settings.power, "photograph": photograph, "storage": part.storage}
+    options = {**settings.power, "photograph": photograph, "storage": part.storage, "network_energy": False}
     try:
         described = measure_instance(part.config, library, options)
     except (CompressError, SourceError) as error:

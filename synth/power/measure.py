@@ -118,6 +118,12 @@ class Measurement:
         return found.energies.total / found.cycles
 
     @property
+    def per_operation(self) -> float:
+        """fJ of an operation of the array."""
+        run = self.windows["run"]
+        return run.energies.total / run.operations
+
+    @property
     def per_row(self) -> float:
         """fJ of a row of weights, beyond a stalled array's cycle."""
         load = self.windows["load"]

@@ -33,15 +33,30 @@ def access_energy(capacity: int, voltage: float) -> float:
 
 @dataclass(frozen=True)
 class MemoryEnergy:
-    """For a network, bytes that go in and out of L2 and L1, and fJ by the macro model and by the paper's costs."""
+    """For a network, bytes that go in and out of L2 and L1, and bytes of weights that come from DRAM.
+
+    Attributes
+    ----------
+    model, paper
+        fJ of what goes in and out of L2 and L1, by the macro model and by the paper's costs.
+    staged
+        fJ by the paper's costs if weights were written to L2 and read from there, as on the paper's machine.
+    """
 
     bytes: Mapping[str, int]
     model: float
     paper: float
+    staged: float
 
 
-def memory_energy(config: AcceleratorConfig, counts: Mapping[str, int], voltage: float, mac: float) -> MemoryEnergy:
+def memory_energy(
+    config: AcceleratorConfig, counts: Mapping[str, int], voltage: float, mac: float, weights: int = 0
+) -> MemoryEnergy:
     """Energy of all accesses of a network.
+
+    Here weights go from the bus to the weight loader. On the paper's machine they lie in L2 first (MVQ section 5.2:
+    assignments are stored there, and the weight loader reads them over 64 bits), and its energies are without main
+    memory, so that with them a byte of weights costs a write of L2 and a read.
 
     Parameters
     ----------
@@ -51,6 +66,8 @@ def memory_energy(config: AcceleratorConfig, counts: Mapping[str, int], voltage:
         V of the supply.
     mac
         fJ of a multiply-accumulate, the unit of the paper's costs.
+    weights
+        Bytes that come from DRAM to the weight loader.
     """
     ifmap, psum = config.H, config.psum_bytes
     moved = {
@@ -61,4 +78,5 @@ def memory_energy(config: AcceleratorConfig, counts: Mapping[str, int], voltage:
     capacity = {"L2": config.l2_bytes, "L1 ifmap": config.l1_ifmap_bytes, "L1 psum": config.l1_psum_bytes}
     model = sum(count * access_energy(capacity[name], voltage) for name, count in moved.items())
     paper = sum(count * PAPER_COSTS[name[:2]] * mac for name, count in moved.items())
-    return MemoryEnergy(moved, model, paper)
+    staged = paper + 2 * weights * PAPER_COSTS["L2"] * mac
+    return MemoryEnergy({**moved, "weights": weights}, model, paper, staged)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hw.config import AcceleratorConfig
+from hw.control.descriptor import BYTES
 from hw.generate import source_hash
 from hw.yosys import yosys_version
 from sw.format.strict_json import json_text
@@ -18,22 +19,24 @@ from sw.perf.shapes import Shapes
 from synth.liberty import Library
 from synth.power.measure import IDLE, OPERATIONS, TIMED, WARM, WINDOW, Measurement, gate_netlist, measure
 from synth.power.memories import memory_energy
+from synth.power.sources import SHAPES, first_layer, real_layers
+from synth.power.workload import lanes
 from synth.report import CACHE, table, write_files
 
-__all__ = ["SHAPES", "Described", "describe", "markdown", "measure_instance", "network_energy", "write"]
-
-#: The network whose energy is put together, by shapes.
-SHAPES = Path(__file__).parents[2] / "sim" / "networks" / "shapes" / "resnet18.json"
+__all__ = ["Described", "describe", "markdown", "measure_instance", "network_energy", "write"]
 
 Described = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class NetworkEnergy:
-    """A whole network: its counters (:data:`hw.control.counters.COUNTERS`), and fJ of the parts."""
+    """A whole network: its counters (:data:`hw.control.counters.COUNTERS`), bytes of weights that come from DRAM, and
+    fJ of the parts; ``first`` is what of the operations is of layers with 8-bit weights, the first and the last."""
 
     macs: int
     counts: Mapping[str, int]
+    weights: int
+    first: float
     operations: float
     row_writes: float
     waiting: float
@@ -44,33 +47,58 @@ class NetworkEnergy:
         return self.operations + self.row_writes + self.waiting
 
 
-def network_energy(config: AcceleratorConfig, measured: Measurement, shapes: Path = SHAPES) -> NetworkEnergy:
-    """A network's energy without memories: its operations, rows of weights and cycles of waiting, each as measured.
+def network_energy(config: AcceleratorConfig, measured: Measurement, first: Measurement) -> NetworkEnergy:
+    """Energy of ResNet-18 without memories: its operations, rows of weights and cycles of waiting, each as measured.
 
     Not in it: what is around the array (sequencer, DMA, loaders, storer), and the writes of codewords.
+
+    Parameters
+    ----------
+    first
+        What the first layer takes (:func:`synth.power.sources.first_layer`). It stands for all that has 8-bit weights
+        on every instance: these use a part of the array, or run in passes of which each does.
     """
-    network = Shapes(json.loads(shapes.read_text())).network(config)
+    entries = json.loads(SHAPES.read_text())
+    network = Shapes(entries).network(config)
     timings = estimate(network, config)
     counts: dict[str, int] = {}
     for timing in timings:
         for name, value in timing.counters.items():
             counts[name] = counts.get(name, 0) + value
-    run = measured.windows["run"]
+    raw = {entry["name"] for entry in entries if entry.get("raw")}
+    operations, rows, ends = 0.0, 0.0, 0.0
+    for timing in timings:
+        source = first if timing.name in raw else measured
+        energy = timing.counters["operations"] * source.per_operation
+        operations += energy
+        ends += energy if source is first else 0.0
+        rows += timing.counters["row_writes"] * source.per_row
+    word = config.word_width // 8
+    fetched = sum(
+        counters["dram_reads"] - counters["descriptors"] * max(1, BYTES // word)
+        for counters in network.mapped(config).counters
+    )
     waiting = max(0, counts["cycles"] - counts["operations"])
     return NetworkEnergy(
         sum(timing.macs for timing in timings),
         counts,
-        counts["operations"] * run.energies.total / run.operations,
-        counts["row_writes"] * measured.per_row,
+        fetched * word,
+        ends,
+        operations,
+        rows,
         waiting * measured.per_cycle("stall"),
     )
 
 
-def describe(config: AcceleratorConfig, measured: Measurement, source: str, voltage: float | None) -> Described:
+def describe(
+    config: AcceleratorConfig, measured: Measurement, source: str, voltage: float | None, first: Measurement | None
+) -> Described:
     """One instance, JSON-compatible.
 
     Parameters
     ----------
+    first
+        Of the first layer, for a network as a whole; None without one.
     source
         Where weights and activations come from.
     voltage
@@ -103,15 +131,27 @@ def describe(config: AcceleratorConfig, measured: Measurement, source: str, volt
         "blocks": blocks,
         "stall": measured.per_cycle("stall") / measured.macs,
         "idle": measured.per_cycle("idle") / measured.macs,
+        "operation": measured.per_operation,
         "row_write": measured.per_row,
     }
     if "timed" in measured.windows:
         described["glitches"] = measured.per_mac("timed") / measured.per_mac("functional") - 1
-    network = network_energy(config, measured)
+    if first is None:
+        return described
+    described["first"] = {
+        "layers": dict(first.layers),
+        "share": first.macs / (config.H * config.L),
+        "sums": first.sums,
+        "operation": first.per_operation,
+        "row_write": first.per_row,
+    }
+    network = network_energy(config, measured, first)
     entry: Described = {
         "name": SHAPES.stem,
         "macs": network.macs,
         "counters": dict(network.counts),
+        "weights": network.weights,
+        "first": network.first / network.macs,
         "array": {name: getattr(network, name) / network.macs for name in ("operations", "row_writes", "waiting")},
         "array_per_mac": network.array / network.macs,
     }
@@ -143,11 +183,12 @@ def add_memories(presets: Mapping[str, Described]) -> None:
             continue
         config = AcceleratorConfig.from_dict(entry["configuration"])
         unit = units.get((config.H, config.L), mac(entry))
-        found = memory_energy(config, network["counters"], network["voltage"], unit)
+        found = memory_energy(config, network["counters"], network["voltage"], unit, network["weights"])
         network["memories"] = {
             "bytes": dict(found.bytes),
             "model_per_mac": found.model / network["macs"],
             "paper_per_mac": found.paper / network["macs"],
+            "staged_per_mac": found.staged / network["macs"],
             "mac": unit,
         }
 
@@ -229,16 +270,19 @@ def _network_table(presets: Mapping[str, Described], unit: str, ratio: Any) -> I
     first = next(iter(presets.values()))["network"]
     yield f"{first['name']} as a whole, {unit} a MAC, from the counts of `sw.perf`:"
     yield ""
-    header = ["preset", "operations", "rows of weights", "waiting", "array", "EWS / it"]
+    header = ["preset", "operations", "of them 8-bit layers", "rows of weights", "waiting", "array", "EWS / it"]
     memories = all("memories" in e["network"] for e in presets.values())
     if memories:
-        header += ["memories, macro model", "sum", "EWS / it", "memories, MVQ table 8", "sum", "EWS / it"]
+        for title in ("memories, macro model", "memories, MVQ table 8", "the same, weights through L2"):
+            header += [title, "sum", "EWS / it"]
     rows = []
     for name, e in presets.items():
         network = e["network"]
-        row = [name, *(f"{network['array'][key]:.1f}" for key in ("operations", "row_writes", "waiting"))]
+        parts = network["array"]
+        row = [name, f"{parts['operations']:.1f}", f"{network['first']:.1f}"]
+        row += [f"{parts['row_writes']:.1f}", f"{parts['waiting']:.1f}"]
         row += [f"{network['array_per_mac']:.1f}", ratio(e, lambda x: x["network"]["array_per_mac"])]
-        for key in ("model_per_mac", "paper_per_mac") if memories else ():
+        for key in ("model_per_mac", "paper_per_mac", "staged_per_mac") if memories else ():
 
             def total(x: Described, key: str = key) -> float:
                 return float(x["network"]["array_per_mac"] + x["network"]["memories"][key])
@@ -251,7 +295,9 @@ def _network_table(presets: Mapping[str, Described], unit: str, ratio: Any) -> I
         yield (
             "Memories: bytes of L2 and L1 that the network moves. Macro model: Horowitz, ISSCC 2014, figure 1.1.9 (45 "
             "nm, 0.9 V), by capacity, times the square of the voltage. MVQ table 8: L2 15 and L1 6 MACs "
-            "a byte, those of the EWS array's multipliers and adder trees. DRAM is not included, as in the paper."
+            "a byte, those of the EWS array's multipliers and adder trees. Weights through L2: on the paper's machine "
+            "weights lie in L2, a write and a read each byte; ours come from the bus to the weight loader. DRAM is not "
+            "included, as in the paper."
         )
 
 
@@ -288,7 +334,8 @@ def measure_instance(config: AcceleratorConfig, library: Library, options: Mappi
         The instance, and its cells.
     options
         ``network`` (:data:`synth.power.sources.NETWORKS`) and the path of the ``photograph`` that it sees; ``storage``,
-        ``period`` in ps and ``wire`` of the netlist; whether ``glitches`` are timed.
+        ``period`` in ps and ``wire`` of the netlist; whether ``glitches`` are timed. Unless ``network_energy`` is
+        false, the first layer of ResNet-18 runs, too, and the energy of that network is put together.
 
     Raises
     ------
@@ -300,12 +347,14 @@ def measure_instance(config: AcceleratorConfig, library: Library, options: Mappi
         The instance cannot run the network's layers.
     """
     from synth.power.cells import characterise
-    from synth.power.sources import real_layers
-    from synth.power.workload import lanes
 
     layers, source = real_layers(options["network"], config, options["photograph"])
     netlist = gate_netlist(config, library, options["storage"], CACHE)
     runs = lanes(config, layers, OPERATIONS)
     measured = measure(config, netlist, library, runs, options["period"], CACHE, options["wire"], options["glitches"])
+    first = None
+    if options.get("network_energy", True):
+        runs = lanes(config, [first_layer(config, options["photograph"])], OPERATIONS)
+        first = measure(config, netlist, library, runs, options["period"], CACHE, options["wire"], glitches=False)
     voltage = characterise(library, netlist.cells, options["wire"]).voltage if library.area_unit == "um2" else None
-    return describe(config, measured, source, voltage)
+    return describe(config, measured, source, voltage, first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from PIL import Image
 
 from hw.config import AcceleratorConfig
 from sim.networks.activations import layer_inputs, load_photograph, quantise_activations
+from sw.compiler.compile import fold_inputs
+from sw.compiler.graph import Convolution
 from sw.compress.methods import Recipe, compress_layers
 from sw.compress.network import module_sources
 from sw.compress.sources import load_model
@@ -20,8 +23,15 @@ from sw.compress.training.integer import IntegerNetwork, read_network
 from sw.compress.training.loop import normalise
 from sw.format import CompressedLayer
 from sw.network.spatial import Layer, Logits
+from sw.perf.shapes import Shapes
 
-__all__ = ["NETWORKS", "RealLayer", "SourceError", "real_layers"]
+__all__ = ["NETWORKS", "SHAPES", "RealLayer", "SourceError", "first_layer", "real_layers"]
+
+#: The network whose energy is put together, by shapes.
+SHAPES = Path(__file__).parents[2] / "sim" / "networks" / "shapes" / "resnet18.json"
+
+#: Standard deviation of the seeded weights of :func:`first_layer`, and their seed.
+_DEVIATION, _SEED = 32.0, 0
 
 #: Where trained containers are.
 CONTAINERS = Path(__file__).parents[2] / "experiments" / "containers"
@@ -136,6 +146,50 @@ NETWORKS: Mapping[str, Callable[[AcceleratorConfig, Path], tuple[list[RealLayer]
     "resnet18": _container("resnet18", _RESNET18),
     "resnet20": _container("resnet20", _RESNET20),
 }
+
+
+def first_layer(config: AcceleratorConfig, photograph: Path) -> RealLayer:
+    """The first layer of ResNet-18 as an instance runs it: 8-bit weights without a codebook, and the image folded.
+
+    It uses a part of the array's rows, and on sparse tiles takes M/N passes. There are no trained weights of it here:
+    they are drawn from a normal distribution. An array of narrower weights gets them rounded to its own, as wide as a
+    digit.
+
+    Parameters
+    ----------
+    photograph
+        The image: its middle square, 224 x 224.
+
+    Raises
+    ------
+    sw.compiler.graph.CompileError
+        The layer does not fit the instance.
+    OSError
+        The photograph cannot be read.
+    """
+    plain = Shapes(json.loads(SHAPES.read_text())).network(config).graph
+    graph = replace(plain, values=list(plain.values), operations=list(plain.operations))
+    folds = fold_inputs(config, graph)
+    before, operation = plain.operations[0], graph.operations[0]
+    assert isinstance(before, Convolution) and isinstance(operation, Convolution) and before.layer is not None
+    drawn = np.random.default_rng(_SEED).normal(0, _DEVIATION, before.layer.shape)
+    weights = np.clip(np.rint(drawn), -127, 127).astype(np.int8)
+    image = quantise_activations(load_photograph(photograph)[0].numpy())[0]
+    fold = folds.get(operation.source)
+    if fold is not None:
+        weights, image = fold.weights(weights), fold.image(image)
+    layer = CompressedLayer(
+        name=before.name,
+        kind="conv",
+        method="int8",
+        shape=weights.shape,
+        scale=np.ones(1, np.float32),
+        weights=weights,
+        stride=operation.stride,
+        padding=operation.padding,
+        dilation=operation.dilation,
+    )
+    return RealLayer(_narrow(layer, config.weight_bits), image)
 
 
 def real_layers(network: str, config: AcceleratorConfig, photograph: Path) -> tuple[list[RealLayer], str]:

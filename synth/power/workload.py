@@ -16,6 +16,7 @@ from sim.transfers import layer_program
 from sw.format import CompressedLayer
 from sw.golden import layer_sums, output_size
 from sw.schedule import choose_schedule
+from sw.schedule.choice import raw_passes, runs_raw
 from synth.power.simulator import LANES, Transfers
 from synth.power.sources import RealLayer
 
@@ -90,7 +91,8 @@ def _lane(
     K, C, _, _ = layer.shape
     activations = real.activations if real.activations.ndim == 3 else real.activations[:, None, None]
     E, F = output_size(layer, *activations.shape[1:])
-    positions = -(-operations // (tile.A * tile.B * tile.D))
+    passes = raw_passes(config, layer) if runs_raw(config, layer) else 1
+    positions = -(-operations // (tile.A * tile.B * tile.D * passes))
     columns = min(F, max(4, int(np.sqrt(positions))))
     rows = min(E, -(-positions // columns))
     columns = min(F, -(-positions // rows))
@@ -133,13 +135,14 @@ def _lane(
         streams["i_psum"] = _payloads(before, config.psum_width)
     codebook = None if program.run.raw else part.codebook
     codewords = 0 if codebook is None else -(-codebook.size * config.element_bits // config.word_width)
-    present = part.shape[0] * part.shape[1] / (tile.A * config.L * tile.B * config.H)
+    passes = program.run.passes
+    present = part.shape[0] * part.shape[1] / (tile.A * config.L * tile.B * config.H * passes)
     return Lane(
         layer.name,
         tile,
         streams,
         _payloads(program.expected.astype(np.int64) + before, config.psum_width),
-        program.run.positions * tile.A * tile.B * tile.D,
+        program.run.positions * tile.A * tile.B * tile.D * passes,
         codewords,
         present,
     )
