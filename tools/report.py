@@ -221,15 +221,21 @@ def _efficiency(network: str) -> Figure:
     title = f"Energy efficiency, {network}"
     source, command = "power-nangate45_typ.json, papers.json", "make power LIB=cells.lib; make papers"
     theirs = papers.values("figure 19")[network]
-    groups, series = [], {"paper, to EWS": [], "ours, to EWS": []}  # type: tuple[list[str], dict[str, list[float | None]]]
+    groups: list[str] = []
+    series: dict[str, list[float | None]] = {"paper": [], "ours": [], "ours, memories as the paper counts": []}
     for size, found in theirs.items():
         energies = papers.efficiencies(network, int(size))
         for name in found:
             if name not in energies or "EWS" not in energies or name == "EWS":
                 continue
             groups.append(f"{name} {size}")
-            series["paper, to EWS"].append(found[name] / found["EWS"])
-            series["ours, to EWS"].append(energies[name].tops_per_watt() / energies["EWS"].tops_per_watt())
+            own, base = energies[name], energies["EWS"]
+            ratios = (
+                found[name] / found["EWS"],
+                *(own.tops_per_watt(staged) / base.tops_per_watt(staged) for staged in (False, True)),
+            )
+            for line, ratio in zip(series.values(), ratios, strict=True):
+                line.append(ratio)
     if not groups:
         return Figure("efficiency", title, "", papers.NOT_YET, None, source, command)
     text = "Operations a joule beside EWS of the same size, L1 and L2 included, without DRAM."

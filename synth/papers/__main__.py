@@ -62,8 +62,13 @@ CACHE = Path("build/papers/cache")
 Run = dict[str, Any]
 
 
-def measure(network: str, variant: str, size: int, bus: int) -> Run:
+def measure(network: str, variant: str, size: int, bus: int, changes: Sequence[str] = ()) -> Run:
     """One network on one instance: cycles, multiply-accumulates and counters of each scope, and cycles of each layer.
+
+    Parameters
+    ----------
+    changes
+        ``field=value`` of the instance, where it differs from its preset.
 
     Raises
     ------
@@ -76,7 +81,7 @@ def measure(network: str, variant: str, size: int, bus: int) -> Run:
     from sw.perf.sweep import misfit
 
     workload = read_workload(_SHAPES / f"{network}.json")
-    config, reason = preset(f"{variant}-{size}").override([f"word_width={bus}"]), None
+    config, reason = preset(f"{variant}-{size}").override([f"word_width={bus}", *changes]), None
     for l2_bytes in L2:
         config = config.override([f"l2_bytes={l2_bytes}"])
         shapes = workload.network(config)
@@ -90,11 +95,13 @@ def measure(network: str, variant: str, size: int, bus: int) -> Run:
         if isinstance(operation, Convolution)
     ]
     ends = {layers[0][0].name, layers[-1][0].name}
+    # Not from the graph, where a linear layer behind a map is a convolution of the map's size.
+    entries = json.loads((_SHAPES / f"{network}.json").read_text())
+    linear = {entry["name"] for entry in entries if entry.get("kind") == "linear"}
     inner = {
         timing.name
         for timing, operation in layers
-        if timing.name not in ends and operation.layer is not None
-        if operation.layer.kind != "linear" and operation.layer.groups == 1
+        if timing.name not in ends | linear and operation.layer is not None and operation.layer.groups == 1
     }
     chosen = {
         "whole": timings,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hw.config import AcceleratorConfig
+from hw.control.descriptor import BYTES
 from synth.power.memories import memory_energy
 
 __all__ = ["Energy", "access_cost", "mac_energy", "network_energy"]
@@ -18,7 +19,8 @@ _VOLTAGE = 1.1
 @dataclass(frozen=True)
 class Energy:
     """fJ of a network on an instance: array and decoder while they compute, load rows of weights and wait; memories by
-    the macro model, and by MVQ's table 8."""
+    the macro model, by MVQ's table 8, and by that with weights that pass through L2
+    (:class:`synth.power.memories.MemoryEnergy`)."""
 
     macs: int
     operations: float
@@ -26,10 +28,17 @@ class Energy:
     waiting: float
     memories: float
     memories_paper: float
+    memories_staged: float
 
-    def tops_per_watt(self, paper: bool = False) -> float:
-        """10**12 operations a joule, two a multiply-accumulate, skipped ones included; DRAM is not in it."""
-        total = self.operations + self.rows + self.waiting + (self.memories_paper if paper else self.memories)
+    def tops_per_watt(self, staged: bool = False) -> float:
+        """10**12 operations a joule, two a multiply-accumulate, skipped ones included; DRAM is not in it.
+
+        Parameters
+        ----------
+        staged
+            Memories as the paper counts them, by its table 8 and with weights that pass through L2.
+        """
+        total = self.operations + self.rows + self.waiting + (self.memories_staged if staged else self.memories)
         return 2000 * self.macs / total
 
 
@@ -51,13 +60,16 @@ def network_energy(
     mac
         fJ of a multiply-accumulate (:func:`mac_energy`) on the array of 8-bit weights of the same size.
     scope
-        ``macs`` and ``counters``, of ``python -m synth.papers``.
+        ``macs`` and ``counters``, of ``python -m synth.papers``, of a scope that has not the network's input.
     changes
         Fields of the instance that ran the network where they differ from the entry's, such as ``l2_bytes``.
     """
     config = AcceleratorConfig.from_dict({**entry["configuration"], **changes})
     counts, places = scope["counters"], config.H * config.L
-    memories = memory_energy(config, counts, entry["network"].get("voltage", _VOLTAGE), mac)
+    word = config.word_width // 8
+    # What is read from DRAM and is no descriptor are weights, codebooks and parameters.
+    weights = (counts["dram_reads"] - counts["descriptors"] * max(1, BYTES // word)) * word
+    memories = memory_energy(config, counts, entry["network"].get("voltage", _VOLTAGE), mac, weights)
     return Energy(
         macs=scope["macs"],
         operations=counts["operations"] * entry["per_mac"] * places,
@@ -65,6 +77,7 @@ def network_energy(
         waiting=max(0, counts["cycles"] - counts["operations"]) * entry["stall"] * places,
         memories=memories.model,
         memories_paper=memories.paper,
+        memories_staged=memories.staged,
     )
 
 

@@ -45,7 +45,12 @@ STORAGES = ("gated", "flipflop")
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 1 if the netlist and the golden model differ, or 2."""
     parser = LibraryParser("synth.power", (__doc__ or "").partition("\n")[0])
-    parser.add_argument("--preset", metavar="NAME", action="append", help=f'fields may follow: "ews-cms-64 N=8" (default: {", ".join(PRESETS)})')
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        action="append",
+        help=f'fields may follow the name, as in "ews-cms-64 N=8" (default: {", ".join(PRESETS)})',
+    )
     add_set_option(parser)
     parser.add_argument(
         "--storage", choices=STORAGES, default=STORAGES[0], help="registers behind clock gates, pipeline registers too"

@@ -37,6 +37,8 @@ class MemoryEnergy:
 
     Attributes
     ----------
+    parts
+        fJ by the macro model of each of them but the weights.
     model, paper
         fJ of what goes in and out of L2 and L1, by the macro model and by the paper's costs.
     staged
@@ -44,6 +46,7 @@ class MemoryEnergy:
     """
 
     bytes: Mapping[str, int]
+    parts: Mapping[str, float]
     model: float
     paper: float
     staged: float
@@ -54,9 +57,9 @@ def memory_energy(
 ) -> MemoryEnergy:
     """Energy of all accesses of a network.
 
-    Here weights go from the bus to the weight loader. On the paper's machine they lie in L2 first (MVQ section 5.2:
-    assignments are stored there, and the weight loader reads them over 64 bits), and its energies are without main
-    memory, so that with them a byte of weights costs a write of L2 and a read.
+    Here weights go from the bus to the weight loader. On the paper's machine they lie in L2 first: assignments and
+    masks are stored there, and the path from there to the weight loader is the bound of its roofline. Its energies are
+    without main memory, so that a byte of weights costs a write of L2 and a read.
 
     Parameters
     ----------
@@ -76,7 +79,7 @@ def memory_energy(
         "L1 psum": (counts["psum_reads"] + counts["psum_writes"]) * psum,
     }
     capacity = {"L2": config.l2_bytes, "L1 ifmap": config.l1_ifmap_bytes, "L1 psum": config.l1_psum_bytes}
-    model = sum(count * access_energy(capacity[name], voltage) for name, count in moved.items())
+    parts = {name: count * access_energy(capacity[name], voltage) for name, count in moved.items()}
     paper = sum(count * PAPER_COSTS[name[:2]] * mac for name, count in moved.items())
     staged = paper + 2 * weights * PAPER_COSTS["L2"] * mac
-    return MemoryEnergy({**moved, "weights": weights}, model, paper, staged)
+    return MemoryEnergy({**moved, "weights": weights}, parts, sum(parts.values()), paper, staged)

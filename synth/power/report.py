@@ -186,6 +186,7 @@ def add_memories(presets: Mapping[str, Described]) -> None:
         found = memory_energy(config, network["counters"], network["voltage"], unit, network["weights"])
         network["memories"] = {
             "bytes": dict(found.bytes),
+            "parts": {name: value / network["macs"] for name, value in found.parts.items()},
             "model_per_mac": found.model / network["macs"],
             "paper_per_mac": found.paper / network["macs"],
             "staged_per_mac": found.staged / network["macs"],
@@ -299,6 +300,21 @@ def _network_table(presets: Mapping[str, Described], unit: str, ratio: Any) -> I
             "weights lie in L2, a write and a read each byte; ours come from the bus to the weight loader. DRAM is not "
             "included, as in the paper."
         )
+        yield ""
+        yield f"What goes in and out of memories, bytes a 1,000 MACs, and {unit} a MAC by the macro model:"
+        yield ""
+        places = list(first["memories"]["bytes"])
+        rows = []
+        for name, e in presets.items():
+            memory, macs = e["network"]["memories"], e["network"]["macs"]
+            cells = []
+            for place in places:
+                cell = f"{1000 * memory['bytes'][place] / macs:.2f}"
+                if place in memory["parts"]:
+                    cell += f" ({memory['parts'][place]:.1f})"
+                cells.append(cell)
+            rows.append([name, *cells])
+        yield table(["preset", *("weights, from DRAM" if place == "weights" else place for place in places)], rows)
 
 
 def write(presets: dict[str, Described], library: Library, settings: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -171,7 +171,9 @@ def first_layer(config: AcceleratorConfig, photograph: Path) -> RealLayer:
     graph = replace(plain, values=list(plain.values), operations=list(plain.operations))
     folds = fold_inputs(config, graph)
     before, operation = plain.operations[0], graph.operations[0]
-    assert isinstance(before, Convolution) and isinstance(operation, Convolution) and before.layer is not None
+    assert isinstance(before, Convolution)
+    assert isinstance(operation, Convolution)
+    assert before.layer is not None
     drawn = np.random.default_rng(_SEED).normal(0, _DEVIATION, before.layer.shape)
     weights = np.clip(np.rint(drawn), -127, 127).astype(np.int8)
     image = quantise_activations(load_photograph(photograph)[0].numpy())[0]

@@ -47,15 +47,24 @@ def test_a_run_is_what_the_model_says() -> None:
 def test_energy_by_hand() -> None:
     config = preset("ews-16")
     counts = dict.fromkeys(
-        ("l2_reads", "l2_writes", "l1_reads", "l1_writes", "psum_reads", "psum_writes", "dram_reads", "dram_writes"), 0
+        (
+            *("l2_reads", "l2_writes", "l1_reads", "l1_writes", "psum_reads", "psum_writes"),
+            *("dram_reads", "dram_writes", "descriptors"),
+        ),
+        0,
     )
     scope = {"macs": 1000, "counters": {**counts, "operations": 10, "row_writes": 3, "cycles": 15, "l1_reads": 2}}
     entry = {"configuration": config.to_dict(), "per_mac": 2.0, "row_write": 100.0, "stall": 0.5, "network": {}}
     found = network_energy(entry, 4.0, scope, {})
     assert (found.operations, found.rows, found.waiting) == (10 * 2 * 256, 300, 5 * 0.5 * 256)
-    assert found.memories_paper == 2 * 16 * 6 * 4
+    assert found.memories_paper == found.memories_staged == 2 * 16 * 6 * 4
     total = found.operations + found.rows + found.waiting
-    assert found.tops_per_watt(paper=True) == pytest.approx(2000 * 1000 / (total + 768))
+    assert found.tops_per_watt(staged=True) == pytest.approx(2000 * 1000 / (total + 768))
+    # A descriptor is 64 bytes, 8 words of the bus: 5 words are weights, written to L2 and read from there.
+    counts = {**scope["counters"], "dram_reads": 8 + 5, "descriptors": 1}
+    staged = network_energy(entry, 4.0, {**scope, "counters": counts}, {})
+    assert staged.memories_paper == found.memories_paper
+    assert staged.memories_staged == found.memories_paper + 2 * 5 * 8 * 15 * 4
     costs = {"L1": 6, "L2": 15, "DRAM": 200}
     assert access_cost(config, {**scope["counters"], "dram_reads": 1}, costs, dram=True) == 2 * 16 * 6 + 8 * 200
     assert access_cost(config, {**scope["counters"], "dram_reads": 1}, costs, dram=False) == 2 * 16 * 6

@@ -198,6 +198,7 @@ def test_energy_is_that_of_synth_power(folder: Path, monkeypatch: pytest.MonkeyP
     def instead(config: AcceleratorConfig, library: Any, options: dict[str, Any]) -> dict[str, float]:
         asked.append((config.variant, options["storage"], options["network"]))
         assert options["photograph"].exists()
+        assert not options["network_energy"]
         if config.variant == "ews-c":
             raise SourceError("no weights for it")
         return {"per_mac": 2.0 if config.variant == "ews" else 1.0}

@@ -17,10 +17,11 @@ from synth.generic import generic
 from synth.power import __main__ as command
 from synth.power.cells import characterise
 from synth.power.measure import OPERATIONS, PowerError, gate_netlist, measure
+from synth.power.memories import PAPER_COSTS, memory_energy
 from synth.power.netlist import CellArray, FlatNetlist, flatten
 from synth.power.report import describe, markdown, write
 from synth.power.simulator import Simulator, SimulatorError, Transfers
-from synth.power.sources import RealLayer, SourceError, real_layers
+from synth.power.sources import RealLayer, SourceError, first_layer, real_layers
 from synth.power.workload import lanes
 from synth.report import CACHE
 
@@ -48,6 +49,14 @@ def measured(built):
     return measure(config, netlist, LIBRARY, runs, 1000.0)
 
 
+@pytest.fixture(scope="module")
+def first(built):
+    """The first layer, whose dense weights take passes on the sparse tile."""
+    config, netlist, _ = built
+    runs = lanes(config, [first_layer(config, photograph_path())], OPERATIONS, 4)
+    return measure(config, netlist, LIBRARY, runs, 1000.0, glitches=False)
+
+
 def test_every_sum_is_golden(built, measured) -> None:
     """Of tiles that start from zero, and of tiles that add to earlier sums."""
     config, _, runs = built
@@ -72,6 +81,31 @@ def test_same_figures_again(built, measured) -> None:
     for name, window in measured.windows.items():
         for part in ("data", "clock", "leakage"):
             assert (getattr(window.energies, part) == getattr(again.windows[name].energies, part)).all()
+
+
+def test_the_first_layer_takes_passes(built, first) -> None:
+    """Of the weights of an operation, N of M are there; sums are golden's, and every operation is counted."""
+    config, _, _ = built
+    runs = lanes(config, [first_layer(config, photograph_path())], OPERATIONS, 4)
+    assert first.layers == {"conv1": 4}
+    assert first.macs <= config.H * config.L * config.N / config.M
+    run = runs[0]
+    positions = len(run.expected) // run.tile.A
+    assert run.operations == len(run.streams["i_activation"]) * run.tile.A
+    assert run.operations == positions * run.tile.A * run.tile.B * run.tile.D * config.M // config.N
+    assert run.operations >= OPERATIONS
+    assert not run.codewords
+    assert first.windows["run"].operations == first.windows["run"].cycles
+
+
+def test_weights_through_l2_are_written_and_read() -> None:
+    config = preset("ews-16")
+    counts = dict.fromkeys(("l2_reads", "l2_writes", "l1_reads", "l1_writes", "psum_reads", "psum_writes"), 1)
+    plain, more = (memory_energy(config, counts, 1.1, 3.0, weights) for weights in (0, 1000))
+    assert more.paper == plain.paper == plain.staged > 0
+    assert more.model == plain.model
+    assert more.staged - more.paper == pytest.approx(2 * 1000 * PAPER_COSTS["L2"] * 3.0)
+    assert more.bytes["weights"] == 1000
 
 
 def _swapped(netlist: FlatNetlist, name: str, instance: int) -> FlatNetlist:
@@ -169,9 +203,9 @@ def test_too_few_simulated_nets_are_refused(built, monkeypatch) -> None:
         measure(config, replace(netlist, cells=hidden), LIBRARY, runs, 1000.0)
 
 
-def test_report(built, measured, tmp_path) -> None:
+def test_report(built, measured, first, tmp_path) -> None:
     config, _, _ = built
-    described = {"ews-msvq-tiny": describe(config, measured, "random", None)}
+    described = {"ews-msvq-tiny": describe(config, measured, "random", 1.1, first)}
     settings = {"unit": "fJ", "storage": "gated", "period": 1000.0, "wire": "none"}
     paths = write(described, LIBRARY, settings, tmp_path)
     result = json.loads(paths[0].read_text())["presets"]["ews-msvq-tiny"]
@@ -182,18 +216,27 @@ def test_report(built, measured, tmp_path) -> None:
     assert sum(block["stall"] for block in blocks) == pytest.approx(result["stall"])
     network = result["network"]
     assert sum(network["array"].values()) == pytest.approx(network["array_per_mac"])
+    # All operations by the energy of their own kind, those of the first and the last layer apart.
+    inner = network["array"]["operations"] - network["first"]
+    assert 0 < network["first"] < network["array"]["operations"]
+    assert inner * network["macs"] / result["operation"] == pytest.approx(
+        network["counters"]["operations"] - network["first"] * network["macs"] / result["first"]["operation"]
+    )
+    assert network["memories"]["staged_per_mac"] > network["memories"]["paper_per_mac"] > 0
+    # Every weight is fetched at least once, in N of M places and with its mask, sign and index.
+    assert network["weights"] > 11_000_000 // 16
     text = "\n".join(markdown(described, {**settings, "library": {"name": "generic"}}))
     assert text + "\n" == paths[1].read_text()
 
 
-def test_command_says_what_was_measured(built, measured, tmp_path, monkeypatch) -> None:
+def test_command_says_what_was_measured(built, measured, first, tmp_path, monkeypatch) -> None:
     """With defaults: the photograph is one of scikit-learn's, and registers and their pipeline are gated."""
     config, netlist, _ = built
     asked = []
 
     def instead(config, library, options):
         asked.append((config, options))
-        return describe(config, measured, "random", None)
+        return describe(config, measured, "random", None, first)
 
     monkeypatch.setattr(command, "worker_pool", ThreadPoolExecutor)
     monkeypatch.setattr("synth.power.report.measure_instance", instead)
@@ -208,10 +251,31 @@ def test_command_says_what_was_measured(built, measured, tmp_path, monkeypatch) 
     assert report["presets"]["ews-msvq-tiny"]["area"] == pytest.approx(area)
 
 
+def test_fields_may_follow_a_preset(measured, first, tmp_path, monkeypatch) -> None:
+    asked = []
+
+    def instead(config, library, options):
+        asked.append(config)
+        return describe(config, measured, "random", None, first)
+
+    monkeypatch.setattr(command, "worker_pool", ThreadPoolExecutor)
+    monkeypatch.setattr("synth.power.report.measure_instance", instead)
+    assert command.main(["--preset", "ews-msvq-tiny prf_depth=4", "-o", str(tmp_path)]) == 0
+    assert asked == [preset("ews-msvq-tiny").override(["clock_gating=true", "prf_depth=4"])]
+    assert list(json.loads((tmp_path / "power.json").read_text())["presets"]) == ["ews-msvq-tiny prf_depth=4"]
+
+
+def test_without_the_network_there_is_no_first_layer(built, measured) -> None:
+    described = describe(built[0], measured, "random", None, None)
+    assert not {"network", "first"} & set(described)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--preset", "none"], "unknown preset 'none'"),
+        (["--preset", "ews-16 rows=1"], "unknown field 'rows'"),
+        (["--preset", " "], "unknown preset ' '"),
         (["--period", "0"], "--period must be above 0 and below 1e9 ps, not 0"),
         (["--jobs", "0"], "--jobs must be in 1..64, not 0"),
         (["--wire", "long"], "unknown wire load 'long'; the library has none"),
