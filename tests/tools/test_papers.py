@@ -44,6 +44,20 @@ def test_a_run_is_what_the_model_says() -> None:
         assert scope["counters"]["cycles"] * 64 * 64 >= scope["macs"]
 
 
+def test_fully_connected_layers_are_no_convolutions() -> None:
+    """Nor is the one behind the last map, which the array runs as a convolution of the map's size."""
+    scope = papers.runs()["AlexNet", "EWS-CMS", 64, 64]["convolutions"]
+    assert scope["macs"] == 27**2 * 192 * 64 * 25 + 13**2 * 9 * (384 * 192 + 256 * 384 + 256 * 256)
+
+
+def test_changes_of_the_instance() -> None:
+    """At 8 of 16 the array takes as many operations; masks have other codes, and layers are cut otherwise."""
+    run = papers.runs()["AlexNet", "EWS-CMS", 64, 64]["convolutions"]["counters"]
+    half = measure("alexnet", "ews-cms", 64, 64, ["N=8"])["convolutions"]["counters"]
+    assert half["operations"] == run["operations"]
+    assert half["dram_reads"] != run["dram_reads"]
+
+
 def test_energy_by_hand() -> None:
     config = preset("ews-16")
     counts = dict.fromkeys(
