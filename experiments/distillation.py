@@ -43,7 +43,21 @@ from sw.format.layer import CompressedLayer
 from sw.format.output import staged
 from sw.format.strict_json import json_text
 
-__all__ = ["NETWORKS", "Mosaic", "Network", "accuracy", "distil", "divergence", "run", "start", "unlike"]
+__all__ = [
+    "NETWORKS",
+    "Mosaic",
+    "Network",
+    "Replayed",
+    "accuracy",
+    "distil",
+    "divergence",
+    "random_grids",
+    "recoloured",
+    "relative_groups",
+    "run",
+    "start",
+    "unlike",
+]
 
 
 @dataclass(frozen=True)
@@ -206,26 +220,35 @@ def divergence(model: Callable[[Tensor], Tensor], teacher: nn.Module, images: Te
     return total / len(images)
 
 
-def _crops(images: Tensor, generator: torch.Generator, size: int) -> Tensor:
-    """Random crops in random colours, mirrored at random, of that many rows and columns.
+def random_grids(count: int, generator: torch.Generator, size: tuple[int, int], device: torch.device) -> Tensor:
+    """Where random crops of images lie, mirrored at random: for ``grid_sample``, ``[count, rows, columns, 2]``.
 
-    Crops take 0.2 to 1 of the area, with sides in ratios of 3:4 to 4:3.
+    Crops take 0.2 to 1 of the area, with sides in ratios of 3:4 to 4:3 of the image's own.
     """
-    count = len(images)
 
-    def draw(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator).to(images.device)
+    def draw() -> Tensor:
+        return torch.rand(count, generator=generator).to(device)
 
-    area, ratio = 0.2 + 0.8 * draw(count), (draw(count) * 2 - 1) * math.log(4 / 3) / 2
+    area, ratio = 0.2 + 0.8 * draw(), (draw() * 2 - 1) * math.log(4 / 3) / 2
     height, width = ((area.sqrt() * (sign * ratio).exp()).clamp_max(1) for sign in (1, -1))
-    top, left = (draw(count) * 2 - 1) * (1 - height), (draw(count) * 2 - 1) * (1 - width)
+    top, left = (draw() * 2 - 1) * (1 - height), (draw() * 2 - 1) * (1 - width)
     zero = torch.zeros_like(area)
-    mirrored = torch.where(draw(count) < 0.5, -width, width)
+    mirrored = torch.where(draw() < 0.5, -width, width)
     matrix = torch.stack([mirrored, zero, left, zero, height, top], dim=1).reshape(-1, 2, 3)
-    grid = functional.affine_grid(matrix, [*images.shape[:2], size, size], align_corners=False)
+    return functional.affine_grid(matrix, [count, 1, *size], align_corners=False)
+
+
+def recoloured(views: Tensor, generator: torch.Generator) -> Tensor:
+    """Views in random contrast and brightness."""
+    contrast, brightness = (torch.rand(len(views), 1, 1, 1, generator=generator).to(views.device) for _ in range(2))
+    return views * (0.7 + 0.6 * contrast) + (0.6 * brightness - 0.3)
+
+
+def _crops(images: Tensor, generator: torch.Generator, size: int) -> Tensor:
+    """Random crops in random colours, mirrored at random, of that many rows and columns."""
+    grid = random_grids(len(images), generator, (size, size), images.device)
     views = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    contrast, brightness = 0.7 + 0.6 * draw(count, 1, 1, 1), 0.6 * draw(count, 1, 1, 1) - 0.3
-    return views * contrast + brightness
+    return recoloured(views, generator)
 
 
 def _mixed(views: Tensor, generator: torch.Generator, mix: float) -> Tensor:
@@ -313,7 +336,7 @@ def unlike(pictures: NDArray[np.uint8], images: Tensor) -> NDArray[np.bool_]:
     return np.concatenate(found)
 
 
-class _Replayed:
+class Replayed:
     """A step of the optimiser; on a GPU replayed as a CUDA graph, for else most of the time is launches."""
 
     usual_steps = 3
@@ -343,7 +366,7 @@ class _Replayed:
         self.done += 1
 
 
-def _groups(student: nn.Module, lr: float) -> list[dict[str, Any]]:
+def relative_groups(student: nn.Module, lr: float) -> list[dict[str, Any]]:
     """Adam moves every parameter by about its rate; here that is relative to the parameter's own size."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
@@ -395,7 +418,7 @@ def distil(
     generator = torch.Generator().manual_seed(seed)
     cuda = device.startswith("cuda")
     own = min(batch if small is None else batch - batch // 2, len(images))
-    groups = _groups(student, lr)
+    groups = relative_groups(student, lr)
     if cuda:
         # A captured step reads the rates from the device.
         for group in groups:
@@ -416,7 +439,7 @@ def distil(
         optimiser.step()
         running.add_(loss.detach())
 
-    advance = _Replayed(work, cuda and capture)
+    advance = Replayed(work, cuda and capture)
     for step in range(steps):
         warm = min(1.0, (step + 1) / max(1, steps // 20))
         for group in optimiser.param_groups:

@@ -1,0 +1,143 @@
+"""What :mod:`experiments.detect` does: its images and boxes, the loss, and average precision."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from experiments.distillation import random_grids, recoloured
+from experiments.fastestdet import SIDE, FastestDet, average_precision, boxes_of, load_state
+from experiments.vision import Results, Task, as_results
+from sw.compress.methods import CompressError
+
+__all__ = ["LAST", "load", "load_images"]
+
+#: Layers whose sums are results.
+LAST = tuple(f"detect_head.{name}_layers.conv5x5.3" for name in ("obj", "reg", "cls"))
+
+#: Every so many training images, one is held out.
+HELD_OUT = 5
+
+_BATCH = 32
+
+Truth = list[tuple[NDArray[np.float64], NDArray[np.int64]]]
+
+
+def load_images(path: Path, limit: int | None = None) -> dict[str, tuple[NDArray[np.uint8], Truth]]:
+    """Of each part: BGR images, uint8 ``[n, 3, 352, 352]``, their sides as long as that; and boxes with classes.
+
+    Raises
+    ------
+    CompressError
+        There is no such file, or it has no part.
+    """
+    from PIL import Image
+
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile():
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    files[member.name.removeprefix("./")] = file.read()
+    except (OSError, tarfile.TarError) as error:
+        raise CompressError(f"data must be a tar file of images and boxes, not {str(path)!r}: {error}") from None
+    found = {}
+    for part in ("train2017", "val2017"):
+        names = sorted(name for name in files if Path(name).parent.name == part and name.endswith(".webp"))[:limit]
+        if not names:
+            raise CompressError(f"{str(path)!r} must have {part}/NAME.webp")
+        pixels, truth = [], []
+        for name in names:
+            with Image.open(io.BytesIO(files[name])) as image:
+                square = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+            pixels.append(np.asarray(square)[:, :, ::-1].transpose(2, 0, 1))
+            rows = np.array(files[name.removesuffix(".webp") + ".txt"].split(), dtype=np.float64).reshape(-1, 5)
+            centre, half = rows[:, 1:3], rows[:, 3:] / 2
+            truth.append((np.concatenate([centre - half, centre + half], 1), rows[:, 0].astype(np.int64)))
+        found[part] = np.stack(pixels), truth
+    return found
+
+
+def _scaled(pixels: Tensor) -> Tensor:
+    return pixels.float() / 255
+
+
+@torch.no_grad()
+def scores(results: Callable[[Tensor], Results], images: Tensor, truth: Truth) -> dict[str, float]:
+    """AP50 of all images, in per cent."""
+    found = [box for part in images.split(_BATCH) for box in boxes_of(results(_scaled(part)))]
+    return {"ap50": average_precision(found, truth)}
+
+
+def _loss(found: Results, wanted: Results) -> Tensor:
+    """Divergences of objects, and of classes and boxes where there may be one; sums of an image, means of images."""
+    (objects, places, classes), (objects0, places0, classes0) = found, wanted
+    weight = objects0.sigmoid()
+    first = functional.binary_cross_entropy_with_logits(objects, weight, reduction="sum")
+    first = first - functional.binary_cross_entropy_with_logits(objects0, weight, reduction="sum")
+    ours, theirs = classes.log_softmax(1), classes0.log_softmax(1)
+    second = (weight * (theirs.exp() * (theirs - ours)).sum(1, keepdim=True)).sum()
+    apart = places[:, :2].tanh() - places0[:, :2].tanh(), places[:, 2:].sigmoid() - places0[:, 2:].sigmoid()
+    # Sides of boxes count by as many cells as they have.
+    third = (weight * (apart[0].abs() + objects.shape[3] / 4 * apart[1].abs()).sum(1, keepdim=True)).sum()
+    return (first + second + third) / len(objects)
+
+
+def load(options: argparse.Namespace) -> Task:
+    """The float network and the data, on the device.
+
+    Raises
+    ------
+    CompressError
+        Data or weights are not there or not what they must be.
+    """
+    for name in ("data", "weights"):
+        if getattr(options, name) is None:
+            raise CompressError(f"--{name} must be given: the images' tar file, and FastestDet's .pth")
+    parts = load_images(options.data, options.images)
+    model = FastestDet()
+    load_state(model, torch.load(options.weights, map_location="cpu", weights_only=True))
+    model.to(options.device).eval()
+    pixels, test = (
+        torch.from_numpy(np.ascontiguousarray(parts[name][0])).to(options.device) for name in ("train2017", "val2017")
+    )
+    held = torch.arange(len(pixels)) % HELD_OUT == HELD_OUT - 1
+    if not held.any():
+        raise CompressError(f"data must have at least {HELD_OUT} training images, not {len(pixels)}")
+    train = pixels[~held]
+    count = min(_BATCH, len(train))
+    chosen_truth = [own for own, out in zip(parts["train2017"][1], held.tolist(), strict=True) if out]
+
+    def views(generator: torch.Generator) -> Tensor:
+        chosen = torch.randperm(len(train), generator=generator)[:count].to(train.device)
+        grid = random_grids(count, generator, (SIDE, SIDE), train.device)
+        crops = functional.grid_sample(_scaled(train[chosen]), grid, padding_mode="reflection", align_corners=False)
+        return recoloured(crops, generator).clamp(0, 1)
+
+    @torch.no_grad()
+    def choose(results: Callable[[Tensor], Results]) -> dict[str, float]:
+        own = pixels[held]
+        pairs = ((_loss(results(part), as_results(model(part))), part) for part in _scaled(own).split(_BATCH))
+        loss = sum(float(each) * len(part) for each, part in pairs)
+        # It tells more of some twenty images than their average precision.
+        return scores(results, own, chosen_truth) | {"divergence": loss / len(own), "choice": -loss / len(own)}
+
+    return Task(
+        model=model,
+        sample=_scaled(train[:64]),
+        views=views,
+        loss=_loss,
+        choose=choose,
+        score=lambda results: scores(results, test, parts["val2017"][1]),
+    )
