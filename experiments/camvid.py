@@ -38,7 +38,6 @@ def study() -> Study:
         cases=cases_of("19x", 32 / 19),
         last=LAST,
         steps=600,
-        sparse_steps=600,
         task=load,
         add_options=_add_options,
         figure="miou",
@@ -49,7 +48,7 @@ def study() -> Study:
             " deviation over seeds. Trained with the 367 images of the train part alone, distilled from the float"
             " network; each case's rate is the best of its tries, of a quarter of the steps, on the 101 images of the"
             " val part. Ratios by eq. 7 count all layers but the first, the depthwise and the last, which stay at"
-            " 8 bit; the file holds those too. MVQ and MSVQ start from a network that was trained 4:16 sparse."
+            " 8 bit; the file holds those too."
         ),
     )
 

@@ -37,7 +37,6 @@ def study() -> Study:
         cases=cases_of("20x", 1.6),
         last=LAST,
         steps=1500,
-        sparse_steps=1000,
         task=load,
         add_options=_add_options,
         figure="ap50",
@@ -47,8 +46,8 @@ def study() -> Study:
             " alone, by the container's integers, boxes decoded on the host; mean and standard deviation over seeds."
             " Distilled from the float network with 103 training images, no labels; each case's rate is the best of its"
             " tries, of a quarter of the steps, by the divergence on 25 others. Ratios by eq. 7 count all"
-            " layers but the first, the depthwise and the last, which stay at 8 bit, as do, with 4:16, those of 24"
-            " channels; the file holds all. MVQ and MSVQ start from a network that was trained 4:16 sparse."
+            " layers but the first, the depthwise and the last, which stay at 8 bit, as do, with 6:16, those of 24"
+            " channels; the file holds all."
         ),
     )
 

@@ -1,10 +1,10 @@
 """What segmentation and detection share: a network compressed by several methods of equal bytes, and distilled.
 
-Each case starts from the float network, those with masks from one that was trained 4:16 sparse. Its layers but the
-first, the depthwise and the last are compressed; assignments, signs and masks move with the weights that they stand
-for. It learns what the float network gives for random views, no labels. A case's rate is chosen by runs of
-:data:`TRIED` of the steps, on images that no run trains with. Every run's file is written at once, so that a study that
-is stopped goes on where it was.
+Each case starts from the float network, whose layers but the first, the depthwise and the last are compressed;
+assignments, signs and masks move with the weights that they stand for. Masks are 6:16, as they are best where nothing
+was trained sparse before. It learns what the float network gives for random views, no labels. A case's rate is chosen
+by runs of :data:`TRIED` of the steps, on images that no run trains with. Every run's file is written at once, so that a
+study that is stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from sw.compress.training.graph import calibrate, integer_graph, quantise_activa
 from sw.compress.training.integer import export_integers, integer_results, read_network, write_network
 from sw.compress.training.modules import compressed_layers, convert
 from sw.compress.training.operations import compared_layers
-from sw.compress.training.sparse import finish_sparse, start_sparse
 from sw.format.output import staged
 from sw.format.strict_json import json_text
 
@@ -91,8 +90,8 @@ class Study:
         Of the table.
     last
         Layers that stay at 8 bit, beside the first.
-    steps, sparse_steps
-        Of distillation, and of sparse training.
+    steps
+        Of distillation.
     task
         From the options and the device.
     add_options
@@ -107,7 +106,6 @@ class Study:
     cases: Sequence[Case]
     last: Sequence[str]
     steps: int
-    sparse_steps: int
     task: Callable[[argparse.Namespace], Task]
     add_options: Callable[[argparse.ArgumentParser], None]
     figure: str
@@ -226,51 +224,12 @@ def _batches(views: Views, seed: int) -> Iterator[Tensor]:
     return (views(generator) for _ in range(RECALIBRATION))
 
 
-def _sparse(study: Study, task: Task, options: argparse.Namespace) -> nn.Module:
-    """The float network trained 4:16 sparse by distillation (SR-STE), once for all runs."""
-    path, model = options.runs / "sparse.pt", copy.deepcopy(task.model)
-    if path.exists():
-        model.load_state_dict(_floats(path))
-        return model.eval()
-    begin = time.perf_counter()
-    start_sparse(model, [source.name for source in _coded(study, model)], 4, 16)
-    losses = learn(
-        model,
-        task.views,
-        _distilling(task, task.model),
-        steps=options.sparse_steps,
-        lr=3e-3,
-        device=options.device,
-        seed=0,
-        capture=not options.eager,
-    )
-    finish_sparse(model)
-    recalibrate_batch_norm(model, _batches(task.views, 0))
-    _write(
-        options.runs / "sparse.json",
-        {
-            "scores": task.score(lambda images: as_results(model(images))),
-            "steps": options.sparse_steps,
-            "losses": losses,
-            "seconds": time.perf_counter() - begin,
-        },
-    )
-    save_half(model, path)
-    model.load_state_dict(_floats(path))
-    return model.eval()
-
-
 def save_half(model: nn.Module, path: Path) -> None:
     """A state dict with floats in half precision."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
     with staged(path) as temporary:
         torch.save(state, temporary)
-
-
-def _floats(path: Path) -> dict[str, Tensor]:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
@@ -282,7 +241,6 @@ def _write(path: Path, value: dict[str, Any]) -> None:
 def _compress(
     study: Study,
     task: Task,
-    start: nn.Module,
     case: Case,
     seed: int,
     lr: float,
@@ -293,7 +251,7 @@ def _compress(
     begin = time.perf_counter()
     tried = seed in TRY_SEEDS
     images = task.sample[:CALIBRATION]
-    graph = integer_graph(copy.deepcopy(start).cpu(), images[:2].cpu())
+    graph = integer_graph(copy.deepcopy(task.model).cpu(), images[:2].cpu())
     sources = _coded(study, graph)
     convert(
         graph,
@@ -355,7 +313,6 @@ def main_of(study: Study, description: str | None, arguments: Sequence[str] | No
     parser.add_argument("--runs", type=Path, default=WEIGHTS / study.name, help="the runs' files (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of final runs (%(default)s)")
     parser.add_argument("--steps", type=int, default=study.steps, help="of distillation (%(default)s)")
-    parser.add_argument("--sparse-steps", type=int, default=study.sparse_steps, help="(%(default)s)")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, metavar="LR", help="to try (%(default)s)")
     parser.add_argument("--part", default="0/1", metavar="I/N", help="of the cases, those of one process of several")
     parser.add_argument("--device", help="cuda if PyTorch sees a GPU, or cpu")
@@ -385,18 +342,10 @@ def _all(study: Study, options: argparse.Namespace) -> None:
         _write(options.runs / "float.json", {"scores": scores, "machine": machine(options.device)})
     number, count = map(int, options.part.split("/"))
     cases = [case for i, case in enumerate(study.cases) if i % count == number]
-    sparse: nn.Module | None = None
-
-    def start(case: Case) -> nn.Module:
-        nonlocal sparse
-        if not case.sparse:
-            return task.model
-        sparse = sparse or _sparse(study, task, options)
-        return sparse
 
     def one(case: Case, seed: int, lr: float, steps: int, path: Path) -> dict[str, Any]:
         if not path.exists():
-            report = _compress(study, task, start(case), case, seed, lr, steps, options)
+            report = _compress(study, task, case, seed, lr, steps, options)
             _write(path, report)
             print(f"{study.name} {case.name} seed {seed} rate {lr:g}: {report['trained']}", flush=True)
         found: dict[str, Any] = json.loads(path.read_text())
@@ -463,9 +412,6 @@ def _report(study: Study, options: argparse.Namespace) -> None:
         f" {100 * bytes_apart([run['bytes'] for run in runs]):.2f} % of each other. Device: {devices}."
     )
     report = {"experiment": study.name, "note": note, "float": known, "summary": summary, "runs": runs, "tries": tries}
-    sparse = options.runs / "sparse.json"
-    if sparse.exists():
-        report["sparse"] = json.loads(sparse.read_text())
     path = options.output / f"{study.name}.json"
     write_report(path, report, headings, rows)
     print(path.with_suffix(".md").read_text())
@@ -479,13 +425,12 @@ def cases_of(size: str, bits: float) -> list[Case]:
             f"{size} {name}",
             Recipe(method, 2, d, *nm),
             mean_bits=bits,
-            sparse="4:16" if nm[0] else "",
             moving=True,
         )
 
     return [
         case("SSVQ", "ssvq", 8),
-        case("MSVQ", "msvq", 16, (4, 16)),
+        case("MSVQ", "msvq", 16, (6, 16)),
         case("VQ", "vq", 8),
-        case("MVQ", "mvq", 16, (4, 16)),
+        case("MVQ", "mvq", 16, (6, 16)),
     ]
