@@ -231,11 +231,11 @@ def _train(
         _views(images, labels, True),
         _float_loss,
         steps=options.float_steps,
-        lr=1e-3,
+        lr=1e-2,
         device=options.device,
         seed=0,
         decay=0.01,
-        relative=False,
+        statistics=True,
         capture=not options.eager,
     )
     report = {"losses": losses, "val": chosen(model), "steps": options.float_steps}

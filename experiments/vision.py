@@ -13,7 +13,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,9 @@ from sw.format.strict_json import json_text
 __all__ = ["Study", "Task", "learn", "main_of"]
 
 #: Relative rates that every case tries, and the share of a final run's steps that a try has.
-RATES, TRIED = (1e-3, 3e-3, 1e-2), 0.25
+RATES, TRIED = (3e-3, 1e-2), 0.2
 
-#: Images that set the scales of activations, and views that recalibrate batch norm.
+#: Images that set the scales of activations; those of a batch that recalibrates batch norm.
 CALIBRATION, RECALIBRATION = 32, 16
 
 Views = Callable[[torch.Generator], Tensor]
@@ -128,10 +128,10 @@ def learn(
     device: str,
     seed: int,
     decay: float = 0.0,
-    relative: bool = True,
+    statistics: bool = False,
     capture: bool = True,
 ) -> list[float]:
-    """Train a network in place, in training mode: AdamW, a cosine of rates after a tenth of warming up.
+    """Train a network in place: AdamW, a cosine of rates after a tenth of warming up.
 
     Parameters
     ----------
@@ -142,9 +142,9 @@ def learn(
     loss
         Of the network for a batch.
     steps, lr, decay
-        Of the optimiser.
-    relative
-        ``lr`` is relative to the size of each parameter, which must not start from 0 then.
+        ``lr`` is relative to the size of each parameter.
+    statistics
+        Train in training mode, so that batch norms take their statistics from the batch.
     device, seed, capture
         Where; of the views; on a GPU, replay steps as a CUDA graph.
 
@@ -160,15 +160,14 @@ def learn(
     """
     generator = torch.Generator().manual_seed(seed)
     cuda = device.startswith("cuda")
-    own = [{"params": list(student.parameters()), "lr": lr, "peak": lr}]
-    groups = relative_groups(student, lr) if relative else own
+    groups = relative_groups(student, lr)
     if cuda:
         # A captured step reads the rates from the device.
         for group in groups:
             group["lr"] = torch.tensor(group["lr"], device=device)
     optimiser = torch.optim.AdamW(groups, lr, weight_decay=decay, fused=cuda, capturable=cuda)
     running, losses = torch.zeros((), device=device), []
-    student.train()
+    student.train(statistics)
 
     def work(batch: Tensor) -> None:
         with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
@@ -219,11 +218,6 @@ def _coded(study: Study, model: nn.Module) -> list[LayerSource]:
     ]
 
 
-def _batches(views: Views, seed: int) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(seed + 7)
-    return (views(generator) for _ in range(RECALIBRATION))
-
-
 def save_half(model: nn.Module, path: Path) -> None:
     """A state dict with floats in half precision."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -264,7 +258,7 @@ def _compress(
     )
     graph = quantise_activations(graph, images[:2].cpu()).to(options.device).eval()
     calibrate(graph, images)
-    recalibrate_batch_norm(graph, _batches(task.views, seed))
+    recalibrate_batch_norm(graph, task.sample.split(RECALIBRATION))
     report: dict[str, Any] = {"case": case.name, "seed": seed, "lr": lr, "steps": steps, "mean_bits": case.mean_bits}
     report["clustering_seconds"] = time.perf_counter() - begin
     figures = task.choose if tried else task.score
@@ -279,7 +273,6 @@ def _compress(
         seed=seed,
         capture=not options.eager,
     )
-    recalibrate_batch_norm(graph, _batches(task.views, seed))
     report["trained"] = figures(lambda values: as_results(graph(values)))
     report["training_seconds"] = time.perf_counter() - begin - report["clustering_seconds"]
     if not tried:
@@ -327,6 +320,13 @@ def main_of(study: Study, description: str | None, arguments: Sequence[str] | No
 
 def _run(study: Study, options: argparse.Namespace) -> int:
     options.device = chosen_device(options.device)
+    number, _, count = options.part.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise CompressError(f"--part must be I/N with I in 0..N-1, not {options.part!r}")
+    if options.steps < 1:
+        raise CompressError(f"--steps must be at least 1, not {options.steps}")
+    for seed in set(options.seeds) & set(TRY_SEEDS):
+        raise CompressError(f"--seeds must not have {seed}, which is of the runs that try rates")
     if not options.report_only:
         _all(study, options)
     _report(study, options)

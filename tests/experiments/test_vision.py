@@ -1,0 +1,376 @@
+"""Segmentation and detection: networks, decoding, figures and the whole way of a study, on small ones."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from experiments import camvid, detect, detection, segmentation, vision
+from experiments.fastestdet import FastestDet, average_precision, boxes_of, load_state, overlaps, plan, suppress
+from experiments.vision import Study, Task, as_results, cases_of, learn, main_of
+from sw.compress.methods import CompressError
+from sw.compress.training.integer import read_network
+
+
+def state_of(seed: int) -> dict[str, Tensor]:
+    """Random weights and statistics under the names of FastestDet's file."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for key, value in FastestDet().state_dict().items():
+        if value.is_floating_point():
+            drawn = torch.randn(value.shape, generator=generator)
+            fan = value[0].numel() if value.ndim == 4 else 1
+            state[key] = drawn.abs() + 0.5 if key.endswith("running_var") else drawn * (2 / fan) ** 0.5
+        else:
+            state[key] = value
+    return state
+
+
+def as_the_file(state: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The graph of FastestDet's ONNX file, channel shuffles and all, operation by operation."""
+
+    def conv(values: Tensor, name: str, norm: str, relu: bool, stride: int = 1) -> Tensor:
+        weight = state[f"{name}.weight"]
+        groups = len(weight) if weight.shape[1] == 1 and values.shape[1] > 1 else 1
+        values = functional.conv2d(values, weight, None, stride, weight.shape[2] // 2, 1, groups)
+        found = (state[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        values = functional.batch_norm(values, *found)
+        return values.relu() if relu else values
+
+    def branch(values: Tensor, name: str, layers: tuple[tuple[int, bool], ...], stride: int = 1) -> Tensor:
+        for number, relu in layers:
+            depthwise = state[f"{name}.{number}.weight"].shape[1] == 1
+            values = conv(values, f"{name}.{number}", f"{name}.{number + 1}", relu, stride if depthwise else 1)
+        return values
+
+    main = ((0, True), (3, False), (5, True))
+
+    def stage(values: Tensor, name: str, blocks: int) -> Tensor:
+        side = branch(values, f"{name}.0.branch_proj", ((0, False), (2, True)), 2)
+        values = torch.cat([side, branch(values, f"{name}.0.branch_main", main, 2)], 1)
+        for block in range(1, blocks):
+            batch, channels, rows, columns = values.shape
+            halves = values.reshape(batch * channels // 2, 2, rows * columns).permute(1, 0, 2)
+            even, odd = halves.reshape(2, -1, channels // 2, rows, columns)
+            values = torch.cat([even, branch(odd, f"{name}.{block}.branch_main", main)], 1)
+        return values
+
+    values = conv(images, "backbone.first_conv.0", "backbone.first_conv.1", True, 2)
+    maps = [functional.max_pool2d(values, 3, 2, 1)]
+    for number, blocks in ((2, 4), (3, 8), (4, 4)):
+        maps.append(stage(maps[-1], f"backbone.stage{number}", blocks))
+    padded = functional.avg_pool2d(functional.pad(maps[1], (1, 1, 1, 1)), 3, 2)
+    joined = torch.cat([padded, maps[2], functional.interpolate(maps[3], scale_factor=2.0)], 1)
+    values = branch(joined, "SPP.Conv1x1.conv1x1", ((0, True),))
+    beside = [branch(values, f"SPP.S{n}", tuple((3 * i, True) for i in range(n))) for n in (1, 2, 3)]
+    values = functional.relu(values + branch(torch.cat(beside, 1), "SPP.output", ((0, False),)))
+    values = branch(values, "detect_head.conv1x1.conv1x1", ((0, True),))
+    found = [branch(values, f"detect_head.{n}_layers.conv5x5", ((0, True), (3, False))) for n in ("obj", "reg", "cls")]
+    return found[0], found[1], found[2]
+
+
+def test_fastestdet_computes_what_the_file_does_without_shuffles() -> None:
+    state = state_of(1)
+    model = FastestDet()
+    load_state(model, state)
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        found, wanted = model.eval()(images), as_the_file(state, images)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.shape == theirs.shape
+        assert float((ours - theirs).abs().max()) < 1e-4 * float(theirs.abs().max())
+        assert float(theirs.std()) > 0.1
+
+
+@pytest.mark.parametrize(("blocks", "channels"), [(2, 4), (4, 24), (8, 48)])
+def test_a_plan_reads_contiguous_channels_each_once(blocks: int, channels: int) -> None:
+    found = plan(blocks, channels)
+    read = [
+        (source, channel)
+        for pieces in (*found.reads, found.result)
+        for source, start, stop in pieces
+        for channel in range(start, stop)
+    ]
+    assert sorted(read) == [(source, channel) for source in range(blocks + 1) for channel in range(channels)]
+    assert all(sorted(order) == list(range(channels)) for order in found.orders)
+    assert all(sum(stop - start for _, start, stop in pieces) == channels for pieces in found.reads)
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    state = state_of(0)
+    del state["SPP.S1.0.weight"]
+    with pytest.raises(CompressError, match=r"weights must be a state dict of FastestDet: .*SPP\.S1\.0\.weight"):
+        load_state(FastestDet(), state)
+
+
+def test_boxes_are_decoded_as_the_authors_do() -> None:
+    objects = torch.full((1, 1, 2, 4), -20.0)
+    objects[0, 0, 1, 2] = 0.0  # a half
+    places = torch.zeros(1, 4, 2, 4)
+    places[0, :, 1, 2] = torch.tensor([np.arctanh(0.5), np.arctanh(-0.25), 0.0, -np.log(3.0)])  # sides 1/2 and 1/4
+    classes = torch.zeros(1, 3, 2, 4)
+    classes[0, 2, 1, 2] = float(np.log(2.0))  # a half, of 1 + 1 + 2
+    (boxes, scores, labels) = boxes_of((objects, places, classes))[0]
+    assert labels.tolist() == [2]
+    assert scores == pytest.approx([0.5**0.6 * 0.5**0.4])
+    x, y = 2.5 / 4, 0.75 / 2
+    assert boxes == pytest.approx(np.array([[x - 0.25, y - 0.125, x + 0.25, y + 0.125]]))
+
+
+def test_the_lesser_of_two_boxes_of_a_class_is_left_out() -> None:
+    boxes = np.array([[0, 0, 1, 1], [0, 0, 1, 0.5], [0, 0, 1, 0.4], [0.5, 0, 1.5, 1]], dtype=float)
+    assert overlaps(boxes, boxes[:1])[:, 0] == pytest.approx([1, 0.5, 0.4, 1 / 3])
+    assert suppress(boxes, np.zeros(4, dtype=np.int64), 0.45).tolist() == [0, 2, 3]
+    assert suppress(boxes, np.array([0, 1, 1, 0]), 0.45).tolist() == [0, 1, 3]
+    assert suppress(boxes[:0], np.zeros(0, dtype=np.int64), 0.45).tolist() == []
+
+
+def test_average_precision_worked_by_hand() -> None:
+    unit, far = [0.0, 0.0, 1.0, 1.0], [2.0, 0.0, 3.0, 1.0]
+    wide = [0.0, 0.0, 1.0, 2.0]  # overlaps the unit square by exactly a half
+    truth = [(np.array([unit, far]), np.array([5, 5])), (np.array([unit]), np.array([5]))]
+    # Right, wrong (of a box already found), right: recalls 1/3, 1/3, 2/3 at precisions 1, 1/2, 2/3.
+    found = [
+        (np.array([unit, wide]), np.array([0.9, 0.8]), np.array([5, 5])),
+        (np.array([wide]), np.array([0.7]), np.array([5])),
+    ]
+    # Of 101 recalls those to 0.33 have precision 1, those to 0.66 have 2/3, the others 0.
+    assert average_precision(found, truth) == pytest.approx(100 * (34 * 1 + 33 * 2 / 3) / 101)
+    # A second class, whose box is of another class: half as much. Boxes of classes without an object change nothing.
+    other = [truth[0], (np.array([unit, far]), np.array([5, 6]))]
+    more = [found[0], (np.array([wide, far]), np.array([0.7, 0.99]), np.array([5, 4]))]
+    assert average_precision(more, other) == pytest.approx(average_precision(found, truth) / 2)
+    exact = [(boxes, np.ones(len(boxes)), classes) for boxes, classes in truth]
+    assert average_precision(exact, truth) == 100
+    with pytest.raises(CompressError, match="at least one object, not 0"):
+        average_precision([], [])
+
+
+def test_the_detection_loss_is_zero_for_the_same_results_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    results = tuple(torch.randn(2, count, 3, 3, generator=generator) for count in (1, 4, 5))
+    assert float(detection._loss(results, results)) == pytest.approx(0, abs=1e-6)
+    for number in range(3):
+        other = list(results)
+        other[number] = results[number] + torch.randn(results[number].shape, generator=generator)
+        assert float(detection._loss(tuple(other), results)) > 0.01
+
+
+def archive(path: Path, files: dict[str, bytes]) -> Path:
+    """A tar file."""
+    with tarfile.open(path, "w") as found:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            found.addfile(member, io.BytesIO(content))
+    return path
+
+
+def picture(pixels: NDArray[np.uint8], kind: str) -> bytes:
+    """An image's file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, lossless=True)
+    return file.getvalue()
+
+
+def test_coco_is_read_as_bgr_and_corners(tmp_path: Path) -> None:
+    red = np.zeros((30, 40, 3), dtype=np.uint8)
+    red[..., 0] = 255
+    files = {f"{part}/1.webp": picture(red, "WEBP") for part in ("train2017", "val2017")}
+    files |= {"train2017/1.txt": b"", "val2017/1.txt": b"7 0.5 0.25 0.2 0.1\n3 0.5 0.5 1 1\n"}
+    found = detection.load_images(archive(tmp_path / "coco.tar", files))
+    pixels, truth = found["val2017"]
+    assert pixels.shape == (1, 3, 352, 352)
+    assert pixels[0, :, 0, 0].tolist() == [0, 0, 255]
+    assert truth[0][0] == pytest.approx(np.array([[0.4, 0.2, 0.6, 0.3], [0, 0, 1, 1]]))
+    assert truth[0][1].tolist() == [7, 3]
+    assert found["train2017"][1][0][0].shape == (0, 4)
+    with pytest.raises(CompressError, match=r"must have train2017/NAME\.webp"):
+        detection.load_images(archive(tmp_path / "none.tar", {}))
+    with pytest.raises(CompressError, match="data must be a tar file of images and boxes, not"):
+        detection.load_images(tmp_path / "missing.tar")
+
+
+def test_camvid_is_resized_and_void_does_not_count(tmp_path: Path) -> None:
+    image = np.full((360, 480, 3), 90, dtype=np.uint8)
+    label = np.full((360, 480), 11, dtype=np.uint8)
+    label[:, :240] = 4
+    files = {"image/a.webp": picture(image, "WEBP"), "label/a.png": picture(label, "PNG")}
+    pixels, labels = segmentation.load_part(archive(tmp_path / "train.tar", files))
+    assert pixels.shape == (1, 3, 288, 384)
+    assert (labels[0, :, :192] == 4).all()
+    assert (labels[0, :, 192:] == 255).all()
+
+    def results(values: Tensor) -> tuple[Tensor]:
+        scores = torch.zeros(len(values), 11, 72, 96)
+        scores[:, 4, :, :48], scores[:, 2, :, 48:] = 1, 1
+        return (scores,)
+
+    found = segmentation.mean_iou(results, torch.from_numpy(pixels), torch.from_numpy(labels).long())
+    assert found["miou"] == found["pixels"] == 100
+    with pytest.raises(CompressError, match="not no label of a"):
+        segmentation.load_part(archive(tmp_path / "half.tar", {"image/a.webp": files["image/a.webp"]}))
+    files["label/a.png"] = picture(label + 1, "PNG")
+    with pytest.raises(CompressError, match=r"labels must be in 0\.\.11, not 12"):
+        segmentation.load_part(archive(tmp_path / "wrong.tar", files))
+    with pytest.raises(CompressError, match="data must have the parts as tar files, not"):
+        segmentation.load_part(tmp_path / "missing.tar")
+
+
+def test_the_segmenter_gives_a_quarter_of_the_rows_and_columns() -> None:
+    model = segmentation.MobileNetSegmenter().eval()
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 64, 96)).shape == (1, 11, 16, 24)
+
+
+def test_labels_are_cropped_with_their_images() -> None:
+    labels = torch.arange(11).repeat_interleave(35)[:384].expand(2, 288, 384)
+    images = labels.to(torch.uint8)[:, None].expand(-1, 3, -1, -1) * 20
+    batch = segmentation._views(images, labels, True)(torch.Generator().manual_seed(0))
+    assert batch.shape == (2, 4, 288, 384)
+    own, known = batch[0, 0], batch[0, 3].round()
+    means = [float(own[known == kind].mean()) for kind in range(1, 12) if bool((known == kind).any())]
+    assert len(means) > 3
+    assert means == sorted(means)
+
+
+@pytest.mark.parametrize("module", [camvid, detect])
+def test_the_commands_name_what_is_missing(module: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert module.main(["--runs", str(tmp_path), "--device", "cpu"]) == 2  # type: ignore[attr-defined]
+    assert "--data must" in capsys.readouterr().err
+
+
+class Small(nn.Module):
+    """Three convolutions, a depthwise one between them, and two results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.middle = nn.Sequential(nn.Conv2d(16, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+        self.each = nn.Sequential(nn.Conv2d(64, 64, 3, 1, 1, groups=64, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+        self.heads = nn.ModuleList(nn.Conv2d(64, count, 1) for count in (2, 3))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        values = self.each(self.middle(self.first(images)))
+        return self.heads[0](values), self.heads[1](values)
+
+
+def small_study(cases: int = 4) -> Study:
+    """A study whose figure is the nearness to the float network."""
+    torch.manual_seed(0)
+    model, images = Small().eval(), torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+    def loss(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> Tensor:
+        return torch.stack([(a - b).square().mean() for a, b in zip(found, wanted, strict=True)]).sum()
+
+    @torch.no_grad()
+    def score(results: Callable[[Tensor], tuple[Tensor, ...]]) -> dict[str, float]:
+        near = 100 - 100 * float(loss(results(images), as_results(model(images))))
+        return {"near": near, "choice": near}
+
+    def task(options: argparse.Namespace) -> Task:
+        del options
+        return Task(
+            model=model,
+            sample=images,
+            views=lambda generator: torch.randn(4, 3, 8, 8, generator=generator),
+            loss=loss,
+            choose=score,
+            score=score,
+        )
+
+    return Study(
+        name="small",
+        cases=cases_of("10x", 3.2)[:cases],
+        last=("heads.0", "heads.1"),
+        steps=3,
+        task=task,
+        add_options=lambda parser: None,
+        figure="near",
+        heading="near",
+        note="A trial.",
+    )
+
+
+def run_small(study: Study, folder: Path, *more: str) -> int:
+    """The study's command."""
+    where = ["--runs", str(folder / "runs"), "--output", str(folder), "--device", "cpu", "--threads", "1"]
+    return main_of(study, None, [*where, "--rates", "1e-3", "1e-2", "--seeds", "0", "1", *more])
+
+
+def test_a_study_goes_the_whole_way_and_on_from_its_files(
+    full: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_study(4 if full else 2)
+    assert run_small(study, tmp_path, "--part", "0/2") == 0
+    done = {path.name: path.read_bytes() for path in (tmp_path / "runs").iterdir()}
+    assert {"10x-SSVQ-0.json", "10x-SSVQ-1.msvq", "try-10x-SSVQ-100-0.01.json", "float.json"} <= set(done)
+    assert not any("MSVQ" in name for name in done)
+    assert run_small(study, tmp_path, "--part", "1/2") == 0
+    assert all((tmp_path / "runs" / name).read_bytes() == content for name, content in done.items())
+    report = json.loads((tmp_path / "small.json").read_text())
+    assert [each["case"] for each in report["summary"]] == [case.name for case in study.cases]
+    assert all((each["seeds"], each["tries"]) == (2, 2) for each in report["summary"])
+    for run in report["runs"]:
+        path = tmp_path / "runs" / f"{run['case'].replace(' ', '-')}-{run['seed']}.msvq"
+        assert run["bytes"] == path.stat().st_size
+        assert len(read_network(path).outputs) == 2
+        assert 9.5 < run["ratio_ideal"] < 11
+        # The integers are those of the network that was trained.
+        assert run["integers"]["near"] == pytest.approx(run["trained"]["near"], abs=0.2)
+        tries = [each for each in report["tries"] if each["case"] == run["case"]]
+        assert run["lr"] == max(tries, key=lambda each: each["trained"]["choice"])["lr"]
+    table = (tmp_path / "small.md").read_text()
+    assert table.count("\n| 10x") == len(study.cases)
+    monkeypatch.setattr(vision, "_compress", lambda *given: pytest.fail("a run was made anew"))
+    assert run_small(study, tmp_path) == 0
+    assert run_small(study, tmp_path, "--report-only") == 0
+    assert (tmp_path / "small.md").read_text() == table
+    capsys.readouterr()
+    assert run_small(study, tmp_path, "--steps", "9") == 2
+    assert "of a run with lr 0.001 and steps 1, not 0.001 and 2: remove it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--part", "2/2"], "--part must be I/N with I in 0..N-1, not '2/2'"),
+        (["--part", "half"], "--part must be I/N with I in 0..N-1, not 'half'"),
+        (["--steps", "0"], "--steps must be at least 1, not 0"),
+        (["--seeds", "100"], "--seeds must not have 100"),
+        (["--report-only"], "there is no run to report"),
+    ],
+)
+def test_bad_options_are_named_before_anything_is_done(
+    given: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_small(small_study(), tmp_path, *given) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_learning_brings_the_loss_down_and_refuses_nan() -> None:
+    model = nn.Conv2d(3, 1, 1)
+    images = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def loss(student: nn.Module, batch: Tensor) -> Tensor:
+        return (student(batch) - batch.sum(1, keepdim=True)).square().mean()
+
+    given = {"steps": 200, "device": "cpu", "seed": 0}
+    found = learn(model, lambda generator: images, loss, lr=1e-1, **given)  # type: ignore[arg-type]
+    assert len(found) == 2
+    assert found[1] < found[0] / 5
+    with pytest.raises(CompressError, match="the loss must be finite, not nan in step 99: try a lower rate"):
+        learn(model, lambda generator: images * float("nan"), loss, lr=1e-3, **given)  # type: ignore[arg-type]
