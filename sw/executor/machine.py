@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hw.control.descriptor import BYTES, EVENTS, QUEUE_DEPTHS, WAIT_REACH, Channel, Descriptor, Opcode
 from sw.executor.order import UNITS, Ordered
 from sw.executor.streams import Decoder, Stream
+from sw.executor.tiles import Array, TileShape
 from sw.executor.vectors import VectorUnit, at_least_one
 from sw.format.layer import Requantisation
 from sw.golden import GoldenError, requantise
@@ -39,14 +40,6 @@ COUNTS = (
     "descriptors",
 )
 
-# The fields of a TILE that are checked without the state of the machine.
-_SHAPE = tuple(
-    "A B D Dr rows width height codewords passes advance_columns shift accumulate start raw".split()  # noqa: SIM905
-)
-_PITCHES = ("line_pitch", "position_pitch", "dr_pitch", "ds_pitch", "b_pitch")
-# Windows that are kept, in bytes.
-_GATHERED_BYTES = 1 << 27
-
 #: Bytes of the parameters of one channel: bias, multiplier and shift.
 _PARAMETER = 12
 
@@ -67,6 +60,8 @@ class _Command:
     turn: int
     # The bits that a TILE takes from each stream.
     sizes: dict[str, list[int]] = field(default_factory=dict)
+    # The shape of a TILE.
+    tile: TileShape | None = None
 
 
 @dataclass
@@ -104,19 +99,10 @@ class Machine:
         config = self.config
         self.word_bytes = config.word_width // 8
         self.l2 = np.zeros((config.l2_depth, config.l2_word), np.uint8)
-        # Exact in float32, and so ready for the matrix product.
-        self.l1 = np.zeros((config.l1_ifmap_depth, config.H), np.float32)
-        # Where the windows of tiles are in L1, by their geometry; and the windows, until L1 changes.
-        self.windows: dict[tuple[int, ...], tuple[NDArray[np.int64], int, int]] = {}
-        self.gathered: dict[tuple[int, ...], NDArray[np.float32]] = {}
-        self.gathered_bytes = 0
-        self.psum = np.zeros((config.l1_psum_depth, config.L), np.int32)
-        self.psum_written = np.zeros(config.l1_psum_depth, np.bool_)
+        # What a tile makes is not to be seen by itself where nobody observes.
+        self.array = Array(config, together=observe is None)
         self.streams = {name: Stream(self.word_bytes) for name in (*config.channels, "parameter")}
         self.decoder = Decoder(config)
-        self.coded = config.features.codebook
-        # Shapes of the tiles so far, which are checked without the state.
-        self.shapes: set[tuple[int, ...]] = set()
         self.vectors = VectorUnit(config)
         self.raw: bool | None = None
         # Rows of weights of the next tiles.
@@ -158,9 +144,9 @@ class Machine:
             self.given[unit] += 1
             command = _Command(number, descriptor, waits, self.given[unit])
             if descriptor.opcode == Opcode.TILE:
-                self.check_tile(descriptor.body)
-                raw = self.is_raw(descriptor.body)
-                command.sizes = self.decoder.sizes(descriptor.body, raw, self.row_writes(descriptor.body))
+                command.tile = self.check_tile(descriptor.body)
+                raw = self.array.is_raw(descriptor.body)
+                command.sizes = self.decoder.sizes(descriptor.body, raw, command.tile.row_writes)
                 for name, bits in command.sizes.items():
                     self.streams[name].demand(bits, bool(descriptor.body["start"]))
             elif descriptor.opcode == Opcode.OUTPUT and descriptor.body["parameters"]:
@@ -292,15 +278,19 @@ class Machine:
         if self.observe:
             self.observe(command.number, command.descriptor, data)
 
+    def check_words(self, memory: str, words: NDArray[np.int64], depth: int) -> None:
+        if words.size:
+            self.check_span(memory, int(words.min()), int(words.max()), depth)
+
     @staticmethod
-    def check_words(memory: str, words: NDArray[np.int64], depth: int) -> None:
-        if words.size and not (words.min() >= 0 and (highest := int(words.max())) < depth):
-            wrong = int(words.min()) if words.min() < 0 else highest
+    def check_span(memory: str, least: int, most: int, depth: int) -> None:
+        if least < 0 or most >= depth:
+            wrong = least if least < 0 else most
             raise ValueError(f"{memory.upper()} words must be in 0..{depth - 1}, not {wrong}")
 
     def span(self, memory: str, base: int, count: int, depth: int) -> NDArray[np.int64]:
         """Words that follow each other, checked before anything of their number is allocated."""
-        self.check_words(memory, np.array([base, base + count - 1]), depth)
+        self.check_span(memory, base, base + count - 1, depth)
         return base + np.arange(count)
 
     # DRAM
@@ -371,7 +361,7 @@ class Machine:
         body, config = command.descriptor.body, self.config
         height, width, groups = (at_least_one(body, name) for name in ("height", "width", "groups"))
         per_vector = config.H // config.l2_word
-        words = self.span("l1", body["l1_base"], height * width * groups, len(self.l1))
+        words = self.span("l1", body["l1_base"], height * width * groups, self.config.l1_ifmap_depth)
         copied = min(body["channel_words"], groups * per_vector)
         rows = body["first_row"] + np.arange(height)
         columns = body["first_column"] + np.arange(width)
@@ -387,58 +377,20 @@ class Machine:
         if self.l1_order is not None:
             self.l1_order.write(words, UNITS.index(Opcode.COPY), command.turn, known)
         values = vectors.reshape(-1, config.H).view(np.int8)
-        self.l1[words] = values
-        self.forget_windows()
+        self.array.write_l1(body["l1_base"], values)
         self.count(command.descriptor, "l1_writes", len(words))
         if self.observe:
             self.observe(command.number, command.descriptor, values)
 
     # The array
 
-    def is_raw(self, body: Mapping[str, int]) -> bool:
-        return bool(body["raw"]) or not self.coded
-
-    def row_writes(self, body: Mapping[str, int]) -> int:
-        return body["A"] * body["D"] * ((body["B"] - 1) * self.config.H + body["rows"])
-
-    def check_tile(self, body: Mapping[str, int]) -> None:
-        shape = tuple(body[name] for name in _SHAPE)
-        if shape not in self.shapes:
-            self.check_shape(body)
-            self.shapes.add(shape)
-        if not body["start"] and self.raw not in (None, self.is_raw(body)):
+    def check_tile(self, body: Mapping[str, int]) -> TileShape:
+        tile = self.array.shape(body)
+        raw = self.array.is_raw(body)
+        if not body["start"] and self.raw not in (None, raw):
             raise ValueError("start must be 1 between raw weights and codewords")
-        self.raw = self.is_raw(body)
-
-    def check_shape(self, body: Mapping[str, int]) -> None:
-        config = self.config
-        loop = (1 << config.loop_bits) - 1
-        A, B, D, Dr = (body[name] for name in ("A", "B", "D", "Dr"))
-        for name, value, low, high in (
-            ("A", A, 1, config.prf_depth),
-            ("B*D", B * D, 1, config.arf_depth),
-            ("A*B*D", A * B * D, 1, config.tile_weights),
-            ("Dr", Dr, 1, max(D, 1)),
-            ("rows", body["rows"], 1, config.H),
-            ("width", body["width"], 1, loop),
-            ("height", body["height"], 1, loop),
-            ("codewords", body["codewords"], 0, config.k if config.features.codebook else 0),
-            ("passes", body["passes"], 1, max(B, 1)),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"{name} must be in {low}..{high}, not {value}")
-        if D % Dr or not 1 <= body["advance_columns"] <= D // Dr:
-            if D % Dr:
-                raise ValueError(f"Dr must divide D = {D}, not {Dr}")
-            raise ValueError(f"advance_columns must be in 1..{D // Dr}, not {body['advance_columns']}")
-        if B % body["passes"]:
-            raise ValueError(f"passes must divide B = {B}, not {body['passes']}")
-        if body["passes"] > 1 and body["rows"] != config.H:
-            raise ValueError(f"rows must be {config.H} where passes > 1, not {body['rows']}")
-        if body["shift"] and (config.weight_bits == 8 or not body["accumulate"]):
-            raise ValueError("shift must be 0 where weights have 8 bits, and where nothing is accumulated")
-        if body["codewords"] and (not body["start"] or self.is_raw(body)):
-            raise ValueError("codewords must be 0 for raw weights and without start")
+        self.raw = raw
+        return tile
 
     def tile_can_run(self, command: _Command) -> bool:
         body = command.descriptor.body
@@ -463,7 +415,8 @@ class Machine:
     def tile_weights(self, command: _Command) -> NDArray[np.int8]:
         """int8 ``[D, B, A, H, L]``; 0 in rows that are not written."""
         body = command.descriptor.body
-        raw, rows = self.is_raw(body), self.row_writes(body)
+        assert command.tile is not None
+        raw, rows = self.array.is_raw(body), command.tile.row_writes
         for name, sizes in command.sizes.items():
             stream = self.streams[name]
             if body["start"]:
@@ -491,91 +444,28 @@ class Machine:
         weights[:, B - 1, :, : body["rows"]] = each[:, full:].reshape(D, A, body["rows"], L)
         return weights
 
-    def tile_activations(self, command: _Command, known: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The windows of a tile, ``[positions, D * groups * H]``: those of the tiles before, as long as L1 is the same.
-
-        A vector of a window was read at its own position, or at an earlier one from which it was kept.
-        """
-        body, config = command.descriptor.body, self.config
-        D, Dr, width, height = (body[name] for name in ("D", "Dr", "width", "height"))
-        Ds, groups = D // Dr, body["B"] // body["passes"]
-        shape = D, Dr, width, height, groups, body["advance_columns"], *(body[name] for name in _PITCHES)
-        if shape not in self.windows:
-            advance = body["advance_columns"]
-            position, ds = np.arange(width)[:, None], np.arange(Ds)
-            kept = np.minimum(position, np.maximum(0, -(-(Ds - advance - ds) // advance)))
-            column = (position - kept) * body["position_pitch"] + (ds + kept * advance) * body["ds_pitch"]
-            words = (
-                (np.arange(height) * body["line_pitch"])[:, None, None, None, None]
-                + column[:, :, None, None]
-                + (np.arange(Dr) * body["dr_pitch"])[:, None]
-                + np.arange(groups) * body["b_pitch"]
-            )  # [height, width, Ds, Dr, groups]
-            self.windows[shape] = words.reshape(height * width, -1), int(words.min()), int(words.max())
-        words, least, most = self.windows[shape]
-        base, rows = body["l1_base"], body["rows"]
-        self.check_words("l1", np.array([base + least, base + most]), len(self.l1))
-        if self.l1_order is not None:
-            self.l1_order.read(base + words, UNITS.index(Opcode.TILE), command.turn, known)
-        key = base, *shape
-        if key not in self.gathered:
-            if self.gathered_bytes > _GATHERED_BYTES:
-                self.forget_windows()
-            self.gathered[key] = self.l1[base:].take(words, axis=0) if least >= 0 else self.l1[base + words]
-            self.gathered_bytes += self.gathered[key].nbytes
-        activations = self.gathered[key]
-        if rows < config.H and activations.reshape(len(words), D, groups, -1)[:, :, -1, rows:].any():
-            raise ValueError(f"activations of rows {rows}..{config.H - 1} of the last row group must be 0")
-        return activations.reshape(len(words), -1)
-
-    def forget_windows(self) -> None:
-        """L1 changes, or too many are kept."""
-        self.gathered.clear()
-        self.gathered_bytes = 0
-
     def run_tile(self, command: _Command, known: NDArray[np.int64]) -> None:
-        body, config = command.descriptor.body, self.config
-        A, B, D, Dr, passes = (body[name] for name in ("A", "B", "D", "Dr", "passes"))
-        Ds, groups, advance = D // Dr, B // passes, body["advance_columns"]
-        width, height = body["width"], body["height"]
-        positions = height * width
-        entries = slice(body["psum_base"], body["psum_base"] + positions * A)
-        if (body["accumulate"] or not body["last"]) and entries.stop > len(self.psum):
-            raise ValueError(f"psum entries must be in 0..{len(self.psum) - 1}, not {entries.stop - 1}")
-        if body["last"] and positions * A * config.L > config.l2_bytes:
-            raise ValueError(f"positions of {A * config.L} channels must fit L2, not {height} x {width} of them")
+        body, array, tile = command.descriptor.body, self.array, command.tile
+        assert tile is not None
+        array.check_entries(body, tile)
         weights = self.tile_weights(command)
-        activations = self.tile_activations(command, known)
-        matrix = weights.reshape(D, groups, passes, A, config.H, config.L)
-        matrix = matrix[:, :, 0] if passes == 1 else matrix.sum(axis=2, dtype=np.int16)
-        matrix = matrix.transpose(0, 1, 3, 2, 4).reshape(D * groups * config.H, A * config.L)
-        # Products of int8 sums of up to 2**10 terms are exact in float32.
-        exact: Any = np.float32 if D * B * config.H <= 1 << 10 else np.float64
-        product = activations.astype(exact, copy=False) @ matrix.astype(exact)
-        own = product.astype(np.int32).reshape(positions * A, config.L)
-
+        region = array.region(body)
+        base = body["l1_base"]
+        self.check_span("l1", base + region.least, base + region.most, self.config.l1_ifmap_depth)
+        if self.l1_order is not None:
+            self.l1_order.read(base + region.words, UNITS.index(Opcode.TILE), command.turn, known)
+        own = array.multiply(body, tile, weights, array.windows(body, region))
+        sums = tile.positions * body["A"]
+        for name, amount in tile.counts.items():
+            self.count(command.descriptor, name, amount)
         if body["accumulate"]:
-            if not self.psum_written[entries].all():
-                raise ValueError("accumulates psum entries that no TILE has written")
-            # Sums wrap, and so do those of the digits above once they are shifted.
-            own += self.psum[entries] << (config.digit_bits if body["shift"] else 0)
-            self.count(command.descriptor, "psum_reads", positions * A)
-        unused = 32 - config.psum_width
-        own <<= unused
-        own >>= unused
-        self.count(command.descriptor, "operations", positions * A * B * D)
-        self.count(command.descriptor, "row_writes", self.row_writes(body))
-        self.count(
-            command.descriptor, "l1_reads", height * (Ds + (width - 1) * min(advance, Ds)) * Dr * groups * passes
-        )
+            self.count(command.descriptor, "psum_reads", sums)
         self.complete(Opcode.TILE, command, known)
-        if body["last"]:
+        if not body["last"]:
+            self.count(command.descriptor, "psum_writes", sums)
+        elif own is not None:
             self.sums.append(_Sums(own, known, command.turn))
-        else:
-            self.psum[entries] = own
-            self.psum_written[entries] = True
-            self.count(command.descriptor, "psum_writes", positions * A)
-        if self.observe:
+        if self.observe and own is not None:
             self.observe(command.number, command.descriptor, own)
 
     # Sums to L2

@@ -120,12 +120,20 @@ def _integers(bits: NDArray[np.uint8], width: int) -> NDArray[np.int8]:
 
 def _fields(bits: NDArray[np.uint8], width: int) -> NDArray[np.int64]:
     """Fields of ``width`` bits, lowest bit first."""
-    grouped = bits.reshape(-1, width)
-    # As integers of whole bytes, which numpy packs and reads at once.
-    size = 1 << (-(-width // 8) - 1).bit_length()
-    filled = np.zeros((len(grouped), 8 * size), np.uint8)
-    filled[:, :width] = grouped
-    return np.packbits(filled, axis=1, bitorder="little").view(f"<u{size}")[:, 0].astype(np.int64)
+    count = len(bits) // width
+    # Eight fields lie in ``width`` bytes, each at the same bits of all of them.
+    eights = -(-count // 8)
+    data = np.zeros((eights, width), np.uint8)
+    packed = np.packbits(bits, bitorder="little")
+    data.reshape(-1)[: len(packed)] = packed
+    found = np.empty((eights, 8), np.int64)
+    for number in range(8):
+        first, shift = divmod(number * width, 8)
+        value = data[:, first].astype(np.int64)
+        for place in range(1, -(-(shift + width) // 8)):
+            value |= data[:, first + place].astype(np.int64) << (8 * place)
+        found[:, number] = (value >> shift) & ((1 << width) - 1)
+    return found.reshape(-1)[:count]
 
 
 class Decoder:
