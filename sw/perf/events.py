@@ -110,7 +110,7 @@ class FetchChannel:
         self.requests: deque[list[int]] = deque()
         self.address = 0
         self.left = 0
-        self.free = space
+        self.words = self.free = space
         # Cycle of the first bit that is there, and bits that are left.
         self.bursts: deque[list[float]] = deque()
         self.bits = 0

@@ -36,6 +36,8 @@ class _Model:
         self.kernel = Kernel()
         self.l2 = Port(self.kernel)
         self.word_bytes = config.word_width // 8
+        # Space that a burst needs, in words.
+        self.longest = min(config.burst_words, 4096 // self.word_bytes)
         names = [*config.channels, "parameter", "descriptor", "load"]
         self.channels = {name: FetchChannel(config.fifo_words) for name in names}
         # In turn; and when the next burst can be asked for, and the bus is free for its words.
@@ -171,13 +173,13 @@ class _Model:
 
     def request(self, name: str, address: int, words: int) -> None:
         self.channels[name].requests.append([address, words])
-        self.ask()
+        self.kernel.at(self.kernel.now + self.t.begin, self.ask)
 
     def ask(self, later: int = 0) -> None:
         """Ask for bursts, channel by channel in turn, as long as their FIFOs have space; so many cycles later."""
         config, kernel, channels = self.config, self.kernel, self.turns
         border = 4096 // self.word_bytes
-        longest = min(config.burst_words, border)
+        longest = self.longest
         passed = 0
         while passed < len(channels):
             channel = channels[0]
@@ -204,13 +206,21 @@ class _Model:
             kernel.fire(channel.arrived)
 
     def give_back(self, channel: FetchChannel, bits: int) -> None:
-        """So many bits were taken: space for the words that are gone."""
+        """So many bits were taken: space for their words, of which the last one may have bits left."""
         width = self.config.word_width
         before, channel.bits = channel.bits, channel.bits + bits
-        if words := channel.bits // width - before // width:
+        if words := -(-channel.bits // width) + -before // width:
             channel.free += words
             if channel.left or channel.requests:
                 self.ask(self.t.space)
+
+    def until_asked(self, channel: FetchChannel) -> int:
+        """Bits that are taken until a burst is asked for; more than there can be where none is to come."""
+        width = self.config.word_width
+        if channel.free >= self.longest or not (channel.left or channel.requests):
+            return channel.words * width
+        # A word has left as soon as its first bit has.
+        return (self.longest - channel.free - 1) * width + -channel.bits % width + 1
 
     def drop(self, channel: FetchChannel, bits: int) -> None:
         """Take bits that are there."""
@@ -234,6 +244,7 @@ class _Model:
             part = min(words, int(bits) // width)
             if not part:
                 raise LookupError("a packed row ends in the middle of this word")
+            part = min(part, -(-self.until_asked(channel) // width))
             yield max(max(self.kernel.now, first) + part * each, first + part)
             self.drop(channel, part * width)
             words -= part
@@ -343,7 +354,7 @@ class _Model:
             yield from self.take("weight", rows * sizes["weight"] // width)
             return
         streams = [(self.channels[name], bits) for name, bits in sizes.items()]
-        longest = min(self.config.burst_words, 4096 // self.word_bytes)
+        longest = self.longest
         while rows:
             part, start, end = rows, kernel.now, 0.0
             # Bits of the next row that have left each FIFO.
@@ -363,7 +374,8 @@ class _Model:
                         yield max(first + held / width for first, held in channel.bursts)
                         self.drop(channel, have)
                         begun[number] += have
-                part = min(part, there)
+                # Where the words that leave make space for a burst, it is asked for.
+                part = min(part, there, -(-self.until_asked(channel) // bits))
             start = max(start, kernel.now)
             # The other streams may hold several parts of a row that has begun.
             part = 1 if any(begun) else part
@@ -453,7 +465,9 @@ class _Model:
             counters["wait_activations"] += duration - operations
             rest = A * (B * D - 1)
             issued = max(start + duration - 1, self.held_back(sums, A, rest))
-            if fields["last"]:
+            # Sums that the PRF holds wait there for their OUTPUT; all others hold the array back.
+            held = fields["last"] and sums <= config.prf_depth
+            if fields["last"] and not held:
                 while not self.outputs:
                     yield self.opened
                 issued = max(issued, self.last_sums(start, issued, sums, rest))
@@ -463,6 +477,10 @@ class _Model:
             self.tiles_started += 1
             self.happens(fields, "fed", self.read_free)
             self.kernel.fire(self.started)
+            if held:
+                while not self.outputs:
+                    yield self.opened
+                self.last_sums(start, issued, sums, rest)
 
     # Sums
 

@@ -43,6 +43,8 @@ class Latencies:
         From the address of a burst on the bus to its first word.
     write
         From the address of a burst to its response.
+    begin
+        From a request of a channel of the DMA reader to the turn of its first burst.
     request
         From the command of a transfer to the address on the bus, and from the bus back to the consumer.
     space
@@ -65,6 +67,7 @@ class Latencies:
 
     read: int = 32
     write: int = 32
+    begin: int = 3
     request: int = 6
     space: int = 1
     decode: int = 6
