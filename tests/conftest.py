@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +14,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
-#: What takes a worker longest at a time begins first, so that the others end with it.
-FIRST = ("test_style.py", "test_wheel.py")
+#: What takes a worker longest at a time begins first, so that the others end with it: names of files and folders.
+FIRST = ("test_style.py", "test_wheel.py", "test_site.py", "sim")
 
 #: Processor seconds that a test may take in `make test`, its fixtures and processes among them; longer ones are named
 #: at the end, but for those with the mark `costly`.
@@ -23,6 +24,8 @@ BUDGET = 20.0
 PROCESSOR = "processor_seconds"
 #: Runs that take as many are told where they went.
 LONG_RUN = 60.0
+
+FOLDER = Path(__file__).parent
 
 _BEGIN = pytest.StashKey[float]()
 
@@ -37,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in FIRST)
+    items.sort(key=lambda item: not any(part in FIRST for part in item.path.relative_to(FOLDER).parts))
     if config.getoption("full"):
         return
     for item in items:

@@ -43,8 +43,10 @@ else
 fi
 rm -f "$venv/.ready"
 
-"$venv/bin/python" -m pip install --disable-pip-version-check --constraint constraints.txt \
+"$venv/bin/python" -m pip install --disable-pip-version-check --no-compile --constraint constraints.txt \
     --editable '.[sim,demo,test,site]'
+# On all cores, where pip takes one. What does not compile are templates and the like.
+"$venv/bin/python" -m compileall -q -j 0 "$venv"/lib/python*/site-packages >/dev/null 2>&1 || :
 
 rm "$unfinished"
 : >"$venv/.ready"

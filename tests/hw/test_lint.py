@@ -70,5 +70,9 @@ def test_two_instances_lint_together_with_the_waivers_that_travel_with_them(tmp_
     )
     assert (done.returncode, done.stderr) == (0, "")
     # A mistake of the design around them is not waived.
-    (tmp_path / "both.v").write_text(both.replace("[1:0] irq", "irq") + "endmodule\n")
+    (tmp_path / "both.v").write_text(
+        "module both(input clk, input rst, output [1:0] irq);\n"
+        "  npu_a a (.clk(clk), .rst(rst), .o_interrupt(irq));\nendmodule\n"
+    )
+    command = [word for word in command if "npu_b" not in word]
     assert subprocess.run(command, cwd=tmp_path, env=verilator_environment(), capture_output=True).returncode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -10,9 +10,15 @@ from hw.bus.axi import Axi4LiteSignature, Axi4Signature, connect_flat, flat_memb
 from hw.bus.reader import ID_BITS, DmaReader
 from hw.bus.registers import ADDRESS_BITS, RegisterBank
 from hw.bus.writer import DmaWriter
-from hw.config import AcceleratorConfig
+from hw.config import AcceleratorConfig, preset
 from hw.control.descriptor import BYTES
 from hw.control.errors import Cause
+from sim.accelerator.host import OFFSETS
+from sim.accelerator.model import accelerator_runner
+from sim.runner import VerilatorRunner
+
+#: The lowest of the two bits of an address that say which rule is broken.
+KIND = 28
 
 
 class Copier(wiring.Component):
@@ -81,3 +87,36 @@ class Copier(wiring.Component):
                     m.next = "IDLE"
         m.d.comb += registers.i_busy.eq(~fsm.ongoing("IDLE"))
         return m
+
+
+class Faulty(Copier):
+    """Breaks a rule: which one, bits of the program's address say; with none of them it is a :class:`Copier`."""
+
+    KINDS = ("none", "B goes", "R changes", "interrupt in reset")
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.inner = inner = Copier(self.config)
+        for name, member in self.signature.members.items():
+            outside, inside = getattr(self, name), getattr(inner, name)
+            m.d.comb += outside.eq(inside) if member.flow is Out else inside.eq(outside)
+        kind, flip = Signal(2, reset_less=True), Signal()
+        m.d.sync += flip.eq(~flip)
+        with m.If(self.s_axil_wvalid & (self.s_axil_awaddr == OFFSETS["PROGRAM_LOW"])):
+            m.d.sync += kind.eq(self.s_axil_wdata[KIND:])
+        with m.Switch(kind):
+            with m.Case(1):
+                m.d.comb += [
+                    self.s_axil_bvalid.eq(inner.s_axil_bvalid & flip),
+                    inner.s_axil_bready.eq(self.s_axil_bready & flip),
+                ]
+            with m.Case(2):
+                m.d.comb += self.s_axil_rdata.eq(inner.s_axil_rdata ^ flip)
+            with m.Case(3):
+                m.d.comb += self.o_interrupt.eq(inner.o_interrupt | ResetSignal())
+        return m
+
+
+def copier() -> VerilatorRunner:
+    """The model that all tests share."""
+    return accelerator_runner(preset("ews-cms-16"), "copier", Faulty, quick=True)

@@ -33,8 +33,8 @@ INSTANCES = {f"{variant}-tiny": preset(f"{variant}-tiny") for variant in VARIANT
     "ews-msvq4-tiny": preset("ews-msvq4-tiny"),
     "ews-msvq-full-tiny-weight_bits-3": preset("ews-msvq-full-tiny").override(["weight_bits=3"]),
 }
-#: With a decoder and without one in every run; all others with ``--full``.
-SAMPLED = [x if x in ("ws-tiny", "ews-cms-tiny") else pytest.param(x, marks=pytest.mark.whole) for x in INSTANCES]
+#: One with a decoder in every run; all others with ``--full``.
+SAMPLED = [x if x == "ews-cms-tiny" else pytest.param(x, marks=pytest.mark.whole) for x in INSTANCES]
 
 
 @pytest.fixture

@@ -6,18 +6,16 @@ import random
 
 import pytest
 
-from hw.config import preset
 from hw.control.counters import COUNTERS
 from hw.control.errors import Cause
-from sim.accelerator.model import accelerator_runner
 from sim.accelerator.run import Bus, Job, run_jobs
 from sim.runner import SimulationError
-from tests.sim.accelerator.copier import Copier
+from tests.sim.accelerator.copier import copier
 
 
 @pytest.fixture(scope="module")
 def runner():
-    return accelerator_runner(preset("ews-cms-16"), "copier", Copier, quick=True)
+    return copier()
 
 
 def contents(pieces: int, seed: int = 0) -> bytes:

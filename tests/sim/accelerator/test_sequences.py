@@ -7,15 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module, ResetSignal, Signal
-from amaranth.lib.wiring import Out
 
-from sim.accelerator.host import OFFSETS
-from sim.accelerator.model import accelerator_runner
 from sim.accelerator.run import Bus, Job, run_jobs
 from sim.runner import SimulationError
-from tests.sim.accelerator.copier import Copier
-from tests.sim.accelerator.test_robustness import BASE, CONFIG, NAME, Memory, model
+from tests.sim.accelerator.copier import KIND, Faulty, copier
+from tests.sim.accelerator.test_robustness import BASE, Memory, model
 
 
 def test_any_order(tmp_path: Path, full: bool) -> None:
@@ -42,44 +38,16 @@ def test_any_order(tmp_path: Path, full: bool) -> None:
     assert all(counts[name] >= count // 3 for name in ("ring", "abort", "clear", "allow", "reset", "settle", "wait"))
 
 
-class Faulty(Copier):
-    """Breaks a rule: which one, the lowest bits of PROGRAM_DESCRIPTORS say."""
-
-    KINDS = ("none", "B goes", "R changes", "interrupt in reset")
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.inner = inner = Copier(self.config)
-        for name, member in self.signature.members.items():
-            outside, inside = getattr(self, name), getattr(inner, name)
-            m.d.comb += outside.eq(inside) if member.flow is Out else inside.eq(outside)
-        kind, flip = Signal(2, reset_less=True), Signal()
-        m.d.sync += flip.eq(~flip)
-        with m.If(self.s_axil_wvalid & (self.s_axil_awaddr == OFFSETS["PROGRAM_DESCRIPTORS"])):
-            m.d.sync += kind.eq(self.s_axil_wdata)
-        with m.Switch(kind):
-            with m.Case(1):
-                m.d.comb += [
-                    self.s_axil_bvalid.eq(inner.s_axil_bvalid & flip),
-                    inner.s_axil_bready.eq(self.s_axil_bready & flip),
-                ]
-            with m.Case(2):
-                m.d.comb += self.s_axil_rdata.eq(inner.s_axil_rdata ^ flip)
-            with m.Case(3):
-                m.d.comb += self.o_interrupt.eq(inner.o_interrupt | ResetSignal())
-        return m
-
-
 @pytest.mark.parametrize("kind", range(4), ids=Faulty.KINDS)
 def test_bench_sees_what_breaks_a_rule(kind: int) -> None:
     """Of the registers' side and of the reset; the DRAM's side has its rules in dram.cpp."""
-    runner = accelerator_runner(CONFIG, f"{NAME}-faulty", Faulty, quick=True)
-    descriptors = 4 + kind
+    base, descriptors = kind << KIND, 20
     memory = bytes(2 * 64 * descriptors)
-    job = Job(memory, 0, descriptors, bus=Bus(stall=200), actions=[(400, "reset")] if kind == 3 else [], limit=10_000)
+    actions = [(400, "reset")] if kind == 3 else []
+    job = Job(memory, base, descriptors, base, Bus(stall=200), actions=actions, limit=10_000)
     if kind:
         with pytest.raises(SimulationError, match="broke a rule of AXI"):
-            run_jobs(runner, [job], "faulty")
+            run_jobs(copier(), [job], "faulty")
     else:
-        (outcome,) = run_jobs(runner, [job], "faulty")
+        (outcome,) = run_jobs(copier(), [job], "faulty")
         assert outcome.done

@@ -15,7 +15,7 @@ from sw.perf.timing import measured
 from tests.sw.gated_networks import GATED
 
 CONFIG = instance()
-SHAPE = (3, 8, 12)
+SHAPE = (3, 4, 8)
 
 
 def test_every_byte_and_the_cycles() -> None:

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from sw.compress.kmeans import INITS, KMeansError, assign, kmeans, kmeans_layers, member_counts, objective, update
 from sw.compress.pruning import nm_mask
@@ -115,6 +113,10 @@ def test_objective_never_rises(init: str, empty: str, n: int, m: int, d: int, k:
 
 @pytest.mark.parametrize(("NG", "d", "k"), [(6000, 16, 128), (6000, 8, 16), (3000, 4, 200)])
 def test_all_ones_masks_give_the_objective_of_scikit_learn(NG: int, d: int, k: int) -> None:
+    # Seconds to load, which nobody else need wait for.
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     rng = np.random.default_rng(0)
     data = rng.standard_normal((NG, d)).astype(np.float32)
     start = data[rng.choice(NG, size=k, replace=False)]
