@@ -239,6 +239,9 @@ def test_an_interrupt_while_modules_load_is_one_line(command: str, tmp_path: Pat
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
+        timeout=60,
+        # What a shell starts in the background ignores it, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert done.stderr == "interrupted\n"
     # As the interpreter ends: by the signal, which a shell shows as 130.

@@ -24,7 +24,7 @@ from tests.sw.networks import Builder
 from tests.sw.random_networks import random_instance, random_network
 
 #: Seeds in each test; tests of every run, and of a full one.
-SEEDS, SHORT, FULL = 20, 4, 250
+SEEDS, SHORT, FULL = 20, 3, 250
 
 
 def check(program: Program, network: Network, rng: np.random.Generator) -> None:
