@@ -27,12 +27,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hw.command_line import Parser, interruptible, write_text
 from sw.format.strict_json import json_text
-from tests.mutants.mutate import Mutant, mutants_of
+from tests.mutants.mutate import Mutant, is_program, mutants_of
 from tools.marked import row, write_parts
 
 __all__ = [
@@ -121,14 +122,17 @@ def drawn(block: Block, count: int, seed: int) -> list[Mutant]:
     The same for the same sources and seed; a larger number has those of a smaller one, and a line that is edited
     takes no other line's changes out.
     """
-    found = [mutant for file in block.files for mutant in mutants_of(file, (ROOT / file).read_text())]
+    sources = {file: (ROOT / file).read_text() for file in block.files}
+    found = [mutant for file, source in sources.items() for mutant in mutants_of(file, source)]
     seen: Counter[str] = Counter()
     order = {}
     for mutant in found:
         place = json.dumps(_place(mutant))
         seen[place] += 1
         order[mutant] = hashlib.sha256(f"{seed} {place} {seen[place]}".encode()).digest()
-    return sorted(sorted(found, key=order.__getitem__)[:count], key=lambda mutant: (mutant.file, mutant.start))
+    # To parse each of them would take minutes; those that are taken are enough.
+    programs = (x for x in sorted(found, key=order.__getitem__) if is_program(x.applied(sources[x.file])))
+    return sorted(islice(programs, count), key=lambda mutant: (mutant.file, mutant.start))
 
 
 def _place(mutant: Mutant) -> dict[str, str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import contextlib
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-__all__ = ["Mutant", "mutants_of"]
+__all__ = ["Mutant", "is_program", "mutants_of"]
 
 #: Operators, as they are written, and what takes their place.
 _OPERATORS = {
@@ -174,7 +174,7 @@ class _Finder(ast.NodeVisitor):
 
 
 def mutants_of(file: str, source: str) -> Iterator[Mutant]:
-    """Every change of a file, in order; each is still a program.
+    """Every change of a file, in order; nearly each is still a program, which :func:`is_program` tells.
 
     Parameters
     ----------
@@ -186,10 +186,16 @@ def mutants_of(file: str, source: str) -> Iterator[Mutant]:
     finder = _Finder(source)
     finder.visit(ast.parse(source))
     for start, end, new in sorted(set(finder.found)):
-        line = source.count("\n", 0, start) + 1
+        line = bisect_right(finder.begins, start)
         mutant = Mutant(file, line, finder.lines[line - 1].strip(), source[start:end], new, start, end)
-        if mutant.old == new:
-            continue
-        with contextlib.suppress(SyntaxError):
-            ast.parse(mutant.applied(source))
+        if mutant.old != new:
             yield mutant
+
+
+def is_program(source: str) -> bool:
+    """The interpreter can parse it."""
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        return False
+    return True
