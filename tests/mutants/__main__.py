@@ -68,8 +68,6 @@ _ELSEWHERE = {
     "hw/array/tile.py": ("tests/hw/test_tile_row.py", "tests/hw/test_core.py"),
     "hw/boards/memory.py": ("tests/hw/boards/test_boards.py",),
     "hw/control/command.py": ("tests/hw/control/test_command.py", "tests/hw/test_core.py"),
-    "hw/boards/system.py": ("tests/fpga/test_fpga.py",),
-    "hw/boards/platforms.py": ("tests/fpga/test_fpga.py",),
     "hw/boards/uart.py": ("tests/hw/boards/test_boards.py",),
     "hw/control/loop_controller.py": ("tests/hw/test_loop_nest.py", "tests/hw/test_core.py"),
     "hw/control/weight_loader.py": ("tests/hw/test_core.py",),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,24 @@ def test_layer_that_does_not_fit_is_refused() -> None:
     message = "layer 'wide': one output position needs 25 vectors of L1, the instance has 16 of activations"
     with pytest.raises(CompileError, match=message):
         estimate(shapes.network(config), config)
+
+
+def test_readers_of_l2_make_room_for_each_other() -> None:
+    """Of two that together want more than a word a cycle, each ends later by what is too much."""
+    model = object.__new__(module._Model)
+    model.parts = deque()  # type: ignore[assignment]
+    for reading, copy, end, after, vector_end in (
+        # The vector unit reads half a word a cycle from 10 to 30, a COPY one of 8 words in 10 cycles.
+        ((10.0, 30.0, 0.5, 1), (20.0, 10, 8), 33.0, (10.0, 33.0, 0.0, 1), 43.0),
+        # Only in part at a time.
+        ((10.0, 30.0, 0.5, 1), (26.0, 10, 10), 38.0, (10.0, 32.0, 0.0, 1), 42.0),
+        # Just enough for both, one after the other, and one whose rate is nothing: as if they were alone.
+        ((10.0, 30.0, 0.5, 1), (20.0, 10, 5), 30.0, (10.0, 30.0, 0.5, 1), 40.0),
+        ((10.0, 30.0, 0.5, 1), (30.0, 10, 10), 40.0, (10.0, 30.0, 0.5, 1), 40.0),
+        ((10.0, 30.0, 0.5, 1), (20.0, 10, 4), 30.0, (10.0, 30.0, 0.5, 1), 40.0),
+    ):
+        model.reading, model.vector_free, model.writes = reading, 40.0, [[], [(3, 40.0)]]
+        assert model.share(*copy) == pytest.approx(end)
+        assert model.reading == pytest.approx(after)
+        assert model.vector_free == pytest.approx(vector_end)
+        assert model.writes[1] == [(3, pytest.approx(vector_end))]

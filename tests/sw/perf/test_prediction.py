@@ -202,3 +202,15 @@ def test_rows_longer_than_the_fifo_keep_the_bus_busy() -> None:
     words = timing.counters["dram_reads"]
     assert words > layer.weights.size
     assert words < timing.counters["cycles"] < 1.15 * words
+
+
+@pytest.mark.parametrize("positions", [(1, 1), (2, 2)])
+def test_parameters_of_the_next_output_come_early_where_there_is_room_for_both(positions: tuple[int, int]) -> None:
+    """A PRF of twice as many entries as an output has is enough; with as many as it has, they wait."""
+
+    def taken(depth: int) -> int:
+        config = replace(CONFIG, prf_depth=depth)
+        layer = some_layer(config, (16 * config.L, config.H, 1, 1))
+        return cycles(layer_program(config, layer, *positions, Schedule(config.H, config.L, 4, 1)))
+
+    assert taken(4) > taken(8) == taken(16)

@@ -234,6 +234,46 @@ def test_an_archive_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "run" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("protocol", range(5))
+@pytest.mark.parametrize("columns_first", [False, True])
+def test_arrays_of_an_archive(protocol: int, columns_first: bool, tmp_path: Path) -> None:
+    """Of any kind of numbers and order of bytes, as older and newer interpreters have pickled them."""
+    flat = np.random.default_rng(0).integers(0, 256, (3, 3072)).astype(np.uint8)
+    content = {b"data": np.asarray(flat, order="F" if columns_first else "C"), b"labels": np.array([2, 0, 1], ">i4")}
+    path = archive(tmp_path / "x.tar.gz", {"test_batch": pickle.dumps(content, protocol)})
+    data = load_data(path, "test")
+    np.testing.assert_array_equal(data.images, flat.reshape(3, 3, 32, 32))
+    assert data.labels.tolist() == [2, 0, 1]
+
+
+def test_a_dtype_of_an_archive_has_no_flags(tmp_path: Path) -> None:
+    """numpy would take the bytes for addresses of objects, and drop them."""
+    batch = pickle.dumps({b"data": pixels(2).reshape(2, -1), b"labels": [0, 1]}, protocol=3)
+    plain = b"J\xff\xff\xff\xff" * 2 + b"K\x00t"
+    assert batch.count(plain) == 1
+    flagged = batch.replace(plain, plain[:-2] + b"\x3ft")
+    path = archive(tmp_path / "x.tar.gz", {"test_batch": flagged})
+    np.testing.assert_array_equal(load_data(path, "test").images, pixels(2).reshape(2, 3, 32, 32))
+    assert np.dtype("u1").flags == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({b"X\x02\x00\x00\x00u1": b"X\x02\x00\x00\x00O8"}, "'O8' is no kind of numbers"),
+        ({b"X\x01\x00\x00\x00|": b"X\x01\x00\x00\x00?"}, r"'\?' is no order of bytes"),
+        ({b"cnumpy\ndtype": b"cnumpy\nndarray"}, "."),
+    ],
+)
+def test_arrays_of_something_else(changes: dict[bytes, bytes], message: str, tmp_path: Path) -> None:
+    batch = pickle.dumps({b"data": pixels(2).reshape(2, -1), b"labels": [0, 1]}, protocol=3)
+    for old, new in changes.items():
+        assert batch.count(old) == 1
+        batch = batch.replace(old, new)
+    with pytest.raises(CompressError, match=rf"cannot read data '.*': .*{message}"):
+        load_data(archive(tmp_path / "x.tar.gz", {"test_batch": batch}), "test")
+
+
 def test_bad_data(tmp_path: Path) -> None:
     with pytest.raises(CompressError, match="split must be one of train, test, not 'all'"):
         load_data(tmp_path, "all")
