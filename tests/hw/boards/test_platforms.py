@@ -68,6 +68,7 @@ def test_dividers(source: int, clock: int, feedback: int | None, output: int | N
 
 def test_every_clock_of_a_source() -> None:
     """What can be made by any dividers within the ranges is made; of the rest the nearest four are named."""
+    seen: set[int] = set()
     for source in (12_000_000, 25_000_000, 100_000_000, 390_000_000):
         possible = {
             source * feedback // output
@@ -80,18 +81,31 @@ def test_every_clock_of_a_source() -> None:
                 pll = Pll.between(source, clock)
                 assert (source * pll.feedback, pll.output <= 128) == (clock * pll.output, True)
                 assert 400_000_000 <= source * pll.feedback <= 800_000_000
-        wanted = max(x for x in possible if x < 300_000_000) - 1
-        assert wanted not in possible
-        near = sorted(sorted(possible, key=lambda x: abs(x - wanted))[:4])
-        with pytest.raises(ConfigError) as refused:
-            Pll.between(source, wanted)
-        assert str(refused.value) == (
-            f"clock must be one that the PLL makes of {source} Hz, such as {near}, not {wanted}"
-        )
+        # Just beside one that can be made; and what a VCO could make that is too slow, or of a negative factor.
+        wanted = {max(x for x in possible if x < 300_000_000) - 1}
+        for feedback, output in ((13, 80), (7, 60), (11, 90)):
+            slow, rest = divmod(source * feedback, output)
+            if rest == 0 and slow >= 3_125_000 and slow not in possible:
+                wanted.add(slow)
+        seen |= wanted
+        for clock in wanted:
+            near = sorted(sorted(possible, key=lambda x: abs(x - clock))[:4])
+            with pytest.raises(ConfigError) as refused:
+                Pll.between(source, clock)
+            assert str(refused.value) == (
+                f"clock must be one that the PLL makes of {source} Hz, such as {near}, not {clock}"
+            )
+    assert 4_062_500 in seen
 
 
 def test_a_clock_out_of_range_is_refused_with_the_range() -> None:
-    for source, clock in ((25_000_000, 3_124_999), (25_000_000, 400_000_001)):
+    for source, clock in (
+        (25_000_000, 3_124_999),
+        (25_000_000, 400_000_001),
+        # And where the board's own clock is out of the PLL's range.
+        (400_000_001, 40_000_000),
+        (9_999_999, 40_000_000),
+    ):
         with pytest.raises(ConfigError, match=rf"clock must be in 3125000\.\.400000000 Hz, not {clock}"):
             Pll.between(source, clock)
 
