@@ -47,47 +47,58 @@ class NetworkEnergy:
         return self.operations + self.row_writes + self.waiting
 
 
-def network_energy(config: AcceleratorConfig, measured: Measurement, first: Measurement) -> NetworkEnergy:
+def network_energy(config: AcceleratorConfig, described: Mapping[str, Any], inner: bool = False) -> NetworkEnergy:
     """Energy of ResNet-18 without memories: its operations, rows of weights and cycles of waiting, each as measured.
+
+    Layers with 8-bit weights on every instance, the first and the last one, take what was measured of the first layer
+    (:func:`synth.power.sources.first_layer`): they use a part of the array, or run in passes of which each does.
 
     Not in it: what is around the array (sequencer, DMA, loaders, storer), and the writes of codewords.
 
     Parameters
     ----------
-    first
-        What the first layer takes (:func:`synth.power.sources.first_layer`). It stands for all that has 8-bit weights
-        on every instance: these use a part of the array, or run in passes of which each does.
+    described
+        :func:`describe` of the instance, with its first layer.
+    inner
+        Without the layers with 8-bit weights, and without what loads the input.
     """
     entries = json.loads(SHAPES.read_text())
     network = Shapes(entries).network(config)
-    timings = estimate(network, config)
+    raw = {entry["name"] for entry in entries if entry.get("raw") or entry["op"] == "logits"}
+    word, places = config.word_width // 8, config.H * config.L
     counts: dict[str, int] = {}
-    for timing in timings:
+    macs, fetched, operations, rows, ends = 0, 0, 0.0, 0.0, 0.0
+    for timing, own in zip(estimate(network, config), network.mapped(config).counters, strict=True):
+        if inner and timing.name in raw:
+            continue
         for name, value in timing.counters.items():
             counts[name] = counts.get(name, 0) + value
-    raw = {entry["name"] for entry in entries if entry.get("raw")}
-    operations, rows, ends = 0.0, 0.0, 0.0
-    for timing in timings:
-        source = first if timing.name in raw else measured
-        energy = timing.counters["operations"] * source.per_operation
+        macs += timing.macs
+        # Not the descriptors; ``own`` has no input.
+        fetched += own["dram_reads"] - own["descriptors"] * max(1, BYTES // word)
+        if timing.name in raw:
+            energy = timing.counters["operations"] * described["first"]["operation"]
+            rows += timing.counters["row_writes"] * described["first"]["row_write"]
+            ends += energy
+        else:
+            # These layers fill the array, which the measured ones need not.
+            energy = timing.counters["operations"] * described["per_mac"] * places
+            rows += timing.counters["row_writes"] * described["row_write"]
         operations += energy
-        ends += energy if source is first else 0.0
-        rows += timing.counters["row_writes"] * source.per_row
-    word = config.word_width // 8
-    fetched = sum(
-        counters["dram_reads"] - counters["descriptors"] * max(1, BYTES // word)
-        for counters in network.mapped(config).counters
-    )
-    waiting = max(0, counts["cycles"] - counts["operations"])
-    return NetworkEnergy(
-        sum(timing.macs for timing in timings),
-        counts,
-        fetched * word,
-        ends,
-        operations,
-        rows,
-        waiting * measured.per_cycle("stall"),
-    )
+    waiting = max(0, counts["cycles"] - counts["operations"]) * described["stall"] * places
+    return NetworkEnergy(macs, counts, fetched * word, ends, operations, rows, waiting)
+
+
+def _network(config: AcceleratorConfig, described: Mapping[str, Any], inner: bool) -> Described:
+    found = network_energy(config, described, inner)
+    return {
+        "macs": found.macs,
+        "counters": dict(found.counts),
+        "weights": found.weights,
+        "first": found.first / found.macs,
+        "array": {name: getattr(found, name) / found.macs for name in ("operations", "row_writes", "waiting")},
+        "array_per_mac": found.array / found.macs,
+    }
 
 
 def describe(
@@ -105,7 +116,8 @@ def describe(
         V, for the memories; None for a library without a voltage of its own, whose energies are no fJ.
     """
     run, stall = measured.windows["run"], measured.windows["stall"]
-    macs, cycles = run.operations * measured.macs, stall.cycles * measured.macs
+    places = config.H * config.L
+    macs, cycles = run.operations * measured.macs, stall.cycles * places
     blocks = {}
     for number, name in enumerate(measured.blocks):
         parts = {
@@ -129,9 +141,10 @@ def describe(
         "sums": measured.sums,
         "per_mac": measured.per_mac(),
         "blocks": blocks,
-        "stall": measured.per_cycle("stall") / measured.macs,
-        "idle": measured.per_cycle("idle") / measured.macs,
+        "stall": measured.per_cycle("stall") / places,
+        "idle": measured.per_cycle("idle") / places,
         "operation": measured.per_operation,
+        "share": measured.macs / places,
         "row_write": measured.per_row,
     }
     if "timed" in measured.windows:
@@ -140,21 +153,13 @@ def describe(
         return described
     described["first"] = {
         "layers": dict(first.layers),
-        "share": first.macs / (config.H * config.L),
+        "share": first.macs / places,
         "sums": first.sums,
         "operation": first.per_operation,
         "row_write": first.per_row,
     }
-    network = network_energy(config, measured, first)
-    entry: Described = {
-        "name": SHAPES.stem,
-        "macs": network.macs,
-        "counters": dict(network.counts),
-        "weights": network.weights,
-        "first": network.first / network.macs,
-        "array": {name: getattr(network, name) / network.macs for name in ("operations", "row_writes", "waiting")},
-        "array_per_mac": network.array / network.macs,
-    }
+    entry: Described = {"name": SHAPES.stem, **_network(config, described, inner=False)}
+    entry["inner"] = _network(config, described, inner=True)
     if voltage is not None:
         entry["voltage"] = voltage
     described["network"] = entry
@@ -183,15 +188,16 @@ def add_memories(presets: Mapping[str, Described]) -> None:
             continue
         config = AcceleratorConfig.from_dict(entry["configuration"])
         unit = units.get((config.H, config.L), mac(entry))
-        found = memory_energy(config, network["counters"], network["voltage"], unit, network["weights"])
-        network["memories"] = {
-            "bytes": dict(found.bytes),
-            "parts": {name: value / network["macs"] for name, value in found.parts.items()},
-            "model_per_mac": found.model / network["macs"],
-            "paper_per_mac": found.paper / network["macs"],
-            "staged_per_mac": found.staged / network["macs"],
-            "mac": unit,
-        }
+        for scope in (network, network["inner"]):
+            found = memory_energy(config, scope["counters"], network["voltage"], unit, scope["weights"])
+            scope["memories"] = {
+                "bytes": dict(found.bytes),
+                "parts": {name: value / scope["macs"] for name, value in found.parts.items()},
+                "model_per_mac": found.model / scope["macs"],
+                "paper_per_mac": found.paper / scope["macs"],
+                "staged_per_mac": found.staged / scope["macs"],
+                "mac": unit,
+            }
 
 
 def _rounded(value: Any) -> Any:
@@ -242,9 +248,9 @@ def markdown(presets: Mapping[str, Described], settings: Mapping[str, Any]) -> I
     yield table(header, rows)
     yield ""
     yield (
-        "A MAC is one of H * L an array operation, those with pruned weights included, while an operation is issued "
-        f"every cycle. Stall and idle: {unit} of a cycle, divided by H * L: weights are there and no activation comes; "
-        "and nothing runs."
+        "A MAC is one of H * L an array operation, those with pruned weights included, but not rows and columns that a "
+        f"layer leaves empty, while an operation is issued every cycle. Stall and idle: {unit} of a cycle, divided by "
+        "H * L: weights are there and no activation comes; and nothing runs."
     )
     yield ""
     names = list(dict.fromkeys(block for e in presets.values() for block in e["blocks"]))
@@ -271,50 +277,59 @@ def _network_table(presets: Mapping[str, Described], unit: str, ratio: Any) -> I
     first = next(iter(presets.values()))["network"]
     yield f"{first['name']} as a whole, {unit} a MAC, from the counts of `sw.perf`:"
     yield ""
-    header = ["preset", "operations", "of them 8-bit layers", "rows of weights", "waiting", "array", "EWS / it"]
     memories = all("memories" in e["network"] for e in presets.values())
+    yield _scope_table(presets, ratio, memories, lambda e: e["network"])
+    yield ""
+    yield "Without its first and last layer, which have 8-bit weights on every instance:"
+    yield ""
+    yield _scope_table(presets, ratio, memories, lambda e: e["network"]["inner"])
+    if not memories:
+        return
+    yield ""
+    yield (
+        "Memories: bytes of L2 and L1 that the network moves. Macro model: Horowitz, ISSCC 2014, figure 1.1.9 (45 "
+        "nm, 0.9 V), by capacity, times the square of the voltage. MVQ table 8: L2 15 and L1 6 MACs "
+        "a byte, those of the EWS array's multipliers and adder trees. Weights through L2: on the paper's machine "
+        "weights lie in L2, a write and a read each byte; ours come from the bus to the weight loader. DRAM is not "
+        "included, as in the paper."
+    )
+    yield ""
+    yield f"What goes in and out of memories, bytes a 1,000 MACs of the whole, and {unit} a MAC by the macro model:"
+    yield ""
+    places = list(first["memories"]["bytes"])
+    rows = []
+    for name, e in presets.items():
+        memory, macs = e["network"]["memories"], e["network"]["macs"]
+        cells = []
+        for place in places:
+            cell = f"{1000 * memory['bytes'][place] / macs:.2f}"
+            if place in memory["parts"]:
+                cell += f" ({memory['parts'][place]:.1f})"
+            cells.append(cell)
+        rows.append([name, *cells])
+    yield table(["preset", *("weights, from DRAM" if place == "weights" else place for place in places)], rows)
+
+
+def _scope_table(presets: Mapping[str, Described], ratio: Any, memories: bool, scope: Any) -> str:
+    header = ["preset", "operations", "of them 8-bit layers", "rows of weights", "waiting", "array", "EWS / it"]
     if memories:
         for title in ("memories, macro model", "memories, MVQ table 8", "the same, weights through L2"):
             header += [title, "sum", "EWS / it"]
     rows = []
     for name, e in presets.items():
-        network = e["network"]
+        network = scope(e)
         parts = network["array"]
         row = [name, f"{parts['operations']:.1f}", f"{network['first']:.1f}"]
         row += [f"{parts['row_writes']:.1f}", f"{parts['waiting']:.1f}"]
-        row += [f"{network['array_per_mac']:.1f}", ratio(e, lambda x: x["network"]["array_per_mac"])]
+        row += [f"{network['array_per_mac']:.1f}", ratio(e, lambda x: scope(x)["array_per_mac"])]
         for key in ("model_per_mac", "paper_per_mac", "staged_per_mac") if memories else ():
 
             def total(x: Described, key: str = key) -> float:
-                return float(x["network"]["array_per_mac"] + x["network"]["memories"][key])
+                return float(scope(x)["array_per_mac"] + scope(x)["memories"][key])
 
             row += [f"{network['memories'][key]:.1f}", f"{total(e):.1f}", ratio(e, total)]
         rows.append(row)
-    yield table(header, rows)
-    if memories:
-        yield ""
-        yield (
-            "Memories: bytes of L2 and L1 that the network moves. Macro model: Horowitz, ISSCC 2014, figure 1.1.9 (45 "
-            "nm, 0.9 V), by capacity, times the square of the voltage. MVQ table 8: L2 15 and L1 6 MACs "
-            "a byte, those of the EWS array's multipliers and adder trees. Weights through L2: on the paper's machine "
-            "weights lie in L2, a write and a read each byte; ours come from the bus to the weight loader. DRAM is not "
-            "included, as in the paper."
-        )
-        yield ""
-        yield f"What goes in and out of memories, bytes a 1,000 MACs, and {unit} a MAC by the macro model:"
-        yield ""
-        places = list(first["memories"]["bytes"])
-        rows = []
-        for name, e in presets.items():
-            memory, macs = e["network"]["memories"], e["network"]["macs"]
-            cells = []
-            for place in places:
-                cell = f"{1000 * memory['bytes'][place] / macs:.2f}"
-                if place in memory["parts"]:
-                    cell += f" ({memory['parts'][place]:.1f})"
-                cells.append(cell)
-            rows.append([name, *cells])
-        yield table(["preset", *("weights, from DRAM" if place == "weights" else place for place in places)], rows)
+    return table(header, rows)
 
 
 def write(presets: dict[str, Described], library: Library, settings: Mapping[str, Any], folder: Path) -> list[Path]:

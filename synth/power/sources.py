@@ -24,6 +24,7 @@ from sw.compress.training.loop import normalise
 from sw.format import CompressedLayer
 from sw.network.spatial import Layer, Logits
 from sw.perf.shapes import Shapes
+from sw.schedule.choice import raw_passes
 
 __all__ = ["NETWORKS", "SHAPES", "RealLayer", "SourceError", "first_layer", "real_layers"]
 
@@ -153,7 +154,7 @@ def first_layer(config: AcceleratorConfig, photograph: Path) -> RealLayer:
 
     It uses a part of the array's rows, and on sparse tiles takes M/N passes. There are no trained weights of it here:
     they are drawn from a normal distribution. An array of narrower weights gets them rounded to its own, as wide as a
-    digit.
+    digit; one whose registers do not hold all passes gets the first pass alone, the others being like it.
 
     Parameters
     ----------
@@ -191,7 +192,12 @@ def first_layer(config: AcceleratorConfig, photograph: Path) -> RealLayer:
         padding=operation.padding,
         dilation=operation.dilation,
     )
-    return RealLayer(_narrow(layer, config.weight_bits), image)
+    layer = _narrow(layer, config.weight_bits)
+    if raw_passes(config, layer) > min(config.tile_weights, config.arf_depth):
+        of_first_pass = np.arange(len(weights)) % config.M < config.N
+        assert layer.weights is not None
+        layer = replace(layer, weights=layer.weights * of_first_pass[:, None, None, None].astype(np.int8))
+    return RealLayer(layer, image)
 
 
 def real_layers(network: str, config: AcceleratorConfig, photograph: Path) -> tuple[list[RealLayer], str]:

@@ -214,15 +214,23 @@ def test_report(built, measured, first, tmp_path) -> None:
         result["per_mac"]
     )
     assert sum(block["stall"] for block in blocks) == pytest.approx(result["stall"])
+    assert result["stall"] * config.H * config.L == pytest.approx(measured.per_cycle("stall"))
     network = result["network"]
     assert sum(network["array"].values()) == pytest.approx(network["array_per_mac"])
     # All operations by the energy of their own kind, those of the first and the last layer apart.
     inner = network["array"]["operations"] - network["first"]
     assert 0 < network["first"] < network["array"]["operations"]
-    assert inner * network["macs"] / result["operation"] == pytest.approx(
+    places = config.H * config.L
+    assert result["per_mac"] * places * result["share"] == pytest.approx(result["operation"])
+    assert inner * network["macs"] / (result["per_mac"] * places) == pytest.approx(
         network["counters"]["operations"] - network["first"] * network["macs"] / result["first"]["operation"]
     )
     assert network["memories"]["staged_per_mac"] > network["memories"]["paper_per_mac"] > 0
+    scope = network["inner"]
+    assert scope["first"] == 0
+    assert scope["macs"] == network["macs"] - 64 * 3 * 49 * 112**2 - 512 * 1000
+    assert scope["array"]["operations"] * scope["macs"] == pytest.approx(inner * network["macs"])
+    assert scope["memories"]["bytes"]["L2"] < network["memories"]["bytes"]["L2"]
     # Every weight is fetched at least once, in N of M places and with its mask, sign and index.
     assert network["weights"] > 11_000_000 // 16
     text = "\n".join(markdown(described, {**settings, "library": {"name": "generic"}}))
