@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from experiments.case import Case
 from experiments.common import RESULTS, WEIGHTS, chosen_device, machine, spread, write_report
@@ -232,6 +232,37 @@ def _write(path: Path, value: dict[str, Any]) -> None:
         Path(temporary).write_text(json_text(value))
 
 
+def _converted(
+    task: Task, study: Study, case: Case | None, seed: int, options: argparse.Namespace
+) -> tuple[fx.GraphModule, set[str]]:
+    """The float network's graph with its layers compressed, calibrated, and their names; without a case, at 8 bit."""
+    images = task.sample[:CALIBRATION]
+    graph = integer_graph(copy.deepcopy(task.model).cpu(), images[:2].cpu())
+    sources = _coded(study, graph)
+    convert(
+        graph,
+        [] if case is None else rules_for(sources, case, seed),
+        moving=case is not None and case.moving,
+        device=options.device,
+        threads=options.threads,
+        progress=False,
+        one_scale=compared_layers(graph),
+    )
+    graph = quantise_activations(graph, images[:2].cpu()).to(options.device).eval()
+    calibrate(graph, images)
+    return graph, {source.name for source in sources}
+
+
+def _container(graph: fx.GraphModule, images: Tensor, path: Path) -> Callable[[Tensor], Results]:
+    """Write the network, compare the file with it, and give what computes the file's integers."""
+    channels, rows, columns = images.shape[1:]
+    with staged(path) as temporary:
+        write_network(temporary, export_integers(graph, (channels, rows, columns), values=True))
+        compare_file(temporary, graph, images[:1], program=False)
+    network = read_network(path)
+    return lambda values: tuple(integer_results(network, values))
+
+
 def _compress(
     study: Study,
     task: Task,
@@ -244,20 +275,7 @@ def _compress(
     """One run, from the float network to the container's integers; the integers of final runs alone."""
     begin = time.perf_counter()
     tried = seed in TRY_SEEDS
-    images = task.sample[:CALIBRATION]
-    graph = integer_graph(copy.deepcopy(task.model).cpu(), images[:2].cpu())
-    sources = _coded(study, graph)
-    convert(
-        graph,
-        rules_for(sources, case, seed),
-        moving=case.moving,
-        device=options.device,
-        threads=options.threads,
-        progress=False,
-        one_scale=compared_layers(graph),
-    )
-    graph = quantise_activations(graph, images[:2].cpu()).to(options.device).eval()
-    calibrate(graph, images)
+    graph, names = _converted(task, study, case, seed, options)
     recalibrate_batch_norm(graph, task.sample.split(RECALIBRATION))
     report: dict[str, Any] = {"case": case.name, "seed": seed, "lr": lr, "steps": steps, "mean_bits": case.mean_bits}
     report["clustering_seconds"] = time.perf_counter() - begin
@@ -277,14 +295,8 @@ def _compress(
     report["training_seconds"] = time.perf_counter() - begin - report["clustering_seconds"]
     if not tried:
         path = options.runs / f"{_stem(case, seed)}.msvq"
-        channels, rows, columns = images.shape[1:]
-        with staged(path) as temporary:
-            write_network(temporary, export_integers(graph, (channels, rows, columns), values=True))
-            compare_file(temporary, graph, images[:1], program=False)
-        network = read_network(path)
-        report["integers"] = task.score(lambda values: tuple(integer_results(network, values)))
+        report["integers"] = task.score(_container(graph, task.sample, path))
         layers = compressed_layers(graph)
-        names = {source.name for source in sources}
         report["ratio_ideal"] = ideal_ratio(sum_bits(layer_bits(layer) for layer in layers if layer.name in names))
         every, coded = (
             sum(int(np.prod(layer.shape)) for layer in layers if kept or layer.name in names) for kept in (True, False)
@@ -341,6 +353,11 @@ def _all(study: Study, options: argparse.Namespace) -> None:
         scores = task.score(lambda images: as_results(task.model(images)))
         _write(options.runs / "float.json", {"scores": scores, "machine": machine(options.device)})
     number, count = map(int, options.part.split("/"))
+    plain = options.runs / "8-bit.json"
+    if number == 0 and not plain.exists():
+        results = _container(_converted(task, study, None, 0, options)[0], task.sample, plain.with_suffix(".msvq"))
+        size = plain.with_suffix(".msvq").stat().st_size
+        _write(plain, {"scores": task.score(results), "bytes": size, "machine": machine(options.device)})
     cases = [case for i, case in enumerate(study.cases) if i % count == number]
 
     def one(case: Case, seed: int, lr: float, steps: int, path: Path) -> dict[str, Any]:
@@ -406,9 +423,14 @@ def _report(study: Study, options: argparse.Namespace) -> None:
         )
     headings = ["case", study.heading, "below float", "before training", "ratio, eq. 7", "ratio, whole file", "bytes"]
     headings += ["seeds", "steps", "rate", "tries", "a run"]
+    plain, eight = options.runs / "8-bit.json", ""
+    if plain.exists():
+        known["8 bit"] = json.loads(plain.read_text())
+        found, size = known["8 bit"]["scores"][study.figure], known["8 bit"]["bytes"]
+        eight = f" All layers at 8 bit, not trained: {found:.2f}, {size:,} bytes."
     devices = ", ".join(sorted({run["machine"]["device"] for run in runs}))
     note = (
-        f"{study.note} Float: {uncompressed:.2f}. Files are within"
+        f"{study.note} Float: {uncompressed:.2f}.{eight} Files are within"
         f" {100 * bytes_apart([run['bytes'] for run in runs]):.2f} % of each other. Device: {devices}."
     )
     report = {"experiment": study.name, "note": note, "float": known, "summary": summary, "runs": runs, "tries": tries}

@@ -1,4 +1,4 @@
-"""``python -m tools.tasks``: what the committed accuracies on Tiny-ImageNet say, in docs/tasks.md.
+"""``python -m tools.tasks``: what the committed results of the studies of accuracy say, in docs/tasks.md.
 
 Every figure is of ``tiny-*.json`` and ``distil-*.json``, and tables are those of ``.md`` files, in ``docs/results``.
 """
@@ -33,8 +33,11 @@ TAUGHT_QUESTIONS = (
 #: Networks of :mod:`experiments.fewshot`.
 FEWSHOT = {"efficientnet-lite0": "EfficientNet-Lite0", "mobilenetv2": "MobileNet-v2"}
 
+#: Studies of :mod:`experiments.vision`.
+PICTURES = ("camvid", "detect")
+
 #: Other tables of the page.
-TABLES = (*STUDIES, *TAUGHT, "rates-distil-dinov2-s", "rates-distil-resnet18-64", "gpt")
+TABLES = (*STUDIES, *TAUGHT, "rates-distil-dinov2-s", "rates-distil-resnet18-64", "gpt", *PICTURES, "minilm")
 
 #: What is asked: of one case, whether it is ahead of another one; "VQ": the better one of those that were run.
 QUESTIONS = (

@@ -332,7 +332,9 @@ def test_a_study_goes_the_whole_way_and_on_from_its_files(
         assert run["integers"]["near"] == pytest.approx(run["trained"]["near"], abs=0.2)
         tries = [each for each in report["tries"] if each["case"] == run["case"]]
         assert run["lr"] == max(tries, key=lambda each: each["trained"]["choice"])["lr"]
+    assert report["float"]["8 bit"]["scores"]["near"] > 99
     table = (tmp_path / "small.md").read_text()
+    assert "All layers at 8 bit, not trained: 99." in table or "All layers at 8 bit, not trained: 100." in table
     assert table.count("\n| 10x") == len(study.cases)
     monkeypatch.setattr(vision, "_compress", lambda *given: pytest.fail("a run was made anew"))
     assert run_small(study, tmp_path) == 0

@@ -55,3 +55,23 @@ def test_the_language_model_follows_the_protocol() -> None:
     )
     assert plain > 0
     assert best < plain / 3
+
+
+def test_segmentation_and_detection_follow_the_protocol() -> None:
+    text = tasks.PAGE.read_text()
+    for study in tasks.PICTURES:
+        report = json.loads((tasks.RESULTS / f"{study}.json").read_text())
+        assert {run["seed"] for run in report["tries"]} == {100}
+        assert {run["seed"] for run in report["runs"]} == {0, 1, 2}
+        ran = {run["case"] for run in report["runs"]}
+        assert len({sum(entry["case"] == case for entry in report["tries"]) for case in ran}) == 1
+        # Images that rates are chosen on are not those of the report.
+        assert not any("integers" in entry for entry in report["tries"])
+        ratios = [run["ratio_ideal"] for run in report["runs"]]
+        assert max(ratios) / min(ratios) - 1 < TOLERANCE
+        if bytes_apart([run["bytes"] for run in report["runs"]]) >= TOLERANCE:
+            assert study == "detect"
+            assert "The files are 2 % apart, more than the protocol's 1 %" in text
+        for run in report["runs"]:
+            figure = next(name for name in ("miou", "ap50") if name in run["integers"])
+            assert abs(run["integers"][figure] - run["trained"][figure]) < 0.5
