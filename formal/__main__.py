@@ -33,14 +33,16 @@ SMALL = (
     "RegisterBank: B and R hold",
     "RegisterBank: one answer to a request",
     "DmaWriter, 16 bits: low in reset",
+    "ByteRotator 4: every byte from the other side",
+    "WindowWalker, upsampling: half the position, inside",
 )
 
 
 def all_specifications() -> Iterator[Specification]:
     """Every specification there is."""
-    from formal import bus, decoders, streams
+    from formal import bus, decoders, streams, vector
 
-    for part in (streams, decoders, bus):
+    for part in (streams, decoders, bus, vector):
         yield from part.specifications()
 
 

@@ -13,7 +13,7 @@ from hw.control.bodies import body_layout
 from hw.control.descriptor import Opcode, VectorOp
 from hw.postprocess.loops import count
 
-__all__ = ["WindowWalker", "tap_layout"]
+__all__ = ["WindowWalker", "tap_layout", "upsampled_step"]
 
 
 def tap_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -21,7 +21,7 @@ def tap_layout(config: AcceleratorConfig) -> data.StructLayout:
     return data.StructLayout({"address": range(config.l2_depth), "outside": 1, "first": 1, "last": 1})
 
 
-def _upsampled(upsample: Value, at: Signal, extent: Value, pitch: Signal) -> Value:
+def upsampled_step(upsample: Value, at: Signal, extent: Value, pitch: Signal) -> Value:
     """The step of the source from one position to the next: where it is upsampled, it goes on at odd ones inside it.
 
     It does not go on beyond its last.
@@ -142,8 +142,8 @@ class WindowWalker(wiring.Component):
         line_step, column_step = line_words, column_words
         if full:
             outside = Mux(upsample, zeros & (row[0] | column[0]), outside)
-            line_step = _upsampled(upsample, first_row, command.rows, line_words)
-            column_step = _upsampled(upsample, first_column, command.columns, column_words)
+            line_step = upsampled_step(upsample, first_row, command.rows, line_words)
+            column_step = upsampled_step(upsample, first_column, command.columns, column_words)
             with m.If(step & ends["channel"]):
                 m.d.sync += [pointer.eq(b_pixel + b_pitch) for pointer in (b_pixel, b_word)]
             with m.Elif(step & ends["kernel_row"]):
