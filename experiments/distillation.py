@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
+from experiments.allocation import allocate
 from experiments.common import chosen_device, machine
 from experiments.finetune import filling_codewords
 from experiments.models import ImageNetMobileNetV2, load_weights
@@ -38,6 +40,7 @@ from sw.compress.training.modules import (
     decoded_layers,
     load_layers,
 )
+from sw.compress.training.quant import ActivationQuantiser
 from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD, SPLITS
 from sw.format.layer import CompressedLayer
 from sw.format.output import staged
@@ -386,12 +389,17 @@ def distil(
     batch: int = 20,
     mix: float = 0.5,
     small: Mosaic | None = None,
+    features: float = 0.0,
+    logits: float = 0.0,
     device: str = "cpu",
     seed: int = 0,
     capture: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[float]:
     """Train a network in evaluation mode on another's logits: Kullback-Leibler divergence, AdamW, a cosine of rates.
+
+    The divergence says next to nothing of classes that no picture shows. Squared errors, of all logits and of what
+    blocks hand on, as shares of their variance, say something of each.
 
     Parameters
     ----------
@@ -405,6 +413,8 @@ def distil(
         Share of the batches that are mixed.
     small
         Half of each batch is of these, if they are given.
+    features, logits
+        What the squared errors of block outputs, their mean over blocks, and of logits weigh beside the divergence.
     device, seed, report
         Where, of the views, and told a line now and then.
     capture
@@ -428,12 +438,23 @@ def distil(
     running, order = torch.zeros((), device=device), torch.empty(0, dtype=torch.long)
     student.eval()
 
+    names = handed_on(student) if features else []
+    seen = {network: _watched(network, names) for network in (teacher, student)}
+
     def work(views: Tensor) -> None:
+        for values, _ in seen.values():
+            values.clear()
         with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
             with torch.no_grad():
-                wanted = teacher(views).float().log_softmax(1)
-            logits = student(views).float()
-        loss = functional.kl_div(logits.log_softmax(1), wanted, reduction="batchmean", log_target=True)
+                wanted = teacher(views).float()
+            found = student(views).float()
+        loss = functional.kl_div(found.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
+        if logits:
+            loss = loss + logits * (found - wanted).square().mean() / wanted.var(1).mean()
+        pairs = zip(seen[teacher][0], seen[student][0], strict=True)
+        for own, other in pairs:
+            own = own.float()
+            loss = loss + features / len(names) * (other.float() - own).square().mean() / own.var()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -463,26 +484,68 @@ def distil(
             losses.append(float(running) / every)
             running.zero_()
             report(f"step {step + 1} loss {losses[-1]:.4f}")
+    for _, handles in seen.values():
+        for handle in handles:
+            handle.remove()
     return losses
 
 
-def chosen_recipes(sources: Sequence[LayerSource], recipe: Recipe, bits: float) -> dict[str, Recipe]:
-    """Codewords with which all layers but the first and the depthwise ones take so many bits a weight together.
+def handed_on(graph: nn.Module) -> list[str]:
+    """Batch norms of a quantised graph with no activation behind them: what blocks hand on."""
+    assert isinstance(graph, fx.GraphModule)
+    modules = dict(graph.named_modules())
+    return [
+        str(node.target)
+        for node in graph.graph.nodes
+        if node.op == "call_module"
+        and isinstance(modules[str(node.target)], nn.BatchNorm2d)
+        and all(isinstance(modules.get(str(user.target)), ActivationQuantiser) for user in node.users)
+    ]
 
-    Those of less than :data:`SMALL` weights keep 8 of them: all of these together are next to nothing, and the network
-    loses much by them.
+
+def _watched(model: nn.Module, names: Sequence[str]) -> tuple[list[Tensor], list[RemovableHandle]]:
+    """The outputs of these modules, in the order of calls."""
+    values: list[Tensor] = []
+
+    def keep(module: nn.Module, given: object, result: Tensor) -> None:
+        values.append(result)
+
+    return values, [model.get_submodule(name).register_forward_hook(keep) for name in names]
+
+
+def coded_sources(sources: Sequence[LayerSource], recipe: Recipe, bits: float) -> tuple[list[LayerSource], float]:
+    """The layers that get codewords, and the bits a weight that they have together.
+
+    All layers but the first and the depthwise ones take ``bits`` a weight together. Those of less than :data:`SMALL`
+    weights keep 8 of them: all of these together are next to nothing, and the network loses much by them.
     """
     fitting = [source for source in sources[1:] if misfit(source, dataclasses.replace(recipe, k=1)) is None]
     # The classifier's sums are compared: at 8 bit it would need one scale for all of them.
     coded = [source for source in fitting if source.weight.size >= SMALL or source is sources[-1]]
-    sizes, every = [source.weight.size for source in coded], sum(source.weight.size for source in fitting)
-    mean = (bits * every - 8 * (every - sum(sizes))) / sum(sizes)
+    own, every = sum(source.weight.size for source in coded), sum(source.weight.size for source in fitting)
+    return coded, (bits * every - 8 * (every - own)) / own
+
+
+def chosen_recipes(sources: Sequence[LayerSource], recipe: Recipe, bits: float) -> dict[str, Recipe]:
+    """Codewords with which all of :func:`coded_sources` take the same bits a weight, as nearly as can be."""
+    coded, mean = coded_sources(sources, recipe, bits)
+    sizes = [source.weight.size for source in coded]
     filled = filling_codewords(sizes, recipe, mean, False)
     return {source.name: dataclasses.replace(recipe, k=k) for source, k in zip(coded, filled, strict=True) if k}
 
 
-def start(model: nn.Module, layers: Sequence[CompressedLayer], latents: Mapping[str, Tensor], *, moving: bool) -> None:
-    """Put reconstructed layers in place, to be trained: with their latent weights, or those as latent signs alone."""
+def start(
+    model: nn.Module,
+    layers: Sequence[CompressedLayer],
+    latents: Mapping[str, Tensor],
+    *,
+    moving: bool,
+    learn_signs: bool = True,
+) -> None:
+    """Put reconstructed layers in place, to be trained: with their latent weights, or those as latent signs alone.
+
+    Without ``learn_signs`` these are not trained either, where assignments stay: codebooks and batch norms alone are.
+    """
     load_layers(model, layers)
     found = {layer.name: layer for layer in layers}
     for _, module in decoded_layers(model):
@@ -490,7 +553,7 @@ def start(model: nn.Module, layers: Sequence[CompressedLayer], latents: Mapping[
             continue
         layer, latent = found[module.name], latents[module.name].cpu()
         if not moving:
-            module.decoder = CodebookDecoder(layer, latent)
+            module.decoder = CodebookDecoder(layer, latent, learn_signs=learn_signs)
             continue
         # Where the error of the outputs chose another codeword than the nearest, the latent weight is that codeword.
         decoded = torch.from_numpy(layer.float_weights())
@@ -512,6 +575,16 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _recipes_of(model: nn.Module, images: Tensor, options: argparse.Namespace) -> dict[str, Recipe]:
+    """Codewords of each layer: the same bits a weight for all, or by what each one's error does."""
+    sources, recipe = module_sources(model), RECIPES[options.method]
+    if not options.allocate:
+        return chosen_recipes(sources, recipe, options.bits)
+    coded, mean = coded_sources(sources, recipe, options.bits)
+    room = int(mean * sum(source.weight.size for source in coded))
+    return allocate(model, images.to(options.device), coded, recipe, room, seed=options.seed, report=_say)
+
+
 def run(options: argparse.Namespace) -> int:
     """The command, with its options. Returns 0.
 
@@ -521,6 +594,8 @@ def run(options: argparse.Namespace) -> int:
         An option, an image or the weights are not as they must be.
     """
     options.device = chosen_device(options.device)
+    if options.keep_signs and not options.fixed:
+        raise CompressError("--keep-signs must be given with --fixed: signs that move follow from the weights")
     if options.final and options.held_out:
         raise CompressError("--held-out must not be given with --final, which tunes with those images")
     torch.set_num_threads(options.threads)
@@ -551,12 +626,18 @@ def run(options: argparse.Namespace) -> int:
     report: dict[str, Any] = {"experiment": "fewshot", "network": options.network, "float": scores(teacher)}
     _say(f"float {report['float']}")
     model = copy.deepcopy(teacher)
-    recipes = chosen_recipes(module_sources(model), RECIPES[options.method], options.bits)
+    pictures = torch.cat([tune, *(load_more(directory, network) for directory in options.more)])
+    views = tune
+    if options.views:
+        generator = torch.Generator().manual_seed(options.seed)
+        more = [_crops(pictures, generator, SIDE) for _ in range(options.views)]
+        views = torch.cat([pictures, *more])
+    recipes = _recipes_of(model, views, options)
     with staged(options.output) as temporary:
-        layers, latents = reconstruct(model, tune, recipes, device=device, seed=options.seed, report=_say)
+        layers, latents = reconstruct(model, views, recipes, device=device, seed=options.seed, report=_say)
         report["reconstructed"] = scores(model)
         _say(f"reconstructed {report['reconstructed']} after {time.perf_counter() - begin:.0f} s")
-        start(model, layers, latents, moving=not options.fixed)
+        start(model, layers, latents, moving=not options.fixed, learn_signs=not options.keep_signs)
         graph = quantise_activations(model.cpu(), tune[:2]).to(device).eval()
         if device.startswith("cuda"):
             for part in (graph, teacher):
@@ -564,16 +645,17 @@ def run(options: argparse.Namespace) -> int:
         calibrate(graph, tune[:100].to(device))
         report["calibrated"] = scores(graph)
         _say(f"calibrated {report['calibrated']}")
-        pictures = torch.cat([tune, *(load_more(directory, network) for directory in options.more)]).to(device)
         losses = distil(
             graph,
             teacher,
-            pictures,
+            pictures.to(device),
             steps=options.steps,
             lr=options.lr,
             batch=options.batch,
             mix=options.mix,
             small=small,
+            features=options.features,
+            logits=options.logits,
             device=device,
             seed=options.seed,
             capture=not options.eager,
@@ -597,12 +679,18 @@ def run(options: argparse.Namespace) -> int:
     report |= {
         "method": options.method,
         "moving": not options.fixed,
+        "learned_signs": not options.keep_signs,
         "bits": options.bits,
         "bytes": size,
         "ratio_ideal": 32 / coded.per_weight,
         "ratio_whole_file": 4 * weights / size,
         "coded_share": coded.weight_count / weights,
         "images": count,
+        "allocated": options.allocate,
+        "recipes": {name: [recipe.d, recipe.k] for name, recipe in recipes.items()},
+        "views": options.views,
+        "features": options.features,
+        "logits": options.logits,
         "more_images": len(pictures) - count,
         "small_images": 0 if small is None else len(small),
         "copies_left_out": copies,

@@ -18,7 +18,16 @@ from sw.compress.network import module_sources
 from sw.compress.quantiser import quantise_codebook
 from sw.format.layer import CompressedLayer
 
-__all__ = ["reconstruct"]
+__all__ = [
+    "columns",
+    "levelled",
+    "norms_of",
+    "quantised",
+    "reconstruct",
+    "regularised",
+    "subvectors",
+    "weighted_kmeans",
+]
 
 _BATCH = 20
 # Rows and columns of a map that sums are taken over, at the most, or nearly.
@@ -37,7 +46,7 @@ def _thinned(values: Tensor) -> Tensor:
     return values[:, :, ::step, ::step]
 
 
-def _columns(layer: nn.Module, values: Tensor) -> Tensor:
+def columns(layer: nn.Module, values: Tensor) -> Tensor:
     """What a layer multiplies its weights with, ``[samples, C * R * S]``."""
     if isinstance(layer, nn.Linear):
         return values.flatten(0, -2)
@@ -48,7 +57,7 @@ def _columns(layer: nn.Module, values: Tensor) -> Tensor:
     return unfolded.transpose(1, 2).flatten(0, 1)
 
 
-def _weighted_kmeans(
+def weighted_kmeans(
     values: Tensor, weights: Tensor, k: int, generator: torch.Generator, iterations: int = 15
 ) -> Tensor:
     """Codewords ``[k, d]`` of subvectors ``[N, d]`` whose elements have weights of their own."""
@@ -108,20 +117,51 @@ def _assign(
     return assignments[:, back], negative[:, back], met[:, back]
 
 
-def _compressed(
+def grouped(values: Tensor, d: int) -> Tensor:
+    """``[K, n]`` to subvectors along the output channels, ``[K * n / d, d]``."""
+    K, n = values.shape
+    return values.reshape(K // d, d, n).permute(0, 2, 1).reshape(-1, d)
+
+
+def subvectors(weight: Tensor, hessian: Tensor, gains: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """What a recipe clusters of a weight ``[K, n]``, and the weights of its elements, both ``[K * n / d, d]``."""
+    values = weight.abs() if recipe.signed else weight
+    return grouped(values, recipe.d), grouped(gains[:, None] * hessian.diagonal()[None], recipe.d)
+
+
+def regularised(hessian: Tensor, samples: int) -> Tensor:
+    """The mean of ``x x^T`` over samples, ``[n, n]``, from their sum.
+
+    What few samples say of two inputs together is mostly chance: with as many samples as inputs, half of it counts.
+    """
+    n = len(hessian)
+    hessian = hessian / samples
+    share = n / (n + samples)
+    hessian = torch.lerp(hessian, torch.diag(hessian.diagonal()), share)
+    return hessian + _DAMPING * hessian.diagonal().mean() * torch.eye(n, device=hessian.device)
+
+
+def levelled(weight: Tensor, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+    """A weight ``[K, n]`` with rows of equal energy, if a batch norm can take their factors, and gains ``[K]``.
+
+    Gains are what a squared error of each output counts.
+    """
+    gains = torch.ones(len(weight), device=weight.device)
+    if norm is None:
+        return weight, gains
+    size = weight.square().mean(1).sqrt().clamp_min(1e-12)
+    gains = (norm.weight * size).square() / (norm.running_var + norm.eps)  # type: ignore[operator]
+    return weight / size[:, None], (gains / gains.mean().clamp_min(1e-30)).clamp_min(1e-4)
+
+
+def quantised(
     source: LayerSource, recipe: Recipe, weight: Tensor, hessian: Tensor, gains: Tensor, generator: torch.Generator
 ) -> tuple[CompressedLayer, Tensor]:
     """A layer in the form of a recipe, for a weight ``[K, C * R * S]``, and the values its codes were found for."""
-    K, n = weight.shape
     d, signed = recipe.d, recipe.signed
     device = weight.device
-
-    def grouped(values: Tensor) -> Tensor:
-        return values.reshape(K // d, d, n).permute(0, 2, 1).reshape(-1, d)
-
-    values = grouped(weight.abs() if signed else weight)
-    weights = grouped(gains[:, None] * hessian.diagonal()[None])
-    codebook = _weighted_kmeans(values, weights, recipe.k, generator)
+    values, weights = subvectors(weight, hessian, gains, recipe)
+    codebook = weighted_kmeans(values, weights, recipe.k, generator)
     for _ in range(2):
         assignments, negative, _ = _assign(weight, hessian, gains, codebook, signed)
         # The codebook of these assignments that has the smallest error of the outputs.
@@ -144,7 +184,7 @@ def _compressed(
         scale=scale,
         codebook=integers,
         assignments=assignments.flatten().to(torch.int32).cpu().numpy(),
-        signs=grouped(negative).cpu().numpy() if signed else None,
+        signs=grouped(negative, d).cpu().numpy() if signed else None,
     )
     return layer, met
 
@@ -280,6 +320,12 @@ def _run(graph: fx.GraphModule, node: fx.Node, values: dict[str, Any], number: i
     return result
 
 
+def norms_of(graph: fx.GraphModule) -> dict[str, nn.BatchNorm2d | None]:
+    """The batch norm right behind each module, by the module's name."""
+    modules = dict(graph.named_modules())
+    return {str(node.target): _norm(node, modules) for node in graph.graph.nodes if node.op == "call_module"}
+
+
 def _norm(node: fx.Node, modules: dict[str, nn.Module]) -> nn.BatchNorm2d | None:
     users = [modules.get(str(user.target)) for user in node.users if user.op == "call_module"]
     found = users[0] if len(node.users) == 1 and users else None
@@ -303,22 +349,16 @@ def _layer(
     hessian = torch.zeros(n, n, device=weight.device)
     moved, samples = torch.zeros_like(hessian), 0
     for wanted, given in inputs:
-        before, now = _columns(module, wanted), _columns(module, given)
+        before, now = columns(module, wanted), columns(module, given)
         hessian += now.T @ now
         moved += (before - now).T @ now
         samples += len(now)
-    hessian /= samples
-    hessian += _DAMPING * hessian.diagonal().mean() * torch.eye(n, device=weight.device)
+    hessian = regularised(hessian, samples)
     # What the inputs lack already, the weights give back: the weight whose outputs are nearest to the original's.
     weight = weight + torch.linalg.solve(hessian, (moved / samples).T @ weight.T).T
-    gains = torch.ones(len(weight), device=weight.device)
-    if norm is not None:
-        # The batch norm can take any factor of a channel: rows of equal energy have the smallest error.
-        size = weight.square().mean(1).sqrt().clamp_min(1e-12)
-        gains = (norm.weight * size).square() / (norm.running_var + norm.eps)  # type: ignore[operator]
-        gains = (gains / gains.mean()).clamp_min(1e-4)
-        weight = weight / size[:, None]
-    layer, latent = _compressed(source, recipe, weight, hessian, gains, generator)
+    # The batch norm can take any factor of a channel: rows of equal energy have the smallest error.
+    weight, gains = levelled(weight, norm)
+    layer, latent = quantised(source, recipe, weight, hessian, gains, generator)
     decoded = torch.from_numpy(layer.float_weights().astype(np.float32)).to(weight.device)
     module.weight.data.copy_(decoded.reshape(module.weight.shape))
     if norm is None and module.bias is not None:

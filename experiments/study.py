@@ -137,7 +137,9 @@ class _Run:
         if not self.file.exists():
             return True
         there = json.loads(self.file.read_text())
-        there = there["config"] | {"images": there.get("images")}
+        # A file from before a setting was there: it was as if it had its default.
+        defaults = {field.name: field.default for field in dataclasses.fields(self.config)}
+        there = defaults | there["config"] | {"images": there.get("images")}
         for name, value in (dataclasses.asdict(self.config) | {"images": images}).items():
             if there.get(name) != value:
                 raise CompressError(

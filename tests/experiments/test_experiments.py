@@ -250,6 +250,11 @@ def test_runs_with_other_settings_are_not_mixed(
         assert expected in capsys.readouterr().err
         assert file.read_bytes() == before
     entry = json.loads(before)
+    # A setting that is newer than the file was as if it had its default.
+    older = {name: value for name, value in entry["config"].items() if name != "epoch_steps"}
+    file.write_text(json.dumps(entry | {"config": older}))
+    assert signs.main(runs) == 0
+    assert json.loads(file.read_text())["config"] == older
     file.write_text(json.dumps(entry | {"images": 1000}))
     assert signs.main(runs) == 2
     assert "images 1000, not 11" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments import distillation, fewshot
-from experiments.distillation import Mosaic, Network, accuracy, distil, divergence, start, unlike
+from experiments.allocation import allocate, cheapest
+from experiments.distillation import Mosaic, Network, accuracy, distil, divergence, handed_on, start, unlike
 from experiments.models import ImageNetMobileNetV2, InvertedResidual
 from experiments.reconstruction import reconstruct
-from sw.compress.methods import Recipe, compress_layers
+from sw.compress.methods import Recipe, compress_layers, recipe_bits
 from sw.compress.network import module_sources
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.integer import export_integers, read_network, write_network
@@ -164,6 +166,14 @@ def test_command(
     assert (found["small_images"], found["copies_left_out"]) == (13, 0)
     assert fewshot.main([*command, "--final", "--held-out"]) == 2
     assert "--held-out must not be given with --final" in capsys.readouterr().err
+    assert fewshot.main([*command, "--keep-signs"]) == 2
+    assert "--keep-signs must be given with --fixed: signs that move follow from the weights" in capsys.readouterr().err
+    errors = ["--features", "1", "--logits", "0.5"]
+    assert fewshot.main([*command, "--allocate", "--fixed", "--keep-signs", *errors, "--views", "1"]) == 0
+    found = json.loads(report.read_text())
+    assert (found["allocated"], found["features"], found["logits"], found["views"]) == (True, 1.0, 0.5, 1)
+    assert 32 / 3 <= found["ratio_ideal"] < 14
+    assert not found["learned_signs"]
     assert fewshot.main([*command, "--more", str(tmp_path / "none")]) == 2
     assert f"more must be a directory of pictures, not '{tmp_path / 'none'}'" in capsys.readouterr().err
     assert fewshot.main([*command[:2], str(tmp_path), *command[3:]]) == 2
@@ -196,3 +206,76 @@ def test_mobilenet_has_its_weights_by_path(tmp_path: Path, capsys: pytest.Captur
     path = folder(tmp_path / "images", range(2))
     assert fewshot.main(["mobilenetv2", "--images", str(path), "-o", str(tmp_path / "out")]) == 2
     assert "network mobilenetv2 needs --weights: a state dict with torchvision's names" in capsys.readouterr().err
+
+
+def test_bits_go_where_they_win_most() -> None:
+    choices = {
+        "much": [(10, 8.0), (20, 2.0), (40, 0.5)],
+        "little": [(10, 1.0), (20, 0.6), (40, 0.5)],
+        "dominated": [(10, 1.0), (20, 2.0), (40, 0.9)],
+    }
+
+    def loss(found: dict[str, int]) -> float:
+        return sum(choices[name][number][1] for name, number in found.items())
+
+    def bits(found: dict[str, int]) -> int:
+        return sum(choices[name][number][0] for name, number in found.items())
+
+    every = [dict(zip(choices, chosen, strict=True)) for chosen in itertools.product(range(3), repeat=3)]
+    for room in range(30, 121):
+        found = cheapest(choices, room)
+        assert bits(found) <= room
+        assert loss(found) <= 1.2 * min(loss(other) for other in every if bits(other) <= room)
+    assert cheapest(choices, 120) == {"much": 2, "little": 2, "dominated": 2}
+    with pytest.raises(ValueError, match="room must be 30 bits at least, not 29"):
+        cheapest(choices, 29)
+
+
+def test_a_layer_that_matters_more_gets_more_bits(teacher: nn.Module) -> None:
+    model = copy.deepcopy(teacher)
+    coded = [source for source in module_sources(model)[1:] if source.groups == 1]
+    room = 3 * sum(source.weight.size for source in coded)
+    lines: list[str] = []
+    found = allocate(model, images(60, 0), coded, Recipe("ssvq", 2, 8, 0, 0), room, report=lines.append)
+    assert set(found) == {source.name for source in coded}
+    assert sum(recipe_bits(source.weight.size, found[source.name]).total for source in coded) <= room
+    assert len(lines) == 2 * len(coded)
+    # The network is as it was.
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), teacher.parameters(), strict=True))
+    # What a block's results do not reach says nothing of the bits.
+    with torch.no_grad():
+        model.blocks[1].layers[-1].weight.zero_()  # type: ignore[union-attr,index]
+    less = allocate(model, images(60, 0), coded, Recipe("ssvq", 2, 8, 0, 0), room)
+
+    def bits(recipes: dict[str, Recipe]) -> int:
+        return sum(recipe_bits(s.weight.size, recipes[s.name]).total for s in coded if s.name.startswith("blocks.1"))
+
+    assert bits(less) < bits(found)
+
+
+def test_block_outputs_and_logits_are_learned(teacher: nn.Module) -> None:
+    """Nearer to the network's, by each of the errors that are added."""
+
+    def trained(**weights: float) -> tuple[float, float]:
+        model = copy.deepcopy(teacher)
+        layers, latents = reconstruct(model, images(60, 0), recipes_of(model, Recipe("ssvq", 8, 8, 0, 0)))
+        start(model, layers, latents, moving=False)
+        graph = quantise_activations(model).eval()
+        calibrate(graph, images(60, 0))
+        names = handed_on(graph)
+        assert names == ["blocks.0.layers.7", "blocks.1.layers.7"]
+        distil(graph, teacher, images(60, 0), steps=40, lr=2e-3, mix=0.3, **weights)
+        assert not any(module._forward_hooks for module in (*graph.modules(), *teacher.modules()))
+        seen: dict[nn.Module, Tensor] = {}
+        for network in (graph, teacher):
+            module = network.get_submodule(names[1])
+            handle = module.register_forward_hook(lambda m, given, result, n=network: seen.__setitem__(n, result))
+            with torch.no_grad():
+                network(images(60, 1))
+            handle.remove()
+        error = float((seen[graph] - seen[teacher]).square().mean() / seen[teacher].var())
+        return error, apart(graph, teacher)
+
+    plain = trained()
+    assert trained(features=3.0)[0] < plain[0]
+    assert trained(logits=3.0)[1] < plain[1]
