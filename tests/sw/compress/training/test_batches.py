@@ -19,6 +19,7 @@ from sw.compress.training.batches import Batches, default_loss, measured, struct
 from sw.compress.training.data import ImageData
 from sw.compress.training.loop import fit
 from sw.compress.training.settings import TrainConfig
+from tests.sw.devices import DEVICES
 
 RULES = [("stem*", Recipe("int8")), ("*", Recipe("msvq", k=8, d=8, n=4, m=8))]
 FAST = TrainConfig(2, lr=1e-3, threads=1)
@@ -48,7 +49,7 @@ def scenes() -> DataLoader[Any]:
 
 
 def both(output: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
-    weights = torch.tensor([1.0, 2.0, 1.0])
+    weights = torch.tensor([1.0, 2.0, 1.0], device=batch["mask"].device)
     return functional.cross_entropy(output["maps"], batch["mask"], weights) + functional.cross_entropy(
         output["scene"], batch["scene"]
     )
@@ -58,21 +59,20 @@ def right_pixels(output: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
     return (output["maps"].argmax(1) == batch["mask"]).float().mean((1, 2))
 
 
-def test_two_outputs_of_a_dictionary(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_two_outputs_of_a_dictionary(device: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     model = Seen().eval()
-    done = msvq.finetune(
-        model, scenes(), scenes(), RULES, TrainConfig(4, lr=3e-3), loss=both, metric=right_pixels, progress=False
-    )
+    given = model, scenes(), scenes(), RULES, TrainConfig(4, lr=3e-3)
+    done = msvq.finetune(*given, loss=both, metric=right_pixels, device=device, progress=False)
     assert done.network is not None
     assert [output.name for output in done.network.outputs] == ["maps", "scene"]
     assert done.report["losses"][-1] < done.report["losses"][0]
     assert done.report["metric_trained"] > done.report["metric_clustered"]
     assert done.report["metric_integers"] == pytest.approx(done.report["metric_trained"], abs=0.02)
     done.write(tmp_path / "net.msvq")
-    found = msvq.evaluate(
-        tmp_path / "net.msvq", scenes(), metric=right_pixels, inputs=lambda batch: batch["image"], progress=False
-    )
+    images: dict[str, Any] = {"metric": right_pixels, "inputs": lambda batch: batch["image"], "device": device}
+    found = msvq.evaluate(tmp_path / "net.msvq", scenes(), **images, progress=False)
     assert found == {"images": 24, "metric": pytest.approx(done.report["metric_integers"])}
     with pytest.raises(CompressError, match="one of them must be chosen, or a metric of all given"):
         msvq.evaluate(tmp_path / "net.msvq", scenes(), progress=False)
