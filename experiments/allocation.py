@@ -17,7 +17,7 @@ from sw.compress.search import loss_sensitivity
 __all__ = ["allocate", "cheapest"]
 
 #: Codeword lengths that are tried, and the bits of an index of each.
-MENU = {8: range(3, 11), 4: range(2, 9), 2: range(1, 7)}
+MENU = {8: range(2, 11), 4: range(2, 9), 2: range(1, 7)}
 
 #: Subvectors of a layer that an error is measured on.
 SUBVECTORS = 1 << 15
