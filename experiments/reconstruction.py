@@ -130,14 +130,14 @@ def subvectors(weight: Tensor, hessian: Tensor, gains: Tensor, recipe: Recipe) -
 
 
 def regularised(hessian: Tensor, samples: int) -> Tensor:
-    """The mean of ``x x^T`` over samples, ``[n, n]``, from their sum.
+    """The mean of ``x x^T`` over samples, ``[n, n]``, from their sum; and more on its diagonal, the fewer they are.
 
-    What few samples say of two inputs together is mostly chance: with as many samples as inputs, half of it counts.
+    What few samples say of two inputs together is mostly chance. The diagonal is added, not mixed in: a weight that is
+    solved for with this matrix is the smaller for it, never the larger.
     """
     n = len(hessian)
     hessian = hessian / samples
-    share = n / (n + samples)
-    hessian = torch.lerp(hessian, torch.diag(hessian.diagonal()), share)
+    hessian = hessian + torch.diag(hessian.diagonal()) * (n / samples)
     return hessian + _DAMPING * hessian.diagonal().mean() * torch.eye(n, device=hessian.device)
 
 
