@@ -16,8 +16,17 @@ from sw.compress.search import loss_sensitivity
 
 __all__ = ["allocate", "cheapest"]
 
-#: Codeword lengths that are tried, and the bits of an index of each.
-MENU = {8: range(2, 11), 4: range(2, 9), 2: range(1, 7)}
+#: What is tried, by the method asked for: method, codeword length, bits of an index. Where signs alone would be most of
+#: a layer's bits, codewords have them.
+MENUS = {
+    "ssvq": (
+        ("vq", 8, range(4, 9)),
+        ("ssvq", 8, range(1, 11)),
+        ("ssvq", 4, range(2, 9)),
+        ("ssvq", 2, range(1, 7)),
+    ),
+    "vq": (("vq", 8, range(4, 12)), ("vq", 4, range(4, 11)), ("vq", 2, range(4, 8))),
+}
 
 #: Subvectors of a layer that an error is measured on.
 SUBVECTORS = 1 << 15
@@ -127,7 +136,7 @@ def allocate(
     sources
         The layers that get codewords.
     recipe
-        Its method.
+        Its method; of signs split off, common codewords serve large layers of few bits.
     room
         Bits of all of them together.
     seed, report
@@ -143,7 +152,11 @@ def allocate(
     for source in sources:
         weight = torch.from_numpy(source.weight).flatten(1).to(device)
         weight, gains = levelled(weight, norms[source.name])
-        own = [dataclasses.replace(recipe, d=d, k=1 << width) for d, widths in MENU.items() for width in widths]
+        own = [
+            dataclasses.replace(recipe, method=method, d=d, k=1 << width)
+            for method, d, widths in MENUS[recipe.method]
+            for width in widths
+        ]
         own = [each for each in own if misfit(source, each) is None]
         reference = medium if medium in own else own[len(own) // 2]
         errors[source.name] = [
@@ -174,7 +187,8 @@ def allocate(
     found = cheapest(choices, room)
     for name, number in found.items():
         bits, loss = choices[name][number]
-        report(f"{name} d={menus[name][number].d} k={menus[name][number].k} {bits} bits, divergence {loss:.4f}")
+        chosen = menus[name][number]
+        report(f"{name} {chosen.method} d={chosen.d} k={chosen.k} {bits} bits, divergence {loss:.4f}")
     return {name: menus[name][number] for name, number in found.items()}
 
 

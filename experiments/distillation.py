@@ -687,7 +687,7 @@ def run(options: argparse.Namespace) -> int:
         "coded_share": coded.weight_count / weights,
         "images": count,
         "allocated": options.allocate,
-        "recipes": {name: [recipe.d, recipe.k] for name, recipe in recipes.items()},
+        "recipes": {name: [recipe.method, recipe.d, recipe.k] for name, recipe in recipes.items()},
         "views": options.views,
         "features": options.features,
         "logits": options.logits,
