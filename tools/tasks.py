@@ -118,6 +118,29 @@ def fewshot_part() -> Iterator[str]:
         )
 
 
+def tries_part() -> Iterator[str]:
+    """What was tried on the images held out, with few images."""
+
+    yield row(
+        "network", "bits", "block outputs", "logits", "signs", "rate", "steps", "reconstructed", "file", "divergence"
+    )
+    yield "|---|---|--:|--:|---|--:|--:|--:|--:|--:|"
+    for run in json.loads((RESULTS / "tries-fewshot.json").read_text())["runs"]:
+        plain = any(recipe[0] == "vq" for recipe in run["recipes"].values())
+        bits = "equal" if not run["allocated"] else "by sensitivity, VQ too" if plain else "by sensitivity"
+        yield row(
+            FEWSHOT[run["network"]],
+            bits,
+            *(f"{run[name]:g}" for name in ("features", "logits")),
+            "learned" if run["learned_signs"] else "fixed",
+            f"{run['lr']:g}",
+            f"{run['steps']:,}",
+            f"{run['reconstructed']['held out']:.0f}",
+            f"{run['integers']['held out']:.0f}",
+            f"{run['distilled']['held out, divergence']:.3f}",
+        )
+
+
 def _case(found: dict[str, Case], size: str, name: str) -> Case | None:
 
     if name != "VQ":
@@ -134,7 +157,8 @@ def table_part(study: str) -> Iterator[str]:
 
 def _parts() -> dict[str, Part]:
     tables = {study: partial(table_part, study) for study in TABLES}
-    return {"answers": answers_part, "taught": taught_part, "fewshot": fewshot_part, **tables}
+    parts = {"answers": answers_part, "taught": taught_part, "fewshot": fewshot_part, "tries-fewshot": tries_part}
+    return {**parts, **tables}
 
 
 _PAGE = Page(PAGE, _parts)
