@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from experiments.distillation import random_grids, recoloured
 from experiments.fastestdet import SIDE, FastestDet, average_precision, boxes_of, load_state
+from experiments.pictures import random_grids, recoloured
 from experiments.vision import Results, Task, as_results
 from sw.compress.methods import CompressError
 

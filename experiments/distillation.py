@@ -1,4 +1,4 @@
-"""What :mod:`experiments.fewshot` does: its networks, its images, distillation, and the whole run."""
+"""What :mod:`experiments.fewshot` does: its networks, distillation, and the whole run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
@@ -25,12 +23,12 @@ from experiments.allocation import allocate
 from experiments.common import chosen_device, machine
 from experiments.finetune import filling_codewords
 from experiments.models import ImageNetMobileNetV2, load_weights
+from experiments.pictures import SIDE, Mosaic, Network, crops, load_images, load_more, load_small, mixed, unlike
 from experiments.reconstruction import reconstruct
 from sw.compress.methods import CompressError, LayerSource, Recipe, misfit
 from sw.compress.network import module_sources
 from sw.compress.ratio import layer_bits, sum_bits
 from sw.compress.sources import load_model
-from sw.compress.training.data import load_data
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.integer import export_integers, read_network, write_network
 from sw.compress.training.modules import (
@@ -41,43 +39,21 @@ from sw.compress.training.modules import (
     load_layers,
 )
 from sw.compress.training.quant import ActivationQuantiser
-from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD, SPLITS
+from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD
 from sw.format.layer import CompressedLayer
 from sw.format.output import staged
 from sw.format.strict_json import json_text
 
 __all__ = [
     "NETWORKS",
-    "Mosaic",
-    "Network",
     "Replayed",
     "accuracy",
     "distil",
     "divergence",
-    "random_grids",
-    "recoloured",
     "relative_groups",
     "run",
     "start",
-    "unlike",
 ]
-
-
-@dataclass(frozen=True)
-class Network:
-    """An ImageNet network with its weights.
-
-    Parameters
-    ----------
-    build
-        From the path of weights, or None for those of an installed package.
-    mean, deviation
-        Of pixels 0..255, of each colour.
-    """
-
-    build: Callable[[Path | None], nn.Module]
-    mean: tuple[float, float, float]
-    deviation: tuple[float, float, float]
 
 
 def _mobilenet(weights: Path | None) -> nn.Module:
@@ -128,80 +104,6 @@ SMALL = 10_000
 
 _BATCH = 50
 
-# Correlation of outlines above which a picture is taken for a copy of an image.
-_COPY = 0.9
-
-
-def _pixels(file: Path, size: int | None) -> NDArray[np.uint8]:
-    """Of an image of 224 x 224; with ``size``, the middle of any image, its shorter side as long as that."""
-    from PIL import Image
-
-    with Image.open(file) as image:
-        picture = image.convert("RGB")
-        if size is not None:
-            scale = size / min(picture.size)
-            picture = picture.resize(
-                [max(size, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC
-            )
-            left, top = (picture.width - size) // 2, (picture.height - size) // 2
-            picture = picture.crop((left, top, left + size, top + size))
-        elif picture.size != (SIDE, SIDE):
-            raise CompressError(f"image {str(file)!r} must be 224 x 224, not {image.width} x {image.height}")
-        return np.asarray(picture)
-
-
-#: Rows and columns of the images.
-SIDE = 224
-
-
-def _normalised(pixels: Sequence[NDArray[np.uint8]], network: Network) -> Tensor:
-    values = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
-    mean, deviation = (torch.tensor(part).reshape(1, 3, 1, 1) for part in (network.mean, network.deviation))
-    return (values - mean) / deviation
-
-
-def load_images(directory: Path, network: Network) -> tuple[Tensor, Tensor]:
-    """Normalised images, float ``[n, 3, 224, 224]``, and their classes.
-
-    Raises
-    ------
-    CompressError
-        The directory has no such images.
-    """
-    files = sorted(path for path in directory.glob("*.jpg") if path.stem.isdigit())
-    if not files:
-        raise CompressError(f"images must be a directory of NNN.jpg, not {str(directory)!r}")
-    images = _normalised([_pixels(file, None) for file in files], network)
-    return images, torch.tensor([int(file.stem) for file in files])
-
-
-def load_more(directory: Path, network: Network) -> Tensor:
-    """All pictures below a directory, resized and cropped to 224 x 224, normalised.
-
-    Raises
-    ------
-    CompressError
-        There is none.
-    """
-    files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
-    if not files:
-        raise CompressError(f"more must be a directory of pictures, not {str(directory)!r}")
-    return _normalised([_pixels(file, SIDE) for file in files], network)
-
-
-def load_small(path: Path) -> NDArray[np.uint8]:
-    """All images of an archive of small ones, without their labels, uint8 ``[n, rows, columns, 3]``.
-
-    Raises
-    ------
-    CompressError
-        It is none.
-    """
-    parts = [load_data(path, split).images for split in SPLITS]
-    if not all(isinstance(part, np.ndarray) and part.shape[1] == 3 for part in parts):
-        raise CompressError(f"small must be an .npz of coloured images, not {str(path)!r}")
-    return np.concatenate(parts).transpose(0, 2, 3, 1)
-
 
 @torch.no_grad()
 def accuracy(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, device: str) -> float:
@@ -221,122 +123,6 @@ def divergence(model: Callable[[Tensor], Tensor], teacher: nn.Module, images: Te
         wanted, found = (network(part.to(device)).log_softmax(1) for network in (teacher, model))
         total += float(functional.kl_div(found, wanted, reduction="sum", log_target=True))
     return total / len(images)
-
-
-def random_grids(count: int, generator: torch.Generator, size: tuple[int, int], device: torch.device) -> Tensor:
-    """Where random crops of images lie, mirrored at random: for ``grid_sample``, ``[count, rows, columns, 2]``.
-
-    Crops take 0.2 to 1 of the area, with sides in ratios of 3:4 to 4:3 of the image's own.
-    """
-
-    def draw() -> Tensor:
-        return torch.rand(count, generator=generator).to(device)
-
-    area, ratio = 0.2 + 0.8 * draw(), (draw() * 2 - 1) * math.log(4 / 3) / 2
-    height, width = ((area.sqrt() * (sign * ratio).exp()).clamp_max(1) for sign in (1, -1))
-    top, left = (draw() * 2 - 1) * (1 - height), (draw() * 2 - 1) * (1 - width)
-    zero = torch.zeros_like(area)
-    mirrored = torch.where(draw() < 0.5, -width, width)
-    matrix = torch.stack([mirrored, zero, left, zero, height, top], dim=1).reshape(-1, 2, 3)
-    return functional.affine_grid(matrix, [count, 1, *size], align_corners=False)
-
-
-def recoloured(views: Tensor, generator: torch.Generator) -> Tensor:
-    """Views in random contrast and brightness."""
-    contrast, brightness = (torch.rand(len(views), 1, 1, 1, generator=generator).to(views.device) for _ in range(2))
-    return views * (0.7 + 0.6 * contrast) + (0.6 * brightness - 0.3)
-
-
-def _crops(images: Tensor, generator: torch.Generator, size: int) -> Tensor:
-    """Random crops in random colours, mirrored at random, of that many rows and columns."""
-    grid = random_grids(len(images), generator, (size, size), images.device)
-    views = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    return recoloured(views, generator)
-
-
-def _mixed(views: Tensor, generator: torch.Generator, mix: float) -> Tensor:
-    """A share of the batches mixed with themselves.
-
-    Of those, half are weighted means of two images (mixup), half have a rectangle of another one (CutMix).
-    """
-    size = views.shape[2]
-    if float(torch.rand((), generator=generator)) >= mix:
-        return views
-    others = views.flip(0)
-    share = float(torch.rand((), generator=generator))
-    if float(torch.rand((), generator=generator)) < 0.5:
-        return torch.lerp(views, others, share)
-    side = round(size * math.sqrt(share))
-    top_cut, left_cut = (int(torch.randint(size - side + 1, (), generator=generator)) for _ in range(2))
-    views = views.clone()
-    views[:, :, top_cut : top_cut + side, left_cut : left_cut + side] = others[
-        :, :, top_cut : top_cut + side, left_cut : left_cut + side
-    ]
-    return views
-
-
-class Mosaic:
-    """Small pictures that images are completed with: a batch's other part, one picture or four to a view.
-
-    A picture of 64 x 64 that is enlarged to 224 x 224 has no fine details; four of them side by side have more.
-
-    Parameters
-    ----------
-    pictures
-        uint8 ``[n, rows, columns, 3]``.
-    network
-        Its pixels' mean and deviation.
-    device
-        Where they are kept.
-    """
-
-    def __init__(self, pictures: NDArray[np.uint8], network: Network, device: str) -> None:
-        self.pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device)
-        self.mean, self.deviation = (
-            torch.tensor(part, device=device).reshape(1, 3, 1, 1) for part in (network.mean, network.deviation)
-        )
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def views(self, count: int, generator: torch.Generator, size: int) -> Tensor:
-        """Random crops, half of them of four pictures."""
-        chosen = torch.randint(len(self), (4, count), generator=generator).to(self.pictures.device)
-        parts = (self.pictures[chosen.flatten()].float() - self.mean) / self.deviation
-        parts = parts.unflatten(0, (4, count))
-        four = torch.cat([torch.cat([parts[0], parts[1]], 3), torch.cat([parts[2], parts[3]], 3)], 2)
-        one = functional.interpolate(parts[0], scale_factor=2, mode="bicubic", align_corners=False)
-        both = torch.cat([four[: count // 2], one[count // 2 :]])
-        return _crops(both, generator, size)
-
-
-def unlike(pictures: NDArray[np.uint8], images: Tensor) -> NDArray[np.bool_]:
-    """Which pictures are no smaller copies of an image: none that it is correlated with by more than 0.9.
-
-    Both are compared as 12 x 12 pixels, the whole picture and its middle: the images may be crops.
-
-    Parameters
-    ----------
-    pictures
-        uint8 ``[n, rows, columns, 3]``.
-    images
-        Normalised.
-    """
-
-    def outlines(values: Tensor) -> Tensor:
-        small = functional.adaptive_avg_pool2d(values, 12).flatten(1)
-        small = small - small.mean(1, keepdim=True)
-        return small / small.norm(dim=1, keepdim=True).clamp_min(1e-6)
-
-    known = outlines(images)
-    found = []
-    for part in np.array_split(pictures, max(1, len(pictures) // 2000)):
-        values = torch.from_numpy(part).permute(0, 3, 1, 2).float()
-        edge = values.shape[2] // 16
-        middle = values[:, :, edge : values.shape[2] - edge, edge : values.shape[3] - edge]
-        likest = torch.stack([(outlines(each) @ known.T).amax(1) for each in (values, middle)]).amax(0)
-        found.append((likest <= _COPY).numpy())
-    return np.concatenate(found)
 
 
 class Replayed:
@@ -472,10 +258,10 @@ def distil(
         if len(order) < own:
             order = torch.randperm(len(images), generator=generator)
         chosen, order = order[:own], order[own:]
-        views = _crops(images[chosen.to(images.device)].to(device), generator, images.shape[2])
+        views = crops(images[chosen.to(images.device)].to(device), generator, images.shape[2])
         if small is not None:
             views = torch.cat([views, small.views(batch // 2, generator, images.shape[2])])
-        views = _mixed(views, generator, mix)
+        views = mixed(views, generator, mix)
         if cuda:
             views = views.contiguous(memory_format=torch.channels_last)
         advance(views)
@@ -585,6 +371,16 @@ def _recipes_of(model: nn.Module, images: Tensor, options: argparse.Namespace) -
     return allocate(model, images.to(options.device), coded, recipe, room, seed=options.seed, report=_say)
 
 
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What a report says of how it was made."""
+    names = ("method", "bits", "views", "features", "logits", "steps", "lr", "batch", "mix", "seed", "threads")
+    return {name: getattr(options, name) for name in names} | {
+        "moving": not options.fixed,
+        "learned_signs": not options.keep_signs,
+        "allocated": options.allocate,
+    }
+
+
 def run(options: argparse.Namespace) -> int:
     """The command, with its options. Returns 0.
 
@@ -630,7 +426,7 @@ def run(options: argparse.Namespace) -> int:
     views = tune
     if options.views:
         generator = torch.Generator().manual_seed(options.seed)
-        more = [_crops(pictures, generator, SIDE) for _ in range(options.views)]
+        more = [crops(pictures, generator, SIDE) for _ in range(options.views)]
         views = torch.cat([pictures, *more])
     recipes = _recipes_of(model, views, options)
     with staged(options.output) as temporary:
@@ -677,29 +473,16 @@ def run(options: argparse.Namespace) -> int:
     coded = sum_bits(layer_bits(layer) for layer in final[1:] if layer.name not in depthwise)
     weights = sum(int(np.prod(layer.shape)) for layer in final)
     report |= {
-        "method": options.method,
-        "moving": not options.fixed,
-        "learned_signs": not options.keep_signs,
-        "bits": options.bits,
+        **_settings(options),
         "bytes": size,
         "ratio_ideal": 32 / coded.per_weight,
         "ratio_whole_file": 4 * weights / size,
         "coded_share": coded.weight_count / weights,
         "images": count,
-        "allocated": options.allocate,
         "recipes": {name: [recipe.method, recipe.d, recipe.k] for name, recipe in recipes.items()},
-        "views": options.views,
-        "features": options.features,
-        "logits": options.logits,
         "more_images": len(pictures) - count,
         "small_images": 0 if small is None else len(small),
         "copies_left_out": copies,
-        "steps": options.steps,
-        "lr": options.lr,
-        "batch": options.batch,
-        "mix": options.mix,
-        "seed": options.seed,
-        "threads": options.threads,
         "losses": losses,
         "seconds": time.perf_counter() - begin,
         "machine": machine(device),

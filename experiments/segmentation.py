@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments.distillation import random_grids, recoloured
 from experiments.models import ImageNetMobileNetV2
+from experiments.pictures import random_grids, recoloured
 from experiments.vision import Results, Task, as_results, learn, save_half
 from sw.compress.methods import CompressError
 from sw.compress.training.evaluation import VOID, evaluate_maps

@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from experiments import distillation, fewshot
 from experiments.allocation import allocate, cheapest
-from experiments.distillation import Mosaic, Network, accuracy, distil, divergence, handed_on, start, unlike
+from experiments.distillation import accuracy, distil, divergence, handed_on, start
 from experiments.models import ImageNetMobileNetV2, InvertedResidual
+from experiments.pictures import Mosaic, Network, unlike
 from experiments.reconstruction import reconstruct
 from sw.compress.methods import Recipe, compress_layers, recipe_bits
 from sw.compress.network import module_sources
