@@ -79,6 +79,7 @@ _ELSEWHERE = {
         "tests/hw/postprocess/test_vector_functions.py",
     ),
     "hw/postprocess/window_walker.py": (
+        "tests/hw/postprocess/test_window_walker.py",
         "tests/hw/postprocess/test_vector_unit.py",
         "tests/hw/postprocess/test_vector_functions.py",
     ),

@@ -11,7 +11,7 @@ from amaranth.lib import data
 from hw.config import AcceleratorConfig, preset
 from hw.control.descriptor import EVENTS, Descriptor, Opcode, VectorOp
 from hw.control.errors import Cause
-from hw.control.sequencer import CommandQueue, EventCounter, Sequencer
+from hw.control.sequencer import CHECK_CYCLES, SETTLE_CYCLES, CommandQueue, EventCounter, Sequencer
 
 TINY = preset("ews-msvq-tiny")
 TILE = {
@@ -494,6 +494,33 @@ def test_a_program_ends_after_seven_cycles_of_rest_and_a_reset_of_eight(simulate
             await ctx.tick()
         assert ctx.get(dut.o_done)
         assert (stops, resets) == (16, 8)
+
+    simulate(dut, bench)
+
+
+def test_rest_is_counted_from_the_verdict_on(simulate) -> None:
+    """Also where all is still before: from the last word's cycle on, its check and then seven cycles of rest."""
+    dut = Sequencer(TINY.override(["word_width=512"]))
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.i_quiet, 1)
+        ctx.set(dut.i_descriptors, 1)
+        ctx.set(dut.o_descriptor_request.ready, 1)
+        ctx.set(dut.i_words.valid, 1)
+        ctx.set(dut.i_words.payload, int.from_bytes(Descriptor(Opcode.END).pack(), "little"))
+        ctx.set(dut.i_start, 1)
+        await ctx.tick()
+        ctx.set(dut.i_start, 0)
+        while not ctx.get(dut.i_words.ready):
+            await ctx.tick()
+        await ctx.tick()
+        cycles = 0
+        while not ctx.get(dut.o_stop):
+            assert cycles < 50
+            cycles += 1
+            await ctx.tick()
+        assert cycles == (CHECK_CYCLES + 1) + (SETTLE_CYCLES + 1)
+        assert SETTLE_CYCLES == 7
 
     simulate(dut, bench)
 
