@@ -665,8 +665,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             for number, _ in enumerate(pool.map(lambda key: kept.run(key, folder / "failures"), jobs), 1):
                 if number % len(names) == 0 or number == len(jobs):
-                    # All that has been tried, also with other options.
-                    report = _report(kept.found.values(), names, options.seed)
+                    # All that has been tried, also with other options, or where there were other packages.
+                    known = {*names, *(reader for reader, _, _ in kept.found)}
+                    report = _report(kept.found.values(), [x for x in READERS if x in known], options.seed)
                     write_text(folder / "fuzz.json", json_text(report))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -674,8 +675,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.publish:
         write_text(COMMITTED, json_text(report))
         write_text(PAGE, write_parts(PAGE.read_text(), {"fuzz": lambda: table(report)}, PAGE.name))
-    failures = sum(len(entry["failures"]) for entry in report["readers"].values())
-    print(f"{report['inputs']} inputs, {len(names)} readers, {failures} failures")
+    failures = sum(len(report["readers"][name]["failures"]) for name in names)
+    inputs = sum(report["readers"][name]["inputs"] for name in names)
+    print(f"{inputs} inputs, {len(names)} readers, {failures} failures")
     return int(failures > 0)
 
 
