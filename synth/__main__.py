@@ -1,7 +1,7 @@
 """``python -m synth``: area by block and delays of the variants, into build/synth/area.json, timing.json and .md.
 
 The array with its decoder of every variant (:data:`MATRIX`), all of the accelerator of some (:data:`WHOLE`), and the
-delay of each block of :data:`synth.timing.PRESETS`. With ``--preset`` the areas of those alone.
+delays of :data:`synth.timing.PRESETS`, section by section. With ``--preset`` the areas of those alone.
 """
 
 from __future__ import annotations
@@ -18,8 +18,17 @@ from synth.libraries import STORAGES, LibraryParser, clock_gating
 
 __all__ = ["MATRIX", "WHOLE", "main"]
 
-#: Presets of which ``make synth`` reports array and decoder: all variants, and those that differ from one in a field.
-MATRIX = tuple(f"{name}-{size}" for size in (16, 64) for name in (*VARIANTS, "ews-msvq-full", "ews4", "ews-msvq4"))
+#: Variants of MVQ table 7, and the best of ours.
+_PAPER = ("ws", "ws-cms", "ews", "ews-c", "ews-cm", "ews-cms", "ews-msvq")
+
+#: All variants, and those that differ from one in a field.
+_ALL = (*VARIANTS, "ews-msvq-full", "ews4", "ews-msvq4")
+
+#: Presets of which ``make synth`` reports array and decoder; of the size 32 those of the paper's table.
+MATRIX = (
+    *(f"{name}-{size}" for size, names in ((16, _ALL), (32, _PAPER), (64, _ALL)) for name in names),
+    *("ews-cms-500mhz", "ews-msvq-500mhz", "ews-msvq4-500mhz"),
+)
 
 #: Those of which it reports what is around the array, too.
 WHOLE = tuple(
@@ -91,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     reports[name] = replace(reports[name], units=units, memory_bits=bits)
             # Delays know no latches.
             style = "gated" if gating else "flipflop"
-            timed = {} if options.preset else {name: configs[name] for name in timing.PRESETS}
+            names = () if options.preset else timing.PRESETS
+            timed = {name: preset(name).override([*gating, *options.set]) for name in names}
             delays = {}
             for name, config in timed.items():
                 if not _has_bus(config):
@@ -100,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 delays[name] = timing.delays(config, library, progress=partial(step, task=task), style=style)
         paths = write(reports, library, options.storage, options.folder)
         if delays:
-            paths += timing.write(delays, configs, library, timing.CLOCK, options.folder, style)
+            paths += timing.write(delays, timed, library, timing.CLOCK, options.folder, style)
     except (ConfigError, LibraryError, OpenSTAError, YosysError, ValueError) as error:
         parser.error(str(error))
     except OSError as error:

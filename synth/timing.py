@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 __all__ = ["CLOCK", "MARGIN", "PRESETS", "Delay", "delays", "main", "markdown", "write"]
 
 #: What is timed by default.
-PRESETS = ("ews-64", "ews-cms-64", "ews-msvq-64", "ews-msvq-full-64", "ews4-64", "ews-msvq4-64")
+PRESETS = (
+    *("ews-64", "ews-cms-64", "ews-msvq-64", "ews-msvq-full-64", "ews4-64", "ews-msvq4-64"),
+    *("ews-cms-500mhz", "ews-msvq-500mhz", "ews-msvq4-500mhz"),
+)
 
 #: Clock cycle in ps: 500 MHz.
 CLOCK = 2000.0

@@ -208,6 +208,11 @@ def condense_timing(report: dict[str, Any]) -> dict[str, Any]:
     return {key: report[key] for key in ("library", "clock", "margin", "storage", "tools")} | {"presets": presets}
 
 
+def conditions(report: dict[str, Any]) -> str:
+    """What areas or delays were made with: library, how registers are kept, and the synthesiser."""
+    return f"Library {report['library']['name']}, registers: {report['storage']}, Yosys {report['tools']['yosys']}"
+
+
 def _to_base(value: float, base: float) -> str:
     return f"{100 * (value / base - 1):+.1f} %"
 
@@ -253,14 +258,13 @@ def whole_table(report: dict[str, Any]) -> Iterator[str]:
     memories = [sum(values["memory_bits"].values()) / 8192 for values in presets.values()]
     yield row("static memories, KiB", *(f"{size:,.0f}" for size in memories))
     yield ""
-    yield f"Library {report['library']['name']}, cells alone; static memories are macros."
+    yield f"{conditions(report)}, cells alone; static memories are macros."
 
 
 def delay_table(report: dict[str, Any]) -> Iterator[str]:
     """The slowest section of each preset."""
-    # Results from before there was a margin are ABC's estimates.
-    margin = report.get("margin")
-    limit = report["clock"] * (1 - (margin or 0.0))
+    margin = report["margin"]
+    limit = report["clock"] * (1 - margin)
     yield row("delays", "slowest section", "ps", "second slowest", "ps", f"beyond {limit:,.0f} ps")
     yield "|---|---|--:|---|--:|--:|"
     for name, sections in report["presets"].items():
@@ -269,14 +273,10 @@ def delay_table(report: dict[str, Any]) -> Iterator[str]:
         late = sum(delay > limit for delay in sections.values())
         yield row(f"`{name}`", *figures, f"{late} of {len(sections)}")
     yield ""
-    library = report["library"]["name"]
-    if margin is None:
-        yield f"ABC's estimates for library {library}, without flip-flops and wires."
-    else:
-        yield (
-            f"Library {library}, registers: {report['storage']}; from register to register, with buffers and wires. "
-            f"{limit:,.0f} ps are {1 - margin:.0%} of the clock cycle; the rest is for clock tree and layout."
-        )
+    yield (
+        f"{conditions(report)}; from register to register, with buffers and wires, the longer of two opinions. "
+        f"{limit:,.0f} ps are {1 - margin:.0%} of the clock cycle; the rest is for clock tree and layout."
+    )
 
 
 def area_table(report: dict[str, Any]) -> Iterator[str]:
@@ -300,9 +300,8 @@ def area_table(report: dict[str, Any]) -> Iterator[str]:
             _to_base(values["without_crf"], base["without_crf"]) if values is not base else "",
             _to_base(paper - crf, paper_base) if paper and variant not in ("ws", "ews") else "",
         )
-    library, storage, yosys = report["library"]["name"], report["storage"], report["tools"]["yosys"]
     yield ""
-    yield f"Library {library}, registers: {storage}, Yosys {yosys}, cells alone."
+    yield f"{conditions(report)}, cells alone."
 
 
 def choices_part() -> Iterator[str]:

@@ -86,7 +86,8 @@ def _read(name: str) -> Any:
 
 
 def _area(size: int) -> Figure:
-    presets = _read("area-nangate45_typ")["presets"]
+    report = _read("area-nangate45_typ")
+    presets = report["presets"]
     names = [name for name in presets if name.endswith(f"-{size}")]
     blocks = dict.fromkeys(block for name in names for block in presets[name]["blocks"])
     # The largest apart, the others together: eight colours are as many as can be told from each other.
@@ -102,7 +103,8 @@ def _area(size: int) -> Figure:
     groups = [name.removesuffix(f"-{size}") for name in names]
     return Figure(
         f"area-{size}", title, bars(title, "kNAND2", groups, series, stacked=True),
-        "Array and decoder in Nangate 45 nm, cells alone. The codebook's registers (CRF) decide at 16 x 16.",
+        "Array and decoder, cells alone. The codebook's registers (CRF) decide at 16 x 16. "
+        f"{readme.conditions(report)}.",
         {"presets": names, "kNAND2": series}, "area-nangate45_typ.json", "make synth LIB=cells.lib",
     )  # fmt: skip
 
@@ -137,7 +139,8 @@ def _energy(size: int) -> Figure:
 
 
 def _steps(size: int) -> Figure:
-    areas = _read("area-nangate45_typ")["presets"]
+    report = _read("area-nangate45_typ")
+    areas = report["presets"]
     found = papers.runs()
     preset_of = {title: name for name, title in papers.VARIANTS.items()}
     energies = papers.efficiencies("ResNet-18", size)
@@ -159,8 +162,28 @@ def _steps(size: int) -> Figure:
     title = f"Each step from WS to EWS-MSVQ, {size} x {size}"
     return Figure(
         f"steps-{size}", title, bars(title, "times WS", STEPS, series),
-        "Less is better. ResNet-18 without its first and last layer, bus of 64 bits; area with codebooks.",
+        "Less is better. ResNet-18 without its first and last layer, bus of 64 bits; area with codebooks. "
+        f"{readme.conditions(report)}.",
         {"steps": STEPS, **series}, "area-nangate45_typ.json, papers.json", "make synth LIB=cells.lib; make papers",
+    )  # fmt: skip
+
+
+def _clock() -> Figure:
+    report = _read("timing-nangate45_typ")
+    limit = report["clock"] * (1 - report["margin"])
+    slowest = {
+        name: max(sections, key=lambda section: sections[section]) for name, sections in report["presets"].items()
+    }
+    series: dict[str, list[float | None]] = {
+        "slowest section": [report["presets"][name][section] for name, section in slowest.items()],
+        "second slowest": [sorted(report["presets"][name].values())[-2] for name in slowest],
+    }
+    title = f"Delays beside the {limit:,.0f} ps of {1e6 / report['clock']:,.0f} MHz less a tenth"
+    return Figure(
+        "clock", title, bars(title, "ps", list(slowest), series),
+        "From register to register with wires and buffers, the longer of two opinions. "
+        f"{readme.conditions(report)}.",
+        {"limit": limit, "slowest": slowest, **series}, "timing-nangate45_typ.json", "make synth LIB=cells.lib",
     )  # fmt: skip
 
 
@@ -255,7 +278,7 @@ def _front() -> Figure:
     front = [{name: row[name] for name in (*axes, *report["objectives"])} for row in report["points"] if row["front"]]
     text = (
         f"{len(report['points'])} instances by {' and '.join(report['objectives'])}, library"
-        f" {report['library']['name']};"
+        f" {report['library']['name']}, Yosys {report['tools']['yosys']};"
         f" those that no other one beats: {len(front)}."
     )
     sweep = " ".join(f"--sweep {axis}" for axis in report["sweep"])
@@ -282,7 +305,7 @@ def _accuracy(study: str, network: str) -> Figure:
 def figures() -> list[Figure]:
     """All pictures, in the order of the page."""
     found = [_steps(64), _speed(), _energy(64), _area(64), _roofline(), _front(), _efficiency("ResNet-18"), _buses()]
-    found += [_energy(16), _area(16), _steps(16), _accuracy("table3-resnet18", "ResNet-18 on CIFAR-10")]
+    found += [_energy(16), _area(16), _steps(16), _clock(), _accuracy("table3-resnet18", "ResNet-18 on CIFAR-10")]
     return sorted(found, key=lambda figure: not figure.svg)
 
 

@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 import synth.__main__
-from hw.config import preset
+from hw.config import PRESETS, preset
 from hw.generate import to_rtlil
 from hw.memory.register_file import RegisterFile
 from hw.postprocess.requantiser import PARAMETERS
@@ -23,7 +23,7 @@ from synth.__main__ import main
 from synth.flow import Synthesiser, _adder_map
 from synth.generic import generic
 from synth.liberty import LibraryError
-from synth.report import UNITS, AreaReport, BlockArea, area, markdown, unit_area, unit_areas, write
+from synth.report import PAPER, UNITS, AreaReport, BlockArea, area, markdown, unit_area, unit_areas, write
 
 # The generic cells as Verilog, for equivalence checks.
 FA = "module FA (input A, B, C, output S, CO); assign {CO, S} = A + B + C; endmodule\n"
@@ -252,6 +252,14 @@ def test_report_shows_what_the_vector_functions_add() -> None:
         "| **all logic** | **1.8000** | **2.0500** | **0.2500** |",
     ]
     assert "What the functions" not in markdown({"ews-tiny": report("ews-tiny", sequencer=1.0), "full": full}, "latch")
+
+
+def test_reported_presets() -> None:
+    """Every array of the paper's table of areas is among them."""
+    reported = set(synth.__main__.MATRIX)
+    assert {f"{variant}-{size}" for variant, sizes in PAPER.items() for size in sizes} <= reported
+    assert reported | set(synth.__main__.WHOLE) | set(timing.PRESETS) <= set(PRESETS)
+    assert set(synth.__main__.WHOLE) <= reported
 
 
 def test_command_line_reports_all(tmp_path, monkeypatch, capsys) -> None:

@@ -49,3 +49,10 @@ def test_links_lead_to_files() -> None:
 
 def test_the_front_page_is_short() -> None:
     assert len(readme.README.read_text().splitlines()) <= 120
+
+
+@pytest.mark.parametrize("name", ["area", "whole"])
+def test_areas_and_delays_say_what_they_were_made_with(name: str) -> None:
+    tables = len(re.findall(r"^\|-", part(name), re.MULTILINE))
+    said = re.findall(r"^Library \w+, registers: (?:flipflop|gated|latch), Yosys [\d.]+[,;]", part(name), re.MULTILINE)
+    assert len(said) == tables > 0
