@@ -154,7 +154,7 @@ def table7() -> Rows:
         "- Ours keeps the CRF of 512 x 16 bytes in flip-flops with read ports of gates: at 16 x 16 that is most"
         " of it.\n"
         "- The paper says register files, not how they are built; `make synth` with `--storage latch` is smaller.\n"
-        "- Empty: not measured. The paper has no WS-CMS and no MSVQ there; of C and CM it has one figure, ours"
+        "- The paper has no WS-CMS and no MSVQ there; of C and CM it has one figure, ours"
         " has both."
     )
 
