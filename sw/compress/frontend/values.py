@@ -326,7 +326,7 @@ class ValueRaiser(Raiser):
         # Of one type: mypy would take seconds for what their union makes of builtins.slice.
         given: list[Any] = [*node.args[1:], *[0, 0, None, 1][len(node.args) - 1 :]]
         axis, first, last, step = given
-        source = node.args[0]
+        source = cast(fx.Node, node.args[0])
         before = self.value(source)
         shape = shape_of(source) or ()
         rank, axis = len(shape), axis % max(len(shape), 1)
