@@ -16,10 +16,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.vision import Study, cases_of, main_of
+
 if TYPE_CHECKING:
-    from experiments.vision import Study
+    from experiments.vision_runs import Task
 
 __all__ = ["main"]
+
+#: Layers whose sums are results.
+LAST = ("head",)
+
+
+def _task(options: argparse.Namespace) -> Task:
+    # PyTorch takes seconds: --help and bad options must not wait for it.
+    from experiments.segmentation import load
+
+    return load(options)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,15 +42,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def study() -> Study:
     """What is compared."""
-    from experiments.segmentation import LAST, load
-    from experiments.vision import Study, cases_of
-
     return Study(
         name="camvid",
         cases=cases_of("19x", 32 / 19),
         last=LAST,
         steps=400,
-        task=load,
+        task=_task,
         add_options=_add_options,
         figure="miou",
         heading="mIoU",
@@ -55,8 +64,6 @@ def study() -> Study:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
-    from experiments.vision import main_of
-
     return main_of(study(), __doc__, arguments)
 
 

@@ -16,13 +16,10 @@ from torch.nn import functional
 
 from experiments.fastestdet import SIDE, FastestDet, average_precision, boxes_of, load_state
 from experiments.pictures import random_grids, recoloured
-from experiments.vision import Results, Task, as_results
+from experiments.vision_runs import Results, Task, as_results
 from sw.compress.methods import CompressError
 
-__all__ = ["LAST", "load", "load_images"]
-
-#: Layers whose sums are results.
-LAST = tuple(f"detect_head.{name}_layers.conv5x5.3" for name in ("obj", "reg", "cls"))
+__all__ = ["load", "load_images"]
 
 #: Every so many training images, one is held out.
 HELD_OUT = 5

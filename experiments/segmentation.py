@@ -17,19 +17,16 @@ from torch.nn import functional
 
 from experiments.models import ImageNetMobileNetV2
 from experiments.pictures import random_grids, recoloured
-from experiments.vision import Results, Task, as_results, learn, save_half
+from experiments.vision_runs import Results, Task, as_results, learn, save_half
 from sw.compress.methods import CompressError
 from sw.compress.training.evaluation import VOID, evaluate_maps
 from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD
 from sw.format.strict_json import json_text
 
-__all__ = ["CLASSES", "LAST", "SIZE", "MobileNetSegmenter", "load", "load_part"]
+__all__ = ["CLASSES", "SIZE", "MobileNetSegmenter", "load", "load_part"]
 
 #: Classes of CamVid; rows and columns of the images.
 CLASSES, SIZE = 11, (288, 384)
-
-#: The layer whose sums are the logits.
-LAST = ("head",)
 
 _BATCH = 16
 

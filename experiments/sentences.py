@@ -19,7 +19,7 @@ from torch.nn import functional
 from experiments.case import Case
 from experiments.common import chosen_device, machine, spread, write_report
 from experiments.finetune import rules_for
-from experiments.vision import learn
+from experiments.vision_runs import learn
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.network import module_sources
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits

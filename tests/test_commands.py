@@ -30,11 +30,14 @@ SLOW = (
 #: Every command, with arguments that it takes.
 COMMANDS = {
     "demo": "",
+    "experiments.camvid": "",
+    "experiments.detect": "",
     "experiments.dinov2": "state.pt out.pt",
     "experiments.distil": "dinov2-s",
     "experiments.fewshot": "mobilenetv2 --images . -o out.msvq",
     "experiments.gpt": "report",
     "experiments.images": ". out.npz",
+    "experiments.minilm": "",
     "experiments.narrow": "resnet20",
     "experiments.signs": "vit",
     "experiments.table3": "resnet18",

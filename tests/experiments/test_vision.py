@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments import camvid, detect, detection, segmentation, vision
+from experiments import camvid, detect, detection, segmentation, vision_runs
 from experiments.fastestdet import FastestDet, average_precision, boxes_of, load_state, overlaps, plan, suppress
-from experiments.vision import Study, Task, as_results, cases_of, learn, main_of
+from experiments.vision import Study, cases_of, main_of
+from experiments.vision_runs import Task, as_results, learn
 from sw.compress.methods import CompressError
 from sw.compress.training.integer import read_network
 
@@ -336,7 +337,7 @@ def test_a_study_goes_the_whole_way_and_on_from_its_files(
     table = (tmp_path / "small.md").read_text()
     assert "All layers at 8 bit, not trained: 99." in table or "All layers at 8 bit, not trained: 100." in table
     assert table.count("\n| 10x") == len(study.cases)
-    monkeypatch.setattr(vision, "_compress", lambda *given: pytest.fail("a run was made anew"))
+    monkeypatch.setattr(vision_runs, "_compress", lambda *given: pytest.fail("a run was made anew"))
     assert run_small(study, tmp_path) == 0
     assert run_small(study, tmp_path, "--report-only") == 0
     assert (tmp_path / "small.md").read_text() == table
