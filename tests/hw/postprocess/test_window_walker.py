@@ -16,9 +16,9 @@ FIELDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("full", [False, True])
-def test_the_first_tap_comes_as_soon_as_the_factors_are_through(full: bool, simulate) -> None:
-    config = preset("ews-msvq-full-tiny" if full else "ews-cms-tiny")
+@pytest.mark.parametrize("every_function", [False, True])
+def test_the_first_tap_comes_as_soon_as_the_factors_are_through(every_function: bool, simulate) -> None:
+    config = preset("ews-msvq-full-tiny" if every_function else "ews-cms-tiny")
     dut = WindowWalker(config)
 
     async def bench(ctx) -> None:
