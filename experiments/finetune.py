@@ -173,7 +173,7 @@ def compress(
             sensitivity=sensitivity,
             keep=KEPT_8BIT,
             requantised=True,
-            metadata=file_metadata(model, images.cpu()),
+            metadata=file_metadata(model, images.cpu())[0],
             threads=threads,
             device=device,
             progress=progress,

@@ -29,11 +29,24 @@ TEST = 360
 
 
 def digits_data() -> tuple[ImageData, ImageData]:
-    """Training and test images, the three colours equal, values 0..255."""
-    import numpy as np
-    from sklearn.datasets import load_digits
+    """Training and test images, the three colours equal, values 0..255.
 
+    Raises
+    ------
+    sw.compress.methods.CompressError
+        scikit-learn is not installed.
+    """
+    import numpy as np
+
+    from sw.compress.methods import CompressError
     from sw.compress.training.data import ImageData
+
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise CompressError(
+            "network 'digits' needs scikit-learn, which has its images: pip install scikit-learn"
+        ) from None
 
     found: Any = load_digits()
     # 0..16 in the data set.
@@ -110,12 +123,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--preset", choices=PRESETS, default="ews-msvq-fpga")
     options = parser.parse_args(arguments)
 
-    done = train_digits(preset(options.preset), progress=sys.stderr.isatty())
-    done.write(options.output)
-    for name, value in done.report.items():
-        if isinstance(value, int | float):
-            print(f"{name}: {value:.2f}")
-    return 0
+    from sw.command_line import check_folders, exit_status
+
+    def run() -> None:
+        check_folders(str(options.output))
+        done = train_digits(preset(options.preset), progress=sys.stderr.isatty())
+        done.write(options.output)
+        for name, value in done.report.items():
+            if isinstance(value, int | float):
+                print(f"{name}: {value:.2f}")
+
+    return exit_status(parser.prog, run)
 
 
 if __name__ == "__main__":

@@ -237,6 +237,7 @@ def _run(options: argparse.Namespace) -> int:
     from sw.command_line import check_folders
     from sw.executor import execute
     from sw.program import read_program
+    from sw.run import read_images
 
     if options.baud < 1:
         raise BoardError(f"baud must be at least 1, not {options.baud}")
@@ -246,11 +247,16 @@ def _run(options: argparse.Namespace) -> int:
         check_folders(str(options.output))
     program = None if options.program is None else read_program(options.program)
     inputs = []
-    for path in options.inputs:
-        try:
-            inputs.append(np.load(path, allow_pickle=False))
-        except (OSError, ValueError) as error:
-            raise BoardError(f"cannot read {str(path)!r}: {error}") from None
+    if program is not None:
+        if len(options.inputs) != len(program.inputs):
+            raise BoardError(f"the program takes {len(program.inputs)} inputs, not {len(options.inputs)}")
+        for path, entry in zip(options.inputs, program.inputs, strict=True):
+            if path.suffix != ".npy":
+                raise BoardError(f"{path}: an input must be a .npy file")
+            images = read_images(str(path), entry)
+            if len(images) > 1:
+                raise BoardError(f"{path}: must be one image, not {len(images)}")
+            inputs.append(images[0])
     expected: dict[str, Any] = {}
     if program is not None:
         # Before the port: an input that does not fit is refused at once.
@@ -281,14 +287,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--baud", type=int, default=BAUD, help="as the board was built for (%(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE.npz", help="write the outputs")
     parser.add_argument("program", nargs="?", metavar="PROGRAM", help="of the compiler, for the board's instance")
-    parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT.npy", help="int8 [C, rows, columns], one each")
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        type=Path,
+        metavar="INPUT.npy",
+        help="[C, rows, columns], int8 or normalised float; one each",
+    )
     options = parser.parse_args(arguments)
 
     from sw.program import ProgramError
+    from sw.run import RunError
 
     try:
         return _run(options)
-    except (BoardError, ProgramError, OSError) as error:
+    except (BoardError, ProgramError, RunError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
 

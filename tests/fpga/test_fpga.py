@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import re
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from fpga.__main__ import main
+from fpga.digits import main as digits_main
 from fpga.flow import TOP, Built, sources
 from fpga.host import Board, BoardError, Report
 from fpga.host import main as host_main
@@ -27,6 +29,7 @@ from hw.control.descriptor import BYTES, Opcode
 from sw.compiler.compile import compile_layer
 from sw.executor import execute
 from sw.format.example import random_layer
+from sw.program import write_program
 from tests.fpga.model import BoardModel, check
 
 CONFIG_NAME = "ews-msvq-tiny"
@@ -318,6 +321,47 @@ def test_host_refuses_before_the_port(arguments: list[str], message: str, capsys
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [
+        ("int8", "cannot open '/dev/none'"),
+        ("float32", "cannot open '/dev/none'"),
+        ("int64", "values must be int8 or float, not int64"),
+    ],
+)
+def test_host_takes_what_the_command_run_takes(
+    dtype: str, message: str, image: BoardImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (entry,) = image.program.inputs
+    entry = dataclasses.replace(entry, tensor=dataclasses.replace(entry.tensor, scale=0.5))
+    program = dataclasses.replace(image.program, inputs=(entry,))
+    write_program(str(tmp_path / "net.prog"), program)
+    np.save(tmp_path / "image.npy", np.ones(entry.shape, dtype))
+    paths = [str(tmp_path / name) for name in ("net.prog", "image.npy")]
+    assert host_main(["--port", "/dev/none", *paths]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert host_main(["--port", "/dev/none", *paths, paths[1]]) == 2
+    assert "the program takes 1 inputs, not 2" in capsys.readouterr().err
+    assert host_main(["--port", "/dev/none", paths[0], "image.png"]) == 2
+    assert "image.png: an input must be a .npy file" in capsys.readouterr().err
+
+
+def test_digits_without_their_library_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setattr("fpga.flow.check_tools", lambda: None)
+    said = "network 'digits' needs scikit-learn, which has its images: pip install scikit-learn\n"
+    assert digits_main([str(tmp_path / "digits.msvq")]) == 2
+    assert capsys.readouterr().err == f"python -m fpga.digits: {said}"
+    with pytest.raises(SystemExit) as stopped:
+        main(["--board", "ulx3s-85f", "--network", "digits", "-o", str(tmp_path / "board")])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.endswith(said)
 
 
 @pytest.mark.parametrize("bits", [2, 4])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
 import sys
@@ -99,15 +100,22 @@ def _run(options: argparse.Namespace) -> int:
     with ExitStack() as files:
         output = files.enter_context(staged(options.output)) if options.output is not None else None
         sensitivity = metadata = None
+        tied = {} if model is None else tied_layers(model)
+        every = list(sources)
         if model is not None and options.data:
-            sensitivity, metadata = _measured(model, sources, options)
+            sensitivity, metadata, calls = _measured(model, sources, options)
+            # Of a module that is called twice the file has two layers. What it costs to change its weight is known.
+            named = {source.name: source for source in sources}
+            every += [dataclasses.replace(named[owner], name=name) for name, owner in calls.items()]
+            sensitivity |= dict.fromkeys(calls, 0.0)
+            tied |= {name: tied.get(owner, owner) for name, owner in calls.items()}
         plan = search(
-            sources,
+            every,
             options.bytes if metadata is None else options.bytes - SLACK,
             candidates=candidates,
             sensitivity=sensitivity,
             keep=options.keep,
-            tied={} if model is None else tied_layers(model),
+            tied=tied,
             uniform_bits=options.uniform_bits,
             requantised=metadata is not None,
             metadata=metadata,
@@ -116,6 +124,8 @@ def _run(options: argparse.Namespace) -> int:
             progress=not options.quiet,
         )
         versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
+        own = {source.name for source in sources}
+        plan = dataclasses.replace(plan, recipes={name: row for name, row in plan.recipes.items() if name in own})
         content = plan_json(
             plan, network=options.network, budget=options.bytes, sensitivity=sensitivity, versions=versions
         )
@@ -139,8 +149,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _measured(
     model: nn.Module, sources: Sequence[LayerSource], options: argparse.Namespace
-) -> tuple[dict[str, float], dict[str, Any] | None]:
-    """Sensitivities, and what the file of fine-tuning will have beside the layers."""
+) -> tuple[dict[str, float], dict[str, Any] | None, dict[str, str]]:
+    """Sensitivities, and what the file of fine-tuning will have beside the module's layers (:func:`file_metadata`)."""
     import torch
 
     from sw.compress.kmeans_gpu import device_kind
@@ -158,11 +168,11 @@ def _measured(
     if not options.layers_alone:
         check_integer_form(model, [], images)
     layers, _ = compress_network(sources, REFERENCE, threads=options.threads, progress=not options.quiet)
-    metadata = file_metadata(model, images)
+    metadata, calls = file_metadata(model, images)
     if metadata is not None:
         metadata |= about(data)
     images = images.to(options.device)
-    return loss_sensitivity(model.to(options.device), layers, images, progress=not options.quiet), metadata
+    return loss_sensitivity(model.to(options.device), layers, images, progress=not options.quiet), metadata, calls
 
 
 if __name__ == "__main__":

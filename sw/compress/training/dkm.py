@@ -121,7 +121,8 @@ class DkmDecoder(WeightDecoder):
         return torch.where(seen, sums / attention.clamp_min(1e-6), codebook)
 
     def forward(self) -> Tensor:
-        if not self.training:
+        # The codebook follows from the weight, and stays where that is not trained.
+        if not (self.training and self.weight.requires_grad):
             _, codebook, assignments = self._hard()
             return self._ungrouped(codebook[assignments])
         with torch.autocast(self.weight.device.type, enabled=False):

@@ -319,6 +319,7 @@ def finetune(
     ----------
     model
         Trained, in floats. Changed; one of another precision computes in float32 from then on, and so do its inputs.
+        A layer whose weight has ``requires_grad=False`` is compressed, and then stays as it is; so do biases and norms.
     train, test
         To train on, and to measure: images, or loaders (:class:`sw.compress.training.batches.Batches`). Of a test
         loader without length, ``epoch_steps`` batches count.
@@ -356,6 +357,11 @@ def finetune(
     """
     device_kind(device)
     model.to(device)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise CompressError(
+            "every parameter has requires_grad=False, so there is nothing to train: set it to True where the network is"
+            " to learn, or calibrate, which does not train"
+        )
     other = in_float32(model)
     parts = [data if isinstance(data, ImageData) else Batches(data, model, inputs) for data in (train, test)]
     for part in parts:

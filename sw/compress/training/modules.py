@@ -78,6 +78,7 @@ def fold_parametrisations(model: nn.Module) -> None:
             continue
         training = module.training
         module.eval()
+        learns = _learns(module)
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, WeightNorm):
                 remove_weight_norm(module, hook.name)
@@ -89,6 +90,17 @@ def fold_parametrisations(model: nn.Module) -> None:
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         module.train(training)
+        if not isinstance(module.weight, nn.Parameter):
+            # What comes from parameters that are not trained is left as a plain attribute.
+            value = module.weight
+            del module.weight
+            module.weight = nn.Parameter(value)
+        module.weight.requires_grad_(learns)
+
+
+def _learns(layer: nn.Module) -> bool:
+    """Whether the weight of a layer, or what it is computed from, is to be trained."""
+    return any(value.requires_grad for name, value in layer.named_parameters() if name != "bias")
 
 
 def convert(
@@ -112,7 +124,7 @@ def convert(
     (:func:`sw.compress.training.permutation.permute_network`). Layers that share one weight share what becomes of it:
     the recipe of the first of them, one codebook, one set of assignments. A layer whose weight is computed from other
     parameters gets its value (:func:`fold_parametrisations`); one with hooks or a forward of its own keeps them
-    (:class:`DecodedModule`).
+    (:class:`DecodedModule`). What stands for a weight without ``requires_grad`` is not trained, either.
 
     Parameters
     ----------
@@ -147,8 +159,8 @@ def convert(
     Raises
     ------
     CompressError
-        The model has no layer, a weight is NaN or infinite, or assignments are to move among codewords that layers
-        share.
+        The model has no layer, a weight is NaN or infinite, assignments are to move among codewords that layers share,
+        or layers share codewords of which some are trained and some are not.
     """
     model = unwrapped(model)
     fold_parametrisations(model)
@@ -161,6 +173,8 @@ def convert(
     for (d, seed), names in permuted.items():
         permute_network(model, d, images=images, seed=seed, layers=names, progress=progress)
         sources = _sources(model, order)
+    learning = [_learns(model.get_submodule(source.name)) for source in sources]
+    _check_shared(sources, recipes, learning)
     # Layers of one weight are compressed once.
     owners = _owners(model, sources)
     chosen = [i for i, owner in enumerate(owners) if owner == i]
@@ -190,9 +204,27 @@ def convert(
         else:
             decoders[i] = CodebookDecoder(layer, weight, alpha=alpha, learn_signs=learn_signs)
     share_codebooks(list(decoders.values()))
+    for i, decoder in decoders.items():
+        if not learning[i]:
+            decoder.requires_grad_(False)
     for source, owner in zip(sources, owners, strict=True):
         replace_layer(model, source, decoders[owner])
     return compressed_layers(model)
+
+
+def _check_shared(sources: Sequence[LayerSource], recipes: Sequence[Recipe], learning: Sequence[bool]) -> None:
+    """Refuse a codebook of several layers of which some are trained and some are not."""
+    first: dict[Recipe, tuple[str, bool]] = {}
+    for source, recipe, learns in zip(sources, recipes, learning, strict=True):
+        if recipe.scope != "crosslayer" or misfit(source, recipe) is not None:
+            continue
+        name, other = first.setdefault(recipe, (source.name, learns))
+        if learns != other:
+            still, trained = (name, source.name) if learns else (source.name, name)
+            raise CompressError(
+                f"layer {still!r} has requires_grad=False, and shares a codebook with {trained!r}, which is trained:"
+                " take scope layerwise, or train both"
+            )
 
 
 def _sources(model: nn.Module, order: Sequence[str]) -> list[LayerSource]:

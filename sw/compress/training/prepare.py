@@ -14,10 +14,10 @@ from sw.compress.frontend import FrontEndError, Refusal, observe, same, unwrappe
 from sw.compress.frontend.inputs import Given, first_samples, mapped, no_images
 from sw.compress.methods import CompressError, Recipe, recipe_for
 from sw.compress.network import module_sources
-from sw.compress.training.decoders import UniformDecoder
+from sw.compress.training.decoders import UniformDecoder, WeightDecoder
 from sw.compress.training.graph import calibrate, integer_graph, quantise_activations, quantise_inputs
 from sw.compress.training.integer import IntegerNetwork, export_integers, export_steps, network_metadata
-from sw.compress.training.layers import replace_layer
+from sw.compress.training.layers import decoded_layers, replace_layer
 from sw.compress.training.modules import convert, float_weights, fold_parametrisations
 from sw.compress.training.operations import compared_layers
 
@@ -174,8 +174,8 @@ def _agree(found: object, expected: object, tolerance: float) -> bool:
     )
 
 
-def file_metadata(model: nn.Module, images: Tensor) -> dict[str, Any] | None:
-    """What :func:`sw.compress.training.finetune.finetune`'s file of a network will hold beside the layers.
+def file_metadata(model: nn.Module, images: Tensor) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """What :func:`sw.compress.training.finetune.finetune`'s file of a network will hold beside the module's layers.
 
     As far as is known before: after training it may have up to :data:`sw.compress.search.SLACK` bytes more.
 
@@ -188,15 +188,20 @@ def file_metadata(model: nn.Module, images: Tensor) -> dict[str, Any] | None:
 
     Returns
     -------
-    dict
-        For :func:`sw.compress.search.search`; None of a network without integer form, whose file has layers alone.
+    tuple
+        The metadata; None of a network without integer form, whose file has layers alone. And from the name of each
+        layer that the file has for another call of a module to that of the first call: ``tied`` of
+        :func:`sw.compress.search.search`.
     """
     graph, reason = prepare(copy.deepcopy(model), [], images, progress=False)
     try:
         network = to_integers(graph, reason, images)
     except CompressError:
-        return None
-    return network_metadata(network)
+        return None, {}
+    first: dict[WeightDecoder, str] = {}
+    names = {layer.name: first.setdefault(layer.decoder, layer.name) for _, layer in decoded_layers(graph)}
+    own = {source.name for source in module_sources(model, geometry=False)}
+    return network_metadata(network), {name: owner for name, owner in names.items() if name not in own}
 
 
 def to_integers(model: nn.Module, reason: str | None, images: Given, *, values: bool = False) -> IntegerNetwork:

@@ -19,6 +19,7 @@ from sw.compress.commands.finetune import main
 from sw.compress.commands.options import DEFAULTS
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.network import module_sources
+from sw.compress.search import SLACK
 from sw.compress.split import split_modules
 from sw.compress.training import finetune as module
 from sw.compress.training.data import load_data
@@ -32,8 +33,8 @@ from sw.compress.training.finetune import (
 from sw.compress.training.freezing import Freezing
 from sw.compress.training.graph import quantise_inputs
 from sw.compress.training.integer import read_network
-from sw.compress.training.loop import TrainConfig
-from sw.compress.training.modules import load_layers
+from sw.compress.training.loop import TrainConfig, images_of
+from sw.compress.training.modules import compressed_layers, load_layers
 from sw.format.container import read_container
 from tests.sw.devices import DEVICES
 
@@ -167,6 +168,74 @@ def test_training_is_worth_it(data: str) -> None:
     job = Finetuning([("*", Recipe("mvq", 8, 16, 4, 16))], config)
     report = finetune(model, *parts, job, progress=False).report
     assert report["accuracy_integers"] > 85 > 50 > report["accuracy_float"]
+
+
+@pytest.mark.parametrize("name", ["msvq", "dkm", "lsq4"])
+def test_what_is_not_to_be_trained_stays(name: str, data: str) -> None:
+    """The first convolution and its bias, and one that is coded and whose weight is computed from two parameters."""
+
+    def frozen() -> nn.Module:
+        model = network()
+        nn.utils.parametrizations.weight_norm(model[2])
+        for number in (0, 2):
+            model[number].requires_grad_(False)
+        return model
+
+    parts = [load_data(data, split) for split in ("train", "test")]
+    rules = method_rules(module_sources(frozen()), SMALL[name])
+    config = dataclasses.replace(CONFIG, lr=0.05)
+    done = finetune(frozen(), *parts, Finetuning(rules, config, freezing=Freezing(1)), progress=False)
+    start, _ = prepare(frozen(), rules, next(images_of(parts[0], "cpu"))[0], progress=False)
+    stayed = [
+        bool(np.array_equal(before.integer_weights(), after.integer_weights()) and (before.scale == after.scale).all())
+        for before, after in zip(compressed_layers(start), done.layers, strict=True)
+    ]
+    assert stayed == [True, True, False, False]
+    assert torch.equal(done.model.get_parameter("0.bias"), network()[0].bias)
+
+
+def test_frozen_and_trained_layers_share_no_codebook(data: str) -> None:
+    model = network()
+    model[2].requires_grad_(False)
+    parts = [load_data(data, split) for split in ("train", "test")]
+    job = Finetuning(method_rules(module_sources(model), SMALL["crosslayer"]), CONFIG)
+    with pytest.raises(CompressError, match=r"layer '2' has requires_grad=False, and shares a codebook with '5'"):
+        finetune(model, *parts, job, progress=False)
+
+
+def test_a_network_without_anything_to_train_is_refused(data: str) -> None:
+    model = network().requires_grad_(False)
+    parts = [load_data(data, split) for split in ("train", "test")]
+    with pytest.raises(CompressError, match="every parameter has requires_grad=False, so there is nothing to train"):
+        finetune(model, *parts, Finetuning([("*", Recipe("int8"))], CONFIG), progress=False)
+
+
+def test_search_counts_a_layer_that_is_called_twice_as_the_file_has_it(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.again, self.head = nn.Conv2d(3, 32, 4, 4), nn.Conv2d(32, 32, 3, 1, 1), nn.Linear(32, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            values = self.first(images).relu()
+            for _ in range(2):
+                values = self.again(values).relu()
+            return self.head(values.mean((2, 3)))
+
+    monkeypatch.setattr(sys.modules["users"], "twice", Twice, raising=False)
+    rules, output = tmp_path / "rules.json", tmp_path / "net.msvq"
+    common = ["users:twice", "--data", data, "--quiet"]
+    budget = 9000
+    assert compress_main(["search", *common, "--bytes", str(budget), "-o", str(rules)]) == 0
+    planned = int(capsys.readouterr().out.split(" bytes of ")[0].split()[-1])
+    assert {rule["layer"] for rule in json.loads(rules.read_text())["rules"]} == {"first", "again", "head"}
+    assert main([*common, "--rules", str(rules), "-o", str(output), "--epochs", "1", "--batch", "32"]) == 0
+    assert abs(planned - output.stat().st_size) <= SLACK
+    assert output.stat().st_size <= budget
+    assert [layer.name for layer in read_container(output).layers] == ["first", "again", "again_call2", "head"]
 
 
 def arguments(data: str, output: Path, *more: str) -> list[str]:
