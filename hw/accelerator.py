@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, ResetInserter, Signal, Value
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Member, Out
 
 from hw.bus.axi import Axi4LiteSignature, Axi4Signature, connect_flat, flat_members, word_bytes
 from hw.bus.reader import ID_BITS, DmaReader
@@ -22,7 +22,16 @@ from hw.memory.transfer import LoadUnit, StoreUnit
 from hw.postprocess.ofmap_storer import OfmapStorer
 from hw.postprocess.vector_unit import VectorUnit
 
-__all__ = ["Accelerator"]
+__all__ = ["Accelerator", "accelerator_ports"]
+
+
+def accelerator_ports(config: AcceleratorConfig) -> dict[str, Member]:
+    """The ports of an instance: AXI4-Lite of the host, AXI4 of the DRAM, and the interrupt."""
+    return {
+        **flat_members("s_axil", Axi4LiteSignature(ADDRESS_BITS), In),
+        **flat_members("m_axi", Axi4Signature(config.address_bits, config.word_width, ID_BITS), Out),
+        "o_interrupt": Out(1),
+    }
 
 
 class Accelerator(wiring.Component):
@@ -51,13 +60,7 @@ class Accelerator(wiring.Component):
     def __init__(self, config: AcceleratorConfig) -> None:
         word_bytes(config)
         self.config = config
-        super().__init__(
-            {
-                **flat_members("s_axil", Axi4LiteSignature(ADDRESS_BITS), In),
-                **flat_members("m_axi", Axi4Signature(config.address_bits, config.word_width, ID_BITS), Out),
-                "o_interrupt": Out(1),
-            }
-        )
+        super().__init__(accelerator_ports(config))
 
     def elaborate(self, platform):
         m = Module()

@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.array.adder_tree import AdderTree
-from hw.array.tile_row import TileRow
+from hw.array.tile_row import TileRow, optional_members
 from hw.config import AcceleratorConfig
 from hw.emission import shared
 from hw.memory.register_file import RegisterFile
@@ -52,12 +52,7 @@ class Tile(wiring.Component):
             "i_drain_slot": In(slot),
             "o_psums": Out(config.d * config.psum_width),
         }
-        if config.position_bits:
-            members["i_write_positions"] = In(config.mrf_width)
-            members["i_mrf_address"] = In(address)
-        if config.clock_gating:
-            members["i_issued"] = In(config.latency - 1)
-        super().__init__(members)
+        super().__init__(members | optional_members(config))
 
     def elaborate(self, platform):
         m = Module()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Member, Out
 
 from hw.array.position_encoder import decode_positions
 from hw.config import AcceleratorConfig
@@ -12,7 +12,7 @@ from hw.emission import shared
 from hw.layout import position_code_bits
 from hw.memory.register_file import RegisterFile
 
-__all__ = ["Demux", "Multiplier", "TileRow"]
+__all__ = ["Demux", "Multiplier", "TileRow", "optional_members"]
 
 #: Most bits of a weight of which one row for each bit is smaller than a Booth multiplier: with product register and 45
 #: nm cells 204 instead of 221 um2 for 4 bits, 266 instead of 285 for 5, but 317 instead of 302 for 6.
@@ -141,6 +141,17 @@ class Demux(wiring.Component):
         return m
 
 
+def optional_members(config: AcceleratorConfig) -> dict[str, Member]:
+    """Members of a row, and of a tile of them, that sparse instances and those with clock gating have."""
+    members = {}
+    if config.position_bits:
+        members["i_write_positions"] = In(config.mrf_width)
+        members["i_mrf_address"] = In((config.wrf_depth - 1).bit_length())
+    if config.clock_gating:
+        members["i_issued"] = In(config.latency - 1)
+    return members
+
+
 class TileRow(wiring.Component):
     """The weights of one input channel and ``d`` output channels, and the multipliers for them.
 
@@ -180,12 +191,7 @@ class TileRow(wiring.Component):
             "i_activation": In(8),
             "o_products": Out(config.d * config.product_width),
         }
-        if config.position_bits:
-            members["i_write_positions"] = In(config.mrf_width)
-            members["i_mrf_address"] = In(address)
-        if config.clock_gating:
-            members["i_issued"] = In(config.latency - 1)
-        super().__init__(members)
+        super().__init__(members | optional_members(config))
 
     def elaborate(self, platform):
         m = Module()

@@ -66,10 +66,7 @@ class UartTransmitter(wiring.Component):
 class UartReceiver(wiring.Component):
     """Receives bytes. A frame whose stop bit is 0 is dropped, and so is a byte that comes before the last was taken.
 
-    Parameters
-    ----------
-    divisor
-        Clock cycles of a bit, at least :data:`MIN_DIVISOR`.
+    Parameters and errors: :class:`UartTransmitter`.
 
     Members
     -------
@@ -77,11 +74,6 @@ class UartReceiver(wiring.Component):
         The line, of any clock.
     o_byte
         The bytes.
-
-    Raises
-    ------
-    ValueError
-        ``divisor`` is out of range.
     """
 
     def __init__(self, divisor: int) -> None:

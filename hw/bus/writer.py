@@ -55,10 +55,7 @@ class DmaWriter(wiring.Component):
     outstanding
         Signal: bursts that wait for their answer, those included that are only offered; at most :data:`OUTSTANDING`.
 
-    Raises
-    ------
-    hw.config.ConfigError
-        ``word_width`` is no width of AXI data.
+    Errors: :class:`hw.bus.reader.DmaReader`.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:

@@ -45,12 +45,7 @@ class ReadPort(wiring.Signature):
 class WritePort(wiring.Signature):
     """Write port of a memory, as its client sees it: a word is taken when ``valid`` and ``ready`` are high.
 
-    Parameters
-    ----------
-    depth
-        Words.
-    width
-        Bits of a word.
+    Parameters: :class:`ReadPort`.
 
     Members
     -------

@@ -113,7 +113,7 @@ class StoreUnit(wiring.Component):
     """Runs STORE and RECORD: cuts or joins L2 words, or the performance counters, to words of DRAM for the DMA writer.
 
     A DRAM word or an L2 word a cycle, whichever is shorter. Where a DRAM word holds several L2 words, a command's last
-    one is filled up with zeros. RECORD writes the counters as they are when it begins.
+    one is filled up with zeros. RECORD writes the counters as they are when it begins. Errors: :class:`LoadUnit`.
 
     Members
     -------
@@ -127,11 +127,6 @@ class StoreUnit(wiring.Component):
         To and from the DMA writer.
     o_done
         The writer has finished a command.
-
-    Raises
-    ------
-    ConfigError
-        ``word_width`` is no power of two.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:

@@ -76,17 +76,22 @@ class Host:
         return found
 
 
+async def prepare(host: Host, job: dict[str, Any], memory: mmap.mmap) -> bytes:
+    """Fill the DRAM as a job has it, and set how the DRAM behaves. Gives the contents."""
+    data = Path(job["memory"]).read_bytes()
+    memory[: len(data)] = data
+    for name, value in job["settings"].items():
+        getattr(host.dut, name).value = value
+    host.dut.configure.value = 1
+    await host.cycles(1)
+    host.dut.configure.value = 0
+    return data
+
+
 async def run_job(host: Host, job: dict[str, Any], memory: mmap.mmap, watch) -> dict[str, Any]:
     """One program, from its memory's contents to its end."""
     dut = host.dut
-    contents = Path(job["memory"])
-    data = contents.read_bytes()
-    memory[: len(data)] = data
-    for name, value in job["settings"].items():
-        getattr(dut, name).value = value
-    dut.configure.value = 1
-    await host.cycles(1)
-    dut.configure.value = 0
+    data = await prepare(host, job, memory)
     if job["reset"]:
         await host.reset()
     await host.write("INTERRUPT", 0b111)

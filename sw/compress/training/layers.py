@@ -24,6 +24,17 @@ __all__ = [
 ]
 
 
+def _take_names(layer: DecodedConv2d | DecodedModule, source: LayerSource) -> None:
+    """Name and geometry of the compressed layer."""
+    layer.name, layer.kind = source.name, source.kind
+    layer.stride, layer.padding, layer.dilation, layer.groups = (
+        source.stride,
+        source.padding,
+        source.dilation,
+        source.groups,
+    )
+
+
 class DecodedConv2d(nn.Module):
     """A convolution whose weight comes from a :class:`WeightDecoder`.
 
@@ -40,13 +51,7 @@ class DecodedConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, decoder: WeightDecoder, source: LayerSource) -> None:
         super().__init__()
         self.decoder, self.bias = decoder, conv.bias
-        self.name, self.kind = source.name, source.kind
-        self.stride, self.padding, self.dilation, self.groups = (
-            source.stride,
-            source.padding,
-            source.dilation,
-            source.groups,
-        )
+        _take_names(self, source)
 
     @property
     def weight(self) -> Tensor:
@@ -93,13 +98,7 @@ class DecodedModule(nn.Module):
         self.shape = layer.weight.shape
         del layer.weight
         self.decoder, self.layer = decoder, layer
-        self.name, self.kind = source.name, source.kind
-        self.stride, self.padding, self.dilation, self.groups = (
-            source.stride,
-            source.padding,
-            source.dilation,
-            source.groups,
-        )
+        _take_names(self, source)
 
     @property
     def weight(self) -> Tensor:

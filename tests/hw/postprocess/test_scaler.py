@@ -47,36 +47,33 @@ def test_widths_of_ports() -> None:
         assert [len(getattr(unit, name)) for name in ("i_low", "i_high", "o_result")] == [8, 8, 8]
 
 
+def check_rounder(simulate, rounded, rounder: Rounder, cases: list[tuple[int, int]], low: int, high: int) -> None:
+    """Values and shifts, one after the other, give what the model of rounding gives."""
+
+    async def bench(ctx) -> None:
+        ctx.set(rounder.i_low, low)
+        ctx.set(rounder.i_high, high)
+        results = await through(ctx, rounder, [{"value": value, "shift": shift} for value, shift in cases])
+        assert results == [rounded(value, shift, low, high) for value, shift in cases]
+
+    simulate(rounder, bench)
+
+
 @pytest.mark.parametrize(("low", "high"), [(-128, 127), (-3, 5)])
 def test_rounder_exhaustive(simulate, rounded, low: int, high: int) -> None:
     width, shift_bits = 10, 2
     rounder = Rounder(width, shift_bits)
     cases = list(product(range(-1 << width - 1, 1 << width - 1), range(1 << shift_bits)))
-
-    async def bench(ctx) -> None:
-        ctx.set(rounder.i_low, low)
-        ctx.set(rounder.i_high, high)
-        results = await through(ctx, rounder, [{"value": value, "shift": shift} for value, shift in cases])
-        assert results == [rounded(value, shift, low, high) for value, shift in cases]
-
-    simulate(rounder, bench)
+    check_rounder(simulate, rounded, rounder, cases, low, high)
 
 
 @pytest.mark.parametrize(("width", "shift_bits"), [(65, 6), (56, 6), (71, 6), (8, 3), (2, 2), (39, 5)])
 def test_rounder_edges(simulate, rounded, width: int, shift_bits: int) -> None:
     rounder = Rounder(width, shift_bits)
-    low, high = -128, 127
     rng = random.Random(width)
     cases = [(value, shift) for shift in range(1 << shift_bits) for value in sorted(edges(width, shift))]
     cases += [(rng.getrandbits(width) - (1 << width - 1), rng.randrange(1 << shift_bits)) for _ in range(200)]
-
-    async def bench(ctx) -> None:
-        ctx.set(rounder.i_low, low)
-        ctx.set(rounder.i_high, high)
-        results = await through(ctx, rounder, [{"value": value, "shift": shift} for value, shift in cases])
-        assert results == [rounded(value, shift, low, high) for value, shift in cases]
-
-    simulate(rounder, bench)
+    check_rounder(simulate, rounded, rounder, cases, -128, 127)
 
 
 @pytest.mark.parametrize("pauses", [0, 0.4])

@@ -13,6 +13,7 @@ from hw.generate import to_rtlil
 from hw.postprocess.byte_rotator import ByteRotator
 from hw.postprocess.vector_unit import VectorUnit
 from sw.network.spatial import Concatenate, Multiply, Slice, Table, Upsample
+from tests.hw.postprocess.vector_bench import VectorBench, integers
 
 TINY = preset("ews-msvq-full-tiny")
 SMALL = {"l2_bytes": 5000, "l1_ifmap_bytes": 1 << 10, "l1_psum_bytes": 1 << 12, "vector_unit_functions": "full"}
@@ -130,38 +131,24 @@ def expected(config: AcceleratorConfig, c: dict, l2: np.ndarray, table: np.ndarr
     return after, table
 
 
-class Bench:
-    """A vector unit beside its L2, in which every command finds what those before it have left."""
+class Bench(VectorBench):
+    """With a table, at the beginning of L2, whose entries are all different."""
 
     def __init__(self, traffic, config: AcceleratorConfig) -> None:
-        self.traffic, self.config = traffic, config
-        self.unit = VectorUnit(config)
-        rng = np.random.default_rng(config.L)
-        self.l2 = rng.integers(-128, 128, (config.l2_depth, config.l2_word)).astype(np.int8)
-        self.l2[::5] = -128
-        # All entries of the first table are different.
-        words = 256 // config.l2_word
-        self.l2[:words] = rng.permutation(256).astype(np.uint8).view(np.int8).reshape(words, -1)
-        self.memory = [int.from_bytes(word.tobytes(), "little") for word in self.l2]
+        entries = np.random.default_rng(config.L).permutation(256).astype(np.uint8).view(np.int8)
+        super().__init__(traffic, config, entries.reshape(256 // config.l2_word, -1))
         self.table = np.zeros(256, np.int8)
-        self.given = traffic.source(self.unit.i_command)
-        self.reads = traffic.readable(self.unit.o_l2_read, self.memory)
-        self.writes = traffic.writable(self.unit.o_l2_write, self.memory)
-        self.done = traffic.pulses(self.unit.o_done)
-        self.busy = traffic.pulses(self.unit.o_busy)
 
     def put(self, base: int, words: np.ndarray) -> None:
         """Write words into L2."""
         self.l2[base : base + len(words)] = words
-        self.memory[base : base + len(words)] = [int.from_bytes(word.tobytes(), "little") for word in words]
+        self.memory[base : base + len(words)] = integers(words)
 
     async def run(self, ctx, command: dict, rounded) -> None:
         """One command; checks all of L2."""
         self.l2, self.table = expected(self.config, command, self.l2, self.table, rounded)
-        before = len(self.done.cycles)
-        self.given.items.append(command)
-        await self.traffic.until(ctx, lambda: len(self.done.cycles) > before, patience=20000)
-        assert self.memory == [int.from_bytes(word.tobytes(), "little") for word in self.l2], command
+        await self.finish(ctx, command)
+        assert self.memory == integers(self.l2), command
 
     def table_command(self, base: int = 0) -> dict:
         sizes = dict.fromkeys(("rows", "columns", "height", "width"), 1)

@@ -11,6 +11,7 @@ from hw.config import AcceleratorConfig, preset
 from hw.control.descriptor import VectorOp
 from hw.generate import to_rtlil
 from hw.postprocess.vector_unit import SUM_BITS, VectorUnit
+from tests.hw.postprocess.vector_bench import VectorBench, integers
 
 TINY = preset("ews-cms-tiny")
 #: What every instance has.
@@ -88,31 +89,17 @@ def expected(command: dict, l2: np.ndarray, rounded) -> np.ndarray:
     return result.clip(low, high) if maximum else scaled(result.astype(object) * c["multiplier_a"])
 
 
-class Bench:
-    """A vector unit beside its L2, in which every command finds what those before it have left."""
-
-    def __init__(self, traffic, config: AcceleratorConfig) -> None:
-        self.traffic, self.config = traffic, config
-        self.unit = VectorUnit(config)
-        rng = np.random.default_rng(config.L)
-        self.l2 = rng.integers(-128, 128, (config.l2_depth, config.l2_word)).astype(np.int8)
-        self.l2[::5] = -128
-        self.memory = [int.from_bytes(word.tobytes(), "little") for word in self.l2]
-        self.given = traffic.source(self.unit.i_command)
-        self.reads = traffic.readable(self.unit.o_l2_read, self.memory)
-        self.writes = traffic.writable(self.unit.o_l2_write, self.memory)
-        self.done = traffic.pulses(self.unit.o_done)
-        self.busy = traffic.pulses(self.unit.o_busy)
+class Bench(VectorBench):
+    """Knows when a command must be done, too."""
 
     async def run(self, ctx, command: dict, rounded) -> None:
         """One command; checks all of L2."""
         values = expected(command, self.l2, rounded)
         count = command["height"] * command["width"] * command["pixel_words"]
         before, busy = len(self.done.cycles), len(self.busy.cycles)
-        self.given.items.append(command)
-        await self.traffic.until(ctx, lambda: len(self.done.cycles) > before, patience=20000)
+        await self.finish(ctx, command)
         self.l2[command["l2_base"] : command["l2_base"] + count] = values.reshape(count, -1)
-        assert self.memory == [int.from_bytes(word.tobytes(), "little") for word in self.l2], command
+        assert self.memory == integers(self.l2), command
         assert self.done.cycles[before:] == [self.writes.cycles[-1] + 1]
         assert self.busy.cycles[busy:] == list(range(self.given.cycles[-1] + 1, self.done.cycles[-1]))
 

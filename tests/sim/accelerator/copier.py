@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, ResetSignal, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
-from hw.bus.axi import Axi4LiteSignature, Axi4Signature, connect_flat, flat_members, word_bytes
-from hw.bus.reader import ID_BITS, DmaReader
-from hw.bus.registers import ADDRESS_BITS, RegisterBank
+from hw.accelerator import accelerator_ports
+from hw.bus.axi import connect_flat, word_bytes
+from hw.bus.reader import DmaReader
+from hw.bus.registers import RegisterBank
 from hw.bus.writer import DmaWriter
 from hw.config import AcceleratorConfig, preset
 from hw.control.descriptor import BYTES
@@ -26,13 +26,7 @@ class Copier(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        super().__init__(
-            {
-                **flat_members("s_axil", Axi4LiteSignature(ADDRESS_BITS), In),
-                **flat_members("m_axi", Axi4Signature(config.address_bits, config.word_width, ID_BITS), Out),
-                "o_interrupt": Out(1),
-            }
-        )
+        super().__init__(accelerator_ports(config))
 
     def elaborate(self, platform):
         m = Module()

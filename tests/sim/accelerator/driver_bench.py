@@ -13,7 +13,7 @@ from cocotb.task import bridge, resume
 from cocotb.triggers import First, Timer
 
 from hw.bus.register_map import REGISTERS
-from sim.accelerator.host import PERIOD, Host
+from sim.accelerator.host import PERIOD, Host, prepare
 
 NAMES = {register.offset: register.name for register in REGISTERS}
 DEVICE = 0x4000_0000
@@ -59,13 +59,7 @@ async def driver(dut) -> None:
         memory = mmap.mmap(file.fileno(), 0)
     results = []
     for case in json.loads((folder / "cases.json").read_text()):
-        data = Path(case["memory"]).read_bytes()
-        memory[: len(data)] = data
-        for name, value in case["settings"].items():
-            getattr(dut, name).value = value
-        dut.configure.value = 1
-        await host.cycles(1)
-        dut.configure.value = 0
+        data = await prepare(host, case, memory)
         await host.reset()
         function = getattr(library, case["function"])
         calls.update(dict.fromkeys(calls, 0))

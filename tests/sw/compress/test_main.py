@@ -9,6 +9,7 @@ import pytest
 
 from sw.compress.__main__ import main
 from sw.format.container import read_container
+from tests.refusals import Refused
 
 
 @pytest.fixture
@@ -150,12 +151,9 @@ def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_bad_options_are_one_line_and_status_2(
-    checkpoint: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    checkpoint: str, arguments: list[str], message: str, refused: Refused
 ) -> None:
-    assert main(["--checkpoint", checkpoint, "--quiet", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert message in refused(main, ["--checkpoint", checkpoint, "--quiet", *arguments])
 
 
 def test_missing_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +180,7 @@ def test_outputs_are_checked_before_the_work_and_none_is_left(
     bad: str,
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refused: Refused,
 ) -> None:
     monkeypatch.setattr("sw.compress.network.compress_network", lambda *_, **__: pytest.fail("work was done"))
     target = tmp_path / "bad"
@@ -194,10 +192,9 @@ def test_outputs_are_checked_before_the_work_and_none_is_left(
         target = Path(checkpoint) / "x"
     good = "--json" if bad == "-o" else "-o"
     before = sorted(os.listdir(tmp_path))
-    assert main(["--checkpoint", checkpoint, bad, str(target), good, str(tmp_path / "good"), "--quiet"]) == 2
-    error = capsys.readouterr().err
-    assert str(target if kind != "below a file" else checkpoint) in error
-    assert error.count("\n") == 1
+    assert str(target if kind != "below a file" else checkpoint) in refused(
+        main, ["--checkpoint", checkpoint, bad, str(target), good, str(tmp_path / "good"), "--quiet"]
+    )
     assert sorted(os.listdir(tmp_path)) == before
 
 

@@ -36,6 +36,7 @@ from sw.compress.training.integer import read_network
 from sw.compress.training.loop import TrainConfig, images_of
 from sw.compress.training.modules import compressed_layers, load_layers
 from sw.format.container import read_container
+from tests.refusals import Refused
 from tests.sw.devices import DEVICES
 
 
@@ -415,13 +416,10 @@ def test_bad_options_are_one_line_and_status_2(
     data: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refused: Refused,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["users:network", "--data", data, "-o", "o", "--device", "cpu", "--quiet", *more]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert message in refused(main, ["users:network", "--data", data, "-o", "o", "--device", "cpu", "--quiet", *more])
     assert not list(tmp_path.iterdir())
 
 
@@ -436,14 +434,11 @@ def test_bad_options_are_one_line_and_status_2(
     ],
 )
 def test_a_network_that_does_not_fit_the_data(
-    command: str, name: str, message: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, name: str, message: str, data: str, tmp_path: Path, refused: Refused
 ) -> None:
     more = ["--bytes", "9999"] if command == "search" else ["--work", str(tmp_path / "work")]
     given = [command, f"users:{name}", "--data", data, "-o", str(tmp_path / "o"), "--device", "cpu", "--quiet", *more]
-    assert compress_main(given) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert message in refused(compress_main, given)
     assert not list(tmp_path.iterdir())
 
 
