@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.refusals import Refused
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # A worker for each core: more threads would take turns. Read by the libraries when they are imported, after this.
@@ -101,6 +104,23 @@ def folders(costs: Mapping[str, float]) -> list[str]:
 def beyond(costs: Mapping[str, float]) -> list[str]:
     """Names of the tests that take more than :data:`BUDGET`, the longest first."""
     return sorted((name for name, seconds in costs.items() if seconds > BUDGET), key=lambda name: -costs[name])
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command that must refuse its arguments, by exit code 2 and one line on standard error, which it gives."""
+
+    def check(main: Callable[..., Any], arguments: Sequence[str]) -> str:
+        try:
+            status = main(arguments)
+        except SystemExit as stopped:
+            status = stopped.code
+        assert status == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    return check
 
 
 @pytest.fixture(scope="session")
