@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: studies help venv board board-test demo test test-full sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large odd estimates speed synth papers explore report levers narrow power lint bench docs site clean distclean formal fuzz faults mutants
+.PHONY: studies help venv board board-test demo test test-full sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large odd estimates speed synth papers explore report levers narrow power lint bench bytes docs site clean distclean formal fuzz faults mutants
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -139,6 +139,9 @@ lint: $(READY) ## ruff and mypy alone
 
 bench: $(READY) ## time the masked k-means beside scikit-learn's
 	@$(RUN) benchmarks/kmeans_vs_sklearn.py
+
+bytes: $(READY) ## Verilog, containers and programs of all presets and committed networks are the committed bytes
+	@$(RUN) -m pytest --full tests/tools/test_digests.py
 
 docs: $(READY) ## draw the pictures, and write the tables of README.md from the last results
 	@$(RUN) -m tools.pictures

@@ -102,6 +102,7 @@ COMMANDS = {
     "tools.first": "",
     "tools.boards": "",
     "tools.comparison": "",
+    "tools.digests": "",
     "tools.papers": "",
     "tools.pictures": "",
     "tools.readme": "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, ResetSignal, Signal
 from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
 
 from hw.accelerator import accelerator_ports
 from hw.bus.axi import connect_flat, word_bytes
