@@ -6,11 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.refusals import Refused
+if TYPE_CHECKING:
+    from tests.refusals import Refused
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # A worker for each core: more threads would take turns. Read by the libraries when they are imported, after this.

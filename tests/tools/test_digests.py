@@ -48,11 +48,10 @@ def test_committed_containers_are_what_is_written_of_them_today() -> None:
 
 
 def test_each_committed_network_runs_somewhere() -> None:
-    places: dict[str, set[str]] = {}
-    for name, digest in TABLE["programs"].items():
-        container, instance = name.split()
-        places.setdefault(container, set()).update({instance} - ({instance} if digest == digests.REFUSED else set()))
-    assert all(places.values())
+    names = {name.split()[0] for name in TABLE["programs"]}
+    running = {name.split()[0] for name, digest in TABLE["programs"].items() if digest != digests.REFUSED}
+    # One has sums of 25 bits, and the instances have 24.
+    assert names - running == {"resnet18-msvq-4-16.msvq"}
 
 
 def test_the_command_writes_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
