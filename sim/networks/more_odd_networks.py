@@ -317,11 +317,9 @@ MORE: dict[str, Odd] = {
 #: Of those that are refused: words of the message.
 REFUSED = {
     "ShuffleNet, by hand": "transpose in 'm' (Shuffle)",
-    "ShuffleNet, module": "'m.shuffle' (ChannelShuffle)",
     "CBAM": "mean in 'm' (Attention)",
     "Focus": "slice in the network (OddNet)",
     "rows and columns cut off": "slice in the network (OddNet)",
-    "gate of one channel": "mul in the network (OddNet)",
     "gate of one number": "mul in the network (OddNet)",
     "gate of rows": "mean in the network (OddNet)",
     "bias of the image": "add in the network (OddNet)",

@@ -211,6 +211,8 @@ class _Raiser(ValueRaiser):
             return self.arithmetic(node)
         if target is _aten.cat.default or target is _aten.concat.default:
             return self.concatenation(node)
+        if target is _aten.channel_shuffle.default:
+            return self.shuffled(node)
         if target in UPSAMPLING:
             return self.upsampling(node)
         if target in PARTS:

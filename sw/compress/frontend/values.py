@@ -195,7 +195,7 @@ class ValueRaiser(Raiser):
         return self.call(module, self.free(f"{self.path(node) or 'network'}_{name}".replace(".", "_")), values)
 
     def product(self, node: fx.Node) -> fx.Node:
-        """A product of two values of one shape, or of a map and one factor for each of its channels."""
+        """A product of two values of one shape, or of a map and a factor for each of its channels or of its pixels."""
         sides = []
         for each in node.args[:2]:
             value = self.value(each)
@@ -204,8 +204,11 @@ class ValueRaiser(Raiser):
         (a, first), (b, second) = sides
         if prod(first) < prod(second):
             a, b, first, second = b, a, second, first
+        if len(first) == 4 and first[1] > 1 and second == (first[0], 1, *first[2:]):
+            # One channel for all: it is there as often.
+            b, second = self.graph.call_function(torch.cat, ([b] * first[1], 1)), first
         if first != second and second != (*first[:2], *[1] * (len(first) - 2)):
-            advice = "multiply two values of one shape, or a map by one factor for each of its channels"
+            advice = "multiply two values of one shape, or a map by a factor for each of its channels or of its pixels"
             raise Refused(f"of {text_of(first)} and {text_of(second)} {REASON}", advice)
         return self.graph.call_function(operator.mul, (a, b))
 
@@ -216,6 +219,16 @@ class ValueRaiser(Raiser):
         if axis != 1 or len(shape_of(node) or ()) not in (2, 4):
             raise Refused(f"along axis {axis} {REASON}", "concatenate channels of maps, or features: axis 1")
         return self.graph.call_function(torch.cat, (parts, 1)) if len(parts) > 1 else parts[0]
+
+    def shuffled(self, node: fx.Node) -> fx.Node:
+        """Channels in another order: each is cut out, and all are concatenated."""
+        groups, shape = cast(int, node.args[1]), shape_of(node.args[0]) or ()
+        if len(shape) != 4:
+            raise Refused(f"of {text_of(shape)} {REASON}", "shuffle channels of maps")
+        source, each = self.tensor(node.args[0]), shape[1] // groups
+        order = [group * each + place for place in range(each) for group in range(groups)]
+        parts = [self.graph.call_function(torch.narrow, (source, 1, channel, 1)) for channel in order]
+        return self.graph.call_function(torch.cat, (parts, 1)) if len(parts) > 1 else source
 
     def upsampling(self, node: fx.Node) -> fx.Node:
         mode = UPSAMPLING[cast(Any, node.target)]
