@@ -24,18 +24,27 @@ __all__ = [
 ]
 
 
-def _take_names(layer: DecodedConv2d | DecodedModule, source: LayerSource) -> None:
-    """Name and geometry of the compressed layer."""
-    layer.name, layer.kind = source.name, source.kind
-    layer.stride, layer.padding, layer.dilation, layer.groups = (
-        source.stride,
-        source.padding,
-        source.dilation,
-        source.groups,
-    )
+class _Placed(nn.Module):
+    """Has the name and the geometry of a compressed layer."""
+
+    name: str
+    kind: str
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    def _place(self, source: LayerSource) -> None:
+        self.name, self.kind = source.name, source.kind
+        self.stride, self.padding, self.dilation, self.groups = (
+            source.stride,
+            source.padding,
+            source.dilation,
+            source.groups,
+        )
 
 
-class DecodedConv2d(nn.Module):
+class DecodedConv2d(_Placed):
     """A convolution whose weight comes from a :class:`WeightDecoder`.
 
     Parameters
@@ -51,7 +60,7 @@ class DecodedConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, decoder: WeightDecoder, source: LayerSource) -> None:
         super().__init__()
         self.decoder, self.bias = decoder, conv.bias
-        _take_names(self, source)
+        self._place(source)
 
     @property
     def weight(self) -> Tensor:
@@ -86,7 +95,7 @@ class DecodedLinear(nn.Module):
         return functional.linear(values, self.decoder().flatten(1), self.bias)
 
 
-class DecodedModule(nn.Module):
+class DecodedModule(_Placed):
     """A layer that computes something else than ``Conv2d`` or ``Linear``, in its own way with the decoded weight.
 
     Such as a convolution that pads by the size of its input, or with other values than zeros, and ``Conv1d``. It has no
@@ -98,7 +107,7 @@ class DecodedModule(nn.Module):
         self.shape = layer.weight.shape
         del layer.weight
         self.decoder, self.layer = decoder, layer
-        _take_names(self, source)
+        self._place(source)
 
     @property
     def weight(self) -> Tensor:
