@@ -485,15 +485,19 @@ class AcceleratorConfig:
         Raises
         ------
         ConfigError
-            An assignment has no ``=``, names an unknown field, or the resulting configuration is refused.
+            An assignment has no ``=``, names an unknown field or one that another names, or the resulting
+            configuration is refused.
         """
-        fields = self.to_dict()
+        fields, given = self.to_dict(), dict[str, str]()
         for assignment in assignments:
             name, equals, text = assignment.partition("=") if isinstance(assignment, str) else ("", "", "")
             if not equals:
                 raise ConfigError(f"expected field=value, not {_short(assignment)}")
             if name not in fields:
                 raise ConfigError(f"unknown field {_short(name)}; the fields are {', '.join(fields)}")
+            if name in given:
+                raise ConfigError(f"{name} is given twice, as {_short(given[name])} and {_short(text)}; give it once")
+            given[name] = text
             # Text that is no JSON, a number of too many digits, lists in too many lists: refused below as text.
             try:
                 value = json.loads(text)

@@ -37,6 +37,8 @@ __all__ = ["RunError", "main", "quantise_input", "read_images"]
 BACKENDS = ("golden", "rtl", "perf")
 #: Logits of this many classes are printed, the largest first.
 TOP = 5
+#: What may be taken for an input by mistake, by how the files begin.
+OTHERS = {b"\x89MVQ": "container", b"\x89EWS": "program", b"\x89EWN": "network in steps"}
 #: Most pixels of a picture.
 MAX_PIXELS = 1 << 25
 
@@ -251,6 +253,10 @@ def read_images(
         The file cannot be read.
     """
     shape = entry.shape
+    with open(path, "rb") as file:
+        begins = file.read(4)
+    if begins in OTHERS:
+        raise RunError(f"{path}: is a {OTHERS[begins]}, and an INPUT is wanted: .npy or a picture")
     values = _array(path) if Path(path).suffix == ".npy" else _picture(path, shape, mean, std)
     if values.ndim == 3:
         values = values[None]

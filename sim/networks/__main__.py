@@ -62,7 +62,7 @@ def _network(name: str, options: argparse.Namespace) -> int:
     for instance in options.preset or presets:
         base, _, own = instance.partition(" ")
         settings = [*own.split(), *options.set]
-        config = preset(base).override(settings)
+        config = preset(base).override(own.split()).override(options.set)
         label = "-".join([base, *(text.replace("=", "-") for text in settings)])
         with Progress(
             *columns, console=console, transient=True, disable=options.quiet or not console.is_terminal

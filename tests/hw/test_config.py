@@ -137,6 +137,7 @@ def test_masks_do_not_matter_without_masks() -> None:
     [
         pytest.param(["H"], "expected field=value, not 'H'", id="no value"),
         pytest.param(["h=4"], "unknown field 'h'; the fields are variant, H, L,", id="unknown"),
+        pytest.param(["H=2", "L=2", "H=4"], "H is given twice, as '2' and '4'; give it once", id="twice"),
         pytest.param(["H="], "H must be int, not str ''", id="empty"),
         pytest.param(["H=four"], "H must be int, not str 'four'", id="text"),
         pytest.param(["H=[4]"], r"H must be int, not list \[4\]", id="list"),

@@ -87,8 +87,10 @@ def test_picture_is_cropped_resized_and_normalised(program: Program, tmp_path: P
         (["{p}", "{wrong}"], "must be [3 x 5 x 4] or [images x 3 x 5 x 4], not [4, 4]"),
         (["{p}", "{double}"], "input 'input0': values must be int8 or float, not int64"),
         (["{p}", "{nan}"], "input 'input0': values must be finite"),
-        (["{p}", "{p}"], "a picture needs --mean and --std of 3 channels"),
-        (["{p}", "{p}", "--mean", "0,0,0", "--std", "1,1,1"], "must be .npy or a picture"),
+        (["{p}", "{text}"], "a picture needs --mean and --std of 3 channels"),
+        (["{p}", "{text}", "--mean", "0,0,0", "--std", "1,1,1"], "must be .npy or a picture"),
+        (["{p}", "{p}"], "is a program, and an INPUT is wanted: .npy or a picture"),
+        (["{p}", "{container}"], "is a container, and an INPUT is wanted: .npy or a picture"),
         (["{p}", "{x}", "--mean", "0,0,0"], "--mean and --std must be given together"),
         (["{p}", "{bad}"], "must be an array in .npy format"),
         (["{p}", "{zip}"], "must be an array in .npy format"),
@@ -100,13 +102,15 @@ def test_picture_is_cropped_resized_and_normalised(program: Program, tmp_path: P
 )
 def test_refusals(path: str, tmp_path: Path, refused, arguments: list[str], message: str) -> None:
     (tmp_path / "bad.npy").write_bytes(b"")
+    (tmp_path / "text").write_text("no picture")
+    (tmp_path / "container").write_bytes(b"\x89MVQ\r\n\x1a\n")
     np.savez(tmp_path / "zip.npz", np.zeros(SHAPE, np.int8))
     (tmp_path / "zip.npz").rename(tmp_path / "zip.npy")
     with open(tmp_path / "huge.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|i1", "fortran_order": False, "shape": (1 << 45,)})
     names = {
         "p": path,
-        "t": str(tmp_path / "t"),
+        **{name: str(tmp_path / name) for name in ("t", "text", "container")},
         **{name: str(tmp_path / f"{name}.npy") for name in ("bad", "zip", "huge")},
         "x": saved(tmp_path / "x.npy", np.zeros(SHAPE, np.int8)),
         "wrong": saved(tmp_path / "w.npy", np.zeros((4, 4), np.int8)),
