@@ -19,7 +19,7 @@ class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the default of an argument to its help, where there is one and the help does not say it."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        told = action.default in (None, False) or "default" in (action.help or "")
+        told = action.default is None or action.default is False or "default" in (action.help or "")
         return action.help if told else super()._get_help_string(action)
 
 

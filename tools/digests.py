@@ -23,7 +23,7 @@ from hw.generate import UNITS, generate
 from sw.compress.methods import RECIPE_METHODS
 from sw.format.container import read_container, write_container
 from sw.format.npz import write_npz
-from sw.format.strict_json import json_text
+from sw.format.strict_json import json_text, parse_json
 from tools.answers import RESULTS, ROOT
 
 __all__ = ["COMMITTED", "CONTAINERS", "KINDS", "REFUSED", "digest", "made_by"]
@@ -117,10 +117,19 @@ def made_by() -> dict[str, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
     parser = Parser(prog="python -m tools.digests", description=__doc__)
-    parser.parse_args(arguments)
+    parser.add_argument("--only", metavar="TEXT", help="make what has TEXT in its name, and keep the rest of the file")
+    options = parser.parse_args(arguments)
+    before = parse_json(COMMITTED.read_bytes()) if options.only else {}
+    if options.only and before["tools"] != made_by():
+        parser.error(f"--only needs the tools of the file, {before['tools']}, not {made_by()}")
+    if not any((options.only or "") in name for names, _ in KINDS.values() for name in names()):
+        parser.error(f"--only: nothing has {options.only!r} in its name")
     found: dict[str, dict[str, str]] = {"tools": made_by()}
     for kind, (names, digest_of) in KINDS.items():
         for name in names():
+            if options.only and options.only not in name and name in before[kind]:
+                found.setdefault(kind, {})[name] = before[kind][name]
+                continue
             value = found.setdefault(kind, {})[name] = digest_of(name)
             print(f"{value[:12]}  {kind}  {name}", flush=True)
     write_text(COMMITTED, json_text(found))

@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -330,8 +331,19 @@ def test_host_refuses_before_the_port(arguments: list[str], message: str, refuse
     ],
 )
 def test_host_takes_what_the_command_run_takes(
-    dtype: str, message: str, image: BoardImage, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
+    dtype: str,
+    message: str,
+    image: BoardImage,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def absent(name: str, *_: object, **__: object) -> None:
+        raise FileNotFoundError(name)
+
+    # A stand-in for pyserial, which only those who have a board install.
+    monkeypatch.setitem(sys.modules, "serial", types.SimpleNamespace(Serial=absent))
     (entry,) = image.program.inputs
     entry = dataclasses.replace(entry, tensor=dataclasses.replace(entry.tensor, scale=0.5))
     program = dataclasses.replace(image.program, inputs=(entry,))

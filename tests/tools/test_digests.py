@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sw.format.strict_json import json_text
+from tests.refusals import Refused
 from tools import digests
 from tools.digests import COMMITTED, CONTAINERS, KINDS
 
@@ -63,3 +64,14 @@ def test_the_command_writes_the_table(tmp_path: Path, monkeypatch: pytest.Monkey
     written = (tmp_path / "digests.json").read_text()
     expected = {"tools": TABLE["tools"], "programs": {"resnet20-mvq-4-16.msvq ews-ssvq-16": digests.REFUSED}}
     assert written == json_text(expected)
+
+
+def test_only_what_is_named_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
+    before = {"tools": TABLE["tools"], "containers": {"one": "kept", "two": "old"}}
+    (tmp_path / "digests.json").write_text(json_text(before))
+    monkeypatch.setattr(digests, "COMMITTED", tmp_path / "digests.json")
+    monkeypatch.setattr(digests, "KINDS", {"containers": (lambda: ["one", "two", "new one"], str.upper)})
+    assert digests.main(["--only", "two"]) == 0
+    expected = {"one": "kept", "two": "TWO", "new one": "NEW ONE"}
+    assert json.loads((tmp_path / "digests.json").read_text())["containers"] == expected
+    assert "nothing has 'three' in its name" in refused(digests.main, ["--only", "three"])

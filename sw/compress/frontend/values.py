@@ -352,7 +352,7 @@ class ValueRaiser(Raiser):
                 return self.channels(node, 1, start, stop - start)
         if whole and rank == 4:
             if axis == 2 and isinstance(before, fx.Node):
-                return Strided(step, cast(fx.Node, source), rows_only=True)
+                return Strided(step, source, rows_only=True)
             if axis == 3 and isinstance(before, Strided) and before.rows_only and before.stride == step:
                 strided = Strided(before.stride, before.source, rows_only=False)
                 return strided
