@@ -256,15 +256,16 @@ def test_a_layer_that_matters_more_gets_more_bits(teacher: nn.Module) -> None:
 
 def test_block_outputs_and_logits_are_learned(teacher: nn.Module) -> None:
     """Nearer to the network's, by each of the errors that are added."""
+    model = copy.deepcopy(teacher)
+    layers, latents = reconstruct(model, images(60, 0), recipes_of(model, Recipe("ssvq", 8, 8, 0, 0)))
+    start(model, layers, latents, moving=False)
+    begin = quantise_activations(model).eval()
+    calibrate(begin, images(60, 0))
+    names = handed_on(begin)
+    assert names == ["blocks.0.layers.7", "blocks.1.layers.7"]
 
     def trained(**weights: float) -> tuple[float, float]:
-        model = copy.deepcopy(teacher)
-        layers, latents = reconstruct(model, images(60, 0), recipes_of(model, Recipe("ssvq", 8, 8, 0, 0)))
-        start(model, layers, latents, moving=False)
-        graph = quantise_activations(model).eval()
-        calibrate(graph, images(60, 0))
-        names = handed_on(graph)
-        assert names == ["blocks.0.layers.7", "blocks.1.layers.7"]
+        graph = copy.deepcopy(begin)
         distil(graph, teacher, images(60, 0), steps=40, lr=2e-3, mix=0.3, **weights)
         assert not any(module._forward_hooks for module in (*graph.modules(), *teacher.modules()))
         seen: dict[nn.Module, Tensor] = {}
