@@ -15,14 +15,15 @@ from sim.scenarios import random_activations, random_layer
 from sw.executor import execute
 from tests.sw.assembler import layer_program
 
-CONFIG = preset("ews-msvq-tiny")
 
-
+#: The ports are those of every instance; the smaller model is built sooner.
+@pytest.mark.parametrize("name", ["ews-tiny", pytest.param("ews-msvq-tiny", marks=pytest.mark.whole)])
 @pytest.mark.parametrize("stall", [0, 0.3, 0.7])
-def test_layer_is_bit_exact(tmp_path, monkeypatch, stall: float) -> None:
+def test_layer_is_bit_exact(tmp_path, monkeypatch, name: str, stall: float) -> None:
+    config = preset(name)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     rng = np.random.default_rng(0)
-    program = layer_program(CONFIG, random_layer(CONFIG, rng, (8, 8, 3, 1)), 4, 4, Schedule(CONFIG.H, CONFIG.L, 1, 1))
+    program = layer_program(config, random_layer(config, rng, (8, 8, 3, 1)), 4, 4, Schedule(config.H, config.L, 1, 1))
     memory = program.memory([random_activations(rng, (8, 4, 4), "uniform")])
     (tmp_path / "memory").write_bytes(memory.tobytes())
     (tmp_path / "expected").write_bytes(execute(program, memory, check=True).memory.tobytes())
@@ -36,5 +37,5 @@ def test_layer_is_bit_exact(tmp_path, monkeypatch, stall: float) -> None:
         "limit": 50000,
     }
     (tmp_path / "job.json").write_text(json.dumps(job))
-    runner = bare_runner(CONFIG, "ews-msvq-tiny-accelerator", quick=True)
+    runner = bare_runner(config, f"{name}-accelerator", quick=True)
     runner.run_tests("cocotbext_bench", label=f"stall-{stall}", environment={"ACCELERATOR_FOLDER": str(tmp_path)})
