@@ -50,7 +50,7 @@ def test_two_instances_lint_together_with_the_waivers_that_travel_with_them(tmp_
     modules = []
     for name, unit, config in (
         ("npu_a", "accelerator", preset("ews-cms-tiny")),
-        ("npu_b", "accelerator", preset("ews-cms-tiny").override(["H=3"])),
+        ("npu_b", "accelerator", preset("ews-tiny").override(["H=3"])),
         ("core_c", "core", preset("ews-msvq-tiny")),
     ):
         generated = generate(config, name, unit, name)
