@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sw.command_line import Parser, check_folders, exit_status
+from sw.format.envelope import kind_of
 from sw.format.output import staged
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ __all__ = ["RunError", "main", "quantise_input", "read_images"]
 BACKENDS = ("golden", "rtl", "perf")
 #: Logits of this many classes are printed, the largest first.
 TOP = 5
-#: What may be taken for an input by mistake, by how the files begin.
-OTHERS = {b"\x89MVQ": "container", b"\x89EWS": "program", b"\x89EWN": "network in steps"}
 #: Most pixels of a picture.
 MAX_PIXELS = 1 << 25
 
@@ -254,9 +253,9 @@ def read_images(
     """
     shape = entry.shape
     with open(path, "rb") as file:
-        begins = file.read(4)
-    if begins in OTHERS:
-        raise RunError(f"{path}: is a {OTHERS[begins]}, and an INPUT is wanted: .npy or a picture")
+        kind = kind_of(file.read(4))
+    if kind:
+        raise RunError(f"{path}: is a {kind}, and an INPUT is wanted: .npy or a picture")
     values = _array(path) if Path(path).suffix == ".npy" else _picture(path, shape, mean, std)
     if values.ndim == 3:
         values = values[None]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.layout import Schedule
-from sw.format.envelope import CHECKSUM, PREFIX, Envelope
+from sw.format.envelope import CHECKSUM, MAGICS, PREFIX, Envelope, kind_of
 from sw.format.layer import CODEWORD_BITS, SIGN_SPLIT, CompressedLayer, LayerError, Requantisation, element_bits
 from sw.format.output import write_atomically
 from sw.format.packing import PackingError, pack_fields, unpack_fields
@@ -35,8 +35,7 @@ __all__ = [
     "write_container",
 ]
 
-#: As in PNG, a byte above 127, both kinds of line end and an end-of-file mark show a transfer that changed the bytes.
-MAGIC = b"\x89MVQ\r\n\x1a\n"
+MAGIC = MAGICS["container"]
 #: The version of the newest files. A writer gives a file the oldest version that can say what is in it.
 VERSION = 3
 
@@ -396,7 +395,7 @@ def write_container(
 
 def _parse_header(data: bytes) -> tuple[list[_Entry], dict[str, Any], int]:
     """The layers as described, the metadata, and the offset of the first section."""
-    if data[:4] in (b"\x89EWS", b"\x89EWN"):
+    if kind_of(data) in ("program", "network in steps"):
         raise ContainerError("magic", "the file is a program, and a container is needed: what it was compiled from")
     version, header, start = _ENVELOPE.unpack(data)
     default, metadata = header.get("default", {}), header.get("metadata", {})

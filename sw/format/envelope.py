@@ -14,11 +14,24 @@ from typing import Any, Protocol
 
 from sw.format.strict_json import parse_json
 
-__all__ = ["CHECKSUM", "PREFIX", "Envelope"]
+__all__ = ["CHECKSUM", "MAGICS", "PREFIX", "Envelope", "kind_of"]
+
+#: The first 8 bytes of each kind of file. As in PNG, a byte above 127, both kinds of line end and an end-of-file mark
+#: show a transfer that changed the bytes.
+MAGICS = {
+    "container": b"\x89MVQ\r\n\x1a\n",
+    "program": b"\x89EWS\r\n\x1a\n",
+    "network in steps": b"\x89EWN\r\n\x1a\n",
+}
 
 PREFIX = struct.Struct("<8sII")
 #: CRC-32, also of the parts behind the header.
 CHECKSUM = struct.Struct("<I")
+
+
+def kind_of(data: bytes) -> str | None:
+    """The kind of file that begins so, a key of :data:`MAGICS`, by the 4 bytes that no transfer changes; or None."""
+    return next((kind for kind, magic in MAGICS.items() if data[:4] == magic[:4]), None)
 
 
 class _Fault(Protocol):

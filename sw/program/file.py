@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hw.config import AcceleratorConfig, ConfigError
-from sw.format.envelope import CHECKSUM, Envelope
+from sw.format.envelope import CHECKSUM, MAGICS, Envelope, kind_of
 from sw.format.output import write_atomically
 from sw.program.checks import MAX_DRAM_BYTES, ProgramError, check_integer
 from sw.program.image import Program, ProgramLayer
@@ -24,8 +24,7 @@ from sw.program.tensors import Fold, Input, Tensor
 
 __all__ = ["MAGIC", "VERSION", "program_bytes", "program_from_bytes", "read_program", "write_program"]
 
-#: As in PNG, a byte above 127, both kinds of line end and an end-of-file mark show a transfer that changed the bytes.
-MAGIC = b"\x89EWS\r\n\x1a\n"
+MAGIC = MAGICS["program"]
 VERSION = 1
 
 #: Fields of an instance that files of this version did not have at first.
@@ -163,7 +162,7 @@ def program_from_bytes(data: bytes) -> Program:
     ProgramError
         As :func:`read_program`.
     """
-    if data[:4] == b"\x89MVQ":
+    if kind_of(data) == "container":
         raise ProgramError("magic", "the file is a container, and a program is needed: msvq compile makes it of that")
     _, header, start = _ENVELOPE.unpack(data)
     size = header["image_bytes"]

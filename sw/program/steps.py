@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig
-from sw.format.envelope import Envelope
+from sw.format.envelope import MAGICS, Envelope
 from sw.format.layer import CompressedLayer
 from sw.format.output import write_atomically
 from sw.network import Array, NetworkError, Operation, Output, Value, parse_operations
@@ -47,7 +47,7 @@ __all__ = [
     "write_stepped_program",
 ]
 
-MAGIC = b"\x89EWN\r\n\x1a\n"
+MAGIC = MAGICS["network in steps"]
 VERSION = 1
 
 _KEYS = ("operations", "constants", "input_scale", "programs")

@@ -467,19 +467,24 @@ def test_descriptors_follow_one_another_every_seven_cycles(simulate) -> None:
     simulate(dut, bench)
 
 
+async def start_ending(ctx, dut: Sequencer) -> None:
+    """Start a program of END alone, whose word is there when it is asked for."""
+    ctx.set(dut.i_descriptors, 1)
+    ctx.set(dut.o_descriptor_request.ready, 1)
+    ctx.set(dut.i_words.valid, 1)
+    ctx.set(dut.i_words.payload, int.from_bytes(Descriptor(Opcode.END).pack(), "little"))
+    ctx.set(dut.i_start, 1)
+    await ctx.tick()
+    ctx.set(dut.i_start, 0)
+
+
 def test_a_program_ends_after_seven_cycles_of_rest_and_a_reset_of_eight(simulate) -> None:
     """Fewer, as between a unit's last pulse and the flag that follows it, are no rest."""
     wide = TINY.override(["word_width=512"])
     dut = Sequencer(wide)
 
     async def bench(ctx) -> None:
-        ctx.set(dut.i_descriptors, 1)
-        ctx.set(dut.o_descriptor_request.ready, 1)
-        ctx.set(dut.i_words.valid, 1)
-        ctx.set(dut.i_words.payload, int.from_bytes(Descriptor(Opcode.END).pack(), "little"))
-        ctx.set(dut.i_start, 1)
-        await ctx.tick()
-        ctx.set(dut.i_start, 0)
+        await start_ending(ctx, dut)
         for cycle in range(80):
             ctx.set(dut.i_quiet, cycle % 7 != 0)
             assert not ctx.get(dut.o_stop)
@@ -504,13 +509,7 @@ def test_rest_is_counted_from_the_verdict_on(simulate) -> None:
 
     async def bench(ctx) -> None:
         ctx.set(dut.i_quiet, 1)
-        ctx.set(dut.i_descriptors, 1)
-        ctx.set(dut.o_descriptor_request.ready, 1)
-        ctx.set(dut.i_words.valid, 1)
-        ctx.set(dut.i_words.payload, int.from_bytes(Descriptor(Opcode.END).pack(), "little"))
-        ctx.set(dut.i_start, 1)
-        await ctx.tick()
-        ctx.set(dut.i_start, 0)
+        await start_ending(ctx, dut)
         while not ctx.get(dut.i_words.ready):
             await ctx.tick()
         await ctx.tick()
