@@ -2,10 +2,10 @@
 
 Of each block so many changes are drawn, and each is tried in a copy of the project with the block's own tests, which
 must fail or not end. Changes that change nothing are in ``equivalent.json`` with the reason, and do not count. What was
-tried is kept in ``build/mutants/tried.jsonl``: what was found is not tried again while its file is the same, what
-survived not while its tests are, too, so that the same command goes on after an interruption, and after new tests tries
-the survivors alone. ``--larger`` runs what survived with the larger tests. ``--publish`` writes the
-table of docs/verification.md, and docs/results/mutants.json, which is committed.
+tried is kept in ``build/mutants/tried.jsonl``: what was found is not tried again while its file means the same, what
+survived not while its tests do, too, so that the same command goes on after an interruption, and after new tests tries
+the survivors alone; documentation, comments and layout may change. ``--larger`` runs what survived with the larger
+tests. ``--publish`` writes the table of docs/verification.md, and docs/results/mutants.json, which is committed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hw.command_line import Parser, interruptible, write_text
 from sw.format.strict_json import json_text
-from tests.mutants.mutate import Mutant, is_program, mutants_of
+from tests.mutants.mutate import Mutant, is_program, meaning, mutants_of
 from tools.marked import row, write_parts
 
 __all__ = [
@@ -170,10 +171,34 @@ def own_tests(block: Block, file: str | None = None) -> list[str]:
 
 
 def _digest(*names: str) -> str:
+    """Of what files mean: documentation, comments and layout may change."""
     digest = hashlib.sha256()
     for name in names:
-        digest.update((ROOT / name).read_bytes())
+        digest.update(f"{name} {_hash((ROOT / name).read_text())}\n".encode())
     return digest.hexdigest()[:16]
+
+
+@cache
+def _hash(source: str) -> str:
+    return hashlib.sha256(meaning(source).encode()).hexdigest()
+
+
+@cache
+def _numbers(file: str, source: str) -> dict[Mutant, int]:
+    """Which of the changes alike in its function each of a source's is, from 0 on."""
+    seen: Counter[tuple[str, str, str]] = Counter()
+    found = {}
+    for mutant in mutants_of(file, source):
+        alike = (mutant.function, meaning(mutant.old), meaning(mutant.new))
+        found[mutant] = seen[alike]
+        seen[alike] += 1
+    return found
+
+
+def _identity(mutant: Mutant) -> dict[str, str | int]:
+    """What stays the same as long as the sources mean the same, whatever their layout."""
+    number = _numbers(mutant.file, (ROOT / mutant.file).read_text())[mutant]
+    return {"state": _digest(mutant.file), "function": mutant.function, "number": number}
 
 
 class _Copies:
@@ -250,16 +275,16 @@ class _Tried:
 
     @staticmethod
     def _key(entry: dict[str, Any]) -> tuple[str, ...]:
-        return tuple(str(entry[name]) for name in ("state", "file", "old", "new", "start"))
+        place = (str(entry[name]) for name in ("state", "file", "function", "number"))
+        return (*place, meaning(entry["old"]), meaning(entry["new"]))
 
     def last(self, mutant: Mutant) -> dict[str, Any] | None:
         """What became of a change of the file as it is, whatever tests there were."""
-        return self.entries.get(self._key({**_place(mutant), "start": mutant.start, "state": _digest(mutant.file)}))
+        return self.entries.get(self._key({**_place(mutant), **_identity(mutant)}))
 
-    def find(self, mutant: Mutant, state: str, tests: str, larger: bool) -> dict[str, Any] | None:
+    def find(self, mutant: Mutant, tests: str, larger: bool) -> dict[str, Any] | None:
         """What was found counts while its file is the same; what survived, while its tests are, or as equivalent."""
-        place = {**_place(mutant), "start": mutant.start, "state": state}
-        entry = self.entries.get(self._key(place))
+        entry = self.last(mutant)
         if entry is None or entry["own"] != "passed":
             return entry
         if _reason(mutant) is None and (entry["tests"] != tests or (larger and "larger" not in entry)):
@@ -300,7 +325,7 @@ def try_mutants(
         states = {block: _digest(*own_tests(block)) for block in blocks}
 
         def entry_of(block: Block, mutant: Mutant) -> dict[str, Any] | None:
-            return known.find(mutant, _digest(mutant.file), states[block], larger)
+            return known.find(mutant, states[block], larger)
 
         left = {block: [x for x in wanted[block] if entry_of(block, x) is None] for block in blocks}
         # Each test file as it is, once: those of the larger tests last.
@@ -316,10 +341,9 @@ def try_mutants(
             change = (mutant.file, mutant.applied((ROOT / mutant.file).read_text()))
             if not limits(own_tests(block)):
                 return
-            before = known.find(mutant, _digest(mutant.file), states[block], larger=False)
+            before = known.find(mutant, states[block], larger=False)
             entry = before or {
-                "state": _digest(mutant.file), "tests": states[block], "block": block.name, **_place(mutant),
-                "line": mutant.line, "start": mutant.start,
+                **_identity(mutant), "tests": states[block], "block": block.name, **_place(mutant), "line": mutant.line,
             }  # fmt: skip
             if before is None:
                 verdict, by, seconds = copies.run(limits(own_tests(block, mutant.file)), change)
@@ -371,7 +395,7 @@ def _finished(
             return None
         # What a test finds is not equivalent; the reason is that of a change alike in the same line.
         found = entry["own"] != "passed" or entry.get("larger", "passed") != "passed"
-        reports.append({**entry, "line": mutant.line, "reason": None if found else _reason(mutant)})
+        reports.append({**entry, **_place(mutant), "line": mutant.line, "reason": None if found else _reason(mutant)})
     survived = [entry for entry in reports if entry["own"] == "passed" and entry["reason"] is None]
     print(f"{block.name}: {len(reports)} tried, {len(survived)} survived", flush=True)
     for entry in survived:

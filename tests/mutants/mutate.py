@@ -7,8 +7,9 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
-__all__ = ["Mutant", "is_program", "mutants_of"]
+__all__ = ["Mutant", "is_program", "meaning", "mutants_of"]
 
 #: Operators, as they are written, and what takes their place.
 _OPERATORS = {
@@ -36,6 +37,8 @@ class Mutant:
         The part that changes.
     start, end
         Of the part, in characters of the file.
+    function
+        Where it is: the names of the classes and functions around it, with points between; empty at the module's level.
     """
 
     file: str
@@ -45,6 +48,7 @@ class Mutant:
     new: str
     start: int
     end: int
+    function: str
 
     def applied(self, source: str) -> str:
         """The changed source."""
@@ -58,7 +62,8 @@ class _Finder(ast.NodeVisitor):
         for text in source.splitlines(keepends=True):
             self.begins.append(self.begins[-1] + len(text))
         self.lines = source.splitlines()
-        self.found: list[tuple[int, int, str]] = []
+        self.found: list[tuple[int, int, str, str]] = []
+        self.around: tuple[str, ...] = ()
 
     def at(self, line: int, column: int) -> int:
         """Characters before a place; the parser counts bytes."""
@@ -70,8 +75,17 @@ class _Finder(ast.NodeVisitor):
         assert node.end_col_offset is not None
         return self.at(node.lineno, node.col_offset), self.at(node.end_lineno, node.end_col_offset)
 
+    def change(self, start: int, end: int, new: str) -> None:
+        self.found.append((start, end, new, ".".join(self.around)))
+
     def put(self, node: ast.expr | ast.stmt, new: str) -> None:
-        self.found.append((*self.span(node), new))
+        self.change(*self.span(node), new)
+
+    def within(self, name: str, body: list[ast.stmt]) -> None:
+        self.around += (name,)
+        for child in body:
+            self.visit(child)
+        self.around = self.around[:-1]
 
     def between(self, left: ast.expr, right: ast.expr) -> None:
         """The operator between two operands."""
@@ -80,7 +94,7 @@ class _Finder(ast.NodeVisitor):
         word = text.strip(" \n\t()\\")
         if word in _OPERATORS:
             at = start + text.index(word)
-            self.found.append((at, at + len(word), _OPERATORS[word]))
+            self.change(at, at + len(word), _OPERATORS[word])
 
     # What is no behaviour
 
@@ -99,15 +113,13 @@ class _Finder(ast.NodeVisitor):
             self.visit(node.value)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        for child in node.body:
-            self.visit(child)
+        self.within(node.name, node.body)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         for default in (*node.args.defaults, *node.args.kw_defaults):
             if default is not None:
                 self.visit(default)
-        for child in node.body:
-            self.visit(child)
+        self.within(node.name, node.body)
 
     # What is
 
@@ -141,7 +153,7 @@ class _Finder(ast.NodeVisitor):
         start, _ = self.span(node)
         inner, _ = self.span(node.operand)
         if isinstance(node.op, ast.Invert | ast.Not | ast.USub):
-            self.found.append((start, inner, ""))
+            self.change(start, inner, "")
         self.generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> None:
@@ -161,10 +173,10 @@ class _Finder(ast.NodeVisitor):
         if name in _CHOICES and len(node.args) == 3:
             (start, middle), (later, end) = self.span(node.args[1]), self.span(node.args[2])
             parts = self.source[start:middle], self.source[middle:later], self.source[later:end]
-            self.found.append((start, end, parts[2] + parts[1] + parts[0]))
+            self.change(start, end, parts[2] + parts[1] + parts[0])
         elif isinstance(node.func, ast.Attribute) and node.func.attr in ("If", "Elif") and len(node.args) == 1:
             start, end = self.span(node.args[0])
-            self.found.append((start, end, "1"))
+            self.change(start, end, "1")
         self.generic_visit(node)
 
     def visit_IfExp(self, node: ast.IfExp) -> None:
@@ -185,9 +197,9 @@ def mutants_of(file: str, source: str) -> Iterator[Mutant]:
     """
     finder = _Finder(source)
     finder.visit(ast.parse(source))
-    for start, end, new in sorted(set(finder.found)):
+    for start, end, new, function in sorted(set(finder.found)):
         line = bisect_right(finder.begins, start)
-        mutant = Mutant(file, line, finder.lines[line - 1].strip(), source[start:end], new, start, end)
+        mutant = Mutant(file, line, finder.lines[line - 1].strip(), source[start:end], new, start, end, function)
         if mutant.old != new:
             yield mutant
 
@@ -199,3 +211,31 @@ def is_program(source: str) -> bool:
     except SyntaxError:
         return False
     return True
+
+
+def _meaning(part: Any) -> str:
+    if isinstance(part, list):
+        # A documentation string is a statement that is a constant.
+        return f"[{' '.join(_meaning(x) for x in part if not _is_text(x))}]"
+    if isinstance(part, ast.AST):
+        # Interpreters differ in fields that say nothing.
+        fields = (f"{name}={_meaning(x)}" for name, x in ast.iter_fields(part) if x is not None and x != [])
+        return f"{type(part).__name__}({' '.join(fields)})"
+    return repr(part)
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant) and isinstance(part.value.value, str)
+
+
+def meaning(source: str) -> str:
+    """What remains of a source, or of a part of one, whatever its documentation, comments, layout and line numbers are.
+
+    A part that is no program, such as an operator, is itself.
+    """
+    for text in (source, f"({source}\n)"):
+        try:
+            return _meaning(ast.parse(text))
+        except SyntaxError:
+            continue
+    return source

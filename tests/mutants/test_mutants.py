@@ -20,7 +20,7 @@ from tests.mutants.__main__ import (
     tried_before,
     try_mutants,
 )
-from tests.mutants.mutate import mutants_of
+from tests.mutants.mutate import meaning, mutants_of
 
 
 def changes(source: str) -> set[str]:
@@ -52,6 +52,19 @@ def changes(source: str) -> set[str]:
 )
 def test_what_is_changed(source: str, wanted: set[str]) -> None:
     assert changes(source) == wanted
+
+
+def test_what_a_source_means_is_neither_documentation_nor_layout() -> None:
+    source = "def f(a):\n    return g(a, b=1) + a[0]\n\n\nx: int = 2\n"
+    other = "'''Text.'''\n\n\ndef f(a):\n    'Text.'\n    # why\n"
+    other += "    return (\n        g(\n            a,\n            b=1,\n        ) + a[0]  # and\n    )\n"
+    other += "x: int = (2)\n'Of x.'\n"
+    assert meaning(source) == meaning(other)
+    for old, new in (("1", "2"), ("+ a", "- a"), ("int", "str"), ("f(a)", "f(a, b)"), ("x: int = 2", "'x', 2")):
+        assert meaning(source.replace(old, new)) != meaning(source)
+    assert meaning("a.eq(\n    b  # c\n)") == meaning("a.eq(b)")
+    assert meaning("a +\n    b") == meaning("a + b")
+    assert meaning("is not") == "is not"
 
 
 def test_every_block_has_tests_that_exist() -> None:
@@ -119,6 +132,25 @@ def test_survivors_are_found_and_nothing_is_tried_twice(
     again = try_mutants([project], 99, 0, 2, False, tried)
     assert score(again["hw/x.py"]) == found
     assert runs.read_text() == before
+
+    # Neither is it where documentation, comments and layout have changed, of the source and of its tests.
+    path, test = tmp_path / "hw" / "x.py", tmp_path / "tests" / "test_x.py"
+    source, tests, other = path.read_text(), test.read_text(), tmp_path / "other.jsonl"
+    other.write_text(tried.read_text())
+    path.write_text(
+        '\'Text.\'\n\n\ndef f(a, b):\n    """Of +, < and 5."""\n    while a < 0:  # -5 is 5\n'
+        "        a += (\n            5\n        )\n    return (a) + b\n"
+    )
+    test.write_text("# why\n" + tests)
+    assert score(try_mutants([project], 99, 0, 1, False, other)["hw/x.py"])["own"] == found["own"]
+    assert runs.read_text() == before
+    # It is where one of two changes alike is another one's.
+    path.write_text(source.replace("return a", "a += 5 if a < 0 else 0\n    return a"))
+    try_mutants([project], 99, 0, 1, False, other)
+    assert runs.read_text() != before
+    before = runs.read_text()
+    path.write_text(source)
+    test.write_text(tests)
 
     # An interrupted run goes on, its last line half written; a change that changes nothing does not count.
     lines = tried.read_text().splitlines(keepends=True)
