@@ -32,24 +32,16 @@ Piece = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Plan:
-    """How a stage of blocks is computed without shuffles.
+    """How a stage of blocks is computed without shuffles."""
 
-    Parameters
-    ----------
-    orders
-        Of the outputs of each source, which original channel comes at each place. Source 0 is the first block's
-        projection, source i + 1 the main branch of block i.
-    reads
-        Of each block from the second on, the pieces ``(source, start, stop)`` that its branch reads.
-    inputs
-        Of each such block, the original order of what it reads: which place of the pieces joined has each channel.
-    result, places
-        The same of the stage's result.
-    """
-
+    #: Of the outputs of each source, which original channel comes at each place. Source 0 is the first block's
+    #: projection, source i + 1 the main branch of block i.
     orders: tuple[tuple[int, ...], ...]
+    #: Of each block from the second on, the pieces ``(source, start, stop)`` that its branch reads.
     reads: tuple[tuple[Piece, ...], ...]
+    #: Of each such block, the original order of what it reads: which place of the pieces joined has each channel.
     inputs: tuple[tuple[int, ...], ...]
+    #: The same of the stage's result.
     result: tuple[Piece, ...]
     places: tuple[int, ...]
 

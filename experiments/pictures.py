@@ -37,17 +37,11 @@ _COPY = 0.9
 
 @dataclass(frozen=True)
 class Network:
-    """An ImageNet network with its weights.
+    """An ImageNet network with its weights."""
 
-    Parameters
-    ----------
-    build
-        From the path of weights, or None for those of an installed package.
-    mean, deviation
-        Of pixels 0..255, of each colour.
-    """
-
+    #: From the path of weights, or None for those of an installed package.
     build: Callable[[Path | None], nn.Module]
+    #: Of pixels 0..255, of each colour.
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
 

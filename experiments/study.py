@@ -51,29 +51,19 @@ RATIOS = "Ratios count all layers but the first and the last, which stay at 8 bi
 
 @dataclass(frozen=True)
 class Study:
-    """What a study compares.
+    """What a study compares."""
 
-    Parameters
-    ----------
-    name
-        Of its module and its results.
-    description
-        For the help of its command.
-    configs
-        Settings of each network that it can run on.
-    cases
-        Of a network.
-    images
-        That the accuracy is of.
-    remarks
-        Below the table, behind what stands below all of them.
-    """
-
+    #: Of its module and its results.
     name: str
+    #: For the help of its command.
     description: str | None
+    #: Settings of each network that it can run on.
     configs: Mapping[str, TrainConfig]
+    #: Of a network.
     cases: Callable[[str], list[Case]]
+    #: That the accuracy is of.
     images: str
+    #: Below the table, behind what stands below all of them.
     remarks: str
 
     @property

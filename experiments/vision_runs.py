@@ -43,27 +43,18 @@ Results = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Task:
-    """A network and its data, on the device.
+    """A network and its data, on the device."""
 
-    Parameters
-    ----------
-    model
-        The float network, in evaluation mode.
-    sample
-        Normalised training images ``[n, 3, rows, columns]``.
-    views
-        A batch of random views of the training images.
-    loss
-        From the results of the network and of the float network one number.
-    choose, score
-        From what computes results of normalised images, figures in per cent: on held-out images, to choose settings
-        (``choice`` is what counts, the larger the better), and on test images.
-    """
-
+    #: The float network, in evaluation mode.
     model: nn.Module
+    #: Normalised training images ``[n, 3, rows, columns]``.
     sample: Tensor
+    #: A batch of random views of the training images.
     views: Views
+    #: From the results of the network and of the float network one number.
     loss: Callable[[Results, Results], Tensor]
+    #: From what computes results of normalised images, figures in per cent: on held-out images, to choose settings
+    #: (``choice`` is what counts, the larger the better), and on test images.
     choose: Callable[[Callable[[Tensor], Results]], dict[str, float]]
     score: Callable[[Callable[[Tensor], Results]], dict[str, float]]
 

@@ -63,24 +63,16 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Specification:
-    """What a block must do.
+    """What a block must do."""
 
-    Parameters
-    ----------
-    name
-        Block and instance, then what is claimed.
-    build
-        The module, and all its free inputs.
-    method, depth
-        How it is proven.
-    refuted
-        It is false, and must be found so: a proof that can't fail proves nothing.
-    """
-
+    #: Block and instance, then what is claimed.
     name: str
+    #: The module, and all its free inputs.
     build: Callable[[], tuple[Module, list[Value]]]
+    #: How it is proven.
     method: Method = Method.INDUCTION
     depth: int = 1
+    #: It is false, and must be found so: a proof that can't fail proves nothing.
     refuted: bool = False
 
 

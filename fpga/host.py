@@ -50,20 +50,13 @@ class Port(Protocol):
 
 @dataclass(frozen=True)
 class Report:
-    """The text of a self-test.
+    """The text of a self-test."""
 
-    Attributes
-    ----------
-    title
-        Its first line.
-    counters
-        By name.
-    verdict
-        The last line: ``PASS``, or ``FAIL`` and why.
-    """
-
+    #: Its first line.
     title: str
+    #: By name.
     counters: dict[str, int]
+    #: The last line: ``PASS``, or ``FAIL`` and why.
     verdict: str
 
     @property

@@ -41,23 +41,15 @@ def divisor_of(clock: int, baud: int) -> int:
 
 @dataclass(frozen=True)
 class BoardImage:
-    """The contents of a board.
+    """The contents of a board."""
 
-    Parameters
-    ----------
-    name
-        Of the network.
-    program
-        What the accelerator runs; its memory begins at address 0.
-    memory
-        All of it before the run, the input among it.
-    expected
-        Bytes of the program's last output, from the golden model.
-    """
-
+    #: Of the network.
     name: str
+    #: What the accelerator runs; its memory begins at address 0.
     program: Program
+    #: All of it before the run, the input among it.
     memory: bytes
+    #: Bytes of the program's last output, from the golden model.
     expected: bytes
 
     @classmethod

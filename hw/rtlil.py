@@ -32,27 +32,18 @@ _REFERENCE = re.compile("\0(\\d+)\0")
 
 @dataclass
 class RtlilModule:
-    r"""One module as it was read. Names include their ``\``; indentation is kept; source locations are left out.
+    r"""One module as it was read. Names include their ``\``; indentation is kept; source locations are left out."""
 
-    Attributes
-    ----------
-    name
-        Of the module.
-    attributes
-        Lines before it.
-    ports, wires
-        One text each, with its attribute lines.
-    body
-        The other lines.
-    instances
-        (line of ``body``, name of the module, name of the instance) of every cell that isn't a primitive of Yosys.
-    """
-
+    #: Of the module.
     name: str
+    #: Lines before it.
     attributes: list[str] = field(default_factory=list)
+    #: One text each, with its attribute lines.
     ports: list[str] = field(default_factory=list)
     wires: list[str] = field(default_factory=list)
+    #: The other lines.
     body: list[str] = field(default_factory=list)
+    #: (line of ``body``, name of the module, name of the instance) of every cell that isn't a primitive of Yosys.
     instances: list[tuple[int, str, str]] = field(default_factory=list)
 
 

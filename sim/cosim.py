@@ -42,23 +42,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Session:
-    """Jobs that run back to back after one reset.
+    """Jobs that run back to back after one reset."""
 
-    Parameters
-    ----------
-    name
-        Names the test in the JUnit XML, and a file.
-    jobs
-        In order.
-    pauses
-        ``{stream: density}``: in each cycle the stream is willing with that probability; streams not named always are.
-    seed
-        Of the pauses.
-    """
-
+    #: Names the test in the JUnit XML, and a file.
     name: str
+    #: In order.
     jobs: Sequence[Job]
+    #: ``{stream: density}``: in each cycle the stream is willing with that probability; streams not named always are.
     pauses: Mapping[str, float] = field(default_factory=dict)
+    #: Of the pauses.
     seed: int = 0
 
 

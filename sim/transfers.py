@@ -29,37 +29,25 @@ class ProgramError(ValueError):
 
 @dataclass(frozen=True)
 class LayerProgram:
-    """One layer as transfers.
-
-    Attributes
-    ----------
-    streams
-        Payloads of the input streams, in order, but for ``i_psum``: those are the design's own outputs.
-    tiles
-        The layer tiles; each gives ``positions * A`` vectors.
-    expected
-        int32 ``[vectors, L]``: every vector of partial sums, absent output channels included.
-    sums
-        int32 ``[K, E, F]``: the layer's sums, or None if partial sums may overflow ``psum_width``; ``expected``
-        wraps then.
-    requantised
-        int8 ``[K, E, F]``, or None where there are no sums or the layer has no requantisation.
-    output
-        E and F: rows and columns of the output.
-    run
-        What the cycles depend on.
-    operations
-        Multiply-accumulates of the layer, those with pruned weights included.
-    """
+    """One layer as transfers."""
 
     layer: CompressedLayer
+    #: Payloads of the input streams, in order, but for ``i_psum``: those are the design's own outputs.
     streams: dict[str, list[int]]
+    #: The layer tiles; each gives ``positions * A`` vectors.
     tiles: list[LayerTile]
+    #: int32 ``[vectors, L]``: every vector of partial sums, absent output channels included.
     expected: NDArray[np.int32]
+    #: int32 ``[K, E, F]``: the layer's sums, or None if partial sums may overflow ``psum_width``; ``expected`` wraps
+    #: then.
     sums: NDArray[np.int32] | None
+    #: int8 ``[K, E, F]``, or None where there are no sums or the layer has no requantisation.
     requantised: NDArray[np.int8] | None
+    #: E and F: rows and columns of the output.
     output: tuple[int, int]
+    #: What the cycles depend on.
     run: LayerRun
+    #: Multiply-accumulates of the layer, those with pruned weights included.
     operations: int
 
     @property
@@ -327,24 +315,16 @@ class LayerOutputs:
 
 @dataclass(frozen=True)
 class Score:
-    """The comparison of one layer.
+    """The comparison of one layer."""
 
-    Attributes
-    ----------
-    sums
-        Sums of the layer that were compared, K * E * F: what the last layer tiles gave. Where partial sums can
-        overflow, they are compared as they wrap, else with :func:`sw.golden.layer_sums` too.
-    psums
-        Partial sums that were compared, of all layer tiles, all lanes.
-    mismatches
-        How many of all compared values differ.
-    message
-        The first difference, or an empty text.
-    """
-
+    #: Sums of the layer that were compared, K * E * F: what the last layer tiles gave. Where partial sums can overflow,
+    #: they are compared as they wrap, else with :func:`sw.golden.layer_sums` too.
     sums: int
+    #: Partial sums that were compared, of all layer tiles, all lanes.
     psums: int
+    #: How many of all compared values differ.
     mismatches: int
+    #: The first difference, or an empty text.
     message: str
 
 

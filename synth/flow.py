@@ -32,40 +32,26 @@ _COLUMN = re.compile(r"\$paramod\$?\w*\\register_file_column.*|register_file_col
 
 @dataclass(frozen=True)
 class Netlist:
-    """One module after mapping.
+    """One module after mapping."""
 
-    Attributes
-    ----------
-    cells
-        Library cells by name: how many of each in the module itself.
-    delay
-        ABC's estimate of the longest path through mapped gates, in the library's time unit (ps for most). A path ends
-        at a register, at the module's boundary, and at a full-adder cell, into which ABC can't see; None without gates.
-    """
-
+    #: Library cells by name: how many of each in the module itself.
     cells: Mapping[str, int]
+    #: ABC's estimate of the longest path through mapped gates, in the library's time unit (ps for most). A path ends at
+    #: a register, at the module's boundary, and at a full-adder cell, into which ABC can't see; None without gates.
     delay: float | None
 
 
 @dataclass(frozen=True)
 class GateNetlist:
-    """The gates of one module after mapping. Nets are numbers; 0 and 1 are the constants, and unknown bits are 0.
+    """The gates of one module after mapping. Nets are numbers; 0 and 1 are the constants, and unknown bits are 0."""
 
-    Attributes
-    ----------
-    ports
-        Nets of each port, its lowest bit first, by name.
-    inputs
-        Names of the ports that are inputs.
-    cells
-        Of each library cell: the names of its pins, and the nets of every instance in the order of the pins.
-    instances
-        (module, instance, nets by port) of every module inside.
-    """
-
+    #: Nets of each port, its lowest bit first, by name.
     ports: Mapping[str, list[int]]
+    #: Names of the ports that are inputs.
     inputs: list[str]
+    #: Of each library cell: the names of its pins, and the nets of every instance in the order of the pins.
     cells: Mapping[str, tuple[list[str], list[list[int]]]]
+    #: (module, instance, nets by port) of every module inside.
     instances: list[tuple[str, str, Mapping[str, list[int]]]]
 
 

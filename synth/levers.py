@@ -26,23 +26,15 @@ ARRAYS = ("ews-msvq4-16", "ews4-16")
 
 @dataclass(frozen=True)
 class Lever:
-    """One change of an array.
+    """One change of an array."""
 
-    Parameters
-    ----------
-    name
-        In the report.
-    fields
-        What it sets in the configuration.
-    storage
-        How registers are kept: one of :data:`synth.libraries.STORAGES`.
-    carry_save
-        Adder trees keep their carries (:class:`synth.flow.Synthesiser`).
-    """
-
+    #: In the report.
     name: str
+    #: What it sets in the configuration.
     fields: tuple[str, ...] = ()
+    #: How registers are kept: one of :data:`synth.libraries.STORAGES`.
     storage: str = "flipflop"
+    #: Adder trees keep their carries (:class:`synth.flow.Synthesiser`).
     carry_save: bool = False
 
 

@@ -108,43 +108,29 @@ PAPER: Mapping[str, Mapping[int, float]] = {
 
 @dataclass(frozen=True)
 class BlockArea:
-    """Area of one block, all its instances together.
+    """Area of one block, all its instances together."""
 
-    Attributes
-    ----------
-    area, sequential
-        In the library's unit; of all cells, and of flip-flops, latches and clock gates.
-    delay
-        Estimate for its slowest module (:class:`synth.flow.Netlist`), None without gates.
-    """
-
+    #: In the library's unit; of all cells, and of flip-flops, latches and clock gates.
     area: float
     sequential: float
+    #: Estimate for its slowest module (:class:`synth.flow.Netlist`), None without gates.
     delay: float | None
 
 
 @dataclass(frozen=True)
 class AreaReport:
-    """Area of one instance of the accelerator.
-
-    Attributes
-    ----------
-    unit
-        Of all areas: ``um2`` or ``NAND2``.
-    nand2
-        Area of the library's NAND2.
-    blocks
-        By name, in the order of :data:`BLOCKS`; blocks that the variant doesn't have are left out.
-    units, memory_bits
-        What stands around the array (:func:`unit_areas`), if it was asked for: area of the logic, and bits of the
-        static memories, by unit.
-    """
+    """Area of one instance of the accelerator."""
 
     configuration: Mapping[str, Any]
     library: str
+    #: Of all areas: ``um2`` or ``NAND2``.
     unit: str
+    #: Area of the library's NAND2.
     nand2: float
+    #: By name, in the order of :data:`BLOCKS`; blocks that the variant doesn't have are left out.
     blocks: Mapping[str, BlockArea]
+    #: What stands around the array (:func:`unit_areas`), if it was asked for: area of the logic, and bits of the static
+    #: memories, by unit.
     units: Mapping[str, BlockArea] = field(default_factory=dict)
     memory_bits: Mapping[str, int] = field(default_factory=dict)
 

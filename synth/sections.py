@@ -23,36 +23,24 @@ def _one_tile(config: AcceleratorConfig) -> AcceleratorConfig:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the design that is timed by itself.
+    """A part of the design that is timed by itself."""
 
-    Parameters
-    ----------
-    name
-        In the report.
-    top
-        Instance that it consists of, without its number; empty for all of the component.
-    without
-        Instances whose pins are its borders, because registers are there.
-    component
-        Module and class of the component that has the instance.
-    shrink
-        Gives a configuration with the same paths in fewer copies.
-    exists
-        Whether a configuration has the section.
-    first
-        Instances of which the first one is part of it, and the others are black boxes.
-    copies
-        Loads that the net of a port goes to in all copies of the section, of which one is in it: by the name, without
-        its number, of the instance that is a black box, or an empty one for the section itself, and that of the port.
-    """
-
+    #: In the report.
     name: str
+    #: Instance that it consists of, without its number; empty for all of the component.
     top: str = ""
+    #: Instances whose pins are its borders, because registers are there.
     without: tuple[str, ...] = ()
+    #: Module and class of the component that has the instance.
     component: tuple[str, str] = ("hw.core", "AcceleratorCore")
+    #: Gives a configuration with the same paths in fewer copies.
     shrink: Callable[[AcceleratorConfig], AcceleratorConfig] = lambda config: config
+    #: Whether a configuration has the section.
     exists: Callable[[AcceleratorConfig], bool] = lambda config: True
+    #: Instances of which the first one is part of it, and the others are black boxes.
     first: tuple[str, ...] = ()
+    #: Loads that the net of a port goes to in all copies of the section, of which one is in it: by the name, without
+    #: its number, of the instance that is a black box, or an empty one for the section itself, and that of the port.
     copies: Callable[[AcceleratorConfig, str, str], int] = lambda config, instance, port: 1
 
 

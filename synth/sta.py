@@ -45,59 +45,38 @@ _ROOTS = (1, 2, 3, 4, 6, 8)
 
 @dataclass(frozen=True)
 class Path:
-    """The longest path, ps.
+    """The longest path, ps."""
 
-    Attributes
-    ----------
-    delay
-        From the clock edge of the register at its beginning to that of the one at its end: with clock to output, and
-        set-up.
-    capture
-        The set-up in it.
-    net
-        Net at which it ends.
-    """
-
+    #: From the clock edge of the register at its beginning to that of the one at its end: with clock to output, and
+    #: set-up.
     delay: float
+    #: The set-up in it.
     capture: float
+    #: Net at which it ends.
     net: int
 
 
 @dataclass(frozen=True)
 class Borders:
-    """What is around a part of a design, and inside of what is left out of it.
+    """What is around a part of a design, and inside of what is left out of it."""
 
-    Parameters
-    ----------
-    copies
-        Loads that an input net goes to, of which the part is one, by its net; 1 of those that are not named.
-    sources
-        Nets that come out of what is left out.
-    ends
-        Nets that go into it, each as often as it has loads there.
-    """
-
+    #: Loads that an input net goes to, of which the part is one, by its net; 1 of those that are not named.
     copies: Mapping[int, int] = field(default_factory=dict)
+    #: Nets that come out of what is left out.
     sources: tuple[int, ...] = ()
+    #: Nets that go into it, each as often as it has loads there.
     ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Tree:
-    """How nets of many loads are buffered.
+    """How nets of many loads are buffered."""
 
-    Attributes
-    ----------
-    buffer
-        The cell.
-    fan
-        Most loads of a buffer.
-    root
-        Most buffers that the net's own driver has.
-    """
-
+    #: The cell.
     buffer: CellModel
+    #: Most loads of a buffer.
     fan: int
+    #: Most buffers that the net's own driver has.
     root: int
 
     def levels(self, loads: int) -> list[int]:

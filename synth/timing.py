@@ -63,26 +63,17 @@ STYLES = ("flipflop", "gated")
 
 @dataclass(frozen=True)
 class Delay:
-    """The longest path of a section.
+    """The longest path of a section."""
 
-    Attributes
-    ----------
-    delay
-        ABC's estimate in the library's time unit, ps for most; 0.0 without gates.
-    area
-        Of the section's netlist, in the library's unit.
-    path
-        Where it begins and ends, as ABC names it.
-    registered
-        :mod:`synth.sta`'s delay from register to register in the library's time unit.
-    opensta
-        OpenSTA's of the same netlist; None where it is not installed.
-    """
-
+    #: ABC's estimate in the library's time unit, ps for most; 0.0 without gates.
     delay: float
+    #: Of the section's netlist, in the library's unit.
     area: float
+    #: Where it begins and ends, as ABC names it.
     path: str
+    #: :mod:`synth.sta`'s delay from register to register in the library's time unit.
     registered: float = 0.0
+    #: OpenSTA's of the same netlist; None where it is not installed.
     opensta: float | None = None
 
 

@@ -24,20 +24,13 @@ RESULTS = ROOT / "docs" / "results"
 
 @dataclass(frozen=True)
 class Array:
-    """A kind of array and the weights that it is made for.
+    """A kind of array and the weights that it is made for."""
 
-    Attributes
-    ----------
-    title
-        In the tables.
-    preset
-        Without the size.
-    cases
-        By network the study and the case whose weights it takes.
-    """
-
+    #: In the tables.
     title: str
+    #: Without the size.
     preset: str
+    #: By network the study and the case whose weights it takes.
     cases: Mapping[str, tuple[str, str]]
 
 

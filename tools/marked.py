@@ -40,17 +40,11 @@ def write_parts(text: str, parts: Mapping[str, Part], file: str) -> str:
 
 @dataclass(frozen=True)
 class Page:
-    """A page with marked parts, and the command that writes them.
+    """A page with marked parts, and the command that writes them."""
 
-    Parameters
-    ----------
-    path
-        The file.
-    parts
-        Gives each part's name and its lines.
-    """
-
+    #: The file.
     path: Path
+    #: Gives each part's name and its lines.
     parts: Callable[[], Mapping[str, Part]]
 
     def render(self, text: str) -> str:

@@ -57,25 +57,17 @@ code { font-size: 0.92em; }
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, or the reason why there is none.
-
-    Attributes
-    ----------
-    svg
-        The picture; "" if what it needs is not committed.
-    text
-        What it shows, in a sentence.
-    data
-        What is drawn, JSON-compatible.
-    source, command
-        The file of ``docs/results`` and the command that makes it.
-    """
+    """A picture, or the reason why there is none."""
 
     name: str
     title: str
+    #: The picture; "" if what it needs is not committed.
     svg: str
+    #: What it shows, in a sentence.
     text: str
+    #: What is drawn, JSON-compatible.
     data: Any
+    #: The file of ``docs/results`` and the command that makes it.
     source: str
     command: str
 

@@ -30,25 +30,17 @@ class Operation:
 
 @dataclass
 class Trace:
-    """What the core did, as (cycle, entry) pairs. Cycle 0 is the one in which the first command is taken.
+    """What the core did, as (cycle, entry) pairs. Cycle 0 is the one in which the first command is taken."""
 
-    Attributes
-    ----------
-    commands, codewords
-        Cycles in which ``i_command``, and words of the codebook by ``i_weight``, transferred.
-    wrf_writes, arf_writes
-        One row of a WRF entry, and an ARF entry, were written.
-    operations
-        In order of issue.
-    leaves
-        A PRF entry left by ``o_psum``.
-    """
-
+    #: Cycles in which ``i_command``, and words of the codebook by ``i_weight``, transferred.
     commands: list[int] = field(default_factory=list)
     codewords: list[int] = field(default_factory=list)
+    #: One row of a WRF entry, and an ARF entry, were written.
     wrf_writes: list[tuple[int, int]] = field(default_factory=list)
     arf_writes: list[tuple[int, int]] = field(default_factory=list)
+    #: In order of issue.
     operations: list[Operation] = field(default_factory=list)
+    #: A PRF entry left by ``o_psum``.
     leaves: list[tuple[int, int]] = field(default_factory=list)
 
 

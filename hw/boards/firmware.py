@@ -24,30 +24,22 @@ _OFFSETS = {register.name: register.offset for register in REGISTERS}
 class SelfTest:
     """What the self-test runs, and what must come out.
 
-    Parameters
-    ----------
-    title
-        ASCII text of the first line of the report.
-    program, descriptors
-        Address of the first descriptor, and their number.
-    result
-        Address of the bytes that are compared.
-    expected
-        What they must be, at least one byte.
-    limit
-        Cycles after which the accelerator counts as stuck, below 2**40.
-
     Raises
     ------
     ValueError
         A field is out of range.
     """
 
+    #: ASCII text of the first line of the report.
     title: str
+    #: Address of the first descriptor, and their number.
     program: int
     descriptors: int
+    #: Address of the bytes that are compared.
     result: int
+    #: What they must be, at least one byte.
     expected: bytes
+    #: Cycles after which the accelerator counts as stuck, below 2**40.
     limit: int = 1 << 30
 
     def __post_init__(self) -> None:

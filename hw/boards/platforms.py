@@ -24,33 +24,22 @@ _VCO = (400_000_000, 800_000_000)
 
 @dataclass(frozen=True)
 class Board:
-    """One board.
+    """One board."""
 
-    Parameters
-    ----------
-    name
-        For the command line.
-    module, platform
-        Where :mod:`amaranth_boards` has it.
-    summary
-        For a listing.
-    leds
-        Of the first LEDs of :data:`hw.boards.system.LEDS`: resource, its number, and its part where it has parts.
-    loader
-        Arguments that tell openFPGALoader the board: its name in ``src/board.hpp``, or the cable where it has none.
-    uart
-        A resource of the board's own where the platform has none.
-    pack
-        Further arguments for ecppack.
-    """
-
+    #: For the command line.
     name: str
+    #: Where :mod:`amaranth_boards` has it.
     module: str
     platform: str
+    #: For a listing.
     summary: str
+    #: Of the first LEDs of :data:`hw.boards.system.LEDS`: resource, its number, and its part where it has parts.
     leds: tuple[tuple[str, int, str | None], ...]
+    #: Arguments that tell openFPGALoader the board: its name in ``src/board.hpp``, or the cable where it has none.
     loader: tuple[str, ...]
+    #: A resource of the board's own where the platform has none.
     uart: Resource | None = None
+    #: Further arguments for ecppack.
     pack: tuple[str, ...] = ()
 
     def make_platform(self) -> Any:

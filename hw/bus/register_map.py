@@ -65,29 +65,19 @@ class Bits:
 
 @dataclass(frozen=True)
 class Register:
-    """A register of 32 bits.
+    """A register of 32 bits."""
 
-    Parameters
-    ----------
-    name
-        In upper case.
-    offset
-        Byte address, a multiple of 4.
-    access
-        What the host can do.
-    meaning
-        For the documents.
-    fields
-        Its bits, where they have names; others read as 0.
-    reset
-        Value after reset.
-    """
-
+    #: In upper case.
     name: str
+    #: Byte address, a multiple of 4.
     offset: int
+    #: What the host can do.
     access: Access
+    #: For the documents.
     meaning: str
+    #: Its bits, where they have names; others read as 0.
     fields: tuple[Bits, ...] = ()
+    #: Value after reset.
     reset: int = 0
 
 

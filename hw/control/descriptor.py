@@ -132,23 +132,15 @@ class VectorOp(IntEnum):
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a descriptor.
+    """A field of a descriptor."""
 
-    Parameters
-    ----------
-    name
-        Of the field.
-    bits
-        Its width.
-    meaning
-        For the documentation.
-    signed
-        Two's complement.
-    """
-
+    #: Of the field.
     name: str
+    #: Its width.
     bits: int
+    #: For the documentation.
     meaning: str
+    #: Two's complement.
     signed: bool = False
 
     @property
@@ -309,26 +301,19 @@ def _places(opcode: Opcode) -> dict[str, tuple[int, int, int, int]]:
 class Descriptor:
     """One descriptor.
 
-    Parameters
-    ----------
-    opcode
-        What it does.
-    body
-        The fields of the opcode's body; those that are absent are 0.
-    layer
-        Number of the layer.
-    waits
-        Counts of :data:`EVENTS` to wait for, modulo 2**16; those that are absent are those of a program's start, 0.
-
     Raises
     ------
     DescriptorError
         A field is unknown or out of range.
     """
 
+    #: What it does.
     opcode: Opcode
+    #: The fields of the opcode's body; those that are absent are 0.
     body: Mapping[str, int] = field(default_factory=dict)
+    #: Number of the layer.
     layer: int = 0
+    #: Counts of :data:`EVENTS` to wait for, modulo 2**16; those that are absent are those of a program's start, 0.
     waits: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -34,50 +34,33 @@ class AxiMemory:
 
     To be run beside a test: ``simulator.add_testbench(memory.run, background=True)``, or ``simulate(top, bench,
     memory.run)``. Bursts of one ID are answered in order.
-
-    Parameters
-    ----------
-    axi
-        The manager's interface: an object whose attributes are the signals of
-        :class:`hw.bus.axi.Axi4Signature`, both sides or one.
-    data
-        What the memory holds, from address 0 on; written in place.
-    latency
-        Least and greatest number of cycles from a request to its first answer.
-    stall
-        Probability for each channel to pause in a cycle.
-    reorder
-        Words of bursts with different IDs come in any order, mixed.
-    fault
-        ``fault(write, address)`` is called for each word read and each burst written; what it returns, unless it is
-        ``None``, is answered in place of OKAY. Outside ``data`` the answer is DECERR.
-    seed
-        Of everything random.
-
-    Attributes
-    ----------
-    reads, writes
-        ``(id, address, words)`` of all bursts so far.
-    read_words, written_words
-        Transfers so far.
-    written
-        Number of strobed bytes so far.
-    cycle
-        Cycles so far.
     """
 
+    #: The manager's interface: an object whose attributes are the signals of :class:`hw.bus.axi.Axi4Signature`, both
+    #: sides or one.
     axi: object
+    #: What the memory holds, from address 0 on; written in place.
     data: bytearray
+    #: Least and greatest number of cycles from a request to its first answer.
     latency: tuple[int, int] = (1, 1)
+    #: Probability for each channel to pause in a cycle.
     stall: float = 0.0
+    #: Words of bursts with different IDs come in any order, mixed.
     reorder: bool = False
+    #: ``fault(write, address)`` is called for each word read and each burst written; what it returns, unless it is
+    #: ``None``, is answered in place of OKAY. Outside ``data`` the answer is DECERR.
     fault: Callable[[bool, int], Response | None] = lambda write, address: None
+    #: Of everything random.
     seed: int = 0
+    #: ``(id, address, words)`` of all bursts so far.
     reads: list[tuple[int, int, int]] = field(default_factory=list)
     writes: list[tuple[int, int, int]] = field(default_factory=list)
+    #: Transfers so far.
     read_words: int = 0
     written_words: int = 0
+    #: Number of strobed bytes so far.
     written: int = 0
+    #: Cycles so far.
     cycle: int = 0
 
     @property

@@ -60,34 +60,23 @@ class Bus:
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a program.
+    """One run of a program."""
 
-    Parameters
-    ----------
-    memory
-        The DRAM from ``base`` on.
-    address, descriptors
-        DRAM byte address of the first descriptor, and their number.
-    base
-        DRAM byte address of ``memory``; the bus answers with DECERR elsewhere.
-    bus
-        How the DRAM behaves.
-    actions
-        ``(cycle, action)``: what the host does so many cycles after the doorbell, one of :data:`ACTIONS`. A reset ends
-        the job.
-    reset
-        Reset the accelerator first. Without it, it is as the job before has left it.
-    limit
-        Cycles after which the program counts as hung.
-    """
-
+    #: The DRAM from ``base`` on.
     memory: bytes
+    #: DRAM byte address of the first descriptor, and their number.
     address: int
     descriptors: int
+    #: DRAM byte address of ``memory``; the bus answers with DECERR elsewhere.
     base: int = 0
+    #: How the DRAM behaves.
     bus: Bus = field(default_factory=Bus)
+    #: ``(cycle, action)``: what the host does so many cycles after the doorbell, one of :data:`ACTIONS`. A reset ends
+    #: the job.
     actions: Sequence[tuple[int, str]] = ()
+    #: Reset the accelerator first. Without it, it is as the job before has left it.
     reset: bool = True
+    #: Cycles after which the program counts as hung.
     limit: int = 1 << 32
 
     def __post_init__(self) -> None:
@@ -98,36 +87,24 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """What became of a job."""
 
-    Attributes
-    ----------
-    memory
-        The DRAM afterwards.
-    done
-        The program has ended at its END.
-    refused
-        A doorbell was refused.
-    cause, error_descriptor
-        Why it ended early, and at which descriptor.
-    descriptors
-        Given out.
-    counters
-        By name (:data:`hw.control.counters.COUNTERS`).
-    cycles
-        From the write of CONTROL.start to the interrupt.
-    seconds
-        That the simulation of the program took.
-    """
-
+    #: The DRAM afterwards.
     memory: bytes
+    #: The program has ended at its END.
     done: bool
+    #: A doorbell was refused.
     refused: bool
+    #: Why it ended early, and at which descriptor.
     cause: Cause
     error_descriptor: int
+    #: Given out.
     descriptors: int
+    #: By name (:data:`hw.control.counters.COUNTERS`).
     counters: dict[str, int]
+    #: From the write of CONTROL.start to the interrupt.
     cycles: int
+    #: That the simulation of the program took.
     seconds: float
 
 

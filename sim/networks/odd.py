@@ -54,26 +54,18 @@ class OddError(RuntimeError):
 
 @dataclass(frozen=True)
 class Chain:
-    """A network with weights of one method, up to its programs.
+    """A network with weights of one method, up to its programs."""
 
-    Attributes
-    ----------
-    name, method
-        Of the network, and of its weights.
-    programs
-        The one that stores every layer's result, and the one that keeps the counters of each.
-    memories, golden
-        DRAM before and after each, by the golden executor.
-    rounded
-        The largest part of one operation's integers that are not the fake-quantised graph's rounded values, for a
-        reason of rounding: half a step of the bias, and what the multiplier's bits leave off.
-    """
-
+    #: Of the network, and of its weights.
     name: str
     method: str
+    #: The one that stores every layer's result, and the one that keeps the counters of each.
     programs: tuple[Any, ...]
+    #: DRAM before and after each, by the golden executor.
     memories: tuple[np.ndarray, ...] = field(repr=False)
     golden: tuple[np.ndarray, ...] = field(repr=False)
+    #: The largest part of one operation's integers that are not the fake-quantised graph's rounded values, for a reason
+    #: of rounding: half a step of the bias, and what the multiplier's bits leave off.
     rounded: float = 0.0
 
 

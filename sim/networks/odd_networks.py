@@ -70,26 +70,17 @@ class OddNet(nn.Module):
 
 @dataclass(frozen=True)
 class Odd:
-    """One of the networks.
+    """One of the networks."""
 
-    Attributes
-    ----------
-    body
-        As for :class:`OddNet`.
-    parts
-        Makes its modules.
-    size
-        Rows and columns of the images.
-    refused
-        Words of the message that refuses it; empty if it is accepted.
-    given
-        More for :class:`OddNet`.
-    """
-
+    #: As for :class:`OddNet`.
     body: Body
+    #: Makes its modules.
     parts: Callable[[], dict[str, nn.Module]] = dict
+    #: Rows and columns of the images.
     size: tuple[int, int] = (8, 6)
+    #: Words of the message that refuses it; empty if it is accepted.
     refused: str = ""
+    #: More for :class:`OddNet`.
     given: Callable[[], dict[str, Any]] = dict
 
     def network(self) -> tuple[OddNet, Tensor]:

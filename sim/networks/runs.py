@@ -55,41 +55,29 @@ class Check:
 
 @dataclass(frozen=True)
 class Run:
-    """What became of a workload on one instance.
+    """What became of a workload on one instance."""
 
-    Attributes
-    ----------
-    layers
-        The layer table of the program that the timings are of: it stores no layer's result. Of a network in steps,
-        those of all its programs.
-    model, rtl
-        Cycles of each layer, from the cycle model and from the RTL's counters; ``rtl`` is empty without the RTL.
-    checks
-        One for each image.
-    classes
-        Class with the largest logit, for each image; empty where the program has no logits.
-    cycles, seconds
-        Of all simulations together, one after the other.
-    elapsed, processor
-        Seconds from the end of the build to the last comparison: by the clock, and of all processors together, which
-        does not depend on what else the machine does.
-    transfers
-        Of a network in steps: what the host does.
-    built
-        What emitting the Verilog and building the model took (:func:`sim.accelerator.model.emission_cost`,
-        :attr:`sim.runner.VerilatorRunner.build_cost`).
-    """
-
+    #: The layer table of the program that the timings are of: it stores no layer's result. Of a network in steps, those
+    #: of all its programs.
     layers: Sequence[ProgramLayer]
+    #: Cycles of each layer, from the cycle model and from the RTL's counters; ``rtl`` is empty without the RTL.
     model: list[LayerTiming]
     rtl: list[LayerTiming]
+    #: One for each image.
     checks: list[Check]
+    #: Class with the largest logit, for each image; empty where the program has no logits.
     classes: list[int]
+    #: Of all simulations together, one after the other.
     cycles: int
     seconds: float
+    #: Seconds from the end of the build to the last comparison: by the clock, and of all processors together, which
+    #: does not depend on what else the machine does.
     elapsed: float
     processor: float
+    #: Of a network in steps: what the host does.
     transfers: Sequence[Transfer] = ()
+    #: What emitting the Verilog and building the model took (:func:`sim.accelerator.model.emission_cost`,
+    #: :attr:`sim.runner.VerilatorRunner.build_cost`).
     built: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 

@@ -67,26 +67,17 @@ class WorkloadError(ValueError):
 
 @dataclass(frozen=True)
 class Workload:
-    """A network for one instance.
+    """A network for one instance."""
 
-    Parameters
-    ----------
-    weights
-        Where they come from, for the report.
-    compile
-        Makes the program; with True, one that stores every layer's result to DRAM. Those of a network in steps do.
-    images
-        Of each run, one array int8 ``[C, rows, columns]`` for each input of the program.
-    labels
-        Class of each image, where it is known.
-    expected
-        Of a network in steps: the results of its integers, for each run.
-    """
-
+    #: Where they come from, for the report.
     weights: str
+    #: Makes the program; with True, one that stores every layer's result to DRAM. Those of a network in steps do.
     compile: Callable[[bool], Program | SteppedProgram]
+    #: Of each run, one array int8 ``[C, rows, columns]`` for each input of the program.
     images: Images
+    #: Class of each image, where it is known.
     labels: Sequence[int] = field(default=())
+    #: Of a network in steps: the results of its integers, for each run.
     expected: Callable[[], list[Array]] = list
 
 

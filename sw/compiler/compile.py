@@ -153,22 +153,15 @@ def compile_layer(
 
 @dataclass(frozen=True)
 class Product:
-    """A product of two matrices of activations: ``y[k, t] = sum over c of b[k, c] * a[c, t]``.
+    """A product of two matrices of activations: ``y[k, t] = sum over c of b[k, c] * a[c, t]``."""
 
-    Parameters
-    ----------
-    name
-        For the layer table; unique.
-    K, C, T
-        Its sizes.
-    requantisation
-        Of its K rows; None for int32 sums.
-    """
-
+    #: For the layer table; unique.
     name: str
+    #: Its sizes.
     K: int
     C: int
     T: int
+    #: Of its K rows; None for int32 sums.
     requantisation: Requantisation | None = None
 
 

@@ -32,49 +32,34 @@ class Value:
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution or a linear layer.
+    """A convolution or a linear layer."""
 
-    Parameters
-    ----------
-    name, operation
-        For the layer table.
-    source, target
-        Numbers of values.
-    shape
-        ``[K, C, R, S]``; C are all input channels, also of a grouped convolution.
-    stride, padding, dilation
-        (rows, columns).
-    weights
-        int8 ``[K, Cb, R, S]``: of output channel k, those of the Cb input channels from ``first[k]`` on.
-    first
-        int64 ``[K]`` of a banded convolution: grouped, depthwise, or a shortcut. None: Cb = C, and all are 0.
-    layer
-        Where the weights come from; None if from nowhere, or not as they are.
-    requantisation
-        Of the sums.
-    wide
-        The result is sum + bias, int32.
-    low, high
-        Range of the int8 result.
-    macs
-        Useful multiply-accumulates.
-    """
-
+    #: For the layer table.
     name: str
     operation: str
+    #: Numbers of values.
     source: int
     target: int
+    #: ``[K, C, R, S]``; C are all input channels, also of a grouped convolution.
     shape: tuple[int, int, int, int]
+    #: (rows, columns).
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
+    #: int8 ``[K, Cb, R, S]``: of output channel k, those of the Cb input channels from ``first[k]`` on.
     weights: NDArray[np.int8]
+    #: int64 ``[K]`` of a banded convolution: grouped, depthwise, or a shortcut. None: Cb = C, and all are 0.
     first: NDArray[np.int64] | None
+    #: Where the weights come from; None if from nowhere, or not as they are.
     layer: CompressedLayer | None
+    #: Of the sums.
     requantisation: Requantisation
+    #: The result is sum + bias, int32.
     wide: bool
+    #: Range of the int8 result.
     low: int
     high: int
+    #: Useful multiply-accumulates.
     macs: int
 
     @property
@@ -145,28 +130,19 @@ class Vector:
 
 @dataclass
 class Graph:
-    """Values and operations, in an order in which they can run.
+    """Values and operations, in an order in which they can run."""
 
-    Attributes
-    ----------
-    values
-        All tensors.
-    operations
-        Each makes one value.
-    inputs, outputs
-        Numbers of the values that come from and go to DRAM.
-    constants
-        int8 of the values that come from the program's image.
-    results
-        Of each operation of the network, the number of the value that holds its result, or that of the range or
-        flattening that follows it.
-    """
-
+    #: All tensors.
     values: list[Value] = field(default_factory=list)
+    #: Each makes one value.
     operations: list[Convolution | Vector] = field(default_factory=list)
+    #: Numbers of the values that come from and go to DRAM.
     inputs: list[int] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
+    #: Of each operation of the network, the number of the value that holds its result, or that of the range or
+    #: flattening that follows it.
     results: list[int] = field(default_factory=list)
+    #: int8 of the values that come from the program's image.
     constants: dict[int, NDArray[np.int8]] = field(default_factory=dict)
 
     def add(self, value: Value) -> int:

@@ -41,27 +41,20 @@ class Geometry:
 
     A kernel of one row needs every stride-th input row alone: then the tensor's rows are counted in strides, and the
     stride is 1. The same for columns.
-
-    Attributes
-    ----------
-    rows, columns
-        Of the tensor, counted that way.
-    row_step, column_step
-        Tensor rows and columns to a counted one.
-    kernel, stride, padding, dilation
-        (rows, columns), counted that way.
-    output
-        E and F.
     """
 
+    #: Of the tensor, counted that way.
     rows: int
     columns: int
+    #: Tensor rows and columns to a counted one.
     row_step: int
     column_step: int
+    #: (rows, columns), counted that way.
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
+    #: E and F.
     output: tuple[int, int]
 
     @classmethod
@@ -102,37 +95,25 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Work:
-    """What the cycles of a convolution depend on, beside its geometry: all of it but the weights' values.
+    """What the cycles of a convolution depend on, beside its geometry: all of it but the weights' values."""
 
-    Parameters
-    ----------
-    config
-        The instance.
-    shape
-        ``[K, C, R, S]``; C are all input channels, also of a grouped convolution.
-    coded
-        Decoded in hardware.
-    codewords, codeword_width
-        Of its codebook, 0 for raw weights: how many, and bits of each.
-    passes, digits
-        Passes that each row group takes, and digits of each weight.
-    bits
-        Channels of the weight streams, and bits of each in one row write.
-    banded
-        Each output channel reads only some of the input channels.
-    groups
-        First and behind the last row group of H input channels that each group of L output channels reads.
-    """
-
+    #: The instance.
     config: AcceleratorConfig
+    #: ``[K, C, R, S]``; C are all input channels, also of a grouped convolution.
     shape: tuple[int, int, int, int]
+    #: Decoded in hardware.
     coded: bool
+    #: Of its codebook, 0 for raw weights: how many, and bits of each.
     codewords: int
     codeword_width: int
+    #: Passes that each row group takes, and digits of each weight.
     passes: int
     digits: int
+    #: Channels of the weight streams, and bits of each in one row write.
     bits: tuple[tuple[str, int], ...]
+    #: Each output channel reads only some of the input channels.
     banded: bool
+    #: First and behind the last row group of H input channels that each group of L output channels reads.
     groups: tuple[tuple[int, int], ...]
 
     @classmethod
@@ -162,33 +143,23 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a convolution is cut.
+    """How a convolution is cut."""
 
-    Parameters
-    ----------
-    A, B, Dr, Ds
-        Extensions of the loop nest (MVQ figure 7); B counts row groups of input channels.
-    passes
-        Passes of raw weights on a sparse array in one TILE.
-    height, width
-        Output positions of a strip.
-    chunk
-        Row groups that one COPY brings.
-    streaming
-        Copy the chunks again for each A groups of output channels.
-    cycles
-        Estimate for the layer.
-    """
-
+    #: Extensions of the loop nest (MVQ figure 7); B counts row groups of input channels.
     A: int
     B: int
     Dr: int
     Ds: int
+    #: Passes of raw weights on a sparse array in one TILE.
     passes: int
+    #: Output positions of a strip.
     height: int
     width: int
+    #: Row groups that one COPY brings.
     chunk: int
+    #: Copy the chunks again for each A groups of output channels.
     streaming: bool
+    #: Estimate for the layer.
     cycles: float
 
 

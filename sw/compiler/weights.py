@@ -32,17 +32,11 @@ __all__ = ["Streams", "Tile", "Weights", "is_coded"]
 
 @dataclass(frozen=True)
 class Streams:
-    """Streams of a convolution, each padded to whole DRAM words.
+    """Streams of a convolution, each padded to whole DRAM words."""
 
-    Attributes
-    ----------
-    codebook
-        Codewords, for the weight channel; empty for raw weights.
-    channels
-        ``weight`` (indices or raw weights), and ``mask`` and ``sign`` where they exist.
-    """
-
+    #: Codewords, for the weight channel; empty for raw weights.
     codebook: bytes
+    #: ``weight`` (indices or raw weights), and ``mask`` and ``sign`` where they exist.
     channels: dict[str, bytes]
 
 

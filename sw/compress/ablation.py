@@ -26,31 +26,21 @@ N, M = 4, 16
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes
-    ----------
-    name
-        The paper's letter, or the method.
-    meaning
-        In words.
-    method, k, d
-        Of the recipe.
-    sparse_weight
-        The weights are pruned before they are clustered.
-    sparse_recon
-        The decoded weights are pruned. Implied by the masked methods.
-    init
-        Initial codewords, if not the ones of the other cases.
-    """
-
+    #: The paper's letter, or the method.
     name: str
+    #: In words.
     meaning: str
+    #: Of the recipe.
     method: str
     k: int
     d: int
+    #: The weights are pruned before they are clustered.
     sparse_weight: bool
+    #: The decoded weights are pruned. Implied by the masked methods.
     sparse_recon: bool
+    #: Initial codewords, if not the ones of the other cases.
     init: str | None = None
 
 
@@ -69,27 +59,18 @@ CASES = (
 
 @dataclass(frozen=True)
 class AblationRow:
-    """One case over all layers.
+    """One case over all layers."""
 
-    Attributes
-    ----------
-    case
-        Which.
-    sse
-        Total SSE: over all weights, against the weights that were clustered (pruned but in case A), as in the paper.
-    kept_sse
-        The paper's mask SSE: over the weights that 4:16 pruning keeps.
-    relative_error
-        Squared error of all weights against the dense weights, divided by the energy of those: includes pruning.
-        0 for layers of zeros.
-    bits
-        Of all layers.
-    """
-
+    #: Which.
     case: Case
+    #: Total SSE: over all weights, against the weights that were clustered (pruned but in case A), as in the paper.
     sse: float
+    #: The paper's mask SSE: over the weights that 4:16 pruning keeps.
     kept_sse: float
+    #: Squared error of all weights against the dense weights, divided by the energy of those: includes pruning. 0 for
+    #: layers of zeros.
     relative_error: float
+    #: Of all layers.
     bits: StorageBits
 
     def to_dict(self) -> dict[str, Any]:

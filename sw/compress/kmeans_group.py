@@ -12,42 +12,29 @@ __all__ = ["Group"]
 
 @dataclass(eq=False)
 class Group:
-    """Layers with the same d, one after the other, on one device, and the state of their clustering.
+    """Layers with the same d, one after the other, on one device, and the state of their clustering."""
 
-    Attributes
-    ----------
-    w
-        float32 ``[NG, d]``: all subvectors, each layer scaled so that its largest magnitude is in 0.5..1.
-    masks
-        bool ``[NG, d]`` or None.
-    offsets
-        First subvector of every layer, and their number.
-    tile, tiles
-        Subvectors of a tile; int32 ``[tiles, 3]``: first subvector, end of the layer and number of the layer.
-    points
-        float64 ``[layers]``: 2^p.
-    codebook
-        float32 ``[layers, k, d]``.
-    assignments
-        int32 ``[NG]``, of the layer's k.
-    totals, counts, sizes
-        int64 ``[layers, k, d]``: sums of the members by 2^p; int32: members that keep each element; int32
-        ``[layers, k]``: members.
-    changes
-        int32 ``[layers]``: assignments that the last step changed.
-    """
-
+    #: float32 ``[NG, d]``: all subvectors, each layer scaled so that its largest magnitude is in 0.5..1.
     w: Tensor
+    #: bool ``[NG, d]`` or None.
     masks: Tensor | None
+    #: First subvector of every layer, and their number.
     offsets: list[int]
+    #: Subvectors of a tile; int32 ``[tiles, 3]``: first subvector, end of the layer and number of the layer.
     tile: int
     tiles: Tensor
+    #: float64 ``[layers]``: 2^p.
     points: Tensor
+    #: float32 ``[layers, k, d]``.
     codebook: Tensor
+    #: int32 ``[NG]``, of the layer's k.
     assignments: Tensor
+    #: int64 ``[layers, k, d]``: sums of the members by 2^p; int32: members that keep each element; int32 ``[layers,
+    #: k]``: members.
     totals: Tensor
     counts: Tensor
     sizes: Tensor
+    #: int32 ``[layers]``: assignments that the last step changed.
     changes: Tensor
 
     def rows(self, layer: int) -> slice:

@@ -44,26 +44,17 @@ class KMeansError(ValueError):
 
 @dataclass(frozen=True)
 class KMeansResult:
-    """What :func:`sw.compress.kmeans.kmeans` found.
+    """What :func:`sw.compress.kmeans.kmeans` found."""
 
-    Attributes
-    ----------
-    codebook
-        float32 ``[k, d]``. An element that no member keeps has the value it started with.
-    assignments
-        int32 ``[NG]``: the nearest codeword of every subvector, for this codebook.
-    objective
-        Equation 1 for them.
-    iterations
-        Updates of the codebook.
-    converged
-        Fewer assignments changed in the last iteration than the tolerance allows.
-    """
-
+    #: float32 ``[k, d]``. An element that no member keeps has the value it started with.
     codebook: Floats
+    #: int32 ``[NG]``: the nearest codeword of every subvector, for this codebook.
     assignments: Assignments
+    #: Equation 1 for them.
     objective: float
+    #: Updates of the codebook.
     iterations: int
+    #: Fewer assignments changed in the last iteration than the tolerance allows.
     converged: bool
 
 

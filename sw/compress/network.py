@@ -35,35 +35,24 @@ _PART = 1 << 22
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What compression did to one layer, or to all layers together.
+    """What compression did to one layer, or to all layers together."""
 
-    Attributes
-    ----------
-    layer, kind, shape
-        Of the layer.
-    method
-        The method that was used: ``int8`` for a layer kept at 8 bit.
-    reason
-        Why the layer was kept at 8 bit (:func:`sw.compress.methods.misfit`), or None.
-    energy
-        Sum of the squared weights, before compression.
-    sse
-        Sum of squared errors over all weights, against the weights before compression; pruned weights count in full.
-    kept_sse
-        The same over the weights that the recipe's N:M keeps, whether the method prunes or not. None without an N:M, or
-        where M does not divide the output channels.
-    bits
-        Bits by part. Each layer's row has the whole of a codebook that layers share; the total has it once.
-    """
-
+    #: Of the layer.
     layer: str
     kind: str
     shape: tuple[int, ...]
+    #: The method that was used: ``int8`` for a layer kept at 8 bit.
     method: str
+    #: Why the layer was kept at 8 bit (:func:`sw.compress.methods.misfit`), or None.
     reason: str | None
+    #: Sum of the squared weights, before compression.
     energy: float
+    #: Sum of squared errors over all weights, against the weights before compression; pruned weights count in full.
     sse: float
+    #: The same over the weights that the recipe's N:M keeps, whether the method prunes or not. None without an N:M, or
+    #: where M does not divide the output channels.
     kept_sse: float | None
+    #: Bits by part. Each layer's row has the whole of a codebook that layers share; the total has it once.
     bits: StorageBits
 
     @property

@@ -13,32 +13,21 @@ __all__ = ["StorageBits", "ideal_ratio", "layer_bits", "storage_bits", "sum_bits
 
 @dataclass(frozen=True)
 class StorageBits:
-    """Bits of one layer by part.
+    """Bits of one layer by part."""
 
-    Attributes
-    ----------
-    weight_count
-        Weights of the layer, kept and pruned: NG*d of equation 7.
-    assignments
-        b_a: ceil(log2 k) a subvector.
-    masks
-        b_m: ceil(log2 C(M, N)) for every M weights.
-    signs
-        One for each kept weight of a sign-split method.
-    codebook
-        b_c: k*d*q_c, with q_c = ``codeword_bits``, or one less for magnitudes.
-    raw
-        Of a layer of uniform integers: 8 a weight, or fewer.
-    codebook_name
-        Of a codebook that layers share: :func:`sum_bits` counts it once.
-    """
-
+    #: Weights of the layer, kept and pruned: NG*d of equation 7.
     weight_count: int
+    #: b_a: ceil(log2 k) a subvector.
     assignments: int = 0
+    #: b_m: ceil(log2 C(M, N)) for every M weights.
     masks: int = 0
+    #: One for each kept weight of a sign-split method.
     signs: int = 0
+    #: b_c: k*d*q_c, with q_c = ``codeword_bits``, or one less for magnitudes.
     codebook: int = 0
+    #: Of a layer of uniform integers: 8 a weight, or fewer.
     raw: int = 0
+    #: Of a codebook that layers share: :func:`sum_bits` counts it once.
     codebook_name: str | None = None
 
     @property

@@ -58,20 +58,13 @@ SLACK = 128
 
 @dataclass(frozen=True)
 class Plan:
-    """What :func:`search` found.
+    """What :func:`search` found."""
 
-    Attributes
-    ----------
-    recipes
-        By name of the layer; the method is ``int8`` where it stays at 8 bit.
-    bytes
-        Of the file, to the byte.
-    error
-        Sum of ``sensitivity * squared error``, for a crosslayer codebook that is clustered with all layers it fits.
-    """
-
+    #: By name of the layer; the method is ``int8`` where it stays at 8 bit.
     recipes: dict[str, Recipe]
+    #: Of the file, to the byte.
     bytes: int
+    #: Sum of ``sensitivity * squared error``, for a crosslayer codebook that is clustered with all layers it fits.
     error: float
 
     @property

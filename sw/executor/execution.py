@@ -27,18 +27,12 @@ __all__ = ["Execution", "execute", "run_program"]
 
 @dataclass(frozen=True)
 class Execution:
-    """What a run leaves.
+    """What a run leaves."""
 
-    Attributes
-    ----------
-    memory
-        DRAM from the program's base on, uint8 ``[dram_bytes]``. Records of counters are not written.
-    layers
-        For each layer of the table, how often each of :data:`COUNTS` happened in its descriptors; those that belong to
-        no layer are in a last entry.
-    """
-
+    #: DRAM from the program's base on, uint8 ``[dram_bytes]``. Records of counters are not written.
     memory: NDArray[np.uint8]
+    #: For each layer of the table, how often each of :data:`COUNTS` happened in its descriptors; those that belong to
+    #: no layer are in a last entry.
     layers: list[dict[str, int]]
 
     @property

@@ -33,23 +33,15 @@ _EXACT_TERMS = 1 << 10
 
 @dataclass(frozen=True)
 class TileShape:
-    """What follows from the fields of a TILE that say its shape.
+    """What follows from the fields of a TILE that say its shape."""
 
-    Attributes
-    ----------
-    row_writes
-        Rows of weights.
-    terms
-        Products of a sum.
-    positions
-        Of the output.
-    counts
-        What its descriptor adds to the counters, but for partial sums.
-    """
-
+    #: Rows of weights.
     row_writes: int
+    #: Products of a sum.
     terms: int
+    #: Of the output.
     positions: int
+    #: What its descriptor adds to the counters, but for partial sums.
     counts: dict[str, int]
 
 

@@ -38,35 +38,24 @@ _KEPT = 64
 
 @dataclass(frozen=True)
 class Tiles:
-    """Equal layer tiles of a set of output groups, one after the other, on strips of one size.
+    """Equal layer tiles of a set of output groups, one after the other, on strips of one size."""
 
-    Attributes
-    ----------
-    count
-        How many.
-    A, entries
-        Output groups, and entries of the WRF, of one.
-    operations, vectors
-        Array operations, and activation vectors that it reads.
-    sums, rest
-        Vectors of sums, and operations from the first to the last one of a vector.
-    rows
-        Row writes.
-    last
-        Its sums go to the storer.
-    g, groups
-        The first row group of the COPY that they read, and how many that has.
-    """
-
+    #: How many.
     count: int
+    #: Output groups, and entries of the WRF, of one.
     A: int
     entries: int
+    #: Array operations, and activation vectors that it reads.
     operations: int
     vectors: int
+    #: Vectors of sums, and operations from the first to the last one of a vector.
     sums: int
     rest: int
+    #: Row writes.
     rows: int
+    #: Its sums go to the storer.
     last: bool
+    #: The first row group of the COPY that they read, and how many that has.
     g: int
     groups: int
 
@@ -218,28 +207,19 @@ class VectorPart:
 
 @dataclass(frozen=True)
 class MappedNetwork:
-    """A network on an instance.
-
-    Attributes
-    ----------
-    graph
-        With its inputs folded.
-    row_words
-        L2 words of a row of each value.
-    first
-        The first operation that reads each value.
-    layers, parts
-        Of each convolution, and of each vector operation, by its number.
-    counters
-        Of each operation: those that do not depend on time, without its LOADs.
-    """
+    """A network on an instance."""
 
     config: AcceleratorConfig
+    #: With its inputs folded.
     graph: Graph
+    #: L2 words of a row of each value.
     row_words: list[int]
+    #: The first operation that reads each value.
     first: list[int]
+    #: Of each convolution, and of each vector operation, by its number.
     layers: dict[int, MappedLayer]
     parts: dict[int, list[VectorPart]]
+    #: Of each operation: those that do not depend on time, without its LOADs.
     counters: list[dict[str, int]]
 
 

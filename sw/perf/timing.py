@@ -35,66 +35,44 @@ PARAMETER_BITS = 96
 
 @dataclass(frozen=True)
 class Latencies:
-    """Cycles of the hand-overs between units. Those of the RTL, but for ``read`` and ``write``, which are the system's.
+    """Cycles of the hand-overs between units: the RTL's, but for ``read`` and ``write``, which are the system's."""
 
-    Attributes
-    ----------
-    read
-        From the address of a burst on the bus to its first word.
-    write
-        From the address of a burst to its response.
-    begin
-        From a request of a channel of the DMA reader to the turn of its first burst.
-    request
-        From the command of a transfer to the address on the bus, and from the bus back to the consumer.
-    space
-        From a word that leaves a full FIFO to the request of a burst in its place.
-    decode
-        Of a descriptor beside its words: checks and hand-over.
-    queue
-        From the sequencer to the unit.
-    event
-        From the last word of a command to the units that wait for it.
-    copy
-        From the last word read to the last vector written.
-    feed
-        From the first vector's address to its operation.
-    storer, rounding
-        From a vector of sums to its words in L2, and how much of that is for multiplying, shifting and rounding.
-    vector
-        From a tap to its word in L2.
-    """
-
+    #: From the address of a burst on the bus to its first word.
     read: int = 32
+    #: From the address of a burst to its response.
     write: int = 32
+    #: From a request of a channel of the DMA reader to the turn of its first burst.
     begin: int = 3
+    #: From the command of a transfer to the address on the bus, and from the bus back to the consumer.
     request: int = 6
+    #: From a word that leaves a full FIFO to the request of a burst in its place.
     space: int = 1
+    #: Of a descriptor beside its words: checks and hand-over.
     decode: int = 6
+    #: From the sequencer to the unit.
     queue: int = 3
+    #: From the last word of a command to the units that wait for it.
     event: int = 1
+    #: From the last word read to the last vector written.
     copy: int = 2
+    #: From the first vector's address to its operation.
     feed: int = 4
+    #: From a vector of sums to its words in L2, and how much of that is for multiplying, shifting and rounding.
     storer: int = 10
     rounding: int = 5
+    #: From a tap to its word in L2.
     vector: int = 10
 
 
 @dataclass(frozen=True)
 class LayerTiming:
-    """A layer's share of a run.
+    """A layer's share of a run."""
 
-    Attributes
-    ----------
-    name, operation, macs
-        As in the layer table.
-    counters
-        Names of :data:`hw.control.counters.COUNTERS`: what the layer adds to each.
-    """
-
+    #: As in the layer table.
     name: str
     operation: str
     macs: int
+    #: Names of :data:`hw.control.counters.COUNTERS`: what the layer adds to each.
     counters: dict[str, int]
 
 

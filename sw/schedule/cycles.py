@@ -37,53 +37,35 @@ _LONG_AGO = -(1 << 60)
 
 @dataclass(frozen=True)
 class LayerRun:
-    """What the cycles of one layer depend on.
+    """What the cycles of one layer depend on."""
 
-    Parameters
-    ----------
-    shape
-        ``[K, C, R, S]``.
-    positions
-        Output positions, E * F.
-    schedule
-        How the layer is cut into layer tiles.
-    codewords
-        Codewords that its first command loads, 0 for raw weights.
-    raw
-        The rows are raw weights. In variants without a codebook they always are.
-    passes
-        Times that each activation vector is sent (:func:`sw.schedule.choice.raw_passes`); row groups are whole then.
-    """
-
+    #: ``[K, C, R, S]``.
     shape: tuple[int, int, int, int]
+    #: Output positions, E * F.
     positions: int
+    #: How the layer is cut into layer tiles.
     schedule: Schedule
+    #: Codewords that its first command loads, 0 for raw weights.
     codewords: int = 0
+    #: The rows are raw weights. In variants without a codebook they always are.
     raw: bool = False
+    #: Times that each activation vector is sent (:func:`sw.schedule.choice.raw_passes`); row groups are whole then.
     passes: int = 1
 
 
 @dataclass(frozen=True)
 class TileTiming:
-    """When a layer tile does what. Cycles count from 0, the cycle in which the first command of the sequence is taken.
-
-    Attributes
-    ----------
-    accepted
-        The command is taken.
-    loaded
-        The last row write enters the weight decoder.
-    started, issued
-        The first and the last array operation are issued.
-    finished
-        The last vector of partial sums leaves.
-    """
+    """When a layer tile does what, in cycles; the first command of the sequence is taken in cycle 0."""
 
     tile: LayerTile
+    #: The command is taken.
     accepted: int
+    #: The last row write enters the weight decoder.
     loaded: int
+    #: The first and the last array operation are issued.
     started: int
     issued: int
+    #: The last vector of partial sums leaves.
     finished: int
 
 

@@ -56,24 +56,16 @@ def _place(points: Floats, wanted: Floats) -> tuple[NDArray[np.intp], Floats]:
 
 @dataclass(frozen=True)
 class Arc:
-    """One ``internal_power``, ``timing`` or ``leakage_power`` group.
+    """One ``internal_power``, ``timing`` or ``leakage_power`` group."""
 
-    Attributes
-    ----------
-    related
-        The input pin behind it; empty for those of an input pin itself, and of leakage.
-    when
-        Its condition, or None.
-    rise, fall
-        Of energies: fJ of one transition of the pin. Of delays and slews: ps.
-    sense
-        Liberty's ``timing_sense`` of delays and slews.
-    """
-
+    #: The input pin behind it; empty for those of an input pin itself, and of leakage.
     related: str
+    #: Its condition, or None.
     when: str | None
+    #: Of energies: fJ of one transition of the pin. Of delays and slews: ps.
     rise: Table
     fall: Table
+    #: Liberty's ``timing_sense`` of delays and slews.
     sense: str = ""
 
 

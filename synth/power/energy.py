@@ -42,20 +42,13 @@ _PART = 1 << 15
 
 @dataclass(frozen=True)
 class Activity:
-    """What nets do in some cycles.
+    """What nets do in some cycles."""
 
-    Attributes
-    ----------
-    toggles
-        Of each net.
-    high
-        Probability that the net is high.
-    cycles
-        Clock cycles of all runs together.
-    """
-
+    #: Of each net.
     toggles: NDArray[np.int64]
+    #: Probability that the net is high.
     high: Floats
+    #: Clock cycles of all runs together.
     cycles: int
 
 

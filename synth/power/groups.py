@@ -16,20 +16,14 @@ _CELL = re.compile(r'\bcell\s*\(\s*"?([^"()\s]+)"?\s*\)\s*\{')
 
 @dataclass(frozen=True)
 class Group:
-    """A group: ``kind (arguments) { ... }``.
-
-    Attributes
-    ----------
-    attributes
-        Simple ones by name, without quotes, and complex ones with their arguments joined by commas; those of one that
-        is repeated by semicolons.
-    groups
-        What is inside, in order.
-    """
+    """A group: ``kind (arguments) { ... }``."""
 
     kind: str
     arguments: tuple[str, ...] = ()
+    #: Simple ones by name, without quotes, and complex ones with their arguments joined by commas; those of one that is
+    #: repeated by semicolons.
     attributes: dict[str, str] = field(default_factory=dict)
+    #: What is inside, in order.
     groups: list[Group] = field(default_factory=list)
 
     def inside(self, kind: str) -> Iterator[Group]:

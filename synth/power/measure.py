@@ -51,60 +51,40 @@ class PowerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Window:
-    """Some cycles, all runs together.
+    """Some cycles, all runs together."""
 
-    Attributes
-    ----------
-    cycles
-        Of all runs together.
-    operations, row_writes
-        Array operations issued, and rows of weights written.
-    energies
-        fJ by block.
-    """
-
+    #: Of all runs together.
     cycles: int
+    #: Array operations issued, and rows of weights written.
     operations: int
     row_writes: int
+    #: fJ by block.
     energies: Energies
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one instance takes.
+    """What one instance takes."""
 
-    Attributes
-    ----------
-    windows
-        ``codebook``, ``load``, ``stall`` (weights are there, no activation comes), ``run`` (an operation a cycle),
-        ``timed`` and ``functional`` (the same cycles, with glitches and without), ``idle``.
-    blocks
-        Names, in the order of the energies.
-    cells, nets
-        Of the netlist.
-    area
-        Of its cells, in the library's unit; buffers of nets of many loads are not in it.
-    simulated
-        Share of nets whose toggles come from the simulation.
-    moved
-        Share of nets that toggled at least once.
-    sums
-        Partial sums that were compared with the golden model.
-    layers
-        Names of the layers, and how many runs each has.
-    macs
-        Multiply-accumulates of an array operation, those with pruned weights included.
-    """
-
+    #: ``codebook``, ``load``, ``stall`` (weights are there, no activation comes), ``run`` (an operation a cycle),
+    #: ``timed`` and ``functional`` (the same cycles, with glitches and without), ``idle``.
     windows: Mapping[str, Window]
+    #: Names, in the order of the energies.
     blocks: Sequence[str]
+    #: Of the netlist.
     cells: int
     nets: int
+    #: Of its cells, in the library's unit; buffers of nets of many loads are not in it.
     area: float
+    #: Share of nets whose toggles come from the simulation.
     simulated: float
+    #: Share of nets that toggled at least once.
     moved: float
+    #: Partial sums that were compared with the golden model.
     sums: int
+    #: Names of the layers, and how many runs each has.
     layers: Mapping[str, int]
+    #: Multiply-accumulates of an array operation, those with pruned weights included.
     macs: float
 
     def per_mac(self, window: str = "run") -> float:

@@ -33,22 +33,15 @@ def access_energy(capacity: int, voltage: float) -> float:
 
 @dataclass(frozen=True)
 class MemoryEnergy:
-    """For a network, bytes that go in and out of L2 and L1, and bytes of weights that come from DRAM.
-
-    Attributes
-    ----------
-    parts
-        fJ by the macro model of each of them but the weights.
-    model, paper
-        fJ of what goes in and out of L2 and L1, by the macro model and by the paper's costs.
-    staged
-        fJ by the paper's costs if weights were written to L2 and read from there, as on the paper's machine.
-    """
+    """For a network, bytes that go in and out of L2 and L1, and bytes of weights that come from DRAM."""
 
     bytes: Mapping[str, int]
+    #: fJ by the macro model of each of them but the weights.
     parts: Mapping[str, float]
+    #: fJ of what goes in and out of L2 and L1, by the macro model and by the paper's costs.
     model: float
     paper: float
+    #: fJ by the paper's costs if weights were written to L2 and read from there, as on the paper's machine.
     staged: float
 
 

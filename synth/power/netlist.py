@@ -18,45 +18,29 @@ Nets = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class CellArray:
-    """All instances of one library cell.
+    """All instances of one library cell."""
 
-    Attributes
-    ----------
-    pins
-        Names of the pins, in the order of the columns of ``nets``.
-    nets
-        int32 ``[instances, pins]``.
-    blocks
-        uint8 ``[instances]``: index into the netlist's ``blocks``.
-    """
-
+    #: Names of the pins, in the order of the columns of ``nets``.
     pins: list[str]
+    #: int32 ``[instances, pins]``.
     nets: Nets
+    #: uint8 ``[instances]``: index into the netlist's ``blocks``.
     blocks: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class FlatNetlist:
-    """A design without hierarchy.
+    """A design without hierarchy."""
 
-    Attributes
-    ----------
-    nets
-        How many; 0 and 1 are the constants.
-    ports
-        Nets of each port of the design, its lowest bit first.
-    inputs
-        Names of the ports that are inputs.
-    cells
-        By library cell.
-    blocks
-        Names of the blocks.
-    """
-
+    #: How many; 0 and 1 are the constants.
     nets: int
+    #: Nets of each port of the design, its lowest bit first.
     ports: Mapping[str, Nets]
+    #: Names of the ports that are inputs.
     inputs: list[str]
+    #: By library cell.
     cells: Mapping[str, CellArray]
+    #: Names of the blocks.
     blocks: list[str]
 
     @property

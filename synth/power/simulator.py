@@ -35,20 +35,13 @@ class SimulatorError(RuntimeError):
 
 @dataclass(frozen=True)
 class Transfers:
-    """What a stream carries in every lane.
+    """What a stream carries in every lane."""
 
-    Parameters
-    ----------
-    payloads
-        Of each lane, the payloads in order. Of an output stream: what must come.
-    width
-        Bits of a payload.
-    output
-        It leaves the design.
-    """
-
+    #: Of each lane, the payloads in order. Of an output stream: what must come.
     payloads: Sequence[Sequence[int]]
+    #: Bits of a payload.
     width: int
+    #: It leaves the design.
     output: bool = False
 
 

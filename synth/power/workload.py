@@ -25,32 +25,21 @@ __all__ = ["Lane", "lanes", "transfers"]
 
 @dataclass(frozen=True)
 class Lane:
-    """One run: a layer tile on some of its output positions.
+    """One run: a layer tile on some of its output positions."""
 
-    Attributes
-    ----------
-    layer
-        Name of the layer.
-    tile
-        The tile in the layer.
-    streams
-        Payloads of the input streams, ``i_psum`` among them: the sums of the tiles before.
-    expected
-        Payloads of ``o_psum``.
-    operations
-        Array operations.
-    codewords
-        Words of ``i_weight`` that hold the codebook.
-    share
-        Multiply-accumulates of an operation, of the H * L that it could have.
-    """
-
+    #: Name of the layer.
     layer: str
+    #: The tile in the layer.
     tile: LayerTile
+    #: Payloads of the input streams, ``i_psum`` among them: the sums of the tiles before.
     streams: dict[str, list[int]]
+    #: Payloads of ``o_psum``.
     expected: list[int]
+    #: Array operations.
     operations: int
+    #: Words of ``i_weight`` that hold the codebook.
     codewords: int
+    #: Multiply-accumulates of an operation, of the H * L that it could have.
     share: float
 
 

@@ -97,23 +97,15 @@ class FaultError(AssertionError):
 
 @dataclass(frozen=True)
 class Command:
-    """One command.
+    """One command."""
 
-    Parameters
-    ----------
-    line
-        Arguments of the interpreter, or of ``sh`` where the first one ends with ``.sh``.
-    outputs
-        What it writes, under the project's folder; of a folder, all files in it.
-    kept
-        What the next run may use: caches, checkpoints, built models.
-    packages
-        Copied into the project.
-    """
-
+    #: Arguments of the interpreter, or of ``sh`` where the first one ends with ``.sh``.
     line: str
+    #: What it writes, under the project's folder; of a folder, all files in it.
     outputs: tuple[str, ...]
+    #: What the next run may use: caches, checkpoints, built models.
     kept: tuple[str, ...] = ()
+    #: Copied into the project.
     packages: tuple[str, ...] = ("hw", "sw")
 
 

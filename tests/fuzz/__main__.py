@@ -62,29 +62,19 @@ PAGE = ROOT / "docs" / "verification.md"
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader of files.
+    """A reader of files."""
 
-    Parameters
-    ----------
-    suffix
-        Of the file's name.
-    seeds
-        Sound files, as bytes.
-    read
-        Reads a path.
-    errors
-        Its own errors.
-    header
-        The file begins with a magic, a version and the header's length, and each part has a checksum.
-    needs
-        A package of an extra, without which there is no such reader.
-    """
-
+    #: Of the file's name.
     suffix: str
+    #: Sound files, as bytes.
     seeds: Callable[[], Sequence[bytes]]
+    #: Reads a path.
     read: Callable[[Path], Any]
+    #: Its own errors.
     errors: Callable[[], tuple[type[Exception], ...]]
+    #: The file begins with a magic, a version and the header's length, and each part has a checksum.
     header: bool = False
+    #: A package of an extra, without which there is no such reader.
     needs: str = ""
 
     @property

@@ -317,21 +317,14 @@ class _Exporter:
 
 @dataclass(frozen=True)
 class Steps:
-    """A vision transformer in integers, and what they stand for.
+    """A vision transformer in integers, and what they stand for."""
 
-    Attributes
-    ----------
-    network
-        In steps.
-    walk
-        The parts that it was made of.
-    places
-        Of each value that a :class:`Visitor` of the walk is shown: the number of its operation, and the real value of
-        the integer 1.
-    """
-
+    #: In steps.
     network: Network
+    #: The parts that it was made of.
     walk: Walk
+    #: Of each value that a :class:`Visitor` of the walk is shown: the number of its operation, and the real value of
+    #: the integer 1.
     places: dict[str, tuple[int, float]]
 
 

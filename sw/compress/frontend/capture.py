@@ -41,34 +41,23 @@ def _(values: Tensor, p: float, features: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Captured:
-    """A network in evaluation mode.
+    """A network in evaluation mode."""
 
-    Attributes
-    ----------
-    graph
-        Of ATen operations without side effects; convolutions, linear layers, pooling and activations are whole.
-    tensors
-        Of each placeholder that is no image: the parameter, buffer or constant itself, and its name, empty for a
-        constant.
-    image
-        The placeholder of the images.
-    output
-        What the network returns: a node, or tuples, lists and dictionaries of nodes.
-    sample, outputs
-        Images, and what the network itself makes of them: tensors in the same structure.
-    refusals
-        Why the network cannot be taken, so far: the rest is captured to find all other reasons.
-    owner
-        Of what the graph names otherwise, such as the graphs of regions.
-    """
-
+    #: Of ATen operations without side effects; convolutions, linear layers, pooling and activations are whole.
     graph: fx.Graph
+    #: Of each placeholder that is no image: the parameter, buffer or constant itself, and its name, empty for a
+    #: constant.
     tensors: dict[fx.Node, tuple[Tensor, str]]
+    #: The placeholder of the images.
     image: fx.Node
+    #: What the network returns: a node, or tuples, lists and dictionaries of nodes.
     output: Any
+    #: Images, and what the network itself makes of them: tensors in the same structure.
     sample: Tensor
     outputs: Any
+    #: Why the network cannot be taken, so far: the rest is captured to find all other reasons.
     refusals: list[Refusal]
+    #: Of what the graph names otherwise, such as the graphs of regions.
     owner: nn.Module
 
 

@@ -17,17 +17,11 @@ __all__ = ["Given", "Inputs", "called", "described", "first_samples", "joined", 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Arguments of a network that takes something else than one tensor.
+    """Arguments of a network that takes something else than one tensor."""
 
-    Attributes
-    ----------
-    arguments
-        By place: tensors, whose first axis is the batch, and anything else.
-    named
-        By name.
-    """
-
+    #: By place: tensors, whose first axis is the batch, and anything else.
     arguments: tuple[Any, ...] = ()
+    #: By name.
     named: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:

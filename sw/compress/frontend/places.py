@@ -22,20 +22,13 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in \S+\n\s*(?P
 
 @dataclass(frozen=True)
 class Refusal:
-    """One thing in a network that has no form here.
+    """One thing in a network that has no form here."""
 
-    Parameters
-    ----------
-    where
-        In the user's names: an operation, its module's path and class, the line of source.
-    why
-        What is wrong with it.
-    advice
-        What to do.
-    """
-
+    #: In the user's names: an operation, its module's path and class, the line of source.
     where: str
+    #: What is wrong with it.
     why: str
+    #: What to do.
     advice: str = ""
 
     def __str__(self) -> str:

@@ -26,23 +26,15 @@ FORMS = ("program", "steps", "layers")
 
 @dataclass(frozen=True)
 class Checked:
-    """What :func:`check_network_form` found.
+    """What :func:`check_network_form` found."""
 
-    Attributes
-    ----------
-    form
-        One of :data:`FORMS`: ``program`` of integers, network in ``steps`` (a vision transformer), or ``layers`` alone.
-    layers
-        Of each layer its name, kind and shape, the method that it gets, and why it has no codewords, if it has none.
-    operations
-        Of each operation where it is in the network and what becomes of it; empty where the network has no graph.
-    refusals
-        All reasons why the network's file can be no more than its layers; empty otherwise.
-    """
-
+    #: One of :data:`FORMS`: ``program`` of integers, network in ``steps`` (a vision transformer), or ``layers`` alone.
     form: str
+    #: Of each layer its name, kind and shape, the method that it gets, and why it has no codewords, if it has none.
     layers: list[dict[str, Any]]
+    #: Of each operation where it is in the network and what becomes of it; empty where the network has no graph.
     operations: list[dict[str, str]]
+    #: All reasons why the network's file can be no more than its layers; empty otherwise.
     refusals: list[Refusal]
 
     def to_dict(self) -> dict[str, Any]:

@@ -41,23 +41,15 @@ _PROGRAM_PRODUCTS = 3_000_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared.
+    """What was compared."""
 
-    Attributes
-    ----------
-    images
-        How many.
-    operations
-        Of each that the graph quantises, in the order of the file, and of the logits.
-    program
-        ``equal``, ``different``, or why the compiled program was not compared.
-    forced
-        The file was written although they differ.
-    """
-
+    #: How many.
     images: int
+    #: Of each that the graph quantises, in the order of the file, and of the logits.
     operations: list[Difference] = field(default_factory=list)
+    #: ``equal``, ``different``, or why the compiled program was not compared.
     program: str = ""
+    #: The file was written although they differ.
     forced: bool = False
 
     @property

@@ -22,26 +22,17 @@ PRECISION = 2.0**-20
 
 @dataclass(frozen=True)
 class Difference:
-    """One operation of the file and of the graph, from the same integers.
+    """One operation of the file and of the graph, from the same integers."""
 
-    Attributes
-    ----------
-    operation
-        Number and kind, in the file.
-    where
-        In the user's network.
-    apart
-        The largest difference, in steps of the result.
-    bound
-        The largest that rounding explains there.
-    share
-        Of the values that are not the same integer.
-    """
-
+    #: Number and kind, in the file.
     operation: str
+    #: In the user's network.
     where: str
+    #: The largest difference, in steps of the result.
     apart: float
+    #: The largest that rounding explains there.
     bound: float
+    #: Of the values that are not the same integer.
     share: float
 
     @property

@@ -250,35 +250,24 @@ def _codebook_gradient(
 
 @dataclass(frozen=True)
 class Stored:
-    """What of a layer with a codebook does not change while training.
+    """What of a layer with a codebook does not change while training."""
 
-    Attributes
-    ----------
-    shape
-        ``[K, C, R, S]``.
-    d, n, low, high
-        Codeword length; kept weights of a subvector; least and greatest integer of a codeword.
-    assignments
-        int32 ``[NG]``.
-    slots
-        int8 ``[NG, d]``: number of each kept weight among those of its subvector, -1 where pruned; or None.
-    counts
-        float32 ``[k, d]``, as in :func:`sw.compress.training.modules.masked_lookup`.
-    members
-        int32 ``[NG]``: numbers of the subvectors, those of codeword 0 first.
-    offsets
-        int32 ``[k + 1]``: where each codeword's members begin.
-    """
-
+    #: ``[K, C, R, S]``.
     shape: tuple[int, int, int, int]
+    #: Codeword length; kept weights of a subvector; least and greatest integer of a codeword.
     d: int
     n: int
     low: int
     high: int
+    #: int32 ``[NG]``.
     assignments: Tensor
+    #: int8 ``[NG, d]``: number of each kept weight among those of its subvector, -1 where pruned; or None.
     slots: Tensor | None
+    #: float32 ``[k, d]``, as in :func:`sw.compress.training.modules.masked_lookup`.
     counts: Tensor
+    #: int32 ``[NG]``: numbers of the subvectors, those of codeword 0 first.
     members: Tensor
+    #: int32 ``[k + 1]``: where each codeword's members begin.
     offsets: Tensor
 
     def geometry(self, weight: Tensor) -> tuple[int, ...]:

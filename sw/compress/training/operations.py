@@ -214,21 +214,14 @@ def _leaves(given: Any, name: str) -> Iterator[tuple[str, fx.Node]]:
 
 @dataclass
 class Roles:
-    """What the operations of a graph are, beside each other.
-
-    Attributes
-    ----------
-    kinds
-        As :func:`operation`, but ``affine`` for a batch norm that is folded into no layer.
-    regions
-        Of each function of elements, ReLU and so on that a table computes, the value that the table reads.
-    absorbed
-        Of each operation that another one computes in the same pass, that one.
-    """
+    """What the operations of a graph are, beside each other."""
 
     graph: nn.Module
+    #: As :func:`operation`, but ``affine`` for a batch norm that is folded into no layer.
     kinds: dict[fx.Node, str] = field(default_factory=dict)
+    #: Of each function of elements, ReLU and so on that a table computes, the value that the table reads.
     regions: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    #: Of each operation that another one computes in the same pass, that one.
     absorbed: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def last(self, node: fx.Node) -> fx.Node:
