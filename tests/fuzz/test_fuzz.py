@@ -52,6 +52,30 @@ def _other(path: Path) -> None:
         raise KeyError("x")
 
 
+class _Destroyed:
+    def __init__(self, holds_itself: bool = False) -> None:
+        self.held = self if holds_itself else None
+
+    def __del__(self) -> None:
+        raise RuntimeError("in a destructor")
+
+
+def _takes_and_prints(path: Path) -> None:
+    if b"sound" not in path.read_bytes():
+        _Destroyed()
+
+
+def _refuses_and_prints(path: Path) -> None:
+    if b"sound" not in path.read_bytes():
+        _held = _Destroyed()
+        raise ValueError("one line")
+
+
+def _prints_late(path: Path) -> None:
+    if b"sound" not in path.read_bytes():
+        _Destroyed(holds_itself=True)
+
+
 @pytest.mark.parametrize(
     ("reader", "message"),
     [
@@ -60,6 +84,9 @@ def _other(path: Path) -> None:
         (_reader(_lines), "the message must be one line, not 'two"),
         (_reader(_other), "KeyError: 'x'"),
         (_reader(lambda path: None, header=True), "a changed file was taken"),
+        (_reader(_takes_and_prints), "ignored: RuntimeError: in a destructor"),
+        (_reader(_refuses_and_prints), "ignored: RuntimeError: in a destructor"),
+        (_reader(_prints_late), "ignored: RuntimeError: in a destructor"),
     ],
 )
 def test_readers_that_fail_are_found(reader: Reader, message: str, tmp_path: Path, monkeypatch) -> None:
