@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import queue
 import random
 import resource
 import shlex
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,11 +164,12 @@ class Project:
     command
         What runs in it.
     folder
-        Empty.
+        Empty, or not there.
     """
 
     def __init__(self, command: Command, folder: Path) -> None:
         self.command, self.folder = command, folder
+        folder.mkdir(parents=True, exist_ok=True)
         for package in command.packages:
             shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "build"))
         if command.line.startswith("tools/"):
@@ -245,8 +248,21 @@ class Project:
                 path.unlink(missing_ok=True)
 
 
-def kills(name: str, count: int, seed: int, folder: Path) -> dict[str, Any]:
+def kills(name: str, count: int, seed: int, folder: Path, jobs: int = 1) -> dict[str, Any]:
     """Kill a command so many times, each time with a fresh start and then another run.
+
+    Parameters
+    ----------
+    name
+        One of :data:`COMMANDS`.
+    count
+        Kills.
+    seed
+        Of their moments.
+    folder
+        Empty.
+    jobs
+        Kills at a time, each in a project of its own.
 
     Returns
     -------
@@ -258,31 +274,50 @@ def kills(name: str, count: int, seed: int, folder: Path) -> dict[str, Any]:
     FaultError
         An output is there in part, or differs in the end.
     """
-    project = Project(COMMANDS[name], folder)
-    seconds = project.run()
-    wanted = project.outputs()
+    projects = [Project(COMMANDS[name], folder / str(at)) for at in range(jobs)]
+    seconds = projects[0].run()
+    wanted = projects[0].outputs()
     if not wanted:
         raise FaultError("there is no output")
     rng = random.Random(f"{seed} {name}")
-    early = 0
-    for number in range(count):
-        project.clear()
-        moment = rng.uniform(0, seconds)
-        process = project.start()
+    free: queue.Queue[Project] = queue.Queue()
+    for project in projects:
+        free.put(project)
+
+    def one(number: int, moment: float) -> bool:
+        project = free.get()
         try:
-            process.wait(moment)
-        except subprocess.TimeoutExpired:
-            early += 1
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        where = f"kill {number} after {moment:.2f} s"
-        for path, data in project.outputs().items():
-            if data != wanted.get(path):
-                raise FaultError(f"{where}: {path} is there in part")
-        project.run()
-        if project.outputs() != wanted:
-            raise FaultError(f"{where}: the next run gives other bytes")
+            return _killed(project, moment, wanted, f"kill {number} after {moment:.2f} s")
+        finally:
+            free.put(project)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            early = sum(pool.map(one, range(count), [rng.uniform(0, seconds) for _ in range(count)]))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return {"kills": count, "early": early, "seconds": round(seconds, 1)}
+
+
+def _killed(project: Project, moment: float, wanted: dict[str, bytes], where: str) -> bool:
+    """Kill the command after ``moment`` seconds and run it again; whether the kill came before its end."""
+    project.clear()
+    process = project.start()
+    early = False
+    try:
+        process.wait(moment)
+    except subprocess.TimeoutExpired:
+        early = True
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    for path, data in project.outputs().items():
+        if data != wanted.get(path):
+            raise FaultError(f"{where}: {path} is there in part")
+    project.run()
+    if project.outputs() != wanted:
+        raise FaultError(f"{where}: the next run gives other bytes")
+    return early
 
 
 def refused(project: Project, size: int | None = None) -> str:
@@ -337,11 +372,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=KILLS, help="of each command (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
+    parser.add_argument("--jobs", type=int, default=1, help="kills at a time (%(default)s)")
     parser.add_argument("--command", action="append", choices=COMMANDS, help="only this one; repeatable")
     parser.add_argument("--publish", action="store_true", help="write the table of docs/verification.md")
     options = parser.parse_args(arguments)
-    if options.kills < 1:
-        parser.error(f"kills must be at least 1, not {options.kills}")
+    for name in ("kills", "jobs"):
+        if getattr(options, name) < 1:
+            parser.error(f"{name} must be at least 1, not {getattr(options, name)}")
     report: dict[str, Any] = {}
     target = ROOT / "build" / "faults" / "faults.json"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -349,7 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.command or COMMANDS:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                report[name] = kills(name, options.kills, options.seed, Path(folder))
+                report[name] = kills(name, options.kills, options.seed, Path(folder), options.jobs)
             except FaultError as error:
                 report[name] = {"failure": str(error)}
                 failed += 1

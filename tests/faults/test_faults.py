@@ -17,6 +17,17 @@ def test_killed_and_run_again_gives_the_same_bytes(name: str, tmp_path: Path) ->
     assert kills(name, 1, 3, tmp_path)["kills"] == 1
 
 
+def test_kills_at_a_time_are_as_many_each_in_a_project_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import time, pathlib; time.sleep(0.2); pathlib.Path('out').write_text('whole')"
+    monkeypatch.setitem(COMMANDS, "good", Command(f"-c {shlex.quote(code)}", ("out",), (), ()))
+    found = kills("good", 7, 0, tmp_path, jobs=3)
+    assert found["kills"] == 7
+    assert 1 <= found["early"] <= 7
+    assert [(path / "out").read_text() for path in sorted(tmp_path.iterdir())] == ["whole"] * 3
+
+
 def test_a_killed_set_up_is_made_again(tmp_path: Path, full: bool) -> None:
     if not full:
         pytest.skip("half a minute; make faults")
@@ -40,6 +51,7 @@ _ONCE = "import os, pathlib, time; time.sleep(0.5); seen = os.path.exists('seen'
 _ONCE += "time.sleep(0.5); pathlib.Path('out').write_text(str(seen))"
 
 
+@pytest.mark.parametrize("jobs", [1, 3])
 @pytest.mark.parametrize(
     ("code", "message"),
     [
@@ -50,12 +62,12 @@ _ONCE += "time.sleep(0.5); pathlib.Path('out').write_text(str(seen))"
     ],
 )
 def test_what_does_not_withstand_is_found(
-    code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: str, message: str, jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = ("seen",) if "seen" in code else ()
     monkeypatch.setitem(COMMANDS, "bad", Command(f"-c {shlex.quote(code)}", ("out",), kept, ()))
     with pytest.raises(FaultError, match=message):
-        kills("bad", 8, 0, tmp_path)
+        kills("bad", 8, 0, tmp_path, jobs)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +105,7 @@ def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert main(["--command", "bad", "--kills", "1"]) == 1
     assert capsys.readouterr().out == 'bad {"failure": "there is no output"}\n'
     assert "there is no output" in (tmp_path / "build" / "faults" / "faults.json").read_text()
-    with pytest.raises(SystemExit, match="2"):
-        main(["--kills", "0"])
-    assert "kills must be at least 1, not 0" in capsys.readouterr().err
+    for name in ("kills", "jobs"):
+        with pytest.raises(SystemExit, match="2"):
+            main([f"--{name}", "0"])
+        assert f"{name} must be at least 1, not 0" in capsys.readouterr().err
