@@ -32,6 +32,7 @@ from rich.progress import track
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.common import write_report  # noqa: E402
 from sw.compress import kmeans_gpu, kmeans_triton  # noqa: E402
 from sw.compress.kmeans_problem import Settings, checked_layers  # noqa: E402
 from sw.compress.pruning import nm_mask  # noqa: E402
@@ -216,11 +217,8 @@ def main() -> None:
         },
         **rows,
     }
-    text = json_text(report)
-    print(text)
-    path = ROOT / "docs" / "results" / "kmeans_gpu.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    print(json_text(report))
+    write_report("kmeans_gpu", report, keep=True)
 
 
 if __name__ == "__main__":

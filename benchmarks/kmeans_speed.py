@@ -14,8 +14,6 @@ The ways are interleaved in one process; ratios are medians over the rounds. The
 
 from __future__ import annotations
 
-import argparse
-import os
 import platform
 import sys
 import time
@@ -33,10 +31,10 @@ from rich.progress import track
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.common import parser_of, processor, write_report  # noqa: E402
 from sw.compress.kmeans import assign, kmeans, kmeans_layers, objective  # noqa: E402
 from sw.compress.kmeans_kernels import kernels  # noqa: E402
 from sw.compress.pruning import nm_mask  # noqa: E402
-from sw.format.strict_json import json_text  # noqa: E402
 
 #: NG, d, k, N, M: the largest convolutions of EfficientNet-Lite0 and of ResNet-18, plain VQ, and MSVQ's codebooks.
 SHAPES = ((25600, 16, 512, 4, 16), (147456, 16, 512, 4, 16), (51200, 8, 1024, 2, 8), (51200, 16, 32, 4, 16))
@@ -146,12 +144,7 @@ def compare_layers(*, iterations: int, rounds: int, threads: int) -> dict[str, A
 
 def main() -> None:
     """Run the benchmark, print a line for each shape, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--iterations", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--keep", action="store_true", help="write docs/results too")
-    options = parser.parse_args()
+    options = parser_of(__doc__, "rounds", 5).parse_args()
     torch.set_num_threads(options.threads)
     faiss.omp_set_num_threads(options.threads)
     rows = []
@@ -180,20 +173,7 @@ def main() -> None:
         "shapes": rows,
         "layers": layers,
     }
-    for folder in ("build/benchmarks", "docs/results") if options.keep else ("build/benchmarks",):
-        path = ROOT / folder / f"kmeans_speed_{options.threads}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json_text(report))
-
-
-def processor() -> str:
-    """The processor's name and the cores there are."""
-    name = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        lines = information.read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {os.cpu_count()} cores"
+    write_report(f"kmeans_speed_{options.threads}", report, options.keep)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ float64; scikit-learn's own ``inertia_`` is summed in float32. The result, with 
 
 from __future__ import annotations
 
-import argparse
-import os
 import platform
 import statistics
 import sys
@@ -31,9 +29,9 @@ from threadpoolctl import threadpool_limits
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.common import parser_of, processor, write_report  # noqa: E402
 from sw.compress.kmeans import KMeansResult, kmeans, objective  # noqa: E402
 from sw.compress.kmeans_kernels import kernels  # noqa: E402
-from sw.format.strict_json import json_text  # noqa: E402
 
 #: NG, d, k: MVQ and plain VQ on the largest and on small convolutions of EfficientNet-Lite0, and SSVQ.
 SHAPES = ((25600, 16, 512), (51200, 8, 1024), (2400, 16, 512), (51200, 8, 16), (4800, 8, 16))
@@ -79,12 +77,7 @@ def compare(NG: int, d: int, k: int, *, iterations: int, pairs: int, threads: in
 
 def main() -> None:
     """Run the benchmark, print a line for each shape, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--iterations", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--keep", action="store_true", help="write docs/results too")
-    options = parser.parse_args()
+    options = parser_of(__doc__, "pairs", 7).parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     rows = []
     for NG, d, k in track(SHAPES, "k-means", console=Console(stderr=True)):
@@ -99,15 +92,12 @@ def main() -> None:
         "seed": SEED,
         "pairs": options.pairs,
         "threads": options.threads,
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "kernels": type(kernels(16)).__name__,
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "scikit-learn": sklearn.__version__},
         "shapes": rows,
     }
-    for folder in ("build/benchmarks", "docs/results") if options.keep else ("build/benchmarks",):
-        path = ROOT / folder / f"kmeans_vs_sklearn_{options.threads}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json_text(report))
+    write_report(f"kmeans_vs_sklearn_{options.threads}", report, options.keep)
 
 
 if __name__ == "__main__":
