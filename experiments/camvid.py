@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.vision import Study, cases_of, main_of
+from experiments.vision import Study, cases_of
 
 if TYPE_CHECKING:
     from experiments.vision_runs import Task
@@ -40,31 +39,27 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--float-steps", type=int, default=2500, help="of float training (%(default)s)")
 
 
-def study() -> Study:
-    """What is compared."""
-    return Study(
-        name="camvid",
-        cases=cases_of("19x", 32 / 19),
-        last=LAST,
-        steps=400,
-        task=_task,
-        add_options=_add_options,
-        figure="miou",
-        heading="mIoU",
-        note=(
-            "MobileNet-v2's encoder and a decoder on CamVid, 384 x 288; mean IoU of 11 classes on the 233 test images,"
-            " in per cent, by the container's integers, their logits interpolated on the host; mean and standard"
-            " deviation over seeds. Trained with the 367 images of the train part alone, distilled from the float"
-            " network; each case's rate is the best of its tries, of a fifth of the steps, on the 101 images of the"
-            " val part. Ratios by eq. 7 count all layers but the first, the depthwise and the last, which stay at"
-            " 8 bit; the file holds those too."
-        ),
-    )
+STUDY = Study(
+    name="camvid",
+    description=__doc__,
+    cases=cases_of("19x", 32 / 19),
+    last=LAST,
+    steps=400,
+    task=_task,
+    add_options=_add_options,
+    figure="miou",
+    heading="mIoU",
+    note=(
+        "MobileNet-v2's encoder and a decoder on CamVid, 384 x 288; mean IoU of 11 classes on the 233 test images,"
+        " in per cent, by the container's integers, their logits interpolated on the host; mean and standard"
+        " deviation over seeds. Trained with the 367 images of the train part alone, distilled from the float"
+        " network; each case's rate is the best of its tries, of a fifth of the steps, on the 101 images of the"
+        " val part. Ratios by eq. 7 count all layers but the first, the depthwise and the last, which stay at"
+        " 8 bit; the file holds those too."
+    ),
+)
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
-    return main_of(study(), __doc__, arguments)
+main = STUDY.main
 
 
 if __name__ == "__main__":

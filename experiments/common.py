@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sw.command_line import exit_status
 from sw.compress.methods import CompressError
 from sw.format.strict_json import json_text
 
@@ -35,6 +37,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
     parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """``--device``, and ``--threads`` of a CPU."""
+    parser.add_argument("--device", help="cuda if PyTorch sees a GPU, or cpu")
+    parser.add_argument("--threads", type=int, default=2, help="of torch on a CPU; results depend on it (%(default)s)")
+
+
+def run_late(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, module: str) -> int:
+    """Read the options, then run the function ``run`` of a module with them. Returns the exit status.
+
+    The module is imported only then, with PyTorch, which takes seconds: ``--help`` and bad options do not wait for it.
+    ``run`` finds the device chosen (:func:`chosen_device`).
+    """
+    options = parser.parse_args(arguments)
+
+    def run() -> int:
+        options.device = chosen_device(options.device)
+        status: int = importlib.import_module(module).run(options)
+        return status
+
+    return exit_status(parser.prog, run)
 
 
 def chosen_device(device: str | None) -> str:

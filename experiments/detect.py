@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.vision import Study, cases_of, main_of
+from experiments.vision import Study, cases_of
 
 if TYPE_CHECKING:
     from experiments.vision_runs import Task
@@ -39,31 +38,27 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, help="FastestDet's state dict")
 
 
-def study() -> Study:
-    """What is compared."""
-    return Study(
-        name="detect",
-        cases=cases_of("20x", 1.6),
-        last=LAST,
-        steps=1000,
-        task=_task,
-        add_options=_add_options,
-        figure="ap50",
-        heading="AP50",
-        note=(
-            "FastestDet, 352 x 352; AP50 on 128 of COCO's validation images, in per cent, for differences to float"
-            " alone, by the container's integers, boxes decoded on the host; mean and standard deviation over seeds."
-            " Distilled from the float network with 103 training images, no labels; each case's rate is the best of its"
-            " tries, of a fifth of the steps, by the divergence on 25 others. Ratios by eq. 7 count all"
-            " layers but the first, the depthwise and the last, which stay at 8 bit, as do, with 6:16, those of 24"
-            " channels; the file holds all."
-        ),
-    )
+STUDY = Study(
+    name="detect",
+    description=__doc__,
+    cases=cases_of("20x", 1.6),
+    last=LAST,
+    steps=1000,
+    task=_task,
+    add_options=_add_options,
+    figure="ap50",
+    heading="AP50",
+    note=(
+        "FastestDet, 352 x 352; AP50 on 128 of COCO's validation images, in per cent, for differences to float"
+        " alone, by the container's integers, boxes decoded on the host; mean and standard deviation over seeds."
+        " Distilled from the float network with 103 training images, no labels; each case's rate is the best of its"
+        " tries, of a fifth of the steps, by the divergence on 25 others. Ratios by eq. 7 count all"
+        " layers but the first, the depthwise and the last, which stay at 8 bit, as do, with 6:16, those of 24"
+        " channels; the file holds all."
+    ),
+)
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
-    return main_of(study(), __doc__, arguments)
+main = STUDY.main
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from experiments.allocation import allocate
-from experiments.common import chosen_device, machine
+from experiments.common import machine
 from experiments.finetune import filling_codewords
 from experiments.models import ImageNetMobileNetV2, load_weights
 from experiments.pictures import SIDE, Mosaic, Network, crops, load_images, load_more, load_small, mixed, unlike
@@ -389,7 +389,6 @@ def run(options: argparse.Namespace) -> int:
     CompressError
         An option, an image or the weights are not as they must be.
     """
-    options.device = chosen_device(options.device)
     if options.keep_signs and not options.fixed:
         raise CompressError("--keep-signs must be given with --fixed: signs that move follow from the weights")
     if options.final and options.held_out:

@@ -21,12 +21,12 @@ images of the report are left out.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sw.command_line import Parser, exit_status
+from experiments.common import add_machine_options, run_late
+from sw.command_line import Parser
 
 __all__ = ["METHODS", "NETWORKS", "main"]
 
@@ -63,20 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--held-out", action="store_true", help="report held-out images only, to choose settings")
     parser.add_argument("--final", action="store_true", help="tune with the held-out images too")
     parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")
-    parser.add_argument("--device", help="cuda if PyTorch sees a GPU, or cpu")
-    parser.add_argument("--threads", type=int, default=2, help="of torch on a CPU; results depend on it (%(default)s)")
+    add_machine_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the container to write")
     parser.add_argument("--json", type=Path, help="write the report as JSON")
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _run(options), "interrupted")
-
-
-def _run(options: argparse.Namespace) -> int:
-    # PyTorch takes seconds: --help and bad options must not wait for it.
-    from experiments.distillation import run
-
-    return run(options)
+    return run_late(parser, arguments, "experiments.distillation")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,12 @@ those of the container, read again.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.common import RESULTS
-from sw.command_line import Parser, exit_status
+from experiments.common import RESULTS, run_late
+from sw.command_line import Parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,15 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="instead of 3600, 1500 for sparse, 500 for cases, 250 for --rates")
     parser.add_argument("--device", help="cuda if PyTorch sees a GPU, or cpu")
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _run(options), "interrupted")
-
-
-def _run(options: argparse.Namespace) -> int:
-    # PyTorch takes seconds: --help and bad options must not wait for it.
-    from experiments.language import command
-
-    return command(options)
+    return run_late(parser, arguments, "experiments.language")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments.case import Case
-from experiments.common import WEIGHTS, chosen_device, machine, write_report
+from experiments.common import WEIGHTS, machine, write_report
 from experiments.finetune import KEPT_8BIT, compress
 from experiments.protocol import SEEDS, TRY_SEEDS, bytes_apart
 from sw.compress.methods import CompressError, Recipe
@@ -195,7 +195,7 @@ def cases() -> list[Case]:
     return rows
 
 
-def run(case: Case, start: Path, texts: dict[str, Tensor], score: str, **how: Any) -> dict[str, Any]:
+def run_case(case: Case, start: Path, texts: dict[str, Tensor], score: str, **how: Any) -> dict[str, Any]:
     """Compress, fine-tune, write, read and measure a network; ``how`` goes to :func:`train`."""
     begin = time.perf_counter()
     device, seed = how["device"], how["seed"]
@@ -249,7 +249,7 @@ def _weights(nm: str = "") -> Path:
     return WEIGHTS / f"gpt{f'-sr-ste-{nm}'.replace(':', '-') if nm else ''}.pt"
 
 
-def command(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """The command, with its options. Returns 0.
 
     Raises
@@ -261,7 +261,6 @@ def command(options: argparse.Namespace) -> int:
         return _report(options)
     if options.texts is None:
         raise CompressError("--texts must name a directory of .txt files")
-    options.device = chosen_device(options.device)
     texts = load_texts(options.texts)
     return (_cases if options.what == "cases" else _float)(options, texts)
 
@@ -340,7 +339,7 @@ def _cases(options: argparse.Namespace, texts: dict[str, Tensor]) -> int:
                 if file.exists():
                     continue
                 how = {"steps": steps, "lr": rate, "device": options.device, "seed": seed}
-                entry = run(case, _weights(case.sparse), texts, "held out" if rates else "test", **how)
+                entry = run_case(case, _weights(case.sparse), texts, "held out" if rates else "test", **how)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps(entry, indent=1) + "\n")
                 print(f"{case.name} seed {seed} rate {rate:g}: {entry['perplexity']:.3f}", flush=True)

@@ -11,13 +11,12 @@ network's vectors for sentences of the train part, no scores; rates are chosen o
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.common import RESULTS, WEIGHTS
-from sw.command_line import Parser, exit_status
+from experiments.common import RESULTS, WEIGHTS, add_machine_options, run_late
+from sw.command_line import Parser
 
 __all__ = ["main"]
 
@@ -33,19 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=0, help="of tuning; 0: none (%(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3, help="of tuning, relative to each parameter (%(default)s)")
     parser.add_argument("--pairs", type=int, help="use only that many pairs of each part, to try the command")
-    parser.add_argument("--device", help="cuda if PyTorch sees a GPU, or cpu")
-    parser.add_argument("--threads", type=int, default=2, help="of torch on a CPU (%(default)s)")
+    add_machine_options(parser)
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
     parser.add_argument("--report-only", action="store_true", help="make the report of the runs that are there")
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _run(options), "interrupted")
-
-
-def _run(options: argparse.Namespace) -> int:
-    # PyTorch takes seconds: --help and bad options must not wait for it.
-    from experiments.sentences import run
-
-    return run(options)
+    return run_late(parser, arguments, "experiments.sentences")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.case import Case
-from experiments.common import chosen_device, machine, spread, write_report
+from experiments.common import machine, spread, write_report
 from experiments.finetune import rules_for
 from experiments.vision_runs import learn
 from sw.compress.methods import CompressError, Recipe
@@ -271,7 +271,6 @@ def run(options: argparse.Namespace) -> int:
     CompressError
         An option, a text or the model is not as it must be.
     """
-    options.device = chosen_device(options.device)
     names = [case.name for case in CASES]
     for name in options.cases or ():
         if name not in names:

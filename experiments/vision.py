@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.case import Case
-from experiments.common import RESULTS, WEIGHTS, chosen_device
+from experiments.common import RESULTS, WEIGHTS, add_machine_options, chosen_device
 from sw.command_line import Parser, exit_status
 from sw.compress.methods import CompressError, Recipe
 
 if TYPE_CHECKING:
     from experiments.vision_runs import Task
 
-__all__ = ["Study", "cases_of", "main_of"]
+__all__ = ["Study", "cases_of"]
 
 #: Relative rates that every case tries, and the share of a final run's steps that a try has.
 RATES, TRIED = (3e-3, 1e-2), 0.2
@@ -31,37 +31,33 @@ RATES, TRIED = (3e-3, 1e-2), 0.2
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared.
+    """What is compared."""
 
-    Parameters
-    ----------
-    name
-        Of its module and its results.
-    cases
-        Of the table.
-    last
-        Layers that stay at 8 bit, beside the first.
-    steps
-        Of distillation.
-    task
-        From the options and the device.
-    add_options
-        Its own options.
-    figure, headings
-        Name of the score that the table compares, and what the table calls it.
-    note
-        Below the table.
-    """
-
+    #: Of its module and its results.
     name: str
+    #: For the help of its command.
+    description: str | None
+    #: Of the table.
     cases: Sequence[Case]
+    #: Layers that stay at 8 bit, beside the first.
     last: Sequence[str]
+    #: Of distillation.
     steps: int
+    #: From the options, the device among them.
     task: Callable[[argparse.Namespace], Task]
+    #: Adds its own options.
     add_options: Callable[[argparse.ArgumentParser], None]
+    #: Name of the score that the table compares, and what the table calls it.
     figure: str
     heading: str
+    #: Below the table.
     note: str
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
+        parser = _parser(self)
+        options = parser.parse_args(arguments)
+        return exit_status(parser.prog, lambda: _run(self, options))
 
 
 def cases_of(size: str, bits: float) -> list[Case]:
@@ -83,23 +79,20 @@ def cases_of(size: str, bits: float) -> list[Case]:
     ]
 
 
-def main_of(study: Study, description: str | None, arguments: Sequence[str] | None) -> int:
-    """The command line of a study. Returns the exit status: 2 for bad input, with one line on standard error."""
-    parser = Parser(prog=f"python -m experiments.{study.name}", description=description)
+def _parser(study: Study) -> argparse.ArgumentParser:
+    parser = Parser(prog=f"python -m experiments.{study.name}", description=study.description)
     study.add_options(parser)
     parser.add_argument("--runs", type=Path, default=WEIGHTS / study.name, help="the runs' files (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", help="of final runs (0 1 2)")
     parser.add_argument("--steps", type=int, default=study.steps, help="of distillation (%(default)s)")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, metavar="LR", help="to try (%(default)s)")
     parser.add_argument("--part", default="0/1", metavar="I/N", help="of the cases, those of one process of several")
-    parser.add_argument("--device", help="cuda if PyTorch sees a GPU, or cpu")
-    parser.add_argument("--threads", type=int, default=2, help="of torch on a CPU (%(default)s)")
+    add_machine_options(parser)
     parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")
     parser.add_argument("--images", type=int, help="use only that many images of each part, to try the command")
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
     parser.add_argument("--report-only", action="store_true", help="make the report of the runs that are there")
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _run(study, options))
+    return parser
 
 
 def _run(study: Study, options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from experiments import camvid, detect, detection, segmentation, vision_runs
 from experiments.fastestdet import FastestDet, average_precision, boxes_of, load_state, overlaps, plan, suppress
-from experiments.vision import Study, cases_of, main_of
+from experiments.vision import Study, cases_of
 from experiments.vision_runs import Task, as_results, learn
 from sw.compress.methods import CompressError
 from sw.compress.training.integer import read_network
@@ -294,6 +294,7 @@ def small_study(cases: int = 4) -> Study:
 
     return Study(
         name="small",
+        description=None,
         cases=cases_of("10x", 3.2)[:cases],
         last=("heads.0", "heads.1"),
         steps=3,
@@ -308,7 +309,7 @@ def small_study(cases: int = 4) -> Study:
 def run_small(study: Study, folder: Path, *more: str) -> int:
     """The study's command."""
     where = ["--runs", str(folder / "runs"), "--output", str(folder), "--device", "cpu", "--threads", "1"]
-    return main_of(study, None, [*where, "--rates", "1e-3", "1e-2", "--seeds", "0", "1", *more])
+    return study.main([*where, "--rates", "1e-3", "1e-2", "--seeds", "0", "1", *more])
 
 
 def test_a_study_goes_the_whole_way_and_on_from_its_files(
