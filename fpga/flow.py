@@ -57,28 +57,19 @@ class FlowError(RuntimeError):
 
 @dataclass(frozen=True)
 class Built:
-    """What nextpnr made of a design.
+    """What nextpnr made of a design."""
 
-    Attributes
-    ----------
-    bitstream
-        The file.
-    used, available
-        By nextpnr's names of resources, such as ``TRELLIS_COMB``.
-    fmax
-        Reached frequency of the system's clock in MHz.
-    wanted
-        What it must reach, in MHz.
-    seed
-        Of nextpnr.
-    """
-
+    #: The file.
     bitstream: Path
+    #: By nextpnr's names of resources, such as ``TRELLIS_COMB``.
     used: Mapping[str, int]
     available: Mapping[str, int]
+    #: Reached frequency of the system's clock in MHz, and what it must be.
     fmax: float
     wanted: float
+    #: Of nextpnr.
     seed: int
+    #: Of each block of the design, how many of each resource it takes, by the table's names.
     blocks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 

@@ -265,30 +265,21 @@ def _cells(text: str, path: Path) -> Iterator[Cell]:
 
 @dataclass(frozen=True)
 class Library:
-    """A cell library that can be synthesised for.
+    """A cell library that can be synthesised for."""
 
-    Attributes
-    ----------
-    name
-        For reports.
-    texts
-        The Liberty files, decompressed.
-    sha256
-        Of the texts.
-    area_unit
-        ``um2``, or ``NAND2`` for the generic library.
-    nand2
-        The smallest two-input NAND: the unit of gate equivalents.
-    full_adder, clock_gate, latch
-        The smallest cell of that kind, None where there is none.
-    """
-
+    #: For reports.
     name: str
+    #: The Liberty files, decompressed.
     texts: tuple[str, ...]
+    #: Of the texts.
     sha256: str
+    #: ``um2``, or ``NAND2`` for the generic library.
     area_unit: str
+    #: By name.
     cells: dict[str, Cell]
+    #: The smallest two-input NAND: the unit of gate equivalents.
     nand2: Cell
+    #: The smallest cell of that kind, None where there is none.
     full_adder: FullAdder | None
     clock_gate: ClockGate | None
     latch: Latch | None

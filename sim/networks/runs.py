@@ -36,20 +36,15 @@ class NetworkError(RuntimeError):
 
 @dataclass(frozen=True)
 class Check:
-    """Bytes of DRAM after a run on the RTL that were compared with the golden model's, and those that differ.
+    """Bytes of DRAM after a run on the RTL that were compared with the golden model's, and those that differ."""
 
-    Attributes
-    ----------
-    layers, layer_bytes
-        Layers whose results were stored, and their bytes; ``compared`` are all bytes, but for the records of counters.
-    differing
-        Names of the tensors that differ.
-    """
-
+    #: Layers whose results were stored, and their bytes.
     layers: int
     layer_bytes: int
+    #: All bytes, but for the records of counters; and how many of them differ.
     compared: int
     different: int
+    #: Names of the tensors that differ.
     differing: tuple[str, ...]
 
 

@@ -73,33 +73,24 @@ class Dram:
 
 @dataclass(frozen=True)
 class Mapped:
-    """A convolution with all that emission needs.
+    """A convolution with all that emission needs."""
 
-    Attributes
-    ----------
-    number
-        Of its operation.
-    tiles
-        Of one strip, for each set of output groups.
-    streams
-        The weights of all of them.
-    load_codebook
-        The codebook is not that of the coded layer before.
-    addresses
-        DRAM addresses of the streams; in the weight channel's the codewords come right before.
-    parameters
-        Address and bytes of each set's requantisation parameters.
-    """
-
+    #: Of its operation.
     number: int
+    #: What it is, and how it is cut.
     convolution: Convolution
     weights: Weights
     plan: Plan
     geometry: Geometry
+    #: Of one strip, for each set of output groups.
     tiles: list[list[Tile]]
+    #: The weights of all of them.
     streams: Streams
+    #: The codebook is not that of the coded layer before.
     load_codebook: bool
+    #: DRAM addresses of the streams; in the weight channel's the codewords come right before.
     addresses: dict[str, int]
+    #: Address and bytes of each set's requantisation parameters.
     parameters: list[tuple[int, bytes]]
 
     @property

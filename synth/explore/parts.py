@@ -48,46 +48,33 @@ class ExploreError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What all points of a sweep share.
+    """What all points of a sweep share."""
 
-    Attributes
-    ----------
-    pdk, liberty
-        The library: its name, or paths of Liberty files.
-    library_sha256
-        Of the library, so that a worker elsewhere takes the same one.
-    network
-        JSON of the shapes, or None for a container, whose path and hash stand in ``container``.
-    latency
-        Of the DRAM, in cycles.
-    power
-        Options of the energy, as ``python -m synth.power`` has them.
-    """
-
+    #: The library: its name, or paths of Liberty files.
     pdk: str | None
     liberty: tuple[str, ...]
+    #: Of the library, so that a worker elsewhere takes the same one.
     library_sha256: str
+    #: JSON of the shapes, or None for a container, whose path and hash are the next.
     network: str | None
     container: tuple[str, str] | None
+    #: ``[C, rows, columns]``; None for the container's.
     image: tuple[int, int, int] | None
+    #: Of the DRAM, in cycles.
     latency: int
+    #: Options of the energy, as ``python -m synth.power`` has them.
     power: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One thing to compute.
+    """One thing to compute."""
 
-    Attributes
-    ----------
-    kind
-        One of :data:`KINDS`.
-    storage
-        How registers are kept (:data:`synth.libraries.STORAGES`); "" for cycles.
-    """
-
+    #: One of :data:`KINDS`.
     kind: str
+    #: The instance.
     config: AcceleratorConfig
+    #: How registers are kept (:data:`synth.libraries.STORAGES`); "" for cycles.
     storage: str
 
     def key(self, settings: Settings) -> str:

@@ -71,46 +71,35 @@ class Arc:
 
 @dataclass(frozen=True)
 class CellModel:
-    """One cell.
+    """One cell."""
 
-    Attributes
-    ----------
-    kind
-        ``logic``, ``flop`` (a flip-flop of the rising edge) or ``gate`` (a clock gate).
-    inputs
-        Pins that the function depends on. Not the clock of a flip-flop.
-    outputs
-        Truth table of each output over ``inputs``, the first input varying slowest; of a flip-flop what it takes at
-        an edge.
-    clock
-        Clock pin of a flip-flop or a clock gate, else empty.
-    tied
-        Pins that have to be at a constant: asynchronous set and reset, and test pins.
-    capacitance
-        fF of each input pin.
-    energy
-        Energies by pin, those of outputs and of inputs.
-    delay, slew
-        Of each output.
-    leakage
-        (condition or None, nW).
-    setup
-        ps before the clock edge by which data must be there, by data pin.
-    """
-
+    #: In the library.
     name: str
+    #: ``logic``, ``flop`` (a flip-flop of the rising edge) or ``gate`` (a clock gate).
     kind: str
+    #: Pins that the function depends on. Not the clock of a flip-flop.
     inputs: list[str]
+    #: Truth table of each output over ``inputs``, the first input varying slowest; of a flip-flop what it takes at an
+    #: edge.
     outputs: Mapping[str, tuple[bool, ...]]
+    #: Clock pin of a flip-flop or a clock gate, else empty.
     clock: str
+    #: Pins that have to be at a constant: asynchronous set and reset, and test pins.
     tied: Mapping[str, int]
+    #: In the library's unit.
     area: float
+    #: fF of each input pin.
     capacitance: Mapping[str, float]
+    #: fF.
     max_load: float
+    #: Energies by pin, those of outputs and of inputs.
     energy: Mapping[str, list[Arc]]
+    #: Of each output.
     delay: Mapping[str, list[Arc]]
     slew: Mapping[str, list[Arc]]
+    #: (condition or None, nW).
     leakage: list[tuple[str | None, float]]
+    #: ps before the clock edge by which data must be there, by data pin.
     setup: Mapping[str, list[Arc]] = field(default_factory=dict)
 
     @property
@@ -121,21 +110,14 @@ class CellModel:
 
 @dataclass(frozen=True)
 class WireLoad:
-    """Capacitance of a net's wire by the number of its loads (Liberty's ``wire_load``).
+    """Capacitance of a net's wire by the number of its loads (Liberty's ``wire_load``)."""
 
-    Attributes
-    ----------
-    name
-        For reports.
-    lengths
-        By number of loads, ascending; between them linear, beyond the last ``slope`` more a load.
-    capacitance
-        fF a length.
-    """
-
+    #: For reports.
     name: str
+    #: By number of loads, ascending; between them linear, beyond the last ``slope`` more a load.
     lengths: Mapping[int, float]
     slope: float
+    #: fF a length.
     capacitance: float
 
     def at(self, loads: NDArray[np.int64]) -> Floats:
@@ -148,31 +130,23 @@ class WireLoad:
 
 @dataclass(frozen=True)
 class Characterisation:
-    """The cells of a library that a design uses.
+    """The cells of a library that a design uses."""
 
-    Attributes
-    ----------
-    voltage
-        V of the supply.
-    wire
-        Of nets.
-    buffer
-        The cell that drives nets of many loads.
-    buffers
-        All buffers that may be used.
-    nand2
-        The smallest two-input NAND.
-    time
-        ps of the file's unit of time.
-    """
-
+    #: Its name.
     library: str
+    #: V of the supply.
     voltage: float
+    #: Of nets.
     wire: WireLoad
+    #: By name.
     cells: Mapping[str, CellModel]
+    #: The cell that drives nets of many loads.
     buffer: CellModel
+    #: All buffers that may be used.
     buffers: Sequence[CellModel]
+    #: The smallest two-input NAND.
     nand2: CellModel
+    #: ps of the file's unit of time.
     time: float = 1.0
 
     @cached_property
