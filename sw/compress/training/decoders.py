@@ -18,6 +18,7 @@ from sw.format.layer import CompressedLayer, codeword_range
 
 __all__ = [
     "CodebookDecoder",
+    "CodewordDecoder",
     "SignBits",
     "UniformDecoder",
     "WeightDecoder",
@@ -175,6 +176,41 @@ class WeightDecoder(nn.Module):
         raise NotImplementedError
 
 
+class CodewordDecoder(WeightDecoder):
+    """A weight of codewords of length d, along the output channels: what decoders with a codebook share."""
+
+    d: int
+    k: int
+    #: Stored, N:M of the masks, and bits of a codeword's weights: as in the compressed layer.
+    method: str
+    n: int
+    m: int
+    codeword_bits: int
+
+    def _grouped(self, weight: Tensor) -> Tensor:
+        """``[K, C, R, S]`` to ``[NG, d]``: :func:`sw.compress.grouping.group` on tensors."""
+        K, C, R, S = self.shape
+        return weight.reshape(K // self.d, self.d, C, R, S).permute(0, 2, 3, 4, 1).reshape(-1, self.d)
+
+    def _ungrouped(self, subvectors: Tensor) -> Tensor:
+        K, C, R, S = self.shape
+        return subvectors.reshape(K // self.d, C, R, S, self.d).permute(0, 4, 1, 2, 3).reshape(self.shape)
+
+    def _coded(self, scale: Tensor, codes: Tensor, assignments: Tensor) -> dict[str, Any]:
+        """The fields of a compressed layer without masks and signs."""
+        return {
+            "method": self.method,
+            "d": self.d,
+            "k": self.k,
+            "n": self.n,
+            "m": self.m,
+            "scale": scale.reshape(1).cpu().numpy(),
+            "codebook": codes.to("cpu", torch.int8).numpy(),
+            "codeword_bits": self.codeword_bits,
+            "assignments": assignments.to("cpu", torch.int32).numpy(),
+        }
+
+
 class UniformDecoder(WeightDecoder):
     """Uniform quantisation with learned step sizes (LSQ): layers kept at 5 to 8 bits, and the 2, 3, 4-bit baseline.
 
@@ -219,7 +255,7 @@ class UniformDecoder(WeightDecoder):
         }
 
 
-class CodebookDecoder(WeightDecoder):
+class CodebookDecoder(CodewordDecoder):
     """Decodes indices (+ masks, + signs) and trains the codebook, its step size, and the signs.
 
     Indices and masks stay as they are. The codebook is quantised in every forward pass, to the layer's
@@ -320,15 +356,6 @@ class CodebookDecoder(WeightDecoder):
             )
         return self._stored
 
-    def _grouped(self, weight: Tensor) -> Tensor:
-        """``[K, C, R, S]`` to ``[NG, d]``: :func:`sw.compress.grouping.group` on tensors."""
-        K, C, R, S = self.shape
-        return weight.reshape(K // self.d, self.d, C, R, S).permute(0, 2, 3, 4, 1).reshape(-1, self.d)
-
-    def _ungrouped(self, subvectors: Tensor) -> Tensor:
-        K, C, R, S = self.shape
-        return subvectors.reshape(K // self.d, C, R, S, self.d).permute(0, 4, 1, 2, 3).reshape(self.shape)
-
     def forward(self) -> Tensor:
         # A shared codebook goes the plain way: it is small.
         kernels = kernels_for(self.codebook) if self.factor is None else None
@@ -358,17 +385,9 @@ class CodebookDecoder(WeightDecoder):
     def fields(self) -> dict[str, Any]:
         size = self.step()
         codebook = integers(self.codebook, size, self.low, self.high)
-        return {
-            "method": self.method,
-            "d": self.d,
-            "k": self.k,
-            "n": self.n,
-            "m": self.m,
-            "scale": (size if self.factor is None else size * self.factor).reshape(1).cpu().numpy(),
-            "codebook": codebook.to("cpu", torch.int8).numpy(),
+        scale = size if self.factor is None else size * self.factor
+        return self._coded(scale, codebook, self.assignments) | {
             "codebook_name": self.codebook_name,
-            "codeword_bits": self.codeword_bits,
-            "assignments": self.assignments.cpu().numpy(),
             "masks": None if self.masks is None else self.masks.cpu().numpy(),
             "signs": None if self.signs is None else self.signs.negative().cpu().numpy(),
         }

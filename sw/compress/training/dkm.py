@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sw.compress.methods import CompressError
-from sw.compress.training.decoders import WeightDecoder
+from sw.compress.training.decoders import CodewordDecoder
 from sw.compress.training.quant import StepSize, fake_quantise, integers
 from sw.format.layer import CompressedLayer, codeword_range
 
@@ -46,7 +46,7 @@ def _means(subvectors: Tensor, codebook: Tensor, temperature: Tensor) -> Tensor:
     return _scores(subvectors, codebook, temperature).softmax(1) @ codebook
 
 
-class DkmDecoder(WeightDecoder):
+class DkmDecoder(CodewordDecoder):
     """Trains weights through attention to codewords. In evaluation mode and in the file, assignments are hard.
 
     Parameters
@@ -82,8 +82,8 @@ class DkmDecoder(WeightDecoder):
             raise CompressError(f"temperature must be finite and positive, not {temperature!r}")
         if type(iterations) is not int or iterations < 1:
             raise CompressError(f"iterations must be an integer of at least 1, not {iterations!r}")
-        self.d, self.k, self.iterations = layer.d, layer.k, iterations
-        self.codeword_bits = layer.codeword_bits
+        self.method, self.d, self.k, self.n, self.m = layer.method, layer.d, layer.k, layer.d, layer.d
+        self.codeword_bits, self.iterations = layer.codeword_bits, iterations
         self.low, self.high = codeword_range(layer.codeword_bits, False)
         self.weight = torch.nn.Parameter(weight.detach().clone().float())
         self.step = StepSize(torch.from_numpy(layer.scale).reshape(()))
@@ -95,15 +95,6 @@ class DkmDecoder(WeightDecoder):
         # All codewords are as near to weights so small that their squares vanish.
         self.register_buffer("temperature", torch.where(share >= torch.finfo(torch.float32).tiny, share, 1.0))
         self.register_buffer("codebook", torch.from_numpy(layer.codebook).float() * float(layer.scale[0]))
-
-    def _grouped(self) -> Tensor:
-        """The weight as ``[NG, d]``: :func:`sw.compress.grouping.group` on tensors."""
-        K, C, R, S = self.shape
-        return self.weight.reshape(K // self.d, self.d, C, R, S).permute(0, 2, 3, 4, 1).reshape(-1, self.d)
-
-    def _ungrouped(self, subvectors: Tensor) -> Tensor:
-        K, C, R, S = self.shape
-        return subvectors.reshape(K // self.d, C, R, S, self.d).permute(0, 4, 1, 2, 3).reshape(self.shape)
 
     def _chunks(self, function: Callable[..., Any], subvectors: Tensor, codebook: Tensor) -> Iterator[Any]:
         """The function of each chunk of subvectors, which keeps no more than its arguments for the backward pass."""
@@ -126,7 +117,7 @@ class DkmDecoder(WeightDecoder):
             _, codebook, assignments = self._hard()
             return self._ungrouped(codebook[assignments])
         with torch.autocast(self.weight.device.type, enabled=False):
-            subvectors, codebook = self._grouped(), self.codebook.clone()
+            subvectors, codebook = self._grouped(self.weight), self.codebook.clone()
             for _ in range(self.iterations):
                 codebook = self._updated(subvectors, codebook)
             with torch.no_grad():
@@ -140,20 +131,10 @@ class DkmDecoder(WeightDecoder):
         size = self.step()
         codes = integers(self.codebook, size, self.low, self.high)
         with torch.autocast(self.weight.device.type, enabled=False):
-            scores = self._chunks(lambda *given: _scores(*given).argmax(1), self._grouped(), codes * size)
+            scores = self._chunks(lambda *given: _scores(*given).argmax(1), self._grouped(self.weight), codes * size)
             return codes, codes * size, torch.cat(list(scores))
 
     @torch.no_grad()
     def fields(self) -> dict[str, Any]:
         codes, _, assignments = self._hard()
-        return {
-            "method": "vq",
-            "d": self.d,
-            "k": self.k,
-            "n": self.d,
-            "m": self.d,
-            "scale": self.step().reshape(1).cpu().numpy(),
-            "codebook": codes.to("cpu", torch.int8).numpy(),
-            "assignments": assignments.to("cpu", torch.int32).numpy(),
-            "codeword_bits": self.codeword_bits,
-        }
+        return self._coded(self.step(), codes, assignments)

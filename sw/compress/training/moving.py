@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sw.compress.kmeans import member_counts
 from sw.compress.methods import CompressError
-from sw.compress.training.decoders import WeightDecoder, masked_lookup
+from sw.compress.training.decoders import CodewordDecoder, masked_lookup
 from sw.compress.training.quant import StepSize, fake_quantise, integers
 from sw.compress.training.sparse import DECAY
 from sw.format.layer import CompressedLayer, codeword_range
@@ -53,7 +53,7 @@ def _largest(magnitudes: Tensor, n: int) -> Tensor:
     return rank < n
 
 
-class MovingDecoder(WeightDecoder):
+class MovingDecoder(CodewordDecoder):
     """Trains a latent weight and a codebook; assignments, signs and masks follow from the weight.
 
     Parameters
@@ -91,11 +91,6 @@ class MovingDecoder(WeightDecoder):
         counts = torch.from_numpy(member_counts(layer.masks, layer.assignments, layer.k, layer.d)).float()
         self.register_buffer("counts", counts.clamp_min_(1), persistent=False)
 
-    def _grouped(self) -> Tensor:
-        """The latent weight as ``[NG, d]``: :func:`sw.compress.grouping.group` on tensors."""
-        K, C, R, S = self.shape
-        return self.weight.reshape(K // self.d, self.d, C, R, S).permute(0, 2, 3, 4, 1).reshape(-1, self.d)
-
     @torch.no_grad()
     def _codes(self, latent: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Assignments ``[NG]`` and masks ``[NG, d]`` of a latent weight; and the codebook's integers, floats."""
@@ -118,34 +113,24 @@ class MovingDecoder(WeightDecoder):
 
     def forward(self) -> Tensor:
         with torch.autocast(self.weight.device.type, enabled=False):
-            latent = self._grouped()
+            latent = self._grouped(self.weight)
             assignments, keep, _ = self._codes(latent)
             codebook = fake_quantise(self.codebook, self.step(), self.low, self.high)
             decoded = masked_lookup(codebook, assignments, keep, self.counts)
             if self.signed:
                 decoded = decoded * (1 - 2 * latent.detach().signbit().to(decoded.dtype))
             subvectors: Tensor = _StraightThrough.apply(decoded, latent, keep, self.decay)  # type: ignore[no-untyped-call]
-        K, C, R, S = self.shape
-        return subvectors.reshape(K // self.d, C, R, S, self.d).permute(0, 4, 1, 2, 3).reshape(self.shape)
+        return self._ungrouped(subvectors)
 
     @torch.no_grad()
     def fields(self) -> dict[str, Any]:
-        latent = self._grouped()
+        latent = self._grouped(self.weight)
         with torch.autocast(self.weight.device.type, enabled=False):
             assignments, keep, codes = self._codes(latent)
         signs = latent.signbit() if self.signed else None
         if signs is not None and keep is not None:
             signs = signs.gather(1, keep.nonzero()[:, 1].reshape(len(keep), -1))
-        return {
-            "method": self.method,
-            "d": self.d,
-            "k": self.k,
-            "n": self.n,
-            "m": self.m,
-            "scale": self.step().reshape(1).cpu().numpy(),
-            "codebook": codes.to("cpu", torch.int8).numpy(),
-            "codeword_bits": self.codeword_bits,
-            "assignments": assignments.to("cpu", torch.int32).numpy(),
+        return self._coded(self.step(), codes, assignments) | {
             "masks": None if keep is None else keep.cpu().numpy(),
             "signs": None if signs is None else signs.cpu().numpy(),
         }

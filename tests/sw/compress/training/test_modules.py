@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import io
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -172,23 +173,12 @@ def train(model: nn.Module, steps: int = 3) -> None:
         optimiser.step()
 
 
-@pytest.mark.parametrize("bits", [8, 3])
-@pytest.mark.parametrize("method", METHODS)
-def test_trained_layers_survive_container_and_state_dict(method: str, bits: int, tmp_path: object) -> None:
-    model = network()
-    recipe = Recipe(method, 4, 16, 4, 16, codeword_bits=bits)
-    before = convert(model, [("stem", Recipe("int8")), ("*", recipe)], progress=False)
-    train(model)
-    after = compressed_layers(model)
-    assert any((a.float_weights() != b.float_weights()).any() for a, b in zip(after, before, strict=True))
-    for a, b in zip(after, before, strict=True):
-        for fixed in ("assignments", "masks"):
-            np.testing.assert_array_equal(getattr(a, fixed), getattr(b, fixed))
-    path = f"{tmp_path}/network"
-    write_container(path, after)
+def restored_from_files(model: nn.Module, layers: Sequence[CompressedLayer], folder: Path) -> nn.Module:
+    """The network from the container of its layers and its state dict, each compared with what it was written from."""
+    write_container(folder / "network", layers)
     restored = network(seed=1)
-    load_layers(restored, read_container(path).layers)
-    for a, b in zip(compressed_layers(restored), after, strict=True):
+    load_layers(restored, read_container(folder / "network").layers)
+    for a, b in zip(compressed_layers(restored), layers, strict=True):
         np.testing.assert_array_equal(a.integer_weights(), b.integer_weights())
         np.testing.assert_array_equal(a.scale, b.scale)
     # The state dict carries what the container does not: biases, latent signs.
@@ -198,7 +188,22 @@ def test_trained_layers_survive_container_and_state_dict(method: str, bits: int,
     restored.load_state_dict(torch.load(file, weights_only=True))
     images = torch.randn(2, 3, 4, 4)
     assert torch.equal(restored(images), model(images))
-    train(restored)
+    return restored
+
+
+@pytest.mark.parametrize("bits", [8, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_trained_layers_survive_container_and_state_dict(method: str, bits: int, tmp_path: Path) -> None:
+    model = network()
+    recipe = Recipe(method, 4, 16, 4, 16, codeword_bits=bits)
+    before = convert(model, [("stem", Recipe("int8")), ("*", recipe)], progress=False)
+    train(model)
+    after = compressed_layers(model)
+    assert any((a.float_weights() != b.float_weights()).any() for a, b in zip(after, before, strict=True))
+    for a, b in zip(after, before, strict=True):
+        for fixed in ("assignments", "masks"):
+            np.testing.assert_array_equal(getattr(a, fixed), getattr(b, fixed))
+    train(restored_from_files(model, after, tmp_path))
 
 
 @pytest.mark.parametrize("bits", [5, 7, 8])
@@ -284,18 +289,7 @@ def test_trained_crosslayer_codebook_survives_container_and_state_dict(tmp_path:
     train(model)
     after = compressed_layers(model)
     assert (after[1].codebook != before[1].codebook).any()
-    write_container(tmp_path / "network", after)
-    restored = network(seed=1)
-    load_layers(restored, read_container(tmp_path / "network").layers)
-    for a, b in zip(compressed_layers(restored), after, strict=True):
-        np.testing.assert_array_equal(a.integer_weights(), b.integer_weights())
-        np.testing.assert_array_equal(a.scale, b.scale)
-    file = io.BytesIO()
-    torch.save(model.state_dict(), file)
-    file.seek(0)
-    restored.load_state_dict(torch.load(file, weights_only=True))
-    images = torch.randn(2, 3, 4, 4)
-    assert torch.equal(restored(images), model(images))
+    restored = restored_from_files(model, after, tmp_path)
     train(restored)
     codebooks = {id(module.codebook) for module in restored.modules() if isinstance(module, CodebookDecoder)}
     assert len(codebooks) == 1

@@ -58,7 +58,7 @@ def test_each_subvector_takes_its_nearest_codeword(name: str) -> None:
     decoder, layer = decoder_of(RECIPES[name])
     with torch.no_grad():
         decoder.weight.copy_(torch.randn(decoder.weight.shape, generator=torch.Generator().manual_seed(2)))
-    moved, latent = stored(decoder, layer), decoder._grouped().detach().double().numpy()
+    moved, latent = stored(decoder, layer), decoder._grouped(decoder.weight).detach().double().numpy()
     values = np.abs(latent) if moved.signs is not None else latent
     keep = np.ones_like(latent, bool) if moved.masks is None else moved.masks
     codebook = moved.codebook.astype(np.float64) * float(moved.scale[0])
