@@ -34,24 +34,17 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Variant:
-    """What distinguishes one column of the paper's comparison from the next (MVQ section 7.2).
+    """What distinguishes one column of the paper's comparison from the next (MVQ section 7.2)."""
 
-    Attributes
-    ----------
-    codebook
-        Weights arrive as indices into a codebook register file (CRF); otherwise raw.
-    mask
-        An N:M mask, as its rank, comes with every subvector.
-    sparse
-        The tile has only Q = d*N/M multipliers a row, steered by the mask register file (MRF).
-    sign
-        Codewords are magnitudes 0..127 and every kept weight has a sign bit (SSVQ).
-    """
-
+    #: Weights arrive as indices into a codebook register file (CRF); otherwise raw.
     codebook: bool
+    #: An N:M mask, as its rank, comes with every subvector.
     mask: bool
+    #: The tile has only Q = d*N/M multipliers a row, steered by the mask register file (MRF).
     sparse: bool
+    #: Codewords are magnitudes 0..127 and every kept weight has a sign bit (SSVQ).
     sign: bool
+    #: For listings.
     summary: str
 
 

@@ -210,12 +210,10 @@ def finetune(
 
     Parameters
     ----------
-    network
-        A trained module. It is not changed.
+    network, recipe
+        As in :func:`calibrate`. The network is not changed.
     train, test
         To train on, and to measure: images (:func:`load_data`), or loaders of batches such as a ``DataLoader``.
-    recipe
-        For all layers but the first and a small last one, which stay at 8 bit; or a rule for each layer.
     config
         Of the training; by default 10 epochs and batches of at most 128, or the loader's.
     loss, inputs, metric

@@ -12,7 +12,20 @@ from pathlib import Path
 from hw.command_line import Parser, add_set_option
 from hw.config import PRESETS
 
-__all__ = ["DefaultsFormatter", "Parser", "add_instance_options", "check_folders", "exit_status"]
+__all__ = [
+    "DefaultsFormatter",
+    "OptionError",
+    "Parser",
+    "add_image_option",
+    "add_instance_options",
+    "check_folders",
+    "exit_status",
+    "image_shape",
+]
+
+
+class OptionError(ValueError):
+    """An option's value that is none of those it takes. The message names the option, the value and an example."""
 
 
 class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -40,6 +53,26 @@ def add_instance_options(parser: argparse.ArgumentParser) -> None:
     """``--preset`` and ``--set``."""
     parser.add_argument("--preset", default="ews-cms-16", metavar="NAME", help=f"{', '.join(PRESETS)} (%(default)s)")
     add_set_option(parser)
+
+
+def add_image_option(parser: argparse.ArgumentParser) -> None:
+    """``--image C,R,S``, for :func:`image_shape`."""
+    parser.add_argument("--image", metavar="C,R,S", help="channels, rows and columns of the image (the container's)")
+
+
+def image_shape(text: str) -> tuple[int, int, int]:
+    """``[C, rows, columns]`` of what ``--image`` says.
+
+    Raises
+    ------
+    OptionError
+        They are not three integers.
+    """
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise OptionError(f"--image must be three integers C,R,S, such as 3,224,224, not {text!r}")
+    C, rows, columns = map(int, parts)
+    return C, rows, columns
 
 
 def exit_status(prog: str, run: Callable[[], int | None], interrupted: str = "interrupted") -> int:

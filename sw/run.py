@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,8 +122,7 @@ def _run(options: argparse.Namespace) -> int:
         }
         if target:
             _write(target, options.output, results)
-    for name, values in results.items():
-        _print_output(name, values)
+    _print_outputs(results)
     if options.backend == "golden":
         return 0
     status = _report(program.config, measured(program, done[-1]), predict(program), options.json)
@@ -198,8 +197,7 @@ def _run_steps(steps: SteppedProgram, options: argparse.Namespace) -> int:
         results = {output.name: values for output, values in zip(steps.outputs, found, strict=True)}
         if target:
             _write(target, options.output, results)
-    for name, values in results.items():
-        _print_output(name, values)
+    _print_outputs(results)
     if options.backend == "golden":
         return 0
     status = _report(steps.config, timings, model(), options.json, steps)
@@ -320,13 +318,14 @@ def _write(target: Path, name: str, results: dict[str, NDArray[Any]]) -> None:
             raise RunError(f"--output must end in .npz for {len(results)} outputs, not {name!r}")
 
 
-def _print_output(name: str, values: NDArray[Any]) -> None:
-    size = " x ".join(map(str, values.shape))
-    print(f"{name}: {values.dtype} [{size}], CRC-32 {zlib.crc32(values.tobytes()):08x}")
-    if values.dtype == np.int32 and values[0].size == values.shape[1]:
-        for number, logits in enumerate(values.reshape(len(values), -1)):
-            largest = np.argsort(-logits.astype(np.int64), kind="stable")[:TOP]
-            print(f"  image {number}: " + ", ".join(f"class {c} {logits[c]}" for c in largest))
+def _print_outputs(results: Mapping[str, NDArray[Any]]) -> None:
+    for name, values in results.items():
+        size = " x ".join(map(str, values.shape))
+        print(f"{name}: {values.dtype} [{size}], CRC-32 {zlib.crc32(values.tobytes()):08x}")
+        if values.dtype == np.int32 and values[0].size == values.shape[1]:
+            for number, logits in enumerate(values.reshape(len(values), -1)):
+                largest = np.argsort(-logits.astype(np.int64), kind="stable")[:TOP]
+                print(f"  image {number}: " + ", ".join(f"class {c} {logits[c]}" for c in largest))
 
 
 # The simulated hardware

@@ -12,11 +12,11 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hw.rtlil import RtlilModule, parse_modules
 from hw.yosys import run_yosys, yosys_version
@@ -27,6 +27,7 @@ from synth.libraries import STORAGES
 __all__ = ["STORAGES", "GateNetlist", "Netlist", "Synthesiser", "cell_map", "clock_gate_command", "module_gates"]
 
 _FOLDER = Path(__file__).parent
+_Made = TypeVar("_Made")
 _COLUMN = re.compile(r"\$paramod\$?\w*\\register_file_column.*|register_file_column")
 
 
@@ -241,19 +242,7 @@ class Synthesiser:
         synth.liberty.LibraryError
             A module needs a cell that the library doesn't have.
         """
-        modules = parse_modules(rtlil)
-        with ThreadPoolExecutor(workers) as pool:
-            wanted = [module for name, module in modules.items() if only is None or name in only]
-            futures = {module.name: pool.submit(self._module, module, modules) for module in wanted}
-            netlists = {}
-            try:
-                for done, (name, future) in enumerate(futures.items(), 1):
-                    netlists[name.removeprefix("\\")] = future.result()
-                    progress(done, len(futures))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return netlists
+        return dict(_each_module(self._module, rtlil, workers, progress, only))
 
     def gates(
         self,
@@ -270,20 +259,10 @@ class Synthesiser:
         ------
         As :meth:`netlists`.
         """
-        modules = parse_modules(rtlil)
-        wanted = [module for name, module in modules.items() if only is None or name in only]
         found: dict[str, GateNetlist] = {}
-        with ThreadPoolExecutor(workers) as pool:
-            futures = {module.name: pool.submit(self._module_gates, module, modules) for module in wanted}
-            try:
-                for done, (name, future) in enumerate(futures.items(), 1):
-                    gates, columns = future.result()
-                    found[name.removeprefix("\\")] = gates
-                    found |= columns
-                    progress(done, len(futures))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        for name, (gates, columns) in _each_module(self._module_gates, rtlil, workers, progress, only):
+            found[name] = gates
+            found |= columns
         return found
 
     def _module_gates(
@@ -361,6 +340,27 @@ class Synthesiser:
         described = asdict(module_gates(mapped, self.library))
         keep(gates_path, json.dumps(described, separators=(",", ":")))
         return {**result, "gates": described}
+
+
+def _each_module(
+    work: Callable[[RtlilModule, Mapping[str, RtlilModule]], _Made],
+    rtlil: str,
+    workers: int,
+    progress: Callable[[int, int], None],
+    only: Collection[str] | None,
+) -> Iterator[tuple[str, _Made]]:
+    """Names of modules, without backslash, and what ``work`` makes of each; else as :meth:`Synthesiser.netlists`."""
+    modules = parse_modules(rtlil)
+    wanted = [module for name, module in modules.items() if only is None or name in only]
+    with ThreadPoolExecutor(workers) as pool:
+        futures = {module.name: pool.submit(work, module, modules) for module in wanted}
+        try:
+            for done, (name, future) in enumerate(futures.items(), 1):
+                yield name.removeprefix("\\"), future.result()
+                progress(done, len(futures))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _module_text(module: RtlilModule, modules: Mapping[str, RtlilModule]) -> tuple[str, list[str]]:

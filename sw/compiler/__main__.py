@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hw.config import AcceleratorConfig, preset
-from sw.command_line import Parser, add_instance_options, check_folders, exit_status
+from sw.command_line import Parser, add_image_option, add_instance_options, check_folders, exit_status, image_shape
 
 if TYPE_CHECKING:
     from sw.network import Network
@@ -38,20 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("container", metavar="CONTAINER", help="a network with its operations, from fine-tuning")
     add_instance_options(parser)
-    parser.add_argument("--image", metavar="C,R,S", help="channels, rows and columns of the image (the container's)")
+    add_image_option(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="the program; needed")
     parser.add_argument("--dump", action="store_true", help="store every layer's result, for comparison")
     parser.add_argument("--base", type=int, default=0, metavar="ADDRESS", help="DRAM address of the program (0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
-
-
-def _image(text: str) -> tuple[int, int, int]:
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise ValueError(f"--image must be three integers C,R,S, such as 3,224,224, not {text!r}")
-    C, rows, columns = map(int, parts)
-    return C, rows, columns
 
 
 def _compile(options: argparse.Namespace) -> None:
@@ -69,7 +61,7 @@ def _compile(options: argparse.Namespace) -> None:
     if network.in_steps:
         _compile_steps(options, network, config)
         return
-    shape = _image(options.image or ",".join(map(str, network.image_shape or ())))
+    shape = image_shape(options.image or ",".join(map(str, network.image_shape or ())))
     with staged(options.output) as path:
         with _progress(options) as show:
             program = compile_network(network, shape, config, dump=options.dump, base=options.base, progress=show)

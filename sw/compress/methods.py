@@ -153,16 +153,10 @@ class LayerSource:
 
     Parameters
     ----------
-    name
-        The module's name in the network.
-    kind
-        ``conv`` or ``linear``.
+    name, kind, stride, padding, dilation, groups
+        As in :class:`sw.format.layer.CompressedLayer`.
     weight
         float32 ``[K, C, R, S]``, finite; R = S = 1 for ``linear``.
-    stride, padding, dilation
-        (rows, columns).
-    groups
-        Convolution groups.
 
     Raises
     ------

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hw.config import ConfigError, preset
-from sw.command_line import Parser, add_instance_options, check_folders, exit_status
+from sw.command_line import Parser, add_image_option, add_instance_options, check_folders, exit_status, image_shape
 from sw.perf.timing import Latencies
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["image_size", "main"]
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,29 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FIELD=A,B,...",
         help="values of a field, or of several: N:M=2:4,4:16; preset=A,B for presets",
     )
-    parser.add_argument("--image", metavar="C,R,S", help="channels, rows and columns of the image (the container's)")
+    add_image_option(parser)
     parser.add_argument("--latency", type=int, default=Latencies().read, help="of the DRAM, in cycles (%(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write the table; of a sweep, each instance's total")
     parser.add_argument("--csv", metavar="FILE", help="write the table of a sweep")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
-
-
-def image_size(text: str) -> tuple[int, int, int]:
-    """``C,R,S`` of ``--image``.
-
-    Raises
-    ------
-    ShapesError
-        They are not three integers.
-    """
-    from sw.perf.shapes import ShapesError
-
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise ShapesError(f"--image must be three integers C,R,S, such as 3,224,224, not {text!r}")
-    C, rows, columns = map(int, parts)
-    return C, rows, columns
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -87,7 +70,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ShapesError("--csv is for a sweep")
     points = sweep_points(options.sweep)
     check_fields(points)
-    workload = read_workload(options.network, image_size(options.image) if options.image else None)
+    workload = read_workload(options.network, image_shape(options.image) if options.image else None)
     latencies = Latencies(read=options.latency, write=options.latency)
     if options.sweep:
         rows = [

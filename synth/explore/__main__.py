@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from hw.command_line import add_set_option, interruptible, path_argument, writable_folder
 from hw.config import ConfigError, preset
+from sw.command_line import OptionError, add_image_option, image_shape
 from sw.format.strict_json import json_text
 from synth.libraries import STORAGES, LibraryParser
 
@@ -61,7 +62,7 @@ def _parser() -> LibraryParser:
         "--sweep", action="append", default=[], metavar="FIELD=A,B,...",
         help="an axis: N:M=2:8,4:16 for fields that go together, preset=A,B, storage=flipflop,gated,latch",
     )  # fmt: skip
-    parser.add_argument("--image", metavar="C,R,S", help="of a container that does not say its image's size")
+    add_image_option(parser)
     parser.add_argument("--latency", type=int, default=32, help="of the DRAM, in cycles (%(default)s)")
     parser.add_argument("--no-area", action="store_true", help="cycles alone: milliseconds a point")
     parser.add_argument("--energy", action="store_true", help="gate-level simulation, minutes a point (synth.power)")
@@ -73,11 +74,10 @@ def _parser() -> LibraryParser:
 
 
 def _settings(options: argparse.Namespace, library: Library) -> Settings:
-    from sw.perf.__main__ import image_size
     from sw.perf.shapes import read_workload
     from synth.explore.parts import ExploreError, Settings
 
-    image = image_size(options.image) if options.image else None
+    image = image_shape(options.image) if options.image else None
     if not 0 <= options.latency < 1 << 20:
         raise ExploreError(f"--latency must be in 0..{(1 << 20) - 1}, not {options.latency}")
     read_workload(options.network, image)  # before the minutes that areas take
@@ -301,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         paths = _run(options, parser.library(options))
-    except (ConfigError, ExploreError, LibraryError, YosysError, ShapesError) as error:
+    except (ConfigError, ExploreError, LibraryError, OptionError, YosysError, ShapesError) as error:
         parser.error(str(error))
     except (PowerError, SimulatorError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

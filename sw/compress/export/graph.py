@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -38,8 +38,20 @@ _EXACT: Mapping[str, type[Operation]] = {
 }
 
 
+@dataclass(kw_only=True)
+class _Clamped:
+    """Values that are kept to a range."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def clamped(self, low: float, high: float) -> Self:
+        """The same, clamped to both ranges."""
+        return dataclasses.replace(self, low=max(self.low, low), high=min(self.high, high))
+
+
 @dataclass
-class _Pending:
+class _Pending(_Clamped):
     """An operation whose output is not int8 yet: ``gain * integer + offset`` in float, clamped to low..high."""
 
     make: type[Operation]
@@ -47,26 +59,14 @@ class _Pending:
     fields: dict[str, Any]
     gain: NDArray[np.float64]
     offset: NDArray[np.float64]
-    low: float = -math.inf
-    high: float = math.inf
-
-    def clamped(self, low: float, high: float) -> _Pending:
-        """The same, clamped to both ranges."""
-        return dataclasses.replace(self, low=max(self.low, low), high=min(self.high, high))
 
 
 @dataclass
-class _Table:
+class _Table(_Clamped):
     """Functions of one int8, of a graph's nodes, whose results are not int8 yet."""
 
     node: fx.Node
     root: fx.Node
-    low: float = -math.inf
-    high: float = math.inf
-
-    def clamped(self, low: float, high: float) -> _Table:
-        """The same, clamped to both ranges."""
-        return dataclasses.replace(self, low=max(self.low, low), high=min(self.high, high))
 
 
 @dataclass

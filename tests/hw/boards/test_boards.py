@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from amaranth.hdl import Signal
 
 from hw.boards.firmware import SelfTest, configuration_number
 from hw.boards.memory import BoardMemory
@@ -113,6 +114,15 @@ def test_receiver_looks_at_the_middle_of_every_bit(simulate) -> None:
     assert came == [4, 4, 4]
 
 
+async def handed_over(ctx, valid: Signal, ready: Signal) -> None:
+    """Offer an address until it is taken."""
+    ctx.set(valid, 1)
+    while not ctx.get(ready):
+        await ctx.tick()
+    await ctx.tick()
+    ctx.set(valid, 0)
+
+
 @pytest.mark.parametrize("wait_states", [0, 5])
 def test_memory_answers_bursts(wait_states: int, simulate) -> None:
     config = preset("ews-tiny")  # words of 2 bytes
@@ -125,11 +135,7 @@ def test_memory_answers_bursts(wait_states: int, simulate) -> None:
         ctx.set(axi.araddr, address)
         ctx.set(axi.arlen, words - 1)
         ctx.set(axi.arid, name)
-        ctx.set(axi.arvalid, 1)
-        while not ctx.get(axi.arready):
-            await ctx.tick()
-        await ctx.tick()
-        ctx.set(axi.arvalid, 0)
+        await handed_over(ctx, axi.arvalid, axi.arready)
         ctx.set(axi.rready, 1)
         data, answers, cycles = [], [], 0
         while len(data) < words:
@@ -147,11 +153,7 @@ def test_memory_answers_bursts(wait_states: int, simulate) -> None:
         ctx.set(axi.awaddr, address)
         ctx.set(axi.awlen, len(words) - 1)
         ctx.set(axi.awid, 1)
-        ctx.set(axi.awvalid, 1)
-        while not ctx.get(axi.awready):
-            await ctx.tick()
-        await ctx.tick()
-        ctx.set(axi.awvalid, 0)
+        await handed_over(ctx, axi.awvalid, axi.awready)
         waited = 0
         while not ctx.get(axi.wready):
             waited += 1

@@ -53,28 +53,20 @@ class Inverter(Accelerator):
             m.d.comb += registers.i_busy.eq(~fsm.ongoing("rest"))
             with m.State("rest"), m.If(registers.o_start):
                 m.next = "ask"
-            with m.State("ask"):
-                m.d.comb += bus.arvalid.eq(1)
-                with m.If(bus.arready):
-                    m.next = "read"
-            with m.State("read"):
-                m.d.comb += bus.rready.eq(1)
-                with m.If(bus.rvalid):
-                    m.d.sync += word.eq(bus.rdata)
-                    m.next = "address"
-            with m.State("address"):
-                m.d.comb += bus.awvalid.eq(1)
-                with m.If(bus.awready):
-                    m.next = "write"
-            with m.State("write"):
-                m.d.comb += bus.wvalid.eq(1)
-                with m.If(bus.wready):
-                    m.next = "answer"
-            with m.State("answer"):
-                m.d.comb += bus.bready.eq(1)
-                with m.If(bus.bvalid):
-                    m.d.comb += registers.i_done.eq(1)
-                    m.next = "rest"
+            for state, ours, theirs, following in (
+                ("ask", bus.arvalid, bus.arready, "read"),
+                ("read", bus.rready, bus.rvalid, "address"),
+                ("address", bus.awvalid, bus.awready, "write"),
+                ("write", bus.wvalid, bus.wready, "answer"),
+                ("answer", bus.bready, bus.bvalid, "rest"),
+            ):
+                with m.State(state):
+                    m.d.comb += ours.eq(1)
+                    with m.If(theirs):
+                        m.next = following
+        with m.If(bus.rready & bus.rvalid):
+            m.d.sync += word.eq(bus.rdata)
+        m.d.comb += registers.i_done.eq(bus.bready & bus.bvalid)
         return m
 
 

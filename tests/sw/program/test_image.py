@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from sw.program import (
     write_program,
 )
 from tests.sw.assembler import layer_program
+from tests.sw.headers import rewritten
 
 FOLD = Fold(3, 9, 8, (3, 3), (2, 2), (1, 1), 2)
 
@@ -80,16 +80,6 @@ def test_every_truncation_is_found(program: Program, tmp_path: Path) -> None:
         read_program(path)
 
 
-def rewrite(path: Path, change: Callable[[dict[str, Any]], Any], version: int = 1) -> None:
-    data = path.read_bytes()
-    length = struct.unpack_from("<I", data, 12)[0]
-    header = json.loads(data[16 : 16 + length])
-    change(header)
-    text = json.dumps(header).encode()
-    prefix = MAGIC + struct.pack("<II", version, len(text)) + text
-    path.write_bytes(prefix + struct.pack("<I", zlib.crc32(prefix)) + data[20 + length :])
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -134,7 +124,7 @@ def test_header_out_of_range(
 ) -> None:
     path = tmp_path / "a"
     write_program(path, program)
-    rewrite(path, change)
+    rewritten(path, change)
     with pytest.raises(ProgramError) as caught:
         read_program(path)
     assert message in str(caught.value)
@@ -143,7 +133,7 @@ def test_header_out_of_range(
 def test_other_version_and_no_json(program: Program, tmp_path: Path) -> None:
     path = tmp_path / "a"
     write_program(path, program)
-    rewrite(path, lambda header: None, version=2)
+    rewritten(path, lambda header: None, version=2)
     with pytest.raises(ProgramError, match="version: must be 1, not 2"):
         read_program(path)
     prefix = MAGIC + struct.pack("<II", 1, 14) + b'{"a":1, "a":1}'

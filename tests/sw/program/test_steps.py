@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from sw.network import NetworkError
 from sw.network.spatial import Flatten
 from sw.program import ProgramError
 from sw.program.steps import MAGIC, SteppedProgram, is_stepped_program, read_stepped_program, write_stepped_program
+from tests.sw.headers import rewritten
 from tests.sw.steps import small_transformer
 
 CONFIG = preset("ews-msvq-tiny")
@@ -61,16 +61,6 @@ def test_flipped_bytes_and_truncations_are_found(path: Path) -> None:
     path.write_bytes(data + b"\0")
     with pytest.raises(ProgramError, match="the file is too long"):
         read_stepped_program(path)
-
-
-def rewritten(path: Path, change: Callable[[dict[str, Any]], object], version: int = 1) -> None:
-    data = path.read_bytes()
-    (length,) = struct.unpack_from("<I", data, 12)
-    header = json.loads(data[16 : 16 + length])
-    change(header)
-    text = json.dumps(header).encode()
-    prefix = struct.pack("<8sII", MAGIC, version, len(text)) + text
-    path.write_bytes(prefix + struct.pack("<I", zlib.crc32(prefix)) + data[16 + length + 4 :])
 
 
 @pytest.mark.parametrize(
