@@ -456,6 +456,8 @@ def test_narrow_codewords_pay_where_bytes_are_few(tmp_path: Path) -> None:
 def test_candidates_have_narrow_codewords_too() -> None:
     coded = [recipe for recipe in DEFAULT_CANDIDATES if recipe.stored != "int8"]
     assert {recipe.codeword_bits for recipe in coded} == {4, 8}
+    # No code of an assignment's bits is without a codeword.
+    assert all(recipe.k.bit_count() == 1 for recipe in coded)
     uniform = [recipe for recipe in DEFAULT_CANDIDATES if recipe.stored == "int8"]
     assert len(uniform) == 4
     assert [recipe.codeword_bits for recipe in with_codeword_bits([Recipe("lsq2"), Recipe()], [3, 5])] == [8, 3, 5]

@@ -51,7 +51,9 @@ def test_every_layer_and_operation_is_listed(data: str, tmp_path: Path, capsys: 
     assert main(["check", "users:plain", "--data", data, *more]) == 0
     output = capsys.readouterr().out
     assert "users:plain becomes one program of integers" in output
-    found = json.loads((tmp_path / "o.json").read_text())
+    text = (tmp_path / "o.json").read_text()
+    found = json.loads(text)
+    assert text == json.dumps(found, indent=1) + "\n"
     assert found["form"] == "program"
     assert [(row["layer"], row["method"]) for row in found["layers"]] == [("a", "int8"), ("b", "ssvq"), ("fc", "int8")]
     assert [row["operation"] for row in found["operations"]] == [

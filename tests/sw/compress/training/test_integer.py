@@ -240,6 +240,13 @@ def test_batch_norm_takes_the_plain_average(images: Tensor) -> None:
     assert model[0].training
 
 
+def test_batch_norm_takes_what_no_dropout_has_changed(images: Tensor) -> None:
+    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3))
+    recalibrate_batch_norm(model, [images])
+    torch.testing.assert_close(model[1].running_mean, images.mean((0, 2, 3)))
+    assert model[0].training
+
+
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
 def test_an_activation_of_the_input_itself(images: Tensor, activation: type[nn.Module]) -> None:
     torch.manual_seed(0)
