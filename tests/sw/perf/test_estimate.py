@@ -18,6 +18,7 @@ from sw.network import Network as Integers
 from sw.network import read_network
 from sw.perf import estimate as module
 from sw.perf.estimate import Network, estimate
+from sw.perf.mapping import Tiles
 from sw.perf.prediction import predict
 from sw.perf.shapes import Shapes
 from sw.perf.timing import Latencies, LayerTiming, total
@@ -158,6 +159,18 @@ def test_layer_that_does_not_fit_is_refused() -> None:
     message = "layer 'wide': one output position needs 25 vectors of L1, the instance has 16 of activations"
     with pytest.raises(CompileError, match=message):
         estimate(shapes.network(config), config)
+
+
+def test_activations_that_are_there_are_read_once_the_tile_has_come() -> None:
+    latencies = Latencies()
+    array = module.ArrayTimes(PRESETS["ews-tiny"], latencies)
+    tile = Tiles(
+        count=1, A=1, entries=1, operations=8, vectors=4, sums=4, rest=1, rows=1, last=False, g=0, groups=1
+    )  # fmt: skip
+    array.run(tile, ready=0.0)
+    assert array.begun[-1] == array.given + latencies.queue
+    array.run(tile, ready=1000.0)
+    assert array.begun[-1] == 1000.0
 
 
 def test_readers_of_l2_make_room_for_each_other() -> None:
