@@ -68,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from synth.opensta import OpenSTAError
     from synth.report import CACHE, area, rtlil_texts, unit_area, unit_areas, write
 
+    if options.set and not options.preset:
+        parser.error(
+            f"--set must be given with --preset NAME, whose field it changes; without it {len(MATRIX)} presets are"
+            " synthesised as they are"
+        )
     try:
         gating = clock_gating(options.storage)
         configs = {name: preset(name).override([*gating, *options.set]) for name in options.preset or MATRIX}
@@ -82,6 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 console.print(f"{name} {options.unit}: {figures}", soft_wrap=True)
             return 0
         writable_folder(options.folder)  # before the minutes that large arrays take
+        if not options.preset:
+            print(
+                f"{len(MATRIX)} arrays, {len(WHOLE)} of them with all around them, and delays of {len(timing.PRESETS)}:"
+                " many minutes where they are not cached; --preset NAME is one array",
+                file=sys.stderr,
+            )
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("RTLIL", total=len(configs))
@@ -101,11 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Delays know no latches.
             style = "gated" if gating else "flipflop"
             names = () if options.preset else timing.PRESETS
-            timed = {name: preset(name).override([*gating, *options.set]) for name in names}
+            timed = {name: preset(name).override(gating) for name in names}
             delays = {}
             for name, config in timed.items():
-                if not _has_bus(config):
-                    continue
                 task = progress.add_task(f"{name}, delays", total=None)
                 delays[name] = timing.delays(config, library, progress=partial(step, task=task), style=style)
         paths = write(reports, library, options.storage, options.folder)

@@ -279,7 +279,11 @@ def test_command_line_reports_all(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(timing, "PRESETS", ("ews-msvq-tiny",))
     monkeypatch.setattr(timing, "delays", partial(timing.delays, sections=sections))
     assert main([]) == 0
-    found = capsys.readouterr().out
+    found, announced = capsys.readouterr()
+    assert announced == (
+        "2 arrays, 1 of them with all around them, and delays of 1: many minutes where they are not cached; "
+        "--preset NAME is one array\n"
+    )
     area_json, timing_json = (json.loads((tmp_path / f"build/synth/{x}.json").read_text()) for x in ("area", "timing"))
     assert {name: bool(x["units"]) for name, x in area_json["presets"].items()} == {
         "ews-tiny": False,
@@ -288,7 +292,8 @@ def test_command_line_reports_all(tmp_path, monkeypatch, capsys) -> None:
     assert set(timing_json["presets"]["ews-msvq-tiny"]["sections"]) == {"CRF", "loop controller"}
     for name in ("area.md", "timing.md"):
         assert (tmp_path / "build/synth" / name).read_text().strip() in found
-    assert main(["--set", "word_width=24", "-o", "other"]) == 0
+    named = ["--preset", "ews-tiny", "--preset", "ews-msvq-tiny", "--around"]
+    assert main([*named, "--set", "word_width=24", "-o", "other"]) == 0
     assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["area.json", "area.md"]
     assert not any(x["units"] for x in json.loads((tmp_path / "other/area.json").read_text())["presets"].values())
 

@@ -227,6 +227,7 @@ def test_osu018_without_apt(tmp_path, monkeypatch) -> None:
         (["--pdk", "generic", "--lib", "a.lib"], "give a named library or Liberty files, not both"),
         (["--lib", ""], "argument --lib: must not be empty"),
         (["--preset", "ews-1"], "unknown preset 'ews-1'"),
+        (["--set", "H=2"], "--set must be given with --preset NAME, whose field it changes; without it "),
         (["--preset", "ews-tiny", "--set", "d=3"], "L must be a multiple of d = 3, not 8"),
         (["--preset", "ews-tiny", "--storage", "sram"], "invalid choice: 'sram'"),
         (["--preset", "ews-tiny", "--unit", "crf"], "no unit 'crf' in ews; the units are arf, control"),
