@@ -210,15 +210,27 @@ def _check_modules(model: nn.Module) -> None:
             advice = "give the module of Python that it was made of"
             refusals.append(Refusal(f"{name!r}" if name else "the network", "must not be TorchScript", advice))
             break
-        if type(module).__module__.startswith(_QUANTISED):
-            advice = "give the network of floats that was quantised"
-            why = f"({type(module).__name__}) must not be a quantised module of torch"
-            refusals.append(Refusal(f"{name!r}" if name else "the network", why, advice))
+    refusals += _quantised(model)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if torch.nn.parameter.is_lazy(tensor):
             refusals.append(Refusal(f"{name!r}", "must be initialised", "have the network compute one image first"))
     if refusals:
         raise FrontEndError(refusals)
+
+
+def _quantised(model: nn.Module) -> Iterator[Refusal]:
+    """Why modules of torch's quantisation are refused: of each kind the first, and how many more there are."""
+    for places, what, advice in _QUANTISED:
+        found = {
+            name: type(module).__name__
+            for name, module in model.named_modules()
+            if any(base.__module__.startswith(places) for base in type(module).__mro__)
+        }
+        outer = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+        if outer:
+            more = "" if len(outer) == 1 else f" and {len(outer) - 1} more"
+            place = f"{outer[0]!r}" if outer[0] else "the network"
+            yield Refusal(place, f"({found[outer[0]]}){more} must not be {what}", advice)
 
 
 @contextmanager
@@ -235,7 +247,10 @@ def _unchanged(model: nn.Module) -> Iterator[list[str]]:
             for name, tensor, copy in before:
                 if not _equal(tensor, copy):
                     changed.append(name)
-                    tensor.copy_(copy)
+                    if tensor.shape == copy.shape:
+                        tensor.copy_(copy)
+                    else:
+                        tensor.data = copy
 
 
 @torch.no_grad()
@@ -258,8 +273,26 @@ def observe(model: nn.Module, images: Given) -> Any:
         return _run(model, mapped(torch.clone, images))
 
 
-#: Where torch has its quantised modules, whose packed weights torch.export does not take.
-_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized")
+#: Where torch has modules that are no floats, what they are, and what to give instead: those with packed weights, which
+#: torch.export does not take, and those that watch or round values, which quantisation puts between a network's own.
+_QUANTISED = (
+    (
+        ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized"),
+        "a quantised module of torch",
+        "give the network of floats that was quantised",
+    ),
+    (
+        (
+            "torch.ao.nn.qat",
+            "torch.ao.nn.intrinsic.qat",
+            "torch.ao.quantization.fake_quantize",
+            "torch.ao.quantization.observer",
+            "torchao.quantization.pt2e",
+        ),
+        "of torch's quantisation, which watches or rounds values",
+        "give the network of floats, as it was before prepare, prepare_qat or prepare_pt2e",
+    ),
+)
 
 
 def _run(model: nn.Module, images: Given) -> Any:

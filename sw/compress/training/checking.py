@@ -64,6 +64,8 @@ def check_network_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], im
     fold_parametrisations(model)
     graph, refusals = _graph(model, rules, images)
     sources = module_sources(model if graph is None else graph)
+    if not sources and refusals:
+        raise FrontEndError(refusals)
     if not sources:
         raise CompressError("the network must have at least one convolution or linear layer, not 0")
     form = "program" if not refusals else "steps" if _has_steps(model, refusals, images) else "layers"

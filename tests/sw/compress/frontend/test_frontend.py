@@ -437,6 +437,76 @@ def test_quantised_modules_are_named() -> None:
         prepare(net, [], sample(), progress=False)
 
 
+class Prepared(nn.Module):
+    """Two convolutions that torch's quantisation can take: it wants submodules with names of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.relu = nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
+        self.b = nn.Conv2d(8, 8, 3)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.b(self.relu(self.norm(self.a(values))))
+
+
+def prepared(fused: bool) -> nn.Module:
+    """For quantisation-aware training."""
+    from torch.ao import quantization
+
+    net = Prepared().train()
+    if fused:
+        net = quantization.fuse_modules_qat(net, [["a", "norm", "relu"]])  # type: ignore[no-untyped-call]
+    net.qconfig = quantization.get_default_qat_qconfig("x86")  # type: ignore[no-untyped-call, assignment]
+    return quantization.prepare_qat(net).eval()  # type: ignore[no-untyped-call, no-any-return]
+
+
+def observed() -> nn.Module:
+    """With observers, for quantisation after training."""
+    from torch.ao import quantization
+
+    net = Prepared().eval()
+    net.qconfig = quantization.get_default_qconfig("x86")  # type: ignore[no-untyped-call, assignment]
+    return quantization.prepare(net)  # type: ignore[no-untyped-call, no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*reduce_range:UserWarning")
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        pytest.param(lambda: prepared(False), r"'a' \(Conv2d\) and 2 more", id="for training"),
+        pytest.param(lambda: prepared(True), r"'a' \(ConvBnReLU2d\) and 1 more", id="fused"),
+        pytest.param(observed, r"'a\.activation_post_process' \(HistogramObserver\) and 2 more", id="after"),
+    ],
+)
+def test_networks_prepared_for_quantisation_are_named(make: Callable[[], nn.Module], words: str) -> None:
+    """In one line, however many observers there are, and as they were."""
+    net = make()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    message = (
+        rf"^{words} must not be of torch's quantisation, which .*: give the network of floats, as it was before pr"
+    )
+    with pytest.raises(FrontEndError, match=message) as caught:
+        prepare(net, [], sample(), progress=False)
+    assert len(caught.value.refusals) == 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_state_that_changes_its_size_is_named() -> None:
+    class Growing(Net):
+        def __init__(self) -> None:
+            super().__init__(plain)
+            self.register_buffer("seen", torch.zeros(0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen.resize_(len(self.seen) + 1)
+            return super().forward(x)
+
+    net = Growing().eval()
+    with pytest.raises(FrontEndError, match="'seen' is changed by the network's forward pass"):
+        raise_network(net, sample(), check=refuse_activations)
+    assert net.seen.shape == (0,)
+
+
 def test_all_refusals_come_at_once() -> None:
     net = Net(lambda net, x: torch.cumsum(net.c(F.softmax(net.b(x.flip(3)), 1)), 1))
     with pytest.raises(FrontEndError) as caught:
