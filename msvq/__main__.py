@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=_version())
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those above")
+    if not given:
+        parser.error(f"a COMMAND is needed, one of {', '.join(COMMANDS)}; msvq --help says what each is for")
     parser.parse_args(given)
     return 2
 

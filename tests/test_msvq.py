@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,10 @@ def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
         main(["train"])
     assert stopped.value.code == 2
     assert "invalid choice: 'train'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert re.fullmatch(r"msvq: a COMMAND is needed, one of .*; msvq --help says .*\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

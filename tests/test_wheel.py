@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -9,7 +10,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -71,6 +74,42 @@ def run(environment: Path, command: list[str], folder: Path) -> subprocess.Compl
     variables |= {"XDG_CACHE_HOME": str(folder / "cache")}
     program = str(environment / "bin" / command[0])
     return subprocess.run([program, *command[1:]], cwd=folder, env=variables, capture_output=True, text=True)
+
+
+#: What a wheel's user may not have; the commands say so where they need it.
+EXTRAS = {"onnx", "onnx2torch", "triton"}
+
+
+def imported(path: Path) -> set[str]:
+    """Packages that a module imports, but for those that may be absent: in a `try` that catches that, or for types."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    optional: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        catches = isinstance(node, ast.Try) and any(
+            "ImportError" in ast.unparse(handler.type) for handler in node.handlers if handler.type
+        )
+        if catches or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            optional |= set(ast.walk(node))
+    names: set[str] = set()
+    for node in set(ast.walk(tree)) - optional:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def test_what_the_commands_import_is_installed_with_the_wheel() -> None:
+    """No command of the library ends with "No module named": a folder of images once did, for want of Pillow."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {re.split(r"[<>=!~]", entry)[0].lower() for entry in project["dependencies"]}
+    rooms = {"msvq", "hw", "sw"}
+    paths = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+    found = set().union(*map(imported, paths)) - set(sys.stdlib_module_names) - rooms - {"sim", "synth", "fpga"}
+    places = metadata.packages_distributions()
+    lacking = {name for name in found - EXTRAS if not wanted & {each.lower() for each in places.get(name, [name])}}
+    assert lacking == set()
+    assert {"PIL", "numpy", "torch"} <= found
 
 
 def test_names_that_the_wheel_takes(wheel: Path) -> None:

@@ -24,6 +24,9 @@ MAGICS = {
     "network in steps": b"\x89EWN\r\n\x1a\n",
 }
 
+#: How a checkpoint of PyTorch, an ``.npz`` and other archives begin.
+_ZIP = b"PK\x03\x04"
+
 PREFIX = struct.Struct("<8sII")
 #: CRC-32, also of the parts behind the header.
 CHECKSUM = struct.Struct("<I")
@@ -77,7 +80,13 @@ class Envelope:
             object of JSON with such keys.
         """
         if data[: len(self.magic)] != self.magic:
-            raise self.error("magic", f"the file must begin with {self.magic!r}, not {data[: len(self.magic)]!r}")
+            why = f"the file must begin with {self.magic!r}, not {data[: len(self.magic)]!r}"
+            if data.startswith(_ZIP):
+                why += (
+                    ", as checkpoints of PyTorch and .npz do: msvq calibrate, finetune and compress make containers,"
+                    " msvq compile makes programs of them"
+                )
+            raise self.error("magic", why)
         if len(data) < PREFIX.size:
             raise self.error("header", f"the file is truncated: {len(data)} bytes of at least {PREFIX.size}")
         _, version, length = PREFIX.unpack_from(data)
