@@ -316,19 +316,12 @@ MORE: dict[str, Odd] = {
 
 #: Of those that are refused: words of the message.
 REFUSED = {
-    "ShuffleNet, by hand": "transpose in 'm' (Shuffle)",
     "CBAM": "mean in 'm' (Attention)",
-    "Focus": "slice in the network (OddNet)",
-    "rows and columns cut off": "slice in the network (OddNet)",
     "gate of one number": "mul in the network (OddNet)",
     "gate of rows": "mean in the network (OddNet)",
     "bias of the image": "add in the network (OddNet)",
     "mean of means": "mean in the network (OddNet)",
-    "pixel shuffle": "pixel_shuffle in the network (OddNet)",
-    "pixel unshuffle": "pixel_unshuffle in the network (OddNet)",
     "transposed, stride 3": "'m' (ConvTranspose2d)",
-    "nearest by 2 and 1": "upsample_nearest2d in the network (OddNet)",
-    "nearest by 3": "upsample_nearest2d in the network (OddNet)",
     "bilinear by 4": "upsample_bilinear2d in the network (OddNet)",
     "bilinear, corners": "upsample_bilinear2d in the network (OddNet)",
     "maximum of two": "maximum in the network (OddNet)",

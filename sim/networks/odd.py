@@ -1,10 +1,11 @@
 """``python -m sim.networks.odd``: odd but ordinary networks, from torch's fake-quantised graph to the RTL.
 
-Each network of :mod:`sim.networks.odd_networks` and :mod:`sim.networks.more_odd_networks` is compressed twice, with
-weights of 8 bits and with codewords, and goes through everything: its fake-quantised graph beside the integers of its
-file, those beside the golden executor's results of the compiled program, and these beside DRAM after a run of the RTL,
-byte by byte: once with a bus that stalls and every layer's result stored, and once with one that does not, for the
-cycles. A network that the front end refuses must be one of those that say so. Writes ``networks-odd.json`` and ``.md``.
+Each network of :mod:`sim.networks.odd_networks`, :mod:`sim.networks.more_odd_networks` and
+:mod:`sim.networks.further_odd_networks` is compressed twice, with weights of 8 bits and with codewords, and goes
+through everything: its fake-quantised graph beside the integers of its file, those beside the golden executor's results
+of the compiled program, and these beside DRAM after a run of the RTL, byte by byte: once with a bus that stalls and
+every layer's result stored, and once with one that does not, for the cycles. A network that the front end refuses must
+be one of those that say so. Writes ``networks-odd.json`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -71,10 +72,11 @@ class Chain:
 
 def networks() -> dict[str, Odd]:
     """All odd networks, by name."""
+    from sim.networks.further_odd_networks import FURTHER
     from sim.networks.more_odd_networks import MORE
     from sim.networks.odd_networks import ODD
 
-    return ODD | MORE
+    return ODD | MORE | FURTHER
 
 
 def instance() -> AcceleratorConfig:

@@ -266,11 +266,7 @@ ODD: dict[str, Odd] = {
     "nearest": Odd(lambda n, x: n.b(F.interpolate(n.a(x), scale_factor=2)), tail),
     "bilinear": Odd(lambda n, x: n.b(nn.functional.interpolate(n.a(x), scale_factor=2, mode="bilinear")), tail),
     "nearest by 4": Odd(lambda n, x: n.m(n.a(x)), lambda: {"a": conv(stride=2), "m": nn.Upsample(scale_factor=4)}),
-    "nearest, to half": Odd(
-        lambda n, x: n.b(F.interpolate(n.a(x), scale_factor=0.5)),
-        tail,
-        refused="upsample_nearest2d in the network (OddNet)",
-    ),
+    "nearest, to half": Odd(lambda n, x: n.b(F.interpolate(n.a(x), scale_factor=0.5)), tail),
     "U-Net, nearest": Odd(lambda n, x: n.m(x), lambda: {"m": UNet("nearest")}),
     "U-Net, bilinear": Odd(lambda n, x: n.m(x), lambda: {"m": UNet("bilinear")}),
     "transposed, kernel = stride": Odd(

@@ -93,6 +93,10 @@ class Vector:
         The result goes through the table in the last of the sources.
     pieces
         Of a move of channels: of each source the first channel, and the one behind the last.
+    start
+        The first row and column of the source that count.
+    interleave
+        0, or the axis (1 rows, 2 columns) in which the sources, all of one size, take turns in the result.
     """
 
     name: str
@@ -111,6 +115,8 @@ class Vector:
     upsample: int = 0
     lookup: bool = False
     pieces: tuple[tuple[int, int], ...] = ()
+    start: tuple[int, int] = (0, 0)
+    interleave: int = 0
 
     @property
     def operands(self) -> tuple[int, ...]:
@@ -120,7 +126,7 @@ class Vector:
     @property
     def full(self) -> bool:
         """Only a vector unit with all functions computes it."""
-        return self.kind > VectorOp.ADD or bool(self.upsample) or self.lookup
+        return self.kind > VectorOp.ADD or bool(self.upsample) or self.lookup or bool(self.interleave)
 
     def repeats(self, graph: Graph, number: int) -> bool:
         """Whether the one pixel of a source counts for all of the result."""
@@ -163,7 +169,7 @@ class Graph:
                 ends = [*given, (0, 0)] if operation.upsample == 2 else given
                 low, high = min(end[0] for end in ends), max(end[1] for end in ends)
             elif isinstance(operation, Vector) and operation.kind == VectorOp.MAXIMUM:
-                low, high = given[0]
+                low, high = min(end[0] for end in given), max(end[1] for end in given)
             elif isinstance(operation, Vector) and min(operation.multipliers) >= 0 and min(given)[0] >= 0:
                 low = max(low, min(0, high))
             elif operation.operation == "shortcut":

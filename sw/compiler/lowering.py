@@ -11,6 +11,11 @@
 - ``flatten`` costs nothing.
 - ``multiply``, ``table``, ``concatenate``, ``slice`` and ``upsample`` become vector operations of an instance that has
   them (``vector_unit_functions``). A table is a value of 256 channels that comes from the program's image.
+- ``crop`` becomes a maximum over 1 x 1 that begins inside the map.
+- ``repeat`` becomes vector operations in which the columns, then the rows, of one value take turns with themselves.
+- ``pixel_unshuffle`` becomes a convolution of ``factor`` x ``factor`` with one weight of 1 for each channel;
+  ``pixel_shuffle`` convolutions of 1 x 1 that have the channels of each place in a pixel, whose columns, then rows,
+  take turns.
 - ``upsample`` by ``bilinear`` becomes that by ``nearest``, with its border replicated, and a depthwise convolution of
   3 x 3 with the weights ``[1, 2, 1]`` by ``[1, 2, 1]``.
 """
@@ -24,6 +29,7 @@ from functools import cached_property, singledispatchmethod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hw.control.descriptor import VectorOp
 from sw.compiler.graph import CompileError, Convolution, Graph, Value, Vector, convolution
@@ -245,6 +251,50 @@ class _Lowering:
             self.blur(self.target)
         return self.target
 
+    @lower.register
+    def _(self, operation: spatial.Crop, number: int) -> int:
+        source, value = self.source(operation)
+        (top, bottom, left, right), stride = operation.margins, operation.stride
+        if max(stride) > 255:
+            raise CompileError(f"operation {number} (crop): stride must be at most 255, not {list(stride)}")
+        size = -(-(value.rows - top - bottom) // stride[0]), -(-(value.columns - left - right) // stride[1])
+        self.vector("crop", VectorOp.MAXIMUM, source, size, stride=stride, start=(top, left))
+        return self.target
+
+    @lower.register
+    def _(self, operation: spatial.Repeat, number: int) -> int:
+        source, _ = self.source(operation)
+        rows, columns = operation.factors
+        return self.turns("repeat", [self.turns("repeat", [source] * columns, 2)] * rows, 1)
+
+    @lower.register
+    def _(self, operation: spatial.PixelShuffle, number: int) -> int:
+        source, value = self.source(operation)
+        f, lines = operation.factor, []
+        for a in range(f):
+            places = [np.arange(value.channels // f**2) * f**2 + a * f + b for b in range(f)]
+            parts = [self.gather("pixel shuffle", source, channels) for channels in places]
+            lines.append(self.turns("pixel shuffle", parts, 2))
+        return self.turns("pixel shuffle", lines, 1)
+
+    @lower.register
+    def _(self, operation: spatial.PixelUnshuffle, number: int) -> int:
+        source, value = self.source(operation)
+        f = operation.factor
+        places = np.arange(f**2).reshape(1, 1, f, f) == (np.arange(value.channels * f**2) % f**2).reshape(-1, 1, 1, 1)
+        size = value.rows // f, value.columns // f
+        channels = np.arange(value.channels * f**2) // f**2
+        return self.gather("pixel unshuffle", source, channels, places.astype(np.int8), (f, f), size=size)
+
+    def turns(self, operation: str, sources: list[int], axis: int) -> int:
+        """A map whose rows (axis 1) or columns (axis 2) are those of several, which take turns."""
+        if len(sources) == 1:
+            return sources[0]
+        value = self.graph.values[sources[0]]
+        size = value.rows * (len(sources) if axis == 1 else 1), value.columns * (len(sources) if axis == 2 else 1)
+        self.vector(operation, VectorOp.MAXIMUM, sources[0], size, others=tuple(sources[1:]), interleave=axis)
+        return self.target
+
     def area(self, number: int) -> int:
         """Values of a channel that the result of an operation has in one, because it was flattened."""
         shape = self.network.values[number].shape
@@ -345,23 +395,49 @@ class _Lowering:
         """A convolution of 1 x 1 that moves channels, with zeros before and after channels, rows and columns."""
         value = self.graph.values[source]
         C, K = value.channels, before + value.channels + after
-        name = self.name(f"{operation} {value.name}")
         rows, columns = value.rows + margins[0] + margins[1], value.columns + margins[2] + margins[3]
-        target = self.graph.add(Value(name, K, -(-rows // stride), -(-columns // stride)))
         reads = np.arange(K) - before
         exists = (reads >= 0) & (reads < C)
+        self.gather(
+            operation,
+            source,
+            reads.clip(0, C - 1),
+            exists.astype(np.int8).reshape(K, 1, 1, 1),
+            (stride, stride),
+            size=(-(-rows // stride), -(-columns // stride)),
+            padding=(margins[0], margins[2]),
+            limits=limits,
+        )
+
+    def gather(
+        self,
+        operation: str,
+        source: int,
+        channels: NDArray[np.int64],
+        weights: NDArray[np.int8] | None = None,
+        stride: tuple[int, int] = (1, 1),
+        *,
+        size: tuple[int, int] | None = None,
+        padding: tuple[int, int] = (0, 0),
+        limits: tuple[int, int] = (-128, 127),
+    ) -> int:
+        """A convolution each of whose channels reads one of a value, by raw weights ``[K, 1, R, S]``; ones without."""
+        value, K = self.graph.values[source], len(channels)
+        weights = np.ones((K, 1, 1, 1), np.int8) if weights is None else weights
+        name = self.name(f"{operation} {value.name}")
+        target = self.graph.add(Value(name, K, *(size or (value.rows, value.columns))))
         self.graph.operations.append(
             Convolution(
                 name,
                 operation,
                 source,
                 target,
-                (K, C, 1, 1),
-                (stride, stride),
-                (margins[0], margins[2]),
+                (K, value.channels, *weights.shape[2:]),
+                stride,
+                padding,
                 (1, 1),
-                exists.astype(np.int8).reshape(K, 1, 1, 1),
-                reads.clip(0, C - 1),
+                weights,
+                channels,
                 None,
                 Requantisation(np.zeros(K, np.int32), np.ones(K, np.int32), np.zeros(K, np.uint8)),
                 False,
@@ -369,6 +445,7 @@ class _Lowering:
                 macs=0,
             )
         )
+        return target
 
     def fold_range(self, source: int, low: int, high: int) -> bool:
         """Clamp in the operation that makes a value, if it can: two clamps, one after the other, are one."""

@@ -80,9 +80,12 @@ def vector_reach(graph: Graph, operation: Vector, source: int, end: int) -> int:
     rows = graph.values[source].rows
     if source in graph.constants or operation.repeats(graph, source):
         return rows
+    if operation.interleave == 1:
+        return min(rows, (end - 1) // len(operation.sources) + 1)
     if operation.upsample:
         return min(rows, max(0, end - 1 - operation.padding[0]) // 2 + 1)
-    return min(rows, (end - 1) * operation.stride[0] - operation.padding[0] + operation.kernel[0])
+    last = operation.start[0] + (end - 1) * operation.stride[0] - operation.padding[0]
+    return min(rows, last + operation.kernel[0])
 
 
 def vector_commands(
@@ -113,13 +116,15 @@ def vector_commands(
         found.append(_body(VectorOp.TABLE, 1, 1, words, a_base=bases[operation.sources[-1]], rows=1, columns=1))
     if operation.kind == VectorOp.MERGE:
         return [*found, *_moves(config, graph, operation, rows, place, bases, pixels)]
+    if operation.interleave:
+        return list(_turns(config, graph, operation, rows, place, bases, pixels))
     numbers = operation.operands
     source = graph.values[numbers[0]]
     if operation.upsample:
         first = min(max(0, start - operation.padding[0]) // 2, source.rows - 1)
         above = operation.padding[0] if start == 0 else 0
     else:
-        top = start * operation.stride[0] - operation.padding[0]
+        top = operation.start[0] + start * operation.stride[0] - operation.padding[0]
         first = max(0, top)
         above = first - top
     starts = [
@@ -137,7 +142,7 @@ def vector_commands(
         padding_rows=above,
         padding_columns=operation.padding[1],
         shift=operation.shift,
-        a_base=starts[0],
+        a_base=starts[0] + operation.start[1] * pixels[numbers[0]],
         b_base=starts[-1],
         l2_base=place,
         # Both operands give the rows of this part alone: source and result are of one size.
@@ -222,3 +227,42 @@ def _moves(
                 high=operation.high,
             )
         offset += stop - start
+
+
+def _turns(
+    config: AcceleratorConfig,
+    graph: Graph,
+    operation: Vector,
+    rows: tuple[int, int],
+    place: int,
+    bases: Sequence[int],
+    pixels: Sequence[int],
+) -> Iterator[dict[str, int]]:
+    """Commands that put rows or columns of several maps one behind the other, and again."""
+    source, pitch = graph.values[operation.sources[0]], pixels[operation.target]
+    words, turns = -(-source.channels // config.l2_word), len(operation.sources)
+    # Of each command: a source, its first row, rows, where the result begins, and from one pixel of it to the next.
+    if operation.interleave == 1:
+        line = source.columns * pitch
+        runs = [(row % turns, row // turns, 1, (row - rows[0]) * line, pitch) for row in range(*rows)]
+    else:
+        runs = [(turn, rows[0], rows[1] - rows[0], turn * pitch, turns * pitch) for turn in range(turns)]
+    for turn, first, height, offset, step in runs:
+        number = operation.sources[turn]
+        base = bases[number] + first * source.columns * pixels[number]
+        yield _body(
+            operation.kind,
+            height,
+            source.columns,
+            words,
+            rows=height,
+            columns=source.columns,
+            a_base=base,
+            b_base=base,
+            l2_base=place + offset,
+            a_skip=pixels[number] - words,
+            b_skip=pixels[number] - words,
+            l2_skip=step - words,
+            low=operation.low,
+            high=operation.high,
+        )

@@ -19,6 +19,11 @@
 ``concatenate`` the channels of two or more maps of equal rows and columns, or of features, in the order of ``in``;
                 bytes as they are, so all must have one scale (a ``table`` before it changes a part's)
 ``slice``       channels ``start`` to ``stop - 1`` of a map or of features; bytes as they are
+``crop``        every ``stride``-th row and column of a map without ``margins`` at the top, bottom, left and right
+``repeat``      each row and column ``factors`` times, as nearest neighbours do
+``pixel_shuffle``    ``[C, rows, columns]`` from ``[C * f * f, rows / f, columns / f]``, as torch has it:
+                ``y[c, f * i + a, f * j + b] = x[(c * f + a) * f + b, i, j]``
+``pixel_unshuffle``  the reverse
 ``upsample``    twice the rows and columns. ``mode`` ``nearest``: ``y[i] = x[i // 2]``, bytes as they are. ``zeros``:
                 ``y[2 * i] = x[i]``, and 0 elsewhere (what a transposed convolution of stride 2 convolves).
                 ``bilinear`` (``align_corners=False``): of ``nearest``, with its border replicated by one, the 3 x 3
@@ -64,6 +69,7 @@ __all__ = [
     "Average",
     "Clamp",
     "Concatenate",
+    "Crop",
     "Flatten",
     "Input",
     "Layer",
@@ -71,6 +77,9 @@ __all__ = [
     "Maximum",
     "Multiply",
     "Pad",
+    "PixelShuffle",
+    "PixelUnshuffle",
+    "Repeat",
     "Shortcut",
     "Slice",
     "Table",
@@ -83,6 +92,8 @@ __all__ = [
 ADD_BITS = 22
 # Values that average pooling may sum up, so that int64 holds the products.
 _MAX_AREA = 1 << 24
+# Pixels that become one, or one becomes, in a direction.
+_MAX_FACTOR = 255
 # No value has more channels.
 _MAX_CHANNELS = 1 << 28
 
@@ -471,6 +482,98 @@ class Slice(Operation):
 
     def compute(self, tables: Tables, *values: Array) -> Array:
         return values[0][:, self.start : self.stop]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop(Operation):
+    """Every ``stride``-th row and column of a map whose ``margins`` (top, bottom, left, right) are left out."""
+
+    kind: ClassVar[str] = "crop"
+
+    margins: Annotated[tuple[int, int, int, int], Wholes(4, 0, MAX_GEOMETRY)]
+    stride: Window = (1, 1)
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        C, *extents = must_read(sources[0], "int8", "C", "rows", "columns")
+        sides = list(zip(extents, (self.margins[:2], self.margins[2:]), self.stride, strict=True))
+        if any(extent is not None and extent <= sum(side) for extent, side, _ in sides):
+            sizes = " x ".join(map(str, extents))
+            raise NetworkError(f"margins must leave at least one row and column of {sizes}, not {list(self.margins)}")
+        size = (None if extent is None else -(-(extent - sum(side)) // step) for extent, side, step in sides)
+        return sources[0].of(C, *size)
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        (top, bottom, left, right), (rows, columns) = self.margins, values[0].shape[2:]
+        return values[0][:, :, top : rows - bottom : self.stride[0], left : columns - right : self.stride[1]]
+
+
+def _of_whole_size(source: Value, C: int | None, rows: int | None, columns: int | None) -> Value:
+    """A map, if it is not too large."""
+    if any(x is not None and x > MAX_GEOMETRY for x in (rows, columns)):
+        raise NetworkError(f"its rows and columns must be at most {MAX_GEOMETRY}, not {rows} x {columns}")
+    return source.of(C, rows, columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat(Operation):
+    """Each row and each column as often as ``factors`` say (rows, columns): nearest neighbours."""
+
+    kind: ClassVar[str] = "repeat"
+
+    factors: Annotated[tuple[int, int], Wholes(2, 1, _MAX_FACTOR, or_one=True)]
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        C, *extents = must_read(sources[0], "int8", "C", "rows", "columns")
+        size = (
+            None if extent is None else factor * extent for extent, factor in zip(extents, self.factors, strict=True)
+        )
+        return _of_whole_size(sources[0], C, *size)
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        return values[0].repeat(self.factors[0], axis=2).repeat(self.factors[1], axis=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelShuffle(Operation):
+    """``factor**2`` channels as ``factor`` times as many rows and columns of one (Shi et al. 2016, sub-pixels)."""
+
+    kind: ClassVar[str] = "pixel_shuffle"
+
+    factor: Annotated[int, Whole(1, _MAX_FACTOR)]
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        C, rows, columns = must_read(sources[0], "int8", "C", "rows", "columns")
+        if C is not None and C % self.factor**2:
+            raise NetworkError(f"channels must be a multiple of {self.factor} x {self.factor}, not {C}")
+        size = (None if extent is None else self.factor * extent for extent in (rows, columns))
+        return _of_whole_size(sources[0], None if C is None else C // self.factor**2, *size)
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        (batch, C, rows, columns), f = values[0].shape, self.factor
+        parts = values[0].reshape(batch, C // f**2, f, f, rows, columns).transpose(0, 1, 4, 2, 5, 3)
+        return parts.reshape(batch, C // f**2, f * rows, f * columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelUnshuffle(Operation):
+    """The reverse of :class:`PixelShuffle`: the rows and columns of ``factor`` x ``factor`` pixels as channels."""
+
+    kind: ClassVar[str] = "pixel_unshuffle"
+
+    factor: Annotated[int, Whole(1, _MAX_FACTOR)]
+
+    def result(self, tables: Tables, *sources: Value) -> Value:
+        C, *extents = must_read(sources[0], "int8", "C", "rows", "columns")
+        if any(extent is not None and extent % self.factor for extent in extents):
+            sizes = " x ".join(map(str, extents))
+            raise NetworkError(f"rows and columns must be multiples of {self.factor}, not {sizes}")
+        size = (None if extent is None else extent // self.factor for extent in extents)
+        return sources[0].of(None if C is None else C * self.factor**2, *size)
+
+    def compute(self, tables: Tables, *values: Array) -> Array:
+        (batch, C, rows, columns), f = values[0].shape, self.factor
+        parts = values[0].reshape(batch, C, rows // f, f, columns // f, f).transpose(0, 1, 3, 5, 2, 4)
+        return parts.reshape(batch, C * f**2, rows // f, columns // f)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,18 @@ _EXACT: Mapping[str, type[Operation]] = {
     "nearest": spatial.Upsample,
     "bilinear": spatial.Upsample,
     "spread": spatial.Upsample,
+    "crop": spatial.Crop,
+    "repeat": spatial.Repeat,
+    "shuffle": spatial.PixelShuffle,
+    "unshuffle": spatial.PixelUnshuffle,
 }
+
+
+# Operations whose results have no values that what they read has not, but for 0.
+_KEEPING = (
+    *(spatial.Maximum, spatial.Flatten, spatial.Slice, spatial.Upsample),
+    *(spatial.Crop, spatial.Repeat, spatial.PixelShuffle, spatial.PixelUnshuffle),
+)
 
 
 @dataclass(kw_only=True)
@@ -254,6 +265,12 @@ class _Exporter:
         """Fields of an operation that is exact."""
         if kind in ("nearest", "bilinear", "spread"):
             return {"mode": "zeros" if kind == "spread" else kind}
+        if kind in ("crop", "repeat"):
+            module = self.graph.get_submodule(str(node.target))
+            names = ("margins", "stride") if kind == "crop" else ("factors",)
+            return {name: getattr(module, name) for name in names}
+        if kind in ("shuffle", "unshuffle"):
+            return {"factor": node.args[1]}
         if kind == "slice":
             given: Any = node.args
             _, _, start, length = given
@@ -391,7 +408,7 @@ class _Exporter:
     def span(self, number: int) -> tuple[int, int]:
         """The least and the greatest integer that a value can have, as far as it is known."""
         op = self.operations[number]
-        while isinstance(op, spatial.Maximum | spatial.Flatten | spatial.Slice | spatial.Upsample):
+        while isinstance(op, _KEEPING):
             op = self.operations[op.inputs[0]]
         found: tuple[int, int] = getattr(op, "range", FULL_RANGE)
         return found

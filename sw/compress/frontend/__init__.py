@@ -8,17 +8,19 @@ the user gave it: a :class:`FrontEndError` lists all of it at once.
 
 from sw.compress.frontend.capture import example_images, observe, same, unwrapped
 from sw.compress.frontend.inputs import Given, Inputs
-from sw.compress.frontend.modules import Affine, PadShortcut, Spread
+from sw.compress.frontend.modules import Affine, Crop, PadShortcut, Repeat, Spread
 from sw.compress.frontend.places import FrontEndError, Refusal
 from sw.compress.frontend.raising import raise_network, raise_program
 
 __all__ = [
     "Affine",
+    "Crop",
     "FrontEndError",
     "Given",
     "Inputs",
     "PadShortcut",
     "Refusal",
+    "Repeat",
     "Spread",
     "example_images",
     "observe",

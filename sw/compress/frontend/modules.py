@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Affine", "PadShortcut", "Spread"]
+__all__ = ["Affine", "Crop", "PadShortcut", "Repeat", "Spread"]
 
 
 class PadShortcut(nn.Module):
@@ -49,6 +49,45 @@ class Affine(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """``weight * values + bias`` of a map ``[batch, C, rows, columns]``."""
         return values * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class Crop(nn.Module):
+    """Rows and columns of a map, every so many, without some at its edges.
+
+    Parameters
+    ----------
+    margins
+        How many are left out at the top, bottom, left and right.
+    stride
+        Of rows and columns.
+    """
+
+    def __init__(self, margins: tuple[int, int, int, int], stride: tuple[int, int] = (1, 1)) -> None:
+        super().__init__()
+        self.margins, self.stride = margins, stride
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``[batch, C, rows, columns]`` of what is left."""
+        (top, bottom, left, right), (rows, columns) = self.margins, values.shape[2:]
+        return values[:, :, top : rows - bottom : self.stride[0], left : columns - right : self.stride[1]]
+
+
+class Repeat(nn.Module):
+    """Each row and column several times: nearest neighbours, whatever rounding torch's own have.
+
+    Parameters
+    ----------
+    factors
+        How often: rows and columns.
+    """
+
+    def __init__(self, factors: tuple[int, int]) -> None:
+        super().__init__()
+        self.factors = factors
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``[batch, C, factors[0] * rows, factors[1] * columns]``."""
+        return values.repeat_interleave(self.factors[0], 2).repeat_interleave(self.factors[1], 3)
 
 
 class Spread(nn.Module):

@@ -12,13 +12,16 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from sw.compress.frontend.capture import Captured
+from sw.compress.frontend.modules import Crop
 from sw.compress.frontend.places import Refusal
 
 __all__ = [
     "ADVICE",
+    "MOVES",
     "REASON",
     "Constant",
     "Expanded",
+    "Moved",
     "Raiser",
     "Refused",
     "Strided",
@@ -43,11 +46,33 @@ class Constant:
 
 @dataclass(frozen=True)
 class Strided:
-    """Every so many rows of a value of the captured graph, and as many columns."""
+    """Some rows and columns of a map of the captured graph."""
 
-    stride: int
     source: fx.Node
-    rows_only: bool
+    rows: range
+    columns: range
+
+    @property
+    def edges(self) -> tuple[int, int]:
+        """The stride of rows, and that of columns, if they begin with the first and leave out no others; else 0."""
+        shape = shape_of(self.source) or ()
+        kept = zip((self.rows, self.columns), shape[2:], strict=True)
+        rows, columns = (each.step if each == range(extent)[:: each.step] else 0 for each, extent in kept)
+        return rows, columns
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The values of a map in another order or shape, which is no map, or not yet.
+
+    ``places`` are where in the source each of them is, of its shape flattened; the source's shape is ``shape``. ``by``
+    is the operation that moved them first.
+    """
+
+    source: fx.Node
+    shape: tuple[int, ...]
+    places: Tensor
+    by: fx.Node
 
 
 @dataclass(frozen=True)
@@ -86,13 +111,15 @@ def text_of(shape: tuple[int, ...] | None) -> str:
 
 
 REASON = "has no integer form"
+MOVES = "move channels of maps, or pixels from and to channels; what comes last, apply to what the network gives"
 ADVICE = "replace it by operations that have one, or keep the layers alone (--layers-alone)"
 
 
 class Refused(Exception):
-    def __init__(self, why: str = REASON, advice: str = ADVICE) -> None:
+    # `by`: the operation that is at fault, if it is another.
+    def __init__(self, why: str = REASON, advice: str = ADVICE, by: fx.Node | None = None) -> None:
         super().__init__(why)
-        self.why, self.advice = why, advice
+        self.why, self.advice, self.by = why, advice, by
 
 
 def refused_value() -> Any:
@@ -119,6 +146,8 @@ class Raiser:
     layers: list[tuple[str, Constant]] = field(default_factory=list)
     # For features that are a map of one row and column, that map.
     pixels: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    # Maps of some rows and columns that something has read.
+    taken_rows: dict[fx.Node, fx.Node] = field(default_factory=dict)
     # Parameters that were made of what is none, by its identity, and what it is.
     parameters: dict[int, tuple[nn.Parameter, Tensor]] = field(default_factory=dict)
 
@@ -162,9 +191,10 @@ class Raiser:
         """An argument that comes from the images."""
         value = self.value(given)
         if isinstance(value, Strided):
-            # A maximum of one value each.
-            stride = value.stride, 1 if value.rows_only else value.stride
-            return self.graph.call_function(functional.max_pool2d, (self.tensor(value.source), 1, stride))
+            return self.strided(value, given)
+        if isinstance(value, Moved):
+            why = f"of {text_of(value.shape)} to {text_of(tuple(value.places.shape))} {REASON}"
+            raise Refused(why, MOVES, value.by)
         if isinstance(value, Viewed):
             raise Refused(f"of {text_of(value.shape)} {REASON}", "flatten each image alone, as flatten(1) does")
         if isinstance(value, Expanded):
@@ -172,6 +202,21 @@ class Raiser:
         if not isinstance(value, fx.Node):
             raise Refused(f"with a constant {REASON}")
         return value
+
+    def strided(self, value: Strided, given: fx.Node) -> fx.Node:
+        """Rows and columns of a map, taken once however many read them."""
+        if given not in self.taken_rows:
+            source, stride = self.tensor(value.source), value.edges
+            if all(stride):
+                # A maximum of one value each.
+                found = self.graph.call_function(functional.max_pool2d, (source, 1, stride))
+            else:
+                sides = zip((value.rows, value.columns), (shape_of(value.source) or ())[2:], strict=True)
+                top, bottom, left, right = (end for each, extent in sides for end in (each[0], extent - 1 - each[-1]))
+                module = Crop((top, bottom, left, right), (value.rows.step, value.columns.step))
+                found = self.call(module, self.free(f"{given.name}_crop"), source)
+            self.taken_rows[given] = found
+        return self.taken_rows[given]
 
     def function(self, function: Callable[..., Any], node: fx.Node) -> fx.Node:
         def argument(given: fx.Node) -> Any:

@@ -26,7 +26,7 @@ from sw.compress.frontend.raiser import (
     shape_of,
     times,
 )
-from sw.compress.frontend.values import ARITHMETIC, CLAMPS, PARTS, UPSAMPLING, ValueRaiser
+from sw.compress.frontend.values import ARITHMETIC, CLAMPS, MOVING, PARTS, UPSAMPLING, ValueRaiser
 from sw.compress.methods import CompressError
 
 __all__ = ["raise_network", "raise_program"]
@@ -136,7 +136,7 @@ class _Raiser(ValueRaiser):
         try:
             return self.tensor(given)
         except Refused as refused:
-            self.refusals.append(Refusal(place(given), refused.why, refused.advice))
+            self.refusals.append(Refusal(place(refused.by or given), refused.why, refused.advice))
             return None
 
     def operation(self, node: fx.Node) -> None:
@@ -149,7 +149,7 @@ class _Raiser(ValueRaiser):
             else:
                 self.values[node] = self.raised(node)
         except Refused as refused:
-            self.refusals.append(Refusal(place(node), refused.why, refused.advice))
+            self.refusals.append(Refusal(place(refused.by or node), refused.why, refused.advice))
             self.values[node] = self.graph.call_function(refused_value, (), {})
         if self.check is not None:
             self.windows(node)
@@ -211,8 +211,8 @@ class _Raiser(ValueRaiser):
             return self.arithmetic(node)
         if target is _aten.cat.default or target is _aten.concat.default:
             return self.concatenation(node)
-        if target is _aten.channel_shuffle.default:
-            return self.shuffled(node)
+        if target in MOVING:
+            return self.moved(node)
         if target in UPSAMPLING:
             return self.upsampling(node)
         if target in PARTS:
@@ -241,6 +241,10 @@ class _Raiser(ValueRaiser):
             return self.function(target, node)
         if isinstance(target, torch._ops.HigherOrderOperator):
             raise Refused(f"is a region with rules of its own, such as autocast, which {REASON}", "leave it out")
+        if all(user.op == "output" for user in node.users):
+            raise Refused(advice="leave it out of the network, and apply it to what the network gives")
+        if all(user.op == "output" for user in node.users):
+            raise Refused(advice="leave it out of the network, and apply it to what the network gives")
         raise Refused()
 
     def weight(self, given: Any) -> tuple[Constant, nn.Parameter]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import operator
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import inf, prod
 from typing import Any, cast
 
@@ -12,11 +13,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from sw.compress.frontend.modules import Affine, PadShortcut
+from sw.compress.frontend.modules import Affine, PadShortcut, Repeat
 from sw.compress.frontend.raiser import (
     REASON,
     Constant,
     Expanded,
+    Moved,
     Raiser,
     Refused,
     Strided,
@@ -26,7 +28,7 @@ from sw.compress.frontend.raiser import (
     times,
 )
 
-__all__ = ["ARITHMETIC", "CLAMPS", "PARTS", "UPSAMPLING", "ValueRaiser"]
+__all__ = ["ARITHMETIC", "CLAMPS", "MOVING", "PARTS", "UPSAMPLING", "ValueRaiser"]
 
 _aten = torch.ops.aten
 
@@ -53,6 +55,19 @@ PARTS = (
     _aten.tensor_split.sections,
     _aten.tensor_split.indices,
 )
+# The same values in another order.
+MOVING = (
+    _aten.permute.default,
+    _aten.transpose.int,
+    _aten.swapaxes.default,
+    _aten.swapdims.default,
+    _aten.movedim.int,
+    _aten.movedim.intlist,
+    _aten.unflatten.int,
+    _aten.channel_shuffle.default,
+    _aten.pixel_shuffle.default,
+    _aten.pixel_unshuffle.default,
+)
 UPSAMPLING = {
     _aten.upsample_nearest2d.vec: "nearest",
     _aten._upsample_nearest_exact2d.vec: "nearest",
@@ -70,10 +85,13 @@ class ValueRaiser(Raiser):
         before, after = (each.meta["val"] for each in (node.args[0], node))  # type: ignore[union-attr]
         if before.dtype != after.dtype or before.device != after.device:
             raise Refused(f"changes the precision from {before.dtype} to {after.dtype}, which {REASON}", "leave it out")
-        return self.tensor(node.args[0])
+        value = self.value(node.args[0])
+        return value if isinstance(value, Moved) else self.tensor(node.args[0])
 
     def reshape(self, node: fx.Node) -> Any:
         value = self.value(node.args[0])
+        if isinstance(value, Moved):
+            return self.moved(node)
         before = value.shape if isinstance(value, Viewed) else shape_of(node.args[0])
         source = value.source if isinstance(value, Viewed) else self.tensor(node.args[0])
         after = shape_of(node)
@@ -90,6 +108,8 @@ class ValueRaiser(Raiser):
         # One value a channel, on its way to or from features.
         if after[:2] == before[:2] and prod(after[2:]) == prod(before[2:]) == 1:
             return Viewed(source, before)
+        if after[0] == before[0]:
+            return self.moved(node)
         raise Refused(
             f"of {text_of(before)} to {text_of(after)} {REASON}", "flatten each image alone, as flatten(1) does"
         )
@@ -220,17 +240,69 @@ class ValueRaiser(Raiser):
             raise Refused(f"along axis {axis} {REASON}", "concatenate channels of maps, or features: axis 1")
         return self.graph.call_function(torch.cat, (parts, 1)) if len(parts) > 1 else parts[0]
 
-    def shuffled(self, node: fx.Node) -> fx.Node:
-        """Channels in another order: each is cut out, and all are concatenated."""
-        groups, shape = cast(int, node.args[1]), shape_of(node.args[0]) or ()
-        if len(shape) != 4:
-            raise Refused(f"of {text_of(shape)} {REASON}", "shuffle channels of maps")
-        source, each = self.tensor(node.args[0]), shape[1] // groups
-        order = [group * each + place for place in range(each) for group in range(groups)]
-        parts = [self.graph.call_function(torch.narrow, (source, 1, channel, 1)) for channel in order]
-        return self.graph.call_function(torch.cat, (parts, 1)) if len(parts) > 1 else source
+    def moved(self, node: fx.Node) -> Any:
+        """Values in another order: a map where they are one, or where each of them came from."""
+        value, before = self.value(node.args[0]), shape_of(node.args[0]) or ()
+        if isinstance(value, Moved):
+            source, shape, places, by = value.source, value.shape, value.places, value.by
+        elif isinstance(value, Viewed):
+            source, shape, by = value.source, value.shape, node
+            places = torch.arange(prod(shape)).reshape(before)
+        else:
+            source, shape, by = self.tensor(node.args[0]), before, node
+            places = torch.arange(prod(before)).reshape(before)
+        args, kwargs = fx.map_arg((node.args[1:], node.kwargs), self.number)
+        places = cast(Callable[..., Tensor], node.target)(places, *args, **kwargs).contiguous()
+        each = prod(shape[1:])
+        alone = len(places) == shape[0] and torch.equal(
+            places.flatten(1), places[0].flatten() + each * torch.arange(shape[0])[:, None]
+        )
+        if not alone:
+            raise Refused(
+                f"of {text_of(shape)} mixes images, which {REASON}", "move the values of each image alone", by
+            )
+        if tuple(places.shape) == shape and torch.equal(places.flatten(), torch.arange(places.numel())):
+            return source
+        found = self.arranged(source, shape, places[0]) if places.ndim == len(shape) == 4 else None
+        return Moved(source, shape, places, by) if found is None else found
 
-    def upsampling(self, node: fx.Node) -> fx.Node:
+    def arranged(self, source: fx.Node, shape: tuple[int, ...], places: Tensor) -> fx.Node | None:
+        """A map of the values of another at ``places`` ``[C, rows, columns]``; None if they are no such map.
+
+        Of channels of it, in any order; or with pixels of several channels side by side, or the reverse.
+        """
+        (rows, columns), (C, R, S) = places.shape[1:], shape[1:]
+        whole = torch.arange(C * R * S).reshape(C, R, S)
+        channels = torch.div(places[:, 0, 0], R * S, rounding_mode="floor")
+        if (rows, columns) == (R, S) and torch.equal(whole[channels], places):
+            return self.ordered(source, channels.tolist())
+        f = rows // R
+        if f > 1 and (rows, columns) == (f * R, f * S):
+            # The channel at each of the places of a pixel.
+            channels = torch.div(places[:, :f, :f], R * S, rounding_mode="floor").flatten()
+            if len(channels) == C and torch.equal(functional.pixel_shuffle(whole[channels], f), places):
+                return self.graph.call_function(functional.pixel_shuffle, (self.ordered(source, channels.tolist()), f))
+        f = R // rows
+        if f > 1 and (f * rows, f * columns) == (R, S):
+            parts = functional.pixel_unshuffle(whole, f)
+            # Where in them each begins.
+            order = (parts[:, 0, 0] == places[:, 0, 0, None]).long().argmax(1)
+            if torch.equal(parts[order], places):
+                unshuffled = self.graph.call_function(functional.pixel_unshuffle, (source, f))
+                return self.ordered(unshuffled, order.tolist())
+        return None
+
+    def ordered(self, source: fx.Node, channels: list[int]) -> fx.Node:
+        """Channels in another order: those that follow each other are cut out, and all are concatenated."""
+        starts = [i for i, channel in enumerate(channels) if not i or channel != channels[i - 1] + 1]
+        runs = [(channels[a], b - a) for a, b in pairwise([*starts, len(channels)])]
+        if len(runs) == 1 and runs[0][0] == 0:
+            # All of them: moving keeps their number.
+            return source
+        parts = [self.graph.call_function(torch.narrow, (source, 1, *run)) for run in runs]
+        return self.graph.call_function(torch.cat, (parts, 1)) if len(parts) > 1 else parts[0]
+
+    def upsampling(self, node: fx.Node) -> Any:
         mode = UPSAMPLING[cast(Any, node.target)]
         corners = False
         if mode == "bilinear":
@@ -239,14 +311,38 @@ class ValueRaiser(Raiser):
         factors = [y // x for x, y in zip(before, after, strict=True)]
         power = factors[0].bit_length() - 1
         exact = power >= 0 and all(x << power == y for x, y in zip(before, after, strict=True))
+        if mode == "nearest" and not exact:
+            return self.neighbours(node, before, after)
         if not exact or (mode == "bilinear" and power > 1) or corners:
             how = f"{mode}{', corners aligned,' if corners else ''} of {times(before)} to {times(after)} {REASON}"
-            advice = "use a factor of 2 with align_corners=False" if mode == "bilinear" else "use a factor of 2, 4 or 8"
-            raise Refused(how, advice)
+            raise Refused(how, "use a factor of 2 with align_corners=False")
         values = self.tensor(node.args[0])
         for _ in range(power):
             values = self.graph.call_function(functional.interpolate, (values,), {"scale_factor": 2, "mode": mode})
         return values
+
+    def neighbours(self, node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]) -> Any:
+        """Nearest neighbours to other sizes than twice: each several times, or every so many."""
+        target, found = cast(Callable[..., Tensor], node.target), []
+        for axis, extent in enumerate(before):
+            # Those that torch takes, by its own rounding.
+            numbers = torch.arange(float(extent)).reshape([-1, 1] if axis == 0 else [1, -1]).expand(1, 1, *before)
+            picked = target(numbers, *node.args[1:], **node.kwargs)[0, 0].select(1 - axis, 0).long()
+            times_each, step = len(picked) // extent, int(picked[1] - picked[0]) if len(picked) > 1 else 1
+            if times_each and torch.equal(picked, torch.arange(extent).repeat_interleave(times_each)):
+                found.append((times_each, range(extent)))
+            elif step > 0 and torch.equal(picked, torch.arange(int(picked[0]), int(picked[-1]) + 1, step)):
+                found.append((1, range(int(picked[0]), int(picked[-1]) + 1, step)))
+            else:
+                how = f"nearest of {times(before)} to {times(after)} {REASON}"
+                raise Refused(how, "use whole factors: so many times the rows and columns, or every so many of them")
+        (rows, kept_rows), (columns, kept_columns) = found
+        if (rows, columns) == (1, 1):
+            return Strided(cast(fx.Node, node.args[0]), kept_rows, kept_columns)
+        values = self.tensor(node.args[0])
+        if (kept_rows, kept_columns) != tuple(map(range, before)):
+            values = self.strided(Strided(cast(fx.Node, node.args[0]), kept_rows, kept_columns), node)
+        return self.call(Repeat((rows, columns)), self.free(f"{self.path(node) or node.name}_repeat"), values)
 
     def parts(self, node: fx.Node) -> tuple[Any, ...]:
         """The parts of a value that is cut along its channels."""
@@ -317,25 +413,36 @@ class ValueRaiser(Raiser):
         given = {"mode": "constant", "value": None} | given | dict(node.kwargs)
         margins, mode = [int(x) for x in cast("list[int]", given["pad"])], given["mode"]
         number = self.number(given["value"])
-        if mode != "constant" or number or min(margins, default=0) < 0:
+        if mode != "constant" or number or min(margins[4:], default=0) < 0:
             what = f"with mode {mode!r}" if mode != "constant" else f"with {number}" if number else f"by {margins}"
-            raise Refused(f"{what} {REASON}", "padding must add zeros to rows and columns alone, and take none away")
+            raise Refused(f"{what} {REASON}", "padding must add zeros to rows and columns alone, or to channels alone")
         source = node.args[0]
         if len(margins) == 6 and not any(margins[:4]):
-            stride = 1
-            if isinstance(self.value(source), Strided):
-                strided = self.values[cast(fx.Node, source)]
-                stride, source = strided.stride, strided.source
+            stride, value = 1, self.value(source)
+            if isinstance(value, Strided) and value.edges[0] == value.edges[1] > 0:
+                stride, source = value.edges[0], value.source
             module = PadShortcut(stride, *margins[4:])
             return self.call(module, self.free(f"{node.name}_shortcut"), self.tensor(source))
         if len(margins) > 4 and any(margins[4:]):
             raise Refused(
-                f"by {margins} {REASON}", "padding must add zeros to rows and columns alone, and take none away"
+                f"by {margins} {REASON}", "padding must add zeros to rows and columns alone, or to channels alone"
             )
-        return self.graph.call_function(functional.pad, (self.tensor(source), tuple(margins[:4])))
+        values, shape = self.tensor(source), shape_of(source) or ()
+        left, right, top, bottom = (*margins, 0, 0)[:4]
+        if min(margins) < 0 and len(shape) == 4:
+            # Less than none is taken away.
+            rows, columns = (
+                range(shape[axis])[max(0, -a) : shape[axis] - max(0, -b)]
+                for axis, a, b in ((2, top, bottom), (3, left, right))
+            )
+            values = self.strided(Strided(cast(fx.Node, source), rows, columns), node)
+            left, right, top, bottom = (max(0, each) for each in (left, right, top, bottom))
+            if not any((left, right, top, bottom)):
+                return values
+        return self.graph.call_function(functional.pad, (values, (left, right, top, bottom)))
 
     def slice(self, node: fx.Node) -> Any:
-        """Every so many rows, and as many columns, of which a shortcut is made if padding follows."""
+        """Channels; or rows and columns, of which a shortcut is made if padding follows."""
         # Of one type: mypy would take seconds for what their union makes of builtins.slice.
         given: list[Any] = [*node.args[1:], *[0, 0, None, 1][len(node.args) - 1 :]]
         axis, first, last, step = given
@@ -350,10 +457,10 @@ class ValueRaiser(Raiser):
             start, stop, _ = builtins.slice(first, last).indices(shape[1])
             if stop > start:
                 return self.channels(node, 1, start, stop - start)
-        if whole and rank == 4:
-            if axis == 2 and isinstance(before, fx.Node):
-                return Strided(step, source, rows_only=True)
-            if axis == 3 and isinstance(before, Strided) and before.rows_only and before.stride == step:
-                strided = Strided(before.stride, before.source, rows_only=False)
-                return strided
-        raise Refused(f"of {text_of(shape)} {REASON}", "take channels, or every n-th row and column with zero channels")
+        if rank == 4 and axis in (2, 3) and isinstance(before, fx.Node | Strided):
+            strided = before if isinstance(before, Strided) else Strided(source, *map(range, shape[2:]))
+            sides = [strided.rows, strided.columns]
+            sides[axis - 2] = sides[axis - 2][first:last:step]
+            if len(sides[axis - 2]):
+                return Strided(strided.source, *sides)
+        raise Refused(f"of {text_of(shape)} {REASON}", "take channels, or rows and columns of a map")

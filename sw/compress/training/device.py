@@ -164,6 +164,23 @@ def _slice(op: spatial.Slice, network: Network, values: Tensor) -> Tensor:
     return values[:, op.start : op.stop]
 
 
+def _crop(op: spatial.Crop, network: Network, values: Tensor) -> Tensor:
+    (top, bottom, left, right), (rows, columns) = op.margins, values.shape[2:]
+    return values[:, :, top : rows - bottom : op.stride[0], left : columns - right : op.stride[1]]
+
+
+def _repeat(op: spatial.Repeat, network: Network, values: Tensor) -> Tensor:
+    return values.repeat_interleave(op.factors[0], 2).repeat_interleave(op.factors[1], 3)
+
+
+def _pixel_shuffle(op: spatial.PixelShuffle, network: Network, values: Tensor) -> Tensor:
+    return functional.pixel_shuffle(values, op.factor)
+
+
+def _pixel_unshuffle(op: spatial.PixelUnshuffle, network: Network, values: Tensor) -> Tensor:
+    return functional.pixel_unshuffle(values, op.factor)
+
+
 def _upsample(op: spatial.Upsample, network: Network, values: Tensor) -> Tensor:
     if op.mode == "zeros":
         found = values.new_zeros((*values.shape[:2], 2 * values.shape[2], 2 * values.shape[3]))
@@ -270,6 +287,10 @@ _RUN: dict[type[Operation], Callable[..., Tensor]] = {
     spatial.Table: _table,
     spatial.Concatenate: _concatenate,
     spatial.Slice: _slice,
+    spatial.Crop: _crop,
+    spatial.Repeat: _repeat,
+    spatial.PixelShuffle: _pixel_shuffle,
+    spatial.PixelUnshuffle: _pixel_unshuffle,
     spatial.Upsample: _upsample,
     spatial.Multiply: _multiply,
     tokens.MatMul: _matmul,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from sw.compress.frontend import Affine, FrontEndError, PadShortcut, Refusal, Spread
+from sw.compress.frontend import Affine, Crop, FrontEndError, PadShortcut, Refusal, Repeat, Spread
 from sw.compress.methods import CompressError
 from sw.compress.training.layers import DecodedConv2d, DecodedLinear
 from sw.compress.training.quant import ActivationQuantiser, BilinearUpsampling
@@ -49,6 +49,8 @@ _MODULES: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.modules.dropout._DropoutNd, "same"),
     (PadShortcut, "shortcut"),
     (Spread, "spread"),
+    (Crop, "crop"),
+    (Repeat, "repeat"),
     (BilinearUpsampling, "bilinear"),
     (nn.PReLU, "function"),
     (ActivationQuantiser, "quantise"),
@@ -65,6 +67,8 @@ _FUNCTIONS: dict[Any, str] = {
     torch.unflatten: "unflatten",
     torch.cat: "concatenate",
     torch.narrow: "slice",
+    functional.pixel_shuffle: "shuffle",
+    functional.pixel_unshuffle: "unshuffle",
     **dict.fromkeys(
         (
             *(functional.silu, functional.gelu, functional.hardswish, functional.hardsigmoid, functional.leaky_relu),
@@ -91,6 +95,10 @@ KINDS = {
     "slice": "some of the channels",
     "nearest": "each value four times",
     "bilinear": "rounded means of neighbours, of the same scale",
+    "repeat": "each row and column several times",
+    "crop": "some of the rows and columns",
+    "shuffle": "pixels of several channels side by side",
+    "unshuffle": "pixels side by side as channels",
     "spread": "zeros between rows and columns, for a transposed convolution",
     "average": "int8 mean of windows",
     "maximum": "int8 maximum of windows",

@@ -133,8 +133,12 @@ class Pair(Written):
             "pad.*: padding must add zeros to rows and columns alone",
         ),
         (lambda x: functional.pad(x, (1, 1), value=1.0), "pad.*: padding must add zeros to rows and columns alone"),
-        (lambda x: functional.pad(x, (0, -1)), "pad.*: padding must add zeros to rows and columns alone"),
-        (lambda x: x[:, :, 1:], "slice in .* has no integer form: take channels"),
+        (lambda x: functional.pad(x, (0, 0, 0, 0, -1, 0)), "pad.*: padding must add zeros to rows and columns alone"),
+        (lambda x: x.flip(1), "flip in .* has no integer form: replace it"),
+        (
+            lambda x: x.transpose(2, 3),
+            r"transpose in .* of 16 x 9 x 7 to 16 x 7 x 9 has no integer form: move channels",
+        ),
         (lambda x: torch.cat([x, x], 2), "cat in .* along axis 2 has no integer form: concatenate channels"),
         (
             lambda x: torch.add(x, x.mean((2, 3), True), alpha=2),
@@ -154,7 +158,10 @@ class Pair(Written):
             lambda x: x + torch.ones(16, 9, 7),
             "add in .* with a constant of 16 x 9 x 7 has no integer form: use one number",
         ),
-        (lambda x: functional.interpolate(x, scale_factor=3), "nearest of 9 x 7 to 27 x 21 has no integer form: use"),
+        (
+            lambda x: functional.interpolate(x, size=(13, 7)),
+            "nearest of 9 x 7 to 13 x 7 has no integer form: use whole factors",
+        ),
         (
             lambda x: functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True),
             "bilinear, corners aligned, of 9 x 7 to 18 x 14 has no integer form: use a factor of 2 with align",
