@@ -373,7 +373,7 @@ REFUSED = {
     "anchors last": "permute in the network (OddNet)",
     "bilinear to a size": "upsample_bilinear2d in the network (OddNet)",
     "bilinear to half": "upsample_bilinear2d in the network (OddNet)",
-    "argmax at the end": "apply it to what the network gives",
+    "argmax at the end": "argmax in the network (OddNet)",
     "mean over channels": "mean in the network (OddNet)",
     "reshape of logits": "view in the network (OddNet)",
     "multiplied by a constant map": "mul in the network (OddNet)",

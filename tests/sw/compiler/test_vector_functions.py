@@ -58,7 +58,8 @@ def random_network(seed: int, config: AcceleratorConfig) -> Network:
     while len(shapes) < 9:
         source = len(shapes) - 1
         C, rows, columns = shapes[source]
-        kind = rng.choice(["concatenate", "slice", "upsample", "multiply", "table", "maximum", "gate"])
+        kinds = ["concatenate", "slice", "upsample", "multiply", "table", "maximum", "gate"]
+        kind = rng.choice([*kinds, "crop", "repeat", "pixel_shuffle", "pixel_unshuffle"])
         if kind == "concatenate":
             sources = [source, *[i for i, shape in enumerate(shapes) if shape[1:] == (rows, columns)][-3:]]
             rng.shuffle(sources)
@@ -83,6 +84,23 @@ def random_network(seed: int, config: AcceleratorConfig) -> Network:
         elif kind == "table":
             b.op(kind, source, table="t")
             shapes.append((C, rows, columns))
+        elif kind == "crop":
+            margins = [rng.randint(0, (size - 1) // 2) for size in (rows, rows, columns, columns)]
+            stride = [rng.randint(1, 3), rng.randint(1, 3)]
+            b.op(kind, source, margins=margins, stride=stride)
+            size = (rows - sum(margins[:2]), columns - sum(margins[2:]))
+            shapes.append((C, *(-(-extent // step) for extent, step in zip(size, stride, strict=True))))
+        elif kind == "repeat" and rows * columns < 40:
+            factors = [rng.randint(1, 3), rng.randint(1, 3)]
+            b.op(kind, source, factors=factors)
+            shapes.append((C, factors[0] * rows, factors[1] * columns))
+        elif kind == "pixel_shuffle" and (C % 4 == 0 or C == 9):
+            f = 3 if C == 9 else 2
+            b.op(kind, source, factor=f)
+            shapes.append((C // f**2, f * rows, f * columns))
+        elif kind == "pixel_unshuffle" and C < 12 and rows % 2 == columns % 2 == 0:
+            b.op(kind, source, factor=2)
+            shapes.append((4 * C, rows // 2, columns // 2))
         elif kind == "maximum" and min(rows, columns) > 1:
             b.op(kind, source, kernel=2, stride=2, padding=0)
             shapes.append((C, rows // 2, columns // 2))
@@ -90,7 +108,7 @@ def random_network(seed: int, config: AcceleratorConfig) -> Network:
     return Network({}, parse_operations(operations), 0.05, {"t": table})
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(16))
 def test_random_chains(seed: int) -> None:
     """Each value, on instances whose words hold 1, 2, 4 or 8 channels; and the traffic that the estimate says."""
     word = (1, 2, 4, 8)[seed % 4]
@@ -109,6 +127,19 @@ def test_random_chains(seed: int) -> None:
     for model, given in zip(estimated, predict(program), strict=True):
         for name in ("l2_reads", "l2_writes", "dram_reads", "dram_writes", "descriptors"):
             assert model.counters[name] == given.counters[name], (model.name, name)
+
+
+def test_crops_and_pixels_as_channels_need_no_functions() -> None:
+    """A crop is a maximum over 1 x 1, and pixels become channels by a convolution."""
+    config = dataclasses.replace(preset("ews-cms-tiny"), psum_width=24)
+    operations = [
+        {"op": "input", "shape": [3, 7, 9]},
+        {"op": "crop", "in": [0], "margins": [1, 0, 0, 3]},
+        {"op": "pixel_unshuffle", "in": [1], "factor": 3},
+        {"op": "crop", "in": [1], "margins": [0, 1, 2, 0], "stride": [2, 3]},
+    ]
+    network = Network({}, parse_operations(operations), 0.05, {}, (Output(2, "pixels"), Output(3, "rows")))
+    check_values(compile_network(network, (3, 7, 9), config), network, (3, 7, 9))
 
 
 def check_values(program, network, shape) -> None:
@@ -133,6 +164,7 @@ def test_every_layer_of_a_detector() -> None:
         ("slice", {"start": 1, "stop": 3}, "slice"),
         ("multiply", {"multiplier": 1, "shift": 7}, "multiply"),
         ("concatenate", {}, "concatenate"),
+        ("repeat", {"factors": [3, 1]}, "repeat"),
     ],
 )
 def test_an_instance_without_them_refuses_by_name(operation: str, fields: dict, shown: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import conv_transpose2d, interpolate
+from torch.nn.functional import conv_transpose2d, interpolate, pad, pixel_shuffle, pixel_unshuffle
 
 from sw.compress.training.device import device_results
 from sw.network import Network, NetworkError, Output, parse_operations, read_network, write_network
@@ -73,6 +73,23 @@ def test_upsampling_is_that_of_torch() -> None:
         one = np.full((1, 1, 1, 1), -128, np.int8)
         expected = [[-128, 0], [0, 0]] if mode == "zeros" else [[-128, -128], [-128, -128]]
         assert run([{"op": "upsample", "in": [0], "mode": mode}], one).tolist() == [[expected]]
+
+
+def test_moves_of_rows_columns_and_pixels() -> None:
+    values = torch.from_numpy(IMAGES)
+    for margins, stride in (([1, 2, 0, 1], 1), ([0, 0, 1, 0], [2, 1]), ([4, 0, 2, 0], [3, 2])):
+        top, bottom, left, right = margins
+        rows, columns = (stride, stride) if isinstance(stride, int) else stride
+        found = run([{"op": "crop", "in": [0], "margins": margins, "stride": stride}])
+        assert np.array_equal(found, pad(values, [-left, -right, -top, -bottom])[:, :, ::rows, ::columns])
+    for factors in (3, [1, 4], [2, 1]):
+        found = run([{"op": "repeat", "in": [0], "factors": factors}])
+        scale = (factors, factors) if isinstance(factors, int) else tuple(factors)
+        assert np.array_equal(found, interpolate(values.float(), scale_factor=scale, mode="nearest").to(torch.int8))
+    shuffle, unshuffle = ({"op": f"pixel_{way}shuffle", "in": [0], "factor": 2} for way in ("", "un"))
+    assert np.array_equal(run([shuffle]), pixel_shuffle(values, 2))
+    assert np.array_equal(run([shuffle, unshuffle | {"in": [1]}]), IMAGES)
+    assert np.array_equal(run([unshuffle | {"factor": 3}], IMAGES[:, :, :3]), pixel_unshuffle(values[:, :, :3], 3))
 
 
 @pytest.mark.parametrize("gate", ["map", "pixel", "features"])
@@ -167,6 +184,20 @@ def test_the_file(tmp_path: Path) -> None:
             "both values must have the same shape, not 4 and 3",
         ),
         (
+            [{"op": "crop", "in": [0], "margins": [2, 3, 0, 0]}],
+            r"operation 1 \(crop\): margins must leave at least one row and column of 5 x 3, not \[2, 3, 0, 0\]",
+        ),
+        ([{"op": "crop", "in": [0], "margins": [-1, 0, 0, 0]}], r"margins must be 4 integers in 0\.\.65535, not \[-1"),
+        ([{"op": "repeat", "in": [0], "factors": 0}], r"factors must be 2 integers in 1\.\.255, not 0"),
+        (
+            [{"op": "pixel_shuffle", "in": [0], "factor": 3}],
+            r"operation 1 \(pixel_shuffle\): channels must be a multiple of 3 x 3, not 4",
+        ),
+        (
+            [{"op": "pixel_unshuffle", "in": [0], "factor": 3}],
+            r"operation 1 \(pixel_unshuffle\): rows and columns must be multiples of 3, not 5 x 3",
+        ),
+        (
             [{"op": "multiply", "in": [0, 0], "multiplier": 1, "shift": 63}],
             r"shift must be an integer in 0\.\.62, not 63",
         ),
@@ -181,4 +212,7 @@ def test_what_they_refuse(operations: list[dict[str, Any]], message: str) -> Non
 def test_sizes_beyond_the_limit() -> None:
     operations = [{"op": "input", "shape": [1, 1, 40000]}, {"op": "upsample", "in": [0], "mode": "nearest"}]
     with pytest.raises(NetworkError, match="its rows and columns must be at most 65535, not 2 x 80000"):
+        Network({}, parse_operations(operations), 0.1)
+    operations[1] = {"op": "repeat", "in": [0], "factors": [1, 2]}
+    with pytest.raises(NetworkError, match="its rows and columns must be at most 65535, not 1 x 80000"):
         Network({}, parse_operations(operations), 0.1)

@@ -101,7 +101,7 @@ IN_PLACE: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
     "mul": (statement(lambda net, x: x.mul_(3)), ""),
     "leaky": (statement(lambda net, x: F.leaky_relu_(x, 0.1)), ""),
     "clamp": (statement(lambda net, x: x.clamp_(-1, 0.5)), ""),
-    "rows": (statement(lambda net, x: x[:, :, 2:].zero_()), "slice in the network"),
+    "rows": (statement(lambda net, x: x[:, :, 2:].zero_()), "slice_scatter in the network"),
     "items": (set_items, "select in the network"),
     "fill": (statement(lambda net, x: x.masked_fill_(x < 0, 0)), ""),
     "copy": (copied_into, "copy in the network"),

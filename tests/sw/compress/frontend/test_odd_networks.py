@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from hw.config import preset
+from sim.networks.further_odd_networks import FURTHER
 from sim.networks.more_odd_networks import MORE
 from sim.networks.odd_networks import ODD, Odd
 from sw.compiler.compile import compile_network
@@ -25,10 +26,10 @@ from tests.sw.compress.frontend.networks import outcome
 CONFIG = dataclasses.replace(preset("ews-tiny"), vector_unit_functions="full", psum_width=24)
 
 
-@pytest.mark.parametrize("name", ODD | MORE)
+@pytest.mark.parametrize("name", ODD | MORE | FURTHER)
 def test_accepted_and_equal_or_refused_by_name(name: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    odd = (ODD | MORE)[name]
+    odd = (ODD | MORE | FURTHER)[name]
     network, images = odd.network()
     reason = outcome(network, images, tmp_path, program=False)
     if odd.refused:
@@ -53,7 +54,9 @@ def test_few_are_refused() -> None:
     assert len(ODD) >= 60
     assert sum(bool(odd.refused) for odd in ODD.values()) <= 12
     assert len(MORE) >= 60
-    assert sum(bool(odd.refused) for odd in MORE.values()) <= 19
+    assert sum(bool(odd.refused) for odd in MORE.values()) <= 10
+    assert len(FURTHER) >= 40
+    assert sum(bool(odd.refused) for odd in FURTHER.values()) <= 12
 
 
 def test_a_table_has_a_number_for_each_int8() -> None:
