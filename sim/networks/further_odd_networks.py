@@ -336,6 +336,12 @@ FURTHER: dict[str, Odd] = {
         lambda n, x: n.b(F.interpolate(n.a(x), scale_factor=0.5, mode="nearest-exact")), tail
     ),
     "bilinear to a size": Odd(lambda n, x: F.interpolate(n.b(n.a(x)), size=(24, 18), mode="bilinear"), tail),
+    "bilinear to another size": Odd(lambda n, x: F.interpolate(n.b(n.a(x)), size=(12, 9), mode="bilinear"), tail),
+    "bilinear by 6, many": Odd(
+        lambda n, x: n.b(F.interpolate(n.a(x), scale_factor=6, mode="bilinear")),
+        lambda: {"a": conv(8, 11), "b": conv(11)},
+        (3, 2),
+    ),
     "bilinear to half": Odd(lambda n, x: n.b(F.interpolate(n.a(x), scale_factor=0.5, mode="bilinear")), tail),
     "the same three times": Odd(lambda n, x: n.b(torch.cat([n.a(x), x, n.a(x), x], 1)), lambda: tail(32)),
     "uneven split": Odd(lambda n, x: n.b(torch.cat([F.silu(y) for y in n.a(x).split([1, 2, 5], 1)][::-1], 1)), tail),
@@ -371,7 +377,7 @@ REFUSED = {
     "instance norm": "'m.1' (InstanceNorm2d)",
     "ECA": "'m.conv' (Conv1d)",
     "anchors last": "permute in the network (OddNet)",
-    "bilinear to a size": "upsample_bilinear2d in the network (OddNet)",
+    "bilinear to another size": "upsample_bilinear2d in the network (OddNet)",
     "bilinear to half": "upsample_bilinear2d in the network (OddNet)",
     "argmax at the end": "argmax in the network (OddNet)",
     "mean over channels": "mean in the network (OddNet)",

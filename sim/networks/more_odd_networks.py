@@ -322,7 +322,6 @@ REFUSED = {
     "bias of the image": "add in the network (OddNet)",
     "mean of means": "mean in the network (OddNet)",
     "transposed, stride 3": "'m' (ConvTranspose2d)",
-    "bilinear by 4": "upsample_bilinear2d in the network (OddNet)",
     "bilinear, corners": "upsample_bilinear2d in the network (OddNet)",
     "maximum of two": "maximum in the network (OddNet)",
     "unbind, stack": "unbind in the network (OddNet)",

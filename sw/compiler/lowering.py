@@ -17,7 +17,8 @@
   ``pixel_shuffle`` convolutions of 1 x 1 that have the channels of each place in a pixel, whose columns, then rows,
   take turns.
 - ``upsample`` by ``bilinear`` becomes that by ``nearest``, with its border replicated, and a depthwise convolution of
-  3 x 3 with the weights ``[1, 2, 1]`` by ``[1, 2, 1]``.
+  3 x 3 with the weights ``[1, 2, 1]`` by ``[1, 2, 1]``; by another factor than 2, one of 4 x 4 and stride 2 for each
+  place in a pixel, whose columns, then rows, take turns.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from hw.control.descriptor import VectorOp
 from sw.compiler.graph import CompileError, Convolution, Graph, Value, Vector, convolution
 from sw.format.layer import Requantisation
 from sw.network import FULL_RANGE, Network, Operation, spatial
+from sw.network.spatial import bilinear_weights
 
 __all__ = ["lower"]
 
@@ -241,14 +243,35 @@ class _Lowering:
     @lower.register
     def _(self, operation: spatial.Upsample, number: int) -> int:
         source, value = self.source(operation)
-        bilinear = operation.mode == "bilinear"
+        bilinear, f = operation.mode == "bilinear", operation.factor
         size = 2 * value.rows + 2 * bilinear, 2 * value.columns + 2 * bilinear
         self.vector(
             "upsample", VectorOp.SUM, source, size, multipliers=(1, 0), padding=(int(bilinear),) * 2,
             upsample=2 if operation.mode == "zeros" else 1,
         )  # fmt: skip
-        if bilinear:
+        if bilinear and f == 2:
             self.blur(self.target)
+        elif bilinear:
+            # Each value twice, and the border once more: four of them are the neighbours and, twice, the value.
+            repeated, weights = self.target, bilinear_weights(f)[:, [0, 1, 1, 2]] * [1, 1, 0, 1]
+            whole, size, channels = int(weights[0].sum()) ** 2, (value.rows, value.columns), np.arange(value.channels)
+            lines = []
+            for a in range(f):
+                kernels = (np.outer(weights[a], weights[b]).astype(np.int8) for b in range(f))
+                parts = [
+                    self.gather(
+                        "bilinear",
+                        repeated,
+                        channels,
+                        np.broadcast_to(kernel, (value.channels, 1, 4, 4)).copy(),
+                        (2, 2),
+                        size=size,
+                        divisor=whole,
+                    )
+                    for kernel in kernels
+                ]
+                lines.append(self.turns("bilinear", parts, 2))
+            return self.turns("bilinear", lines, 1)
         return self.target
 
     @lower.register
@@ -420,8 +443,15 @@ class _Lowering:
         size: tuple[int, int] | None = None,
         padding: tuple[int, int] = (0, 0),
         limits: tuple[int, int] = (-128, 127),
+        divisor: int = 1,
     ) -> int:
-        """A convolution each of whose channels reads one of a value, by raw weights ``[K, 1, R, S]``; ones without."""
+        """A convolution each of whose channels reads one of a value, by raw weights ``[K, 1, R, S]``; ones without.
+
+        Sums, below 2**20, are divided by ``divisor``, below 2**9; halves go away from zero.
+        """
+        # The inverse is not below the exact one, so that halves stay halves; and what it is above never makes one.
+        shift = divisor.bit_length() - 1 if divisor & (divisor - 1) == 0 else 30
+        multiplier = -(-(1 << shift) // divisor)
         value, K = self.graph.values[source], len(channels)
         weights = np.ones((K, 1, 1, 1), np.int8) if weights is None else weights
         name = self.name(f"{operation} {value.name}")
@@ -439,7 +469,7 @@ class _Lowering:
                 weights,
                 channels,
                 None,
-                Requantisation(np.zeros(K, np.int32), np.ones(K, np.int32), np.zeros(K, np.uint8)),
+                Requantisation(np.zeros(K, np.int32), np.full(K, multiplier, np.int32), np.full(K, shift, np.uint8)),
                 False,
                 *limits,
                 macs=0,

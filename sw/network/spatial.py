@@ -26,8 +26,8 @@
 ``pixel_unshuffle``  the reverse
 ``upsample``    twice the rows and columns. ``mode`` ``nearest``: ``y[i] = x[i // 2]``, bytes as they are. ``zeros``:
                 ``y[2 * i] = x[i]``, and 0 elsewhere (what a transposed convolution of stride 2 convolves).
-                ``bilinear`` (``align_corners=False``): of ``nearest``, with its border replicated by one, the 3 x 3
-                sum with weights ``[1, 2, 1]`` by ``[1, 2, 1]``, then ``round(sum / 16)``, halves away from zero
+                ``bilinear`` (``align_corners=False``): ``factor`` times the rows and columns, the sum of the two
+                nearest rows and columns by :func:`bilinear_weights`, rounded, halves away from zero
 ``multiply``    int8: ``clamp(round(a * b * multiplier / 2**shift))``, halves away from zero; b of a's shape, or for a
                 map ``[C, rows, columns]`` features ``[C]`` or a map ``[C, 1, 1]``: one factor for a channel
 ==============  ======================================================================================================
@@ -65,6 +65,7 @@ from sw.network.operation import Array, Operation, Tables, Value, must_read, rea
 
 __all__ = [
     "ADD_BITS",
+    "MAX_BILINEAR",
     "Add",
     "Average",
     "Clamp",
@@ -84,10 +85,13 @@ __all__ = [
     "Slice",
     "Table",
     "Upsample",
+    "bilinear_weights",
     "clamped_divide",
     "pooled_size",
 ]
 
+#: Largest factor of bilinear upsampling: of larger ones, products of two weights are no int8.
+MAX_BILINEAR = 7
 #: Multipliers of additions are below 2 to this power.
 ADD_BITS = 22
 # Values that average pooling may sum up, so that int64 holds the products.
@@ -576,24 +580,40 @@ class PixelUnshuffle(Operation):
         return parts.reshape(batch, C * f**2, rows // f, columns // f)
 
 
+def bilinear_weights(factor: int) -> NDArray[np.int64]:
+    """Weights ``[factor, 3]`` of the row before, the row itself and the row behind it in those that become of it.
+
+    Those of torch with ``align_corners=False``: row ``factor * i + p`` lies at ``i + (2 p + 1 - factor) / (2 factor)``.
+    All sum to one power or product, ``2 * factor``, or ``factor`` if that is odd.
+    """
+    away = 2 * np.arange(factor) + 1 - factor
+    weights = np.stack([np.maximum(-away, 0), 2 * factor - np.abs(away), np.maximum(away, 0)], 1)
+    return weights if factor % 2 == 0 else weights // 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class Upsample(Operation):
     """A map of twice as many rows and columns.
 
     ``mode`` is ``nearest`` (each value four times), ``zeros`` (each value once, at the top left of four, the others 0)
-    or ``bilinear`` (corners not aligned): of the map by ``nearest``, whose border is replicated by one row and column
-    on each side, the sum over 3 x 3 with weights ``[1, 2, 1]`` by ``[1, 2, 1]``, divided by 16, halves away from zero.
-    So a row of ``bilinear`` is a quarter of one neighbour and three quarters of the other, and none beyond the border
-    counts. No result leaves the range of what it reads.
+    or ``bilinear`` (corners not aligned), which may have another ``factor`` than 2: of the map, whose border is
+    replicated by one row and column on each side, the sum by :func:`bilinear_weights` in both directions, divided by
+    what they add up to, halves away from zero. So a row of ``bilinear`` by 2 is a quarter of one neighbour and three
+    quarters of the other, and none beyond the border counts. No result leaves the range of what it reads.
     """
 
     kind: ClassVar[str] = "upsample"
 
     mode: Annotated[str, Choice(("nearest", "bilinear", "zeros"))]
+    factor: Annotated[int, Whole(2, MAX_BILINEAR)] = 2
+
+    def check(self) -> None:
+        if self.mode != "bilinear" and self.factor != 2:
+            raise NetworkError(f"factor must be 2 where mode is {self.mode}, not {self.factor}")
 
     def result(self, tables: Tables, *sources: Value) -> Value:
-        C, rows, columns = must_read(sources[0], "int8", "C", "rows", "columns")
-        size = None if rows is None else 2 * rows, None if columns is None else 2 * columns
+        C, *extents = must_read(sources[0], "int8", "C", "rows", "columns")
+        size = [None if extent is None else self.factor * extent for extent in extents]
         if any(x is not None and x > MAX_GEOMETRY for x in size):
             raise NetworkError(f"its rows and columns must be at most {MAX_GEOMETRY}, not {size[0]} x {size[1]}")
         return sources[0].of(C, *size)
@@ -604,12 +624,18 @@ class Upsample(Operation):
             sparse = np.zeros((batch, C, 2 * rows, 2 * columns), np.int8)
             sparse[:, :, ::2, ::2] = values[0]
             return sparse
-        nearest: Array = values[0].repeat(2, axis=2).repeat(2, axis=3)
         if self.mode == "nearest":
+            nearest: Array = values[0].repeat(2, axis=2).repeat(2, axis=3)
             return nearest
-        padded = np.pad(nearest.astype(np.int64), [(0, 0), (0, 0), (1, 1), (1, 1)], mode="edge")
-        down = padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
-        return clamped_divide(down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:], 4, FULL_RANGE)
+        weights, batch = bilinear_weights(self.factor), values[0].shape[:2]
+        sums = np.pad(values[0].astype(np.int64), [(0, 0), (0, 0), (1, 1), (1, 1)], mode="edge")
+        for _ in range(2):
+            # Rows, each of which becomes several; then the columns, which the transposition has made rows.
+            parts = [sum(w[t] * sums[:, :, t : sums.shape[2] - 2 + t] for t in range(3)) for w in weights]
+            sums = np.stack(parts, 3).reshape(*batch, -1, sums.shape[3]).swapaxes(2, 3)
+        whole = int(weights[0].sum()) ** 2
+        rounded: Array = (np.sign(sums) * ((2 * np.abs(sums) + whole) // (2 * whole))).astype(np.int8)
+        return rounded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -264,7 +264,9 @@ class _Exporter:
     def geometry(self, kind: str, node: fx.Node, source: fx.Node) -> dict[str, Any]:
         """Fields of an operation that is exact."""
         if kind in ("nearest", "bilinear", "spread"):
-            return {"mode": "zeros" if kind == "spread" else kind}
+            module = self.graph.get_submodule(str(node.target)) if kind == "bilinear" else None
+            more = {} if module is None else {"factor": module.factor}
+            return {"mode": "zeros" if kind == "spread" else kind} | more
         if kind in ("crop", "repeat"):
             module = self.graph.get_submodule(str(node.target))
             names = ("margins", "stride") if kind == "crop" else ("factors",)

@@ -27,6 +27,7 @@ from sw.compress.frontend.raiser import (
     text_of,
     times,
 )
+from sw.network.spatial import MAX_BILINEAR
 
 __all__ = ["ARITHMETIC", "CLAMPS", "MOVING", "PARTS", "UPSAMPLING", "ValueRaiser"]
 
@@ -311,11 +312,14 @@ class ValueRaiser(Raiser):
         factors = [y // x for x, y in zip(before, after, strict=True)]
         power = factors[0].bit_length() - 1
         exact = power >= 0 and all(x << power == y for x, y in zip(before, after, strict=True))
-        if mode == "nearest" and not exact:
+        if not exact and mode == "nearest":
             return self.neighbours(node, before, after)
-        if not exact or (mode == "bilinear" and power > 1) or corners:
-            how = f"{mode}{', corners aligned,' if corners else ''} of {times(before)} to {times(after)} {REASON}"
-            raise Refused(how, "use a factor of 2 with align_corners=False")
+        if mode == "bilinear":
+            if corners or not 2 <= factors[0] <= MAX_BILINEAR or tuple(factors[0] * x for x in before) != after:
+                how = f"{mode}{', corners aligned,' if corners else ''} of {times(before)} to {times(after)} {REASON}"
+                raise Refused(how, f"use a whole factor of 2 to {MAX_BILINEAR} with align_corners=False")
+            kwargs: dict[str, Any] = {"scale_factor": factors[0], "mode": mode}
+            return self.graph.call_function(functional.interpolate, (self.tensor(node.args[0]),), kwargs)
         values = self.tensor(node.args[0])
         for _ in range(power):
             values = self.graph.call_function(functional.interpolate, (values,), {"scale_factor": 2, "mode": mode})

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sw.compress.training.quant import bilinear_integers
 from sw.format.layer import CompressedLayer
 from sw.golden import output_size
 from sw.network import Network, Operation, Output, spatial, tokens
@@ -186,13 +187,9 @@ def _upsample(op: spatial.Upsample, network: Network, values: Tensor) -> Tensor:
         found = values.new_zeros((*values.shape[:2], 2 * values.shape[2], 2 * values.shape[3]))
         found[:, :, ::2, ::2] = values
         return found
-    nearest = values.repeat_interleave(2, 2).repeat_interleave(2, 3)
     if op.mode == "nearest":
-        return nearest
-    # Sixteen times an int8 is exact in float32, which a border can be replicated in.
-    padded = functional.pad(nearest.float(), (1, 1, 1, 1), mode="replicate").long()
-    down = padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
-    return _divide(down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:], 4).to(torch.int8)
+        return values.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return bilinear_integers(values.float(), op.factor).to(torch.int8)
 
 
 def _multiply(op: spatial.Multiply, network: Network, first: Tensor, second: Tensor) -> Tensor:

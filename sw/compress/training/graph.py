@@ -207,7 +207,8 @@ def _upsample(graph: fx.GraphModule, node: fx.Node, quantiser: str) -> None:
     """Upsample by exactly the arithmetic of the integers."""
     number = sum(isinstance(module, BilinearUpsampling) for module in graph.modules())
     name = f"upsampling_{number}"
-    graph.add_submodule(name, BilinearUpsampling(cast(ActivationQuantiser, graph.get_submodule(quantiser))))
+    given = cast(ActivationQuantiser, graph.get_submodule(quantiser))
+    graph.add_submodule(name, BilinearUpsampling(given, cast(int, node.kwargs["scale_factor"])))
     node.op, node.target, node.kwargs = "call_module", name, {}
 
 

@@ -6,7 +6,7 @@ import functools
 import importlib
 import importlib.util
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,13 @@ from torch.nn import functional
 
 from sw.compress.methods import CompressError
 from sw.compress.quantiser import uniform_range
+from sw.network.spatial import bilinear_weights
 
 __all__ = [
     "ActivationQuantiser",
     "BilinearUpsampling",
     "StepSize",
+    "bilinear_integers",
     "fake_quantise",
     "integers",
     "kernels_for",
@@ -208,8 +210,25 @@ class ActivationQuantiser(nn.Module):
         self.ready = bool(state.get(f"{prefix}step.base", self.step.base) != 0)
 
 
+def bilinear_integers(values: Tensor, factor: int) -> Tensor:
+    """:class:`sw.network.spatial.Upsample` by ``bilinear`` of a map of integers in float32, bit for bit.
+
+    All sums, at most 2 * 12**2 times an int8, are exact in float32.
+    """
+    weights = bilinear_weights(factor)
+    sums = functional.pad(values, (1, 1, 1, 1), mode="replicate")
+    for _ in range(2):
+        # Rows, each of which becomes several; then the columns, which the transposition has made rows.
+        size = sums.shape[2] - 2
+        parts = [sum(int(w[t]) * sums[:, :, t : size + t] for t in range(3)) for w in weights]
+        sums = torch.stack(cast("list[Tensor]", parts), 3).flatten(2, 3).transpose(2, 3)
+    whole = int(weights[0].sum()) ** 2
+    # A quotient of integers that small, in float64, is never rounded to the next one.
+    return sums.sign() * ((2 * sums.abs() + whole).double() / (2 * whole)).floor_().float()
+
+
 class BilinearUpsampling(nn.Module):
-    """Twice the rows and columns of quantised activations, bilinear, by the arithmetic of the integers.
+    """``factor`` times the rows and columns of quantised activations, bilinear, by the arithmetic of the integers.
 
     Bit for bit that of :class:`sw.network.spatial.Upsample`; gradients are those of torch's own upsampling.
 
@@ -217,26 +236,24 @@ class BilinearUpsampling(nn.Module):
     ----------
     quantiser
         Gave the activations their scale, which the result has, too. It stays a part of where it came from.
+    factor
+        At most :data:`sw.network.spatial.MAX_BILINEAR`.
     """
 
-    def __init__(self, quantiser: ActivationQuantiser) -> None:
+    def __init__(self, quantiser: ActivationQuantiser, factor: int = 2) -> None:
         super().__init__()
+        self.factor = factor
         # Not a child: it has a place of its own in the network.
         self.__dict__["quantiser"] = quantiser
 
     def forward(self, values: Tensor) -> Tensor:
-        """``[batch, C, 2 * rows, 2 * columns]``."""
+        """``[batch, C, factor * rows, factor * columns]``."""
         quantiser: ActivationQuantiser = self.__dict__["quantiser"]
-        smooth: Tensor = functional.interpolate(values, scale_factor=2, mode="bilinear")
+        smooth: Tensor = functional.interpolate(values, scale_factor=self.factor, mode="bilinear")
         if not quantiser.ready:
             return smooth
         with torch.no_grad():
             step = quantiser.step()
-            nearest = functional.interpolate((values.float() / step).round_(), scale_factor=2, mode="nearest")
-            padded = functional.pad(nearest, (1, 1, 1, 1), mode="replicate")
-            down = padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
-            # Sixteen times an int8 and its half are exact in float32.
-            sums = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
-            exact = sums.sign() * ((sums.abs() + 8) / 16).floor_() * step
+            exact = bilinear_integers((values.float() / step).round_(), self.factor) * step
         upsampled: Tensor = exact.to(values.dtype) + (smooth - smooth.detach())
         return upsampled

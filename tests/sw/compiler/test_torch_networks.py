@@ -164,7 +164,7 @@ class Pair(Written):
         ),
         (
             lambda x: functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True),
-            "bilinear, corners aligned, of 9 x 7 to 18 x 14 has no integer form: use a factor of 2 with align",
+            "bilinear, corners aligned, of 9 x 7 to 18 x 14 has no integer form: use a whole factor of 2 to 7 with",
         ),
         (
             lambda x: functional.interpolate(x, scale_factor=2, mode="bicubic"),

@@ -71,8 +71,10 @@ def random_network(seed: int, config: AcceleratorConfig) -> Network:
             b.op(kind, source, start=start, stop=stop)
             shapes.append((stop - start, rows, columns))
         elif kind == "upsample" and rows * columns < 60:
-            b.op(kind, source, mode=rng.choice(["nearest", "bilinear", "zeros"]))
-            shapes.append((C, 2 * rows, 2 * columns))
+            mode = rng.choice(["nearest", "bilinear", "zeros"])
+            f = rng.choice([2, 3, 6]) if mode == "bilinear" and rows * columns < 20 else 2
+            b.op(kind, source, mode=mode, factor=f)
+            shapes.append((C, f * rows, f * columns))
         elif kind == "multiply":
             b.op(kind, source, source, multiplier=rng.randint(-9, 9), shift=rng.randint(0, 9), range=[-90, 127])
             shapes.append((C, rows, columns))

@@ -65,6 +65,12 @@ def test_upsampling_is_that_of_torch() -> None:
     rounded = sixteenths.sign() * ((sixteenths.abs() + 8) // 16)
     assert np.array_equal(run([{"op": "upsample", "in": [0], "mode": "bilinear"}]), rounded)
     assert (sixteenths.abs() % 16 == 8).any()
+    for factor in (3, 4, 6, 7):
+        # Its sums are whole numbers of these.
+        whole = (factor if factor % 2 else 2 * factor) ** 2
+        sums = (interpolate(values.double(), scale_factor=factor, mode="bilinear") * whole).round().long()
+        rounded = sums.sign() * ((2 * sums.abs() + whole) // (2 * whole))
+        assert np.array_equal(run([{"op": "upsample", "in": [0], "mode": "bilinear", "factor": factor}]), rounded)
     weight = torch.zeros(4, 1, 2, 2)
     weight[:, :, 0, 0] = 1
     sparse = conv_transpose2d(values.float(), weight, stride=2, groups=4)
@@ -182,6 +188,14 @@ def test_the_file(tmp_path: Path) -> None:
                 {"op": "multiply", "in": [0, 2], "multiplier": 1, "shift": 7},
             ],
             "both values must have the same shape, not 4 and 3",
+        ),
+        (
+            [{"op": "upsample", "in": [0], "mode": "bilinear", "factor": 8}],
+            r"factor must be an integer in 2\.\.7, not 8",
+        ),
+        (
+            [{"op": "upsample", "in": [0], "mode": "zeros", "factor": 3}],
+            r"operation 1 \(upsample\): factor must be 2 where mode is zeros, not 3",
         ),
         (
             [{"op": "crop", "in": [0], "margins": [2, 3, 0, 0]}],
