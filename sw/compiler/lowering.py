@@ -270,8 +270,8 @@ class _Lowering:
                     )
                     for kernel in kernels
                 ]
-                lines.append(self.turns("bilinear", parts, 2))
-            return self.turns("bilinear", lines, 1)
+                lines.append(self.turns("bilinear", repeated, parts, 2))
+            return self.turns("bilinear", repeated, lines, 1)
         return self.target
 
     @lower.register
@@ -288,7 +288,7 @@ class _Lowering:
     def _(self, operation: spatial.Repeat, number: int) -> int:
         source, _ = self.source(operation)
         rows, columns = operation.factors
-        return self.turns("repeat", [self.turns("repeat", [source] * columns, 2)] * rows, 1)
+        return self.turns("repeat", source, [self.turns("repeat", source, [source] * columns, 2)] * rows, 1)
 
     @lower.register
     def _(self, operation: spatial.PixelShuffle, number: int) -> int:
@@ -297,8 +297,8 @@ class _Lowering:
         for a in range(f):
             places = [np.arange(value.channels // f**2) * f**2 + a * f + b for b in range(f)]
             parts = [self.gather("pixel shuffle", source, channels) for channels in places]
-            lines.append(self.turns("pixel shuffle", parts, 2))
-        return self.turns("pixel shuffle", lines, 1)
+            lines.append(self.turns("pixel shuffle", source, parts, 2))
+        return self.turns("pixel shuffle", source, lines, 1)
 
     @lower.register
     def _(self, operation: spatial.PixelUnshuffle, number: int) -> int:
@@ -309,14 +309,16 @@ class _Lowering:
         channels = np.arange(value.channels * f**2) // f**2
         return self.gather("pixel unshuffle", source, channels, places.astype(np.int8), (f, f), size=size)
 
-    def turns(self, operation: str, sources: list[int], axis: int) -> int:
-        """A map whose rows (axis 1) or columns (axis 2) are those of several, which take turns."""
+    def turns(self, operation: str, source: int, sources: list[int], axis: int) -> int:
+        """A map whose rows (axis 1) or columns (axis 2) are those of several, which take turns; all from ``source``."""
         if len(sources) == 1:
             return sources[0]
         value = self.graph.values[sources[0]]
         size = value.rows * (len(sources) if axis == 1 else 1), value.columns * (len(sources) if axis == 2 else 1)
-        self.vector(operation, VectorOp.MAXIMUM, sources[0], size, others=tuple(sources[1:]), interleave=axis)
-        return self.target
+        name = self.name(f"{operation} {self.graph.values[source].name}")
+        target = self.graph.add(Value(name, value.channels, *size))
+        self.graph.operations.append(Vector(name, operation, VectorOp.MAXIMUM, tuple(sources), target, interleave=axis))
+        return target
 
     def area(self, number: int) -> int:
         """Values of a channel that the result of an operation has in one, because it was flattened."""
