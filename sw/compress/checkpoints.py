@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sw.compress.methods import CompressError
+from sw.format.envelope import kind_of
 from sw.format.npz import ArchiveError, check_unpacked, read_npz
 
 __all__ = ["fit_state", "key_list", "plain_state", "read_state_dict"]
@@ -71,6 +72,11 @@ def _content(path: Path) -> object:
             from safetensors.torch import load_file
 
             return load_file(path)
+        with open(path, "rb") as file:
+            kind = kind_of(file.read(4))
+        if kind is not None:
+            why = f"is a {kind}, and weights are wanted; msvq.decompress gives the float weights of a container"
+            raise CompressError(f"checkpoint {str(path)!r} {why}")
         check_unpacked(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except CompressError:

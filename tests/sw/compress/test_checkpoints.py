@@ -16,6 +16,7 @@ from sw.compress.checkpoints import read_state_dict
 from sw.compress.methods import CompressError
 from sw.compress.network import state_dict_sources
 from sw.compress.sources import checkpoint_sources, load_model
+from sw.format.envelope import MAGICS
 
 
 def network() -> nn.Module:
@@ -111,6 +112,13 @@ def test_refusals_list_the_keys(content: Any, message: str, tmp_path: Path) -> N
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(CompressError, match=message):
         checkpoint_sources(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("kind", MAGICS)
+def test_files_of_the_project_are_named(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "net.msvq").write_bytes(MAGICS[kind] + bytes(40))
+    with pytest.raises(CompressError, match=rf"net\.msvq' is a {kind}, and weights are wanted; msvq\.decompress gives"):
+        read_state_dict(tmp_path / "net.msvq")
 
 
 def test_a_state_that_does_not_fit_lists_the_keys(tmp_path: Path) -> None:
