@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hw.command_line import Parser, interruptible, worker_pool, writable_folder, write_text
 from hw.config import PRESETS, VARIANTS, ConfigError, preset
-from sim.toolchain import BUILD
+from sim.toolchain import BUILD, check_extra
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of layers, activations and pauses (default: 0)")
     parser.add_argument("--jobs", type=int, default=2, help="instances at a time (default: 2)")
     options = parser.parse_args(arguments)
+    check_extra(parser)
 
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

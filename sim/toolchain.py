@@ -8,6 +8,7 @@ uses them; and they call a program named ``python``, which Debian does not have.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib.util
 import os
@@ -21,7 +22,14 @@ from pathlib import Path
 
 from hw.folders import build_folder
 
-__all__ = ["BUILD", "MINIMUM_VERILATOR", "ToolchainError", "verilator_environment", "verilator_version"]
+__all__ = [
+    "BUILD",
+    "MINIMUM_VERILATOR",
+    "ToolchainError",
+    "check_extra",
+    "verilator_environment",
+    "verilator_version",
+]
 
 #: The first release whose VPI cocotb 2.1 works with.
 MINIMUM_VERILATOR = (5, 36)
@@ -32,6 +40,12 @@ BUILD = build_folder("sim")
 
 class ToolchainError(RuntimeError):
     """A program that simulation needs is missing. The message says which, and how to get it."""
+
+
+def check_extra(parser: argparse.ArgumentParser) -> None:
+    """End a command with one line where the packages of the extra ``sim`` are missing, before they are imported."""
+    if importlib.util.find_spec("cocotb_tools") is None:
+        parser.error("simulation needs the extra sim: pip install 'msvq[sim]', in a checkout '.[sim]'")
 
 
 def _is_new_enough(verilator: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import logging
 import subprocess
@@ -97,6 +98,8 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.backend == "perf" and (options.inputs or options.output):
         raise RunError("perf takes no INPUT and no --output: cycles do not depend on values")
+    if options.backend == "rtl" and importlib.util.find_spec("cocotb_tools") is None:
+        raise RunError("--backend rtl needs the extra sim: pip install 'msvq[sim]', in a checkout '.[sim]'")
     if options.trace and options.backend != "rtl":
         raise RunError("--trace is for --backend rtl: nothing else has waveforms")
     if options.backend == "golden" and options.json:

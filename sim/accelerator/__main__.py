@@ -11,6 +11,7 @@ from pathlib import Path
 from hw.command_line import Parser, interruptible, path_argument
 from hw.config import PRESETS, AcceleratorConfig
 from sim.accelerator.run import Bus
+from sim.toolchain import ToolchainError, check_extra
 
 
 def model_name(config: AcceleratorConfig) -> str:
@@ -68,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--latency", type=int, default=Bus().latency, help="of the DRAM in cycles (%(default)s)")
     parser.add_argument("--trace", type=path_argument, metavar="FILE.vcd", help="record waveforms of all runs")
     options = parser.parse_args(arguments)
+    check_extra(parser)
 
     from sim.runner import BuildError, SimulationError
-    from sim.toolchain import ToolchainError
 
     if len(options.files) % 2:
         parser.error(f"BEFORE and AFTER must come in pairs, not {len(options.files)} files")

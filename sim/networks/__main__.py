@@ -15,6 +15,7 @@ from hw.command_line import add_set_option, interruptible, writable_folder
 from hw.config import preset
 from sim.networks.command_line import report_parser
 from sim.networks.options import NAMES, add_options
+from sim.toolchain import ToolchainError, check_extra
 
 __all__ = ["main"]
 
@@ -33,10 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, help="simulations at a time (one a core)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
+    check_extra(parser)
 
     from sim.networks.runs import NetworkError
     from sim.runner import BuildError, SimulationError
-    from sim.toolchain import ToolchainError
 
     try:
         writable_folder(options.output)

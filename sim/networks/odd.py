@@ -22,6 +22,7 @@ import numpy as np
 
 from hw.command_line import Parser, interruptible, writable_folder
 from hw.config import AcceleratorConfig, preset
+from sim.toolchain import ToolchainError, check_extra
 
 if TYPE_CHECKING:
     from sim.networks.odd_networks import Odd
@@ -238,6 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
+    check_extra(parser)
 
     known = networks()
     names = options.networks or list(known)
@@ -249,7 +251,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from sim.networks.report import write_report
     from sim.runner import BuildError, SimulationError
-    from sim.toolchain import ToolchainError
     from sw.compiler.graph import CompileError
     from sw.compress.methods import CompressError
 

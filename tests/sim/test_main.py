@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -66,3 +67,13 @@ def test_missing_results_give_a_failing_status(tmp_path: Path) -> None:
 )
 def test_bad_arguments(arguments: list[str], message: str, refused) -> None:
     assert message in refused(main, arguments)
+
+
+@pytest.mark.parametrize("name", ["sim", "sim.accelerator", "sim.networks", "sim.networks.odd"])
+def test_without_the_extra_the_way_to_it_is_said(name: str, refused, monkeypatch) -> None:
+    module = importlib.import_module(name if name.endswith("odd") else f"{name}.__main__")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    given = {"sim.accelerator": ["a", "b", "c"], "sim.networks": ["resnet18"]}.get(name, [])
+    assert refused(module.main, given).endswith(
+        "simulation needs the extra sim: pip install 'msvq[sim]', in a checkout '.[sim]'\n"
+    )

@@ -79,6 +79,12 @@ def test_picture_is_cropped_resized_and_normalised(program: Program, tmp_path: P
     assert images[0].reshape(3, -1).min(axis=1).tolist() == images[0].reshape(3, -1).max(axis=1).tolist() == [4, 0, -8]
 
 
+def test_without_the_extra_there_is_no_simulation(path: str, tmp_path: Path, refused, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    image = saved(tmp_path / "x.npy", np.zeros(SHAPE, np.int8))
+    assert "--backend rtl needs the extra sim: pip install" in refused(main, [path, image, "--backend", "rtl"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
