@@ -126,8 +126,8 @@ class AcceleratorConfig:
     product_register
         A pipeline register behind each multiplier.
     tree_register_levels
-        A pipeline register behind every this many levels of the adder trees; 0 for none. The presets' pipeline is cut
-        for the paper's clock of 300 MHz, and of the size 64 for 500 MHz in a 45 nm library.
+        A pipeline register behind every this many levels of the adder trees, 0..8; 0 for none. The presets' pipeline is
+        cut for the paper's clock of 300 MHz, and of the size 64 for 500 MHz in a 45 nm library.
     zero_gating
         A PE's operands hold where the weight or the activation is 0, so that nothing toggles (MVQ section 5.3). Costs a
         register for each PE's activation, and a cycle of latency.
@@ -148,9 +148,10 @@ class AcceleratorConfig:
     vector_unit_functions
         ``basic``: pooling and addition. ``full``: also products of two maps, a table of 256 entries, concatenation and
         slices of channels, and upsampling by 2.
-    burst_words, fifo_words
-        Longest burst on the DRAM bus, a power of two in 1..256, and words that each channel of the DMA reader can hold,
-        a power of two in 2 * burst_words .. 4096.
+    burst_words
+        Longest burst on the DRAM bus, a power of two in 1..256.
+    fifo_words
+        Words that each channel of the DMA reader can hold, a power of two in 2 * burst_words .. 4096.
 
     Raises
     ------

@@ -30,20 +30,6 @@ if TYPE_CHECKING:
     from sw.program import Program
     from sw.program.steps import SteppedProgram
 
-__all__ = [
-    "Compressed",
-    "calibrate",
-    "compile",
-    "compress",
-    "decompress",
-    "evaluate",
-    "finetune",
-    "generate",
-    "load",
-    "load_data",
-    "run",
-]
-
 #: How layers are compressed: one recipe for all but the first and the last, which stay at 8 bit, or a rule for each.
 Rules = Recipe | Sequence[tuple[str, Recipe]]
 

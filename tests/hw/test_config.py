@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 from math import ceil, comb, log2
@@ -103,23 +104,31 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"k": None}, "k must be int, not NoneType None"),
     ({"product_register": 1}, "product_register must be bool, not int 1"),
 ]
-for _name, _low, _high in (
-    ("H", 1, 256),
-    ("L", 1, 256),
-    ("d", 1, 64),
-    ("k", 2, 4096),
-    ("M", 1, 32),
-    ("weight_bits", 2, 8),
-    ("wrf_depth", 2, 256),
-    ("arf_depth", 2, 256),
-    ("prf_depth", 2, 256),
-    ("psum_width", 16, 32),
-    ("word_width", 8, 512),
-    ("loop_bits", 4, 16),
-    ("tree_register_levels", 0, 8),
-):
+
+
+def documented_ranges() -> dict[str, tuple[int, int]]:
+    """``low..high`` of the fields whose part of the docstring has it: what the reference says."""
+    part = (inspect.getdoc(AcceleratorConfig) or "").partition("Parameters\n----------\n")[2].partition("\n\n")[0]
+    ranges = {}
+    for names, text in re.findall(r"^(\w[\w, ]*)\n((?:    .*\n?)+)", part, re.MULTILINE):
+        if found := re.search(r"(\d+)\.\.(?:2\*\*)?(\d+)", text):
+            high = int(found[2])
+            ranges |= dict.fromkeys(names.split(", "), (int(found[1]), 1 << high if "**" in found[0] else high))
+    return ranges
+
+
+RANGES = documented_ranges() | {"M": (1, 32)}
+for _name, (_low, _high) in RANGES.items():
     for _value in (_low - 1, _high + 1):
         WRONG.append(({_name: _value}, f"{_name} must be in {_low}..{_high}, not {_value}"))
+
+
+def test_ranges_are_documented() -> None:
+    assert set(RANGES) == {
+        *("H", "L", "d", "k", "M", "weight_bits", "wrf_depth", "arf_depth", "prf_depth", "psum_width", "word_width"),
+        *("loop_bits", "decoder_registers", "tree_register_levels", "address_bits", "l1_ifmap_bytes", "l1_psum_bytes"),
+        "burst_words",
+    }
 
 
 @pytest.mark.parametrize(("fields", "message"), [pytest.param(*case, id=str(case[0])) for case in WRONG])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -313,18 +314,38 @@ def test_psums_of_depthwise_layers_are_proven_too() -> None:
         compile_layer(layer, (4, 9, 9), dataclasses.replace(instance, psum_width=16))
 
 
-def test_l2_that_is_too_small_is_named() -> None:
-    instance = config("ews-tiny", l2_bytes=1 << 10)
-    layer = random_layer(np.random.default_rng(0), instance, "large", (8, 4, 1, 1))
-    with pytest.raises(CompileError, match=r"layer 'large': needs 4800 bytes of L2, the instance has 1024"):
-        compile_layer(layer, (4, 20, 20), instance)
-
-
-def test_l1_that_is_too_small_is_named() -> None:
-    instance = config("ews-tiny", H=64, l1_ifmap_bytes=256)
-    layer = random_layer(np.random.default_rng(0), instance, "wide", (8, 4, 3, 3), dilation=(1, 2))
-    with pytest.raises(CompileError, match=r"layer 'wide': one output position needs 15 vectors of L1, .* has 4"):
-        compile_layer(layer, (4, 6, 6), instance)
+@pytest.mark.parametrize(
+    ("instance", "fields", "shape", "geometry", "image", "message"),
+    [
+        pytest.param(
+            *("ews-tiny", {"l2_bytes": 1 << 10}, (8, 4, 1, 1), {}, (4, 20, 20)),
+            "needs 4800 bytes of L2, the instance has 1024",
+            id="L2",
+        ),
+        pytest.param(
+            *("ews-tiny", {"H": 64, "l1_ifmap_bytes": 256}, (8, 4, 3, 3), {"dilation": (1, 2)}, (4, 6, 6)),
+            "one output position needs 15 vectors of L1, .* has 4",
+            id="L1",
+        ),
+        pytest.param(
+            *("ews-16", {"l2_bytes": 1 << 21}, (16, 1, 1, 1), {}, (1, 1, 65535)),
+            r"COPY: first_column must be in -32768\.\.32767, not \d+",
+            id="descriptor",
+        ),
+    ],
+)
+def test_layers_that_have_no_room_are_named(
+    instance: str,
+    fields: dict[str, int],
+    shape: tuple[int, int, int, int],
+    geometry: dict[str, Any],
+    image: tuple[int, int, int],
+    message: str,
+) -> None:
+    small = config(instance, **fields)
+    layer = random_layer(np.random.default_rng(0), small, "large", shape, **geometry)
+    with pytest.raises(CompileError, match=f"layer 'large': {message}"):
+        compile_layer(layer, image, small)
 
 
 def test_raw_weights_of_minus_128_are_refused_where_signs_are_split() -> None:
@@ -392,13 +413,6 @@ def test_the_largest_window_of_pooling_is_taken() -> None:
     builder.op("maximum", 0, kernel=(1, 255), stride=1, padding=0)
     builder.layer("fc", 1, (8, 4, 1, 1), op="logits")
     assert compile_network(builder.network(), (4, 1, 255), instance).descriptor_count > 0
-
-
-def test_what_no_descriptor_can_say_names_the_layer() -> None:
-    instance = config("ews-16", l2_bytes=1 << 21)
-    layer = random_layer(np.random.default_rng(0), instance, "long", (16, 1, 1, 1))
-    with pytest.raises(CompileError, match=r"layer 'long': COPY: first_column must be in -32768\.\.32767, not \d+"):
-        compile_layer(layer, (1, 1, 65535), instance)
 
 
 def test_no_layers_are_refused() -> None:
