@@ -470,13 +470,19 @@ def _limited() -> Iterator[None]:
 def _ignored() -> Iterator[list[str]]:
     """What is raised where nobody can catch it, line by line."""
     found: list[str] = []
-    before = sys.unraisablehook
+
     # Nothing of the error is kept: it may hold what is being destroyed.
-    sys.unraisablehook = lambda error: found.append(f"ignored: {error.exc_type.__name__}: {error.exc_value}")
+    def put(kind: type[BaseException], value: BaseException | None) -> None:
+        found.append(f"ignored: {kind.__name__}: {value}")
+
+    # Of destructors, and of those of C that print by themselves.
+    before = sys.unraisablehook, sys.excepthook
+    sys.unraisablehook = lambda error: put(error.exc_type, error.exc_value)
+    sys.excepthook = lambda kind, value, _: put(kind, value)
     try:
         yield found
     finally:
-        sys.unraisablehook = before
+        sys.unraisablehook, sys.excepthook = before
 
 
 def fuzz(name: str, inputs: int, seed: int, folder: Path, scratch: Path) -> dict[str, Any]:
