@@ -276,6 +276,9 @@ def kills(name: str, count: int, seed: int, folder: Path, jobs: int = 1) -> dict
     """
     projects = [Project(COMMANDS[name], folder / str(at)) for at in range(jobs)]
     seconds = projects[0].run()
+    # What else the machine does changes with time: a moment is a part of how long the longest of the last runs took.
+    # One that goes on with what a killed one has left is short.
+    lasted = [seconds]
     wanted = projects[0].outputs()
     if not wanted:
         raise FaultError("there is no output")
@@ -284,24 +287,33 @@ def kills(name: str, count: int, seed: int, folder: Path, jobs: int = 1) -> dict
     for project in projects:
         free.put(project)
 
-    def one(number: int, moment: float) -> bool:
+    def one(number: int, part: float) -> bool:
         project = free.get()
         try:
-            return _killed(project, moment, wanted, f"kill {number} after {moment:.2f} s")
+            moment = part * max(lasted[-4:])
+            early, whole = _killed(project, moment, wanted, f"kill {number} after {moment:.2f} s")
+            lasted.append(whole)
+            return early
         finally:
             free.put(project)
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            early = sum(pool.map(one, range(count), [rng.uniform(0, seconds) for _ in range(count)]))
+            early = sum(pool.map(one, range(count), [rng.random() for _ in range(count)]))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return {"kills": count, "early": early, "seconds": round(seconds, 1)}
 
 
-def _killed(project: Project, moment: float, wanted: dict[str, bytes], where: str) -> bool:
-    """Kill the command after ``moment`` seconds and run it again; whether the kill came before its end."""
+def _killed(project: Project, moment: float, wanted: dict[str, bytes], where: str) -> tuple[bool, float]:
+    """Kill the command after ``moment`` seconds and run it again.
+
+    Returns
+    -------
+    early, seconds
+        Whether the kill came before its end, and how long the other run took.
+    """
     project.clear()
     process = project.start()
     early = False
@@ -314,10 +326,10 @@ def _killed(project: Project, moment: float, wanted: dict[str, bytes], where: st
     for path, data in project.outputs().items():
         if data != wanted.get(path):
             raise FaultError(f"{where}: {path} is there in part")
-    project.run()
+    seconds = project.run()
     if project.outputs() != wanted:
         raise FaultError(f"{where}: the next run gives other bytes")
-    return early
+    return early, seconds
 
 
 def refused(project: Project, size: int | None = None) -> str:
