@@ -100,6 +100,8 @@ def _run(options: argparse.Namespace) -> int:
         raise RunError("perf takes no INPUT and no --output: cycles do not depend on values")
     if options.backend == "rtl" and importlib.util.find_spec("cocotb_tools") is None:
         raise RunError("--backend rtl needs the extra sim: pip install 'msvq[sim]', in a checkout '.[sim]'")
+    if options.output and Path(options.output).suffix not in (".npy", ".npz"):
+        raise RunError(f"--output must end in .npy, or .npz for several outputs, not {options.output!r}")
     if options.trace and options.backend != "rtl":
         raise RunError("--trace is for --backend rtl: nothing else has waveforms")
     if options.backend == "golden" and options.json:

@@ -143,7 +143,7 @@ def network_of(container: Container) -> Network:
     steps = "steps" in metadata
     if not steps and "operations" not in metadata:
         raise NetworkError(
-            "it must hold a network's operations, not layers alone: python -m sw.compress finetune writes them"
+            "it must hold a network's operations, not layers alone: msvq calibrate and msvq finetune write them"
         )
     for name in ("input_scale", *(["constants"] if steps else [])):
         if name not in metadata:

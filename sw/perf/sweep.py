@@ -33,7 +33,7 @@ def sweep_points(sweeps: Sequence[str]) -> list[tuple[str, ...]]:
     Raises
     ------
     ShapesError
-        One has no value, a field is swept twice, or values are not as many as their fields.
+        One has no value, a field or a value comes twice, or values are not as many as their fields.
     """
     from sw.perf.shapes import ShapesError
 
@@ -53,7 +53,10 @@ def sweep_points(sweeps: Sequence[str]) -> list[tuple[str, ...]]:
             parts = value.split(":") if len(names) > 1 else [value]
             if len(parts) != len(names) or not all(parts):
                 raise ShapesError(f"--sweep {name}: {value!r} must be {len(names)} values with colons between them")
-            axis.append(tuple(f"{field}={part}" for field, part in zip(names, parts, strict=True)))
+            point = tuple(f"{field}={part}" for field, part in zip(names, parts, strict=True))
+            if point in axis:
+                raise ShapesError(f"--sweep {name} has {value} twice; give it once")
+            axis.append(point)
         axes.append(axis)
     return [tuple(itertools.chain(*point)) for point in itertools.product(*axes)]
 

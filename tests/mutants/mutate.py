@@ -23,31 +23,21 @@ _CHOICES = ("Mux",)
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change of a file.
+    """A change of a file."""
 
-    Attributes
-    ----------
-    file
-        Its path.
-    line
-        Number of the line, from 1 on.
-    code
-        That line, without what is around it.
-    old, new
-        The part that changes.
-    start, end
-        Of the part, in characters of the file.
-    function
-        Where it is: the names of the classes and functions around it, with points between; empty at the module's level.
-    """
-
+    #: Its path.
     file: str
+    #: Number of the line, from 1 on.
     line: int
+    #: That line, without what is around it.
     code: str
+    #: The part that changes.
     old: str
     new: str
+    #: Of the part, in characters of the file.
     start: int
     end: int
+    #: Where it is: the names of the classes and functions around it, with points between; empty at the module's level.
     function: str
 
     def applied(self, source: str) -> str:

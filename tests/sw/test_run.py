@@ -95,6 +95,7 @@ def test_without_the_extra_there_is_no_simulation(path: str, tmp_path: Path, ref
         (["{p}", "{nan}"], "input 'input0': values must be finite"),
         (["{p}", "{text}"], "a picture needs --mean and --std of 3 channels"),
         (["{p}", "{text}", "--mean", "0,0,0", "--std", "1,1,1"], "must be .npy or a picture"),
+        (["{p}", "{x}", "--output", "y.txt"], "--output must end in .npy, or .npz for several outputs, not 'y.txt'"),
         (["{p}", "{p}"], "is a program, and an INPUT is wanted: .npy or a picture"),
         (["{p}", "{container}"], "is a container, and an INPUT is wanted: .npy or a picture"),
         (["{p}", "{x}", "--mean", "0,0,0"], "--mean and --std must be given together"),

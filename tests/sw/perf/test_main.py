@@ -124,6 +124,7 @@ def test_a_network_that_does_not_fit(path: str, tmp_path: Path, capsys: pytest.C
         (["--sweep", "H"], "--sweep must be FIELD=A,B,..., not 'H'"),
         (["--sweep", "H=16", "--sweep", "H=32"], "--sweep has H twice; give all its values at once: H=A,B,..."),
         (["--sweep", "N:M=2:4", "--sweep", "M=8"], "--sweep has M twice"),
+        (["--sweep", "N:M=2:4,4:8,2:4"], "--sweep N:M has 2:4 twice; give it once"),
         (["--sweep", "N:M=2:4,4"], "--sweep N:M: '4' must be 2 values with colons between them"),
         (["--sweep", "N:=2:4"], "--sweep must be FIELD=A,B,..., not 'N:=2:4'"),
         (["--sweep", "preset=ews-16,ews-17"], "unknown preset 'ews-17'; the presets are"),
