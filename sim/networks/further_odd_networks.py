@@ -191,6 +191,21 @@ class Eca(nn.Module):
         return x * y.sigmoid()
 
 
+class Cbam(nn.Module):
+    """The gate of positions of CBAM, as its authors write it: maximum and mean of 12 channels, 7 x 7, a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = conv(8, 12, 1)
+        self.spatial = nn.Sequential(nn.Conv2d(2, 1, 7, padding=3, bias=False), nn.BatchNorm2d(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The gated map."""
+        x = self.wide(x)
+        both = torch.cat((torch.max(x, 1)[0].unsqueeze(1), torch.mean(x, 1).unsqueeze(1)), dim=1)
+        return x * torch.sigmoid(self.spatial(both))
+
+
 class Both(nn.Module):
     """scSE: a gate of channels by linear layers and one of positions, added."""
 
@@ -305,6 +320,16 @@ FURTHER: dict[str, Odd] = {
     "instance norm": block(lambda: nn.Sequential(conv(), nn.InstanceNorm2d(8), nn.ReLU())),
     "ECA": block(Eca),
     "scSE": block(Both),
+    "CBAM, positions": block(Cbam, 12),
+    "gates of rows and of columns": Odd(
+        lambda n, x: x * torch.sigmoid(n.a(x.mean(3, keepdim=True))) * torch.sigmoid(n.b(x.amax(2, keepdim=True))),
+        lambda: {"a": conv(size=1), "b": conv(size=1)},
+    ),
+    "context of the image": Odd(
+        lambda n, x: n.b(torch.cat([x, n.a(F.adaptive_avg_pool2d(x, 1)).expand(-1, -1, 8, 6)], 1)),
+        lambda: {"a": conv(size=1), "b": conv(16)},
+    ),
+    "pixels by their norm": Odd(lambda n, x: n.b(n.a(x) * torch.rsqrt((n.a(x) ** 2).sum(1, keepdim=True) + 1)), tail),
     "effective squeeze": block(Effective),
     "a list in a loop": block(Repeated),
     "tied weights": block(Tied),
@@ -380,7 +405,6 @@ REFUSED = {
     "bilinear to another size": "upsample_bilinear2d in the network (OddNet)",
     "bilinear to half": "upsample_bilinear2d in the network (OddNet)",
     "argmax at the end": "argmax in the network (OddNet)",
-    "mean over channels": "mean in the network (OddNet)",
     "reshape of logits": "view in the network (OddNet)",
     "multiplied by a constant map": "mul in the network (OddNet)",
 }

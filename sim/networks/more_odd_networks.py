@@ -316,10 +316,6 @@ MORE: dict[str, Odd] = {
 
 #: Of those that are refused: words of the message.
 REFUSED = {
-    "CBAM": "mean in 'm' (Attention)",
-    "gate of one number": "mul in the network (OddNet)",
-    "gate of rows": "mean in the network (OddNet)",
-    "bias of the image": "add in the network (OddNet)",
     "mean of means": "mean in the network (OddNet)",
     "transposed, stride 3": "'m' (ConvTranspose2d)",
     "bilinear, corners": "upsample_bilinear2d in the network (OddNet)",

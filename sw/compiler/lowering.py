@@ -296,7 +296,14 @@ class _Lowering:
         f, lines = operation.factor, []
         for a in range(f):
             places = [np.arange(value.channels // f**2) * f**2 + a * f + b for b in range(f)]
-            parts = [self.gather("pixel shuffle", source, channels) for channels in places]
+            # One channel is cut out; every so many of several are gathered.
+            cut = value.channels == f**2
+            parts = [
+                self.move("pixel shuffle", [source], ((int(channels[0]), int(channels[0]) + 1),))
+                if cut
+                else self.gather("pixel shuffle", source, channels)
+                for channels in places
+            ]
             lines.append(self.turns("pixel shuffle", source, parts, 2))
         return self.turns("pixel shuffle", source, lines, 1)
 
@@ -335,13 +342,14 @@ class _Lowering:
                 f"operation {number} ({operation.kind}): what it reads was flattened from maps of different sizes"
             )
 
-    def move(self, operation: str, sources: list[int], pieces: tuple[tuple[int, int], ...]) -> None:
+    def move(self, operation: str, sources: list[int], pieces: tuple[tuple[int, int], ...]) -> int:
         """A map of channels of others."""
         value = self.graph.values[sources[0]]
         name = self.name(f"{operation} {value.name}")
         channels = sum(stop - start for start, stop in pieces)
         target = self.graph.add(Value(name, channels, value.rows, value.columns))
         self.graph.operations.append(Vector(name, operation, VectorOp.MERGE, tuple(sources), target, pieces=pieces))
+        return target
 
     def blur(self, source: int) -> None:
         """Sums over 3 x 3 with the weights [1, 2, 1] by [1, 2, 1], divided by 16."""

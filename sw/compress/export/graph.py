@@ -44,8 +44,8 @@ _EXACT: Mapping[str, type[Operation]] = {
 
 # Operations whose results have no values that what they read has not, but for 0.
 _KEEPING = (
-    *(spatial.Maximum, spatial.Flatten, spatial.Slice, spatial.Upsample),
-    *(spatial.Crop, spatial.Repeat, spatial.PixelShuffle, spatial.PixelUnshuffle),
+    *(spatial.Maximum, spatial.Flatten, spatial.Slice, spatial.Upsample, spatial.Concatenate, spatial.Shortcut),
+    *(spatial.Pad, spatial.Crop, spatial.Repeat, spatial.PixelShuffle, spatial.PixelUnshuffle),
 )
 
 
@@ -102,6 +102,7 @@ class _Exporter:
     image_shape: tuple[int, int, int]
     roles: Roles
     operations: list[Operation] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
     # Number and scale of each int8 value.
     done: dict[fx.Node, tuple[int, float]] = field(default_factory=dict)
     pending: dict[fx.Node, _Unfinished] = field(default_factory=dict)
@@ -115,6 +116,7 @@ class _Exporter:
 
     def emit(self, node: fx.Node, scale: float, op: Operation) -> None:
         self.operations.append(op)
+        self.spans.append(self.span(op))
         self.done[node] = len(self.operations) - 1, scale
 
     def value(self, node: Any, reader: fx.Node) -> tuple[int, float]:
@@ -388,7 +390,7 @@ class _Exporter:
         device = next(self.graph.parameters()).device
         results = region_values(self.graph, before.node, before.root, values.to(device)[None, None, None])
         results = results.float().cpu().flatten()
-        low, high = self.span(number)
+        low, high = self.spans[number]
         unknown = results.isnan() & (values >= low * given) & (values <= high * given)
         if unknown.any():
             worst = float(values[unknown][0])
@@ -407,13 +409,21 @@ class _Exporter:
             self.constants[name] = entries
         self.emit(node, scale, spatial.Table(inputs=(number,), table=name))
 
-    def span(self, number: int) -> tuple[int, int]:
-        """The least and the greatest integer that a value can have, as far as it is known."""
-        op = self.operations[number]
-        while isinstance(op, _KEEPING):
-            op = self.operations[op.inputs[0]]
-        found: tuple[int, int] = getattr(op, "range", FULL_RANGE)
-        return found
+    def span(self, op: Operation) -> tuple[int, int]:
+        """The least and the greatest integer that an operation's result can have, as far as it is known."""
+        given = [self.spans[number] for number in op.inputs]
+        low, high = getattr(op, "range", FULL_RANGE)
+        if isinstance(op, spatial.Table):
+            entries = self.constants[op.table]
+            return int(entries.min()), int(entries.max())
+        if isinstance(op, spatial.Average) and op.multiplier >= 0:
+            # The mean has the sign of what it is of.
+            return (low if given[0][0] < 0 else max(low, 0)), (high if given[0][1] > 0 else min(high, 0))
+        if isinstance(op, _KEEPING):
+            zeros = isinstance(op, spatial.Shortcut | spatial.Pad) or getattr(op, "mode", "") == "zeros"
+            ends = [*given, (0, 0)] if zeros else given
+            return min(low for low, _ in ends), max(high for _, high in ends)
+        return low, high
 
     def finish_outputs(self, node: fx.Node) -> None:
         given = output_nodes(node)

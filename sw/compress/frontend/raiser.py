@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from sw.compress.frontend.capture import Captured
-from sw.compress.frontend.modules import Crop
+from sw.compress.frontend.modules import Crop, Repeat
 from sw.compress.frontend.places import Refusal
 
 __all__ = [
@@ -197,11 +197,23 @@ class Raiser:
             raise Refused(why, MOVES, value.by)
         if isinstance(value, Viewed):
             raise Refused(f"of {text_of(value.shape)} {REASON}", "flatten each image alone, as flatten(1) does")
+        wanted = shape_of(given)
+        if isinstance(value, Expanded) and wanted is not None and len(value.shape) == len(wanted) == 4:
+            return self.broadcast(value.source, value.shape, wanted)
         if isinstance(value, Expanded):
             raise Refused(f"of a value that was expanded {REASON}", "multiply by it, or leave the expansion out")
         if not isinstance(value, fx.Node):
             raise Refused(f"with a constant {REASON}")
         return value
+
+    def broadcast(self, values: fx.Node, shape: tuple[int, ...], wanted: tuple[int, ...]) -> fx.Node:
+        """A map, repeated along the axes of which it has one."""
+        if shape[1] < wanted[1]:
+            values = self.graph.call_function(torch.cat, ([values] * wanted[1], 1))
+        rows, columns = (there // here for here, there in zip(shape[2:], wanted[2:], strict=True))
+        if (rows, columns) == (1, 1):
+            return values
+        return self.call(Repeat((rows, columns)), self.free(f"{values.name}_broadcast"), values)
 
     def strided(self, value: Strided, given: fx.Node) -> fx.Node:
         """Rows and columns of a map, taken once however many read them."""

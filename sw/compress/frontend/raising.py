@@ -227,7 +227,7 @@ class _Raiser(ValueRaiser):
             return self.mean(node)
         if target is _aten.glu.default:
             return self.glu(node)
-        if target in (_aten.amax.default, _aten.adaptive_max_pool2d.default):
+        if target in (_aten.amax.default, _aten.max.dim, _aten.adaptive_max_pool2d.default):
             return self.largest(node)
         if target is _aten.max_pool2d_with_indices.default:
             return self.function(functional.max_pool2d, node), None

@@ -6,7 +6,7 @@ import builtins
 import operator
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import inf, prod
+from math import inf, isqrt, prod
 from typing import Any, cast
 
 import torch
@@ -171,7 +171,10 @@ class ValueRaiser(Raiser):
         if name == "mul":
             return self.product(node)
         a, b = self.tensor(given[0]), self.tensor(given[1])
-        if shapes[0] != shapes[1]:
+        if shapes[0] != shapes[1] and len(shapes[0] or ()) == len(shapes[1] or ()) == 4:
+            wanted = shape_of(node) or ()
+            a, b = (self.broadcast(each, shape or (), wanted) for each, shape in zip((a, b), shapes, strict=True))
+        elif shapes[0] != shapes[1]:
             what = {"add": "add", "sub": "subtract"}.get(name, "divide")
             raise Refused(
                 f"of {text_of(shapes[0])} and {text_of(shapes[1])} {REASON}", f"{what} two values of one shape"
@@ -216,7 +219,7 @@ class ValueRaiser(Raiser):
         return self.call(module, self.free(f"{self.path(node) or 'network'}_{name}".replace(".", "_")), values)
 
     def product(self, node: fx.Node) -> fx.Node:
-        """A product of two values of one shape, or of a map and a factor for each of its channels or of its pixels."""
+        """A product of two values of one shape; or of a map and one that is repeated along some of its axes."""
         sides = []
         for each in node.args[:2]:
             value = self.value(each)
@@ -225,11 +228,12 @@ class ValueRaiser(Raiser):
         (a, first), (b, second) = sides
         if prod(first) < prod(second):
             a, b, first, second = b, a, second, first
-        if len(first) == 4 and first[1] > 1 and second == (first[0], 1, *first[2:]):
-            # One channel for all: it is there as often.
-            b, second = self.graph.call_function(torch.cat, ([b] * first[1], 1)), first
-        if first != second and second != (*first[:2], *[1] * (len(first) - 2)):
-            advice = "multiply two values of one shape, or a map by a factor for each of its channels or of its pixels"
+        # A factor for each channel is the accelerator's own.
+        alike = first == second or second == (*first[:2], *[1] * (len(first) - 2))
+        if not alike and len(first) == len(second) == 4:
+            a, b = (self.broadcast(x, shape, shape_of(node) or ()) for x, shape in ((a, first), (b, second)))
+        elif not alike:
+            advice = "multiply two values of one shape, or maps"
             raise Refused(f"of {text_of(first)} and {text_of(second)} {REASON}", advice)
         return self.graph.call_function(operator.mul, (a, b))
 
@@ -368,39 +372,85 @@ class ValueRaiser(Raiser):
             return self.tensor(node.args[0])
         return self.graph.call_function(torch.narrow, (self.tensor(node.args[0]), 1, start % shape[1], length))
 
-    def largest(self, node: fx.Node) -> fx.Node:
-        """Max pooling of the whole map, or to a number of windows of one size."""
-        shape, result = shape_of(node.args[0]) or (), None
-        if node.target is _aten.amax.default:
-            axes = sorted(axis % len(shape) for axis in cast("list[int]", node.args[1] if len(node.args) > 1 else []))
-            if len(shape) != 4 or axes != [2, 3]:
-                raise Refused(f"over axes {axes} {REASON}", "take the maximum over rows and columns")
-            size, kept = (1, 1), node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-        else:
-            size, kept = cast("tuple[int, int]", node.meta["val"][0].shape[2:]), True
+    def largest(self, node: fx.Node) -> Any:
+        """Max pooling of the whole map, along an axis, or to a number of windows of one size."""
+        shape = shape_of(node.args[0]) or ()
+        if node.target in (_aten.amax.default, _aten.max.dim):
+            given = node.args[1] if len(node.args) > 1 else []
+            axes = sorted(
+                axis % len(shape) for axis in ([given] if isinstance(given, int) else cast("list[int]", given))
+            )
+            kept = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+            if len(shape) != 4 or axes not in ([1], [2], [3], [2, 3]):
+                advice = "take the maximum of a map over channels, rows or columns, or both of the latter"
+                raise Refused(f"over axes {axes} {REASON}", advice)
+            values = self.tensor(node.args[0])
+            kernel = tuple(extent if axis in axes else 1 for axis, extent in enumerate(shape))[2:]
+            if axes == [1]:
+                values, kernel = self.channels_as_pixels(values, shape, zeros=False)
+            result = self.graph.call_function(functional.max_pool2d, (values, kernel, kernel))
+            found = self.reduced(node, result, shape, axes, bool(kept))
+            return (found, None) if node.target is _aten.max.dim else found
+        size = cast("tuple[int, int]", node.meta["val"][0].shape[2:])
         if len(shape) != 4 or any(x % y for x, y in zip(shape[2:], size, strict=True)):
             advice = "pool to rows and columns that divide those of the map"
             raise Refused(
                 f"of {text_of(shape)} to {times(size)} takes windows of several sizes, which {REASON}", advice
             )
         kernel = tuple(int(x) // int(y) for x, y in zip(shape[2:], size, strict=True))
-        result = self.graph.call_function(functional.max_pool2d, (self.tensor(node.args[0]), kernel, kernel))
-        if not kept:
-            result = self.features(result, (1, 1, 1, 1))
-        return result if node.target is _aten.amax.default else (result, None)  # type: ignore[return-value]
+        return self.graph.call_function(functional.max_pool2d, (self.tensor(node.args[0]), kernel, kernel)), None
 
-    def mean(self, node: fx.Node) -> fx.Node:
-        """The mean over rows and columns, or their sum, which is as many means."""
+    def channels_as_pixels(
+        self, values: fx.Node, shape: tuple[int, ...], *, zeros: bool
+    ) -> tuple[fx.Node, tuple[int, ...]]:
+        """A map of one channel whose windows, of the size that is returned, are the channels of a pixel.
+
+        Where there are too few of them for a square, zeros complete it, or the first channels once more.
+        """
+        side = isqrt(shape[1] - 1) + 1
+        spare = side**2 - shape[1]
+        if spare and zeros:
+            values = self.call(PadShortcut(1, 0, spare), self.free(f"{values.name}_square"), values)
+        elif spare:
+            some = self.graph.call_function(torch.narrow, (values, 1, 0, spare)) if spare < shape[1] else values
+            values = self.graph.call_function(torch.cat, ([values, some], 1))
+        if side > 1:
+            values = self.graph.call_function(functional.pixel_shuffle, (values, side))
+        return values, (side, side)
+
+    def reduced(self, node: fx.Node, result: fx.Node, shape: tuple[int, ...], axes: list[int], kept: bool) -> Any:
+        """What is left of a map along whose axes all became one, with these axes or without."""
+        if kept:
+            return result
+        if axes == [2, 3]:
+            return self.features(result, (1, 1, 1, 1))
+        left = tuple(1 if axis in axes else extent for axis, extent in enumerate(shape))
+        return Moved(
+            result, left, torch.arange(prod(left)).reshape([x for i, x in enumerate(shape) if i not in axes]), node
+        )
+
+    def mean(self, node: fx.Node) -> Any:
+        """The mean over channels, rows, columns, or both of the latter; or their sum, which is as many means."""
         shape = shape_of(node.args[0]) or ()
         rank, total = len(shape), node.target is _aten.sum.dim_IntList
         axes = sorted(axis % rank for axis in cast(list[int], node.args[1] or range(rank)))
         keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-        if rank != 4 or axes != [2, 3]:
-            raise Refused(f"over axes {axes} {REASON}", f"take the {'sum' if total else 'mean'} over rows and columns")
-        mean = self.graph.call_function(functional.adaptive_avg_pool2d, (self.tensor(node.args[0]), 1))
+        if rank != 4 or axes not in ([1], [2], [3], [2, 3]):
+            what = "sum" if total else "mean"
+            advice = f"take the {what} of a map over channels, rows or columns, or both of the latter"
+            raise Refused(f"over axes {axes} {REASON}", advice)
+        values, count = self.tensor(node.args[0]), prod(shape[axis] for axis in axes)
+        if axes == [2, 3]:
+            mean = self.graph.call_function(functional.adaptive_avg_pool2d, (values, 1))
+        else:
+            kernel = tuple(extent if axis in axes else 1 for axis, extent in enumerate(shape))[2:]
+            if axes == [1]:
+                values, kernel = self.channels_as_pixels(values, shape, zeros=True)
+            # The divisor is there for zeros that complete a square.
+            mean = self.graph.call_function(functional.avg_pool2d, (values, kernel, kernel, 0, False, True, count))
         if total:
-            mean = self.graph.call_function(operator.mul, (mean, prod(shape[2:])))
-        return mean if keep else self.features(mean, (1, 1, 1, 1))
+            mean = self.graph.call_function(operator.mul, (mean, count))
+        return self.reduced(node, mean, shape, axes, bool(keep))
 
     def glu(self, node: fx.Node) -> fx.Node:
         """The first half of the channels, gated by the sigmoid of the second."""

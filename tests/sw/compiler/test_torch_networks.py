@@ -141,12 +141,16 @@ class Pair(Written):
         ),
         (lambda x: torch.cat([x, x], 2), "cat in .* along axis 2 has no integer form: concatenate channels"),
         (
-            lambda x: torch.add(x, x.mean((2, 3), True), alpha=2),
-            "add in .* of 16 x 9 x 7 and 16 x 1 x 1 has no integer",
+            lambda x: torch.add(x.flatten(1), x.flatten(1)[:, :1], alpha=2).unflatten(1, (16, 9, 7)),
+            "add in .* of 1008 and 1 has no integer form: add two values of one shape",
         ),
         (
-            lambda x: x * functional.max_pool2d(x, (9, 1)),
-            "mul in .* of 16 x 9 x 7 and 16 x 1 x 7 has no integer form: multiply two values of one",
+            lambda x: (x.flatten(1) * x.flatten(1)[:, :1]).unflatten(1, (16, 9, 7)),
+            "mul in .* of 1008 and 1 has no integer form: multiply two values of one shape",
+        ),
+        (
+            lambda x: x * x.mean((1, 2), keepdim=True),
+            r"mean in .* over axes \[1, 2\] has no integer form: take the mean of a map over channels, rows",
         ),
         (
             lambda x: torch.atan2(x, functional.max_pool2d(x, 3, 1, 1)),
