@@ -262,13 +262,9 @@ class ValueRaiser(Raiser):
         alone = len(places) == shape[0] and torch.equal(
             places.flatten(1), places[0].flatten() + each * torch.arange(shape[0])[:, None]
         )
-        if not alone:
-            raise Refused(
-                f"of {text_of(shape)} mixes images, which {REASON}", "move the values of each image alone", by
-            )
         if tuple(places.shape) == shape and torch.equal(places.flatten(), torch.arange(places.numel())):
             return source
-        found = self.arranged(source, shape, places[0]) if places.ndim == len(shape) == 4 else None
+        found = self.arranged(source, shape, places[0]) if alone and places.ndim == len(shape) == 4 else None
         return Moved(source, shape, places, by) if found is None else found
 
     def arranged(self, source: fx.Node, shape: tuple[int, ...], places: Tensor) -> fx.Node | None:

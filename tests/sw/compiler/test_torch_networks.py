@@ -139,6 +139,10 @@ class Pair(Written):
             lambda x: x.transpose(2, 3),
             "transpose in .* of 16 x 9 x 7 to 16 x 7 x 9 has no integer form: move",
         ),
+        (
+            lambda x: x.permute(1, 0, 2, 3).relu().permute(1, 0, 2, 3),
+            "permute in .* of 16 x 9 x 7 to 3 x 9 x 7 has no integer form: move channels of maps, or pixels",
+        ),
         (lambda x: torch.cat([x, x], 2), "cat in .* along axis 2 has no integer form: concatenate channels"),
         (
             lambda x: torch.add(x.flatten(1), x.flatten(1)[:, :1], alpha=2).unflatten(1, (16, 9, 7)),
