@@ -32,6 +32,7 @@ import numpy as np
 
 from hw.command_line import Parser, interruptible, write_text
 from sw.format.strict_json import json_text
+from tests.options import run_options
 from tools.marked import row, write_parts
 
 __all__ = ["COMMANDS", "Command", "FaultError", "Project", "kills", "main", "publish", "table"]
@@ -383,14 +384,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns 0, or 1 where a command did not withstand."""
     parser = Parser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=KILLS, help="of each command (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="%(default)s")
-    parser.add_argument("--jobs", type=int, default=1, help="kills at a time (%(default)s)")
     parser.add_argument("--command", action="append", choices=COMMANDS, help="only this one; repeatable")
-    parser.add_argument("--publish", action="store_true", help="write the table of docs/verification.md")
-    options = parser.parse_args(arguments)
-    for name in ("kills", "jobs"):
-        if getattr(options, name) < 1:
-            parser.error(f"{name} must be at least 1, not {getattr(options, name)}")
+    options = run_options(parser, arguments, 1, "kills")
     report: dict[str, Any] = {}
     target = ROOT / "build" / "faults" / "faults.json"
     target.parent.mkdir(parents=True, exist_ok=True)

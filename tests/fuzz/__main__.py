@@ -44,6 +44,7 @@ from hypothesis import strategies as st
 from hw.command_line import Parser, interruptible, write_text
 from hw.config import preset
 from sw.format.strict_json import json_text
+from tests.options import run_options
 from tools.marked import row, write_parts
 
 __all__ = ["READERS", "Failure", "Reader", "fuzz", "main", "table"]
@@ -592,9 +593,8 @@ def _chunk(name: str, inputs: int, seed: int, folder: Path) -> dict[str, Any]:
             found: dict[str, Any] = receiver.recv()
         except EOFError:
             process.join()
-            last = [path.read_bytes() for path in Path(scratch).iterdir()]
-            message = f"the process ended with {process.exitcode}"
-            failure = {"message": message, "file": _keep(last[0] if last else b"", name, folder)}
+            last = next((path.read_bytes() for path in Path(scratch).iterdir()), b"")
+            failure = {"message": f"the process ended with {process.exitcode}", "file": _keep(last, name, folder)}
             found = {"inputs": 0, "taken": 0, "refused": {}, "failures": [failure]}
         process.join()
     return found
@@ -634,9 +634,7 @@ class _Kept:
 
 def _report(entries: Iterable[dict[str, Any]], names: Sequence[str], seed: int) -> dict[str, Any]:
     report: dict[str, Any] = {name: {"inputs": 0, "taken": 0, "refused": {}, "failures": []} for name in names}
-    for found in list(entries):
-        if found["reader"] not in report:
-            continue
+    for found in [each for each in entries if each["reader"] in report]:
         entry = report[found["reader"]]
         entry["inputs"] += found["inputs"]
         entry["taken"] += found["taken"]
@@ -662,14 +660,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns 0, or 1 where a reader failed."""
     parser = Parser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=INPUTS, help="of all readers together (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="%(default)s")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--reader", action="append", choices=READERS, help="only this one; repeatable")
-    parser.add_argument("--publish", action="store_true", help="write the table of docs/verification.md")
-    options = parser.parse_args(arguments)
-    for name in ("inputs", "jobs"):
-        if getattr(options, name) < 1:
-            parser.error(f"{name} must be at least 1, not {getattr(options, name)}")
+    options = run_options(parser, arguments, os.cpu_count() or 1, "inputs")
     folder = Path("build") / "fuzz"
     folder.mkdir(parents=True, exist_ok=True)
     names = options.reader or list(READERS)

@@ -35,6 +35,7 @@ from typing import Any
 from hw.command_line import Parser, interruptible, write_text
 from sw.format.strict_json import json_text
 from tests.mutants.mutate import Mutant, is_program, meaning, mutants_of
+from tests.options import run_options
 from tools.marked import row, write_parts
 
 __all__ = [
@@ -452,15 +453,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--block", action="append", choices=BLOCKS, metavar="NAME", help="only this one; repeatable")
     parser.add_argument("--count", type=int, default=DRAWN, help="changes of each block (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--larger", action="store_true", help="run what survived with the larger tests, too")
-    parser.add_argument("--publish", action="store_true", help="write the table of docs/verification.md")
     parser.add_argument("--no-run", action="store_true", help="try nothing: what has been tried before")
-    options = parser.parse_args(arguments)
-    for name in ("count", "jobs"):
-        if getattr(options, name) < 1:
-            parser.error(f"{name} must be at least 1, not {getattr(options, name)}")
+    options = run_options(parser, arguments, os.cpu_count() or 1, "count")
     blocks = [BLOCKS[name] for name in options.block or BLOCKS]
     if options.no_run:
         found = tried_before(blocks, options.count, options.seed, BUILD / "tried.jsonl")
