@@ -63,7 +63,9 @@ def test_pauses_of_one_stream(stream: str) -> None:
 def test_weights_of_one_row_wait_for_an_entry_that_is_free() -> None:
     """One input channel: entries of the WRF that have one row; the loader would run far ahead of the activations."""
     config = preset("ews-tiny")
-    layer = program(config, 7, (6 * config.L, 1, 2, 3), (2, 3), (2, 1, 2, 3))
+    # Of several positions: every entry is needed until the last one.
+    layer = program(config, 7, (6 * config.L, 1, 2, 3), (3, 4), (2, 1, 2, 3))
+    assert layer.run.positions == 4
     outputs, _ = run_programs(config, [layer], {"i_activation": 0.05}, seed=3)
     result = score(config, layer, outputs[0])
     assert not result.mismatches, result.message
