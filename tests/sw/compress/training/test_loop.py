@@ -30,6 +30,7 @@ from sw.compress.training.loop import (
     normalise,
     training_images,
 )
+from tests.sw.compress.training.training_job import train
 
 ROOT = Path(__file__).parents[4]
 JOB = Path(__file__).with_name("training_job.py")
@@ -64,7 +65,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("whole") / "network"
-    assert job(path) == 0
+    train(path)
     return path
 
 
@@ -73,7 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_and_resumed_gives_the_same_bytes(whole: Path, tmp_path: Path, step: int) -> None:
     assert job(tmp_path / "network", tmp_path / "checkpoint", step) == -9
     assert not (tmp_path / "network").exists()
-    assert job(tmp_path / "network", tmp_path / "checkpoint") == 0
+    train(tmp_path / "network", tmp_path / "checkpoint")
     assert (tmp_path / "network").read_bytes() == whole.read_bytes()
     assert_same(state(tmp_path / "network"), state(whole))
 
@@ -85,7 +86,7 @@ def test_two_threads_give_the_same_bytes(whole: Path, tmp_path: Path) -> None:
 
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     """Each takes half of every batch: the gradients differ from one process's by rounding alone."""
-    assert job(tmp_path / "one", SHORT="1") == 0
+    train(tmp_path / "one", short=True)
     # What torchrun sets; test_several_devices.py has itself.
     common = {"SHORT": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     with ThreadPoolExecutor(2) as pool:

@@ -1,10 +1,11 @@
-"""A small fine-tuning that test_loop.py runs in processes of its own: ``OUT [CHECKPOINT [DIE_AT_STEP]]``."""
+"""A small fine-tuning that test_loop.py runs, also in processes of its own: ``OUT [CHECKPOINT [DIE_AT_STEP]]``."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,10 +20,10 @@ from sw.compress.training.modules import compressed_layers, convert
 from sw.format.container import write_container
 
 
-def main() -> None:
-    output, checkpoint, die = (*sys.argv[1:], None, None)[:3]
+def train(
+    output: str | Path, checkpoint: str | Path | None = None, die: str | None = None, short: bool = False
+) -> None:
     distributed = "WORLD_SIZE" in os.environ
-    short = "SHORT" in os.environ
     if distributed:
         torch.distributed.init_process_group("gloo")
     rng = np.random.default_rng(0)
@@ -65,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    train(*sys.argv[1:], short="SHORT" in os.environ)
