@@ -373,6 +373,9 @@ FURTHER: dict[str, Odd] = {
     "tensor_split in three": Odd(lambda n, x: n.b(torch.cat(n.a(x).tensor_split(3, 1)[:2], 1)), lambda: tail(6)),
     "argmax at the end": Odd(lambda n, x: n.b(n.a(x)).argmax(1), tail, **HEADLESS),
     "mean over channels": Odd(lambda n, x: n.b(n.a(x) - n.a(x).mean(1, keepdim=True)), tail),
+    "pooled by flatten(2)": Odd(
+        lambda n, x: torch.cat([n.a(x).flatten(2).mean(-1), n.b(x).view(-1, 8, 48).max(2)[0]], 1), tail
+    ),
     "flatten by view": Odd(
         lambda n, x: n.m(F.max_pool2d(n.a(x), 2).view(x.size(0), -1)),
         lambda: {"a": conv(), "m": nn.Linear(96, 10)},

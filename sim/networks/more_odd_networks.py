@@ -316,7 +316,6 @@ MORE: dict[str, Odd] = {
 
 #: Of those that are refused: words of the message.
 REFUSED = {
-    "mean of means": "mean in the network (OddNet)",
     "transposed, stride 3": "'m' (ConvTranspose2d)",
     "bilinear, corners": "upsample_bilinear2d in the network (OddNet)",
     "maximum of two": "maximum in the network (OddNet)",

@@ -372,20 +372,13 @@ class ValueRaiser(Raiser):
         """Max pooling of the whole map, along an axis, or to a number of windows of one size."""
         shape = shape_of(node.args[0]) or ()
         if node.target in (_aten.amax.default, _aten.max.dim):
-            given = node.args[1] if len(node.args) > 1 else []
-            axes = sorted(
-                axis % len(shape) for axis in ([given] if isinstance(given, int) else cast("list[int]", given))
-            )
-            kept = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-            if len(shape) != 4 or axes not in ([1], [2], [3], [2, 3]):
-                advice = "take the maximum of a map over channels, rows or columns, or both of the latter"
-                raise Refused(f"over axes {axes} {REASON}", advice)
-            values = self.tensor(node.args[0])
+            given: Any = node.args[1] if len(node.args) > 1 else []
+            values, shape, axes = self.reduction(node, [given] if isinstance(given, int) else given, "maximum")
             kernel = tuple(extent if axis in axes else 1 for axis, extent in enumerate(shape))[2:]
             if axes == [1]:
                 values, kernel = self.channels_as_pixels(values, shape, zeros=False)
             result = self.graph.call_function(functional.max_pool2d, (values, kernel, kernel))
-            found = self.reduced(node, result, shape, axes, bool(kept))
+            found = self.reduced(node, result, shape, axes)
             return (found, None) if node.target is _aten.max.dim else found
         size = cast("tuple[int, int]", node.meta["val"][0].shape[2:])
         if len(shape) != 4 or any(x % y for x, y in zip(shape[2:], size, strict=True)):
@@ -414,28 +407,39 @@ class ValueRaiser(Raiser):
             values = self.graph.call_function(functional.pixel_shuffle, (values, side))
         return values, (side, side)
 
-    def reduced(self, node: fx.Node, result: fx.Node, shape: tuple[int, ...], axes: list[int], kept: bool) -> Any:
-        """What is left of a map along whose axes all became one, with these axes or without."""
-        if kept:
-            return result
-        if axes == [2, 3]:
-            return self.features(result, (1, 1, 1, 1))
+    def reduction(self, node: fx.Node, axes: Sequence[int], what: str) -> tuple[fx.Node, tuple[int, ...], list[int]]:
+        """The map of which something is taken over some axes, its shape, and these axes of it.
+
+        Rows and columns may be one axis, as ``flatten(2)`` makes them.
+        """
+        value, shape = self.value(node.args[0]), shape_of(node.args[0]) or ()
+        axes = sorted(axis % len(shape) for axis in axes)
+        joined = isinstance(value, Moved) and len(value.shape) == 4 and value.shape[:2] == shape[:2] and len(shape) == 3
+        if joined and axes == [2] and torch.equal(value.places.flatten(), torch.arange(prod(shape))):
+            return value.source, value.shape, [2, 3]
+        if len(shape) != 4 or axes not in ([1], [2], [3], [2, 3]):
+            advice = f"take the {what} of a map over channels, rows or columns, or both of the latter"
+            raise Refused(f"over axes {axes} {REASON}", advice)
+        return self.tensor(node.args[0]), shape, axes
+
+    def reduced(self, node: fx.Node, result: fx.Node, shape: tuple[int, ...], axes: list[int]) -> Any:
+        """A map along whose axes all became one, in the shape that the operation gives it."""
+        found = node.meta["val"]
+        wanted = tuple(int(x) for x in (found if isinstance(found, Tensor) else found[0]).shape)
         left = tuple(1 if axis in axes else extent for axis, extent in enumerate(shape))
-        return Moved(
-            result, left, torch.arange(prod(left)).reshape([x for i, x in enumerate(shape) if i not in axes]), node
-        )
+        if wanted == left:
+            return result
+        if wanted == left[:2] and axes == [2, 3]:
+            return self.features(result, (1, 1, 1, 1))
+        return Moved(result, left, torch.arange(prod(left)).reshape(wanted), node)
 
     def mean(self, node: fx.Node) -> Any:
         """The mean over channels, rows, columns, or both of the latter; or their sum, which is as many means."""
-        shape = shape_of(node.args[0]) or ()
-        rank, total = len(shape), node.target is _aten.sum.dim_IntList
-        axes = sorted(axis % rank for axis in cast(list[int], node.args[1] or range(rank)))
-        keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-        if rank != 4 or axes not in ([1], [2], [3], [2, 3]):
-            what = "sum" if total else "mean"
-            advice = f"take the {what} of a map over channels, rows or columns, or both of the latter"
-            raise Refused(f"over axes {axes} {REASON}", advice)
-        values, count = self.tensor(node.args[0]), prod(shape[axis] for axis in axes)
+        total = node.target is _aten.sum.dim_IntList
+        every = range(len(shape_of(node.args[0]) or ()))
+        given = cast("Sequence[int]", node.args[1] or every)
+        values, shape, axes = self.reduction(node, given, "sum" if total else "mean")
+        count = prod(shape[axis] for axis in axes)
         if axes == [2, 3]:
             mean = self.graph.call_function(functional.adaptive_avg_pool2d, (values, 1))
         else:
@@ -446,7 +450,7 @@ class ValueRaiser(Raiser):
             mean = self.graph.call_function(functional.avg_pool2d, (values, kernel, kernel, 0, False, True, count))
         if total:
             mean = self.graph.call_function(operator.mul, (mean, count))
-        return self.reduced(node, mean, shape, axes, bool(keep))
+        return self.reduced(node, mean, shape, axes)
 
     def glu(self, node: fx.Node) -> fx.Node:
         """The first half of the channels, gated by the sigmoid of the second."""
