@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -73,6 +74,9 @@ def test_every_block_has_tests_that_exist() -> None:
         assert block.tests, block.name
         for name in (*block.files, *block.tests):
             assert (module.ROOT / name).exists(), (block.name, name)
+    kernels = {"sw/compress/kmeans_triton.py", "sw/compress/training/fused.py"}
+    assert all((module.ROOT / name).exists() for name in kernels)
+    assert kernels.isdisjoint(BLOCKS["sw/compress"].files) == (importlib.util.find_spec("triton") is None)
     few, more = (drawn(BLOCKS["hw/bus/fifo.py"], count, 0) for count in (5, 20))
     assert (len(few), len(more)) == (5, 20)
     assert set(few) < set(more)
