@@ -128,6 +128,14 @@ class AcceleratorConfig:
     tree_register_levels
         A pipeline register behind every this many levels of the adder trees, 0..8; 0 for none. The presets' pipeline is
         cut for the paper's clock of 300 MHz, and of the size 64 for 500 MHz in a 45 nm library.
+    psum_register
+        A pipeline register between the PRF and the addition of the sums of earlier tiles, as finished sums leave.
+    scaler_register
+        A pipeline register inside each multiplier of the requantiser and of the vector unit's lanes, behind the
+        products with 4 bits of the multiplier each.
+    transfer_register
+        Around the array: the length of the DMA writer's next burst comes from a register, as the reader's does, and the
+        DMA reader and the activation reader count one ahead, so that what tells the end of a loop is compared alone.
     zero_gating
         A PE's operands hold where the weight or the activation is 0, so that nothing toggles (MVQ section 5.3). Costs a
         register for each PE's activation, and a cycle of latency.
@@ -178,6 +186,9 @@ class AcceleratorConfig:
     mrf_register: bool = False
     product_register: bool = True
     tree_register_levels: int = 6
+    psum_register: bool = False
+    scaler_register: bool = False
+    transfer_register: bool = False
     zero_gating: bool = False
     clock_gating: bool = False
     address_bits: int = 32

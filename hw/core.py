@@ -133,16 +133,26 @@ class AcceleratorCore(wiring.Component):
             psums.append(tile.o_psums)
 
         own = Cat(psums)
-        adds = control.o_drain_accumulate
+        valid, adds, idle = control.o_drain_valid, control.o_drain_accumulate, control.o_idle
+        drain = self.o_psum.valid & self.o_psum.ready
+        if config.psum_register:
+            # A finished sum waits here, not in the PRF, for the earlier ones and for the one who takes it.
+            held, held_adds = Signal.like(own, reset_less=True), Signal(reset_less=True)
+            held_valid = Signal()
+            leaves, drain = drain, valid & (~held_valid | drain)
+            m.d.sync += held_valid.eq(drain | (held_valid & ~leaves))
+            with m.If(drain):
+                m.d.sync += [held.eq(own), held_adds.eq(adds)]
+            own, valid, adds, idle = held, held_valid, held_adds, idle & ~held_valid
         for lane in range(config.L):
             earlier = Mux(adds, self.i_psum.payload[lane], 0)
             total = own.word_select(lane, config.psum_width) + earlier
             m.d.comb += self.o_psum.payload[lane].eq(total)
         m.d.comb += [
-            self.o_psum.valid.eq(control.o_drain_valid & (~adds | self.i_psum.valid)),
-            self.i_psum.ready.eq(control.o_drain_valid & adds & self.o_psum.ready),
-            control.i_drain.eq(self.o_psum.valid & self.o_psum.ready),
-            self.o_idle.eq(control.o_idle),
+            self.o_psum.valid.eq(valid & (~adds | self.i_psum.valid)),
+            self.i_psum.ready.eq(valid & adds & self.o_psum.ready),
+            control.i_drain.eq(drain),
+            self.o_idle.eq(idle),
         ]
         m.d.sync += [
             self.o_events.issue.eq(control.o_issue),

@@ -158,7 +158,9 @@ class FetchChannel(wiring.Component):
         expected = data.StructLayout({"words": 32, "checksum": 32, "check": 1})
         m.submodules.begun = begun = SyncFIFOBuffered(width=expected.size, depth=2)
         promise, wanted = data.View(expected, begun.w_data), data.View(expected, begun.r_data)
-        received = Signal(32)
+        # One ahead, an end is compared alone, and not added to before.
+        ahead = int(config.transfer_register)
+        received = Signal(32, init=ahead)
         last = Signal()
         m.d.comb += [
             begin.eq(queue.r_rdy & ~left.any() & begun.w_rdy),
@@ -166,14 +168,14 @@ class FetchChannel(wiring.Component):
             promise.checksum.eq(head.checksum),
             promise.check.eq(head.check),
             begun.w_en.eq(begin & head.words.any()),
-            last.eq(received + 1 == wanted.words),
+            last.eq((received if ahead else received + 1) == wanted.words),
             begun.r_en.eq(self.i_valid & last),
         ]
         crc = Signal(32, init=_CRC_INITIAL)
         m.d.comb += self.o_crc.eq(crc)
         m.d.sync += self.o_mismatch.eq(self.i_valid & last & wanted.check & (~self.i_crc != wanted.checksum))
         with m.If(self.i_valid):
-            m.d.sync += [crc.eq(Mux(last, _CRC_INITIAL, self.i_crc)), received.eq(Mux(last, 0, received + 1))]
+            m.d.sync += [crc.eq(Mux(last, _CRC_INITIAL, self.i_crc)), received.eq(Mux(last, ahead, received + 1))]
         return m
 
 

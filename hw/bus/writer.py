@@ -86,10 +86,17 @@ class DmaWriter(wiring.Component):
         left = Signal(32)
         length = Signal(range(longest + 1))
         issue = Signal()
+        known = left.any()  # and ``length``
+        if config.transfer_register:
+            # Behind a burst the register has the next one's length in time: its address is still on the bus.
+            begun = Signal()
+            m.d.sync += [length.eq(burst_length(config, address, left)), begun.eq(known)]
+            known &= begun
+        else:
+            m.d.comb += length.eq(burst_length(config, address, left))
         m.submodules.lengths = lengths = SyncFIFO(width=max(1, (longest - 1).bit_length()), depth=AHEAD)
         m.d.comb += [
-            length.eq(burst_length(config, address, left)),
-            issue.eq(left.any() & lengths.w_rdy & (open_ != OUTSTANDING) & ~axi.awvalid & ~self.i_stop),
+            issue.eq(known & lengths.w_rdy & (open_ != OUTSTANDING) & ~axi.awvalid & ~self.i_stop),
             lengths.w_en.eq(issue),
             lengths.w_data.eq(length - 1),
             self.o_error_cause.eq(Cause.WRITE_RESPONSE),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -74,17 +74,22 @@ class ActivationReader(wiring.Component):
         B, b = Signal(positions), Signal(positions)
         dr = Signal(positions)
         passed = Signal(positions)  # times that the vector has been sent
+        # One ahead, an end is compared alone, and not added to before.
+        ahead = int(config.transfer_register)
         position, line = Signal(config.loop_bits), Signal(config.loop_bits)
+
+        def last_of(count: Signal, bound: Value) -> Value:
+            return (count if ahead else count + 1) == bound
 
         loops = ("pass", "b", "dr", "ds", "position", "line")
         last_pass, last_b, last_dr, last_ds, last_position, last_line = (Signal(name=f"last_{name}") for name in loops)
         m.d.comb += [
-            last_pass.eq(passed + 1 == command.passes),
-            last_b.eq(b + 1 == B),
-            last_dr.eq(dr + 1 == Dr),
+            last_pass.eq(last_of(passed, command.passes)),
+            last_b.eq(last_of(b, B)),
+            last_dr.eq(last_of(dr, Dr)),
             last_ds.eq(q + Dr >= D),
-            last_position.eq(position + 1 == command.width),
-            last_line.eq(line + 1 == command.height),
+            last_position.eq(last_of(position, command.width)),
+            last_line.eq(last_of(line, command.height)),
         ]
 
         # Each loop keeps the address at which its present turn began; a turn's end sets those of all loops inside.
@@ -105,24 +110,24 @@ class ActivationReader(wiring.Component):
         with m.Elif(~last_position):
             # The address of a row's first position has nothing left out.
             m.d.comb += [
-                base.eq(Mux(position == 0, at_position + skipped, at_position)),
+                base.eq(Mux(position == ahead, at_position + skipped, at_position)),
                 pitch.eq(command.position_pitch),
             ]
         with m.Else():
             m.d.comb += [base.eq(at_line), pitch.eq(command.line_pitch), ends.eq(step & last_line)]
         m.d.comb += following.eq(base + pitch)
         with m.If(step):
-            m.d.sync += [at_b.eq(following), b.eq(b + 1), passed.eq(Mux(last_pass, 0, passed + 1))]
+            m.d.sync += [at_b.eq(following), b.eq(b + 1), passed.eq(Mux(last_pass, ahead, passed + 1))]
             with m.If(last_b):
-                m.d.sync += [at_dr.eq(following), b.eq(0), dr.eq(dr + 1)]
+                m.d.sync += [at_dr.eq(following), b.eq(ahead), dr.eq(dr + 1)]
                 with m.If(last_dr):
-                    m.d.sync += [at_ds.eq(following), dr.eq(0), q.eq(q + Dr)]
+                    m.d.sync += [at_ds.eq(following), dr.eq(ahead), q.eq(q + Dr)]
                     with m.If(first & (q < q_first)):
                         m.d.sync += skipped.eq(skipped + command.ds_pitch)
                     with m.If(last_ds):
                         m.d.sync += [at_position.eq(following), q.eq(q_first), first.eq(0), position.eq(position + 1)]
                         with m.If(last_position):
-                            m.d.sync += [at_line.eq(following), q.eq(0), position.eq(0), line.eq(line + 1)]
+                            m.d.sync += [at_line.eq(following), q.eq(0), position.eq(ahead), line.eq(line + 1)]
 
         m.d.sync += self.o_done.eq(ends)
         m.d.comb += self.i_command.ready.eq(~running | ends)
@@ -131,7 +136,10 @@ class ActivationReader(wiring.Component):
                 running.eq(self.i_command.valid),
                 command.eq(offered),
                 *(base.eq(offered.l1_base) for base in (at_line, at_position, at_ds, at_dr, at_b)),
-                *(count.eq(0) for count in (passed, b, dr, q, position, line, skipped)),
+                *(count.eq(ahead) for count in (passed, b, dr)),
+                q.eq(0),
+                *(count.eq(ahead) for count in (position, line)),
+                skipped.eq(0),
                 first.eq(1),
                 D.eq(offered.D),
                 Dr.eq(offered.Dr),

@@ -106,7 +106,7 @@ class OfmapStorer(wiring.Component):
         m.submodules.requantiser = requantiser = Requantiser(config)
         selected = Signal(config.psum_width * lanes, reset_less=True)
         # What goes with a slot: it is there; its group of lanes ends with it; its position does.
-        tags = [Signal(3, name=f"tag_{i}") for i in range(1 + Requantiser.stages)]
+        tags = [Signal(3, name=f"tag_{i}") for i in range(1 + requantiser.stages)]
         with m.If(enable):
             m.d.sync += [
                 selected.eq(self.i_sums.payload.as_value().word_select(group, len(selected))),

@@ -36,10 +36,9 @@ class Requantiser(wiring.Component):
         int8, :attr:`stages` cycles after the sums.
     """
 
-    stages = 1 + Scaler.stages
-
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
+        self.stages = 1 + Scaler.stages_of(config.scaler_register)
         lanes = config.requantiser_lanes
         super().__init__(
             {
@@ -66,7 +65,7 @@ class Requantiser(wiring.Component):
                     multiplier.eq(given.multiplier),
                     shift.eq(given.shift),
                 ]
-            scaler = Scaler(33)
+            scaler = Scaler(33, self.config.scaler_register)
             m.submodules[f"scaler_{lane}"] = shared(scaler, platform)
             m.d.comb += [
                 scaler.i_enable.eq(self.i_enable),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from itertools import pairwise
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 __all__ = ["Rounder", "Scaler"]
+
+#: Bits of a multiplier by which a product is formed in one cycle, where there is a register inside.
+_DIGIT = 4
 
 
 class Rounder(wiring.Component):
@@ -99,6 +104,14 @@ class Scaler(wiring.Component):
     ----------
     width
         Bits of x0 and x1.
+    registered
+        A register inside each multiplier: the products of x by :data:`_DIGIT` bits of y each, which are added in the
+        next cycle.
+
+    Attributes
+    ----------
+    stages
+        Registers from the factors to the result.
 
     Members
     -------
@@ -114,10 +127,9 @@ class Scaler(wiring.Component):
         As in :class:`Rounder`.
     """
 
-    stages = 2 + Rounder.stages
-
-    def __init__(self, width: int) -> None:
-        self.width = width
+    def __init__(self, width: int, registered: bool = False) -> None:
+        self.width, self.registered = width, registered
+        self.stages = self.stages_of(registered)
         super().__init__(
             {
                 "i_enable": In(1),
@@ -135,27 +147,46 @@ class Scaler(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        factors = [(self.i_x0 * self.i_y0,), (self.i_x1 * self.i_y1,)]
+        if self.registered:
+            factors = [self._digits(m, *pair) for pair in ((self.i_x0, self.i_y0), (self.i_x1, self.i_y1))]
         # The halves of a 32-bit multiplier give no more than the width of one product with it.
         products = [
             Signal(signed(self.width + bits), name=f"product_{i}", reset_less=True) for i, bits in ((0, 17), (1, 16))
         ]
         total = Signal(signed(self.width + 32), reset_less=True)
-        shifts = [Signal(6, name=f"shift_{i}", reset_less=True) for i in range(2)]
+        shifts = [Signal(6, name=f"shift_{i}", reset_less=True) for i in range(2 + int(self.registered))]
         m.submodules.rounder = rounder = Rounder(self.width + 32)
         with m.If(self.i_enable):
             m.d.sync += [
-                products[0].eq(self.i_x0 * self.i_y0),
-                products[1].eq(self.i_x1 * self.i_y1),
+                *(product.eq(sum(terms[1:], terms[0])) for product, terms in zip(products, factors, strict=True)),
                 total.eq(products[0] + Mux(self.i_halves, products[1] << 16, products[1])),
                 shifts[0].eq(self.i_shift),
-                shifts[1].eq(shifts[0]),
+                *(after.eq(before) for before, after in pairwise(shifts)),
             ]
         m.d.comb += [
             rounder.i_enable.eq(self.i_enable),
             rounder.i_value.eq(total),
-            rounder.i_shift.eq(shifts[1]),
+            rounder.i_shift.eq(shifts[-1]),
             rounder.i_low.eq(self.i_low),
             rounder.i_high.eq(self.i_high),
             self.o_result.eq(rounder.o_result),
         ]
         return m
+
+    @staticmethod
+    def stages_of(registered: bool) -> int:
+        """:attr:`stages`, without an instance."""
+        return 2 + int(registered) + Rounder.stages
+
+    def _digits(self, m: Module, x: Value, y: Value) -> tuple[Value, ...]:
+        """Registers with the products of x by the digits of y, each in its place: their sum is the whole product."""
+        found = []
+        for start in range(0, len(y) - 1, _DIGIT):
+            last = start + _DIGIT + 1 >= len(y)
+            digit = y[start:].as_signed() if last else y[start : start + _DIGIT]
+            held = Signal(signed(len(x) + len(digit)), name=f"digit_{start}", reset_less=True)
+            with m.If(self.i_enable):
+                m.d.sync += held.eq(x * digit)
+            found.append(held << start)
+        return tuple(found)

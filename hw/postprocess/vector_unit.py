@@ -153,7 +153,7 @@ class VectorUnit(wiring.Component):
             m.d.sync += group.eq(Mux(last_group, 0, group + 1))
         factors = Signal(SUM_BITS * lanes, reset_less=True)
         selected = Cat(totals).word_select(group, SUM_BITS * lanes)
-        tags = Signal(1 + Scaler.stages + (2 if full else 0))
+        tags = Signal(1 + Scaler.stages_of(config.scaler_register) + (2 if full else 0))
         with m.If(enable):
             m.d.sync += [
                 factors.eq(Mux(group == 0, Cat(combined[:lanes]), selected)),
@@ -303,7 +303,7 @@ class VectorUnit(wiring.Component):
                 product.i_multiply.eq(kinds.multiply),
             ]
             factor = product.o_factor
-        scaler = Scaler(SUM_BITS)
+        scaler = Scaler(SUM_BITS, self.config.scaler_register)
         m.submodules[f"scaler_{lane}"] = shared(scaler, platform)
         m.d.comb += [
             scaler.i_enable.eq(enable),
