@@ -423,6 +423,16 @@ class AcceleratorConfig:
         return self.product_latency + self.tree_registers + 1
 
     @property
+    def drain_latency(self) -> int:
+        """Cycles from the issue of an array operation to the earliest one in which its finished sum leaves the core."""
+        return self.latency + int(self.psum_register)
+
+    @property
+    def psum_entries(self) -> int:
+        """Finished sums that can wait in the core: in the PRF, and in the register behind it."""
+        return self.prf_depth + int(self.psum_register)
+
+    @property
     def streams(self) -> Mapping[str, int]:
         """Packed fields and the bits that each gives one row of the array: ``{name: bits}``.
 

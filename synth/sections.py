@@ -55,6 +55,8 @@ def _row_copies(config: AcceleratorConfig, instance: str, port: str) -> int:
 
 
 def _row_groups(config: AcceleratorConfig, instance: str, port: str) -> int:
+    if port in ("i_accumulate", "i_first", "i_slot", "i_drain_slot"):  # to the PRF, which is there once
+        return config.tiles
     return config.H * config.tiles // _first_tree_rows(config).H
 
 

@@ -42,7 +42,7 @@ class ArrayTimes:
         self.leaving_each = 0
         self.outputs = queue_times(Opcode.OUTPUT)
         self.store_cycles = max(config.L // config.requantiser_lanes, config.L // config.l2_word)
-        self.latency, self.loader = config.latency, loader_latency(config)
+        self.latency, self.loader = config.drain_latency, loader_latency(config)
         # Output groups of the parameters that it holds, and whether the next OUTPUT brings others.
         self.held = 0
         self.parameters = True
@@ -160,13 +160,13 @@ class ArrayTimes:
         """
         t, config, words, waits = self.t, self.config, self.words, self.waits
         accepted, begun = self.accepted, self.begun
-        queue, feed, loader, depth = t.queue, t.feed, self.loader, config.prf_depth
+        queue, feed, loader = t.queue, t.feed, self.loader
         entries, rows, operations, vectors = x.entries, x.rows, x.operations, x.vectors
         duration = max(operations, vectors)
         # Sums of the last OUTPUT that wait in the PRF hold these back.
-        entry = min(x.sums, depth) - 1
+        entry = min(x.sums, config.prf_depth) - 1
         held = (
-            self.leaving - self.leaving_each * (depth - entry)
+            self.leaving - self.leaving_each * (config.psum_entries - entry)
             - entry % x.A + (x.sums // x.A - entry // x.A) * (x.rest + x.A)
         )  # fmt: skip
         flows, row_words = self.flows, rows * sum(words)
@@ -260,4 +260,4 @@ class ArrayTimes:
         # An entry of the PRF is free again when the storer has taken the vector before it.
         self.leaving, self.leaving_each = end - 1, each
         self.closed = end + t.storer - (t.rounding if self.wide else 0)
-        return end + each * (-1 - config.prf_depth) + x.rest if x.sums > config.prf_depth else issued
+        return end + each * (-1 - config.psum_entries) + x.rest if x.sums > config.prf_depth else issued

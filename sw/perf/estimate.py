@@ -176,7 +176,10 @@ class _Model:
         begin = max(self.store_free, complete)
         self.command(Opcode.STORE, begin)
         # Addresses run two bursts ahead, and the last response counts from its own.
-        self.store_free = begin + t.request + max(cycles, max(0, cycles - 2 * self.config.burst_words) + t.write)
+        self.store_free = (
+            begin + t.request + int(self.config.transfer_register)
+            + max(cycles, max(0, cycles - 2 * self.config.burst_words) + t.write)
+        )  # fmt: skip
         return begin
 
     # Vector unit
@@ -411,4 +414,4 @@ def estimate(network: Network, config: AcceleratorConfig, latencies: Latencies |
     sw.compiler.graph.CompileError
         A layer does not fit the instance.
     """
-    return _Model(network.mapped(config), latencies or Latencies()).run()
+    return _Model(network.mapped(config), (latencies or Latencies()).on(config)).run()

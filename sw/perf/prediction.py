@@ -295,7 +295,12 @@ class _Model:
                 yield from self.l2.use(cycles, fields["words"])
                 begin = self.kernel.now - cycles
             # Addresses run two bursts ahead, and the last response counts from its own.
-            end = begin + t.request + max(cycles, max(0, cycles - 2 * config.burst_words) + t.write)
+            end = (
+                begin
+                + t.request
+                + int(config.transfer_register)
+                + max(cycles, max(0, cycles - 2 * config.burst_words) + t.write)
+            )
             self.happens(fields, "written", end)
             yield end
 
@@ -512,13 +517,13 @@ class _Model:
         fields, left, begin = output
         words = config.L // config.l2_word
         each = max(config.L // config.requantiser_lanes, words) * (4 if fields["wide"] else 1)
-        passed = config.latency + 1
+        passed = config.drain_latency + 1
         first = max(begin, start + rest + passed)
         end = max(first + sums * each, issued + passed + each)
         output[1:] = left - sums, end
         # An entry of the PRF is free again when the storer has taken the vector before it.
         self.leaving = end - 1, each
-        allowed = float(end + each * (-1 - config.prf_depth) + rest) if sums > config.prf_depth else issued
+        allowed = float(end + each * (-1 - config.psum_entries) + rest) if sums > config.prf_depth else issued
         if left <= sums:
             self.outputs.popleft()
             vectors = fields["height"] * fields["width"] * fields["A"]
@@ -532,9 +537,8 @@ class _Model:
     def held_back(self, sums: int, A: int, rest: int) -> float:
         """The last operation of a tile that begins while sums of the one before wait in the PRF."""
         end, each = self.leaving
-        depth = self.config.prf_depth
-        entry = min(sums, depth) - 1
-        free = end - each * (depth - entry)
+        entry = min(sums, self.config.prf_depth) - 1
+        free = end - each * (self.config.psum_entries - entry)
         return free + 1 - entry % A + (sums // A - entry // A) * (rest + A) - 1
 
     def close(self) -> None:
@@ -558,7 +562,7 @@ def predict(program: Program, latencies: Latencies | None = None) -> list[LayerT
     sw.program.ProgramError
         A descriptor has an unknown opcode, or the program hangs.
     """
-    model = _Model(program, latencies or Latencies())
+    model = _Model(program, (latencies or Latencies()).on(program.config))
     model.run()
     return [
         LayerTiming(layer.name, layer.operation, layer.macs, counters)

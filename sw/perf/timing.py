@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,11 @@ class Latencies:
     rounding: int = 5
     #: From a tap to its word in L2.
     vector: int = 10
+
+    def on(self, config: AcceleratorConfig) -> Latencies:
+        """These, with the pipeline registers that an instance has besides."""
+        more = int(config.scaler_register)
+        return replace(self, storer=self.storer + more, rounding=self.rounding + more, vector=self.vector + more)
 
 
 @dataclass(frozen=True)

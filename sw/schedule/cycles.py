@@ -12,8 +12,9 @@ What follows from the RTL, cycle by cycle:
 - the command goes on :func:`loader_latency` cycles after the last row, but not before the cycle in which the running
   tile issues its last operation; the first operation of the tile is issued in the next cycle;
 - the first operation for a PRF entry waits until the entry ``prf_depth`` before it has left. A sum can leave
-  ``config.latency`` cycles after its last operation. With ``prf_depth > config.latency`` that never waits, and a tile
-  is issued in exactly ``positions * A*B*D`` cycles; else the waiting is followed position by position;
+  ``config.latency`` cycles after its last operation, and with a register behind the PRF goes on a cycle later. With
+  ``prf_depth > config.latency`` that never waits, and a tile is issued in exactly ``positions * A*B*D`` cycles; else
+  the waiting is followed position by position;
 - activations never wait: one can arrive every cycle, and the ARF holds the window of the next position.
 """
 
@@ -130,6 +131,11 @@ class _Array:
         self.released = deque([_LONG_AGO] * config.wrf_depth, config.wrf_depth)
         self.left = deque([_LONG_AGO] * config.prf_depth, config.prf_depth)
 
+    @property
+    def finished(self) -> int:
+        """When the last vector of partial sums leaves the core."""
+        return self.left[-1] + self.config.drain_latency - self.config.latency
+
     def state(self) -> tuple[int, ...]:
         """All that the next tile depends on, in cycles from the last operation."""
         return tuple(cycle - self.issued for cycle in (self.accept, *self.released, *self.left))
@@ -160,7 +166,7 @@ class _Array:
         handed_over = max(loaded + loader_latency(self.config), self.issued)
         self.accept = handed_over + 1
         self._issue(tile, positions, handed_over)
-        return TileTiming(tile, accepted, loaded, handed_over + 1, self.issued, self.left[-1])
+        return TileTiming(tile, accepted, loaded, handed_over + 1, self.issued, self.finished)
 
     def _issue(self, tile: LayerTile, positions: int, cycle: int) -> None:
         A, rest = tile.A, tile.A * (tile.B * tile.D - 1)
@@ -231,5 +237,5 @@ def sequence_cycles(config: AcceleratorConfig, runs: Iterable[LayerRun]) -> list
                     array.skip((len(tiles) - number) * (array.issued - issued))
                     row += (len(tiles) - number) * _rows(config, tile)
                     break
-        finished.append(array.left[-1])
+        finished.append(array.finished)
     return [end - start for start, end in pairwise(finished)]

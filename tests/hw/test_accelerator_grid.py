@@ -59,7 +59,7 @@ CORNERS: list[dict[str, object]] = [
     {"variant": "ews-c", "H": 3, "L": 15, "d": 5, "k": 3, "psum_width": 32, "address_bits": 16,
      "l2_bytes": 1 << 11, "weight_bits": 3},
     {"variant": "ews-ssvq", "H": 5, "L": 2, "d": 2, "N": 2, "M": 2, "k": 2, "psum_width": 16, "zero_gating": True,
-     "weight_bits": 2},
+     "weight_bits": 2, "psum_register": True, "scaler_register": True, "transfer_register": True},
     {"variant": "ews-cm", "H": 7, "L": 9, "d": 9, "N": 2, "M": 3, "k": 17, "mask_decoder": MASK_DECODERS[-1],
      "decoder_registers": 3, "mrf_register": True, "tree_register_levels": 1, "weight_bits": 7},
     {"variant": "ews-cms", "H": 2, "L": 16, "d": 16, "N": 1, "M": 16, "decoder_registers": 8, "zero_gating": True,
@@ -119,7 +119,8 @@ def random_config(number: int) -> AcceleratorConfig:
         # Words of other sizes than powers of two have the basic functions alone.
         with suppress(ConfigError):
             config = replace(config, vector_unit_functions="full")
-    return config
+    registers = ("psum_register", "scaler_register", "transfer_register")
+    return replace(config, **{name: rng.random() < 0.5 for name in registers})
 
 
 def instance(number: int) -> AcceleratorConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -163,13 +164,31 @@ def test_zero_gating_changes_nothing_but_the_latency(variant: str, product_regis
     assert cycles == sequence_cycles(gated, [layer.run for layer in programs])
 
 
+@pytest.mark.parametrize("density", [1, 0.4])
+def test_sums_leave_a_cycle_later_with_a_register(density: float) -> None:
+    plain = preset("ews-tiny").override(["prf_depth=2"])  # entries of the PRF are waited for
+    config = replace(plain, psum_register=True)
+    programs = [
+        program(config, 0, (12, 9, 1, 3), (2, 4), (2, 2, 1, 3), padding=(0, 1)),
+        program(config, 1, (8, 9, 1, 1), (2, 3), (1, 1, 1, 1), values="corners"),
+    ]
+    pauses = dict.fromkeys(STREAMS, density)
+    outputs, cycles = run_programs(config, programs, pauses)
+    assert not any(score(config, layer, vectors).mismatches for layer, vectors in zip(programs, outputs, strict=True))
+    assert config.drain_latency == plain.drain_latency + 1
+    if density == 1:
+        runs = [layer.run for layer in programs]
+        assert cycles == sequence_cycles(config, runs)
+        assert cycles[0] == sequence_cycles(plain, runs)[0] + 1
+
+
 @pytest.mark.parametrize("variant", [pytest.param("ews", marks=pytest.mark.whole), "ews-msvq"])
 @pytest.mark.parametrize(
     ("changes", "density"),
     [
         (["tree_register_levels=1", "decoder_registers=1"], 1),
         (["zero_gating=true", "mrf_register=true"], 0.5),
-        (["product_register=false"], 0.5),
+        (["product_register=false", "psum_register=true"], 0.5),
     ],
 )
 def test_clock_gating_changes_nothing(variant: str, changes: list[str], density: float) -> None:

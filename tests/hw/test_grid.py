@@ -46,6 +46,7 @@ def sampled(variant: str, seed: int) -> AcceleratorConfig:
         zero_gating=rng.random() < 0.3,
         decoder_registers=rng.choice([0, 1, 3]),
         mrf_register=rng.random() < 0.5,
+        psum_register=rng.random() < 0.5,
         # Every width with every variant.
         weight_bits=2 + (list(VARIANTS).index(variant) + seed) % 7,
     )

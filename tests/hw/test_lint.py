@@ -31,6 +31,7 @@ def test_lint_of_tiny_presets(variant: str, tmp_path) -> None:
 @pytest.mark.parametrize("variant", ["ws", "ews-cm", "ews-msvq"])
 def test_lint_with_all_pipeline_registers(variant: str, tmp_path) -> None:
     changes = ["zero_gating=true", "decoder_registers=4", "mrf_register=true", "tree_register_levels=1"]
+    changes += ["psum_register=true", "scaler_register=true", "transfer_register=true"]
     name = f"{variant}-tiny"
     done = _lint(generate(preset(name).override(changes), name).verilog, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -76,10 +76,12 @@ def test_rounder_edges(simulate, rounded, width: int, shift_bits: int) -> None:
     check_rounder(simulate, rounded, rounder, cases, -128, 127)
 
 
-@pytest.mark.parametrize("pauses", [0, 0.4])
-@pytest.mark.parametrize("width", [24, 33])
-def test_scaler_by_a_multiplier_of_32_bits(simulate, rounded, width: int, pauses: float) -> None:
-    scaler = Scaler(width)
+@pytest.mark.parametrize(
+    ("width", "registered", "pauses"), [(24, False, 0.4), (24, True, 0), (33, False, 0), (33, True, 0.4)]
+)
+def test_scaler_by_a_multiplier_of_32_bits(simulate, rounded, width: int, registered: bool, pauses: float) -> None:
+    scaler = Scaler(width, registered)
+    assert scaler.stages == 5 + registered
     rng = random.Random(width)
     numbers = (-1 << width - 1, (1 << width - 1) - 1, -1, 0, 1)
     multipliers = (-1 << 31, (1 << 31) - 1, -1, 0, 1, 1 << 16, -1 << 16, (1 << 16) - 1, 1 << 15)
@@ -106,8 +108,9 @@ def test_scaler_by_a_multiplier_of_32_bits(simulate, rounded, width: int, pauses
     simulate(scaler, bench)
 
 
-def test_scaler_adds_two_products(simulate, rounded) -> None:
-    scaler = Scaler(24)
+@pytest.mark.parametrize("registered", [False, True])
+def test_scaler_adds_two_products(simulate, rounded, registered: bool) -> None:
+    scaler = Scaler(24, registered)
     rng = random.Random(1)
     factors = (-(1 << 22) + 1, (1 << 22) - 1, 0, 1, 12345)
     cases = list(product(factors, (-128, 127, 0), factors, (-128, 127), (0, 15, 22, 31)))
