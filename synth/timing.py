@@ -56,7 +56,7 @@ _FOLDER = Path(__file__).parent
 MARGIN = 0.1
 #: The part of a clock cycle that ABC may use; of the rest come flip-flops, wires and the margin. Less where that is not
 #: enough.
-_LOGIC, _LESS_LOGIC = 0.7, 0.6
+_LOGIC, _LESS_LOGIC, _LEAST_LOGIC = 0.7, 0.6, 0.5
 #: How registers are kept in netlists for delays, of those of areas.
 STYLES = ("flipflop", "gated")
 
@@ -288,7 +288,8 @@ def _flat(text: str, library: Library, clock: float, cache: Path, style: str, co
     load = 4 * _femtofarads(library)
     commands = [*_READ, *_MAP_FILES, *columns, *_OPTIMISE]
     found: list[Delay] = []
-    for adders, share in (("techmap", _LOGIC), (_FAST_ADDERS, _LOGIC), (_FAST_ADDERS, _LESS_LOGIC)):
+    tries = (("techmap", _LOGIC), *((_FAST_ADDERS, share) for share in (_LOGIC, _LESS_LOGIC, _LEAST_LOGIC)))
+    for adders, share in tries:
         mapped = _abc(text, commands, library, clock * share, load, cache, style, adders)
         found.append(_described(mapped, library, cache, copies)[0])
         if max(found[-1].registered, found[-1].opensta or 0.0) <= clock * (1 - MARGIN):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 __all__ = ["Rounder", "Scaler"]
 
-#: Bits of a multiplier by which a product is formed in one cycle, where there is a register inside.
-_DIGIT = 4
+#: Rows of a multiplier, one for each bit of the factor, that are brought to two where there is a register inside: with
+#: so many, both sides of it take as long.
+_ROWS = 6
 
 
 class Rounder(wiring.Component):
@@ -105,8 +107,8 @@ class Scaler(wiring.Component):
     width
         Bits of x0 and x1.
     registered
-        A register inside each multiplier: the products of x by :data:`_DIGIT` bits of y each, which are added in the
-        next cycle.
+        A register inside the multipliers. Sums stay in carry-save form from there to ``total``, which alone has a carry
+        chain.
 
     Attributes
     ----------
@@ -147,20 +149,23 @@ class Scaler(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        factors = [(self.i_x0 * self.i_y0,), (self.i_x1 * self.i_y1,)]
-        if self.registered:
-            factors = [self._digits(m, *pair) for pair in ((self.i_x0, self.i_y0), (self.i_x1, self.i_y1))]
-        # The halves of a 32-bit multiplier give no more than the width of one product with it.
-        products = [
-            Signal(signed(self.width + bits), name=f"product_{i}", reset_less=True) for i, bits in ((0, 17), (1, 16))
-        ]
         total = Signal(signed(self.width + 32), reset_less=True)
         shifts = [Signal(6, name=f"shift_{i}", reset_less=True) for i in range(2 + int(self.registered))]
         m.submodules.rounder = rounder = Rounder(self.width + 32)
+        if self.registered:
+            terms = self._carry_save(m)
+        else:
+            # The halves of a 32-bit multiplier give no more than the width of one product with it.
+            products = [
+                Signal(signed(self.width + bits), name=f"product_{i}", reset_less=True)
+                for i, bits in ((0, 17), (1, 16))
+            ]
+            terms = products[0], Mux(self.i_halves, products[1] << 16, products[1])
         with m.If(self.i_enable):
+            if not self.registered:
+                m.d.sync += [products[0].eq(self.i_x0 * self.i_y0), products[1].eq(self.i_x1 * self.i_y1)]
             m.d.sync += [
-                *(product.eq(sum(terms[1:], terms[0])) for product, terms in zip(products, factors, strict=True)),
-                total.eq(products[0] + Mux(self.i_halves, products[1] << 16, products[1])),
+                total.eq(terms[0] + terms[1]),
                 shifts[0].eq(self.i_shift),
                 *(after.eq(before) for before, after in pairwise(shifts)),
             ]
@@ -179,14 +184,54 @@ class Scaler(wiring.Component):
         """:attr:`stages`, without an instance."""
         return 2 + int(registered) + Rounder.stages
 
-    def _digits(self, m: Module, x: Value, y: Value) -> tuple[Value, ...]:
-        """Registers with the products of x by the digits of y, each in its place: their sum is the whole product."""
-        found = []
-        for start in range(0, len(y) - 1, _DIGIT):
-            last = start + _DIGIT + 1 >= len(y)
-            digit = y[start:].as_signed() if last else y[start : start + _DIGIT]
-            held = Signal(signed(len(x) + len(digit)), name=f"digit_{start}", reset_less=True)
-            with m.If(self.i_enable):
-                m.d.sync += held.eq(x * digit)
-            found.append(held << start)
-        return tuple(found)
+    def _carry_save(self, m: Module) -> tuple[Signal, Signal]:
+        """Registers with two terms of the sum of both products, behind others with a few of each."""
+
+        def held(name: str, values: Iterable[Value], width: int) -> list[Signal]:
+            registers = []
+            for number, value in enumerate(values):
+                register = Signal(min(width, len(value)), name=f"{name}_{number}", reset_less=True)
+                with m.If(self.i_enable):
+                    m.d.sync += register.eq(value)
+                registers.append(register)
+            return registers
+
+        width = self.width + 32
+        constants, terms = [], []
+        for number, (x, y) in enumerate(((self.i_x0, self.i_y0), (self.i_x1, self.i_y1))):
+            rows, constant = _rows(x, y)
+            groups = [rows[first : first + _ROWS] for first in range(0, len(rows), _ROWS)]
+            pairs = [term for group in groups for term in _two_terms(group)]
+            terms.append(held(f"rows_{number}", pairs, width))
+            constants.append(constant)
+        upper = [Mux(self.i_halves, term << 16, term) for term in terms[1]]
+        whole, halves = (Const((constants[0] + (constants[1] << place)) % (1 << width), width) for place in (0, 16))
+        first, second = held(
+            "term", (x[:width] for x in _two_terms([*terms[0], *upper, Mux(self.i_halves, halves, whole)])), width
+        )
+        return first, second
+
+
+def _rows(x: Value, y: Value) -> tuple[list[Value], int]:
+    """Unsigned terms of the product of two signed factors, one for each bit of y, and the constant that goes with them.
+
+    A sign bit t of weight -w is (1 - t) of weight w, less w (C. R. Baugh and B. A. Wooley, 1973); of the row of y's
+    own sign, which is taken away, all other bits are inverted.
+    """
+    sign = 1 << (len(x) - 1)
+    rows, constant = [], 0
+    for place, bit in enumerate(y):
+        inverted = sign if place < len(y) - 1 else sign - 1
+        rows.append(((x.as_unsigned() & bit.replicate(len(x))) ^ inverted) << place)
+        constant -= inverted << place
+    return rows, constant
+
+
+def _two_terms(terms: Sequence[Value]) -> list[Value]:
+    """Two terms with the sum of all, by levels of full adders (C. S. Wallace, 1964)."""
+    terms = list(terms)
+    while len(terms) > 2:
+        threes = [terms[first : first + 3] for first in range(0, len(terms) - 2, 3)]
+        left = terms[3 * len(threes) :]
+        terms = [value for a, b, c in threes for value in (a ^ b ^ c, ((a & b) | (a & c) | (b & c)) << 1)] + left
+    return terms

@@ -28,7 +28,7 @@ MAGIC = MAGICS["program"]
 VERSION = 1
 
 #: Fields of an instance that files of this version did not have at first.
-_LATER = ("vector_unit_functions",)
+_LATER = ("vector_unit_functions", "psum_register", "scaler_register", "transfer_register")
 
 _KEYS = (
     "config", "image_bytes", "base", "descriptors", "descriptor_count", "dram_bytes", "inputs", "outputs", "layers",

@@ -25,6 +25,7 @@ CONFIGS = {
     "bytes, shortest FIFO": TINY.override(["word_width=8", "burst_words=1", "fifo_words=2", "address_bits=16"]),
     "512 bits, longest bursts": TINY.override(["word_width=512", "burst_words=256", "fifo_words=512"]),
     "H is not L": preset("ews-msvq-tiny").override(["H=6", "word_width=128", "address_bits=64", "burst_words=8"]),
+    "transfer register": TINY.override(["transfer_register=true"]),
 }
 SIZE = 1 << 14
 
@@ -185,7 +186,7 @@ def test_a_word_a_cycle(simulate, name: str, channels: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("channel", CHECKED)
 def test_checksum_mismatch_is_told_once(simulate, channel: str) -> None:
-    config = preset("ews-msvq-tiny")
+    config = preset("ews-msvq-tiny").override([f"transfer_register={str(channel == 'mask').lower()}"])
     rng = random.Random(channel)
     reader = DmaReader(config)
     data = memory_of(rng)
@@ -229,7 +230,7 @@ def test_bus_error_is_told_before_the_word(simulate, channel: str, response: Res
 @pytest.mark.parametrize("seed", range(5))
 def test_stop_at_any_time_then_go_on(simulate, seed: int) -> None:
     rng = random.Random(seed)
-    reader = DmaReader(TINY)
+    reader = DmaReader(CONFIGS["transfer register"] if seed % 2 else TINY)
     data = memory_of(rng)
     memory = AxiMemory(reader.m_axi, data, latency=(1, 30), stall=0.2, reorder=True, seed=seed)
     names = reader_channels(TINY)

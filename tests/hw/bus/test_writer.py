@@ -20,6 +20,8 @@ CONFIGS = {
     "bytes, single": TINY.override(["word_width=8", "burst_words=1", "fifo_words=2", "address_bits=16"]),
     "512 bits, longest bursts": TINY.override(["word_width=512", "burst_words=256", "fifo_words=512"]),
     "H is not L": preset("ews-msvq-tiny").override(["H=6", "word_width=128", "address_bits=64", "burst_words=8"]),
+    "transfer register": TINY.override(["transfer_register=true"]),
+    "transfer register, single": TINY.override(["burst_words=1", "fifo_words=2", "transfer_register=true"]),
 }
 SIZE = 1 << 14
 
@@ -111,7 +113,7 @@ def test_words_arrive_and_no_others(simulate, name: str, density: float) -> None
     assert all(words <= config.burst_words for _, _, words in memory.writes)
 
 
-@pytest.mark.parametrize("name", ["ews-cms-tiny", "ews-16", "H is not L"])
+@pytest.mark.parametrize("name", ["ews-cms-tiny", "ews-16", "H is not L", "transfer register"])
 def test_a_word_a_cycle(simulate, name: str) -> None:
     config = CONFIGS[name]
     writer = DmaWriter(config)
@@ -166,7 +168,7 @@ def test_bus_error_is_told_by_the_time_of_done(simulate, response: Response) -> 
 @pytest.mark.parametrize("seed", range(10))
 def test_stop_at_any_time_then_go_on(simulate, seed: int) -> None:
     rng = random.Random(seed)
-    writer = DmaWriter(TINY)
+    writer = DmaWriter(CONFIGS["transfer register"] if seed % 2 else TINY)
     data = bytearray(SIZE)
     memory = AxiMemory(writer.m_axi, data, latency=(1, 30), stall=0.3, seed=seed)
     request, words = writer.i_request, writer.i_data

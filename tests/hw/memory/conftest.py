@@ -13,7 +13,7 @@ SHAPES = [
     {"H": 6, "L": 4, "word_width": 8, "psum_width": 17},
     {"H": 1, "L": 1, "d": 1, "word_width": 32, "l1_psum_bytes": 1024},
     {"H": 16, "L": 16, "word_width": 512, "l2_word_bytes": 4, "l2_bytes": 5000},
-    {"H": 8, "L": 6, "psum_width": 19, "weight_bits": 3},
+    {"H": 8, "L": 6, "psum_width": 19, "weight_bits": 3, "transfer_register": True},
     {"variant": "ews-msvq", "H": 8, "L": 4, "N": 2, "M": 4, "word_width": 64, "weight_bits": 4},
     {"H": 16, "L": 48, "word_width": 32, "arf_depth": 16, "wrf_depth": 32, "l1_ifmap_bytes": 4000},
 ]

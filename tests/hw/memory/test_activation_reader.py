@@ -90,7 +90,7 @@ def test_random_tiles(simulate, traffic, config: AcceleratorConfig) -> None:
         {"Dr": 4, "D": 4, "advance_columns": 1},
     ],
 )
-@pytest.mark.parametrize("config", [{}], indirect=True)
+@pytest.mark.parametrize("config", [{}, {"H": 8, "L": 6, "transfer_register": True}], indirect=True)
 def test_edges(simulate, traffic, config: AcceleratorConfig, change: dict) -> None:
     tile = {"D": 6, "Dr": 2, "B": 1, "passes": 1, "advance_columns": 2, "width": 4, "height": 3, "l1_base": 9}
     pitches = {"line_pitch": 40, "position_pitch": 5, "ds_pitch": 2, "dr_pitch": 20, "b_pitch": 1}
