@@ -27,7 +27,7 @@ _ALL = (*VARIANTS, "ews-msvq-full", "ews4", "ews-msvq4")
 #: Presets of which ``make synth`` reports array and decoder; of the size 32 those of the paper's table.
 MATRIX = (
     *(f"{name}-{size}" for size, names in ((16, _ALL), (32, _PAPER), (64, _ALL)) for name in names),
-    *("ews-cms-500mhz", "ews-msvq-500mhz", "ews-msvq4-500mhz"),
+    *("ews-cms-500mhz", "ews-msvq-500mhz", "ews-msvq4-500mhz", "ews-msvq4-800mhz"),
 )
 
 #: Those of which it reports what is around the array, too.

@@ -93,7 +93,7 @@ def command_part() -> Iterator[str]:
 
 def pipeline_stages(config: AcceleratorConfig) -> dict[int, list[str]]:
     """What an array operation does, by cycles after its issue."""
-    stages: dict[int, list[str]] = {cycle: [] for cycle in range(config.latency + 1)}
+    stages: dict[int, list[str]] = {cycle: [] for cycle in range(config.drain_latency + 1)}
     if config.zero_gating:
         stages[0].append("ARF is read; register")
         stages[1].append("WRF is read; operand registers hold where one is 0")
@@ -112,7 +112,12 @@ def pipeline_stages(config: AcceleratorConfig) -> dict[int, list[str]]:
             text = f"adder trees, {levels}" + ("; registers" if i < config.tree_registers else "")
             stages[config.product_latency + i].append(text)
     stages[config.latency - 1].append("PRF entry is read, added to and written")
-    stages[config.latency].append("a finished sum can leave: PRF is read, `i_psum` is added")
+    leaves, added = "a finished sum can leave: PRF is read", "`i_psum` is added"
+    if config.psum_register:
+        stages[config.latency] += [leaves, "register"]
+        stages[config.drain_latency].append(added)
+    else:
+        stages[config.latency].append(f"{leaves}, {added}")
     return stages
 
 

@@ -23,7 +23,7 @@ def test_presets(name: str) -> None:
         4 if "4-" in name else 8,
     )
     assert config.full_vector_unit == ("-full-" in name)
-    assert ({"tiny": (4, 8), "fpga": (8, 8), "500mhz": (64, 64)}.get(size) or (int(size), int(size))) == (
+    assert ({"tiny": (4, 8), "fpga": (8, 8), "500mhz": (64, 64), "800mhz": (64, 64)}.get(size) or (int(size), int(size))) == (
         config.H,
         config.L,
     )
@@ -37,7 +37,7 @@ def test_presets(name: str) -> None:
 
 def test_presets_are_all_variants_at_all_sizes() -> None:
     names = (*VARIANTS, "ews4", "ews-msvq4", "ews-msvq-full")
-    others = {"ews-msvq-fpga", "ews-cms-500mhz", "ews-msvq-500mhz", "ews-msvq4-500mhz"}
+    others = {"ews-msvq-fpga", "ews-cms-500mhz", "ews-msvq-500mhz", "ews-msvq4-500mhz", "ews-msvq4-800mhz"}
     assert set(PRESETS) == {f"{name}-{size}" for name in names for size in (16, 32, 64, "tiny")} | others
 
 
@@ -83,6 +83,9 @@ def test_bits_of_the_papers_codes() -> None:
 def test_latency(H: int, every: int, product: bool, registers: int, latency: int) -> None:
     config = AcceleratorConfig(H=H, tree_register_levels=every, product_register=product)
     assert (config.tree_registers, config.latency) == (registers, latency)
+    assert (config.drain_latency, config.psum_entries) == (latency, config.prf_depth)
+    held = dataclasses.replace(config, psum_register=True)
+    assert (held.latency, held.drain_latency, held.psum_entries) == (latency, latency + 1, config.prf_depth + 1)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -102,7 +105,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"H": 16.0}, "H must be int, not float 16.0"),
     ({"H": True}, "H must be int, not bool True"),
     ({"k": None}, "k must be int, not NoneType None"),
-    ({"product_register": 1}, "product_register must be bool, not int 1"),
+    *(
+        ({name: 1}, f"{name} must be bool, not int 1")
+        for name in ("product_register", "psum_register", "scaler_register", "transfer_register")
+    ),
 ]
 
 
