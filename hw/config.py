@@ -129,10 +129,11 @@ class AcceleratorConfig:
         A pipeline register behind every this many levels of the adder trees, 0..8; 0 for none. The presets' pipeline is
         cut for the paper's clock of 300 MHz, and of the size 64 for 500 MHz in a 45 nm library.
     psum_register
-        A pipeline register between the PRF and the addition of the sums of earlier tiles, as finished sums leave.
+        Pipeline registers behind the PRF: with what the next operation accumulates to, and, as finished sums leave,
+        before the addition of the sums of earlier tiles.
     scaler_register
-        A pipeline register inside each multiplier of the requantiser and of the vector unit's lanes, behind the
-        products with 4 bits of the multiplier each.
+        Two more pipeline registers in each lane of the requantiser and of the vector unit: inside the multipliers, and
+        in the addition of their products.
     transfer_register
         Around the array: the length of the DMA writer's next burst comes from a register, as the reader's does, and the
         DMA reader and the activation reader count one ahead, so that what tells the end of a loop is compared alone.
@@ -431,6 +432,11 @@ class AcceleratorConfig:
     def psum_entries(self) -> int:
         """Finished sums that can wait in the core: in the PRF, and in the register behind it."""
         return self.prf_depth + int(self.psum_register)
+
+    @property
+    def scaler_latency(self) -> int:
+        """Cycles that :attr:`scaler_register` adds to those of the requantiser and of the vector unit."""
+        return 2 * int(self.scaler_register)
 
     @property
     def streams(self) -> Mapping[str, int]:

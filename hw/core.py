@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -118,7 +118,6 @@ class AcceleratorCore(wiring.Component):
                 tile.i_address.eq(entries[int(config.zero_gating)]),
                 tile.i_activations.eq(activations),
                 tile.i_accumulate.eq(control.o_accumulate),
-                tile.i_first.eq(control.o_first),
                 tile.i_slot.eq(control.o_slot),
                 tile.i_drain_slot.eq(control.o_drain_slot),
             ]
@@ -128,32 +127,32 @@ class AcceleratorCore(wiring.Component):
                     tile.i_write_positions.eq(positions),
                     tile.i_mrf_address.eq(entries[mrf_read]),
                 ]
+            if config.psum_register:
+                m.d.comb += [
+                    tile.i_next_first.eq(control.o_next_first),
+                    tile.i_next_slot.eq(control.o_next_slot),
+                    tile.i_forward.eq(control.o_forward),
+                ]
+            else:
+                m.d.comb += tile.i_first.eq(control.o_first)
             if config.clock_gating:
                 m.d.comb += tile.i_issued.eq(issued)
             psums.append(tile.o_psums)
 
-        own = Cat(psums)
-        valid, adds, idle = control.o_drain_valid, control.o_drain_accumulate, control.o_idle
-        drain = self.o_psum.valid & self.o_psum.ready
+        own, adds = Cat(psums), control.o_drain_accumulate
         if config.psum_register:
-            # A finished sum waits here, not in the PRF, for the earlier ones and for the one who takes it.
-            held, held_adds = Signal.like(own, reset_less=True), Signal(reset_less=True)
-            held_valid = Signal()
-            leaves, drain = drain, valid & (~held_valid | drain)
-            m.d.sync += held_valid.eq(drain | (held_valid & ~leaves))
-            with m.If(drain):
-                m.d.sync += [held.eq(own), held_adds.eq(adds)]
-            own, valid, adds, idle = held, held_valid, held_adds, idle & ~held_valid
-        for lane in range(config.L):
-            earlier = Mux(adds, self.i_psum.payload[lane], 0)
-            total = own.word_select(lane, config.psum_width) + earlier
-            m.d.comb += self.o_psum.payload[lane].eq(total)
-        m.d.comb += [
-            self.o_psum.valid.eq(valid & (~adds | self.i_psum.valid)),
-            self.i_psum.ready.eq(valid & adds & self.o_psum.ready),
-            control.i_drain.eq(drain),
-            self.o_idle.eq(idle),
-        ]
+            self._drain(m, control, own)
+        else:
+            for lane in range(config.L):
+                earlier = Mux(adds, self.i_psum.payload[lane], 0)
+                total = own.word_select(lane, config.psum_width) + earlier
+                m.d.comb += self.o_psum.payload[lane].eq(total)
+            m.d.comb += [
+                self.o_psum.valid.eq(control.o_drain_valid & (~adds | self.i_psum.valid)),
+                self.i_psum.ready.eq(control.o_drain_valid & adds & self.o_psum.ready),
+                control.i_drain.eq(self.o_psum.valid & self.o_psum.ready),
+                self.o_idle.eq(control.o_idle),
+            ]
         m.d.sync += [
             self.o_events.issue.eq(control.o_issue),
             self.o_events.wait_weights.eq(~control.o_running & (loader.o_busy | self.i_command.valid)),
@@ -162,3 +161,25 @@ class AcceleratorCore(wiring.Component):
             self.o_events.row_write.eq(loader.o_write.any()),
         ]
         return m
+
+    def _drain(self, m: Module, control: LoopController, own: Value) -> None:
+        """A finished sum waits in a register, beside the earlier one, and not in the PRF for the one who takes it."""
+        width = self.config.psum_width
+        held, held_earlier = Signal.like(own, reset_less=True), Signal.like(own, reset_less=True)
+        held_valid, room, drain = Signal(), Signal(), Signal()
+        adds = control.o_drain_accumulate
+        m.d.comb += [
+            room.eq(~held_valid | self.o_psum.ready),
+            drain.eq(control.o_drain_valid & room & (~adds | self.i_psum.valid)),
+            self.o_psum.valid.eq(held_valid),
+            self.i_psum.ready.eq(control.o_drain_valid & room & adds),
+            control.i_drain.eq(drain),
+            self.o_idle.eq(control.o_idle & ~held_valid),
+        ]
+        with m.If(room):
+            m.d.sync += held_valid.eq(drain)
+        with m.If(drain):
+            m.d.sync += [held.eq(own), held_earlier.eq(Mux(adds, self.i_psum.payload.as_value(), 0))]
+        for lane in range(self.config.L):
+            total = held.word_select(lane, width) + held_earlier.word_select(lane, width)
+            m.d.comb += self.o_psum.payload[lane].eq(total)

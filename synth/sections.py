@@ -48,6 +48,12 @@ class Section:
 _ROW_PORTS = ("i_address", "i_mrf_address", "i_write_address", "i_write_weights", "i_write_positions", "i_issued")
 
 
+#: Ports of a tile that go to its sums, whatever the number of rows.
+_PSUM_PORTS = (
+    "i_accumulate", "i_first", "i_slot", "i_drain_slot", "i_next_first", "i_next_slot", "i_forward",
+)  # fmt: skip
+
+
 def _row_copies(config: AcceleratorConfig, instance: str, port: str) -> int:
     if port in ("i_activation", "i_write"):
         return config.tiles
@@ -55,7 +61,7 @@ def _row_copies(config: AcceleratorConfig, instance: str, port: str) -> int:
 
 
 def _row_groups(config: AcceleratorConfig, instance: str, port: str) -> int:
-    if port in ("i_accumulate", "i_first", "i_slot", "i_drain_slot"):  # to the PRF, which is there once
+    if port in _PSUM_PORTS:
         return config.tiles
     return config.H * config.tiles // _first_tree_rows(config).H
 

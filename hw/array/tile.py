@@ -31,6 +31,9 @@ class Tile(wiring.Component):
         H x 8 bits for the operation issued one cycle before.
     i_accumulate, i_first, i_slot
         For the operation issued ``latency - 1`` cycles before: write the PRF, start from zero, the PRF entry.
+    i_next_first, i_next_slot, i_forward
+        With a psum register, in place of ``i_first``: the latter two of the operation issued one cycle after that one,
+        and whether it accumulates to the sum that is being written.
     i_drain_slot, o_psums
         A read port of the PRF: ``d`` x ``psum_width`` bits.
     i_issued
@@ -47,8 +50,9 @@ class Tile(wiring.Component):
             "i_address": In(address),
             "i_activations": In(8 * config.H),
             "i_accumulate": In(1),
-            "i_first": In(1),
+            **({"i_next_first": In(1)} if config.psum_register else {"i_first": In(1)}),
             "i_slot": In(slot),
+            **({"i_next_slot": In(slot), "i_forward": In(1)} if config.psum_register else {}),
             "i_drain_slot": In(slot),
             "o_psums": Out(config.d * config.psum_width),
         }
@@ -83,7 +87,7 @@ class Tile(wiring.Component):
         m.d.comb += [
             prf.i_write.eq(self.i_accumulate),
             prf.i_write_address.eq(self.i_slot),
-            prf.i_address_0.eq(self.i_slot),
+            prf.i_address_0.eq(self.i_next_slot if config.psum_register else self.i_slot),
             prf.i_address_1.eq(self.i_drain_slot),
             self.o_psums.eq(prf.o_data_1),
         ]
@@ -95,9 +99,15 @@ class Tile(wiring.Component):
                 m.d.comb += tree.i_enable.eq(self.i_issued[config.product_latency :])
             psum = Signal(config.psum_width, name=f"psum_{lane}")
             held = prf.o_data_0.word_select(lane, config.psum_width)
+            if config.psum_register:
+                before = Signal(config.psum_width, name=f"before_{lane}", reset_less=True)
+                with m.If(self.i_issued[config.latency - 2] if config.clock_gating else 1):
+                    m.d.sync += before.eq(Mux(self.i_next_first, 0, Mux(self.i_forward, psum, held)))
+            else:
+                before = Mux(self.i_first, 0, held)
             m.d.comb += [
                 tree.i_products.eq(Cat(row.o_products.word_select(lane, width) for row in rows)),
-                psum.eq(Mux(self.i_first, 0, held) + tree.o_sum),
+                psum.eq(before + tree.o_sum),
             ]
             sums.append(psum)
         m.d.comb += prf.i_write_data.eq(Cat(sums))

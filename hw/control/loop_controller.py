@@ -34,7 +34,7 @@ class LoopController(wiring.Component):
         Register file addresses; the ARF is written when valid and ready are high.
     o_release
         The WRF entry read in this cycle is no longer needed.
-    o_accumulate, o_first, o_slot
+    o_accumulate, o_first, o_slot, o_next_first, o_next_slot, o_forward
         For the tiles, as in :class:`hw.array.tile.Tile`.
     o_drain_slot, o_drain_valid, o_drain_accumulate, i_drain
         The oldest finished PRF entry, whether ``i_psum`` is to be added to it, and that it has left.
@@ -48,6 +48,7 @@ class LoopController(wiring.Component):
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         slot = range(config.prf_depth)
+        following = {"o_next_first": Out(1), "o_next_slot": Out(slot), "o_forward": Out(1)}
         super().__init__(
             {
                 "i_command": In(stream.Signature(command_layout(config))),
@@ -69,6 +70,7 @@ class LoopController(wiring.Component):
                 "o_issue": Out(1),
                 "o_wait_activations": Out(1),
                 "o_wait_psums": Out(1),
+                **(following if config.psum_register else {}),
             }
         )
 
@@ -121,12 +123,18 @@ class LoopController(wiring.Component):
             self.o_wait_psums.eq(running & activation & ~entry_free),
         ]
 
-        tag = self._tag(m, command, nest, issue, first_slot)
+        following, tag = self._tag(m, command, nest, issue, first_slot)
         m.d.comb += [
             self.o_accumulate.eq(tag.valid),
             self.o_first.eq(tag.first),
             self.o_slot.eq(tag.slot),
         ]
+        if config.psum_register:
+            m.d.comb += [
+                self.o_next_first.eq(following.first),
+                self.o_next_slot.eq(following.slot),
+                self.o_forward.eq(tag.valid & (following.slot == tag.slot)),
+            ]
 
         self._drain(m, tag)
         m.d.comb += self.o_idle.eq(~running & (occupied == 0))
@@ -181,8 +189,13 @@ class LoopController(wiring.Component):
             ]
         return unread
 
-    def _tag(self, m: Module, command: data.View, nest: LoopNest, issue: Signal, first_slot: Signal) -> data.View:
-        """What the accumulator needs to know, which travels beside the operands through the array's pipeline."""
+    def _tag(
+        self, m: Module, command: data.View, nest: LoopNest, issue: Signal, first_slot: Signal
+    ) -> tuple[data.View, data.View]:
+        """What the accumulator needs to know, which travels beside the operands through the array's pipeline.
+
+        Returns that of the next operation, and that of the one which is accumulated.
+        """
         config = self.config
         tag_layout = data.StructLayout(
             {"valid": 1, "first": 1, "last": 1, "accumulate": 1, "slot": range(config.prf_depth)}
@@ -195,11 +208,12 @@ class LoopController(wiring.Component):
             tag.accumulate.eq(command.accumulate),
             tag.slot.eq(first_slot + nest.o_s),
         ]
+        before = tag
         for stage in range(config.latency - 1):
             following = Signal(tag_layout, name=f"tag_{stage}")
             m.d.sync += following.eq(tag)
-            tag = following
-        return tag
+            before, tag = tag, following
+        return before, tag
 
     def _drain(self, m: Module, tag: data.View) -> None:
         """Finished entries leave in order."""

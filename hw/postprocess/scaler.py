@@ -107,8 +107,7 @@ class Scaler(wiring.Component):
     width
         Bits of x0 and x1.
     registered
-        A register inside the multipliers. Sums stay in carry-save form from there to ``total``, which alone has a carry
-        chain.
+        A register inside the multipliers, from which on sums stay in carry-save form, and one in the only carry chain.
 
     Attributes
     ----------
@@ -150,22 +149,22 @@ class Scaler(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         total = Signal(signed(self.width + 32), reset_less=True)
-        shifts = [Signal(6, name=f"shift_{i}", reset_less=True) for i in range(2 + int(self.registered))]
+        shifts = [Signal(6, name=f"shift_{i}", reset_less=True) for i in range(self.stages - Rounder.stages)]
         m.submodules.rounder = rounder = Rounder(self.width + 32)
         if self.registered:
-            terms = self._carry_save(m)
+            summed = self._two_halves(m, *self._carry_save(m))
         else:
             # The halves of a 32-bit multiplier give no more than the width of one product with it.
             products = [
                 Signal(signed(self.width + bits), name=f"product_{i}", reset_less=True)
                 for i, bits in ((0, 17), (1, 16))
             ]
-            terms = products[0], Mux(self.i_halves, products[1] << 16, products[1])
+            summed = products[0] + Mux(self.i_halves, products[1] << 16, products[1])
         with m.If(self.i_enable):
             if not self.registered:
                 m.d.sync += [products[0].eq(self.i_x0 * self.i_y0), products[1].eq(self.i_x1 * self.i_y1)]
             m.d.sync += [
-                total.eq(terms[0] + terms[1]),
+                total.eq(summed),
                 shifts[0].eq(self.i_shift),
                 *(after.eq(before) for before, after in pairwise(shifts)),
             ]
@@ -182,7 +181,7 @@ class Scaler(wiring.Component):
     @staticmethod
     def stages_of(registered: bool) -> int:
         """:attr:`stages`, without an instance."""
-        return 2 + int(registered) + Rounder.stages
+        return 2 + 2 * int(registered) + Rounder.stages
 
     def _carry_save(self, m: Module) -> tuple[Signal, Signal]:
         """Registers with two terms of the sum of both products, behind others with a few of each."""
@@ -210,6 +209,18 @@ class Scaler(wiring.Component):
             "term", (x[:width] for x in _two_terms([*terms[0], *upper, Mux(self.i_halves, halves, whole)])), width
         )
         return first, second
+
+    def _two_halves(self, m: Module, a: Signal, b: Signal) -> Value:
+        """Their sum, of which the lower half comes from registers, and so do the terms of the upper half."""
+        half = len(a) // 2
+        lower = Signal(half + 1, reset_less=True)
+        uppers = [Signal(len(a) - half, name=f"upper_{i}", reset_less=True) for i in range(2)]
+        with m.If(self.i_enable):
+            m.d.sync += [
+                lower.eq(a[:half] + b[:half]),
+                *(upper.eq(term[half:]) for upper, term in zip(uppers, (a, b), strict=True)),
+            ]
+        return Cat(lower[:half], (uppers[0] + uppers[1] + lower[half])[: len(a) - half])
 
 
 def _rows(x: Value, y: Value) -> tuple[list[Value], int]:

@@ -65,7 +65,7 @@ class Latencies:
 
     def on(self, config: AcceleratorConfig) -> Latencies:
         """These, with the pipeline registers that an instance has besides."""
-        more = int(config.scaler_register)
+        more = config.scaler_latency
         return replace(self, storer=self.storer + more, rounding=self.rounding + more, vector=self.vector + more)
 
 

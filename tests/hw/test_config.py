@@ -23,7 +23,9 @@ def test_presets(name: str) -> None:
         4 if "4-" in name else 8,
     )
     assert config.full_vector_unit == ("-full-" in name)
-    assert ({"tiny": (4, 8), "fpga": (8, 8), "500mhz": (64, 64), "800mhz": (64, 64)}.get(size) or (int(size), int(size))) == (
+    assert (
+        {"tiny": (4, 8), "fpga": (8, 8), "500mhz": (64, 64), "800mhz": (64, 64)}.get(size) or (int(size), int(size))
+    ) == (
         config.H,
         config.L,
     )

@@ -81,7 +81,7 @@ def test_rounder_edges(simulate, rounded, width: int, shift_bits: int) -> None:
 )
 def test_scaler_by_a_multiplier_of_32_bits(simulate, rounded, width: int, registered: bool, pauses: float) -> None:
     scaler = Scaler(width, registered)
-    assert scaler.stages == 5 + registered
+    assert scaler.stages == 5 + 2 * registered
     rng = random.Random(width)
     numbers = (-1 << width - 1, (1 << width - 1) - 1, -1, 0, 1)
     multipliers = (-1 << 31, (1 << 31) - 1, -1, 0, 1, 1 << 16, -1 << 16, (1 << 16) - 1, 1 << 15)
