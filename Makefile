@@ -120,8 +120,8 @@ papers: $(READY) ## the papers' tables and ours beside them: docs/papers.md
 	@$(RUN) -m synth.papers
 	@$(RUN) -m tools.papers
 
-explore: $(READY) ## area and cycles of 96 instances at 16 x 16, and the Pareto front: build/explore
-	@$(RUN) -m synth.explore $(LIBRARY) --sweep preset=ews-cms-16,ews-msvq-16 --sweep N:M=2:8,4:16,8:16 --sweep k=32,64,128,512 --sweep weight_bits=4,8 --sweep word_width=32,64 --study table3-resnet18 --objectives area,cycles
+explore: $(READY) ## area and cycles of 216 instances at 16 x 16, and the Pareto front: build/explore
+	@$(RUN) -m synth.explore $(LIBRARY) --sweep preset=ews-cms-16,ews-msvq-16 --sweep N:M=2:8,4:16,8:16 --sweep k=16,32,64,128,256,512 --sweep weight_bits=4,8 --sweep word_width=32,64,128 --study table3-resnet18 --objectives area,cycles
 
 report: $(READY) ## all results on one page, pictures first: build/report/index.html
 	@$(RUN) -m tools.report

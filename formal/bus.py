@@ -94,7 +94,7 @@ def _writer(config: AcceleratorConfig, what: str) -> Build:
             ]
             waits = Signal(6)
             m.d.sync += waits.eq(Mux(dut.i_request.ready, 0, waits + 1))
-            m.d.comb += Assert(waits <= WRITER_CYCLES)
+            m.d.comb += Assert(waits <= WRITER_CYCLES + int(config.transfer_register))
         else:
             # The burst of a free number: its words are as many as its request said.
             number, held, begun = Signal(3), Signal(3), Signal()
@@ -259,6 +259,18 @@ def specifications() -> Iterator[Specification]:
     yield Specification(f"{name}: words in are words out, in order", _writer(config, "order"), Method.BOUNDED, 10)
     progress = f"{name}: progress, the next request within {WRITER_CYCLES + 1} cycles"
     yield Specification(progress, _writer(config, "progress"), Method.BOUNDED, 24)
+    # Its length is a register behind the address, too.
+    cut = config.override(["transfer_register=true"])
+    name = "DmaWriter, 16 bits, transfer register"
+    for claim, what, method, depth in (
+        (f"AW and W hold; {burst}", "requests", Method.BOUNDED, 8),
+        ("WLAST where AWLEN says", "last", Method.BOUNDED, 14),
+        (f"outstanding bursts, at most {OUTSTANDING}", "outstanding", Method.INDUCTION, 2),
+        ("one end of a request", "done", Method.INDUCTION, 2),
+        ("words in are words out, in order", "order", Method.BOUNDED, 10),
+        (f"progress, the next request within {WRITER_CYCLES + 2} cycles", "progress", Method.BOUNDED, 24),
+    ):
+        yield Specification(f"{name}: {claim}", _writer(cut, what), method, depth)
     name = "DmaReader, 16 bits"
     yield Specification(f"{name}: words in are words out, in order", _reader(config, "order"), Method.BOUNDED, 14)
     progress = f"{name}: progress, a word within {READER_CYCLES + 1} cycles"
