@@ -21,7 +21,9 @@ CONFIGS = {
     "lanes that divide no word": AcceleratorConfig(
         variant="ews", H=8, L=12, d=4, word_width=8, psum_width=17, prf_depth=2, **SMALL
     ),
-    "one channel": AcceleratorConfig(variant="ews", H=1, L=1, d=1, word_width=32, psum_width=16, **SMALL),
+    "one channel": AcceleratorConfig(
+        variant="ews", H=1, L=1, d=1, word_width=32, psum_width=16, scaler_register=True, **SMALL
+    ),
     "all lanes, wide bus": AcceleratorConfig(
         variant="ews", H=8, L=8, d=8, post_lanes=8, word_width=512, psum_width=32, **SMALL
     ),

@@ -21,7 +21,7 @@ CONFIGS = {
     "tiny": TINY,
     "all channels at once": AcceleratorConfig(variant="ews", H=8, L=16, d=4, vector_lanes=8, **SMALL),
     "a channel at a time": AcceleratorConfig(variant="ews", H=8, L=8, d=8, vector_lanes=1, **SMALL),
-    "one channel": AcceleratorConfig(variant="ews", H=1, L=3, d=1, **SMALL),
+    "one channel": AcceleratorConfig(variant="ews", H=1, L=3, d=1, scaler_register=True, **SMALL),
 }
 
 
