@@ -25,6 +25,7 @@ MENUS = {
         ("ssvq", 4, range(2, 9)),
         ("ssvq", 2, range(1, 7)),
     ),
+    "ssvq alone": (("ssvq", 8, range(1, 11)), ("ssvq", 4, range(2, 9)), ("ssvq", 2, range(1, 7))),
     "vq": (("vq", 8, range(4, 12)), ("vq", 4, range(4, 11)), ("vq", 2, range(4, 8))),
 }
 
@@ -119,6 +120,7 @@ def allocate(
     recipe: Recipe,
     room: int,
     *,
+    alone: bool = False,
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Recipe]:
@@ -139,6 +141,8 @@ def allocate(
         Its method; of signs split off, common codewords serve large layers of few bits.
     room
         Bits of all of them together.
+    alone
+        Use no other method than the recipe's.
     seed, report
         Of the k-means, and told a line about each layer.
     """
@@ -148,13 +152,14 @@ def allocate(
     apart = torch.arange(len(images), device=device) % APART == 0
     hessians = _hessians(model, [source.name for source in sources], images[~apart])
     medium = dataclasses.replace(recipe, d=8, k=256)
+    menu = MENUS["ssvq alone" if alone and recipe.method == "ssvq" else recipe.method]
     layers, menus, errors = [], {}, {}
     for source in sources:
         weight = torch.from_numpy(source.weight).flatten(1).to(device)
         weight, gains = levelled(weight, norms[source.name])
         own = [
             dataclasses.replace(recipe, method=method, d=d, k=1 << width)
-            for method, d, widths in MENUS[recipe.method]
+            for method, d, widths in menu
             for width in widths
         ]
         own = [each for each in own if misfit(source, each) is None]

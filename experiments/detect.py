@@ -4,8 +4,8 @@
 
 The tar file has ``train2017/NAME.webp`` and ``val2017/NAME.webp`` with ``NAME.txt`` beside them, a line an object:
 class, centre and size, relative. The network learns what the float network gives for views of four fifths of the
-training images; settings are chosen by the divergence on the others, and the validation images are for the report.
-Boxes are decoded on the host.
+training images, and of ``--more`` pictures; settings are chosen by the divergence on the others, and the validation
+images are for the report. Boxes are decoded on the host.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def _task(options: argparse.Namespace) -> Task:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="tar file of images and boxes")
     parser.add_argument("--weights", type=Path, help="FastestDet's state dict")
+    parser.add_argument("--more", type=Path, help="directory of other pictures, half of each batch (none)")
 
 
 STUDY = Study(

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiments.fastestdet import SIDE, FastestDet, average_precision, boxes_of, load_state
-from experiments.pictures import random_grids, recoloured
+from experiments.pictures import picture_files, random_grids, recoloured
 from experiments.vision_runs import Results, Task, as_results
 from sw.compress.methods import CompressError
 
@@ -66,6 +66,24 @@ def load_images(path: Path, limit: int | None = None) -> dict[str, tuple[NDArray
     return found
 
 
+def load_more(directory: Path, limit: int | None = None) -> NDArray[np.uint8]:
+    """All pictures below a directory as BGR, uint8 ``[n, 3, 352, 352]``, their sides as long as that.
+
+    Raises
+    ------
+    CompressError
+        There is none.
+    """
+    from PIL import Image
+
+    pixels = []
+    for file in picture_files(directory)[:limit]:
+        with Image.open(file) as image:
+            square = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        pixels.append(np.asarray(square)[:, :, ::-1].transpose(2, 0, 1))
+    return np.stack(pixels)
+
+
 def _scaled(pixels: Tensor) -> Tensor:
     return pixels.float() / 255
 
@@ -113,13 +131,20 @@ def load(options: argparse.Namespace) -> Task:
     if not held.any():
         raise CompressError(f"data must have at least {HELD_OUT} training images, not {len(pixels)}")
     train = pixels[~held]
-    count = min(_BATCH, len(train))
+    sets = [train]
+    if options.more is not None:
+        sets.append(torch.from_numpy(load_more(options.more, options.images)).to(options.device))
+    counts = [min(_BATCH // len(sets), len(own)) for own in sets]
     chosen_truth = [own for own, out in zip(parts["train2017"][1], held.tolist(), strict=True) if out]
 
     def views(generator: torch.Generator) -> Tensor:
-        chosen = torch.randperm(len(train), generator=generator)[:count].to(train.device)
-        grid = random_grids(count, generator, (SIDE, SIDE), train.device)
-        crops = functional.grid_sample(_scaled(train[chosen]), grid, padding_mode="reflection", align_corners=False)
+        parts = [
+            own[torch.randperm(len(own), generator=generator)[:count].to(own.device)]
+            for own, count in zip(sets, counts, strict=True)
+        ]
+        batch = _scaled(torch.cat(parts))
+        grid = random_grids(len(batch), generator, (SIDE, SIDE), batch.device)
+        crops = functional.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
         return recoloured(crops, generator).clamp(0, 1)
 
     @torch.no_grad()

@@ -1,10 +1,11 @@
-"""Tiny-ImageNet at 21x and 26x, learned from the dense network's logits: assignments fixed, or moving with the weights.
+"""Tiny-ImageNet at 21x, 26x and 30x, learned from the dense network's logits: assignments stay, or move with weights.
 
 The bits a weight are those of :mod:`experiments.tiny`. Every case starts from the dense network in floating point and
 learns its logits, on images of which half are mixed. Moving ones train the weights, and assignments, signs and masks
 follow from them (:mod:`sw.compress.training.moving`): so MVQ and MSVQ need no network that was trained sparse before,
 and their masks can be milder. Those of 6:16 leave MSVQ the bits for its signs and some 32 codewords, those of 8:16 for
-four. At 26x there is room for masks of 4:16 with signs, and of 6:16 without. Those rows take the rates of 21x.
+four. At 26x there is room for masks of 4:16 with signs, and of 6:16 without; at 30x signs leave SSVQ two codewords or
+one. Those rows take the rates of 21x.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ CONFIGS = {
 #: Masks that are also left as the clustering found them.
 FIXED = ("MSVQ 6:16", "MSVQ 8:16")
 
-#: The rows of 26x: case, the one whose rate it takes, and codeword length. Fewer bits an index need longer codewords.
+#: The rows of 26x and 30x: case, the one whose rate it takes, and codeword length. Fewer bits an index need longer
+#: codewords.
 SMALLER = (
     ("VQ d=8", "VQ d=8", 8),
     ("SSVQ", "SSVQ", 16),
@@ -55,12 +57,13 @@ def cases(network: str) -> list[Case]:
             rows.append(dataclasses.replace(case, name=name, moving=False, freezing=freezing))
         rows.append(case)
     known = {case.name: case for case in rows}
-    for name, rate_of, d in SMALLER:
-        case = known[name]
-        recipe = dataclasses.replace(case.recipe, d=d)
-        rows.append(
-            dataclasses.replace(case, name=f"26x {name}", recipe=recipe, mean_bits=BITS["26x"], rate_of=rate_of)
-        )
+    for size in ("26x", "30x"):
+        for name, rate_of, d in SMALLER:
+            case = known[name]
+            recipe = dataclasses.replace(case.recipe, d=d)
+            rows.append(
+                dataclasses.replace(case, name=f"{size} {name}", recipe=recipe, mean_bits=BITS[size], rate_of=rate_of)
+            )
     return rows
 
 

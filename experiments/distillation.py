@@ -326,10 +326,12 @@ def start(
     latents: Mapping[str, Tensor],
     *,
     moving: bool,
+    move_plain: bool = False,
     learn_signs: bool = True,
 ) -> None:
     """Put reconstructed layers in place, to be trained: with their latent weights, or those as latent signs alone.
 
+    With ``move_plain`` only layers without signs have latent weights: they have nothing else to learn than codebooks.
     Without ``learn_signs`` these are not trained either, where assignments stay: codebooks and batch norms alone are.
     """
     load_layers(model, layers)
@@ -338,7 +340,7 @@ def start(
         if module.name not in latents:
             continue
         layer, latent = found[module.name], latents[module.name].cpu()
-        if not moving:
+        if not (moving or (move_plain and layer.signs is None)):
             module.decoder = CodebookDecoder(layer, latent, learn_signs=learn_signs)
             continue
         # Where the error of the outputs chose another codeword than the nearest, the latent weight is that codeword.
@@ -368,12 +370,22 @@ def _recipes_of(model: nn.Module, images: Tensor, options: argparse.Namespace) -
         return chosen_recipes(sources, recipe, options.bits)
     coded, mean = coded_sources(sources, recipe, options.bits)
     room = int(mean * sum(source.weight.size for source in coded))
-    return allocate(model, images.to(options.device), coded, recipe, room, seed=options.seed, report=_say)
+    return allocate(
+        model,
+        images.to(options.device),
+        coded,
+        recipe,
+        room,
+        alone=options.signed_only,
+        seed=options.seed,
+        report=_say,
+    )
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What a report says of how it was made."""
-    names = ("method", "bits", "views", "features", "logits", "steps", "lr", "batch", "mix", "seed", "threads")
+    names = ("method", "bits", "signed_only", "views", "small_views", "features", "logits", "move_plain")
+    names += ("steps", "lr", "batch", "mix", "seed", "threads")
     return {name: getattr(options, name) for name in names} | {
         "moving": not options.fixed,
         "learned_signs": not options.keep_signs,
@@ -391,6 +403,14 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.keep_signs and not options.fixed:
         raise CompressError("--keep-signs must be given with --fixed: signs that move follow from the weights")
+    if options.move_plain and not options.fixed:
+        raise CompressError("--move-plain must be given with --fixed: without it, all assignments move")
+    if options.signed_only and not (options.allocate and options.method == "ssvq"):
+        raise CompressError("--signed-only must be given with --allocate and --method ssvq: other layers are all alike")
+    if options.small_views < 0:
+        raise CompressError(f"--small-views must be 0 or more, not {options.small_views}")
+    if options.small_views and options.small is None:
+        raise CompressError(f"--small-views must be given with --small: {options.small_views} views of what it names")
     if options.final and options.held_out:
         raise CompressError("--held-out must not be given with --final, which tunes with those images")
     torch.set_num_threads(options.threads)
@@ -427,12 +447,22 @@ def run(options: argparse.Namespace) -> int:
         generator = torch.Generator().manual_seed(options.seed)
         more = [crops(pictures, generator, SIDE) for _ in range(options.views)]
         views = torch.cat([pictures, *more])
+    if options.small_views and small is not None:
+        generator = torch.Generator().manual_seed(options.seed)
+        views = torch.cat([views, small.views(options.small_views, generator, SIDE).cpu()])
     recipes = _recipes_of(model, views, options)
     with staged(options.output) as temporary:
         layers, latents = reconstruct(model, views, recipes, device=device, seed=options.seed, report=_say)
         report["reconstructed"] = scores(model)
         _say(f"reconstructed {report['reconstructed']} after {time.perf_counter() - begin:.0f} s")
-        start(model, layers, latents, moving=not options.fixed, learn_signs=not options.keep_signs)
+        start(
+            model,
+            layers,
+            latents,
+            moving=not options.fixed,
+            move_plain=options.move_plain,
+            learn_signs=not options.keep_signs,
+        )
         graph = quantise_activations(model.cpu(), tune[:2]).to(device).eval()
         if device.startswith("cuda"):
             for part in (graph, teacher):

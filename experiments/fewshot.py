@@ -7,10 +7,11 @@ input and the gain of each output, then assignments input by input, the error of
 still to come (as GPTQ does for scalars, Frantar et al., arXiv 2210.17323), on what the compressed layers before give;
 the batch norm behind a layer is fitted to the float network's values. Then all layers together learn the float
 network's logits (distillation), on random views of the images, of which half are mixed. Assignments and signs move with
-the weights that they stand for (:mod:`sw.compress.training.moving`), or stay (``--fixed``, ``--keep-signs``). With
-``--features`` and ``--logits`` they learn what blocks hand on and the logits as values, too. All layers take the same
-bits a weight, or with ``--allocate`` those whose errors change the output most take more of the same sum
-(:mod:`experiments.allocation`). The first layer and the depthwise ones stay at 8 bit.
+the weights that they stand for (:mod:`sw.compress.training.moving`), or stay (``--fixed``, ``--keep-signs``), or move
+where there are no signs to learn (``--move-plain``). With ``--features`` and ``--logits`` they learn what blocks hand
+on and the logits as values, too. All layers take the same bits a weight, or with ``--allocate`` those whose errors
+change the output most take more of the same sum (:mod:`experiments.allocation`). The first layer and the depthwise ones
+stay at 8 bit.
 
 DIRECTORY holds NNN.jpg, one image of each class, 224 x 224. Of the even classes, those that 10 divides are held out, to
 choose settings on; the others tune. With ``--final`` they tune, too. The odd ones are for the report alone. ``--more``
@@ -49,11 +50,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bits", type=float, default=2.0, help="a weight, codebooks included (%(default)s)")
     parser.add_argument("--allocate", action="store_true", help="give bits to the layers whose errors matter most")
     parser.add_argument(
+        "--signed-only", action="store_true", help="with --allocate, give every layer codewords with signs"
+    )
+    parser.add_argument(
         "--views", type=int, default=0, help="crops of each picture to reconstruct layers with, too (%(default)s)"
+    )
+    parser.add_argument(
+        "--small-views", type=int, default=0, help="views of small pictures to reconstruct with, too (%(default)s)"
     )
     parser.add_argument("--features", type=float, default=0.0, help="weight of errors of block outputs (%(default)s)")
     parser.add_argument("--logits", type=float, default=0.0, help="weight of squared errors of logits (%(default)s)")
     parser.add_argument("--fixed", action="store_true", help="assignments stay, and signs alone are learned")
+    parser.add_argument(
+        "--move-plain", action="store_true", help="with --fixed, assignments of layers without signs move nevertheless"
+    )
     parser.add_argument("--keep-signs", action="store_true", help="with --fixed, signs stay, too")
     parser.add_argument("--steps", type=int, default=6000, help="of distillation (%(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3, help="of distillation (%(default)s)")

@@ -26,6 +26,7 @@ __all__ = [
     "load_more",
     "load_small",
     "mixed",
+    "picture_files",
     "random_grids",
     "recoloured",
     "unlike",
@@ -97,10 +98,21 @@ def load_more(directory: Path, network: Network) -> Tensor:
     CompressError
         There is none.
     """
+    return _normalised([_pixels(file, SIDE) for file in picture_files(directory)], network)
+
+
+def picture_files(directory: Path) -> list[Path]:
+    """All files of pictures below a directory, sorted.
+
+    Raises
+    ------
+    CompressError
+        There is none.
+    """
     files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
     if not files:
         raise CompressError(f"more must be a directory of pictures, not {str(directory)!r}")
-    return _normalised([_pixels(file, SIDE) for file in files], network)
+    return files
 
 
 def load_small(path: Path) -> NDArray[np.uint8]:

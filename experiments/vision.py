@@ -52,6 +52,8 @@ class Study:
     heading: str
     #: Below the table.
     note: str
+    #: Train with batch norms that take their statistics from the batch, and average them over the sample afterwards.
+    statistics: bool = False
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""

@@ -235,8 +235,11 @@ def _compress(
         lr=lr,
         device=options.device,
         seed=seed,
+        statistics=study.statistics,
         capture=not options.eager,
     )
+    if study.statistics:
+        recalibrate_batch_norm(graph, task.sample.split(RECALIBRATION))
     report["trained"] = figures(lambda values: as_results(graph(values)))
     report["training_seconds"] = time.perf_counter() - begin - report["clustering_seconds"]
     if not tried:

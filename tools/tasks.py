@@ -77,7 +77,7 @@ def taught_part() -> Iterator[str]:
     yield "|---|---|---|---|--:|--:|---|"
     for study, network in TAUGHT.items():
         found = cases(study)
-        for size in ("", "26x "):
+        for size in ("", "26x ", "30x "):
             best = {method: _best(study, found, size, method) for pair in TAUGHT_QUESTIONS for method in pair}
             for this, that in TAUGHT_QUESTIONS:
                 ahead, other = best[this], best[that]

@@ -24,7 +24,7 @@ from sw.compress.methods import Recipe, compress_layers, recipe_bits
 from sw.compress.network import module_sources
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.integer import export_integers, read_network, write_network
-from sw.compress.training.modules import decoded_layers, load_layers
+from sw.compress.training.modules import CodebookDecoder, MovingDecoder, decoded_layers, load_layers
 
 
 class Small(nn.Module):
@@ -165,10 +165,20 @@ def test_command(
     assert fewshot.main([*command, "--small", str(small)]) == 0
     found = json.loads(report.read_text())
     assert (found["small_images"], found["copies_left_out"]) == (13, 0)
+    assert fewshot.main([*command, "--small", str(small), "--small-views", "5"]) == 0
+    assert seen[-1] == 11
     assert fewshot.main([*command, "--final", "--held-out"]) == 2
     assert "--held-out must not be given with --final" in capsys.readouterr().err
     assert fewshot.main([*command, "--keep-signs"]) == 2
     assert "--keep-signs must be given with --fixed: signs that move follow from the weights" in capsys.readouterr().err
+    for given, message in (
+        (["--move-plain"], "--move-plain must be given with --fixed: without it, all assignments move"),
+        (["--signed-only", "--allocate"], "--signed-only must be given with --allocate and --method ssvq"),
+        (["--small-views", "3"], "--small-views must be given with --small: 3 views of what it names"),
+        (["--small-views", "-1", "--small", str(small)], "--small-views must be 0 or more, not -1"),
+    ):
+        assert fewshot.main([*command, *given]) == 2
+        assert message in capsys.readouterr().err
     errors = ["--features", "1", "--logits", "0.5"]
     assert fewshot.main([*command, "--allocate", "--fixed", "--keep-signs", *errors, "--views", "1"]) == 0
     found = json.loads(report.read_text())
@@ -241,6 +251,11 @@ def test_a_layer_that_matters_more_gets_more_bits(teacher: nn.Module) -> None:
     assert set(found) == {source.name for source in coded}
     assert sum(recipe_bits(source.weight.size, found[source.name]).total for source in coded) <= room
     assert len(lines) == 2 * len(coded)
+    # With signs alone on the menu, every layer has them; of the whole menu, the large ones here have none at a bit.
+    few = int(1.3 * sum(source.weight.size for source in coded))
+    for alone, methods in ((True, {"ssvq"}), (False, {"ssvq", "vq"})):
+        own = allocate(model, images(60, 0), coded, Recipe("ssvq", 2, 8, 0, 0), few, alone=alone)
+        assert {recipe.method for recipe in own.values()} == methods
     # The network is as it was.
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), teacher.parameters(), strict=True))
     # What a block's results do not reach says nothing of the bits.
@@ -252,6 +267,16 @@ def test_a_layer_that_matters_more_gets_more_bits(teacher: nn.Module) -> None:
         return sum(recipe_bits(s.weight.size, recipes[s.name]).total for s in coded if s.name.startswith("blocks.1"))
 
     assert bits(less) < bits(found)
+
+
+def test_plain_layers_move_where_signs_stay_put(teacher: nn.Module) -> None:
+    model = copy.deepcopy(teacher)
+    coded = [source.name for source in module_sources(model)[1:] if source.groups == 1]
+    recipes = {name: Recipe("vq" if name == "linear" else "ssvq", 8, 8, 0, 0) for name in coded}
+    layers, latents = reconstruct(model, images(60, 0), recipes)
+    start(model, layers, latents, moving=False, move_plain=True)
+    kinds = {module.name: type(module.decoder) for _, module in decoded_layers(model) if module.name in latents}
+    assert kinds == {name: MovingDecoder if name == "linear" else CodebookDecoder for name in coded}
 
 
 def test_block_outputs_and_logits_are_learned(teacher: nn.Module) -> None:
