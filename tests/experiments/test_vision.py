@@ -204,6 +204,29 @@ def test_coco_is_read_as_bgr_and_corners(tmp_path: Path) -> None:
         detection.load_images(tmp_path / "missing.tar")
 
 
+def test_other_pictures_are_half_of_a_batch(tmp_path: Path) -> None:
+    blue = np.zeros((30, 40, 3), dtype=np.uint8)
+    blue[..., 2] = 255
+    files = {f"{part}/{n}.webp": picture(blue, "WEBP") for part in ("train2017", "val2017") for n in range(10)}
+    files |= {name.replace("webp", "txt"): b"1 0.5 0.5 1 1\n" for name in files}
+    coco, weights, more = archive(tmp_path / "coco.tar", files), tmp_path / "weights.pth", tmp_path / "more"
+    torch.save(state_of(0), weights)
+    more.mkdir()
+    for number in range(12):
+        Image.fromarray(blue[:, :, ::-1]).save(more / f"{number}.png")
+    given = argparse.Namespace(data=coco, weights=weights, more=more, images=None, device="cpu")
+    views = detection.load(given).views(torch.Generator().manual_seed(0))
+    # Eight of COCO's ten images are trained with; blue ones have their first channel alone, red ones the last.
+    assert views.shape == (8 + 12, 3, 352, 352)
+    means = views.mean((2, 3))
+    assert (means[:8, 0] > means[:8, 2]).all()
+    assert (means[8:, 0] < means[8:, 2]).all()
+    given.more = None
+    assert len(detection.load(given).views(torch.Generator().manual_seed(0))) == 8
+    with pytest.raises(CompressError, match="more must be a directory of pictures, not"):
+        detection.load_more(tmp_path / "none")
+
+
 def test_camvid_is_resized_and_void_does_not_count(tmp_path: Path) -> None:
     image = np.full((360, 480, 3), 90, dtype=np.uint8)
     label = np.full((360, 480), 11, dtype=np.uint8)
@@ -268,7 +291,7 @@ class Small(nn.Module):
         return self.heads[0](values), self.heads[1](values)
 
 
-def small_study(cases: int = 4) -> Study:
+def small_study(cases: int = 4, statistics: bool = False) -> Study:
     """A study whose figure is the nearness to the float network."""
     torch.manual_seed(0)
     model, images = Small().eval(), torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -303,6 +326,7 @@ def small_study(cases: int = 4) -> Study:
         figure="near",
         heading="near",
         note="A trial.",
+        statistics=statistics,
     )
 
 
@@ -345,6 +369,29 @@ def test_a_study_goes_the_whole_way_and_on_from_its_files(
     capsys.readouterr()
     assert run_small(study, tmp_path, "--steps", "9") == 2
     assert "of a run with lr 0.001 and steps 1, not 0.001 and 2: remove it" in capsys.readouterr().err
+
+
+def test_statistics_of_the_batch_are_replaced_by_those_of_the_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bool]] = []
+    begin, average = vision_runs.learn, vision_runs.recalibrate_batch_norm
+
+    def learned(*given: object, **options: object) -> list[float]:
+        seen.append(("learn", bool(options["statistics"])))
+        return begin(*given, **options)  # type: ignore[arg-type]
+
+    def averaged(graph: nn.Module, batches: object) -> None:
+        seen.append(("average", graph.training))
+        average(graph, batches)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(vision_runs, "learn", learned)
+    monkeypatch.setattr(vision_runs, "recalibrate_batch_norm", averaged)
+    where = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path), "--device", "cpu", "--threads", "1"]
+    assert main_of(small_study(1, statistics=True), None, [*where, "--rates", "1e-3", "--seeds", "0"]) == 0
+    assert seen == [("average", False), ("learn", True), ("average", False)] * 2
+    run = json.loads((tmp_path / "small.json").read_text())["runs"][0]
+    assert run["integers"]["near"] == pytest.approx(run["trained"]["near"], abs=0.2)
 
 
 @pytest.mark.parametrize(
