@@ -44,7 +44,7 @@ STUDY = Study(
     description=__doc__,
     cases=cases_of("19x", 32 / 19),
     last=LAST,
-    steps=400,
+    steps=1000,
     task=_task,
     add_options=_add_options,
     figure="miou",
@@ -57,6 +57,7 @@ STUDY = Study(
         " val part. Ratios by eq. 7 count all layers but the first, the depthwise and the last, which stay at"
         " 8 bit; the file holds those too."
     ),
+    rates=(1e-3, 3e-3),
 )
 
 main = STUDY.main

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Study", "cases_of"]
 
-#: Relative rates that every case tries, and the share of a final run's steps that a try has.
-RATES, TRIED = (3e-3, 1e-2), 0.2
+#: The share of a final run's steps that a try has.
+TRIED = 0.2
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Study:
     heading: str
     #: Below the table.
     note: str
+    #: Relative ones that every case tries.
+    rates: Sequence[float]
     #: Train with batch norms that take their statistics from the batch, and average them over the sample afterwards.
     statistics: bool = False
 
@@ -87,7 +89,8 @@ def _parser(study: Study) -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, default=WEIGHTS / study.name, help="the runs' files (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", help="of final runs (0 1 2)")
     parser.add_argument("--steps", type=int, default=study.steps, help="of distillation (%(default)s)")
-    parser.add_argument("--rates", type=float, nargs="+", default=RATES, metavar="LR", help="to try (%(default)s)")
+    rates = study.rates
+    parser.add_argument("--rates", type=float, nargs="+", default=rates, metavar="LR", help="to try (%(default)s)")
     parser.add_argument("--part", default="0/1", metavar="I/N", help="of the cases, those of one process of several")
     add_machine_options(parser)
     parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")

@@ -122,18 +122,33 @@ def tries_part() -> Iterator[str]:
     """What was tried on the images held out, with few images."""
 
     yield row(
-        "network", "bits", "block outputs", "logits", "signs", "rate", "steps", "reconstructed", "file", "divergence"
+        *(
+            "network",
+            "bits",
+            "small views",
+            "block outputs",
+            "logits",
+            "signs",
+            "plain layers",
+            "mixed",
+            "rate",
+            "steps",
+        ),
+        *("reconstructed", "file", "divergence"),
     )
-    yield "|---|---|--:|--:|---|--:|--:|--:|--:|--:|"
+    yield "|---|---|--:|--:|--:|---|---|--:|--:|--:|--:|--:|--:|"
     for run in json.loads((RESULTS / "tries-fewshot.json").read_text())["runs"]:
         plain = any(recipe[0] == "vq" for recipe in run["recipes"].values())
         bits = "equal" if not run["allocated"] else "by sensitivity, VQ too" if plain else "by sensitivity"
         yield row(
             FEWSHOT[run["network"]],
             bits,
+            # The first tries were made before there were these two options.
+            f"{run.get('small_views', 0):,}",
             *(f"{run[name]:g}" for name in ("features", "logits")),
             "learned" if run["learned_signs"] else "fixed",
-            f"{run['lr']:g}",
+            ("move" if run.get("move_plain", False) else "stay") if plain else "",
+            *(f"{run[name]:g}" for name in ("mix", "lr")),
             f"{run['steps']:,}",
             f"{run['reconstructed']['held out']:.0f}",
             f"{run['integers']['held out']:.0f}",

@@ -326,6 +326,7 @@ def small_study(cases: int = 4, statistics: bool = False) -> Study:
         figure="near",
         heading="near",
         note="A trial.",
+        rates=(1e-3, 1e-2),
         statistics=statistics,
     )
 
@@ -388,7 +389,7 @@ def test_statistics_of_the_batch_are_replaced_by_those_of_the_sample(
     monkeypatch.setattr(vision_runs, "learn", learned)
     monkeypatch.setattr(vision_runs, "recalibrate_batch_norm", averaged)
     where = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path), "--device", "cpu", "--threads", "1"]
-    assert main_of(small_study(1, statistics=True), None, [*where, "--rates", "1e-3", "--seeds", "0"]) == 0
+    assert small_study(1, statistics=True).main([*where, "--rates", "1e-3", "--seeds", "0"]) == 0
     assert seen == [("average", False), ("learn", True), ("average", False)] * 2
     run = json.loads((tmp_path / "small.json").read_text())["runs"][0]
     assert run["integers"]["near"] == pytest.approx(run["trained"]["near"], abs=0.2)

@@ -60,6 +60,20 @@ def test_few_images_follow_the_protocol() -> None:
         assert report["ratio_ideal"] >= 16
 
 
+def test_segmentation_and_detection_follow_the_protocol() -> None:
+    for name, figure in (("camvid", "miou"), ("detect", "ap50")):
+        report = json.loads((tasks.RESULTS / f"{name}.json").read_text())
+        assert {entry["tries"] for entry in report["summary"]} == {2}
+        assert {entry["seeds"] for entry in report["summary"]} == {3}
+        assert {run["seed"] for run in report["tries"]} == {100}
+        assert not any("integers" in run for run in report["tries"])
+        float_score = report["float"]["scores"][figure]
+        lost = {run["case"]: float_score - run["integers"][figure] for run in report["runs"]}
+        assert len({run["steps"] for run in report["runs"]}) == 1
+        if name == "camvid":  # what SSVQ's paper loses
+            assert max(lost["19x SSVQ"], lost["19x MSVQ"]) < 5.2
+
+
 def test_the_language_model_follows_the_protocol() -> None:
     report = json.loads((tasks.RESULTS / "gpt.json").read_text())
     assert {run["scored_on"] for run in report["runs"]} == {"test"}
