@@ -15,7 +15,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-export PYTHONDONTWRITEBYTECODE ?=
+# Also where the surroundings have set it: hundreds of processes of `make test` read what the first has compiled.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: studies help venv board board-test demo test test-full sim robustness sequences grid random networks resnet20 resnet18 efficientnet deit vit large odd estimates speed synth papers explore report levers narrow power lint bench bytes docs site clean distclean formal fuzz faults mutants
 .DEFAULT_GOAL := help
