@@ -200,13 +200,13 @@ class Scaler(wiring.Component):
         for number, (x, y) in enumerate(((self.i_x0, self.i_y0), (self.i_x1, self.i_y1))):
             rows, constant = _rows(x, y)
             groups = [rows[first : first + _ROWS] for first in range(0, len(rows), _ROWS)]
-            pairs = [term for group in groups for term in _two_terms(group)]
+            pairs = [term for group in groups for term in _two_terms(m, group)]
             terms.append(held(f"rows_{number}", pairs, width))
             constants.append(constant)
         upper = [Mux(self.i_halves, term << 16, term) for term in terms[1]]
         whole, halves = (Const((constants[0] + (constants[1] << place)) % (1 << width), width) for place in (0, 16))
         first, second = held(
-            "term", (x[:width] for x in _two_terms([*terms[0], *upper, Mux(self.i_halves, halves, whole)])), width
+            "term", (x[:width] for x in _two_terms(m, [*terms[0], *upper, Mux(self.i_halves, halves, whole)])), width
         )
         return first, second
 
@@ -238,11 +238,15 @@ def _rows(x: Value, y: Value) -> tuple[list[Value], int]:
     return rows, constant
 
 
-def _two_terms(terms: Sequence[Value]) -> list[Value]:
+def _two_terms(m: Module, terms: Sequence[Value]) -> list[Value]:
     """Two terms with the sum of all, by levels of full adders (C. S. Wallace, 1964)."""
     terms = list(terms)
     while len(terms) > 2:
-        threes = [terms[first : first + 3] for first in range(0, len(terms) - 2, 3)]
-        left = terms[3 * len(threes) :]
-        terms = [value for a, b, c in threes for value in (a ^ b ^ c, ((a & b) | (a & c) | (b & c)) << 1)] + left
+        following: list[Value] = []
+        for first in range(0, len(terms) - 2, 3):
+            # Signals, as each is read several times on the next level.
+            a, b, c = (Signal(len(term)) for term in terms[first : first + 3])
+            m.d.comb += [given.eq(term) for given, term in zip((a, b, c), terms[first : first + 3], strict=True)]
+            following += [a ^ b ^ c, ((a & b) | (a & c) | (b & c)) << 1]
+        terms = following + terms[len(terms) // 3 * 3 :]
     return terms
