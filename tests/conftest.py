@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,9 +28,6 @@ BUDGET = 20.0
 PROCESSOR = "processor_seconds"
 #: Runs that take as many are told where they went.
 LONG_RUN = 60.0
-
-#: Thresholds of the garbage collector while tests run.
-COLLECTION = (100_000, 20, 20)
 
 FOLDER = Path(__file__).parent
 
@@ -60,14 +56,6 @@ def _processor() -> float:
     """Seconds of this process and of those that it has waited for; unlike the clock's, others do not lengthen them."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Thousands of tests and their libraries stay until the end: the collector need not look at them again."""
-    gc.collect()
-    gc.freeze()
-    # A design of Amaranth and a graph of torch are many objects that live as long as their test.
-    gc.set_threshold(*COLLECTION)
 
 
 @pytest.hookimpl(tryfirst=True)
