@@ -23,6 +23,7 @@ from experiments.vision import Study, cases_of
 from experiments.vision_runs import Task, as_results, learn
 from sw.compress.methods import CompressError
 from sw.compress.training.integer import read_network
+from tests.refusals import refusals
 
 
 def state_of(seed: int) -> dict[str, Tensor]:
@@ -395,20 +396,19 @@ def test_statistics_of_the_batch_are_replaced_by_those_of_the_sample(
     assert run["integers"]["near"] == pytest.approx(run["trained"]["near"], abs=0.2)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["--part", "2/2"], "--part must be I/N with I in 0..N-1, not '2/2'"),
-        (["--part", "half"], "--part must be I/N with I in 0..N-1, not 'half'"),
-        (["--steps", "0"], "--steps must be at least 1, not 0"),
-        (["--seeds", "100"], "--seeds must not have 100"),
-        (["--report-only"], "there is no run to report"),
-    ],
+@refusals(
+    """
+    --part 2/2 -> --part must be I/N with I in 0..N-1, not '2/2'
+    --part half -> --part must be I/N with I in 0..N-1, not 'half'
+    --steps 0 -> --steps must be at least 1, not 0
+    --seeds 100 -> --seeds must not have 100
+    --report-only -> there is no run to report
+    """
 )
 def test_bad_options_are_named_before_anything_is_done(
-    given: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_small(small_study(), tmp_path, *given) == 2
+    assert run_small(small_study(), tmp_path, *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 

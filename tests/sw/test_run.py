@@ -24,6 +24,7 @@ from sw.network import Network
 from sw.program import Input, Program, read_program, write_program
 from sw.program.steps import write_stepped_program
 from sw.run import main, read_images
+from tests.refusals import refusals
 from tests.sw.assembler import layer_program
 from tests.sw.steps import small_transformer
 
@@ -85,27 +86,26 @@ def test_without_the_extra_there_is_no_simulation(path: str, tmp_path: Path, ref
     assert "--backend rtl needs the extra sim: pip install" in refused(main, [path, image, "--backend", "rtl"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["{p}"], "the program takes an INPUT for each of its 1 inputs, not 0"),
-        (["{p}", "{x}", "{x}"], "the program takes an INPUT for each of its 1 inputs, not 2"),
-        (["{p}", "{wrong}"], "must be [3 x 5 x 4] or [images x 3 x 5 x 4], not [4, 4]"),
-        (["{p}", "{double}"], "input 'input0': values must be int8 or float, not int64"),
-        (["{p}", "{nan}"], "input 'input0': values must be finite"),
-        (["{p}", "{text}"], "a picture needs --mean and --std of 3 channels"),
-        (["{p}", "{text}", "--mean", "0,0,0", "--std", "1,1,1"], "must be .npy or a picture"),
-        (["{p}", "{x}", "--output", "y.txt"], "--output must end in .npy, or .npz for several outputs, not 'y.txt'"),
-        (["{p}", "{p}"], "is a program, and an INPUT is wanted: .npy or a picture"),
-        (["{p}", "{container}"], "is a container, and an INPUT is wanted: .npy or a picture"),
-        (["{p}", "{x}", "--mean", "0,0,0"], "--mean and --std must be given together"),
-        (["{p}", "{bad}"], "must be an array in .npy format"),
-        (["{p}", "{zip}"], "must be an array in .npy format"),
-        (["{p}", "{huge}"], "must be an array in .npy format"),
-        (["{p}", "{x}", "--json", "{t}"], "--json is for rtl and perf"),
-        (["--backend", "perf", "{p}", "{x}"], "perf takes no INPUT and no --output"),
-        (["{x}", "{x}"], "magic: the file must begin with"),
-    ],
+@refusals(
+    """
+    {p} -> the program takes an INPUT for each of its 1 inputs, not 0
+    {p} {x} {x} -> the program takes an INPUT for each of its 1 inputs, not 2
+    {p} {wrong} -> must be [3 x 5 x 4] or [images x 3 x 5 x 4], not [4, 4]
+    {p} {double} -> input 'input0': values must be int8 or float, not int64
+    {p} {nan} -> input 'input0': values must be finite
+    {p} {text} -> a picture needs --mean and --std of 3 channels
+    {p} {text} --mean 0,0,0 --std 1,1,1 -> must be .npy or a picture
+    {p} {x} --output y.txt -> --output must end in .npy, or .npz for several outputs, not 'y.txt'
+    {p} {p} -> is a program, and an INPUT is wanted: .npy or a picture
+    {p} {container} -> is a container, and an INPUT is wanted: .npy or a picture
+    {p} {x} --mean 0,0,0 -> --mean and --std must be given together
+    {p} {bad} -> must be an array in .npy format
+    {p} {zip} -> must be an array in .npy format
+    {p} {huge} -> must be an array in .npy format
+    {p} {x} --json {t} -> --json is for rtl and perf
+    --backend perf {p} {x} -> perf takes no INPUT and no --output
+    {x} {x} -> magic: the file must begin with
+    """
 )
 def test_refusals(path: str, tmp_path: Path, refused, arguments: list[str], message: str) -> None:
     (tmp_path / "bad.npy").write_bytes(b"")

@@ -16,6 +16,7 @@ from synth.__main__ import main
 from synth.generic import _text, generic
 from synth.liberty import LibraryError, load, truth
 from synth.osu018 import osu018
+from tests.refusals import refusals
 
 GENERIC = _text()
 
@@ -219,19 +220,18 @@ def test_osu018_without_apt(tmp_path, monkeypatch) -> None:
         osu018(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--pdk", "tsmc"], "unknown library 'tsmc'; the libraries are generic, osu018"),
-        (["--lib", "nowhere.lib"], "nowhere.lib: cannot read the Liberty file"),
-        (["--pdk", "generic", "--lib", "a.lib"], "give a named library or Liberty files, not both"),
-        (["--lib", ""], "argument --lib: must not be empty"),
-        (["--preset", "ews-1"], "unknown preset 'ews-1'"),
-        (["--set", "H=2"], "--set must be given with --preset NAME, whose field it changes; without it "),
-        (["--preset", "ews-tiny", "--set", "d=3"], "L must be a multiple of d = 3, not 8"),
-        (["--preset", "ews-tiny", "--storage", "sram"], "invalid choice: 'sram'"),
-        (["--preset", "ews-tiny", "--unit", "crf"], "no unit 'crf' in ews; the units are arf, control"),
-    ],
+@refusals(
+    """
+    --pdk tsmc -> unknown library 'tsmc'; the libraries are generic, osu018
+    --lib nowhere.lib -> nowhere.lib: cannot read the Liberty file
+    --pdk generic --lib a.lib -> give a named library or Liberty files, not both
+    --lib '' -> argument --lib: must not be empty
+    --preset ews-1 -> unknown preset 'ews-1'
+    --set H=2 -> --set must be given with --preset NAME, whose field it changes; without it
+    --preset ews-tiny --set d=3 -> L must be a multiple of d = 3, not 8
+    --preset ews-tiny --storage sram -> invalid choice: 'sram'
+    --preset ews-tiny --unit crf -> no unit 'crf' in ews; the units are arf, control
+    """
 )
 def test_bad_arguments(arguments, message, tmp_path, monkeypatch, refused) -> None:
     monkeypatch.chdir(tmp_path)

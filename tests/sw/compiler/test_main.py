@@ -12,7 +12,7 @@ from sw.format.container import write_container
 from sw.network import write_network
 from sw.program import read_program
 from sw.program.steps import read_stepped_program
-from tests.refusals import Refused
+from tests.refusals import Refused, refusals
 from tests.sw.networks import every_operation
 from tests.sw.steps import small_transformer
 
@@ -57,25 +57,24 @@ def test_layers_of_more_digits_than_need_be_are_named(
     assert advice.endswith("compressed with --uniform-bits 5 they take 2")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (["--image", "3,9"], "--image must be three integers C,R,S, such as 3,224,224, not '3,9'"),
-        (["--preset", "ews-17"], "unknown preset 'ews-17'"),
-        (["--set", "H=0"], "H must be in 1..256, not 0"),
-        (["--image", "4,9,8"], "layer 'stem' must read int8 [3 x rows x columns], not int8 [4 x 9 x 8]"),
-        (["--base", "7"], "base must be a multiple of 64 in 0..2**32 - 64, not 7"),
-        (["--base", "-64"], "base must be a multiple of 64 in 0..2**32 - 64, not -64"),
-        (["--base", str(1 << 32)], f"base must be a multiple of 64 in 0..2**32 - 64, not {1 << 32}"),
-        (["--set", "word_width=24"], "word_width must be a power of two, as AXI has it, not 24"),
-    ],
+@refusals(
+    """
+    --image 3,9 -> --image must be three integers C,R,S, such as 3,224,224, not '3,9'
+    --preset ews-17 -> unknown preset 'ews-17'
+    --set H=0 -> H must be in 1..256, not 0
+    --image 4,9,8 -> layer 'stem' must read int8 [3 x rows x columns], not int8 [4 x 9 x 8]
+    --base 7 -> base must be a multiple of 64 in 0..2**32 - 64, not 7
+    --base -64 -> base must be a multiple of 64 in 0..2**32 - 64, not -64
+    --base 4294967296 -> base must be a multiple of 64 in 0..2**32 - 64, not 4294967296
+    --set word_width=24 -> word_width must be a power of two, as AXI has it, not 24
+    """
 )
 def test_bad_input_is_one_line_and_no_file(
-    container: Path, tmp_path: Path, refused: Refused, changes: list[str], message: str
+    container: Path, tmp_path: Path, refused: Refused, arguments: list[str], message: str
 ) -> None:
     output = tmp_path / "network.program"
     given = ["--preset", "ews-cms-tiny", "--set", "psum_width=26", "--image", "3,9,8", "-o", str(output)]
-    assert message in refused(main, [str(container), *given, *changes])
+    assert message in refused(main, [str(container), *given, *arguments])
     assert not output.exists()
 
 

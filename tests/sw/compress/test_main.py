@@ -9,7 +9,7 @@ import pytest
 
 from sw.compress.__main__ import main
 from sw.format.container import read_container
-from tests.refusals import Refused
+from tests.refusals import Refused, refusals
 
 
 @pytest.fixture
@@ -116,39 +116,32 @@ def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"C/D = {report['kept_sse_ratios']['C/D']:.2f}" in output
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--rules", "nowhere"], "cannot read rules 'nowhere'"),
-        (["--k", "16", "--device", "cuda:99"], "cuda:99"),
-        (["--nm", "4"], "--nm must be N:M, such as 4:16, not '4'"),
-        (["--nm", "a:b"], "--nm must be N:M, such as 4:16, not 'a:b'"),
-        (["--nm", "17:16"], "n must be in 1..m = 1..16, not 17"),
-        (["--nm", "1:3"], "m must be at least 1 and divide d = 16, not 3"),
-        (["--k", "0"], "k must be an integer in 1..65536, not 0"),
-        (["--codeword-bits", "1"], "codeword_bits must be an integer in 2..8, not 1"),
-        (["--codeword-bits", "9"], "codeword_bits must be an integer in 2..8, not 9"),
-        (
-            ["--method", "lsq4", "--codeword-bits", "4"],
-            "codeword_bits must be 8 for method lsq4, which has no codewords",
-        ),
-        (["--uniform-bits", "4"], "uniform_bits must be an integer in 5..8, not 4"),
-        (["--rules", "x", "--uniform-bits", "7"], "--uniform-bits must not be given with --rules, which has recipes"),
-        (["--ablation", "--uniform-bits", "7"], "--uniform-bits must not be given with --ablation, which has recipes"),
-        (["--rules", "x", "--codeword-bits", "4"], "--codeword-bits must not be given with --rules, which has recipes"),
-        (
-            ["--ablation", "--codeword-bits", "8"],
-            "--codeword-bits must not be given with --ablation, which has recipes",
-        ),
-        (["--seed", "-1"], "seed must be an integer in 0.."),
-        (["--threads", "0"], "--threads must be at least 1, not 0"),
-        (["--ablation", "-o", "x"], "--ablation writes no container"),
-        (["--ablation", "-o", ""], "--ablation writes no container"),
-        (["-o", ""], "-o must name a file, not ''"),
-        (["--json", ""], "--json must name a file, not ''"),
-        (["-o", "a", "--json", "./a"], "-o and --json must name different files, not both './a'"),
-        (["--ablation"], "the ablation needs a convolution of at least 32768 weights"),
-    ],
+@refusals(
+    """
+    --rules nowhere -> cannot read rules 'nowhere'
+    --k 16 --device cuda:99 -> cuda:99
+    --nm 4 -> --nm must be N:M, such as 4:16, not '4'
+    --nm a:b -> --nm must be N:M, such as 4:16, not 'a:b'
+    --nm 17:16 -> n must be in 1..m = 1..16, not 17
+    --nm 1:3 -> m must be at least 1 and divide d = 16, not 3
+    --k 0 -> k must be an integer in 1..65536, not 0
+    --codeword-bits 1 -> codeword_bits must be an integer in 2..8, not 1
+    --codeword-bits 9 -> codeword_bits must be an integer in 2..8, not 9
+    --method lsq4 --codeword-bits 4 -> codeword_bits must be 8 for method lsq4, which has no codewords
+    --uniform-bits 4 -> uniform_bits must be an integer in 5..8, not 4
+    --rules x --uniform-bits 7 -> --uniform-bits must not be given with --rules, which has recipes
+    --ablation --uniform-bits 7 -> --uniform-bits must not be given with --ablation, which has recipes
+    --rules x --codeword-bits 4 -> --codeword-bits must not be given with --rules, which has recipes
+    --ablation --codeword-bits 8 -> --codeword-bits must not be given with --ablation, which has recipes
+    --seed -1 -> seed must be an integer in 0..
+    --threads 0 -> --threads must be at least 1, not 0
+    --ablation -o x -> --ablation writes no container
+    --ablation -o '' -> --ablation writes no container
+    -o '' -> -o must name a file, not ''
+    --json '' -> --json must name a file, not ''
+    -o a --json ./a -> -o and --json must name different files, not both './a'
+    --ablation -> the ablation needs a convolution of at least 32768 weights
+    """
 )
 def test_bad_options_are_one_line_and_status_2(
     checkpoint: str, arguments: list[str], message: str, refused: Refused

@@ -16,7 +16,7 @@ from sw.perf.report import layer_entries, layer_table, print_layers
 from sw.perf.shapes import Shapes, ShapesError
 from sw.perf.sweep import sweep_points
 from sw.perf.timing import Latencies, total
-from tests.refusals import Refused
+from tests.refusals import Refused, refusals
 
 LAYERS = [
     {"name": "one", "shape": [32, 32, 3, 3], "padding": 1, "input": [32, 16, 16]},
@@ -117,23 +117,22 @@ def test_a_network_that_does_not_fit(path: str, tmp_path: Path, capsys: pytest.C
     assert json.loads(written.read_text())["does_not_fit"] is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--sweep", "rows=1"], "unknown field 'rows'; the fields are variant, H"),
-        (["--sweep", "H"], "--sweep must be FIELD=A,B,..., not 'H'"),
-        (["--sweep", "H=16", "--sweep", "H=32"], "--sweep has H twice; give all its values at once: H=A,B,..."),
-        (["--sweep", "N:M=2:4", "--sweep", "M=8"], "--sweep has M twice"),
-        (["--sweep", "N:M=2:4,4:8,2:4"], "--sweep N:M has 2:4 twice; give it once"),
-        (["--sweep", "N:M=2:4,4"], "--sweep N:M: '4' must be 2 values with colons between them"),
-        (["--sweep", "N:=2:4"], "--sweep must be FIELD=A,B,..., not 'N:=2:4'"),
-        (["--sweep", "preset=ews-16,ews-17"], "unknown preset 'ews-17'; the presets are"),
-        (["--csv", "x"], "--csv is for a sweep"),
-        (["--latency", "-1"], "--latency must be in 0..1048575, not -1"),
-        (["--image", "3,4"], "--image must be three integers C,R,S, such as 3,224,224, not '3,4'"),
-        (["--set", "H=0"], "H must be in 1..256, not 0"),
-        (["--set", "l1_ifmap_bytes=256"], "needs 9 vectors"),
-    ],
+@refusals(
+    """
+    --sweep rows=1 -> unknown field 'rows'; the fields are variant, H
+    --sweep H -> --sweep must be FIELD=A,B,..., not 'H'
+    --sweep H=16 --sweep H=32 -> --sweep has H twice; give all its values at once: H=A,B,...
+    --sweep N:M=2:4 --sweep M=8 -> --sweep has M twice
+    --sweep N:M=2:4,4:8,2:4 -> --sweep N:M has 2:4 twice; give it once
+    --sweep N:M=2:4,4 -> --sweep N:M: '4' must be 2 values with colons between them
+    --sweep N:=2:4 -> --sweep must be FIELD=A,B,..., not 'N:=2:4'
+    --sweep preset=ews-16,ews-17 -> unknown preset 'ews-17'; the presets are
+    --csv x -> --csv is for a sweep
+    --latency -1 -> --latency must be in 0..1048575, not -1
+    --image 3,4 -> --image must be three integers C,R,S, such as 3,224,224, not '3,4'
+    --set H=0 -> H must be in 1..256, not 0
+    --set l1_ifmap_bytes=256 -> needs 9 vectors
+    """
 )
 def test_bad_input_is_one_line(path: str, arguments: list[str], message: str, refused: Refused) -> None:
     if "l1_ifmap_bytes=256" in arguments:

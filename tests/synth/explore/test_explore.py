@@ -20,6 +20,7 @@ from synth.explore.front import pareto
 from synth.explore.parts import ExploreError, Part, Settings, compute, core_config, sources
 from synth.generic import generic
 from synth.report import component_rtlil
+from tests.refusals import Refused, refusals
 
 ROOT = Path(__file__).parents[3]
 
@@ -218,42 +219,47 @@ def test_energy_is_that_of_synth_power(folder: Path, monkeypatch: pytest.MonkeyP
     assert rows[2]["energy_refused"] == "no weights for it"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--sweep", "rows=1"], "unknown field 'rows'; the fields are variant, H"),
-        (["--sweep", "preset=ews-17"], "unknown preset 'ews-17'"),
-        (["--sweep", "H=8", "--sweep", "H=16"], "--sweep has H twice"),
-        (["--sweep", "storage=ram"], "storage must be one of flipflop, gated, latch, not 'ram'"),
-        (["--set", "H=0"], "H must be in 1..256, not 0"),
-        (["--jobs", "0"], "--jobs must be in 1..256, not 0"),
-        (["--latency", "-1"], "--latency must be in 0..1048575, not -1"),
-        (["--objectives", "area,speed"], "--objectives: 'speed' is not one of area, cycles, energy"),
-        (["--objectives", "area"], "--objectives must be two different ones or more, not 'area'"),
-        (["--objectives", "area,accuracy"], "--objectives has accuracy, which this sweep does not compute"),
-        (["--study", "none"], "no study 'none'"),
-        (["--pdk", "none"], "unknown library 'none'"),
-        (["--dask", "tcp://127.0.0.1:9"], "no Dask scheduler at tcp://127.0.0.1:9"),
-        (["--sweep", f"k={','.join(map(str, range(2, 4097)))}", "--sweep", f"H={','.join(map(str, range(1, 65)))}"],
-         "the axes have 262080 points, more than 100000"),
-    ],
-)  # fmt: skip
-def test_bad_input_is_one_line(
-    arguments: list[str],
-    message: str,
-    folder: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    if "--dask" in arguments:
-        pytest.importorskip("distributed", reason="no package distributed: pip install 'msvq[explore]'")
-        monkeypatch.setattr("synth.explore.engines.TIMEOUT", "0.2s")
-    with pytest.raises(SystemExit) as end:
-        main(["layers.json", *arguments])
-    assert end.value.code == 2
-    error = capsys.readouterr().err.splitlines()[-1]
+@refusals(
+    """
+    --sweep rows=1 -> unknown field 'rows'; the fields are variant, H
+    --sweep preset=ews-17 -> unknown preset 'ews-17'
+    --sweep H=8 --sweep H=16 -> --sweep has H twice
+    --sweep storage=ram -> storage must be one of flipflop, gated, latch, not 'ram'
+    --set H=0 -> H must be in 1..256, not 0
+    --jobs 0 -> --jobs must be in 1..256, not 0
+    --latency -1 -> --latency must be in 0..1048575, not -1
+    --objectives area,speed -> --objectives: 'speed' is not one of area, cycles, energy
+    --objectives area -> --objectives must be two different ones or more, not 'area'
+    --objectives area,accuracy -> --objectives has accuracy, which this sweep does not compute
+    --study none -> no study 'none'
+    --pdk none -> unknown library 'none'
+    """
+)
+def test_bad_input_is_one_line(arguments: list[str], message: str, folder: Path, refused: Refused) -> None:
+    error = refused(main, ["layers.json", *arguments])
     assert error.startswith("python -m synth.explore: ")
     assert message in error
+    assert not Path("build/explore/explore.json").exists()
+
+
+def test_a_scheduler_that_is_not_there_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="no package distributed: pip install 'msvq[explore]'")
+    monkeypatch.setattr("synth.explore.engines.TIMEOUT", "0.2s")
+    with pytest.raises(SystemExit) as end:
+        main(["layers.json", "--dask", "tcp://127.0.0.1:9"])
+    assert end.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("python -m synth.explore: no Dask scheduler at tcp://127.0.0.1:9")
+    assert not Path("build/explore/explore.json").exists()
+
+
+def test_too_many_points_are_one_line(folder: Path, refused: Refused) -> None:
+    axes = (f"k={','.join(map(str, range(2, 4097)))}", f"H={','.join(map(str, range(1, 65)))}")
+    error = refused(main, ["layers.json", "--sweep", axes[0], "--sweep", axes[1]])
+    assert error.startswith("python -m synth.explore: ")
+    assert "the axes have 262080 points, more than 100000" in error
     assert not Path("build/explore/explore.json").exists()
 
 

@@ -24,6 +24,7 @@ from synth.power.simulator import Simulator, SimulatorError, Transfers
 from synth.power.sources import RealLayer, SourceError, first_layer, real_layers
 from synth.power.workload import lanes
 from synth.report import CACHE
+from tests.refusals import Refused, refusals
 
 LIBRARY = generic()
 
@@ -278,26 +279,20 @@ def test_without_the_network_there_is_no_first_layer(built, measured) -> None:
     assert not {"network", "first"} & set(described)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--preset", "none"], "unknown preset 'none'"),
-        (["--preset", "ews-16 rows=1"], "unknown field 'rows'"),
-        (["--preset", " "], "unknown preset ' '"),
-        (["--period", "0"], "--period must be above 0 and below 1e9 ps, not 0"),
-        (["--jobs", "0"], "--jobs must be in 1..64, not 0"),
-        (["--wire", "long"], "unknown wire load 'long'; the library has none"),
-        (["--lib", "none.lib"], "none.lib: cannot read the Liberty file"),
-        (["--network", "vgg"], "invalid choice: 'vgg'"),
-    ],
+@refusals(
+    """
+    --preset none -> unknown preset 'none'
+    --preset 'ews-16 rows=1' -> unknown field 'rows'
+    --preset ' ' -> unknown preset ' '
+    --period 0 -> --period must be above 0 and below 1e9 ps, not 0
+    --jobs 0 -> --jobs must be in 1..64, not 0
+    --wire long -> unknown wire load 'long'; the library has none
+    --lib none.lib -> none.lib: cannot read the Liberty file
+    --network vgg -> invalid choice: 'vgg'
+    """
 )
-def test_bad_arguments_are_one_line(arguments, message: str, capsys, tmp_path) -> None:
-    with pytest.raises(SystemExit) as error:
-        command.main([*arguments, "-o", str(tmp_path)])
-    assert error.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert message in lines[0]
+def test_bad_arguments_are_one_line(arguments, message: str, refused: Refused, tmp_path) -> None:
+    assert message in refused(command.main, [*arguments, "-o", str(tmp_path)])
     assert not list(tmp_path.iterdir())
 
 

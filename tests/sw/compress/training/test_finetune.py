@@ -36,7 +36,7 @@ from sw.compress.training.integer import read_network
 from sw.compress.training.loop import TrainConfig, images_of
 from sw.compress.training.modules import compressed_layers, load_layers
 from sw.format.container import read_container
-from tests.refusals import Refused
+from tests.refusals import Refused, refusals
 from tests.sw.devices import DEVICES
 
 
@@ -389,29 +389,28 @@ def test_rules_of_a_file(data: str, tmp_path: Path) -> None:
     assert [layer.weight_bits for layer in read_container(tmp_path / "o").layers] == [4, 2, 4, 4]
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--nm", "4"], "--nm must be N:M, such as 4:16, not '4'"),
-        (["--images", "0"], "--images must be at least 1, not 0"),
-        (["--json", "o"], "-o, --json and --rest must name different files"),
-        (["--k", "0"], r"k must be an integer in 1..65536, not 0"),
-        (["--codeword-bits", "12"], r"codeword_bits must be an integer in 2..8, not 12"),
-        (["--uniform-bits", "3"], r"uniform_bits must be an integer in 5..8, not 3"),
-        (["--rules", "x", "--uniform-bits", "7"], "--uniform-bits must not be given with --rules, which has recipes"),
-        (["--rules", "x", "--codeword-bits", "4"], "--codeword-bits must not be given with --rules, which has recipes"),
-        (["--epochs", "0"], "epochs must be an integer of at least 1, not 0"),
-        (["--batch", "65"], "batch must be at most the 64 images, not 65"),
-        (["--method", "vq", "--sparse", "asp"], "sparse training needs a layer of method mvq or msvq"),
-        (["--rules", "nowhere"], "cannot read rules 'nowhere'"),
-        (["--weights", "nowhere"], "cannot read checkpoint 'nowhere'"),
-        (["--keep", "0", "stem*"], "keep must match a layer, not 'stem*'; layers are 0, 2, 5, 9"),
-        (["--device", "tpu"], "device must be cpu, cuda or cuda:N, not 'tpu'"),
-        (["--device", "cuda:99"], "device 'cuda:99' is not there: PyTorch sees "),
-    ],
+@refusals(
+    """
+    --nm 4 -> --nm must be N:M, such as 4:16, not '4'
+    --images 0 -> --images must be at least 1, not 0
+    --json o -> -o, --json and --rest must name different files
+    --k 0 -> k must be an integer in 1..65536, not 0
+    --codeword-bits 12 -> codeword_bits must be an integer in 2..8, not 12
+    --uniform-bits 3 -> uniform_bits must be an integer in 5..8, not 3
+    --rules x --uniform-bits 7 -> --uniform-bits must not be given with --rules, which has recipes
+    --rules x --codeword-bits 4 -> --codeword-bits must not be given with --rules, which has recipes
+    --epochs 0 -> epochs must be an integer of at least 1, not 0
+    --batch 65 -> batch must be at most the 64 images, not 65
+    --method vq --sparse asp -> sparse training needs a layer of method mvq or msvq
+    --rules nowhere -> cannot read rules 'nowhere'
+    --weights nowhere -> cannot read checkpoint 'nowhere'
+    --keep 0 stem* -> keep must match a layer, not 'stem*'; layers are 0, 2, 5, 9
+    --device tpu -> device must be cpu, cuda or cuda:N, not 'tpu'
+    --device cuda:99 -> device 'cuda:99' is not there: PyTorch sees
+    """
 )
 def test_bad_options_are_one_line_and_status_2(
-    more: list[str],
+    arguments: list[str],
     message: str,
     data: str,
     tmp_path: Path,
@@ -419,7 +418,8 @@ def test_bad_options_are_one_line_and_status_2(
     refused: Refused,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert message in refused(main, ["users:network", "--data", data, "-o", "o", "--device", "cpu", "--quiet", *more])
+    given = ["users:network", "--data", data, "-o", "o", "--device", "cpu", "--quiet", *arguments]
+    assert message in refused(main, given)
     assert not list(tmp_path.iterdir())
 
 
