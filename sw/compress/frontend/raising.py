@@ -72,6 +72,7 @@ _RESHAPES = (
     _aten.view.default,
     _aten._unsafe_view.default,
     _aten.reshape.default,
+    _aten.unflatten.int,
     _aten.flatten.using_ints,
     _aten.squeeze.default,
     _aten.squeeze.dim,
@@ -218,7 +219,7 @@ class _Raiser(ValueRaiser):
         if target in PARTS:
             return self.parts(node)
         if target is _aten.narrow.default:
-            return self.channels(node, *cast("tuple[int, int, int]", node.args[1:]))
+            return self.part(node, *cast("tuple[int, int, int]", node.args[1:]))
         if target in (_aten.expand.default, _aten.expand_as.default):
             return Expanded(self.tensor(node.args[0]), shape_of(node.args[0]) or ())
         if target is _aten.prelu.default:
@@ -241,8 +242,6 @@ class _Raiser(ValueRaiser):
             return self.function(target, node)
         if isinstance(target, torch._ops.HigherOrderOperator):
             raise Refused(f"is a region with rules of its own, such as autocast, which {REASON}", "leave it out")
-        if all(user.op == "output" for user in node.users):
-            raise Refused(advice="leave it out of the network, and apply it to what the network gives")
         if all(user.op == "output" for user in node.users):
             raise Refused(advice="leave it out of the network, and apply it to what the network gives")
         raise Refused()

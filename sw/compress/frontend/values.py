@@ -64,7 +64,6 @@ MOVING = (
     _aten.swapdims.default,
     _aten.movedim.int,
     _aten.movedim.intlist,
-    _aten.unflatten.int,
     _aten.channel_shuffle.default,
     _aten.pixel_shuffle.default,
     _aten.pixel_unshuffle.default,
@@ -77,6 +76,14 @@ UPSAMPLING = {
     _aten._upsample_nearest_exact2d.default: "nearest",
     _aten.upsample_bilinear2d.default: "bilinear",
 }
+# Axes of a map over which a mean or a maximum is taken.
+_REDUCED = [[1], [2], [3], [2, 3]]
+
+
+def _numbers(shape: tuple[int, ...], axes: Sequence[int]) -> Tensor:
+    """Of each value of a map, flattened: the number of the one that a reduction over some axes makes of it."""
+    left = tuple(1 if axis in axes else extent for axis, extent in enumerate(shape))
+    return torch.arange(prod(left)).reshape(left).expand(shape).flatten()
 
 
 class ValueRaiser(Raiser):
@@ -258,12 +265,19 @@ class ValueRaiser(Raiser):
             places = torch.arange(prod(before)).reshape(before)
         args, kwargs = fx.map_arg((node.args[1:], node.kwargs), self.number)
         places = cast(Callable[..., Tensor], node.target)(places, *args, **kwargs).contiguous()
+        return self.settled(source, shape, places, by)
+
+    def settled(self, source: fx.Node, shape: tuple[int, ...], places: Tensor, by: fx.Node) -> Any:
+        """Values of a map of this shape at ``places``: a map or features where they are that, or where they are."""
         each = prod(shape[1:])
         alone = len(places) == shape[0] and torch.equal(
             places.flatten(1), places[0].flatten() + each * torch.arange(shape[0])[:, None]
         )
-        if tuple(places.shape) == shape and torch.equal(places.flatten(), torch.arange(places.numel())):
-            return source
+        if torch.equal(places.flatten(), torch.arange(places.numel())):
+            if tuple(places.shape) == shape:
+                return source
+            if tuple(places.shape) == (shape[0], each):
+                return self.features(source, shape)
         found = self.arranged(source, shape, places[0]) if alone and places.ndim == len(shape) == 4 else None
         return Moved(source, shape, places, by) if found is None else found
 
@@ -314,6 +328,10 @@ class ValueRaiser(Raiser):
         exact = power >= 0 and all(x << power == y for x, y in zip(before, after, strict=True))
         if not exact and mode == "nearest":
             return self.neighbours(node, before, after)
+        if mode == "bilinear" and all(x in (1, y) for x, y in zip(before, after, strict=True)):
+            # Of one row or column, all are that one; and the same size changes nothing.
+            given, wanted = (cast("tuple[int, ...]", shape_of(each)) for each in (node.args[0], node))
+            return self.broadcast(self.tensor(node.args[0]), given, wanted)
         if mode == "bilinear":
             if corners or not 2 <= factors[0] <= MAX_BILINEAR or tuple(factors[0] * x for x in before) != after:
                 how = f"{mode}{', corners aligned,' if corners else ''} of {times(before)} to {times(after)} {REASON}"
@@ -355,15 +373,35 @@ class ValueRaiser(Raiser):
         axis = cast(int, node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0))
         for each in node.meta["val"]:
             length = int(each.shape[axis])
-            found.append(self.channels(node, axis, start, length))
+            found.append(self.part(node, axis, start, length))
             start += length
         return tuple(found)
+
+    def part(self, node: fx.Node, axis: int, start: int, length: int) -> Any:
+        """Some channels, or some rows or columns of a map."""
+        found = self.lines(
+            cast(fx.Node, node.args[0]), axis, builtins.slice(start, start + length if start + length else None)
+        )
+        return self.channels(node, axis, start, length) if found is None else found
+
+    def lines(self, source: fx.Node, axis: int, kept: builtins.slice[Any, Any, Any]) -> Strided | None:
+        """Some rows or columns of a map, if the axis is one of these and any are left."""
+        before, shape = self.value(source), shape_of(source) or ()
+        if len(shape) != 4 or axis % 4 not in (2, 3) or not isinstance(before, fx.Node | Strided):
+            return None
+        strided = before if isinstance(before, Strided) else Strided(source, *map(range, shape[2:]))
+        sides = [strided.rows, strided.columns]
+        sides[axis % 4 - 2] = sides[axis % 4 - 2][kept]
+        return Strided(strided.source, *sides) if len(sides[axis % 4 - 2]) else None
 
     def channels(self, node: fx.Node, axis: int, start: int, length: int) -> fx.Node:
         """Some channels of a map, or some features."""
         shape = shape_of(node.args[0]) or ()
         if axis % len(shape) != 1 or len(shape) not in (2, 4):
-            raise Refused(f"of {text_of(shape)} along axis {axis % len(shape)} {REASON}", "cut channels alone: axis 1")
+            raise Refused(
+                f"of {text_of(shape)} along axis {axis % len(shape)} {REASON}",
+                "cut channels alone: axis 1",
+            )
         if length == shape[1]:
             return self.tensor(node.args[0])
         return self.graph.call_function(torch.narrow, (self.tensor(node.args[0]), 1, start % shape[1], length))
@@ -410,28 +448,32 @@ class ValueRaiser(Raiser):
     def reduction(self, node: fx.Node, axes: Sequence[int], what: str) -> tuple[fx.Node, tuple[int, ...], list[int]]:
         """The map of which something is taken over some axes, its shape, and these axes of it.
 
-        Rows and columns may be one axis, as ``flatten(2)`` makes them.
+        The axes may be those of a map whose channels come last, or whose rows and columns are one.
         """
         value, shape = self.value(node.args[0]), shape_of(node.args[0]) or ()
         axes = sorted(axis % len(shape) for axis in axes)
-        joined = isinstance(value, Moved) and len(value.shape) == 4 and value.shape[:2] == shape[:2] and len(shape) == 3
-        if joined and axes == [2] and torch.equal(value.places.flatten(), torch.arange(prod(shape))):
-            return value.source, value.shape, [2, 3]
-        if len(shape) != 4 or axes not in ([1], [2], [3], [2, 3]):
+        if isinstance(value, Moved) and len(value.shape) == 4:
+            for own in _REDUCED:
+                numbers = _numbers(value.shape, own)[value.places]
+                whole = prod(shape[axis] for axis in axes) == prod(value.shape[axis] for axis in own)
+                if whole and torch.equal(numbers.amin(axes, keepdim=True).expand(shape), numbers):
+                    return value.source, value.shape, own
+        if len(shape) != 4 or axes not in _REDUCED:
             advice = f"take the {what} of a map over channels, rows or columns, or both of the latter"
             raise Refused(f"over axes {axes} {REASON}", advice)
         return self.tensor(node.args[0]), shape, axes
 
     def reduced(self, node: fx.Node, result: fx.Node, shape: tuple[int, ...], axes: list[int]) -> Any:
-        """A map along whose axes all became one, in the shape that the operation gives it."""
-        found = node.meta["val"]
+        """A map along whose axes all became one, in the shape and order that the operation gives it."""
+        found, value = node.meta["val"], self.value(node.args[0])
         wanted = tuple(int(x) for x in (found if isinstance(found, Tensor) else found[0]).shape)
         left = tuple(1 if axis in axes else extent for axis, extent in enumerate(shape))
-        if wanted == left:
-            return result
-        if wanted == left[:2] and axes == [2, 3]:
-            return self.features(result, (1, 1, 1, 1))
-        return Moved(result, left, torch.arange(prod(left)).reshape(wanted), node)
+        given = shape_of(node.args[0]) or ()
+        numbers = _numbers(shape, axes)
+        numbers = numbers[value.places] if isinstance(value, Moved) else numbers.reshape(given)
+        over = cast("int | list[int]", node.args[1])
+        places = numbers.amin(over).reshape(wanted)
+        return self.settled(result, left, places, node)
 
     def mean(self, node: fx.Node) -> Any:
         """The mean over channels, rows, columns, or both of the latter; or their sum, which is as many means."""
@@ -503,7 +545,7 @@ class ValueRaiser(Raiser):
         source = cast(fx.Node, node.args[0])
         before = self.value(source)
         shape = shape_of(source) or ()
-        rank, axis = len(shape), axis % max(len(shape), 1)
+        axis %= max(len(shape), 1)
         whole = first in (0, None) and (last is None or last >= shape[axis])
         if whole and step == 1:
             return before
@@ -511,10 +553,7 @@ class ValueRaiser(Raiser):
             start, stop, _ = builtins.slice(first, last).indices(shape[1])
             if stop > start:
                 return self.channels(node, 1, start, stop - start)
-        if rank == 4 and axis in (2, 3) and isinstance(before, fx.Node | Strided):
-            strided = before if isinstance(before, Strided) else Strided(source, *map(range, shape[2:]))
-            sides = [strided.rows, strided.columns]
-            sides[axis - 2] = sides[axis - 2][first:last:step]
-            if len(sides[axis - 2]):
-                return Strided(strided.source, *sides)
+        found = self.lines(source, axis, builtins.slice(first, last, step))
+        if found is not None:
+            return found
         raise Refused(f"of {text_of(shape)} {REASON}", "take channels, or rows and columns of a map")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hw.config import preset
+from hw.config import AcceleratorConfig, preset
 from sw.compiler.compile import compile_network
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.training.finetune import prepare
@@ -79,6 +79,30 @@ def exported(model: nn.Module, images: Tensor) -> tuple[torch.fx.GraphModule, In
     ],
 )
 def test_ways_to_write_an_operation(between: Callable[[Tensor], Tensor], tmp_path: object) -> None:
+    check(between, CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        # The pooled branch of DeepLab and PSPNet, and an image that has its size already.
+        lambda x: x + functional.interpolate(x.mean((2, 3), keepdim=True), size=x.shape[2:], mode="bilinear"),
+        lambda x: functional.interpolate(x.mean(2, True), size=x.shape[2:], mode="bilinear", align_corners=True),
+        lambda x: functional.interpolate(x, size=x.shape[2:], mode="bilinear"),
+        lambda x: torch.cat(x.chunk(2, 3)[0].split([4, 5], 2)[1:], 1),
+        lambda x: x.narrow(2, -4, 4).narrow(3, 1, 3),
+        lambda x: x * x.permute(0, 2, 3, 1).mean((1, 2), keepdim=True).permute(0, 3, 1, 2),
+        lambda x: x * x.permute(0, 2, 3, 1).amax(-1).unsqueeze(1),
+        lambda x: x.flatten(2).transpose(1, 2).mean(1)[:, :, None, None],
+        lambda x: x + x.mean(2).mean(-1).unflatten(1, (16, 1, 1)),
+    ],
+)
+def test_ways_to_crop_repeat_and_reduce(between: Callable[[Tensor], Tensor], tmp_path: object) -> None:
+    check(between, CONFIG.override(["vector_unit_functions=full"]), tmp_path)
+
+
+def check(between: Callable[[Tensor], Tensor], config: AcceleratorConfig, tmp_path: object) -> None:
+    """The graph's results are those of the integers, and these the program's."""
     images = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(1))
     graph, network = exported(Written(between), images)
     write_network(f"{tmp_path}/network", network)
@@ -89,7 +113,7 @@ def test_ways_to_write_an_operation(between: Callable[[Tensor], Tensor], tmp_pat
         expected = graph(images)
     ratio = (expected * logits).sum() / (logits.double() ** 2).sum()
     assert (logits * ratio - expected).norm() / expected.norm() < 0.03
-    program = compile_network(network, SHAPE, CONFIG)
+    program = compile_network(network, SHAPE, config)
     (found,) = run_program(program, [integers[0].numpy()], check=True).values()
     assert np.array_equal(found.ravel(), logits[0].numpy())
 
