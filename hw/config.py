@@ -365,6 +365,11 @@ class AcceleratorConfig:
         return self.l2_word_bytes or min(64, gcd(self.H, self.L) & -gcd(self.H, self.L))
 
     @property
+    def l2_bits(self) -> int:
+        """Bits of an L2 word."""
+        return 8 * self.l2_word
+
+    @property
     def l2_depth(self) -> int:
         """Words of L2."""
         return self.l2_bytes // self.l2_word

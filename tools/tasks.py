@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
 from tools.answers import RESULTS, ROOT, Case, best_vq, cases, verdict_row
@@ -56,34 +56,37 @@ QUESTIONS = (
 )
 
 
+#: Head of the tables of what is ahead of what.
+_VERDICTS = (row("is ... ahead of ...", "network", "this", "that", "by", "seeds", ""), "|---|---|---|---|--:|--:|---|")
+
+
+def _sizes(studies: Mapping[str, str], sizes: Iterable[str]) -> Iterator[tuple[str, dict[str, Case], str, str]]:
+    """Of each study and size: the study, its cases, what those of the size begin with, and how tables call them."""
+    for study, network in studies.items():
+        found = cases(study)
+        for size in sizes:
+            yield study, found, size, f"{network}, {size or '21x '}".strip()
+
+
 def answers_part() -> Iterator[str]:
     """One row a question, network and size."""
-
-    yield row("is ... ahead of ...", "network", "this", "that", "by", "seeds", "")
-    yield "|---|---|---|---|--:|--:|---|"
-    for study, network in STUDIES.items():
-        found = cases(study)
-        for size in ("", "26x ", "16x "):
-            for question, this, that in QUESTIONS:
-                other = _case(found, size, that)
-                if size + this in found and other is not None:
-                    yield verdict_row(question, f"{network}, {size or '21x '}".strip(), found[size + this], other)
+    yield from _VERDICTS
+    for _, found, size, name in _sizes(STUDIES, ("", "26x ", "16x ")):
+        for question, this, that in QUESTIONS:
+            other = _case(found, size, that)
+            if size + this in found and other is not None:
+                yield verdict_row(question, name, found[size + this], other)
 
 
 def taught_part() -> Iterator[str]:
     """The same of networks that learn from the dense one."""
-
-    yield row("is ... ahead of ...", "network", "this", "that", "by", "seeds", "")
-    yield "|---|---|---|---|--:|--:|---|"
-    for study, network in TAUGHT.items():
-        found = cases(study)
-        for size in ("", "26x ", "30x "):
-            best = {method: _best(study, found, size, method) for pair in TAUGHT_QUESTIONS for method in pair}
-            for this, that in TAUGHT_QUESTIONS:
-                ahead, other = best[this], best[that]
-                if ahead is not None and other is not None:
-                    name = f"{network}, {size or '21x '}".strip()
-                    yield verdict_row(f"{this} of {that}", name, found[ahead], found[other])
+    yield from _VERDICTS
+    for study, found, size, name in _sizes(TAUGHT, ("", "26x ", "30x ")):
+        best = {method: _best(study, found, size, method) for pair in TAUGHT_QUESTIONS for method in pair}
+        for this, that in TAUGHT_QUESTIONS:
+            ahead, other = best[this], best[that]
+            if ahead is not None and other is not None:
+                yield verdict_row(f"{this} of {that}", name, found[ahead], found[other])
     for study, network in TAUGHT.items():
         found = cases(study)
         if "SSVQ, moving" in found:

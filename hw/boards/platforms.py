@@ -94,6 +94,12 @@ def board_named(name: str) -> Board:
     return BOARDS[name]
 
 
+def _divider(output: str, by: int) -> dict[str, str | int]:
+    """Parameters of an output of the PLL: the VCO's frequency divided, in phase with its input."""
+    parameters = {"ENABLE": "ENABLED", "DIV": by, "CPHASE": by - 1, "FPHASE": 0}
+    return {f"p_{output}_{name}": value for name, value in parameters.items()}
+
+
 @dataclass(frozen=True)
 class Pll:
     """Dividers of an ECP5's PLL that makes one frequency of another.
@@ -145,37 +151,19 @@ class Pll:
             a_LPF_RESISTOR="8",
             a_MFG_ENABLE_FILTEROPAMP="1",
             a_MFG_GMCREF_SEL="2",
-            p_PLLRST_ENA="DISABLED",
-            p_INTFB_WAKE="DISABLED",
-            p_STDBY_ENABLE="DISABLED",
-            p_DPHASE_SOURCE="DISABLED",
-            p_OUTDIVIDER_MUXA="DIVA",
-            p_OUTDIVIDER_MUXB="DIVB",
-            p_OUTDIVIDER_MUXC="DIVC",
-            p_OUTDIVIDER_MUXD="DIVD",
+            **{f"p_{name}": "DISABLED" for name in ("PLLRST_ENA", "INTFB_WAKE", "STDBY_ENABLE", "DPHASE_SOURCE")},
+            **{f"p_OUTDIVIDER_MUX{divider}": f"DIV{divider}" for divider in "ABCD"},
             p_FEEDBK_PATH="CLKOP",
             p_CLKI_DIV=1,
             p_CLKFB_DIV=1,
-            p_CLKOP_ENABLE="ENABLED",
-            p_CLKOP_DIV=self.feedback,
-            p_CLKOP_CPHASE=self.feedback - 1,
-            p_CLKOP_FPHASE=0,
-            p_CLKOS_ENABLE="ENABLED",
-            p_CLKOS_DIV=self.output,
-            p_CLKOS_CPHASE=self.output - 1,
-            p_CLKOS_FPHASE=0,
-            i_RST=0,
-            i_STDBY=0,
+            **_divider("CLKOP", self.feedback),
+            **_divider("CLKOS", self.output),
+            **dict.fromkeys(("i_RST", "i_STDBY"), 0),
             i_CLKI=clock_in,
             i_CLKFB=fed_back,
-            i_PHASESEL0=0,
-            i_PHASESEL1=0,
-            i_PHASEDIR=1,
-            i_PHASESTEP=1,
-            i_PHASELOADREG=1,
-            i_PLLWAKESYNC=0,
-            i_ENCLKOP=0,
-            i_ENCLKOS=0,
+            **dict.fromkeys(("i_PHASESEL0", "i_PHASESEL1"), 0),
+            **dict.fromkeys(("i_PHASEDIR", "i_PHASESTEP", "i_PHASELOADREG"), 1),
+            **dict.fromkeys(("i_PLLWAKESYNC", "i_ENCLKOP", "i_ENCLKOS"), 0),
             o_CLKOP=fed_back,
             o_CLKOS=clock_out,
             o_LOCK=locked,

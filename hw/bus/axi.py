@@ -35,6 +35,12 @@ class Response(IntEnum):
     DECERR = 3
 
 
+def _channel(name: str, flow: wiring.Flow, **payload: int) -> dict[str, wiring.Member]:
+    """Members of a channel: what it carries in one direction, by width, and its handshake."""
+    members = {f"{name}{part}": flow(width) for part, width in payload.items()}
+    return members | {f"{name}valid": flow(1), f"{name}ready": flow.flip()(1)}
+
+
 class Axi4Signature(wiring.Signature):
     """AXI4, as the manager sees it. Members have the standard's names in lower case.
 
@@ -53,44 +59,15 @@ class Axi4Signature(wiring.Signature):
     ) -> None:
         self.address_bits, self.data_bits, self.id_bits = address_bits, data_bits, id_bits
         self.read, self.write = read, write
-
-        def request(channel: str) -> dict[str, wiring.Member]:
-            return {
-                f"{channel}id": Out(id_bits),
-                f"{channel}addr": Out(address_bits),
-                f"{channel}len": Out(8),
-                f"{channel}size": Out(3),
-                f"{channel}burst": Out(2),
-                f"{channel}cache": Out(4),
-                f"{channel}prot": Out(3),
-                f"{channel}valid": Out(1),
-                f"{channel}ready": In(1),
-            }
-
+        request = {"id": id_bits, "addr": address_bits, "len": 8, "size": 3, "burst": 2, "cache": 4, "prot": 3}
         members: dict[str, wiring.Member] = {}
         if write:
-            members |= request("aw")
-            members |= {
-                "wdata": Out(data_bits),
-                "wstrb": Out(data_bits // 8),
-                "wlast": Out(1),
-                "wvalid": Out(1),
-                "wready": In(1),
-                "bid": In(id_bits),
-                "bresp": In(2),
-                "bvalid": In(1),
-                "bready": Out(1),
-            }
+            members |= _channel("aw", Out, **request)
+            members |= _channel("w", Out, data=data_bits, strb=data_bits // 8, last=1)
+            members |= _channel("b", In, id=id_bits, resp=2)
         if read:
-            members |= request("ar")
-            members |= {
-                "rid": In(id_bits),
-                "rdata": In(data_bits),
-                "rresp": In(2),
-                "rlast": In(1),
-                "rvalid": In(1),
-                "rready": Out(1),
-            }
+            members |= _channel("ar", Out, **request)
+            members |= _channel("r", In, id=id_bits, data=data_bits, resp=2, last=1)
         super().__init__(members)
 
 
@@ -107,25 +84,10 @@ class Axi4LiteSignature(wiring.Signature):
         self.address_bits, self.data_bits = address_bits, data_bits
         members: dict[str, wiring.Member] = {}
         for channel in ("aw", "ar"):
-            members |= {
-                f"{channel}addr": Out(address_bits),
-                f"{channel}prot": Out(3),
-                f"{channel}valid": Out(1),
-                f"{channel}ready": In(1),
-            }
-        members |= {
-            "wdata": Out(data_bits),
-            "wstrb": Out(data_bits // 8),
-            "wvalid": Out(1),
-            "wready": In(1),
-            "bresp": In(2),
-            "bvalid": In(1),
-            "bready": Out(1),
-            "rdata": In(data_bits),
-            "rresp": In(2),
-            "rvalid": In(1),
-            "rready": Out(1),
-        }
+            members |= _channel(channel, Out, addr=address_bits, prot=3)
+        members |= _channel("w", Out, data=data_bits, strb=data_bits // 8)
+        members |= _channel("b", In, resp=2)
+        members |= _channel("r", In, data=data_bits, resp=2)
         super().__init__(members)
 
 

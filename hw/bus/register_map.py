@@ -142,24 +142,40 @@ CAUSES: Mapping[Cause, str] = {
 }
 
 
+#: Of the page, as far as the table of registers.
+_INTRODUCTION = """\
+# Registers
+
+AXI4-Lite, 32 bit, little-endian. Made by `python -m hw.bus.register_map markdown`; `header` makes the C
+header, and the manifest of a generated instance has the same under `registers`.
+
+Accesses to other addresses, and writes to registers that can only be read, are answered with SLVERR and
+change nothing. The two lowest address bits do not count.
+
+| offset | register | access | reset | meaning |
+|---|---|---|---|---|"""
+
+#: The page's end.
+_RUNNING = """
+## Running a program
+
+1. Write the program's address to PROGRAM_LOW and PROGRAM_HIGH, its length to PROGRAM_DESCRIPTORS, and
+   INTERRUPT_ENABLE.
+2. Write CONTROL.start. STATUS.done, STATUS.failed, ERROR, ERROR_DESCRIPTOR, DESCRIPTORS and the counters
+   start anew.
+3. At the interrupt, read STATUS, and ERROR where it has failed; write the bits of INTERRUPT back to clear
+   them.
+
+The interrupt output is high while a bit of INTERRUPT is 1 that is also 1 in INTERRUPT_ENABLE."""
+
+
 def markdown() -> str:
     """The page ``docs/registers.md``."""
     return "\n".join(_markdown()) + "\n"
 
 
 def _markdown() -> Iterator[str]:
-    yield from (
-        "# Registers",
-        "",
-        "AXI4-Lite, 32 bit, little-endian. Made by `python -m hw.bus.register_map markdown`; `header` makes the C",
-        "header, and the manifest of a generated instance has the same under `registers`.",
-        "",
-        "Accesses to other addresses, and writes to registers that can only be read, are answered with SLVERR and",
-        "change nothing. The two lowest address bits do not count.",
-        "",
-        "| offset | register | access | reset | meaning |",
-        "|---|---|---|---|---|",
-    )
+    yield _INTRODUCTION
     for register in REGISTERS:
         yield (
             f"| 0x{register.offset:02X} | {register.name} | {register.access.value} | 0x{register.reset:X} "
@@ -174,19 +190,7 @@ def _markdown() -> Iterator[str]:
     yield from ("", "## Causes in ERROR", "", "| code | cause | meaning |", "|---|---|---|")
     for cause, meaning in CAUSES.items():
         yield f"| {cause.value} | {cause.name} | {meaning} |"
-    yield from (
-        "",
-        "## Running a program",
-        "",
-        "1. Write the program's address to PROGRAM_LOW and PROGRAM_HIGH, its length to PROGRAM_DESCRIPTORS, and",
-        "   INTERRUPT_ENABLE.",
-        "2. Write CONTROL.start. STATUS.done, STATUS.failed, ERROR, ERROR_DESCRIPTOR, DESCRIPTORS and the counters",
-        "   start anew.",
-        "3. At the interrupt, read STATUS, and ERROR where it has failed; write the bits of INTERRUPT back to clear",
-        "   them.",
-        "",
-        "The interrupt output is high while a bit of INTERRUPT is 1 that is also 1 in INTERRUPT_ENABLE.",
-    )
+    yield _RUNNING
 
 
 def header() -> str:

@@ -38,7 +38,7 @@ class IfmapLoader(wiring.Component):
         super().__init__(
             {
                 "i_command": In(stream.Signature(body_layout(Opcode.COPY, config))),
-                "o_l2": Out(ReadPort(config.l2_depth, 8 * config.l2_word)),
+                "o_l2": Out(ReadPort(config.l2_depth, config.l2_bits)),
                 "o_l1": Out(WritePort(config.l1_ifmap_depth, 8 * config.H)),
                 "o_done": Out(1),
             }
@@ -179,7 +179,7 @@ class IfmapLoader(wiring.Component):
         ]
         with m.If(stepped):
             for i in range(lanes):
-                place = vector.word_select(i, 8 * config.l2_word)
+                place = vector.word_select(i, config.l2_bits)
                 with m.If(tag.reads & (tag.lane == i)):
                     m.d.sync += place.eq(self.o_l2.data)
                 with m.Elif(tag.lane == 0):

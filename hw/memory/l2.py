@@ -160,7 +160,7 @@ class L2Memory(SharedMemory):
     """
 
     def __init__(self, config: AcceleratorConfig, readers: int, writers: int) -> None:
-        super().__init__(config.l2_depth, 8 * config.l2_word, readers, writers)
+        super().__init__(config.l2_depth, config.l2_bits, readers, writers)
 
 
 class IfmapMemory(SharedMemory):

@@ -21,10 +21,9 @@ __all__ = ["LoadUnit", "StoreUnit"]
 
 def _dram_words(config: AcceleratorConfig, words: Value) -> Value:
     """DRAM words that ``words`` L2 words fill, the last one perhaps not all of it."""
-    l2_bits = 8 * config.l2_word
-    if l2_bits >= config.word_width:
-        return words << (l2_bits // config.word_width).bit_length() - 1
-    together = config.word_width // l2_bits
+    if config.l2_bits >= config.word_width:
+        return words << (config.l2_bits // config.word_width).bit_length() - 1
+    together = config.word_width // config.l2_bits
     return words + (together - 1) >> together.bit_length() - 1
 
 
@@ -59,17 +58,14 @@ class LoadUnit(wiring.Component):
                 "i_command": In(stream.Signature(body_layout(Opcode.LOAD, config))),
                 "o_request": Out(stream.Signature(request_layout(config))),
                 "i_words": In(stream.Signature(config.word_width)),
-                "o_l2": Out(WritePort(config.l2_depth, 8 * config.l2_word)),
+                "o_l2": Out(WritePort(config.l2_depth, config.l2_bits)),
                 "o_done": Out(1),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        config = self.config
-        l2_bits = 8 * config.l2_word
-        offered = self.i_command.payload
-        request = self.o_request
+        config, offered, request = self.config, self.i_command.payload, self.o_request
 
         waiting, next_address, next_left = Signal(), Signal.like(self.o_l2.address), Signal.like(offered.words)
         m.d.comb += self.i_command.ready.eq(~request.valid & ~waiting)
@@ -85,7 +81,7 @@ class LoadUnit(wiring.Component):
                 next_left.eq(offered.words),
             ]
 
-        m.submodules.unpacker = unpacker = Unpacker(config.word_width, l2_bits)
+        m.submodules.unpacker = unpacker = Unpacker(config.word_width, config.l2_bits)
         wiring.connect(m, wiring.flipped(self.i_words), unpacker.i_word)
         running, address, left = Signal(), Signal.like(self.o_l2.address), Signal.like(offered.words)
         word = unpacker.o_field
@@ -136,7 +132,7 @@ class StoreUnit(wiring.Component):
             {
                 "i_command": In(stream.Signature(store_layout(config))),
                 "i_counters": In(8 * BYTES),
-                "o_l2": Out(ReadPort(config.l2_depth, 8 * config.l2_word)),
+                "o_l2": Out(ReadPort(config.l2_depth, config.l2_bits)),
                 "o_request": Out(stream.Signature(write_layout(config))),
                 "o_words": Out(stream.Signature(config.word_width)),
                 "i_writer_done": In(1),
@@ -146,17 +142,14 @@ class StoreUnit(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config = self.config
-        l2_bits = 8 * config.l2_word
-        offered = self.i_command.payload
-        request = self.o_request
+        config, offered, request = self.config, self.i_command.payload, self.o_request
 
-        m.submodules.queue = queue = ReadQueue(config.l2_depth, l2_bits)
+        m.submodules.queue = queue = ReadQueue(config.l2_depth, config.l2_bits)
         wiring.connect(m, queue.o_port, wiring.flipped(self.o_l2))
-        m.submodules.unpacker = unpacker = Unpacker(l2_bits, config.word_width)
+        m.submodules.unpacker = unpacker = Unpacker(config.l2_bits, config.word_width)
         wiring.connect(m, unpacker.o_field, wiring.flipped(self.o_words))
 
-        words = Mux(offered.record, 8 * BYTES // l2_bits, offered.words)
+        words = Mux(offered.record, 8 * BYTES // config.l2_bits, offered.words)
         sent = _dram_words(config, words)
         running, record = Signal(), Signal()
         address = Signal.like(self.o_l2.address)
@@ -177,7 +170,7 @@ class StoreUnit(wiring.Component):
         with m.If(queue.i_address.valid & queue.i_address.ready):
             m.d.sync += [address.eq(address + 1), unread.eq(unread - 1)]
         with m.If(word.valid & word.ready):
-            m.d.sync += [unfed.eq(Mux(unfed == 0, 0, unfed - 1)), counters.eq(counters >> l2_bits)]
+            m.d.sync += [unfed.eq(Mux(unfed == 0, 0, unfed - 1)), counters.eq(counters >> config.l2_bits)]
         with m.If(self.o_words.valid & self.o_words.ready):
             m.d.sync += unsent.eq(unsent - 1)
         with m.If(request.valid & request.ready):

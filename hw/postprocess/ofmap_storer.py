@@ -57,7 +57,7 @@ class OfmapStorer(wiring.Component):
                 "i_command": In(stream.Signature(body_layout(Opcode.OUTPUT, config))),
                 "i_parameter": In(stream.Signature(config.word_width)),
                 "i_sums": In(stream.Signature(data.ArrayLayout(signed(config.psum_width), config.L))),
-                "o_l2": Out(WritePort(config.l2_depth, 8 * config.l2_word)),
+                "o_l2": Out(WritePort(config.l2_depth, config.l2_bits)),
                 "o_done": Out(1),
             }
         )

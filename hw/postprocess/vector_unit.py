@@ -74,7 +74,7 @@ class VectorUnit(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        word = 8 * config.l2_word
+        word = config.l2_bits
         super().__init__(
             {
                 "i_command": In(stream.Signature(body_layout(Opcode.VECTOR, config))),

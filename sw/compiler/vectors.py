@@ -8,6 +8,7 @@ words of the source each, and a last word that takes bytes of one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from hw.config import AcceleratorConfig
 from hw.control.descriptor import TABLE_BYTES, VectorOp
@@ -114,10 +115,11 @@ def vector_commands(
     if operation.lookup and start == 0:
         words = TABLE_BYTES // config.l2_word
         found.append(_body(VectorOp.TABLE, 1, 1, words, a_base=bases[operation.sources[-1]], rows=1, columns=1))
+    part = _Part(graph, operation, rows, place, bases, pixels, config.l2_word)
     if operation.kind == VectorOp.MERGE:
-        return [*found, *_moves(config, graph, operation, rows, place, bases, pixels)]
+        return [*found, *_moves(part)]
     if operation.interleave:
-        return list(_turns(config, graph, operation, rows, place, bases, pixels))
+        return list(_turns(part))
     numbers = operation.operands
     source = graph.values[numbers[0]]
     if operation.upsample:
@@ -171,18 +173,27 @@ def _body(kind: VectorOp, height: int, width: int, words: int, **fields: int) ->
     return {"operation": int(kind), **window, **sizes, **fields}
 
 
-def _moves(
-    config: AcceleratorConfig,
-    graph: Graph,
-    operation: Vector,
-    rows: tuple[int, int],
-    place: int,
-    bases: Sequence[int],
-    pixels: Sequence[int],
-) -> Iterator[dict[str, int]]:
+@dataclass(frozen=True)
+class _Part:
+    """A part of an operation that moves values, and where they lie in L2."""
+
+    graph: Graph
+    operation: Vector
+    #: The first output row, and the one behind the last.
+    rows: tuple[int, int]
+    #: Word at which the part's result begins.
+    place: int
+    #: Word at which each value begins, and words of a pixel of each.
+    bases: Sequence[int]
+    pixels: Sequence[int]
+    #: Bytes of a word.
+    W: int
+
+
+def _moves(part: _Part) -> Iterator[dict[str, int]]:
     """Commands that move channels: those of each source, one behind the other."""
-    W, target = config.l2_word, graph.values[operation.target]
-    pitch = pixels[operation.target]
+    W, operation, rows, bases, pixels = part.W, part.operation, part.rows, part.bases, part.pixels
+    target, pitch = part.graph.values[operation.target], pixels[operation.target]
     height, last, offset = rows[1] - rows[0], (target.channels - 1) // W, 0
     for number, (start, stop) in zip(operation.sources, operation.pieces, strict=True):
         source = bases[number] + rows[0] * target.columns * pixels[number] + start // W
@@ -205,7 +216,7 @@ def _moves(
                 runs.append((done + inner, 1, there - 1, None))
         for at, count, a, b in runs:
             word = offset // W + at
-            mine = place + word
+            mine = part.place + word
             yield _body(
                 VectorOp.MERGE,
                 height,
@@ -229,18 +240,11 @@ def _moves(
         offset += stop - start
 
 
-def _turns(
-    config: AcceleratorConfig,
-    graph: Graph,
-    operation: Vector,
-    rows: tuple[int, int],
-    place: int,
-    bases: Sequence[int],
-    pixels: Sequence[int],
-) -> Iterator[dict[str, int]]:
+def _turns(part: _Part) -> Iterator[dict[str, int]]:
     """Commands that put rows or columns of several maps one behind the other, and again."""
-    source, pitch = graph.values[operation.sources[0]], pixels[operation.target]
-    words, turns = -(-source.channels // config.l2_word), len(operation.sources)
+    operation, rows, bases, pixels = part.operation, part.rows, part.bases, part.pixels
+    source, pitch = part.graph.values[operation.sources[0]], pixels[operation.target]
+    words, turns = -(-source.channels // part.W), len(operation.sources)
     # Of each command: a source, its first row, rows, where the result begins, and from one pixel of it to the next.
     if operation.interleave == 1:
         line = source.columns * pitch
@@ -259,7 +263,7 @@ def _turns(
             columns=source.columns,
             a_base=base,
             b_base=base,
-            l2_base=place + offset,
+            l2_base=part.place + offset,
             a_skip=pixels[number] - words,
             b_skip=pixels[number] - words,
             l2_skip=step - words,

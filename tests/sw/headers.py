@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from sw.program import ProgramError
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Any]], object], version: int = 1) -> None:
@@ -19,3 +23,15 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], object], version: i
     text = json.dumps(header).encode()
     prefix = data[:8] + struct.pack("<II", version, len(text)) + text
     path.write_bytes(prefix + struct.pack("<I", zlib.crc32(prefix)) + data[20 + length :])
+
+
+def check_lengths(path: Path, lengths: Iterable[int], read: Callable[[Path], object], place: str) -> None:
+    """A program's file cut to any of the lengths is refused, and so is one that goes on by a byte, in that place."""
+    data = path.read_bytes()
+    for length in lengths:
+        path.write_bytes(data[:length])
+        with pytest.raises(ProgramError, match=r"truncated|magic: the file must begin with"):
+            read(path)
+    path.write_bytes(data + b"\0")
+    with pytest.raises(ProgramError, match=f"{place}: the file is too long"):
+        read(path)

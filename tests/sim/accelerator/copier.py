@@ -6,12 +6,12 @@ from amaranth.hdl import Module, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
-from hw.accelerator import accelerator_ports
+from hw.accelerator import Accelerator
 from hw.bus.axi import connect_flat, word_bytes
 from hw.bus.reader import DmaReader
 from hw.bus.registers import RegisterBank
 from hw.bus.writer import DmaWriter
-from hw.config import AcceleratorConfig, preset
+from hw.config import preset
 from hw.control.descriptor import BYTES
 from hw.control.errors import Cause
 from sim.accelerator.host import OFFSETS
@@ -22,12 +22,8 @@ from sim.runner import VerilatorRunner
 KIND = 28
 
 
-class Copier(wiring.Component):
-    """Ports of :class:`hw.accelerator.Accelerator`; "descriptors" are pieces of 64 bytes."""
-
-    def __init__(self, config: AcceleratorConfig) -> None:
-        self.config = config
-        super().__init__(accelerator_ports(config))
+class Copier(Accelerator):
+    """Has its ports alone; "descriptors" are pieces of 64 bytes."""
 
     def elaborate(self, platform):
         m = Module()

@@ -415,6 +415,11 @@ def test_schedules_larger_than_the_layer_cost_nothing(path: Path, fields: dict[s
     assert read_container(path).schedules[0].H == 10**15
 
 
+def alone(shape: tuple[int, int], d: int, k: int) -> Callable[[Any], list[CompressedLayer]]:
+    """Takes the place of all layers: one that is quantised without masks."""
+    return lambda layers: [random_layer(np.random.default_rng(0), "vq", (*shape, 1, 1), d=d, k=k)]
+
+
 @pytest.mark.parametrize(
     ("schedule", "metadata", "edit", "message"),
     [
@@ -436,16 +441,12 @@ def test_schedules_larger_than_the_layer_cost_nothing(path: Path, fields: dict[s
         ),
         pytest.param(Schedule(1, 8, Dr=3), None, None, "layer 'scales': Dr x Ds must divide the kernel 1 x 1", id="Dr"),
         pytest.param(
-            None,
-            None,
-            lambda layers: [random_layer(np.random.default_rng(0), "vq", (512, 1, 1, 1), d=512, k=2)],
-            "layer 'random': d must be at most 256, not 512",
-            id="long codewords",
+            None, None, alone((512, 1), 512, 2), "layer 'random': d must be at most 256, not 512", id="long codewords"
         ),
         pytest.param(
             None,
             None,
-            lambda layers: [random_layer(np.random.default_rng(0), "vq", (1024, 1025, 1, 1), d=256, k=1)],
+            alone((1024, 1025), 256, 1),
             "header: layers without streams must have at most 1048576 weights together, not 1049600",
             id="large layer without streams",
         ),

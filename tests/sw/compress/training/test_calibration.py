@@ -20,23 +20,14 @@ from sw.compress.training.data import ImageData
 from sw.compress.training.evaluation import VOID, evaluate, evaluate_classes, evaluate_maps
 from sw.compress.training.integer import read_network
 from tests.refusals import Refused
+from tests.sw.compress.training.training_job import two_convolutions
 
 RULES = [("0", Recipe("int8")), ("*", Recipe("msvq", k=8, d=8, n=2, m=8))]
 
 
 def network() -> nn.Sequential:
     """Tells images of grey by where they are bright; what it gives is the mean brightness of each half and more."""
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.Conv2d(16, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(16, 6),
-    )
+    model = two_convolutions(1, 16, 6)
     model[1].running_mean.uniform_(-0.3, 0.3)
     return model.eval()
 

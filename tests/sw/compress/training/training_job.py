@@ -20,6 +20,21 @@ from sw.compress.training.modules import compressed_layers, convert
 from sw.format.container import write_container
 
 
+def two_convolutions(channels: int, features: int, classes: int) -> nn.Sequential:
+    """Convolution, batch norm, convolution, mean, linear layer; always with the same weights."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, features, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(features, classes),
+    )
+
+
 def train(
     output: str | Path, checkpoint: str | Path | None = None, die: str | None = None, short: bool = False
 ) -> None:
@@ -28,17 +43,7 @@ def train(
         torch.distributed.init_process_group("gloo")
     rng = np.random.default_rng(0)
     data = ImageData(rng.integers(0, 256, (96, 3, 8, 8), np.uint8), rng.integers(0, 10, 96), 8)
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(32, 10),
-    )
+    model = two_convolutions(3, 32, 10)
     if short:
         model[1] = nn.Identity()  # statistics are each process's own
     convert(model, [("3", Recipe("msvq", 8, 16, 4, 16))], progress=False)
