@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sw.command_line import Parser, exit_status
+from sw.command_line import Parser, run_command
 from sw.compress.methods import CompressError
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", metavar="DIR", type=Path, help="a new folder: net.py, net.pt, images.npz, image.npy")
     parser.add_argument("--epochs", type=int, default=5, help="of the training (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of images and weights (%(default)s)")
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _write(options))
+    return run_command(parser, arguments, _write)
 
 
 def _write(options: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hw.command_line import Parser, add_set_option
@@ -21,6 +21,7 @@ __all__ = [
     "check_folders",
     "exit_status",
     "image_shape",
+    "run_command",
 ]
 
 
@@ -73,6 +74,20 @@ def image_shape(text: str) -> tuple[int, int, int]:
         raise OptionError(f"--image must be three integers C,R,S, such as 3,224,224, not {text!r}")
     C, rows, columns = map(int, parts)
     return C, rows, columns
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    run: Callable[[argparse.Namespace], int | None],
+    interrupted: str = "interrupted",
+) -> int:
+    """The exit status of a command (:func:`exit_status`) that runs with the options that its parser finds.
+
+    ``arguments`` are those of the command line by default; the parser ends the program where they are bad.
+    """
+    options = parser.parse_args(arguments)
+    return exit_status(parser.prog, lambda: run(options), interrupted)
 
 
 def exit_status(prog: str, run: Callable[[], int | None], interrupted: str = "interrupted") -> int:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sw.command_line import Parser, check_folders, exit_status
+from sw.command_line import Parser, check_folders, run_command
 from sw.format.envelope import kind_of
 from sw.format.output import staged
 
@@ -53,9 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns the exit status: 1 where ``--check`` finds a difference; with one line on standard error 2 for bad input
     and 130 for Ctrl-C.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _run(options))
+    return run_command(_parser(), arguments, _run)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -18,8 +18,7 @@ def refusals(table: str) -> pytest.MarkDecorator:
     Parameters
     ----------
     table
-        A line each: arguments as one types them in a shell, ``->``, and what the command must say about them, or a part
-        of it.
+        A line each: arguments as one types them in a shell, ``->``, and what must be said about them, or a part of it.
     """
     rows = [[part.strip() for part in line.split(" -> ")] for line in table.splitlines() if line.strip()]
     return pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hw.config import AcceleratorConfig, preset
-from sw.command_line import Parser, add_image_option, add_instance_options, check_folders, exit_status, image_shape
+from sw.command_line import Parser, add_image_option, add_instance_options, check_folders, image_shape, run_command
 
 if TYPE_CHECKING:
     from sw.network import Network
@@ -25,9 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from sw.compiler.listing import main as list_program
 
         return list_program(given[1:])
-    parser = _parser()
-    options = parser.parse_args(given)
-    return exit_status(parser.prog, lambda: _compile(options))
+    return run_command(_parser(), given, _compile)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hw.control.descriptor import Channel, Descriptor, Opcode, VectorOp
-from sw.command_line import Parser, exit_status
+from sw.command_line import Parser, run_command
 
 if TYPE_CHECKING:
     from sw.program import Program, Tensor
@@ -183,8 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("program", metavar="PROGRAM")
     parser.add_argument("--layer", action="append", metavar="NAME", help="descriptors of this layer alone; repeatable")
     parser.add_argument("--summary", action="store_true", help="no descriptors: memory map and layer table")
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _print(options))
+    return run_command(parser, arguments, _print)
 
 
 def _print(options: argparse.Namespace) -> None:

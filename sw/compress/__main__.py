@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sw.command_line import Parser, check_folders, exit_status
+from sw.command_line import Parser, check_folders, run_command
 from sw.compress.commands.options import bits_of_options, refuse_bits
 from sw.compress.kmeans import INITS
 from sw.compress.methods import MASKED, RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe
@@ -44,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = importlib.import_module(f"sw.compress.commands.{given[0]}")
         status: int = command.main(given[1:])
         return status
-    parser = _parser()
-    options = parser.parse_args(given)
-    return exit_status(parser.prog, lambda: _run(options))
+    return run_command(_parser(), given, _run)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hw.config import ConfigError, preset
-from sw.command_line import Parser, add_image_option, add_instance_options, check_folders, exit_status, image_shape
+from sw.command_line import Parser, add_image_option, add_instance_options, check_folders, image_shape, run_command
 from sw.perf.timing import Latencies
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _run(options))
+    return run_command(_parser(), arguments, _run)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from sw.command_line import Parser, check_folders, exit_status
+from sw.command_line import Parser, check_folders, run_command
 from sw.compress.commands.options import NETWORK, add_data_options, add_recipe_options, load_split, rules_of
 from sw.compress.methods import CompressError
 from sw.format.output import staged
@@ -39,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     add_data_options(parser.add_argument_group("images"))
     add_recipe_options(parser.add_argument_group("compression"))
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _run(options))
+    return run_command(parser, arguments, _run)
 
 
 def _run(options: argparse.Namespace) -> int:

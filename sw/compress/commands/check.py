@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from hw.config import AcceleratorConfig
-from sw.command_line import Parser, check_folders, exit_status
+from sw.command_line import Parser, check_folders, run_command
 from sw.compress.commands.options import NETWORK, add_data_options, add_recipe_options, load_split, rules_of
 from sw.compress.methods import CompressError, Recipe, recipe_for
 from sw.compress.quantiser import uniform_range
@@ -46,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_data_options(source)
     add_recipe_options(parser.add_argument_group("compression"))
     parser.add_argument("--json", metavar="FILE", help="write what was found as JSON")
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _run(options))
+    return run_command(parser, arguments, _run)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from sw.command_line import Parser, check_folders, exit_status
+from sw.command_line import Parser, check_folders, run_command
 from sw.compress.commands.options import add_data_options, image_size
 from sw.compress.methods import CompressError
 from sw.compress.training.settings import SPLITS
@@ -40,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_data_options(parser.add_argument_group("images; by default as the file says"))
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _run(options))
+    return run_command(parser, arguments, _run)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, get_type_hints
 
-from sw.command_line import DefaultsFormatter, Parser, check_folders, exit_status
+from sw.command_line import DefaultsFormatter, Parser, check_folders, run_command
 from sw.compress.commands.options import NETWORK, add_data_options, add_recipe_options, load_split, rules_of
 from sw.compress.methods import CompressError, LayerSource
 from sw.compress.training.settings import SCHEMES, SPLITS, VALUES, Freezing, TrainConfig
@@ -29,9 +29,7 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status, with one line on standard error: 2 for bad input, 130 for Ctrl-C."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _run(options), "interrupted; the same command goes on if it has --work")
+    return run_command(_parser(), arguments, _run, "interrupted; the same command goes on if it has --work")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sw.command_line import Parser, check_folders, exit_status
+from sw.command_line import Parser, check_folders, run_command
 from sw.compress.methods import CompressError
 from sw.compress.training.settings import SPLITS
 from sw.format.npz import read_npz, write_npz
@@ -63,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("directory")
     parser.add_argument("output", help="the .npz to write")
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _write(options.directory, options.output))
+    return run_command(parser, arguments, lambda options: _write(options.directory, options.output))
 
 
 def _write(directory: str, output: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from sw.command_line import Parser, check_folders, exit_status
+from sw.command_line import Parser, check_folders, run_command
 from sw.compress.commands.options import add_data_options, load_split
 from sw.compress.methods import CompressError, LayerSource, Recipe, check_keep
 from sw.format.output import staged
@@ -63,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="of the clustering and the sensitivities (%(default)s)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the rules as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    options = parser.parse_args(arguments)
-    return exit_status(parser.prog, lambda: _run(options))
+    return run_command(parser, arguments, _run)
 
 
 def _run(options: argparse.Namespace) -> int:

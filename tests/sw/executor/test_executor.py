@@ -16,6 +16,7 @@ from sw.format.example import random_layer
 from sw.format.layer import CompressedLayer
 from sw.golden.layer import layer_sums, requantise
 from sw.program import Program, ProgramLayer
+from tests.refusals import refusals
 from tests.sw.assembler import ROOM, Assembler, add_input, add_layer, add_output, layer_program
 
 METHODS = {
@@ -87,6 +88,12 @@ def edited(program: Program, opcode: Opcode, number: int, **changes: int) -> Pro
     return with_descriptors(program, table)
 
 
+def edited_as(program: Program, words: list[str]) -> Program:
+    """As :func:`edited` has it, of the opcode's name, the number and each ``field=value``."""
+    fields = (word.split("=") for word in words[2:])
+    return edited(program, Opcode[words[0]], int(words[1]), **{name: int(value) for name, value in fields})
+
+
 def with_descriptors(program: Program, table: list[Descriptor]) -> Program:
     start = program.descriptors - program.base
     image = program.image[:start] + b"".join(descriptor.pack() for descriptor in table)
@@ -108,69 +115,68 @@ def run(program: Program, check: bool = True):
     return execute(program, program.memory(images), check=check)
 
 
-@pytest.mark.parametrize(
-    ("opcode", "number", "changes", "message"),
-    [
-        ("FETCH", 0, {"channel": 2}, "channel must be one of 0 weight, 1 mask, 3 parameter, not 2"),
-        ("FETCH", 0, {"words": 0}, "words must be at least 1, not 0"),
-        ("FETCH", 1, {"words": 3}, "checksum mismatch: "),
-        ("FETCH", 0, {"address": 3}, "address must be a multiple of 2 in 1048576.."),
-        ("LOAD", 0, {"words": 0}, "words must be at least 1, not 0"),
-        ("LOAD", 0, {"l2_base": 4090}, "L2 words must be in 0..4095, not 4113"),
-        ("LOAD", 0, {"address": 1 << 40}, "address must be a multiple of 4 in"),
-        ("STORE", 0, {"address": 1 << 20}, "address must be a multiple of 4 in"),
-        ("COPY", 0, {"height": 0}, "height must be at least 1, not 0"),
-        ("COPY", 0, {"l1_base": 250}, "L1 words must be in 0..255, not 273"),
-        ("COPY", 0, {"l2_base": 4094}, "L2 words must be in 0..4095, not 4117"),
-        ("TILE", 0, {"A": 0}, "A must be in 1..8, not 0"),
-        ("TILE", 0, {"B": 9}, "B*D must be in 1..8, not 9"),
-        ("TILE", 0, {"A": 3, "B": 8}, "A*B*D must be in 1..16, not 24"),
-        ("TILE", 0, {"Dr": 2}, "Dr must be in 1..1, not 2"),
-        ("TILE", 0, {"D": 3, "Dr": 2}, "Dr must divide D = 3, not 2"),
-        ("TILE", 0, {"rows": 5}, "rows must be in 1..4, not 5"),
-        ("TILE", 0, {"width": 4096}, "width must be in 1..4095, not 4096"),
-        ("TILE", 0, {"height": 0}, "height must be in 1..4095, not 0"),
-        ("TILE", 0, {"codewords": 9}, "codewords must be in 0..8, not 9"),
-        ("TILE", 0, {"codewords": 4}, "assignments must be in 0..3, the loaded codewords, not"),
-        ("TILE", 0, {"advance_columns": 2}, "advance_columns must be in 1..1, not 2"),
-        ("TILE", 0, {"passes": 2}, "passes must be in 1..1, not 2"),
-        ("TILE", 1, {"passes": 2, "B": 3}, "passes must divide B = 3, not 2"),
-        ("TILE", 1, {"passes": 2, "B": 2}, "rows must be 4 where passes > 1, not 3"),
-        ("TILE", 1, {"codewords": 8}, "codewords must be 0 for raw weights and without start"),
-        ("TILE", 1, {"raw": 1}, "start must be 1 between raw weights and codewords"),
-        ("TILE", 0, {"l1_base": 250}, "L1 words must be in 0..255, not 272"),
-        ("TILE", 0, {"psum_base": 250}, "psum entries must be in 0..203, not 261"),
-        ("TILE", 1, {"accumulate": 0, "width": 4000, "height": 9}, "positions of 8 channels must fit L2, not 9 x 4000"),
-        ("TILE", 0, {"accumulate": 1}, "accumulates psum entries that no TILE has written"),
-        ("TILE", 1, {"l1_base": 0}, "activations of rows 3..3 of the last row group must be 0"),
-        ("OUTPUT", 0, {"A": 9}, "A must be in 1..8, not 9"),
-        ("OUTPUT", 0, {"channels": 9}, "channels must be in 1..8, not 9"),
-        ("OUTPUT", 0, {"low": 3, "high": 2}, "low must be at most high = 2, not 3"),
-        ("OUTPUT", 0, {"width": 0}, "width must be at least 1, not 0"),
-        ("OUTPUT", 0, {"parameters": 0}, "parameters of 8 channels must have been taken"),
-        ("OUTPUT", 0, {"l2_base": 4095}, "L2 words must be in 0..4095, not 4140"),
-        ("COPY", 0, {"wait_loaded": 2}, "wait_loaded must be one of the 1 counts before 1 or that"),
-        ("COPY", 0, {"wait_loaded": 1 << 15}, "modulo 2**16, not 32768"),
-    ],
+@refusals(
+    """
+    FETCH 0 channel=2 -> channel must be one of 0 weight, 1 mask, 3 parameter, not 2
+    FETCH 0 words=0 -> words must be at least 1, not 0
+    FETCH 1 words=3 -> checksum mismatch:
+    FETCH 0 address=3 -> address must be a multiple of 2 in 1048576..
+    LOAD 0 words=0 -> words must be at least 1, not 0
+    LOAD 0 l2_base=4090 -> L2 words must be in 0..4095, not 4113
+    LOAD 0 address=1099511627776 -> address must be a multiple of 4 in
+    STORE 0 address=1048576 -> address must be a multiple of 4 in
+    COPY 0 height=0 -> height must be at least 1, not 0
+    COPY 0 l1_base=250 -> L1 words must be in 0..255, not 273
+    COPY 0 l2_base=4094 -> L2 words must be in 0..4095, not 4117
+    TILE 0 A=0 -> A must be in 1..8, not 0
+    TILE 0 B=9 -> B*D must be in 1..8, not 9
+    TILE 0 A=3 B=8 -> A*B*D must be in 1..16, not 24
+    TILE 0 Dr=2 -> Dr must be in 1..1, not 2
+    TILE 0 D=3 Dr=2 -> Dr must divide D = 3, not 2
+    TILE 0 rows=5 -> rows must be in 1..4, not 5
+    TILE 0 width=4096 -> width must be in 1..4095, not 4096
+    TILE 0 height=0 -> height must be in 1..4095, not 0
+    TILE 0 codewords=9 -> codewords must be in 0..8, not 9
+    TILE 0 codewords=4 -> assignments must be in 0..3, the loaded codewords, not
+    TILE 0 advance_columns=2 -> advance_columns must be in 1..1, not 2
+    TILE 0 passes=2 -> passes must be in 1..1, not 2
+    TILE 1 passes=2 B=3 -> passes must divide B = 3, not 2
+    TILE 1 passes=2 B=2 -> rows must be 4 where passes > 1, not 3
+    TILE 1 codewords=8 -> codewords must be 0 for raw weights and without start
+    TILE 1 raw=1 -> start must be 1 between raw weights and codewords
+    TILE 0 l1_base=250 -> L1 words must be in 0..255, not 272
+    TILE 0 psum_base=250 -> psum entries must be in 0..203, not 261
+    TILE 1 accumulate=0 width=4000 height=9 -> positions of 8 channels must fit L2, not 9 x 4000
+    TILE 0 accumulate=1 -> accumulates psum entries that no TILE has written
+    TILE 1 l1_base=0 -> activations of rows 3..3 of the last row group must be 0
+    OUTPUT 0 A=9 -> A must be in 1..8, not 9
+    OUTPUT 0 channels=9 -> channels must be in 1..8, not 9
+    OUTPUT 0 low=3 high=2 -> low must be at most high = 2, not 3
+    OUTPUT 0 width=0 -> width must be at least 1, not 0
+    OUTPUT 0 parameters=0 -> parameters of 8 channels must have been taken
+    OUTPUT 0 l2_base=4095 -> L2 words must be in 0..4095, not 4140
+    COPY 0 wait_loaded=2 -> wait_loaded must be one of the 1 counts before 1 or that
+    COPY 0 wait_loaded=32768 -> modulo 2**16, not 32768
+    """
 )
-def test_out_of_range_is_named(small: Program, opcode: str, number: int, changes: dict[str, int], message: str) -> None:
-    with pytest.raises(ExecutionError, match=rf"descriptor \d+ \({opcode}, layer 'small'\): ") as caught:
-        run(edited(small, Opcode[opcode], number, **changes), check=False)
+def test_out_of_range_is_named(small: Program, arguments: list[str], message: str) -> None:
+    wrong = edited_as(small, arguments)
+    with pytest.raises(ExecutionError, match=rf"descriptor \d+ \({arguments[0]}, layer 'small'\): ") as caught:
+        run(wrong, check=False)
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("opcode", "number", "changes", "message"),
-    [
-        ("COPY", 0, {"wait_loaded": 0}, "race: L2 word 0 is read without waiting for LOAD 0, which writes it"),
-        ("COPY", 0, {"l2_base": 500}, "race: L2 word 500 is read before anything is written to it"),
-        ("TILE", 0, {"wait_copied": 0}, "race: L1 word 0 is read without waiting for COPY 0, which writes it"),
-        ("TILE", 1, {"l1_base": 100}, "race: L1 word 100 is read before anything is written to it"),
-        ("STORE", 0, {"wait_stored": 1}, "race: L2 word 26 is read without waiting for OUTPUT 1, which writes it"),
-    ],
+@refusals(
+    """
+    COPY 0 wait_loaded=0 -> race: L2 word 0 is read without waiting for LOAD 0, which writes it
+    COPY 0 l2_base=500 -> race: L2 word 500 is read before anything is written to it
+    TILE 0 wait_copied=0 -> race: L1 word 0 is read without waiting for COPY 0, which writes it
+    TILE 1 l1_base=100 -> race: L1 word 100 is read before anything is written to it
+    STORE 0 wait_stored=1 -> race: L2 word 26 is read without waiting for OUTPUT 1, which writes it
+    """
 )
-def test_race_is_named(small: Program, opcode: str, number: int, changes: dict[str, int], message: str) -> None:
-    wrong = edited(small, Opcode[opcode], number, **changes)
+def test_race_is_named(small: Program, arguments: list[str], message: str) -> None:
+    wrong = edited_as(small, arguments)
     with pytest.raises(ExecutionError) as caught:
         run(wrong)
     assert message in str(caught.value)
