@@ -322,56 +322,55 @@ def test_vector_pooling(kernel: tuple[int, int], padding: tuple[int, int]) -> No
     assert np.array_equal(found, rounded(total, 33, -128, 127))
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"operation": 3}, "operation must be in 0..2, not 3"),
-        ({"height": 0}, "height must be at least 1, not 0"),
-        ({"height": 2}, "height x width must be 3 x 5 for ADD, not 2 x 5"),
-        ({"shift": 32}, "shift must be in 0..31, not 32"),
-        ({"operation": 1, "shift": 63}, "shift must be in 0..62, not 63"),
-        ({"low": 5, "high": 4}, "low must be at most high = 4, not 5"),
-        ({"multiplier_b": 1 << 22}, "multiplier_b must be below 2**22, not 4194304"),
-        ({"a_base": 4090}, "L2 words must be in 0..4095, not"),
-        ({"operation": 1, "kernel_columns": 0}, "kernel_columns must be at least 1, not 0"),
-        ({"operation": 0, "padding_rows": 2}, "every window of MAXIMUM must hold a value that is not padding"),
-    ],
-)
-def test_vector_out_of_range(changes: dict[str, int], message: str) -> None:
+def vector_refusal(name: str, channels: int, fields: list[str]) -> str:
+    """What is said of an ADD on an instance, with each ``field=value`` changed."""
     kernel = {"kernel_rows": 1, "kernel_columns": 1, "stride_rows": 1, "stride_columns": 1}
-    program = vector_program(PRESETS["ews-tiny"], (4, 3, 5), (3, 5), operation=2, **kernel)
+    program = vector_program(PRESETS[name], (channels, 3, 5), (3, 5), operation=2, **kernel)
     with pytest.raises(ExecutionError) as caught:
-        run(edited(program, Opcode.VECTOR, 0, **changes))
-    assert message in str(caught.value)
+        run(edited_as(program, ["VECTOR", "0", *fields]))
+    return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"operation": 6}, "operation must be in 0..5, not 6"),
-        ({"operation": 3, "shift": 63}, "shift must be in 0..62, not 63"),
-        ({"operation": 3, "width": 4}, "height x width must be 3 x 5 for MULTIPLY, not 3 x 4"),
-        ({"operation": 4, "rotation": 4}, "rotation must be in 0..3, not 4"),
-        ({"operation": 4, "kernel_columns": 3}, "kernel_columns must be in 1..2 for MERGE, not 3"),
-        ({"operation": 4, "kernel_rows": 2}, "kernel_rows must be 1 for MERGE, not 2"),
-        ({"operation": 4, "padding_rows": 1}, "padding_rows must be 0 for MERGE, not 1"),
-        ({"operation": 5}, "rows must be 1 for TABLE, not 3"),
-        ({"operation": 5, "height": 1, "width": 1, "rows": 1, "columns": 1}, "pixel_words must be 64 for TABLE, not 2"),
-        ({"tail": 4}, "tail must be in 0..3, not 4"),
-        ({"operation": 0, "upsample": 1}, "operation must be 1 for upsample, not 0"),
-        ({"operation": 1, "upsample": 1, "kernel_rows": 2}, "kernel_rows must be 1 for upsample, not 2"),
-        ({"operation": 1, "upsample": 3}, "upsample must be in 0..2, not 3"),
-        ({"lookup": 1}, "lookup must be 0 before a TABLE has come, not 1"),
-        ({"a_skip": -20}, "L2 words must be in 0..4095, not"),
-        ({"l2_skip": 3000}, "L2 words must be in 0..4095, not"),
-    ],
+@refusals(
+    """
+    operation=3 -> operation must be in 0..2, not 3
+    height=0 -> height must be at least 1, not 0
+    height=2 -> height x width must be 3 x 5 for ADD, not 2 x 5
+    shift=32 -> shift must be in 0..31, not 32
+    operation=1 shift=63 -> shift must be in 0..62, not 63
+    low=5 high=4 -> low must be at most high = 4, not 5
+    multiplier_b=4194304 -> multiplier_b must be below 2**22, not 4194304
+    a_base=4090 -> L2 words must be in 0..4095, not
+    operation=1 kernel_columns=0 -> kernel_columns must be at least 1, not 0
+    operation=0 padding_rows=2 -> every window of MAXIMUM must hold a value that is not padding
+    """
 )
-def test_vector_functions_out_of_range(changes: dict[str, int], message: str) -> None:
-    kernel = {"kernel_rows": 1, "kernel_columns": 1, "stride_rows": 1, "stride_columns": 1}
-    program = vector_program(PRESETS["ews-msvq-full-tiny"], (6, 3, 5), (3, 5), operation=2, **kernel)
-    with pytest.raises(ExecutionError) as caught:
-        run(edited(program, Opcode.VECTOR, 0, **changes))
-    assert message in str(caught.value)
+def test_vector_out_of_range(arguments: list[str], message: str) -> None:
+    assert message in vector_refusal("ews-tiny", 4, arguments)
+
+
+@refusals(
+    """
+    operation=6 -> operation must be in 0..5, not 6
+    operation=3 shift=63 -> shift must be in 0..62, not 63
+    operation=3 width=4 -> height x width must be 3 x 5 for MULTIPLY, not 3 x 4
+    operation=4 rotation=4 -> rotation must be in 0..3, not 4
+    operation=4 kernel_columns=3 -> kernel_columns must be in 1..2 for MERGE, not 3
+    operation=4 kernel_rows=2 -> kernel_rows must be 1 for MERGE, not 2
+    operation=4 padding_rows=1 -> padding_rows must be 0 for MERGE, not 1
+    operation=5 -> rows must be 1 for TABLE, not 3
+    operation=5 height=1 width=1 rows=1 columns=1 -> pixel_words must be 64 for TABLE, not 2
+    tail=4 -> tail must be in 0..3, not 4
+    operation=0 upsample=1 -> operation must be 1 for upsample, not 0
+    operation=1 upsample=1 kernel_rows=2 -> kernel_rows must be 1 for upsample, not 2
+    operation=1 upsample=3 -> upsample must be in 0..2, not 3
+    lookup=1 -> lookup must be 0 before a TABLE has come, not 1
+    a_skip=-20 -> L2 words must be in 0..4095, not
+    l2_skip=3000 -> L2 words must be in 0..4095, not
+    """
+)
+def test_vector_functions_out_of_range(arguments: list[str], message: str) -> None:
+    assert message in vector_refusal("ews-msvq-full-tiny", 6, arguments)
 
 
 def test_fields_of_functions_that_the_vector_unit_lacks() -> None:
