@@ -249,7 +249,6 @@ class Synthesiser:
         rtlil: str,
         workers: int = 2,
         progress: Callable[[int, int], None] = lambda done, total: None,
-        only: Collection[str] | None = None,
     ) -> dict[str, GateNetlist]:
         """The gates of the modules that :meth:`netlists` counts, and of the columns of their register files.
 
@@ -260,7 +259,7 @@ class Synthesiser:
         As :meth:`netlists`.
         """
         found: dict[str, GateNetlist] = {}
-        for name, (gates, columns) in _each_module(self._module_gates, rtlil, workers, progress, only):
+        for name, (gates, columns) in _each_module(self._module_gates, rtlil, workers, progress):
             found[name] = gates
             found |= columns
         return found
@@ -347,7 +346,7 @@ def _each_module(
     rtlil: str,
     workers: int,
     progress: Callable[[int, int], None],
-    only: Collection[str] | None,
+    only: Collection[str] | None = None,
 ) -> Iterator[tuple[str, _Made]]:
     """Names of modules, without backslash, and what ``work`` makes of each; else as :meth:`Synthesiser.netlists`."""
     modules = parse_modules(rtlil)
