@@ -40,6 +40,9 @@ from sw.network.spatial import bilinear_weights
 
 __all__ = ["lower"]
 
+# Weights of a convolution that moves values, most of them 0.
+_MAX_MOVING = 1 << 22
+
 
 @dataclass
 class _Lowering:
@@ -311,6 +314,11 @@ class _Lowering:
     def _(self, operation: spatial.PixelUnshuffle, number: int) -> int:
         source, value = self.source(operation)
         f = operation.factor
+        if value.channels * f**4 > _MAX_MOVING:
+            raise CompileError(
+                f"operation {number} (pixel_unshuffle): channels x factor**4, the weights of the convolution that it "
+                f"becomes, must be at most {_MAX_MOVING}, not {value.channels} x {f}**4: take a smaller factor"
+            )
         places = np.arange(f**2).reshape(1, 1, f, f) == (np.arange(value.channels * f**2) % f**2).reshape(-1, 1, 1, 1)
         size = value.rows // f, value.columns // f
         channels = np.arange(value.channels * f**2) // f**2

@@ -323,11 +323,13 @@ class Network:
         Raises
         ------
         NetworkError
-            The images have another dtype or shape.
+            The images have another dtype or shape, or an operation cannot run on them.
         sw.golden.GoldenError
             Sums do not fit int32.
         """
         check_images(self.values[0], images)
+        # All that depends on their size, before any work.
+        _ = self.with_image((images.shape[1], images.shape[2], images.shape[3])).values
 
         def compute(_: int, op: Operation, values: Sequence[Array]) -> Array:
             return op.compute(self, *values)

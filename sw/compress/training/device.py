@@ -49,6 +49,7 @@ def run_on_device(network: Network, images: Tensor) -> Tensor:
 def device_results(network: Network, images: Tensor) -> tuple[Tensor, ...]:
     """The results of :meth:`sw.network.Network.results` for a batch, bit for bit: see :func:`run_on_device`."""
     check_images(network.values[0], images)
+    _ = network.with_image((images.shape[1], images.shape[2], images.shape[3])).values
 
     def compute(_: int, op: Operation, values: Sequence[Tensor]) -> Tensor:
         run = _RUN.get(type(op))

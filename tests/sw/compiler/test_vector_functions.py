@@ -204,6 +204,17 @@ def test_flattened_maps_are_not_taken_apart_in_silence(entries: list, message: s
         compile_network(network, (4, 2, 2), INSTANCES["tiny"])
 
 
+def test_weights_of_a_large_factor_are_refused_before_they_are_made() -> None:
+    """16 GB of them, nearly all 0."""
+    network = Network(
+        {}, parse_operations([{"op": "input"}, {"op": "pixel_unshuffle", "in": [0], "factor": 255}]), 0.05
+    )
+    with pytest.raises(
+        CompileError, match=r"operation 1 \(pixel_unshuffle\): channels x factor\*\*4.*not 4 x 255\*\*4"
+    ):
+        compile_network(network, (4, 255, 255), INSTANCES["tiny"])
+
+
 def test_flattened_maps_of_one_size() -> None:
     """Parts that end where channels do."""
     entries = [

@@ -15,7 +15,17 @@ from hw.config import preset
 from sw.compress.training.device import device_results, run_on_device
 from sw.compress.training.integer import IntegerNetwork
 from sw.format.container import read_container, write_container
-from sw.network import Network, NetworkError, Operation, Output, Value, operation_from_dict, read_network, write_network
+from sw.network import (
+    Network,
+    NetworkError,
+    Operation,
+    Output,
+    Value,
+    operation_from_dict,
+    parse_operations,
+    read_network,
+    write_network,
+)
 from sw.network.operation import Array, Tables
 from sw.network.spatial import Add, Clamp, Input, Maximum
 from tests.sw.networks import every_operation
@@ -160,3 +170,21 @@ def test_a_new_operation_is_a_class(tmp_path: Path) -> None:
     assert np.array_equal(run_on_device(given, torch.from_numpy(IMAGES)).numpy(), given.run(IMAGES))
     write_network(tmp_path / "a", given)
     assert read_network(tmp_path / "a").operations == given.operations
+
+
+def test_images_that_an_operation_cannot_take_are_refused_before_work() -> None:
+    """Also where the network doesn't say their size, and at once where a result would not fit any memory."""
+    many = [{"op": "repeat", "in": [number], "factors": [255, 255]} for number in range(2)]
+    for entries, why in (
+        (
+            [{"op": "pixel_shuffle", "in": [0], "factor": 3}],
+            r"operation 1 \(pixel_shuffle\): channels must be a multiple",
+        ),
+        (
+            many,
+            r"operation 2 \(repeat\): its result must have at most 268435456 values, not int8 \[4 x 65025 x 65025\]",
+        ),
+    ):
+        network = Network({}, parse_operations([{"op": "input"}, *entries]), 0.05)
+        with pytest.raises(NetworkError, match=why):
+            network.results(np.zeros((1, 4, 1, 1), np.int8))
