@@ -393,14 +393,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run(options: argparse.Namespace) -> int:
-    """The command, with its options. Returns 0.
-
-    Raises
-    ------
-    CompressError
-        An option, an image or the weights are not as they must be.
-    """
+def _check(options: argparse.Namespace) -> None:
+    """Refuses options that contradict each other."""
     if options.keep_signs and not options.fixed:
         raise CompressError("--keep-signs must be given with --fixed: signs that move follow from the weights")
     if options.move_plain and not options.fixed:
@@ -413,6 +407,17 @@ def run(options: argparse.Namespace) -> int:
         raise CompressError(f"--small-views must be given with --small: {options.small_views} views of what it names")
     if options.final and options.held_out:
         raise CompressError("--held-out must not be given with --final, which tunes with those images")
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command, with its options. Returns 0.
+
+    Raises
+    ------
+    CompressError
+        An option, an image or the weights are not as they must be.
+    """
+    _check(options)
     torch.set_num_threads(options.threads)
     begin = time.perf_counter()
     network, device = NETWORKS[options.network], options.device

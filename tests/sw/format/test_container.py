@@ -416,7 +416,6 @@ def test_schedules_larger_than_the_layer_cost_nothing(path: Path, fields: dict[s
 
 
 def alone(shape: tuple[int, int], d: int, k: int) -> Callable[[Any], list[CompressedLayer]]:
-    """Takes the place of all layers: one that is quantised without masks."""
     return lambda layers: [random_layer(np.random.default_rng(0), "vq", (*shape, 1, 1), d=d, k=k)]
 
 
