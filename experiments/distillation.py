@@ -401,8 +401,9 @@ def _check(options: argparse.Namespace) -> None:
         raise CompressError("--move-plain must be given with --fixed: without it, all assignments move")
     if options.signed_only and not (options.allocate and options.method == "ssvq"):
         raise CompressError("--signed-only must be given with --allocate and --method ssvq: other layers are all alike")
-    if options.small_views < 0:
-        raise CompressError(f"--small-views must be 0 or more, not {options.small_views}")
+    for name, many in (("views", options.views), ("small-views", options.small_views)):
+        if many < 0:
+            raise CompressError(f"--{name} must be 0 or more, not {many}")
     if options.small_views and options.small is None:
         raise CompressError(f"--small-views must be given with --small: {options.small_views} views of what it names")
     if options.final and options.held_out:
@@ -422,6 +423,8 @@ def run(options: argparse.Namespace) -> int:
     begin = time.perf_counter()
     network, device = NETWORKS[options.network], options.device
     images, classes = load_images(options.images, network)
+    # Before the float network is measured, which takes long.
+    others = [load_more(directory, network) for directory in options.more]
     held, odd = classes % 10 == 0, classes % 2 == 1
     tune = images[(classes % 2 == 0) & (held.logical_not() | options.final)][: options.limit]
     count = len(tune)
@@ -446,7 +449,7 @@ def run(options: argparse.Namespace) -> int:
     report: dict[str, Any] = {"experiment": "fewshot", "network": options.network, "float": scores(teacher)}
     _say(f"float {report['float']}")
     model = copy.deepcopy(teacher)
-    pictures = torch.cat([tune, *(load_more(directory, network) for directory in options.more)])
+    pictures = torch.cat([tune, *others])
     views = tune
     if options.views:
         generator = torch.Generator().manual_seed(options.seed)

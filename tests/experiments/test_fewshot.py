@@ -176,6 +176,7 @@ def test_command(
         (["--signed-only", "--allocate"], "--signed-only must be given with --allocate and --method ssvq"),
         (["--small-views", "3"], "--small-views must be given with --small: 3 views of what it names"),
         (["--small-views", "-1", "--small", str(small)], "--small-views must be 0 or more, not -1"),
+        (["--views", "-2"], "--views must be 0 or more, not -2"),
     ):
         assert fewshot.main([*command, *given]) == 2
         assert message in capsys.readouterr().err
