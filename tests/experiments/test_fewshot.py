@@ -243,6 +243,7 @@ def test_bits_go_where_they_win_most() -> None:
         cheapest(choices, 29)
 
 
+@pytest.mark.whole
 def test_a_layer_that_matters_more_gets_more_bits(teacher: nn.Module) -> None:
     model = copy.deepcopy(teacher)
     coded = [source for source in module_sources(model)[1:] if source.groups == 1]
@@ -280,6 +281,7 @@ def test_plain_layers_move_where_signs_stay_put(teacher: nn.Module) -> None:
     assert kinds == {name: MovingDecoder if name == "linear" else CodebookDecoder for name in coded}
 
 
+@pytest.mark.whole
 def test_block_outputs_and_logits_are_learned(teacher: nn.Module) -> None:
     """Nearer to the network's, by each of the errors that are added."""
     model = copy.deepcopy(teacher)

@@ -47,6 +47,7 @@ def test_lint_sees_a_broken_design_and_every_waiver_is_needed(tmp_path) -> None:
     assert all(f"%Warning-{kind}:" in unwaived for kind in WAIVERS if kind != "PINCONNECTEMPTY")
 
 
+@pytest.mark.whole
 def test_two_instances_lint_together_with_the_waivers_that_travel_with_them(tmp_path) -> None:
     modules = []
     for name, unit, config in (

@@ -62,8 +62,8 @@ def test_missing_test_is_an_error() -> None:
         counter().run_tests("counter_bench", label="none", testcase="no_such_test")
 
 
-@pytest.mark.costly("compiles the simulator's library once more")
-@pytest.mark.parametrize("hosted", [True, pytest.param(False, marks=pytest.mark.whole)])
+@pytest.mark.whole
+@pytest.mark.parametrize("hosted", [True, False])
 def test_waveforms_of_a_run(hosted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And Python needs no shared library."""
     if hosted:

@@ -80,6 +80,7 @@ def test_delays_beyond_the_clock_are_marked() -> None:
     assert "**" not in "\n".join(timing.markdown(results, generic(), 2000.0))
 
 
+@pytest.mark.whole
 def test_faster_adders_where_the_clock_needs_them(tmp_path) -> None:
     config = preset("ews-tiny").override(["H=32"])
     section = [SECTIONS["adder tree"]]

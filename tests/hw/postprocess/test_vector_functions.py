@@ -341,6 +341,7 @@ def test_byte_rotator(simulate, size: int) -> None:
     simulate(unit, run, clocked=False)
 
 
+@pytest.mark.whole
 def test_large_presets_elaborate_with_and_without() -> None:
     full, basic = (to_rtlil(VectorUnit(preset(name))) for name in ("ews-msvq-full-64", "ews-msvq-64"))
     assert "rotator" in full

@@ -16,8 +16,9 @@ from sw.executor import execute
 from tests.sw.assembler import layer_program
 
 
-#: The ports are those of every instance; the smaller model is built sooner.
-@pytest.mark.parametrize("name", ["ews-tiny", pytest.param("ews-msvq-tiny", marks=pytest.mark.whole)])
+#: The ports are those of every instance.
+@pytest.mark.whole
+@pytest.mark.parametrize("name", ["ews-tiny", "ews-msvq-tiny"])
 @pytest.mark.parametrize("stall", [0, 0.3, 0.7])
 def test_layer_is_bit_exact(tmp_path, monkeypatch, name: str, stall: float) -> None:
     config = preset(name)

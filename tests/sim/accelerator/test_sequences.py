@@ -25,7 +25,7 @@ def test_any_order(tmp_path: Path, full: bool) -> None:
         first=np.pad(first, (0, memory.split - len(first))), second=second,
     )  # fmt: skip
     programs = [(program.descriptors, program.descriptor_count) for program in (memory.first, memory.second)]
-    count = 1000 if full else 30
+    count = 1000 if full else 12
     (tmp_path / "plan.json").write_text(json.dumps({"sequences": count, "programs": programs, "base": BASE}))
     (tmp_path / "dram").write_bytes(bytes(len(start)))
     model(full).run_tests(

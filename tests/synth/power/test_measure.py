@@ -58,6 +58,12 @@ def first(built):
     return measure(config, netlist, LIBRARY, runs, 1000.0, glitches=False)
 
 
+@pytest.fixture(scope="module")
+def described(built, measured, first):
+    """With ResNet-18 as a whole."""
+    return describe(built[0], measured, "random", 1.1, first)
+
+
 def test_every_sum_is_golden(built, measured) -> None:
     """Of tiles that start from zero, and of tiles that add to earlier sums."""
     config, _, runs = built
@@ -204,9 +210,9 @@ def test_too_few_simulated_nets_are_refused(built, monkeypatch) -> None:
         measure(config, replace(netlist, cells=hidden), LIBRARY, runs, 1000.0)
 
 
-def test_report(built, measured, first, tmp_path) -> None:
+def test_report(built, measured, described, tmp_path) -> None:
     config, _, _ = built
-    described = {"ews-msvq-tiny": describe(config, measured, "random", 1.1, first)}
+    described = {"ews-msvq-tiny": described}
     settings = {"unit": "fJ", "storage": "gated", "period": 1000.0, "wire": "none"}
     paths = write(described, LIBRARY, settings, tmp_path)
     result = json.loads(paths[0].read_text())["presets"]["ews-msvq-tiny"]
@@ -238,14 +244,14 @@ def test_report(built, measured, first, tmp_path) -> None:
     assert text + "\n" == paths[1].read_text()
 
 
-def test_command_says_what_was_measured(built, measured, first, tmp_path, monkeypatch) -> None:
+def test_command_says_what_was_measured(built, described, tmp_path, monkeypatch) -> None:
     """With defaults: the photograph is one of scikit-learn's, and registers and their pipeline are gated."""
     config, netlist, _ = built
     asked = []
 
     def instead(config, library, options):
         asked.append((config, options))
-        return describe(config, measured, "random", None, first)
+        return described
 
     monkeypatch.setattr(command, "worker_pool", ThreadPoolExecutor)
     monkeypatch.setattr("synth.power.report.measure_instance", instead)
@@ -260,12 +266,12 @@ def test_command_says_what_was_measured(built, measured, first, tmp_path, monkey
     assert report["presets"]["ews-msvq-tiny"]["area"] == pytest.approx(area)
 
 
-def test_fields_may_follow_a_preset(measured, first, tmp_path, monkeypatch) -> None:
+def test_fields_may_follow_a_preset(described, tmp_path, monkeypatch) -> None:
     asked = []
 
     def instead(config, library, options):
         asked.append(config)
-        return describe(config, measured, "random", None, first)
+        return described
 
     monkeypatch.setattr(command, "worker_pool", ThreadPoolExecutor)
     monkeypatch.setattr("synth.power.report.measure_instance", instead)
