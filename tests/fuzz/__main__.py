@@ -30,7 +30,6 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
@@ -662,8 +661,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, default=INPUTS, help="of all readers together (%(default)s)")
     parser.add_argument("--reader", action="append", choices=READERS, help="only this one; repeatable")
     options = run_options(parser, arguments, os.cpu_count() or 1, "inputs")
-    folder = Path("build") / "fuzz"
-    folder.mkdir(parents=True, exist_ok=True)
+    from concurrent.futures import ThreadPoolExecutor
+
+    (folder := Path("build") / "fuzz").mkdir(parents=True, exist_ok=True)
     names = options.reader or list(READERS)
     for name in [name for name in names if READERS[name].missing]:
         print(f"{name}: left out, as {READERS[name].needs} is not installed")

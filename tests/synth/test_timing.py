@@ -23,6 +23,7 @@ def delay(name: str, config, cache) -> timing.Delay:
     return found
 
 
+@pytest.mark.whole
 def test_registers_in_the_mask_decoder_make_it_faster(tmp_path) -> None:
     config = preset("ews-cms-16")
     plain, cut = (delay("mask decoder", replace(config, decoder_registers=n), tmp_path) for n in (0, 4))
