@@ -613,10 +613,8 @@ class Upsample(Operation):
 
     def result(self, tables: Tables, *sources: Value) -> Value:
         C, *extents = must_read(sources[0], "int8", "C", "rows", "columns")
-        size = [None if extent is None else self.factor * extent for extent in extents]
-        if any(x is not None and x > MAX_GEOMETRY for x in size):
-            raise NetworkError(f"its rows and columns must be at most {MAX_GEOMETRY}, not {size[0]} x {size[1]}")
-        return sources[0].of(C, *size)
+        size = (None if extent is None else self.factor * extent for extent in extents)
+        return _of_whole_size(sources[0], C, *size)
 
     def compute(self, tables: Tables, *values: Array) -> Array:
         if self.mode == "zeros":
