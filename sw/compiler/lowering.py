@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, singledispatchmethod
 from typing import Any
@@ -258,23 +259,13 @@ class _Lowering:
             # Each value twice, and the border once more: four of them are the neighbours and, twice, the value.
             repeated, weights = self.target, bilinear_weights(f)[:, [0, 1, 1, 2]] * [1, 1, 0, 1]
             whole, size, channels = int(weights[0].sum()) ** 2, (value.rows, value.columns), np.arange(value.channels)
-            lines = []
-            for a in range(f):
-                kernels = (np.outer(weights[a], weights[b]).astype(np.int8) for b in range(f))
-                parts = [
-                    self.gather(
-                        "bilinear",
-                        repeated,
-                        channels,
-                        np.broadcast_to(kernel, (value.channels, 1, 4, 4)).copy(),
-                        (2, 2),
-                        size=size,
-                        divisor=whole,
-                    )
-                    for kernel in kernels
-                ]
-                lines.append(self.turns("bilinear", repeated, parts, 2))
-            return self.turns("bilinear", repeated, lines, 1)
+
+            def part(a: int, b: int) -> int:
+                kernel = np.outer(weights[a], weights[b]).astype(np.int8)
+                kernels = np.broadcast_to(kernel, (value.channels, 1, 4, 4)).copy()
+                return self.gather("bilinear", repeated, channels, kernels, (2, 2), size=size, divisor=whole)
+
+            return self.places("bilinear", repeated, f, part)
         return self.target
 
     @lower.register
@@ -296,19 +287,16 @@ class _Lowering:
     @lower.register
     def _(self, operation: spatial.PixelShuffle, number: int) -> int:
         source, value = self.source(operation)
-        f, lines = operation.factor, []
-        for a in range(f):
-            places = [np.arange(value.channels // f**2) * f**2 + a * f + b for b in range(f)]
+        f = operation.factor
+
+        def part(a: int, b: int) -> int:
+            first = a * f + b
             # One channel is cut out; every so many of several are gathered.
-            cut = value.channels == f**2
-            parts = [
-                self.move("pixel shuffle", [source], ((int(channels[0]), int(channels[0]) + 1),))
-                if cut
-                else self.gather("pixel shuffle", source, channels)
-                for channels in places
-            ]
-            lines.append(self.turns("pixel shuffle", source, parts, 2))
-        return self.turns("pixel shuffle", source, lines, 1)
+            if value.channels == f**2:
+                return self.move("pixel shuffle", [source], ((first, first + 1),))
+            return self.gather("pixel shuffle", source, np.arange(first, value.channels, f**2))
+
+        return self.places("pixel shuffle", source, f, part)
 
     @lower.register
     def _(self, operation: spatial.PixelUnshuffle, number: int) -> int:
@@ -323,6 +311,11 @@ class _Lowering:
         size = value.rows // f, value.columns // f
         channels = np.arange(value.channels * f**2) // f**2
         return self.gather("pixel unshuffle", source, channels, places.astype(np.int8), (f, f), size=size)
+
+    def places(self, operation: str, source: int, factor: int, part: Callable[[int, int], int]) -> int:
+        """A map each of whose pixels by ``factor`` x ``factor`` is made of those of ``part(row, column)``."""
+        lines = [self.turns(operation, source, [part(a, b) for b in range(factor)], 2) for a in range(factor)]
+        return self.turns(operation, source, lines, 1)
 
     def turns(self, operation: str, source: int, sources: list[int], axis: int) -> int:
         """A map whose rows (axis 1) or columns (axis 2) are those of several, which take turns; all from ``source``."""
