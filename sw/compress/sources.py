@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import inspect
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 
 from sw.compress.checkpoints import fit_state, key_list, read_state_dict
 from sw.compress.frontend import raise_program
+from sw.compress.frontend.places import source_of_error
 from sw.compress.methods import CompressError, LayerSource
 from sw.compress.network import module_sources, state_dict_sources
 from sw.compress.onnx_file import load_onnx
@@ -37,8 +40,8 @@ def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
           weights where no others are given.
         - A ``.pt2`` file of ``torch.export.save``, exported in evaluation mode; or an ``.onnx`` file, which needs the
           extra ``onnx``.
-        - ``package.module:callable``: what the callable returns when called without arguments. Importing a module runs
-          its code.
+        - ``package.module:callable``: what the callable returns when called without arguments, or a copy of a network
+          that has this name. Importing a module runs its code.
     weights
         A checkpoint (:func:`read_state_dict`) for all of the network's state.
 
@@ -71,8 +74,17 @@ def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
             else value
             for key, value in given.items()
         }
+        own = model.state_dict(keep_vars=True)
+        fitting = fit_state(tensors, own)
+        for key, value in fitting.items():
+            other = isinstance(value, torch.Tensor) and not value.is_floating_point()
+            if other and key in own and own[key].is_floating_point():
+                # Torch would take the integers of a quantised weight for its value, and a complex one's real part.
+                kind = str(value.dtype).removeprefix("torch.")
+                advice = "of a quantised checkpoint, multiply by the scales first"
+                raise CompressError(f"weights {str(weights)!r}: {key} must be floats, not {kind}: {advice}")
         try:
-            model.load_state_dict(fit_state(tensors, model.state_dict(keep_vars=True)))
+            model.load_state_dict(fitting)
         except (RuntimeError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CompressError(
@@ -144,15 +156,35 @@ def _called(name: str, package: str, entry: str) -> torch.nn.Module:
         module = importlib.import_module(package)
     except ImportError as error:
         raise CompressError(f"model {name}: cannot import {package}: {error}") from error
+    except Exception as error:  # modules of users raise errors of every kind
+        raise CompressError(f"model {name}: cannot import {package}: {_told(error)}") from error
     found: Any = module
     for part in entry.split("."):
         found = getattr(found, part, None)
+    if isinstance(found, torch.nn.Module):
+        return copy.deepcopy(found)
     if not callable(found):
         raise CompressError(f"model {name}: {package} must have a callable {entry}")
-    model = found()
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        advice = "write a function without arguments that returns the network, and name that"
+        raise CompressError(f"model {name} must be callable without arguments ({error}): {advice}") from None
+    except ValueError:
+        pass  # some builtins have no signature
+    try:
+        model = found()
+    except Exception as error:  # so do their networks
+        raise CompressError(f"model {name}: {package}.{entry}() raised {_told(error)}") from error
     if not isinstance(model, torch.nn.Module):
         raise CompressError(f"model {name} must be a torch.nn.Module, not {type(model).__name__}")
     return model
+
+
+def _told(error: Exception) -> str:
+    """An error of a user's code in one line, with its place if it has one."""
+    line = source_of_error(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}" + (f" in {line}" if line else "")
 
 
 def _efficientnet_lite0(name: str) -> torch.nn.Module:

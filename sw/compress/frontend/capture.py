@@ -324,6 +324,9 @@ def _observed(model: nn.Module, sample: Tensor) -> tuple[Any, list[Refusal]]:
     elif any(bool(leaf.isnan().any()) for leaf in tree_leaves(outputs)):
         advice = "look at its weights, and for batch norms with negative running_var"
         refusals.append(Refusal("", "the network must not compute NaN of its images", advice))
+    elif any(bool(leaf.isinf().any()) for leaf in tree_leaves(outputs)):
+        advice = "look at its weights and biases, and for divisions by 0"
+        refusals.append(Refusal("", "the network must not compute infinity of its images", advice))
     elif not same(again, outputs):
         advice = "leave out what draws random numbers or counts calls, such as dropout that is always on"
         refusals.append(Refusal("", "the network does not compute the same of the same images twice", advice))

@@ -123,7 +123,9 @@ class ImageData:
     def __post_init__(self) -> None:
         if isinstance(self.images, np.ndarray):
             self.channels = self.images.shape[1]
-        if len(self.images) != len(self.labels) or not len(self.labels):
+        if not len(self.images):
+            raise CompressError("data must have at least one image, not 0")
+        if len(self.images) != len(self.labels):
             raise CompressError(f"data must have a label for each image, not {len(self.labels)} for {len(self.images)}")
         self._on_device: tuple[torch.device, Tensor, Tensor] | None = None
 

@@ -104,8 +104,19 @@ def own() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2))
 
 
+NETWORK = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+
+
 def tensor() -> torch.Tensor:
     return torch.ones(2)
+
+
+def wide(width: int) -> torch.nn.Module:
+    return torch.nn.Linear(width, width)
+
+
+def broken() -> torch.nn.Module:
+    raise KeyError("of the user's")
 
 
 @pytest.fixture
@@ -147,6 +158,14 @@ def test_own_model_with_weights(module: str, tmp_path: Path, suffix: str, prefix
         ("users.networks:other", "users.networks must have a callable other"),
         ("users.networks:TENSORS", "users.networks must have a callable TENSORS"),
         ("users.networks:tensor", "model users.networks:tensor must be a torch.nn.Module, not Tensor"),
+        (
+            "users.networks:wide",
+            r"users.networks:wide must be callable without arguments \(missing a required argument: 'width'\): write",
+        ),
+        (
+            "users.networks:broken",
+            r"users.networks:broken: users.networks.broken\(\) raised KeyError: .of the user's. in test_sources.py:\d+",
+        ),
         ("users.networks:", "model must be one of"),
         (":own", "model must be one of"),
     ],
@@ -154,6 +173,28 @@ def test_own_model_with_weights(module: str, tmp_path: Path, suffix: str, prefix
 def test_own_models_refuse(module: str, name: str, message: str) -> None:
     with pytest.raises(CompressError, match=message):
         load_model(name)
+
+
+def test_a_network_that_has_the_name_is_copied(module: str) -> None:
+    model = load_model(f"{module}:NETWORK")
+    assert torch.equal(model[0].weight, NETWORK[0].weight)
+    model[0].weight.data.zero_()
+    assert NETWORK[0].weight.any()
+
+
+def test_a_module_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "half_written.py").write_text("x = 1\ny = zero\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(CompressError, match=r"import half_written: NameError: name 'zero'.* in half_written.py:2"):
+        load_model("half_written:own")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floats(module: str, tmp_path: Path, dtype: torch.dtype) -> None:
+    state = own().state_dict()
+    torch.save(state | {"2.weight": (state["2.weight"] * 100).to(dtype)}, tmp_path / "x.pth")
+    with pytest.raises(CompressError, match=rf"x.pth': 2.weight must be floats, not {str(dtype)[6:]}: of a quantised"):
+        load_model(f"{module}:own", tmp_path / "x.pth")
 
 
 def test_weights_that_do_not_fit(module: str, tmp_path: Path) -> None:

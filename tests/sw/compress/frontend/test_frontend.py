@@ -430,6 +430,13 @@ def test_nan_is_no_chance() -> None:
         raise_network(net, sample(), check=refuse_activations)
 
 
+def test_infinity_is_no_chance() -> None:
+    net = Net(plain).eval()
+    net.fc.bias.data[0] = torch.inf
+    with pytest.raises(FrontEndError, match="the network must not compute infinity of its images: look at its weights"):
+        raise_network(net, sample(), check=refuse_activations)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_quantised_modules_are_named() -> None:
     net = torch.ao.quantization.quantize_dynamic(Net(plain), {nn.Linear})  # type: ignore[no-untyped-call]

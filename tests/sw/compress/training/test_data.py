@@ -301,6 +301,8 @@ def test_bad_data(tmp_path: Path) -> None:
         load_data(tmp_path / "x.npz", "train")
     with pytest.raises(CompressError, match="data must have a label for each image, not 1 for 2"):
         ImageData(pixels(2), np.zeros(1, np.int64), 32)
+    with pytest.raises(CompressError, match="data must have at least one image, not 0"):
+        ImageData(pixels(0), np.zeros(0, np.int64), 32)
 
 
 def test_archives_that_are_larger_than_cifar(tmp_path: Path) -> None:
