@@ -150,6 +150,7 @@ docs: $(READY) ## draw the pictures, and write the tables of README.md from the 
 	@$(RUN) -m tools.tasks
 	@$(RUN) -m tools.comparison
 	@$(RUN) -m tools.papers
+	@$(RUN) -m tools.power
 	@$(RUN) -m tools.boards
 	@$(RUN) -m tools.readme
 	@$(RUN) -m tools.first

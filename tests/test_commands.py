@@ -104,6 +104,7 @@ COMMANDS = {
     "tools.comparison": "",
     "tools.digests": "",
     "tools.papers": "",
+    "tools.power": "",
     "tools.pictures": "",
     "tools.readme": "",
     "tools.report": "",
@@ -122,7 +123,10 @@ NAMES = {
 }
 
 #: Those that do their work at once, with nothing left to interrupt.
-AT_ONCE = ("hw.bus.register_map", "hw.control.descriptor", "tools.boards", "tools.comparison", "tools.papers")
+AT_ONCE = (
+    *("hw.bus.register_map", "hw.control.descriptor"),
+    *("tools.boards", "tools.comparison", "tools.papers", "tools.power"),
+)
 
 #: Runs all of them in one process, which has nothing loaded when it begins.
 DRIVER = r"""
