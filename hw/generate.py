@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hw.command_line import Parser, add_set_option, interruptible, path_argument, temporary_path, writable_folder
 from hw.config import PRESETS, AcceleratorConfig, ConfigError, preset
+from hw.verilog import KEYWORDS
 
 if TYPE_CHECKING:
     from amaranth.lib import wiring
@@ -25,6 +26,7 @@ __all__ = [
     "TOP",
     "UNITS",
     "Generated",
+    "check_files_name",
     "check_period",
     "check_top",
     "generate",
@@ -41,6 +43,9 @@ UNITS = ("core", "accelerator")
 
 #: Name of the core's module, and the first part of the names of all below it.
 TOP = UNITS[0]
+
+#: Characters of a file's name before its ending; file systems take 255 bytes with all that is added.
+_NAME_LIMIT = 200
 
 
 @dataclass(frozen=True)
@@ -154,10 +159,25 @@ def check_top(name: str) -> None:
     Raises
     ------
     ConfigError
-        It is no plain identifier.
+        It is no plain identifier, or a keyword.
     """
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
         raise ConfigError(f"name must be a letter and at most 63 letters, digits and underscores, not {name!r}")
+    if name in KEYWORDS:
+        raise ConfigError(f"name must not be a keyword of SystemVerilog, as {name!r} is")
+
+
+def check_files_name(name: str) -> None:
+    """Check that files can be called so, endings and all, on every usual file system.
+
+    Raises
+    ------
+    ConfigError
+        It is too long.
+    """
+    if len(name) > _NAME_LIMIT:
+        most = f"at most {_NAME_LIMIT} letters, not {len(name)}"
+        raise ConfigError(f"name of the files must have {most}, as {name}: give one (--name)")
 
 
 def check_period(period: float) -> None:
@@ -204,8 +224,8 @@ def generate(
     Raises
     ------
     ConfigError
-        The accelerator's ``word_width`` is no power of two, ``top`` is no identifier of Verilog, or the period is not
-        positive.
+        The accelerator's ``word_width`` is no power of two, ``top`` is no identifier of Verilog, ``name`` is too long,
+        there is no such unit, or the period is not positive.
     hw.yosys.YosysError
         Yosys refuses the design.
     """
@@ -218,8 +238,11 @@ def generate(
     from hw.kit import constraints, fusesoc_core, memories, waiver_file
     from hw.yosys import yosys_version
 
+    if unit not in UNITS:
+        raise ConfigError(f"unit must be one of {', '.join(UNITS)}, not {unit!r}")
     top = unit if top is None else top
     check_top(top)
+    check_files_name(name)
     check_period(period)
     component = AcceleratorCore(config) if unit == TOP else Accelerator(config)
     rtlil_text = to_rtlil(component, top)
@@ -362,9 +385,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_period(options.period)
         if options.folder is None:
             parser.error("-o DIR is needed")
+        name = options.name or instance_name(options.preset, config)
+        check_files_name(name)
         # Before the minutes that a large design takes.
         writable_folder(options.folder)
-        name = options.name or instance_name(options.preset, config)
         with Console(stderr=True).status(f"generating {name}"):
             generated = generate(config, name, options.unit, options.name, options.period)
         paths = write(generated, options.folder)

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from hw.bus import register_map
-from hw.config import PRESETS, preset
+from hw.config import PRESETS, ConfigError, preset
 from hw.generate import TOP, UNITS, generate, main, write
 
 CONFIG = preset("ews-cms-tiny")
@@ -129,6 +129,19 @@ def test_list(capsys) -> None:
     assert all(name in output for name in PRESETS)
 
 
+#: More fields than a file's name holds.
+CHANGES = (
+    "H=256 L=256 arf_depth=256 prf_depth=256 l1_ifmap_bytes=4096 l1_psum_bytes=4096 burst_words=256 fifo_words=512"
+    " l2_bytes=4194304 psum_register=true scaler_register=true transfer_register=true"
+    " zero_gating=true clock_gating=true"
+)
+
+
+def test_a_unit_that_there_is_not() -> None:
+    with pytest.raises(ConfigError, match="unit must be one of core, accelerator, not 'acelerator'"):
+        generate(CONFIG, "x", "acelerator")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -139,6 +152,11 @@ def test_list(capsys) -> None:
         (["--preset", "ews-tiny", "--set", "H=many"], r"H must be int, not str 'many'"),
         ([], r"--preset NAME and -o DIR are needed"),
         (["--preset", "ews-tiny", "--name", "2go"], r"name must be a letter and at most 63 letters, .* not '2go'"),
+        (["--preset", "ews-tiny", "--name", "bit"], r"name must not be a keyword of SystemVerilog, as 'bit' is"),
+        (
+            ["--preset", "ews-tiny", "--set", *CHANGES.split()],
+            r"name of the files must have at most 200 letters, not 214, as ews-tiny-H-256.*: give one \(--name\)",
+        ),
         (["--preset", "ews-tiny", "--period", "-1"], r"period must be a positive number of nanoseconds, not -1"),
     ],
 )

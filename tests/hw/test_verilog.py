@@ -11,7 +11,7 @@ import pytest
 from hw.config import VARIANTS, preset
 from hw.generate import UNITS, generate
 from hw.kit import waiver_file
-from hw.verilog import VerilogError, run_at_time_zero
+from hw.verilog import KEYWORDS, VerilogError, run_at_time_zero
 from sim.toolchain import verilator_environment
 
 YOSYS = r"""module top(a, y);
@@ -95,6 +95,20 @@ def test_slang_has_no_error(unit: str, designs) -> None:
     assert slang_errors(designs[unit], unit) == []
     assert slang_errors(designs[unit].replace("input clk;", ""), unit)
     assert pyslang.__version__
+
+
+def test_keywords_are_what_slang_takes_for_them() -> None:
+    pytest.importorskip("pyslang")
+    from pyslang import parsing, syntax
+
+    def refused(name: str) -> bool:
+        tree = syntax.SyntaxTree.fromText(f"module {name}; endmodule")
+        return any(found.isError() for found in tree.diagnostics)
+
+    assert {word for word in KEYWORDS if not refused(word)} == set()
+    theirs = {name for name in dir(parsing.TokenKind) if name.endswith("Keyword")}
+    assert {word.replace("_", "") + "keyword" for word in KEYWORDS} == {name.lower() for name in theirs}
+    assert not refused("npu")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
