@@ -320,10 +320,13 @@ class Network:
     ----------
     graph
         Its operations, for example of :func:`sw.compiler.lowering.lower`.
+    shapes_alone
+        The weights in it are none of a network's: nothing is proved of them.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, *, shapes_alone: bool = False) -> None:
         self.graph = graph
+        self.shapes_alone = shapes_alone
         self._trimmed: dict[int, Convolution] = {}
         self._mapped: dict[AcceleratorConfig, MappedNetwork] = {}
 

@@ -167,7 +167,9 @@ class Shapes:
         key = config.features, config.d, config.k, config.N, config.M, config.weight_bits
         if key not in self._networks:
             whole = "op" in self.entries[0]
-            self._networks[key] = Network(self._operations(config) if whole else self._layers(config))
+            self._networks[key] = Network(
+                self._operations(config) if whole else self._layers(config), shapes_alone=True
+            )
         return self._networks[key]
 
     def _layers(self, config: AcceleratorConfig) -> Graph:

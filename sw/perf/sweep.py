@@ -96,13 +96,19 @@ def instance(base: str, sets: Sequence[str], point: Sequence[str]) -> Accelerato
 
 
 def misfit(network: Network, config: AcceleratorConfig) -> str | None:
-    """Why the network's feature maps have no place in the instance's L2; the estimate is as if they had."""
+    """Why the compiler would refuse the network: no place in L2, sums that overflow, a bus that AXI has not.
+
+    The estimate is as if it did not.
+    """
+    from sw.compiler.compile import check_instance
     from sw.compiler.graph import CompileError
     from sw.compiler.placement import place
+    from sw.golden import PsumOverflowError
 
     try:
+        check_instance(config, network.graph, weights=not network.shapes_alone)
         place(config, network.graph, {})
-    except CompileError as error:
+    except (CompileError, PsumOverflowError) as error:
         return str(error)
     return None
 

@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 
 from hw.config import PRESETS
+from sw.compiler.compile import compile_network
+from sw.compiler.lowering import lower
+from sw.golden import PsumOverflowError
+from sw.network import read_network
 from sw.perf.__main__ import main
-from sw.perf.estimate import estimate
+from sw.perf.estimate import Network, estimate
 from sw.perf.report import layer_entries, layer_table, print_layers
 from sw.perf.shapes import Shapes, ShapesError
-from sw.perf.sweep import sweep_points
+from sw.perf.sweep import misfit, sweep_points
 from sw.perf.timing import Latencies, total
 from tests.refusals import Refused, refusals
 
@@ -115,6 +119,23 @@ def test_a_network_that_does_not_fit(path: str, tmp_path: Path, capsys: pytest.C
     assert main([path, "--json", str(written)]) == 0
     assert not capsys.readouterr().err
     assert json.loads(written.read_text())["does_not_fit"] is None
+
+
+def test_what_the_compiler_would_refuse(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sums are proved of weights that there are, and not of those that stand for a shape's."""
+    network = read_network(Path("experiments/containers/resnet20-msvq-4-16.msvq").resolve())
+    config = PRESETS["ews-msvq-16"].override(["psum_width=16"])
+    graph = lower(network, (3, 32, 32))
+    reason = misfit(Network(graph), config)
+    assert reason is not None
+    with pytest.raises(PsumOverflowError, match=re.escape(reason)):
+        compile_network(network, (3, 32, 32), config)
+    assert misfit(Network(graph), PRESETS["ews-msvq-16"]) is None
+    assert misfit(Shapes(LAYERS).network(config), config) is None
+    assert main([path, "--set", "word_width=48"]) == 0
+    assert (
+        "does not fit the instance: word_width must be a power of two, as AXI has it, not 48" in capsys.readouterr().err
+    )
 
 
 @refusals(
