@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -203,39 +204,56 @@ class Weights:
             for name, values in self._fields.items()
         }
 
-    def _raw_rows(self, tile: Tile) -> dict[str, NDArray[Any]]:
-        config, H = self.config, self.config.H
-        rows = arrange(self._raw(tile.i, tile.A, tile.g, tile.B, tile.digit)[..., None], tile, H)
+    def _raw_set(self, i: int, A: int, digit: int) -> dict[str, list[NDArray[Any]]]:
+        """Fields of a set of A output groups: of each pass, for every row that the set reads, ``[A*x, rows, R, S, y]``.
+
+        They are found for all tiles of the set at once: small arrays have hundreds.
+        """
+        config = self.config
+        groups = self.row_groups(i)
+        block = self._raw(i, A, groups.start, len(groups), digit)
         if not config.features.sparse:
-            return {"weight": flatten(rows[:, :, :, None], tile, H)}
+            return {"weight": [block[..., None]]}
         N, M = config.N, config.M
-        groups = rows.reshape(*rows.shape[:5], config.L // M, M)
+        columns = np.moveaxis(block.reshape(-1, M, *block.shape[1:]), 1, -1)
         weights, masks = [], []
-        for number in range(tile.p0, tile.p0 + tile.passes):
+        for number in range(self.passes):
             if self.passes == 1:
                 # Weights that are not 0 first, then as many others as there is room for, in order.
-                order = np.sort(np.argsort(groups == 0, axis=-1, kind="stable")[..., :N], axis=-1)
-                kept = np.take_along_axis(groups, order, axis=-1)
+                order = np.sort(np.argsort(columns == 0, axis=-1, kind="stable")[..., :N], axis=-1)
+                kept = np.take_along_axis(columns, order, axis=-1)
+                mask = np.zeros(columns.shape, np.bool_)
+                np.put_along_axis(mask, order, True, axis=-1)
             else:
                 start, given = pass_columns(number, N, M)
-                kept = groups[..., start : start + N].copy()
+                kept = columns[..., start : start + N].copy()
                 kept[..., :given] = 0
-                order = np.broadcast_to(np.arange(start, start + N), kept.shape)
-            mask = np.zeros(groups.shape, np.bool_)
-            np.put_along_axis(mask, order, True, axis=-1)
-            weights.append(kept.reshape(*rows.shape[:5], -1))
-            masks.append(rank_masks(mask, N))
-        found = {"weight": weights, "mask": masks} if "mask" in self.bits else {"weight": weights}
+                mask = np.zeros((*[1] * (columns.ndim - 1), M), np.bool_)
+                mask[..., start : start + N] = True
+            weights.append(kept)
+            masks.append(np.broadcast_to(rank_masks(mask, N), columns.shape[:-1])[..., None])
+        return {"weight": weights, "mask": masks} if "mask" in self.bits else {"weight": weights}
+
+    def _raw_rows(self, tile: Tile, start: int, found: dict[str, list[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """Those of a tile, from what :meth:`_raw_set` has found for its set and digit from row group ``start`` on."""
+        H = self.config.H
+        rows = slice((tile.g - start) * H, (tile.g - start + tile.B) * H)
+        passes = slice(tile.p0, tile.p0 + tile.passes)
         # Passes come between row groups and output groups: [Ds, Dr, B, pass, A, H, fields]
-        return {name: flatten(np.stack(parts, axis=3), tile, H) for name, parts in found.items()}
+        return {
+            name: flatten(np.stack([arrange(values[:, rows], tile, H) for values in given[passes]], axis=3), tile, H)
+            for name, given in found.items()
+        }
 
     def streams(self, tiles: Iterable[Tile]) -> Streams:
         """The streams of these tiles, one after the other."""
         parts: dict[str, list[NDArray[Any]]] = {name: [] for name in self.bits}
-        for tile in tiles:
-            rows = self._coded_rows(tile) if self.coded else self._raw_rows(tile)
-            for name, values in rows.items():
-                parts[name].append(values)
+        for (i, A, digit), group in groupby(tiles, key=lambda tile: (tile.i, tile.A, tile.digit)):
+            start, found = (0, {}) if self.coded else (self.row_groups(i).start, self._raw_set(i, A, digit))
+            for tile in group:
+                rows = self._coded_rows(tile) if self.coded else self._raw_rows(tile, start, found)
+                for name, values in rows.items():
+                    parts[name].append(values)
         config = self.config
         widths = {
             "weight": config.index_bits if self.coded else config.weight_bits,
@@ -243,8 +261,8 @@ class Weights:
             "sign": 1,
         }
         channels = {}
-        for name, found in parts.items():
-            fields = np.concatenate(found)
+        for name, listed in parts.items():
+            fields = np.concatenate(listed)
             if fields.dtype == np.int8:
                 fields = fields.view(np.uint8) & np.uint8((1 << config.weight_bits) - 1)
             channels[name] = self._padded(pack_fields(fields, widths[name]))
