@@ -7,22 +7,15 @@ the figures anew: ``python -m tests.sw.perf.test_figures``.
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from hw.config import VARIANTS, AcceleratorConfig, preset
-from sw.compiler.compile import compile_network
-from sw.compiler.graph import CompileError
-from sw.compiler.lowering import lower
-from sw.network import Network as Integers
-from sw.perf.estimate import Network, estimate
-from sw.perf.prediction import predict
+from hw.config import VARIANTS, preset
 from sw.perf.timing import LayerTiming
 from tests.sw.networks import every_operation
-from tests.sw.random_networks import random_instance, random_network
+from tests.sw.perf.models import Both, both, of_seed
 
 FIGURES = Path(__file__).with_name("figures.json")
 #: What the models say of time.
@@ -30,16 +23,14 @@ TIMES = ("cycles", "wait_weights", "wait_activations", "wait_psums", "vector_cyc
 SEEDS = range(24)
 
 
-def cases() -> Iterator[tuple[str, Integers, tuple[int, int, int], AcceleratorConfig]]:
+def cases() -> Iterator[tuple[str, Both | None]]:
     """Every operation on each variant, and random networks on instances as odd as they can be."""
     for variant in VARIANTS:
         config = preset(f"{variant}-tiny")
-        yield f"every operation, {variant}", every_operation(np.random.default_rng(0), config), (3, 9, 8), config
+        network = every_operation(np.random.default_rng(0), config)
+        yield f"every operation, {variant}", both(network, (3, 9, 8), config)
     for seed in SEEDS:
-        config = random_instance(random.Random(seed))
-        network = random_network(seed, config)
-        if network is not None:
-            yield f"seed {seed}", network, network.image_shape, config
+        yield f"seed {seed}", of_seed(seed)
 
 
 def figures() -> dict[str, dict[str, list[list[int]]]]:
@@ -48,15 +39,9 @@ def figures() -> dict[str, dict[str, list[list[int]]]]:
     def rows(timings: list[LayerTiming]) -> list[list[int]]:
         return [[x.counters[name] for name in TIMES] for x in timings]
 
-    found = {}
-    for name, network, shape, config in cases():
-        try:
-            program = compile_network(network, shape, config)
-        except CompileError:
-            continue
-        fast = estimate(Network(lower(network, shape)), config)
-        found[name] = {"estimate": rows(fast), "prediction": rows(predict(program))}
-    return found
+    return {
+        name: {"estimate": rows(timed[0]), "prediction": rows(timed[1])} for name, timed in cases() if timed is not None
+    }
 
 
 def test_figures_are_the_committed_ones() -> None:
