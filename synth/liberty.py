@@ -327,9 +327,20 @@ def library_from_texts(name: str, texts: Sequence[tuple[Path, str]], area_unit: 
     Raises
     ------
     LibraryError
-        A text is not Liberty or is corrupt, or there is no two-input NAND or no flip-flop in the library.
+        A text is not Liberty or is corrupt, two of them have the same cell, or there is no two-input NAND or no
+        flip-flop in the library.
     """
-    cells = {cell.name: cell for path, text in texts for cell in _cells(text, path)}
+    cells: dict[str, Cell] = {}
+    origin: dict[str, Path] = {}
+    for path, text in texts:
+        own = {cell.name: cell for cell in _cells(text, path)}
+        twice = next((name for name in own if name in cells), None)
+        if twice is not None:
+            raise LibraryError(
+                f"cell {twice} is in {origin[twice]} and in {path}: give a library once, and one corner of it"
+            )
+        cells |= own
+        origin |= dict.fromkeys(own, path)
     offered = sorted((cell for cell in cells.values() if not cell.dont_use), key=lambda c: (c.area, c.name))
     usable = [cell for cell in offered if cell.area > 0]
     where = ", ".join(str(path) for path, _ in texts)

@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> None:
     from sw.perf.estimate import estimate
     from sw.perf.report import layer_entries, print_layers, print_whole
     from sw.perf.shapes import ShapesError, read_workload
-    from sw.perf.sweep import check_fields, misfit, sweep_points
+    from sw.perf.sweep import check_fields, check_instances, misfit, sweep_points
 
     config = preset(options.preset).override(options.set)
     if not 0 <= options.latency < 1 << 20:
@@ -67,7 +67,8 @@ def _run(options: argparse.Namespace) -> None:
     if options.csv and not options.sweep:
         raise ShapesError("--csv is for a sweep")
     points = sweep_points(options.sweep)
-    check_fields(points)
+    check_fields(points, sets=options.set)
+    check_instances(options.preset, options.set, points)
     workload = read_workload(options.network, image_shape(options.image) if options.image else None)
     latencies = Latencies(read=options.latency, write=options.latency)
     if options.sweep:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,17 @@ if TYPE_CHECKING:
     from sw.perf.estimate import Network
     from sw.perf.timing import Latencies
 
-__all__ = ["COLUMNS", "PRESET", "check_fields", "instance", "misfit", "network_columns", "point_fields", "sweep_points"]
+__all__ = [
+    "COLUMNS",
+    "PRESET",
+    "check_fields",
+    "check_instances",
+    "instance",
+    "misfit",
+    "network_columns",
+    "point_fields",
+    "sweep_points",
+]
 
 #: The axis whose values are presets.
 PRESET = "preset"
@@ -66,21 +77,61 @@ def point_fields(point: Iterable[str]) -> dict[str, str]:
     return {name: value for name, _, value in (text.partition("=") for text in point)}
 
 
-def check_fields(points: Sequence[Sequence[str]], others: Sequence[str] = ()) -> None:
+def check_fields(points: Sequence[Sequence[str]], others: Sequence[str] = (), sets: Sequence[str] = ()) -> None:
     """Check that an instance has the fields of all points, or that they are ``preset`` or among ``others``.
+
+    Parameters
+    ----------
+    sets
+        Assignments that hold for all points (``--set``).
 
     Raises
     ------
     hw.config.ConfigError
-        One is unknown; or a point names a preset that there is not.
+        One is unknown or has a value of another type, which no instance can have; ``sets`` has one, too; or a point
+        names a preset that there is not.
     """
-    fields = AcceleratorConfig().to_dict()
+    fields, given = AcceleratorConfig().to_dict(), point_fields(sets)
     for name, value in dict.fromkeys(pair for point in points for pair in point_fields(point).items()):
+        if name in given:
+            raise ConfigError(f"--sweep and --set both have {name}; leave out --set {name}={given[name]}")
         if name == PRESET:
             preset(value)
-        elif name not in fields and name not in others:
+        elif name in fields:
+            wanted = type(fields[name])
+            if type(_value(value)) is not wanted:
+                raise ConfigError(f"--sweep {name}: {name} must be {wanted.__name__}, not {value!r}")
+        elif name not in others:
             allowed = [*fields, PRESET, *others]
             raise ConfigError(f"unknown field {name!r}; the fields are {', '.join(allowed)}")
+
+
+def _value(text: str) -> Any:
+    """A value as :meth:`hw.config.AcceleratorConfig.override` reads it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def check_instances(base: str, sets: Sequence[str], points: Sequence[Sequence[str]]) -> None:
+    """Check that one of the points can be an instance (:func:`instance`); the others are refused one by one.
+
+    Raises
+    ------
+    hw.config.ConfigError
+        None can; the message has the reason of the first.
+    """
+    first: ConfigError | None = None
+    for point in points:
+        try:
+            instance(base, sets, point)
+        except ConfigError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise ConfigError(f"no point of the axes can be an instance; {', '.join(points[0])}: {first}")
 
 
 def instance(base: str, sets: Sequence[str], point: Sequence[str]) -> AcceleratorConfig:

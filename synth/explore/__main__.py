@@ -125,17 +125,19 @@ def _objectives(options: argparse.Namespace) -> list[str]:
 
 def _points(options: argparse.Namespace, library: Library) -> tuple[list[dict[str, Any]], list[dict[str, Part]]]:
     """The row of each point as far as it is known at once, and its parts by kind."""
-    from sw.perf.sweep import COLUMNS, check_fields, instance, point_fields, sweep_points
+    from sw.perf.sweep import COLUMNS, check_fields, check_instances, instance, point_fields, sweep_points
     from synth.explore.parts import ExploreError, Part, core_config
     from synth.flow import Synthesiser
 
     points = sweep_points(options.sweep)
     if len(points) > MAX_POINTS:
         raise ExploreError(f"the axes have {len(points)} points, more than {MAX_POINTS}")
-    check_fields(points, [STORAGE])
+    check_fields(points, [STORAGE], options.set)
     preset(options.preset).override(options.set)
+    own = [[text for text in point if not text.startswith(f"{STORAGE}=")] for point in points]
+    check_instances(options.preset, options.set, own)
     rows, parts = [], []
-    for point in points:
+    for point, changes in zip(points, own, strict=True):
         fields = point_fields(point)
         storage = fields.get(STORAGE, STORAGES[0])
         if storage not in STORAGES:
@@ -144,8 +146,7 @@ def _points(options: argparse.Namespace, library: Library) -> tuple[list[dict[st
         row: dict[str, Any] = {**fields, **dict.fromkeys((*_COLUMNS, *COLUMNS))}
         needed: dict[str, Part] = {}
         try:
-            own = [text for text in point if not text.startswith(f"{STORAGE}=")]
-            config = instance(options.preset, options.set, own)
+            config = instance(options.preset, options.set, changes)
         except ConfigError as error:
             row["refused"] = str(error)
         else:

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from hw.yosys import YosysError
-    from sim.networks.activations import photograph_path
+    from sim.networks.activations import load_photograph, photograph_path
     from sw.compress.methods import CompressError
     from synth.liberty import LibraryError
     from synth.power.cells import characterise
@@ -91,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.storage == "gated" and library.clock_gate is None:
             raise LibraryError(f"library {library.name} has no clock gate, which storage gated needs")
         wire = characterise(library, [], options.wire).wire.name  # before the minutes that large arrays take
+        if options.photograph is not None:
+            load_photograph(options.photograph)
         folder = writable_folder(options.folder)
         chosen = {
             "network": options.network,

@@ -200,6 +200,16 @@ def test_missing_file() -> None:
         load([Path("nowhere.lib")])
 
 
+def test_a_cell_of_two_files_is_refused(tmp_path) -> None:
+    """The same library twice, or two corners of one: which cell would be the one that counts?"""
+    paths = [tmp_path / "a.lib", tmp_path / "b.lib"]
+    for path in paths:
+        path.write_text(GENERIC)
+    for pair in (paths, paths[:1] * 2):
+        with pytest.raises(LibraryError, match=rf"cell \w+ is in {pair[0]} and in {pair[1]}: give a library once"):
+            load(pair)
+
+
 def test_library_with_too_few_cells_for_abc(tmp_path, monkeypatch, capsys) -> None:
     lines = [line for line in GENERIC.split("\n") if not line.startswith("cell (") or line.startswith(FEW)]
     (tmp_path / "few.lib").write_text("\n".join(lines))

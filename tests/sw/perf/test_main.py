@@ -148,6 +148,11 @@ def test_what_the_compiler_would_refuse(path: str, capsys: pytest.CaptureFixture
     --sweep N:M=2:4,4 -> --sweep N:M: '4' must be 2 values with colons between them
     --sweep N:=2:4 -> --sweep must be FIELD=A,B,..., not 'N:=2:4'
     --sweep preset=ews-16,ews-17 -> unknown preset 'ews-17'; the presets are
+    --sweep H=abc,16 -> --sweep H: H must be int, not 'abc'
+    --sweep H=8.5 -> --sweep H: H must be int, not '8.5'
+    --sweep zero_gating=1 -> --sweep zero_gating: zero_gating must be bool, not '1'
+    --sweep k=16 --set k=32 -> --sweep and --set both have k; leave out --set k=32
+    --sweep L=24,40 -> no point of the axes can be an instance; L=24: L must be a multiple of d = 16, not 24
     --csv x -> --csv is for a sweep
     --latency -1 -> --latency must be in 0..1048575, not -1
     --image 3,4 -> --image must be three integers C,R,S, such as 3,224,224, not '3,4'

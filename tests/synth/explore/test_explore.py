@@ -226,6 +226,9 @@ def test_energy_is_that_of_synth_power(folder: Path, monkeypatch: pytest.MonkeyP
     --sweep H=8 --sweep H=16 -> --sweep has H twice
     --sweep storage=ram -> storage must be one of flipflop, gated, latch, not 'ram'
     --set H=0 -> H must be in 1..256, not 0
+    --sweep H=abc,16 -> --sweep H: H must be int, not 'abc'
+    --sweep k=16 --set k=32 -> --sweep and --set both have k; leave out --set k=32
+    --sweep N:M=16:8 -> no point of the axes can be an instance; N=16, M=8: N must be in 1..M = 1..8, not 16
     --jobs 0 -> --jobs must be in 1..256, not 0
     --latency -1 -> --latency must be in 0..1048575, not -1
     --objectives area,speed -> --objectives: 'speed' is not one of area, cycles, energy

@@ -295,6 +295,7 @@ def test_without_the_network_there_is_no_first_layer(built, measured) -> None:
     --wire long -> unknown wire load 'long'; the library has none
     --lib none.lib -> none.lib: cannot read the Liberty file
     --network vgg -> invalid choice: 'vgg'
+    --photograph none.jpg -> No such file or directory: 'none.jpg'
     """
 )
 def test_bad_arguments_are_one_line(arguments, message: str, refused: Refused, tmp_path) -> None:
