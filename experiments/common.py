@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hw.command_line import write_text
 from sw.command_line import exit_status
 from sw.compress.methods import CompressError
 from sw.format.strict_json import json_text
@@ -21,9 +23,23 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 WEIGHTS = ROOT / "build" / "experiments"
 
+#: What can be done where a run's file is of other settings, beside removing it.
+OTHER_RUNS = ", or name another directory by --runs"
+
 #: Environment variable with the path of the images, as :func:`sw.compress.training.data.load_data` takes it. Which data
 #: set a network is for is in :mod:`experiments.models`.
 DATA_VARIABLE = "CIFAR10"
+
+
+def at_least_one(text: str) -> int:
+    """The type of an option that is a number of things: at least one."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, not {text!r}")
+    return number
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +49,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data", default=os.environ.get(DATA_VARIABLE), help=f"CIFAR-10, or Tiny-ImageNet (${DATA_VARIABLE})"
     )
     parser.add_argument("--device", help="cuda if PyTorch sees a GPU, or cpu")
-    parser.add_argument("--images", type=int, help="use only that many images of each part, to try the command")
+    parser.add_argument(
+        "--images", type=at_least_one, help="use only that many images of each part, to try the command"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
     parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -42,7 +60,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
     """``--device``, and ``--threads`` of a CPU."""
     parser.add_argument("--device", help="cuda if PyTorch sees a GPU, or cpu")
-    parser.add_argument("--threads", type=int, default=2, help="of torch on a CPU; results depend on it (%(default)s)")
+    parser.add_argument(
+        "--threads", type=at_least_one, default=2, help="of torch on a CPU; results depend on it (%(default)s)"
+    )
 
 
 def run_late(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, module: str) -> int:
@@ -62,10 +82,20 @@ def run_late(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, m
 
 
 def chosen_device(device: str | None) -> str:
-    """What ``--device`` says, or else ``cuda`` where PyTorch sees a GPU, and ``cpu``."""
+    """What ``--device`` says, or else ``cuda`` where PyTorch sees a GPU, and ``cpu``.
+
+    Raises
+    ------
+    sw.compress.kmeans_gpu.KMeansError
+        PyTorch does not see it.
+    """
     import torch
 
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+    from sw.compress.kmeans_gpu import device_kind
+
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device_kind(chosen)
+    return chosen
 
 
 def data(options: argparse.Namespace, network: str = "") -> tuple[ImageData, ImageData]:
@@ -111,14 +141,60 @@ def weights_file(network: str, scheme: str | None = None, nm: str = "4:16") -> P
     return WEIGHTS / f"{'-'.join(filter(None, parts))}.pt"
 
 
+def existing_weights(path: Path, network: str, scheme: str | None = None, nm: str = "4:16") -> Path:
+    """The weights' file, before the work that starts from it.
+
+    Raises
+    ------
+    CompressError
+        It is not there; the message has the command that writes it.
+    """
+    if not path.is_file():
+        sparse = f" --start FILE --sparse {scheme} --nm {nm}" if scheme else ""
+        raise CompressError(
+            f"weights {path} must exist: python -m experiments.train_float {network}{sparse} makes them"
+        )
+    return path
+
+
+def read_run(path: Path, wanted: Mapping[str, Any], defaults: Mapping[str, Any], advice: str = "") -> dict[str, Any]:
+    """The file of a run that was made before, if it is one with these settings.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    wanted
+        Settings, and what they must be.
+    defaults
+        What they were in files that do not say them.
+    advice
+        What else than to remove the file can be done.
+
+    Raises
+    ------
+    CompressError
+        It is of other settings, or damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise CompressError(f"{path} is no run's file: {error}: remove it{advice}") from None
+    there = {**defaults, **found, **found.get("config", {})}
+    for name, value in wanted.items():
+        if there.get(name) != value:
+            raise CompressError(f"{path} is of a run with {name} {there.get(name)}, not {value}: remove it{advice}")
+    return found
+
+
 def write_report(path: Path, report: dict[str, Any], headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write ``path`` (.json) and a table beside it (.md)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json_text(report))
+    write_text(path, json_text(report))
     lines = ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     note = f"\nFrom `{path.name}`, made by `python -m experiments.{report['experiment']}`. {report['note']}\n"
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n" + note)
+    write_text(path.with_suffix(".md"), "\n".join(lines) + "\n" + note)
 
 
 def spread(values: Sequence[float]) -> str:

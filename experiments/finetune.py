@@ -32,7 +32,7 @@ from sw.compress.training.finetune import GOLDEN, file_metadata, measure_integer
 from sw.compress.training.freezing import SignFreezer
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
 from sw.compress.training.integer import read_network, write_network
-from sw.compress.training.loop import TrainConfig, accuracy, fit, images_of, training_images
+from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit, images_of, training_images
 from sw.compress.training.modules import (
     CodebookDecoder,
     SignBits,
@@ -285,7 +285,8 @@ def run(
     torch.set_num_threads(config.threads)
     train, test = data
     model = build(network, weights)
-    unquantised = accuracy(model.to(device), test, device=device)
+    check_network(model.to(device), data, device)
+    unquantised = accuracy(model, test, device=device)
     model.cpu()
     sample = next(images_of(train, device, batch=CALIBRATION))[0]
     layers = compress(model, case, config.seed, sample, device, progress)

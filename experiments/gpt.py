@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.common import RESULTS, run_late
+from experiments.common import RESULTS, at_least_one, run_late
 from sw.command_line import Parser
 
 
@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", nargs="+", help="names of the cases to run (all)")
     parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2, and 100 for --rates")
     parser.add_argument("--rates", type=float, nargs="+", help="find each case's own learning rate of these")
-    parser.add_argument("--steps", type=int, help="instead of 3600, 1500 for sparse, 500 for cases, 250 for --rates")
+    parser.add_argument(
+        "--steps", type=at_least_one, help="instead of 3600, 1500 for sparse, 500 for cases, 250 for --rates"
+    )
     parser.add_argument("--device", help="cuda if PyTorch sees a GPU, or cpu")
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
     return run_late(parser, arguments, "experiments.language")

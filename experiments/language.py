@@ -19,9 +19,10 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments.case import Case
-from experiments.common import WEIGHTS, machine, write_report
+from experiments.common import WEIGHTS, machine, read_run, write_report
 from experiments.finetune import KEPT_8BIT, compress
 from experiments.protocol import SEEDS, TRY_SEEDS, bytes_apart
+from hw.command_line import write_text
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
 from sw.compress.training.freezing import SignFreezer
@@ -30,6 +31,7 @@ from sw.compress.training.modules import SignBits, compressed_layers, load_layer
 from sw.compress.training.settings import Freezing
 from sw.compress.training.sparse import finish_sparse, start_sparse
 from sw.format.container import read_container, write_container
+from sw.format.output import staged
 
 #: Bytes that the network sees.
 CONTEXT = 256
@@ -266,8 +268,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _save(model: nn.Module, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({name: value.detach().cpu().clone() for name, value in model.state_dict().items()}, path)
+    with staged(path) as temporary:
+        torch.save({name: value.detach().cpu().clone() for name, value in model.state_dict().items()}, temporary)
 
 
 def _float(options: argparse.Namespace, texts: dict[str, Tensor]) -> int:
@@ -337,11 +339,12 @@ def _cases(options: argparse.Namespace, texts: dict[str, Tensor]) -> int:
                 stem = "".join(letter if letter.isalnum() else "-" for letter in case.name)
                 file = _folder(rates) / f"{stem}-{seed}{f'-{rate:g}' if rates else ''}.json"
                 if file.exists():
+                    read_run(file, {"lr": rate, "steps": steps}, {})
                     continue
                 how = {"steps": steps, "lr": rate, "device": options.device, "seed": seed}
                 entry = run_case(case, _weights(case.sparse), texts, "held out" if rates else "test", **how)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(entry, indent=1) + "\n")
+                write_text(file, json.dumps(entry, indent=1) + "\n")
                 print(f"{case.name} seed {seed} rate {rate:g}: {entry['perplexity']:.3f}", flush=True)
     return 0
 

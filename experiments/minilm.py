@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.common import RESULTS, WEIGHTS, add_machine_options, run_late
+from experiments.common import RESULTS, WEIGHTS, add_machine_options, at_least_one, run_late
 from sw.command_line import Parser
 
 __all__ = ["main"]
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=(0,), help="of the runs (%(default)s)")
     parser.add_argument("--steps", type=int, default=0, help="of tuning; 0: none (%(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3, help="of tuning, relative to each parameter (%(default)s)")
-    parser.add_argument("--pairs", type=int, help="use only that many pairs of each part, to try the command")
+    parser.add_argument("--pairs", type=at_least_one, help="use only that many pairs of each part, to try the command")
     add_machine_options(parser)
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
     parser.add_argument("--report-only", action="store_true", help="make the report of the runs that are there")

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.case import Case
-from experiments.common import machine, spread, write_report
+from experiments.common import OTHER_RUNS, machine, read_run, spread, write_report
 from experiments.finetune import rules_for
 from experiments.vision_runs import learn
+from hw.command_line import write_text
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.network import module_sources
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
@@ -302,18 +303,25 @@ def _all(options: argparse.Namespace, names: Sequence[str]) -> None:
     tokenizer.no_padding()
     parts = load_pairs(options.texts, tokenizer, options.pairs)
     known = options.runs / "float.json"
-    if not known.exists():
+    part = {"pairs": options.pairs} if options.pairs else {}
+    if known.exists():
+        read_run(known, {"pairs": options.pairs}, {}, OTHER_RUNS)
+    else:
         scores = {"test": correlation(model, parts["test"], options.device)}
         options.runs.mkdir(parents=True, exist_ok=True)
-        known.write_text(json_text({"scores": scores, "machine": machine(options.device)}))
+        write_text(known, json_text({"scores": scores, "machine": machine(options.device)} | part))
         print(f"minilm float {scores}", flush=True)
     for seed in options.seeds:
         for case in CASES:
             stem = "".join(letter if letter.isalnum() else "-" for letter in case.name)
             path = options.runs / f"{stem}-{options.steps}-{options.lr:g}-{seed}.json"
-            if case.name in names and not path.exists():
-                report = _one(model, case, seed, parts, options, path.with_suffix(".msvq"))
-                path.write_text(json_text(report))
+            if case.name not in names:
+                continue
+            if path.exists():
+                read_run(path, {"pairs": options.pairs}, {}, OTHER_RUNS)
+            else:
+                report = _one(model, case, seed, parts, options, path.with_suffix(".msvq")) | part
+                write_text(path, json_text(report))
                 print(f"minilm {case.name} steps {options.steps} seed {seed}: {report['test']:.2f}", flush=True)
 
 

@@ -25,16 +25,21 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.case import Case
 from experiments.common import (
+    OTHER_RUNS,
     RESULTS,
     WEIGHTS,
     add_options,
+    at_least_one,
     chosen_device,
     data,
+    existing_weights,
     machine,
+    read_run,
     spread,
     weights_file,
     write_report,
 )
+from hw.command_line import write_text
 from sw.command_line import Parser, exit_status
 from sw.compress.methods import CompressError
 from sw.compress.training.settings import TrainConfig
@@ -88,14 +93,16 @@ def _parser(study: Study) -> argparse.ArgumentParser:
     parser.add_argument("--sparse-weights", type=Path, help="weights trained 4:16 sparse (...NETWORK-sr-ste.pt)")
     parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2, and 100 for --rates")
     parser.add_argument("--cases", nargs="+", help="names of the cases to run (all)")
-    parser.add_argument("--epochs", type=int, help="instead of the network's own number")
+    parser.add_argument("--epochs", type=at_least_one, help="instead of the network's own number")
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument("--lr", type=float, help="instead of each case's own learning rate")
     rate.add_argument(
         "--rates", type=float, nargs="+", metavar="LR", help="find each case's own learning rate of these"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, in processes of their own (%(default)s)")
-    parser.add_argument("--gpus", type=int, default=1, help="GPUs that the processes share (%(default)s)")
+    parser.add_argument(
+        "--jobs", type=at_least_one, default=1, help="runs at a time, in processes of their own (%(default)s)"
+    )
+    parser.add_argument("--gpus", type=at_least_one, default=1, help="GPUs that the processes share (%(default)s)")
     parser.add_argument("--runs", type=Path, help="directory of the runs' files (build/experiments/NAME-NETWORK)")
     parser.add_argument("--containers", action="store_true", help="keep the networks' files beside the runs'")
     parser.add_argument("--report-only", action="store_true", help="make the report of the runs that are there")
@@ -122,20 +129,13 @@ class _Run:
         Raises
         ------
         CompressError
-            There is one with other settings.
+            There is one with other settings, or a damaged one.
         """
         if not self.file.exists():
             return True
-        there = json.loads(self.file.read_text())
         # A file from before a setting was there: it was as if it had its default.
         defaults = {field.name: field.default for field in dataclasses.fields(self.config)}
-        there = defaults | there["config"] | {"images": there.get("images")}
-        for name, value in (dataclasses.asdict(self.config) | {"images": images}).items():
-            if there.get(name) != value:
-                raise CompressError(
-                    f"{self.file} is of a run with {name} {there.get(name)}, not {value}:"
-                    " remove it, or name another directory by --runs"
-                )
+        read_run(self.file, dataclasses.asdict(self.config) | {"images": images}, defaults, OTHER_RUNS)
         return False
 
 
@@ -187,6 +187,8 @@ def _run(study: Study, options: argparse.Namespace) -> int:
             for run in runs
         ]
         missing = [run for run in runs if run.case.name in (options.cases or names) and run.missing(images)]
+        for run in missing:
+            _starts(options, run.case)
         if options.jobs > 1:
             failed = _processes(study, missing, options)
         else:
@@ -212,14 +214,28 @@ def _parts_of(options: argparse.Namespace) -> tuple[ImageData, ImageData]:
     return train, held if options.rates else test
 
 
+def _starts(options: argparse.Namespace, case: Case) -> tuple[Path, Path]:
+    """The weights that a case starts from, and its teacher's.
+
+    Raises
+    ------
+    CompressError
+        One is not there.
+    """
+    network, scheme = options.network, "sr-ste" if case.sparse else None
+    given = {"": options.weights, "4:16": options.sparse_weights}.get(case.sparse)
+    weights = given or existing_weights(weights_file(network, scheme, case.sparse), network, scheme, case.sparse)
+    teacher = options.weights or weights_file(network)
+    return weights, existing_weights(teacher, network) if case.distil and not options.weights else teacher
+
+
 def _one(options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _Run) -> None:
     """One run, and its file."""
     from experiments.finetune import run as fine_tune
     from experiments.protocol import SEEDS
 
-    network, sparse = options.network, run.case.sparse
-    given = {"": options.weights, "4:16": options.sparse_weights}.get(sparse)
-    weights = given or weights_file(network, "sr-ste" if sparse else None, sparse)
+    network = options.network
+    weights, teacher = _starts(options, run.case)
     result = fine_tune(
         network,
         weights,
@@ -227,7 +243,7 @@ def _one(options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _
         run.config,
         parts,
         device=options.device,
-        teacher=options.weights or weights_file(network),
+        teacher=teacher,
         capture=not options.eager,
         container=run.file.with_suffix(".msvq") if options.containers else None,
         golden=GOLDEN if run.config.seed == SEEDS[0] else 0,
@@ -237,7 +253,7 @@ def _one(options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _
     result |= {"machine": machine(options.device), "images": len(parts[0]), "config": dataclasses.asdict(run.config)}
     result |= {"scored_images": len(parts[1]), "scored_on": "held out" if options.rates else "test"}
     run.file.parent.mkdir(parents=True, exist_ok=True)
-    run.file.write_text(json.dumps(result, indent=1) + "\n")
+    write_text(run.file, json.dumps(result, indent=1) + "\n")
     print(f"{network} {run.name}: {result['accuracy']:.2f} %, {result['seconds']:.0f} s", flush=True)
 
 

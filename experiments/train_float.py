@@ -12,11 +12,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.common import add_options, chosen_device, data, machine, weights_file, write_report
+from experiments.common import add_options, at_least_one, chosen_device, data, machine, weights_file, write_report
 from sw.command_line import Parser, exit_status
 from sw.compress.methods import CompressError
 from sw.compress.pruning import parse_nm
 from sw.compress.training.settings import SCHEMES, TrainConfig
+from sw.format.output import staged
 
 #: Settings of each network.
 CONFIGS = {
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=Path, help="weights to start from; needed for sparse training")
     parser.add_argument("--sparse", choices=SCHEMES, help="train N:M sparse")
     parser.add_argument("--nm", default="4:16", metavar="N:M", help="keep N of every M weights (%(default)s)")
-    parser.add_argument("--epochs", type=int, help="instead of the network's own number")
+    parser.add_argument("--epochs", type=at_least_one, help="instead of the network's own number")
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     parser.add_argument("--checkpoint", type=Path, help="go on from this file if it exists, and write it on the way")
     add_options(parser)
@@ -79,7 +80,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from experiments.models import build
     from experiments.protocol import held_out
-    from sw.compress.training.loop import accuracy, fit
+    from sw.compress.training.loop import accuracy, check_network, fit
     from sw.compress.training.sparse import finish_sparse, start_sparse
 
     options.device = chosen_device(options.device)
@@ -95,6 +96,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.epochs:
         config = dataclasses.replace(config, epochs=options.epochs, warmup=min(config.warmup, options.epochs / 4))
     model = build(options.model, options.start, seed=options.seed)
+    check_network(model.to(options.device), (train, test), options.device)
     sparse_layers = start_sparse(model, PATTERNS, *nm, options.sparse) if options.sparse else []
     if options.device.startswith("cuda"):
         model.to(memory_format=torch.channels_last)
@@ -114,10 +116,10 @@ def _run(options: argparse.Namespace) -> int:
     percent = accuracy(model, test, device=options.device)
     default = weights_file(options.model, options.sparse, options.nm)
     name, weights = default.stem, options.weights or default
-    weights.parent.mkdir(parents=True, exist_ok=True)
     # Half precision halves the file; the accuracy reported is that of what the file holds.
     state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
-    torch.save(state, weights)
+    with staged(weights) as temporary:
+        torch.save(state, temporary)
     percent_stored = accuracy(build(options.model, weights).to(options.device), test, device=options.device)
     report = {
         "experiment": "train_float",

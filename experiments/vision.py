@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.case import Case
-from experiments.common import RESULTS, WEIGHTS, add_machine_options, chosen_device
+from experiments.common import RESULTS, WEIGHTS, add_machine_options, at_least_one, chosen_device
 from sw.command_line import Parser, exit_status
 from sw.compress.methods import CompressError, Recipe
 
@@ -94,7 +94,9 @@ def _parser(study: Study) -> argparse.ArgumentParser:
     parser.add_argument("--part", default="0/1", metavar="I/N", help="of the cases, those of one process of several")
     add_machine_options(parser)
     parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")
-    parser.add_argument("--images", type=int, help="use only that many images of each part, to try the command")
+    parser.add_argument(
+        "--images", type=at_least_one, help="use only that many images of each part, to try the command"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
     parser.add_argument("--report-only", action="store_true", help="make the report of the runs that are there")
     return parser

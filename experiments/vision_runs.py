@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from experiments.case import Case
-from experiments.common import machine, spread, write_report
+from experiments.common import OTHER_RUNS, machine, read_run, spread, write_report
 from experiments.distillation import Replayed, relative_groups
 from experiments.finetune import rules_for
 from experiments.protocol import TRY_SEEDS, bytes_apart
@@ -224,6 +224,7 @@ def _compress(
     graph, names = _converted(task, study, case, seed, options)
     recalibrate_batch_norm(graph, task.sample.split(RECALIBRATION))
     report: dict[str, Any] = {"case": case.name, "seed": seed, "lr": lr, "steps": steps, "mean_bits": case.mean_bits}
+    report |= _part(options)
     report["clustering_seconds"] = time.perf_counter() - begin
     figures = task.choose if tried else task.score
     report["before"] = figures(lambda values: as_results(graph(values)))
@@ -260,19 +261,31 @@ def _stem(case: Case, seed: int) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in case.name) + f"-{seed}"
 
 
+def _part(options: argparse.Namespace) -> dict[str, int]:
+    """What a run's file says where its images are not all there are."""
+    return {"images": options.images} if options.images else {}
+
+
 def run_all(study: Study, options: argparse.Namespace) -> None:
     """Float figures, tries, and final runs: one seed of every case before the next seed."""
     torch.set_num_threads(options.threads)
     task = study.task(options)
-    if not (options.runs / "float.json").exists():
+    wanted: dict[str, Any] = {"images": options.images}
+    if (options.runs / "float.json").exists():
+        read_run(options.runs / "float.json", wanted, {}, OTHER_RUNS)
+    else:
         scores = task.score(lambda images: as_results(task.model(images)))
-        _write(options.runs / "float.json", {"scores": scores, "machine": machine(options.device)})
+        _write(options.runs / "float.json", _part(options) | {"scores": scores, "machine": machine(options.device)})
     number, count = map(int, options.part.split("/"))
     plain = options.runs / "8-bit.json"
-    if number == 0 and not plain.exists():
+    if plain.exists():
+        read_run(plain, wanted, {}, OTHER_RUNS)
+    elif number == 0:
         results = _container(_converted(task, study, None, 0, options)[0], task.sample, plain.with_suffix(".msvq"))
         size = plain.with_suffix(".msvq").stat().st_size
-        _write(plain, {"scores": task.score(results), "bytes": size, "machine": machine(options.device)})
+        _write(
+            plain, _part(options) | {"scores": task.score(results), "bytes": size, "machine": machine(options.device)}
+        )
     cases = [case for i, case in enumerate(study.cases) if i % count == number]
 
     def one(case: Case, seed: int, lr: float, steps: int, path: Path) -> dict[str, Any]:
@@ -280,13 +293,7 @@ def run_all(study: Study, options: argparse.Namespace) -> None:
             report = _compress(study, task, case, seed, lr, steps, options)
             _write(path, report)
             print(f"{study.name} {case.name} seed {seed} rate {lr:g}: {report['trained']}", flush=True)
-        found: dict[str, Any] = json.loads(path.read_text())
-        if (found["lr"], found["steps"]) != (lr, steps):
-            raise CompressError(
-                f"{path} is of a run with lr {found['lr']:g} and steps {found['steps']}, not {lr:g} and {steps}:"
-                " remove it, or name another directory by --runs"
-            )
-        return found
+        return read_run(path, wanted | {"lr": lr, "steps": steps}, {}, OTHER_RUNS)
 
     best = {}
     for case in cases:

@@ -258,6 +258,43 @@ def test_runs_with_other_settings_are_not_mixed(
     file.write_text(json.dumps(entry | {"images": 1000}))
     assert signs.main(runs) == 2
     assert "images 1000, not 11" in capsys.readouterr().err
+    file.write_bytes(before[:100])
+    assert signs.main(runs) == 2
+    assert f"{file} is no run's file: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", ["--jobs 0", "--gpus 0", "--epochs 0", "--epochs -1", "--images 0", "--images -3", "--images x"]
+)
+def test_numbers_of_things_are_at_least_one(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        signs.main(["vit", *option.split()])
+    assert stopped.value.code == 2
+    name, value = option.split()
+    assert f"argument {name}: must be an integer of at least 1, not '{value}'" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_named_before_the_work(
+    cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("experiments.common.WEIGHTS", tmp_path)
+    monkeypatch.setattr("experiments.study._one", lambda *given: pytest.fail("a run began"))
+    common = ["resnet20", "--data", str(cifar), "--quiet", "--output", str(tmp_path), "--device"]
+    study = ["--runs", str(tmp_path / "runs"), "--cases", "C", "MSVQ"]
+    assert table3.main([*common, "cpu", *study, "--weights", str(tmp_path)]) == 2
+    written = f"weights {tmp_path / 'resnet20-sr-ste.pt'} must exist: python -m experiments.train_float resnet20"
+    assert f"{written} --start FILE --sparse sr-ste --nm 4:16 makes them" in capsys.readouterr().err
+    assert train_float.main([*common, "cuda:99"]) == 2
+    assert "device 'cuda:99' is not there: PyTorch sees" in capsys.readouterr().err
+    grey = np.zeros((20, 32, 32), np.uint8)
+    parts = {
+        f"{part}_{what}": data
+        for part in ("train", "test")
+        for what, data in (("images", grey), ("labels", np.arange(20) // 2))
+    }
+    np.savez(tmp_path / "grey.npz", **parts)
+    assert train_float.main([*common, "cpu", "--data", str(tmp_path / "grey.npz")]) == 2
+    assert "the network must take images [1, 32, 32] in float32: " in capsys.readouterr().err
 
 
 def test_reports_need_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,6 +84,8 @@ def test_from_text_to_table(
         assert entry["lr"] == min(tries, key=lambda found: found["perplexity"])["lr"]
         assert math.isclose(entry["ratio_ideal"], 32 / entry["bits_per_weight"])
     capsys.readouterr()
+    assert gpt.main(["cases", "--steps", "41", *common]) == 2
+    assert "2-bits--VQ-0.json is of a run with steps 40, not 41: remove it" in capsys.readouterr().err
     assert gpt.main(["cases", "--cases", "4 bits", *common]) == 2
     assert "case must be one of 2 bits, VQ; 2 bits, SSVQ, moving, not '4 bits'" in capsys.readouterr().err
 

@@ -370,7 +370,9 @@ def test_a_study_goes_the_whole_way_and_on_from_its_files(
     assert (tmp_path / "small.md").read_text() == table
     capsys.readouterr()
     assert run_small(study, tmp_path, "--steps", "9") == 2
-    assert "of a run with lr 0.001 and steps 1, not 0.001 and 2: remove it" in capsys.readouterr().err
+    assert "of a run with steps 1, not 2: remove it, or name another directory by --runs" in capsys.readouterr().err
+    assert run_small(study, tmp_path, "--images", "4") == 2
+    assert "float.json is of a run with images None, not 4: remove it" in capsys.readouterr().err
 
 
 def test_statistics_of_the_batch_are_replaced_by_those_of_the_sample(
