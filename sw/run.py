@@ -283,6 +283,8 @@ def _picture(
     from PIL import Image, UnidentifiedImageError
 
     channels, rows, columns = shape
+    if Path(path).suffix == ".npz":
+        raise RunError(f"{path}: must be .npy or a picture, not .npz: np.save one of its arrays")
     if mean is None or std is None or len(mean) != channels or len(std) != channels or not all(std):
         raise RunError(f"{path}: a picture needs --mean and --std of {channels} channels, the latter not 0")
     if channels not in (1, 3):

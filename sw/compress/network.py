@@ -262,7 +262,7 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
     Raises
     ------
     CompressError
-        A weight is NaN or infinite, or a tensor that is not dense.
+        A weight is NaN or infinite, quantised or complex, or a tensor that is not dense.
     """
     sources = []
     shapes = [tuple(tensor.shape) for tensor in tensors.values() if isinstance(tensor, torch.Tensor | np.ndarray)]
@@ -272,9 +272,14 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
             continue
         if not isinstance(tensor, torch.Tensor | np.ndarray) or tensor.ndim not in (2, 4):
             continue
-        if not (tensor.dtype.kind == "f" if isinstance(tensor, np.ndarray) else tensor.is_floating_point()):
-            continue
         name = re.sub("[._]?weight$", "", key) or key
+        if not (tensor.dtype.kind == "f" if isinstance(tensor, np.ndarray) else tensor.is_floating_point()):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            if kind in ("bool", "int32", "int64"):  # indices and counters
+                continue
+            # Left out, a quantised layer would be missing in the container without a word.
+            advice = "of a quantised checkpoint, multiply by the scales first"
+            raise CompressError(f"layer {name!r}: weight must be floats, not {kind}: {advice}")
         array = _array(name, tensor)
         if array.ndim == 2:
             sources.append(LayerSource(name=name, kind="linear", weight=array[:, :, None, None]))

@@ -93,6 +93,7 @@ def test_without_the_extra_there_is_no_simulation(path: str, tmp_path: Path, ref
     {p} {wrong} -> must be [3 x 5 x 4] or [images x 3 x 5 x 4], not [4, 4]
     {p} {double} -> input 'input0': values must be int8 or float, not int64
     {p} {nan} -> input 'input0': values must be finite
+    {p} {archive} -> archive.npz: must be .npy or a picture, not .npz: np.save one of its arrays
     {p} {text} -> a picture needs --mean and --std of 3 channels
     {p} {text} --mean 0,0,0 --std 1,1,1 -> must be .npy or a picture
     {p} {x} --output y.txt -> --output must end in .npy, or .npz for several outputs, not 'y.txt'
@@ -111,12 +112,14 @@ def test_refusals(path: str, tmp_path: Path, refused, arguments: list[str], mess
     (tmp_path / "bad.npy").write_bytes(b"")
     (tmp_path / "text").write_text("no picture")
     (tmp_path / "container").write_bytes(b"\x89MVQ\r\n\x1a\n")
+    np.savez(tmp_path / "archive.npz", np.zeros(SHAPE, np.int8))
     np.savez(tmp_path / "zip.npz", np.zeros(SHAPE, np.int8))
     (tmp_path / "zip.npz").rename(tmp_path / "zip.npy")
     with open(tmp_path / "huge.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|i1", "fortran_order": False, "shape": (1 << 45,)})
     names = {
         "p": path,
+        "archive": str(tmp_path / "archive.npz"),
         **{name: str(tmp_path / name) for name in ("t", "text", "container")},
         **{name: str(tmp_path / f"{name}.npy") for name in ("bad", "zip", "huge")},
         "x": saved(tmp_path / "x.npy", np.zeros(SHAPE, np.int8)),

@@ -47,6 +47,15 @@ def test_state_dict_sources() -> None:
     assert sources["classify"].shape == (10, 64, 1, 1)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.complex64])
+def test_a_quantised_layer_is_not_left_out(dtype: torch.dtype) -> None:
+    tensors = small_network().state_dict()
+    tensors["point.weight"] = (tensors["point.weight"] * 100).to(dtype)
+    for given in (tensors, {key: tensor.numpy() for key, tensor in tensors.items()}):
+        with pytest.raises(CompressError, match=f"layer 'point': weight must be floats, not {str(dtype)[6:]}: of a"):
+            state_dict_sources(given)
+
+
 @pytest.mark.parametrize("layer", [torch.nn.Conv2d(4, 4, 2, padding="same"), torch.nn.Conv1d(4, 4, 2, padding="same")])
 def test_module_sources_refuses_padding_of_one_side(layer: torch.nn.Module) -> None:
     with pytest.raises(CompressError, match="padding 'same' must be the same on both sides"):
