@@ -16,7 +16,7 @@ from typing import Any
 
 from hw.command_line import Parser, interruptible, path_argument, writable_folder, write_text
 from synth.charts import Line, bars, lines
-from tools import papers, readme
+from tools import papers, power, readme
 
 __all__ = ["Figure", "figures", "main", "page"]
 
@@ -156,7 +156,8 @@ def _steps(size: int) -> Figure:
         f"steps-{size}", title, bars(title, "times WS", STEPS, series),
         "Less is better. ResNet-18 without its first and last layer, bus of 64 bits; area with codebooks. "
         f"{readme.conditions(report)}.",
-        {"steps": STEPS, **series}, "area-nangate45_typ.json, papers.json", "make synth LIB=cells.lib; make papers",
+        {"steps": STEPS, **series}, "area-nangate45_typ.json, papers.json, power-nangate45_typ.json",
+        "make synth LIB=cells.lib; make power LIB=cells.lib; make papers",
     )  # fmt: skip
 
 
@@ -253,7 +254,12 @@ def _efficiency(network: str) -> Figure:
                 line.append(ratio)
     if not groups:
         return Figure("efficiency", title, "", papers.NOT_YET, None, source, command)
-    text = "Operations a joule beside EWS of the same size, L1 and L2 included, without DRAM."
+    whole = [power.ratio("ews-cms-64", account, inner=False) for account in ("macro", "paper")]
+    text = (
+        "Operations a joule beside EWS of the same size, L1 and L2 included, without DRAM, and **without the first and"
+        f" the last layer**. With them EWS-CMS has {whole[0]:.2f} times EWS at 64 x 64, as the paper counts"
+        f" {whole[1]:.2f}: what was wanted, and what came out, is at the top of `docs/power.md`."
+    )
     return Figure("efficiency", title, bars(title, "times EWS", groups, series), text, series, source, command)
 
 
@@ -274,7 +280,9 @@ def _front() -> Figure:
         f" those that no other one beats: {len(front)}."
     )
     sweep = " ".join(f"--sweep {axis}" for axis in report["sweep"])
-    return Figure("front", title, svg, text, front, source, f"python -m synth.explore {sweep}")
+    study = f" --study {report['study']}" if report["study"] else ""
+    command = f"python -m synth.explore --lib cells.lib {sweep}{study} --objectives {','.join(report['objectives'])}"
+    return Figure("front", title, svg, text, front, source, command)
 
 
 def _accuracy(study: str, network: str) -> Figure:
