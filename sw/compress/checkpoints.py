@@ -197,7 +197,11 @@ def key_list(content: Mapping[Any, Any]) -> str:
 def _reason(error: Exception) -> str:
     """What is wrong, in one line."""
     text = str(error).strip()
+    state = "a state dict is read alone: torch.save(model.state_dict(), FILE)"
+    if "TorchScript archive" in text:
+        return f"it is TorchScript, and {state}"
     if unpickler := re.search(r"WeightsUnpickler error:\s*(.*)", text):
-        return unpickler[1].partition(" Please use")[0]
+        reason = unpickler[1].partition(" Please use")[0]
+        return f"{reason} {state[0].upper()}{state[1:]}" if "GLOBAL" in reason else reason
     # The kind and the text of an error inside a reader, such as KeyError: 101, say little.
     return f"not a checkpoint of this format ({type(error).__name__}: {text.partition(chr(10))[0]})"

@@ -275,11 +275,11 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
         name = re.sub("[._]?weight$", "", key) or key
         if not (tensor.dtype.kind == "f" if isinstance(tensor, np.ndarray) else tensor.is_floating_point()):
             kind = str(tensor.dtype).removeprefix("torch.")
-            if kind in ("bool", "int32", "int64"):  # indices and counters
-                continue
-            # Left out, a quantised layer would be missing in the container without a word.
-            advice = "of a quantised checkpoint, multiply by the scales first"
-            raise CompressError(f"layer {name!r}: weight must be floats, not {kind}: {advice}")
+            if kind.startswith(("int8", "uint8", "qint", "quint", "complex")):
+                # Left out, a quantised layer would be missing in the container without a word.
+                advice = "of a quantised checkpoint, multiply by the scales first"
+                raise CompressError(f"layer {name!r}: weight must be floats, not {kind}: {advice}")
+            continue
         array = _array(name, tensor)
         if array.ndim == 2:
             sources.append(LayerSource(name=name, kind="linear", weight=array[:, :, None, None]))

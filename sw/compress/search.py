@@ -272,6 +272,7 @@ def search(
     uniform_bits: int | None = None,
     requantised: bool = False,
     metadata: Mapping[str, Any] | None = None,
+    spare: int = 0,
     threads: int | None = None,
     device: str = "cpu",
     progress: bool = True,
@@ -303,6 +304,8 @@ def search(
         array of 4-bit weights (:class:`sw.compress.methods.Recipe`).
     requantised, metadata
         Whether the file is to have each layer's requantisation, and the writer's own data in it: they take bytes, too.
+    spare
+        Bytes of the budget that are left free.
     threads, device
         As in :func:`sw.compress.methods.compress_layers`.
     progress
@@ -359,14 +362,14 @@ def search(
                 fields[i].append([described | _own_fields(sources[j]) for j in groups[i]])
                 difference = layer.float_weights() - firsts[i].weight.astype(np.float64)
                 errors[i].append(sum(weights[j] for j in groups[i]) * float((difference**2).sum()))
-    chosen = _within(fields, errors, budget, metadata)
+    chosen = _within(fields, errors, budget, metadata, spare)
     while short := _short(firsts, options, chosen):
         # A codebook needs as many subvectors as codewords of the layers that took it.
         for i, row in enumerate(options):
             left = [j for j, recipe in enumerate(row) if recipe not in short]
             options[i], fields[i] = [row[j] for j in left], [fields[i][j] for j in left]
             errors[i] = [errors[i][j] for j in left]
-        chosen = _within(fields, errors, budget, metadata)
+        chosen = _within(fields, errors, budget, metadata, spare)
     recipes = {
         sources[i].name: row[j] for members, row, j in zip(groups, options, chosen, strict=True) for i in members
     }
@@ -410,7 +413,11 @@ def _size(fields: list[list[list[dict[str, Any]]]], chosen: Sequence[int], metad
 
 
 def _within(
-    fields: list[list[list[dict[str, Any]]]], errors: list[list[float]], budget: int, metadata: Mapping[str, Any] | None
+    fields: list[list[list[dict[str, Any]]]],
+    errors: list[list[float]],
+    budget: int,
+    metadata: Mapping[str, Any] | None,
+    spare: int,
 ) -> list[int]:
     """:func:`choose` for a budget of the whole file.
 
@@ -437,10 +444,11 @@ def _within(
     prices = list(charges.values())
     everything = sum(map(max, sizes)) + sum(prices)
     smallest = choose(sizes, sizes, everything, shared, prices, prices)
-    if (least := _size(fields, smallest, metadata)) > budget:
+    if (least := _size(fields, smallest, metadata) + spare) > budget:
         raise CompressError(
             f"the budget must be at least {least} bytes, which the smallest candidates take, not {budget}"
         )
+    budget -= spare
     for_sections, best, best_error = budget, None, math.inf
     fewest = _total(sizes, shared, prices, smallest)
     seen = set()

@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
     from sw.compress.search import CANDIDATES, METHOD_CANDIDATES, SLACK, plan_json, search, with_codeword_bits
     from sw.compress.sources import MODELS, checkpoint_sources, load_model
 
-    for name in ("images", "threads"):
+    for name in ("bytes", "images", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise CompressError(f"--{name} must be at least 1, not {value}")
@@ -110,7 +110,7 @@ def _run(options: argparse.Namespace) -> int:
             tied |= {name: tied.get(owner, owner) for name, owner in calls.items()}
         plan = search(
             every,
-            options.bytes if metadata is None else options.bytes - SLACK,
+            options.bytes,
             candidates=candidates,
             sensitivity=sensitivity,
             keep=options.keep,
@@ -118,6 +118,7 @@ def _run(options: argparse.Namespace) -> int:
             uniform_bits=options.uniform_bits,
             requantised=metadata is not None,
             metadata=metadata,
+            spare=0 if metadata is None else SLACK,
             threads=options.threads,
             device=options.device,
             progress=not options.quiet,

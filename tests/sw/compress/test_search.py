@@ -209,6 +209,17 @@ def test_kept_layers_requantisation_and_metadata(tmp_path: Path) -> None:
     assert full.error > plan.error
 
 
+def test_spare_bytes_are_left_free_and_told() -> None:
+    """The least budget that is named is enough, and one byte less is not, with the bytes left free among it."""
+    sources, candidates = module_sources(network()), CANDIDATES[:1]
+    with pytest.raises(CompressError, match=r"take, not 50$") as caught:
+        search(sources, 50, candidates=candidates, spare=128, progress=False)
+    least = int(re.findall(r"\d+", str(caught.value))[0])
+    assert search(sources, least, candidates=candidates, spare=128, progress=False).bytes == least - 128
+    with pytest.raises(CompressError, match=f"at least {least} bytes.* not {least - 1}$"):
+        search(sources, least - 1, candidates=candidates, spare=128, progress=False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -379,6 +390,7 @@ def test_command_on_a_checkpoint(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["users:network", "--bytes", "10"], r"the budget must be at least \d+ bytes"),
+        (["users:network", "--bytes", "0"], "--bytes must be at least 1, not 0"),
         (["users:network", "--bytes", "9000", "--images", "0"], "--images must be at least 1, not 0"),
         (["users:network", "--bytes", "9000", "--threads", "0"], "--threads must be at least 1, not 0"),
         (["nowhere.npz", "--bytes", "9000"], "cannot read checkpoint 'nowhere.npz'"),

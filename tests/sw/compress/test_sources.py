@@ -90,8 +90,16 @@ def test_refuses_contents(tmp_path: Path, content: Any, message: str) -> None:
 
 def test_executes_nothing(tmp_path: Path) -> None:
     torch.save({"network": torch.nn.Conv2d(1, 1, 1)}, tmp_path / "x.pth")
-    with pytest.raises(CompressError, match=r"Unsupported global: GLOBAL .*Conv2d was not .* default\.$"):
+    alone = r"A state dict is read alone: torch\.save\(model\.state_dict\(\), FILE\)"
+    with pytest.raises(CompressError, match=rf"Unsupported global: GLOBAL .*Conv2d was not .* default\. {alone}$"):
         checkpoint_sources(tmp_path / "x.pth")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_is_no_state_dict(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Conv2d(1, 1, 1)), tmp_path / "x.pt")  # type: ignore[no-untyped-call]
+    with pytest.raises(CompressError, match=r"cannot read checkpoint '.*x.pt': it is TorchScript, and a state dict is"):
+        checkpoint_sources(tmp_path / "x.pt")
 
 
 def test_unknown_model() -> None:
