@@ -43,12 +43,18 @@ else
 fi
 rm -f "$venv/.ready"
 
-"$venv/bin/python" -m pip install --disable-pip-version-check --no-compile --constraint constraints.txt \
-    --editable '.[sim,demo,test,site]'
-# On all cores, where pip takes one. What does not compile are templates and the like. What tests import seldom or never is
-# compiled when it is imported: libraries' own tests, and programs; 71 of 182 MB.
+# pip takes one core: what constraints.txt pins, torch, comes first, and is compiled on another one beside the rest. What
+# does not compile are templates and the like. What tests import seldom or never is compiled when it is imported:
+# libraries' own tests, and programs; 71 of 182 MB.
 seldom='/site-packages/(.*/)?(tests?|testing|benchmarks|_inductor|lexers|mypyc?|pip|scapy)/'
-"$venv/bin/python" -m compileall -q -j 0 -x "$seldom" "$venv"/lib/python*/site-packages >/dev/null 2>&1 || :
+install() { "$venv/bin/python" -m pip install --disable-pip-version-check --no-compile --constraint constraints.txt "$@"; }
+compile() { exec "$venv/bin/python" -m compileall -q -j "$1" -x "$seldom" "$venv"/lib/python*/site-packages >/dev/null 2>&1; }
+install --requirement constraints.txt
+compile 1 &
+trap 'kill $! 2>/dev/null || :' EXIT
+install --editable '.[sim,demo,test,site]'
+wait
+(compile 0) || :
 
 rm "$unfinished"
 : >"$venv/.ready"
