@@ -23,7 +23,19 @@ from experiments.allocation import allocate
 from experiments.common import machine
 from experiments.finetune import filling_codewords
 from experiments.models import ImageNetMobileNetV2, load_weights
-from experiments.pictures import SIDE, Mosaic, Network, crops, load_images, load_more, load_small, mixed, unlike
+from experiments.pictures import (
+    SIDE,
+    Mosaic,
+    Network,
+    Whole,
+    crops,
+    load_images,
+    load_made,
+    load_more,
+    load_small,
+    mixed,
+    unlike,
+)
 from experiments.reconstruction import reconstruct
 from sw.compress.methods import CompressError, LayerSource, Recipe, misfit
 from sw.compress.network import module_sources
@@ -175,6 +187,7 @@ def distil(
     batch: int = 20,
     mix: float = 0.5,
     small: Mosaic | None = None,
+    made: Whole | None = None,
     features: float = 0.0,
     logits: float = 0.0,
     device: str = "cpu",
@@ -197,8 +210,8 @@ def distil(
         ``lr`` is relative to the size of each parameter.
     mix
         Share of the batches that are mixed.
-    small
-        Half of each batch is of these, if they are given.
+    small, made
+        Of each that is given, as many in a batch as of the images: half of it, or a third.
     features, logits
         What the squared errors of block outputs, their mean over blocks, and of logits weigh beside the divergence.
     device, seed, report
@@ -213,7 +226,9 @@ def distil(
     """
     generator = torch.Generator().manual_seed(seed)
     cuda = device.startswith("cuda")
-    own = min(batch if small is None else batch - batch // 2, len(images))
+    others = [each for each in (small, made) if each is not None]
+    part = batch // (1 + len(others))
+    own = min(batch - part * len(others), len(images))
     groups = relative_groups(student, lr)
     if cuda:
         # A captured step reads the rates from the device.
@@ -258,9 +273,9 @@ def distil(
         if len(order) < own:
             order = torch.randperm(len(images), generator=generator)
         chosen, order = order[:own], order[own:]
-        views = crops(images[chosen.to(images.device)].to(device), generator, images.shape[2])
-        if small is not None:
-            views = torch.cat([views, small.views(batch // 2, generator, images.shape[2])])
+        size = images.shape[2]
+        views = crops(images[chosen.to(images.device)].to(device), generator, size)
+        views = torch.cat([views, *(each.views(part, generator, size) for each in others)])
         views = mixed(views, generator, mix)
         if cuda:
             views = views.contiguous(memory_format=torch.channels_last)
@@ -425,6 +440,9 @@ def run(options: argparse.Namespace) -> int:
     images, classes = load_images(options.images, network)
     # Before the float network is measured, which takes long.
     others = [load_more(directory, network) for directory in options.more]
+    made = None
+    if options.made:
+        made = Whole(np.concatenate([load_made(path) for path in options.made]), network, device)
     held, odd = classes % 10 == 0, classes % 2 == 1
     tune = images[(classes % 2 == 0) & (held.logical_not() | options.final)][: options.limit]
     count = len(tune)
@@ -487,6 +505,7 @@ def run(options: argparse.Namespace) -> int:
             batch=options.batch,
             mix=options.mix,
             small=small,
+            made=made,
             features=options.features,
             logits=options.logits,
             device=device,
@@ -519,6 +538,7 @@ def run(options: argparse.Namespace) -> int:
         "recipes": {name: [recipe.method, recipe.d, recipe.k] for name, recipe in recipes.items()},
         "more_images": len(pictures) - count,
         "small_images": 0 if small is None else len(small),
+        "made_images": 0 if made is None else len(made),
         "copies_left_out": copies,
         "losses": losses,
         "seconds": time.perf_counter() - begin,

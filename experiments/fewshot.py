@@ -17,7 +17,8 @@ DIRECTORY holds NNN.jpg, one image of each class, 224 x 224. Of the even classes
 choose settings on; the others tune. With ``--final`` they tune, too. The odd ones are for the report alone. ``--more``
 names a directory of any other pictures to tune with, ``--small`` an archive of small ones, such as Tiny-ImageNet's:
 half of each batch are enlarged crops of those, and of four of them side by side. Any that may be smaller copies of
-images of the report are left out.
+images of the report are left out. ``--made`` names pictures of all classes that the network itself has made
+(:mod:`experiments.invert`); each of the three is an equal part of a batch.
 """
 
 from __future__ import annotations
@@ -45,6 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--more", type=Path, nargs="+", default=(), help="directories of other pictures to tune with")
     parser.add_argument(
         "--small", type=Path, metavar="FILE.npz", help="small pictures for half of each batch (experiments.images)"
+    )
+    parser.add_argument(
+        "--made",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="FILE.npz",
+        help="pictures of experiments.invert to tune with",
     )
     parser.add_argument("--method", choices=METHODS, default="ssvq", help="%(default)s")
     parser.add_argument("--bits", type=float, default=2.0, help="a weight, codebooks included (%(default)s)")

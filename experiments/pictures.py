@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,8 +22,10 @@ __all__ = [
     "SIDE",
     "Mosaic",
     "Network",
+    "Whole",
     "crops",
     "load_images",
+    "load_made",
     "load_more",
     "load_small",
     "mixed",
@@ -129,6 +132,25 @@ def load_small(path: Path) -> NDArray[np.uint8]:
     return np.concatenate(parts).transpose(0, 2, 3, 1)
 
 
+def load_made(path: Path) -> NDArray[np.uint8]:
+    """All pictures of an archive of :mod:`experiments.invert`, uint8 ``[n, 224, 224, 3]``.
+
+    Raises
+    ------
+    CompressError
+        It is none.
+    """
+    try:
+        with np.load(path) as archive:
+            pictures: NDArray[np.uint8] = archive["images"]
+    except (OSError, EOFError, BadZipFile, KeyError, ValueError, AttributeError, TypeError) as error:
+        raise CompressError(f"made must be an .npz of experiments.invert, not {str(path)!r}") from error
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:] != (SIDE, SIDE, 3) or not len(pictures):
+        have = f"{pictures.dtype} {list(pictures.shape)}"
+        raise CompressError(f"made must hold images of uint8 [n, 224, 224, 3], not {have}: {str(path)!r}")
+    return pictures
+
+
 def random_grids(count: int, generator: torch.Generator, size: tuple[int, int], device: torch.device) -> Tensor:
     """Where random crops of images lie, mirrored at random: for ``grid_sample``, ``[count, rows, columns, 2]``.
 
@@ -214,6 +236,37 @@ class Mosaic:
         one = functional.interpolate(parts[0], scale_factor=2, mode="bicubic", align_corners=False)
         both = torch.cat([four[: count // 2], one[count // 2 :]])
         return crops(both, generator, size)
+
+
+class Whole:
+    """Pictures of an image's size that images are completed with: a batch's other part.
+
+    Parameters
+    ----------
+    pictures
+        uint8 ``[n, rows, columns, 3]``.
+    network
+        Its pixels' mean and deviation.
+    device
+        Where they are kept.
+    """
+
+    def __init__(self, pictures: NDArray[np.uint8], network: Network, device: str) -> None:
+        self.pictures = torch.from_numpy(pictures).to(device)
+        self.network = network
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def views(self, count: int, generator: torch.Generator, size: int) -> Tensor:
+        """Random crops."""
+        chosen = torch.randint(len(self), (count,), generator=generator).to(self.pictures.device)
+        values = self.pictures[chosen].permute(0, 3, 1, 2).float()
+        mean, deviation = (
+            torch.tensor(part, device=values.device).reshape(1, 3, 1, 1)
+            for part in (self.network.mean, self.network.deviation)
+        )
+        return crops((values - mean) / deviation, generator, size)
 
 
 def unlike(pictures: NDArray[np.uint8], images: Tensor) -> NDArray[np.bool_]:

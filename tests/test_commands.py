@@ -37,6 +37,7 @@ COMMANDS = {
     "experiments.fewshot": "mobilenetv2 --images . -o out.msvq",
     "experiments.gpt": "report",
     "experiments.images": ". out.npz",
+    "experiments.invert": "mobilenetv2 -o out.npz",
     "experiments.minilm": "",
     "experiments.narrow": "resnet20",
     "experiments.signs": "vit",

@@ -129,29 +129,32 @@ def tries_part() -> Iterator[str]:
             "network",
             "bits",
             "small views",
+            "made",
+            "made views",
             "block outputs",
             "logits",
             "signs",
             "plain layers",
             "mixed",
+            "crop",
             "rate",
             "steps",
         ),
         *("reconstructed", "file", "divergence"),
     )
-    yield "|---|---|--:|--:|--:|---|---|--:|--:|--:|--:|--:|--:|"
+    yield "|---|---|--:|--:|--:|--:|--:|---|---|--:|--:|--:|--:|--:|--:|--:|"
     for run in json.loads((RESULTS / "tries-fewshot.json").read_text())["runs"]:
         plain = any(recipe[0] == "vq" for recipe in run["recipes"].values())
         bits = "equal" if not run["allocated"] else "by sensitivity, VQ too" if plain else "by sensitivity"
         yield row(
             FEWSHOT[run["network"]],
             bits,
-            # The first tries were made before there were these two options.
-            f"{run.get('small_views', 0):,}",
+            # The first tries were made before there were these options.
+            *(f"{run.get(name, 0):,}" for name in ("small_views", "made_images", "made_views")),
             *(f"{run[name]:g}" for name in ("features", "logits")),
-            "learned" if run["learned_signs"] else "fixed",
-            ("move" if run.get("move_plain", False) else "stay") if plain else "",
-            *(f"{run[name]:g}" for name in ("mix", "lr")),
+            "move" if run["moving"] else "learned" if run["learned_signs"] else "fixed",
+            ("move" if run["moving"] or run.get("move_plain", False) else "stay") if plain else "",
+            *(f"{value:g}" for value in (run["mix"], run.get("crop", 0.2), run["lr"])),
             f"{run['steps']:,}",
             f"{run['reconstructed']['held out']:.0f}",
             f"{run['integers']['held out']:.0f}",

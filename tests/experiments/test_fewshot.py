@@ -167,6 +167,11 @@ def test_command(
     assert (found["small_images"], found["copies_left_out"]) == (13, 0)
     assert fewshot.main([*command, "--small", str(small), "--small-views", "5"]) == 0
     assert seen[-1] == 11
+    made = tmp_path / "made.npz"
+    np.savez(made, images=np.random.default_rng(1).integers(0, 256, (4, 224, 224, 3), np.uint8))
+    assert fewshot.main([*command, "--made", str(made), str(made)]) == 0
+    found = json.loads(report.read_text())
+    assert (found["made_images"], found["small_images"]) == (8, 0)
     assert fewshot.main([*command, "--final", "--held-out"]) == 2
     assert "--held-out must not be given with --final" in capsys.readouterr().err
     assert fewshot.main([*command, "--keep-signs"]) == 2
@@ -176,6 +181,7 @@ def test_command(
         (["--signed-only", "--allocate"], "--signed-only must be given with --allocate and --method ssvq"),
         (["--small-views", "3"], "--small-views must be given with --small: 3 views of what it names"),
         (["--small-views", "-1", "--small", str(small)], "--small-views must be 0 or more, not -1"),
+        (["--made", str(small)], f"made must be an .npz of experiments.invert, not '{small}'"),
         (["--views", "-2"], "--views must be 0 or more, not -2"),
     ):
         assert fewshot.main([*command, *given]) == 2
