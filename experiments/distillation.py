@@ -408,6 +408,19 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _sizes(layers: Sequence[CompressedLayer], size: int) -> dict[str, Any]:
+    """The bytes of a file, and its ratios: equation 7 counts all layers but the first and the depthwise ones."""
+    depthwise = {layer.name for layer in layers if layer.groups > 1}
+    coded = sum_bits(layer_bits(layer) for layer in layers[1:] if layer.name not in depthwise)
+    weights = sum(int(np.prod(layer.shape)) for layer in layers)
+    return {
+        "bytes": size,
+        "ratio_ideal": 32 / coded.per_weight,
+        "ratio_whole_file": 4 * weights / size,
+        "coded_share": coded.weight_count / weights,
+    }
+
+
 def _check(options: argparse.Namespace) -> None:
     """Refuses options that contradict each other."""
     if options.keep_signs and not options.fixed:
@@ -524,16 +537,9 @@ def run(options: argparse.Namespace) -> int:
             for name, own in sets.items()
         }
         size = Path(temporary).stat().st_size
-    final = compressed_layers(graph)
-    depthwise = {layer.name for layer in final if layer.groups > 1}
-    coded = sum_bits(layer_bits(layer) for layer in final[1:] if layer.name not in depthwise)
-    weights = sum(int(np.prod(layer.shape)) for layer in final)
     report |= {
         **_settings(options),
-        "bytes": size,
-        "ratio_ideal": 32 / coded.per_weight,
-        "ratio_whole_file": 4 * weights / size,
-        "coded_share": coded.weight_count / weights,
+        **_sizes(compressed_layers(graph), size),
         "images": count,
         "recipes": {name: [recipe.method, recipe.d, recipe.k] for name, recipe in recipes.items()},
         "more_images": len(pictures) - count,
