@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -315,14 +316,18 @@ def _inline(text: str) -> str:
     return str(MarkdownIt().renderInline(text))
 
 
-def _figure(figure: Figure) -> Iterator[str]:
+def _figure(figure: Figure, results: str) -> Iterator[str]:
     yield f'<figure id="{figure.name}"><h3>{html.escape(figure.title)}</h3>'
     if figure.svg:
         yield f'<div class="wide">{figure.svg}</div>'
     yield f"<figcaption>{_inline(figure.text)}</figcaption>"
     if figure.data is not None:
         text = html.escape(json.dumps(figure.data, indent=1))
-        yield f"<details><summary>data: {html.escape(figure.source)}</summary><pre>{text}</pre></details>"
+        files = ", ".join(
+            f'<a href="{html.escape(f"{results}/{name}")}">{html.escape(name)}</a>'
+            for name in figure.source.split(", ")
+        )
+        yield f"<details><summary>data, of {files}</summary><pre>{text}</pre></details>"
     yield f"<figcaption>made by <code>{html.escape(figure.command)}</code></figcaption></figure>"
 
 
@@ -343,8 +348,15 @@ def _tables() -> Iterator[str]:
     yield body.replace("<h2>", "<h3>").replace("</h2>", "</h3>")
 
 
-def page() -> str:
-    """The whole page as HTML."""
+def page(folder: Path) -> str:
+    """The whole page as HTML.
+
+    Parameters
+    ----------
+    folder
+        Where the page will be: its links lead to the committed results from there.
+    """
+    results = Path(os.path.relpath(RESULTS, folder.resolve())).as_posix()
     parts = [
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -353,7 +365,7 @@ def page() -> str:
         "<p>From the committed files of <code>docs/results</code>, by <code>make report</code>.</p>",
         '<ul class="tiles">', *_tiles(), "</ul>",
         '<h2>Pictures</h2><div class="figures">',
-        *(line for figure in figures() for line in _figure(figure)),
+        *(line for figure in figures() for line in _figure(figure, results)),
         "</div>", "<h2>The papers' tables, and ours beside them</h2>", *_tables(),
         "</main></body></html>", "",
     ]  # fmt: skip
@@ -368,7 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         target = writable_folder(options.folder) / "index.html"
-        write_text(target, page())
+        write_text(target, page(options.folder))
     except OSError as error:
         parser.error(f"cannot read or write: {error}")
     print(target)

@@ -46,7 +46,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return report.page()
+    return report.page(report.ROOT / "build" / "report")
 
 
 def test_the_page_needs_nothing_else(text: str) -> None:
@@ -109,7 +109,12 @@ def test_charts() -> None:
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["-o", str(tmp_path / "page")]) == 0
-    assert (tmp_path / "page" / "index.html").read_text().startswith("<!DOCTYPE html>")
+    text = (tmp_path / "page" / "index.html").read_text()
+    assert text.startswith("<!DOCTYPE html>")
+    links = [attributes["href"] for tag, attributes in Page(text).elements if tag == "a" and "href" in attributes]
+    results = {(tmp_path / "page" / str(link)).resolve() for link in links if str(link).endswith(".json")}
+    assert results == {report.RESULTS / name for figure in report.figures() for name in figure.source.split(", ")}
+    assert all(path.exists() for path in results)
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as end:
         report.main(["-o", str(tmp_path / "file")])
