@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from synth.power.measure import TIMED, PowerError
     from synth.power.report import measure_instance, write
     from synth.power.simulator import SimulatorError
-    from synth.power.sources import SourceError
+    from synth.power.sources import SourceError, check_network
 
     console = Console(stderr=True)
     if not 0 < options.period < 1e9:
@@ -91,6 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.storage == "gated" and library.clock_gate is None:
             raise LibraryError(f"library {library.name} has no clock gate, which storage gated needs")
         wire = characterise(library, [], options.wire).wire.name  # before the minutes that large arrays take
+        for name, config in configs.items():
+            try:
+                check_network(options.network, config)
+            except SourceError as error:
+                raise SourceError(f"{name}: {error}") from None
         if options.photograph is not None:
             load_photograph(options.photograph)
         folder = writable_folder(options.folder)

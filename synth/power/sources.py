@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from sw.network.spatial import Layer, Logits
 from sw.perf.shapes import Shapes
 from sw.schedule.choice import raw_passes
 
-__all__ = ["NETWORKS", "SHAPES", "RealLayer", "SourceError", "first_layer", "real_layers"]
+__all__ = ["NETWORKS", "SHAPES", "RealLayer", "SourceError", "check_network", "first_layer", "real_layers"]
 
 #: The network whose energy is put together, by shapes.
 SHAPES = Path(__file__).parents[2] / "sim" / "networks" / "shapes" / "resnet18.json"
@@ -107,16 +107,26 @@ def _fits(config: AcceleratorConfig, layer: CompressedLayer, method: str) -> boo
     )
 
 
-def _container(prefix: str, names: Sequence[str]) -> Callable[[AcceleratorConfig, Path], tuple[list[RealLayer], str]]:
+def _trained(prefix: str, config: AcceleratorConfig) -> tuple[Path, IntegerNetwork, list[str]]:
+    """The container of a network for an instance, and which of its layers the instance decodes."""
+    method = _method(config)
+    paths = {path.name.split("-")[1]: path for path in sorted(CONTAINERS.glob(f"{prefix}-*.msvq"))}
+    # Dense weights where there are any: an array of raw weights need not have zeros.
+    wanted = [method] if method != "int8" else ["vq", "ssvq", "mvq", "msvq"]
+    path = next((paths[each] for each in wanted if each in paths), None)
+    if path is None:
+        raise SourceError(f"{prefix} has no container of method {method}; there are {', '.join(paths) or 'none'}")
+    network = read_network(path)
+    names = [name for name in _TRAINED[prefix] if method == "int8" or _fits(config, network.layers[name], method)]
+    if not names:
+        masks = f" and masks of {config.N}:{config.M}" if config.features.mask else ""
+        raise SourceError(f"{path.name} has no layer with a codebook of {config.k} x {config.d}{masks}")
+    return path, network, names
+
+
+def _container(prefix: str) -> Callable[[AcceleratorConfig, Path], tuple[list[RealLayer], str]]:
     def make(config: AcceleratorConfig, photograph: Path) -> tuple[list[RealLayer], str]:
-        method = _method(config)
-        paths = {path.name.split("-")[1]: path for path in sorted(CONTAINERS.glob(f"{prefix}-*.msvq"))}
-        # Dense weights where there are any: an array of raw weights need not have zeros.
-        wanted = [method] if method != "int8" else ["vq", "ssvq", "mvq", "msvq"]
-        path = next((paths[each] for each in wanted if each in paths), None)
-        if path is None:
-            raise SourceError(f"{prefix} has no container of method {method}; there are {', '.join(paths) or 'none'}")
-        network = read_network(path)
+        path, network, names = _trained(prefix, config)
         with Image.open(photograph) as picture:
             side = min(picture.size)
             left, top = (picture.width - side) // 2, (picture.height - side) // 2
@@ -124,29 +134,38 @@ def _container(prefix: str, names: Sequence[str]) -> Callable[[AcceleratorConfig
             pixels = np.asarray(square.resize((32, 32), Image.Resampling.BICUBIC))
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
         images = network.quantise(normalise(image))
-        found = []
-        for name in names:
-            layer = network.layers[name]
-            if method != "int8" and not _fits(config, layer, method):
-                continue
-            found.append(RealLayer(_narrow(layer, config.weight_bits), _input_of(network, name, images)))
-        if not found:
-            masks = f" and masks of {config.N}:{config.M}" if config.features.mask else ""
-            raise SourceError(f"{path.name} has no layer with a codebook of {config.k} x {config.d}{masks}")
+        found = [
+            RealLayer(_narrow(network.layers[name], config.weight_bits), _input_of(network, name, images))
+            for name in names
+        ]
         return found, f"{path.name}, trained on CIFAR-10"
 
     return make
 
 
-_RESNET18 = ("layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1", "layer4.1.conv1")
-_RESNET20 = ("layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1", "layer3.2.conv2")
+#: Layers of the networks of which there are trained containers.
+_TRAINED = {
+    "resnet18": ("layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1", "layer4.1.conv1"),
+    "resnet20": ("layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1", "layer3.2.conv2"),
+}
 
 #: Networks by name.
 NETWORKS: Mapping[str, Callable[[AcceleratorConfig, Path], tuple[list[RealLayer], str]]] = {
     "efficientnet-lite0": _efficientnet,
-    "resnet18": _container("resnet18", _RESNET18),
-    "resnet20": _container("resnet20", _RESNET20),
+    **{name: _container(name) for name in _TRAINED},
 }
+
+
+def check_network(network: str, config: AcceleratorConfig) -> None:
+    """Check that a network of which there are trained containers has a layer for an instance, in little time.
+
+    Raises
+    ------
+    SourceError
+        It has none (:func:`real_layers`).
+    """
+    if network in _TRAINED:
+        _trained(network, config)
 
 
 def first_layer(config: AcceleratorConfig, photograph: Path) -> RealLayer:

@@ -295,6 +295,8 @@ def test_without_the_network_there_is_no_first_layer(built, measured) -> None:
     --wire long -> unknown wire load 'long'; the library has none
     --lib none.lib -> none.lib: cannot read the Liberty file
     --network vgg -> invalid choice: 'vgg'
+    --network resnet18 --preset ews-16 --preset ews-ssvq-16 -> ews-ssvq-16: resnet18 has no container of method ssvq
+    --network resnet20 --preset 'ews-cms-16 k=16' -> ews-cms-16 k=16: resnet20-mvq-4-16.msvq has no layer with a
     --photograph none.jpg -> No such file or directory: 'none.jpg'
     """
 )
