@@ -61,7 +61,13 @@ def test_figures_in_sentences() -> None:
     half = PRESETS["ews-cms-64 N=8"]
     network, array = cms["network"], power.total(ews, "array", True) / power.total(cms, "array", True)
     saved = (ews["network"]["weights"] - network["weights"]) * 1000 / network["macs"]
+    inner = [entry["network"]["inner"] for entry in (ews, cms)]
+    memories = [scope["memories"]["model_per_mac"] for scope in inner]
+    sums = [scope["array_per_mac"] + memories[1] for scope in inner]
+    own = power.ratio("ews-cms-64", "macro", inner=True)
     for sentence in (
+        f"memories cost it {memories[0]:.0f} fJ and EWS-CMS {memories[1]:.0f}. With {memories[1]:.0f} for both,"
+        f" the ratio there would be {sums[0] / sums[1]:.2f} instead of {own:.2f}.",
         f"at 8 of 16 takes {half['per_mac']:.0f} fJ in the array, where 4 of 16 takes {cms['per_mac']:.0f};",
         f"without these two layers, have [{array:.2f} times](#figures)",
         f"so that {saved:.1f} bytes a 1,000 multiply-accumulates that EWS-CMS saves count for nothing",
