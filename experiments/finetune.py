@@ -287,9 +287,8 @@ def run(
     model = build(network, weights)
     check_network(model.to(device), data, device)
     unquantised = accuracy(model, test, device=device)
-    model.cpu()
     sample = next(images_of(train, device, batch=CALIBRATION))[0]
-    layers = compress(model, case, config.seed, sample, device, progress)
+    layers = compress(model.cpu(), case, config.seed, sample, device, progress)
     original = build(network, weights)
     if case.permute:
         permute_network(original, case.recipe.d, images=sample.cpu(), seed=config.seed)
