@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.config import AcceleratorConfig, preset
+from hw.config import AcceleratorConfig, ConfigError, preset
 from sw.compress.methods import Recipe
 from sw.compress.training.settings import Freezing, TrainConfig
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hw.generate import Generated
+    from sw.compress.methods import LayerSource
     from sw.compress.network import LayerReport
     from sw.compress.training.batches import Loss, Metric
     from sw.compress.training.data import ImageData
@@ -88,7 +89,10 @@ def compress(
     """
     from sw.compress.network import compress_network, module_sources, state_dict_sources
 
+    if not isinstance(network, Mapping):
+        _check_module(network)
     sources = state_dict_sources(network) if isinstance(network, Mapping) else module_sources(network)
+    _check_rules(recipe, sources)
     return Compressed(*compress_network(sources, recipe, threads=threads, device=device, progress=progress))
 
 
@@ -101,28 +105,40 @@ def _copied(network: nn.Module) -> nn.Module:
     import copy
 
     import torch
+
+    _check_module(network)
+    computed = [value for module in network.modules() for value in vars(module).values() if torch.is_tensor(value)]
+    values = {id(value): value.detach().clone() for value in computed if not value.is_leaf}
+    return copy.deepcopy(network, values).eval()
+
+
+def _check_module(network: object) -> None:
     from torch import nn
 
     from sw.compress.methods import CompressError
 
     if not isinstance(network, nn.Module):
         raise CompressError(f"network must be a torch.nn.Module, not {type(network).__name__}")
-    computed = [value for module in network.modules() for value in vars(module).values() if torch.is_tensor(value)]
-    values = {id(value): value.detach().clone() for value in computed if not value.is_leaf}
-    return copy.deepcopy(network, values).eval()
+
+
+def _check_rules(recipe: Rules, sources: Sequence[LayerSource], modules: Iterable[str] = ()) -> None:
+    from sw.compress.methods import CompressError, check_rules
+
+    if isinstance(recipe, Recipe):
+        return
+    pairs = list(recipe) if isinstance(recipe, Sequence) and not isinstance(recipe, str) else [recipe]
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[1], Recipe) for pair in pairs):
+        raise CompressError(f"recipe must be a Recipe, or pairs of a pattern and a Recipe, not {recipe!r}")
+    check_rules(recipe, sources, modules)
 
 
 def _rules(network: nn.Module, recipe: Rules) -> Sequence[tuple[str, Recipe]]:
-    from sw.compress.methods import CompressError
-
-    if not isinstance(recipe, Recipe):
-        pairs = list(recipe) if isinstance(recipe, Sequence) and not isinstance(recipe, str) else [recipe]
-        if not all(isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[1], Recipe) for pair in pairs):
-            raise CompressError(f"recipe must be a Recipe, or pairs of a pattern and a Recipe, not {recipe!r}")
     from sw.compress.network import module_sources
     from sw.compress.training.default_rules import method_rules
 
-    return method_rules(module_sources(network, geometry=False), recipe) if isinstance(recipe, Recipe) else recipe
+    sources = module_sources(network, geometry=False)
+    _check_rules(recipe, sources, dict(network.named_modules()))
+    return method_rules(sources, recipe) if isinstance(recipe, Recipe) else recipe
 
 
 def calibrate(
@@ -308,6 +324,10 @@ def decompress(source: str | os.PathLike[str] | Sequence[CompressedLayer]) -> di
         from sw.format import read_container
 
         return _decoded(read_container(source).layers)
+    from sw.network import Network
+
+    if isinstance(source, Network):
+        return _decoded(list(source.layers.values()))
     return _decoded(source)
 
 
@@ -344,14 +364,19 @@ def compile(
     from sw.compiler.steps import compile_steps
     from sw.network import Network, NetworkError, read_network
 
+    if not isinstance(network, str | os.PathLike | Network):
+        advice = "write it (its write(path)), and give the path"
+        raise NetworkError(f"network must be a container's path or a Network, not {type(network).__name__}: {advice}")
     given = network if isinstance(network, Network) else read_network(network)
     instance = preset(config) if isinstance(config, str) else config
+    if not isinstance(instance, AcceleratorConfig):
+        raise ConfigError(f"config must be an AcceleratorConfig or a preset's name, not {config!r}")
     if given.in_steps:
         return compile_steps(given, instance)
-    shape = image or given.image_shape
+    shape = given.image_shape if image is None else tuple(image)
     if shape is None:
         raise NetworkError("image must be given: the network does not say its size")
-    return compile_network(given, shape, instance)
+    return compile_network(given, (shape[0], shape[1], shape[2]), instance)
 
 
 def run(
@@ -376,7 +401,11 @@ def run(
     from sw.run import RunError, quantise_input
 
     loaded = load(program) if isinstance(program, str | os.PathLike) else program
-    values = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
+    if hasattr(images, "detach"):
+        given = images.detach().cpu()
+        # NumPy has no bfloat16.
+        images = given.float() if given.is_floating_point() else given
+    values = np.asarray(images)
     if isinstance(loaded, SteppedProgram):
         integers = quantise_input(loaded.input, values)
         found = loaded.results(
@@ -389,6 +418,9 @@ def run(
         raise RunError("a program is needed, as msvq.compile makes it of a network")
     if len(loaded.inputs) != 1:
         raise RunError(f"the program must have one input for this, not {len(loaded.inputs)}: sw.executor.run_program")
+    shape = loaded.inputs[0].shape
+    if values.ndim != 4 or values.shape[1:] != tuple(shape) or not len(values):
+        raise RunError(f"images must be [n, {', '.join(map(str, shape))}], not {list(values.shape)}")
     integers = quantise_input(loaded.inputs[0], values)
     results = [run_program(loaded, [image]) for image in integers]
     return {tensor.name: np.stack([result[tensor.name] for result in results]) for tensor in loaded.outputs}

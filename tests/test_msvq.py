@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +88,47 @@ def test_weights_come_back(tmp_path: Path) -> None:
         assert float((own - torch.from_numpy(value)).abs().max()) < 0.01 * float(own.abs().max())
     same = msvq.compress(model.state_dict(), msvq.Recipe("int8"), progress=False).state_dict()
     assert all(np.array_equal(same[key], value) for key, value in weights.items())
+
+
+def test_numbers_of_torch_and_lists_are_images(container: Path) -> None:
+    program = msvq.compile(container, "ews-cms-tiny", [1, 5, 7])  # type: ignore[arg-type]
+    images = IMAGES[:1].bfloat16()
+    (logits,) = msvq.run(program, images).values()
+    (same,) = msvq.run(program, images.float()).values()
+    assert np.array_equal(logits, same)
+    weights, integers = msvq.decompress(container), msvq.load(container)
+    assert isinstance(integers, Network)
+    assert all(np.array_equal(value, weights[key]) for key, value in msvq.decompress(integers).items())
+    for wrong in (IMAGES[0], IMAGES[:0], IMAGES.repeat(1, 3, 1, 1), None):
+        with pytest.raises(ValueError, match=r"images must be \[n, 1, 5, 7\], not \["):
+            msvq.run(program, wrong)  # type: ignore[arg-type]
+
+
+RULE = ("0", msvq.Recipe("vq", 4, 8, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "call", [msvq.compress, lambda *given, **more: msvq.calibrate(given[0], IMAGES, *given[1:], **more)]
+)
+def test_a_rule_for_no_layer_is_refused(call: Any) -> None:
+    """What it was meant for would stay at 8 bit."""
+    for recipe, message in [
+        ([RULE, ("haed", RULE[1])], "rule 'haed' must match a layer; layers are 0, 4"),
+        ("msvq", "recipe must be a Recipe, or pairs of a pattern and a Recipe, not 'msvq'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call(network(), recipe, progress=False)
+    call(network(), [("0*", RULE[1]), ("4_call2", RULE[1]), ("*", RULE[1])], progress=False)
+
+
+def test_what_cannot_be_compiled_or_compressed_is_said(container: Path) -> None:
+    with pytest.raises(ValueError, match=r"network must be a container's path or a Network, not Compressed: write it"):
+        msvq.compile(msvq.compress(network(), progress=False))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"config must be an AcceleratorConfig or a preset's name, not 3"):
+        msvq.compile(container, 3)  # type: ignore[arg-type]
+    for wrong in (None, "net.pt"):
+        with pytest.raises(ValueError, match=f"network must be a torch.nn.Module, not {type(wrong).__name__}"):
+            msvq.compress(wrong)  # type: ignore[arg-type]
 
 
 def test_a_file_of_another_kind_is_named(container: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sw.command_line import Parser, check_folders, run_command
 from sw.compress.commands.options import bits_of_options, refuse_bits
 from sw.compress.kmeans import INITS
-from sw.compress.methods import MASKED, RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe
+from sw.compress.methods import MASKED, RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, check_rules
 from sw.compress.pruning import parse_nm
 from sw.format.output import staged
 
@@ -120,6 +120,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.rules is not None:
         recipe = read_rules(options.rules)
     sources = model_sources(options.model) if options.model else checkpoint_sources(options.checkpoint)
+    if not isinstance(recipe, Recipe):
+        check_rules(recipe, sources)
     report: dict[str, Any] = {
         "source": options.model or Path(options.checkpoint).name,
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},

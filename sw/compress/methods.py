@@ -6,7 +6,8 @@ One core serves the four: group, prune if the method has masks, take magnitudes 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -278,6 +279,34 @@ def check_keep(keep: Sequence[str], sources: Sequence[LayerSource]) -> None:
     for pattern in keep:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise CompressError(f"keep must match a layer, not {pattern!r}; layers are {', '.join(names)[:200]}")
+
+
+def check_rules(
+    rules: Sequence[tuple[str, Recipe]], sources: Sequence[LayerSource], modules: Iterable[str] = ()
+) -> None:
+    """Refuse a rule for no layer, such as a misspelt one: what it was meant for would stay at 8 bit without a word.
+
+    Parameters
+    ----------
+    rules
+        As for :func:`recipe_for`.
+    sources
+        The network's layers.
+    modules
+        Names that may become layers, too, such as those of transposed convolutions.
+
+    Raises
+    ------
+    CompressError
+        It names the pattern, and the layers.
+    """
+    names = [source.name for source in sources]
+    known = [*names, *modules]
+    for pattern, _ in rules:
+        # The second call of a layer is a layer of its own.
+        called = re.sub(r"_call\d+$", "", pattern)
+        if not any(fnmatchcase(name, called) for name in known):
+            raise CompressError(f"rule {pattern!r} must match a layer; layers are {', '.join(names)[:200]}")
 
 
 def compress_layer(source: LayerSource, recipe: Recipe, *, threads: int | None = None) -> CompressedLayer:

@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
         done = calibrate_network(
             model,
             data,
-            rules_of(options, module_sources(model), options.seed),
+            rules_of(options, module_sources(model), options.seed, modules=dict(model.named_modules())),
             device=options.device,
             layers_alone=options.layers_alone,
             progress=not options.quiet,

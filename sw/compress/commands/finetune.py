@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, get_type_hints
 
 from sw.command_line import DefaultsFormatter, Parser, check_folders, run_command
 from sw.compress.commands.options import NETWORK, add_data_options, add_recipe_options, load_split, rules_of
-from sw.compress.methods import CompressError, LayerSource
+from sw.compress.methods import CompressError
 from sw.compress.training.settings import SCHEMES, SPLITS, VALUES, Freezing, TrainConfig
 from sw.format.output import staged
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sw.compress.training.finetune import Finetuned, Finetuning
 
 __all__ = ["main"]
@@ -103,10 +105,12 @@ def _descriptions(described: type) -> dict[str, str]:
     return found
 
 
-def _job(options: argparse.Namespace, sources: Sequence[LayerSource], images: int, first: bool) -> Finetuning:
+def _job(options: argparse.Namespace, model: nn.Module, images: int, first: bool) -> Finetuning:
+    from sw.compress.network import module_sources
     from sw.compress.training.finetune import Finetuning
 
-    rules = rules_of(options, sources, options.seed, say=print if first else lambda _: None)
+    sources, modules = module_sources(model, geometry=False), dict(model.named_modules())
+    rules = rules_of(options, sources, options.seed, modules=modules, say=print if first else lambda _: None)
     given = {
         field.name: vars(options)[field.name] for field in dataclasses.fields(TrainConfig) if field.name in options
     }
@@ -131,7 +135,6 @@ def _run(options: argparse.Namespace) -> int:
 
     import torch
 
-    from sw.compress.network import module_sources
     from sw.compress.sources import load_model
     from sw.compress.training.finetune import distributed, finetune
 
@@ -152,7 +155,7 @@ def _run(options: argparse.Namespace) -> int:
         torch.manual_seed(options.seed)
         model = load_model(options.network, options.weights)
         train, test = (load_split(options, model, split) for split in SPLITS)
-        job = _job(options, module_sources(model, geometry=False), len(train), first)
+        job = _job(options, model, len(train), first)
         with ExitStack() as files:
             # Before the work, which takes long; none takes its place unless all are complete.
             names = ("output", "json", "rest") if first else ()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sw.compress.methods import RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, check_keep
+from sw.compress.methods import RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, check_keep, check_rules
 from sw.compress.pruning import parse_nm
 from sw.compress.training.settings import INTERPOLATIONS
 
@@ -76,15 +76,25 @@ def bits_of_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def rules_of(
-    options: argparse.Namespace, sources: Sequence[LayerSource], seed: int = 0, *, say: Callable[[str], object] = print
+    options: argparse.Namespace,
+    sources: Sequence[LayerSource],
+    seed: int = 0,
+    *,
+    modules: Iterable[str] = (),
+    say: Callable[[str], object] = print,
 ) -> list[tuple[str, Recipe]]:
-    """The rules that :func:`add_recipe_options`' options give a network; ``say`` gets what was chosen, and why."""
+    """The rules that :func:`add_recipe_options`' options give a network; ``say`` gets what was chosen, and why.
+
+    ``modules`` are names that a rule may have beside those of ``sources`` (:func:`sw.compress.methods.check_rules`).
+    """
     from sw.compress.rules import read_rules
     from sw.compress.training.default_rules import default_rules, method_rules
 
     if options.rules:
         refuse_bits(options, "--rules")
-        return read_rules(options.rules)
+        rules = read_rules(options.rules)
+        check_rules(rules, sources, modules)
+        return rules
     k, d, n, m = DEFAULTS.get(options.method, (1, 1, 0, 0))
     if options.nm is not None:
         n, m = parse_nm(options.nm)

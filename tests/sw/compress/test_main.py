@@ -95,6 +95,15 @@ def test_rules_of_a_file(checkpoint: str, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "o.json").read_text())["recipe"] is None
 
 
+@pytest.mark.parametrize("command", ["compress", "check"])
+def test_rules_for_no_layer_are_refused(command: str, checkpoint: str, tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "rules.json").write_text(json.dumps({"rules": [{"pattern": "cnov*", "recipe": {"method": "int8"}}]}))
+    check = ["check", "torch.nn:Flatten", "--shape", "1", "2", "3"]
+    given = ["--checkpoint", checkpoint] if command == "compress" else check
+    message = refused(main, [*given, "--rules", str(tmp_path / "rules.json")])
+    assert "rule 'cnov*' must match a layer; layers are" in message
+
+
 def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weight = np.random.default_rng(0).standard_normal((128, 256, 1, 1)).astype(np.float32)
     np.savez(tmp_path / "net.npz", **{"conv.weight": weight})
