@@ -109,7 +109,8 @@ class Weights:
             self.digits = digit_count(config, low, high)
             if config.features.sign and config.weight_bits == 8 and convolution.weights.min() < -127:
                 raise CompileError(
-                    f"layer {convolution.name!r}: raw weights on {config.variant} must be in -127..127, not -128"
+                    f"layer {convolution.name!r}: raw weights on {config.variant} must be in -127..127, not -128:"
+                    " take a variant without split signs, or another method for the layer"
                 )
             if sparse and not self._one_pass():
                 self.passes = -(-config.M // config.N)

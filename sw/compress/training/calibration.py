@@ -173,9 +173,10 @@ def _recalibrate(
 
 
 def _error(results: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Relative squared error of all results together."""
-    wrong = sum(float((one - other).square().sum()) for one, other in zip(results, expected, strict=True))
-    return wrong / max(sum(float(other.square().sum()) for other in expected), 1e-30)
+    """Relative squared error of all results together; in float64, where no square of a float32 overflows."""
+    pairs = [(one.double(), other.double()) for one, other in zip(results, expected, strict=True)]
+    wrong = sum(float((one - other).square().sum()) for one, other in pairs)
+    return wrong / max(sum(float(other.square().sum()) for _, other in pairs), 1e-200)
 
 
 @torch.no_grad()

@@ -111,6 +111,18 @@ def test_calibration_takes_a_tensor_and_keeps_the_better_statistics() -> None:
         calibrate_network(network(), torch.zeros(1, 1, 6, 10, dtype=torch.uint8), RULES, progress=False)
 
 
+@pytest.mark.parametrize("factor", [1e19, 1e-19])
+def test_the_error_of_large_and_small_results_is_relative(factor: float) -> None:
+    """Their squares are no float32."""
+    model = network()
+    with torch.no_grad():
+        model[-1].weight.mul_(factor)
+        model[-1].bias.mul_(factor)
+    images = torch.randn(20, 1, 6, 10, generator=torch.Generator().manual_seed(1))
+    found = calibrate_network(model, images, RULES, progress=False).report["error"]
+    assert found == pytest.approx(calibrate_network(network(), images, RULES, progress=False).report["error"], rel=0.1)
+
+
 def test_accuracies_by_hand() -> None:
     scores = np.array([[3, 3, 1, 0, 0, 0], [0, 5, 6, 7, 8, 9], [9, 0, 0, 0, 0, 1]], np.int32)
     report = evaluate_classes([(scores[:2], np.array([1, 0])), (scores[2:], np.array([0]))])
