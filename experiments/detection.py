@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiments.fastestdet import SIDE, FastestDet, average_precision, boxes_of, load_state
-from experiments.pictures import picture_files, random_grids, recoloured
+from experiments.pictures import load_small, mixed, picture_files, random_grids, recoloured
 from experiments.vision_runs import Results, Task, as_results
 from sw.compress.methods import CompressError
 
@@ -84,6 +84,14 @@ def load_more(directory: Path, limit: int | None = None) -> NDArray[np.uint8]:
     return np.stack(pixels)
 
 
+def side_by_side(pictures: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Sixteen random ones to each of so many square images, of the images' size: uint8 ``[count, 3, 352, 352]``."""
+    chosen = torch.randint(len(pictures), (16 * count,), generator=generator).to(pictures.device)
+    rows = pictures[chosen].unflatten(0, (count, 4, 4)).permute(0, 3, 1, 4, 2, 5)
+    whole = rows.flatten(4, 5).flatten(2, 3).float()
+    return functional.interpolate(whole, (SIDE, SIDE), mode="bilinear", align_corners=False).round().to(torch.uint8)
+
+
 def _scaled(pixels: Tensor) -> Tensor:
     return pixels.float() / 255
 
@@ -131,10 +139,21 @@ def load(options: argparse.Namespace) -> Task:
     if not held.any():
         raise CompressError(f"data must have at least {HELD_OUT} training images, not {len(pixels)}")
     train = pixels[~held]
+    if not 0 <= options.mix <= 1:
+        raise CompressError(f"--mix must be a share in 0..1, not {options.mix:g}")
+    if not (32 <= options.side <= SIDE and options.side % 32 == 0):
+        raise CompressError(f"--side must be a multiple of 32 in 32..{SIDE}, not {options.side}")
+    if options.batch < 3:
+        raise CompressError(f"--batch must be at least 3, not {options.batch}")
     sets = [train]
     if options.more is not None:
         sets.append(torch.from_numpy(load_more(options.more, options.images)).to(options.device))
-    counts = [min(_BATCH // len(sets), len(own)) for own in sets]
+    small = None
+    if options.small is not None:
+        pictures = load_small(options.small)[: options.images, :, :, ::-1].transpose(0, 3, 1, 2)
+        small = torch.from_numpy(np.ascontiguousarray(pictures)).to(options.device)
+    parts_of_batch = len(sets) + (small is not None)
+    counts = [min(options.batch // parts_of_batch, len(own)) for own in sets]
     chosen_truth = [own for own, out in zip(parts["train2017"][1], held.tolist(), strict=True) if out]
 
     def views(generator: torch.Generator) -> Tensor:
@@ -142,10 +161,15 @@ def load(options: argparse.Namespace) -> Task:
             own[torch.randperm(len(own), generator=generator)[:count].to(own.device)]
             for own, count in zip(sets, counts, strict=True)
         ]
+        if small is not None:
+            parts.append(side_by_side(small, options.batch - sum(counts), generator))
         batch = _scaled(torch.cat(parts))
         grid = random_grids(len(batch), generator, (SIDE, SIDE), batch.device)
+        if options.side < SIDE:
+            top, left = torch.randint(SIDE - options.side + 1, (2,), generator=generator).tolist()
+            grid = grid[:, top : top + options.side, left : left + options.side]
         crops = functional.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
-        return recoloured(crops, generator).clamp(0, 1)
+        return mixed(recoloured(crops, generator).clamp(0, 1), generator, options.mix)
 
     @torch.no_grad()
     def choose(results: Callable[[Tensor], Results]) -> dict[str, float]:
@@ -162,4 +186,6 @@ def load(options: argparse.Namespace) -> Task:
         loss=_loss,
         choose=choose,
         score=lambda results: scores(results, test, parts["val2017"][1]),
+        settings={name: getattr(options, name) for name in ("batch", "side", "mix")}
+        | {name: getattr(options, name) is not None for name in ("more", "small")},
     )

@@ -183,7 +183,7 @@ def cases() -> list[Case]:
             "2 bits",
             (("VQ", "vq", 4, ""), ("SSVQ", "ssvq", 8, ""), ("MSVQ", "msvq", 16, "8:16"), ("MVQ", "mvq", 16, "8:16")),
         ),
-        ("3 bits", (("VQ", "vq", 4, ""), ("SSVQ", "ssvq", 4, ""))),
+        ("3 bits", (("VQ", "vq", 4, ""), ("SSVQ", "ssvq", 4, ""), ("MSVQ", "msvq", 8, "6:8"))),
     ):
         for name, method, d, nm in kinds:
             n, m = map(int, nm.split(":")) if nm else (0, 0)

@@ -10,6 +10,7 @@ study that is stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,13 @@ class Study:
     rates: Sequence[float]
     #: Train with batch norms that take their statistics from the batch, and average them over the sample afterwards.
     statistics: bool = False
+    #: What the squared errors of the compressed layers' normalised outputs weigh beside the loss: their mean over
+    #: layers, each a share of its variance.
+    features: float = 0.0
+    #: Bits go to the layers where the loss is most by them (:mod:`experiments.vision_bits`); else all have the same.
+    allocate: bool = False
+    #: Rows of the weights have one energy before they are compressed, where a batch norm takes their factors.
+    level: bool = False
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run the command. Returns the exit status: 2 for bad input, with one line on standard error."""
@@ -92,6 +100,14 @@ def _parser(study: Study) -> argparse.ArgumentParser:
     rates = study.rates
     parser.add_argument("--rates", type=float, nargs="+", default=rates, metavar="LR", help="to try (%(default)s)")
     parser.add_argument("--part", default="0/1", metavar="I/N", help="of the cases, those of one process of several")
+    parser.add_argument(
+        "--features", type=float, default=study.features, help="weight of the errors of layers' outputs (%(default)s)"
+    )
+    for name, text in (("allocate", "bits by what each layer's loss is"), ("level", "rows of weights of one energy")):
+        parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=getattr(study, name), help=text)
+    parser.add_argument(
+        "--together", type=int, default=1, metavar="N", help="runs at a time, on a GPU in one CUDA graph (%(default)s)"
+    )
     add_machine_options(parser)
     parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")
     parser.add_argument(
@@ -109,6 +125,10 @@ def _run(study: Study, options: argparse.Namespace) -> int:
         raise CompressError(f"--part must be I/N with I in 0..N-1, not {options.part!r}")
     if options.steps < 1:
         raise CompressError(f"--steps must be at least 1, not {options.steps}")
+    if options.together < 1:
+        raise CompressError(f"--together must be at least 1, not {options.together}")
+    if not 0 <= options.features < math.inf:
+        raise CompressError(f"--features must be a finite number of at least 0, not {options.features:g}")
     from experiments.protocol import SEEDS, TRY_SEEDS
 
     options.seeds = options.seeds or SEEDS

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from torch import Tensor, fx, nn
 
 from experiments.case import Case
 from experiments.common import OTHER_RUNS, machine, read_run, spread, write_report
-from experiments.distillation import Replayed, relative_groups
+from experiments.distillation import relative_groups
 from experiments.finetune import rules_for
 from experiments.protocol import TRY_SEEDS, bytes_apart
 from experiments.vision import TRIED, Study
+from experiments.vision_bits import level_rows, measured_recipes
 from sw.compress.methods import CompressError, LayerSource, Recipe, misfit
 from sw.compress.network import module_sources
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
@@ -32,7 +35,7 @@ from sw.compress.training.operations import compared_layers
 from sw.format.output import staged
 from sw.format.strict_json import json_text
 
-__all__ = ["Task", "as_results", "learn", "report", "run_all", "save_half"]
+__all__ = ["Lesson", "Task", "as_results", "learn", "learn_together", "report", "run_all", "save_half"]
 
 #: Images that set the scales of activations; those of a batch that recalibrates batch norm.
 CALIBRATION, RECALIBRATION = 32, 16
@@ -57,6 +60,8 @@ class Task:
     #: (``choice`` is what counts, the larger the better), and on test images.
     choose: Callable[[Callable[[Tensor], Results]], dict[str, float]]
     score: Callable[[Callable[[Tensor], Results]], dict[str, float]]
+    #: Of the views, for the runs' files.
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def as_results(values: Any) -> Results:
@@ -64,93 +69,196 @@ def as_results(values: Any) -> Results:
     return tuple(values) if isinstance(values, tuple | list) else (values,)
 
 
-def learn(
-    student: nn.Module,
-    views: Views,
-    loss: Callable[[nn.Module, Tensor], Tensor],
+@dataclass(frozen=True)
+class Lesson:
+    """A network that is trained, beside others or alone."""
+
+    #: On the device.
+    student: nn.Module
+    #: A batch of one shape.
+    views: Views
+    #: Of the network for a batch.
+    loss: Callable[[nn.Module, Tensor], Tensor]
+    #: Relative to the size of each parameter.
+    lr: float
+    #: Of the views.
+    seed: int
+
+
+class _Together:
+    """Steps of several optimisers; on a GPU replayed as one CUDA graph, in which none waits for another.
+
+    Small networks leave most of a GPU idle, one kernel after the other.
+    """
+
+    usual_steps = 3
+
+    def __init__(self, works: Sequence[Callable[[Tensor], None]], capture: bool) -> None:
+        self.works, self.done = works, 0
+        self.streams = [torch.cuda.Stream() for _ in works] if capture else []  # type: ignore[no-untyped-call]
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batches: Sequence[Tensor]) -> None:
+        if not self.streams:
+            for work, batch in zip(self.works, batches, strict=True):
+                work(batch)
+            return
+        if self.done < self.usual_steps:
+            self._all(batches)
+        else:
+            if self.graph is None:
+                self.given = [batch.clone() for batch in batches]
+                self.graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(self.graph):
+                    self._all(self.given)
+            for given, batch in zip(self.given, batches, strict=True):
+                given.copy_(batch)
+            self.graph.replay()
+        self.done += 1
+
+    def _all(self, batches: Sequence[Tensor]) -> None:
+        current = torch.cuda.current_stream()
+        for stream, work, batch in zip(self.streams, self.works, batches, strict=True):
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                work(batch)
+        for stream in self.streams:
+            current.wait_stream(stream)
+
+
+class _Optimised:
+    """A lesson's optimiser, AdamW, and the sum of its losses."""
+
+    def __init__(self, lesson: Lesson, decay: float, device: str) -> None:
+        self.lesson, self.cuda = lesson, device.startswith("cuda")
+        self.generator = torch.Generator().manual_seed(lesson.seed)
+        self.groups = relative_groups(lesson.student, lesson.lr)
+        if self.cuda:
+            # A captured step reads the rates from the device.
+            for group in self.groups:
+                group["lr"] = torch.tensor(group["lr"], device=device)
+        self.optimiser = torch.optim.AdamW(
+            self.groups, lesson.lr, weight_decay=decay, fused=self.cuda, capturable=self.cuda
+        )
+        self.running, self.losses = torch.zeros((), device=device), list[float]()
+
+    def work(self, batch: Tensor) -> None:
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.cuda):
+            found = self.lesson.loss(self.lesson.student, batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        found.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.running.add_(found.detach())
+
+    def set_rates(self, share: float) -> None:
+        for group in self.groups:
+            rate = float(group["peak"] * share)
+            if self.cuda:
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def close_losses(self, count: int, step: int) -> None:
+        self.losses.append(float(self.running) / count)
+        self.running.zero_()
+        if not np.isfinite(self.losses[-1]):
+            raise CompressError(f"the loss must be finite, not {self.losses[-1]} in step {step}: try a lower rate")
+
+
+def learn(student: nn.Module, views: Views, loss: Callable[[nn.Module, Tensor], Tensor], **how: Any) -> list[float]:
+    """:func:`learn_together` of one network: ``lr`` and ``seed`` are its own."""
+    return learn_together([Lesson(student, views, loss, how.pop("lr"), how.pop("seed"))], **how)[0]
+
+
+def learn_together(
+    lessons: Sequence[Lesson],
     *,
     steps: int,
-    lr: float,
     device: str,
-    seed: int,
     decay: float = 0.0,
     statistics: bool = False,
     capture: bool = True,
-) -> list[float]:
-    """Train a network in place: AdamW, a cosine of rates after a tenth of warming up.
+) -> list[list[float]]:
+    """Train networks in place, each as it is alone: AdamW, a cosine of rates after a tenth of warming up.
 
     Parameters
     ----------
-    student
-        On ``device``.
-    views
-        A batch of one shape.
-    loss
-        Of the network for a batch.
-    steps, lr, decay
-        ``lr`` is relative to the size of each parameter.
+    lessons
+        The networks, with what is their own.
+    steps, decay
+        Of each of them.
     statistics
         Train in training mode, so that batch norms take their statistics from the batch.
-    device, seed, capture
-        Where; of the views; on a GPU, replay steps as a CUDA graph.
+    device, capture
+        Where; on a GPU, replay a step of all of them as one CUDA graph.
 
     Returns
     -------
     list
-        The mean loss of each hundred steps, or of all if there are fewer.
+        Of each network the mean loss of each hundred steps, or of all if there are fewer.
 
     Raises
     ------
     CompressError
-        The loss is NaN or infinite.
+        A loss is NaN or infinite.
     """
-    generator = torch.Generator().manual_seed(seed)
-    cuda = device.startswith("cuda")
-    groups = relative_groups(student, lr)
-    if cuda:
-        # A captured step reads the rates from the device.
-        for group in groups:
-            group["lr"] = torch.tensor(group["lr"], device=device)
-    optimiser = torch.optim.AdamW(groups, lr, weight_decay=decay, fused=cuda, capturable=cuda)
-    running, losses = torch.zeros((), device=device), []
-    student.train(statistics)
-
-    def work(batch: Tensor) -> None:
-        with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
-            found = loss(student, batch)
-        optimiser.zero_grad(set_to_none=True)
-        found.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        running.add_(found.detach())
-
-    advance, warm, every = Replayed(work, cuda and capture), max(1, steps // 10), min(100, steps)
+    all_of_them = [_Optimised(lesson, decay, device) for lesson in lessons]
+    for lesson in lessons:
+        lesson.student.train(statistics)
+    advance = _Together([own.work for own in all_of_them], device.startswith("cuda") and capture)
+    warm, every = max(1, steps // 10), min(100, steps)
     for step in range(steps):
         share = min((step + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(step - warm, 0) / max(steps - warm, 1))))
-        for group in groups:
-            rate = float(group["peak"] * share)
-            if cuda:
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
-        advance(views(generator))
+        for own in all_of_them:
+            own.set_rates(share)
+        advance([own.lesson.views(own.generator) for own in all_of_them])
         if step % every == every - 1:
-            losses.append(float(running) / every)
-            running.zero_()
-            if not np.isfinite(losses[-1]):
-                raise CompressError(f"the loss must be finite, not {losses[-1]} in step {step}: try a lower rate")
-    student.eval()
-    return losses
+            for own in all_of_them:
+                own.close_losses(every, step)
+    for lesson in lessons:
+        lesson.student.eval()
+    return [own.losses for own in all_of_them]
 
 
-def _distilling(task: Task, teacher: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
-    """The loss against the float network."""
+@contextlib.contextmanager
+def _distilling(
+    task: Task, student: nn.Module | None = None, names: Sequence[str] = (), weight: float = 0.0
+) -> Iterator[Callable[[nn.Module, Tensor], Tensor]]:
+    """The loss against the float network; of the student's batch norms of these names, errors of their outputs too."""
+    teacher = task.model
+    pairs: tuple[list[Tensor], list[Tensor]] = [], []
+    handles = [
+        network.get_submodule(name).register_forward_hook(_keeping(values))
+        for network, values in zip((teacher, student), pairs, strict=True)
+        if network is not None
+        for name in names
+    ]
 
     def loss(student: nn.Module, batch: Tensor) -> Tensor:
+        for values in pairs:
+            values.clear()
         with torch.no_grad():
             wanted = tuple(each.float() for each in as_results(teacher(batch)))
-        return task.loss(tuple(each.float() for each in as_results(student(batch))), wanted)
+        found = task.loss(tuple(each.float() for each in as_results(student(batch))), wanted)
+        for own, other in zip(*pairs, strict=True):
+            own = own.float()
+            found = found + weight / len(names) * (other.float() - own).square().mean() / own.var()
+        return found
 
-    return loss
+    try:
+        yield loss
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _keeping(values: list[Tensor]) -> Callable[[nn.Module, object, Tensor], None]:
+    """A hook that keeps results, in the order of calls."""
+
+    def keep(module: nn.Module, given: object, result: Tensor) -> None:
+        values.append(result)
+
+    return keep
 
 
 def _coded(study: Study, model: nn.Module) -> list[LayerSource]:
@@ -178,16 +286,54 @@ def _write(path: Path, value: dict[str, Any]) -> None:
         Path(temporary).write_text(json_text(value))
 
 
+def _float_graph(task: Task, study: Study, level: bool) -> fx.GraphModule:
+    """A copy of the float network in operations that have an integer form, on the CPU."""
+    graph = integer_graph(copy.deepcopy(task.model).cpu(), task.sample[:2].cpu())
+    if level:
+        level_rows(graph, [source.name for source in _coded(study, graph)])
+    return graph
+
+
+def _allocated(task: Task, study: Study, case: Case, options: argparse.Namespace) -> dict[str, Recipe]:
+    """Recipes of a case's layers by what each one alone adds to the loss: measured once, for all its runs."""
+    path = options.runs / f"bits-{_stem(case, TRY_SEEDS[0])}.json"
+    settings = {"images": options.images, "level": options.level}
+    if not path.exists():
+        graph = _float_graph(task, study, options.level).to(options.device).eval()
+        with _distilling(task) as loss:
+            found = measured_recipes(
+                graph,
+                _coded(study, graph),
+                case,
+                loss,
+                task.sample,
+                seed=TRY_SEEDS[0],
+                threads=options.threads,
+                report=lambda line: print(f"{case.name} {line}", flush=True),
+            )
+        _write(path, settings | {"recipes": {name: dataclasses.asdict(recipe) for name, recipe in found.items()}})
+    return {name: Recipe(**fields) for name, fields in read_run(path, settings, {}, OTHER_RUNS)["recipes"].items()}
+
+
 def _converted(
     task: Task, study: Study, case: Case | None, seed: int, options: argparse.Namespace
 ) -> tuple[fx.GraphModule, set[str]]:
     """The float network's graph with its layers compressed, calibrated, and their names; without a case, at 8 bit."""
     images = task.sample[:CALIBRATION]
-    graph = integer_graph(copy.deepcopy(task.model).cpu(), images[:2].cpu())
+    graph = _float_graph(task, study, case is not None and options.level)
     sources = _coded(study, graph)
+    if case is None:
+        rules = []
+    elif options.allocate:
+        rules = [
+            (name, dataclasses.replace(recipe, seed=seed))
+            for name, recipe in _allocated(task, study, case, options).items()
+        ]
+    else:
+        rules = rules_for(sources, case, seed)
     convert(
         graph,
-        [] if case is None else rules_for(sources, case, seed),
+        rules,
         moving=case is not None and case.moving,
         device=options.device,
         threads=options.threads,
@@ -209,56 +355,114 @@ def _container(graph: fx.GraphModule, images: Tensor, path: Path) -> Callable[[T
     return lambda values: tuple(integer_results(network, values))
 
 
-def _compress(
-    study: Study,
-    task: Task,
-    case: Case,
-    seed: int,
-    lr: float,
-    steps: int,
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    """One run, from the float network to the container's integers; the integers of final runs alone."""
+@dataclass
+class _Run:
+    """A run of a study, while it is made."""
+
+    case: Case
+    seed: int
+    lr: float
+    graph: fx.GraphModule
+    names: set[str]
+    report: dict[str, Any]
+
+
+def _figures(task: Task, run: _Run) -> dict[str, float]:
+    """Of the network as it is trained: on held-out images for runs that try rates."""
+    figures = task.choose if run.seed in TRY_SEEDS else task.score
+    return figures(lambda values: as_results(run.graph(values)))
+
+
+def _begun(study: Study, task: Task, case: Case, seed: int, lr: float, steps: int, options: argparse.Namespace) -> _Run:
+    """A run before training."""
     begin = time.perf_counter()
-    tried = seed in TRY_SEEDS
     graph, names = _converted(task, study, case, seed, options)
     recalibrate_batch_norm(graph, task.sample.split(RECALIBRATION))
     report: dict[str, Any] = {"case": case.name, "seed": seed, "lr": lr, "steps": steps, "mean_bits": case.mean_bits}
-    report |= _part(options)
+    report |= _settings(task, options)
+    report["recipes"] = dict(_recipes_of(graph, names)) if options.allocate else None
     report["clustering_seconds"] = time.perf_counter() - begin
-    figures = task.choose if tried else task.score
-    report["before"] = figures(lambda values: as_results(graph(values)))
-    report["losses"] = learn(
-        graph,
-        task.views,
-        _distilling(task, task.model),
-        steps=steps,
-        lr=lr,
-        device=options.device,
-        seed=seed,
-        statistics=study.statistics,
-        capture=not options.eager,
-    )
+    run = _Run(case, seed, lr, graph, names, report)
+    report["before"] = _figures(task, run)
+    return run
+
+
+def _ended(study: Study, task: Task, run: _Run, options: argparse.Namespace) -> dict[str, Any]:
+    """The report of a trained run, and its container; the integers of final runs alone."""
+    graph, names, report = run.graph, run.names, run.report
     if study.statistics:
         recalibrate_batch_norm(graph, task.sample.split(RECALIBRATION))
-    report["trained"] = figures(lambda values: as_results(graph(values)))
-    report["training_seconds"] = time.perf_counter() - begin - report["clustering_seconds"]
-    if not tried:
-        path = options.runs / f"{_stem(case, seed)}.msvq"
-        report["integers"] = task.score(_container(graph, task.sample, path))
-        layers = compressed_layers(graph)
-        report["ratio_ideal"] = ideal_ratio(sum_bits(layer_bits(layer) for layer in layers if layer.name in names))
-        every, coded = (
-            sum(int(np.prod(layer.shape)) for layer in layers if kept or layer.name in names) for kept in (True, False)
+    report["trained"] = _figures(task, run)
+    if run.seed in TRY_SEEDS:
+        return report
+    path = options.runs / f"{_stem(run.case, run.seed)}.msvq"
+    report["integers"] = task.score(_container(graph, task.sample, path))
+    layers = compressed_layers(graph)
+    report["ratio_ideal"] = ideal_ratio(sum_bits(layer_bits(layer) for layer in layers if layer.name in names))
+    every, coded = (
+        sum(int(np.prod(layer.shape)) for layer in layers if kept or layer.name in names) for kept in (True, False)
+    )
+    size = path.stat().st_size
+    return report | {"bytes": size, "ratio_whole_file": 4 * every / size, "weights": every, "coded_weights": coded}
+
+
+def _compress(
+    study: Study,
+    task: Task,
+    wanted: Sequence[tuple[Case, int, float]],
+    steps: int,
+    options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Runs of cases, seeds and rates, from the float network to the container's integers, trained side by side."""
+    begin = time.perf_counter()
+    runs = [_begun(study, task, case, seed, lr, steps, options) for case, seed, lr in wanted]
+    start = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        lessons = []
+        for run in runs:
+            norms = _norms(run.graph, run.names) if options.features else ()
+            loss = stack.enter_context(_distilling(task, run.graph, norms, options.features))
+            lessons.append(Lesson(run.graph, task.views, loss, run.lr, run.seed))
+        losses = learn_together(
+            lessons, steps=steps, device=options.device, statistics=study.statistics, capture=not options.eager
         )
-        size = path.stat().st_size
-        report |= {"bytes": size, "ratio_whole_file": 4 * every / size, "weights": every, "coded_weights": coded}
-    report |= {"machine": machine(options.device), "seconds": time.perf_counter() - begin}
-    return report
+    trained = time.perf_counter()
+    found = []
+    for run, own in zip(runs, losses, strict=True):
+        run.report["losses"] = own
+        found.append(_ended(study, task, run, options))
+    # Of runs side by side, each one's share.
+    seconds = (time.perf_counter() - begin) / len(runs)
+    common = {"training_seconds": (trained - start) / len(runs), "together": len(runs), "seconds": seconds}
+    return [report | common | {"machine": machine(options.device)} for report in found]
+
+
+def _norms(graph: fx.GraphModule, names: set[str]) -> list[str]:
+    """Names of the batch norms right behind these layers."""
+    nodes = [node for node in graph.graph.nodes if node.op == "call_module" and str(node.target) in names]
+    behind = [str(user.target) for node in nodes for user in node.users if user.op == "call_module"]
+    return [name for name in behind if isinstance(graph.get_submodule(name), nn.BatchNorm2d)]
+
+
+def _recipes_of(graph: fx.GraphModule, names: set[str]) -> Iterator[tuple[str, list[Any]]]:
+    """Of each layer its method, N, M, codeword length, codewords, and a codeword's bits."""
+    for layer in compressed_layers(graph):
+        if layer.name in names:
+            yield layer.name, [layer.method, layer.n, layer.m, layer.d, layer.k, layer.codeword_bits]
 
 
 def _stem(case: Case, seed: int) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in case.name) + f"-{seed}"
+
+
+#: What settings were in runs' files that do not say them.
+_BEFORE = {"features": 0.0, "level": False, "allocate": False, "views": {}}
+
+
+def _settings(task: Task, options: argparse.Namespace) -> dict[str, Any]:
+    """What a run's file says of how it was made, beside its case, rate and steps."""
+    own = {name: getattr(options, name) for name in ("features", "level", "allocate")}
+    return own | {"views": dict(task.settings)} | _part(options)
 
 
 def _part(options: argparse.Namespace) -> dict[str, int]:
@@ -288,25 +492,33 @@ def run_all(study: Study, options: argparse.Namespace) -> None:
         )
     cases = [case for i, case in enumerate(study.cases) if i % count == number]
 
-    def one(case: Case, seed: int, lr: float, steps: int, path: Path) -> dict[str, Any]:
-        if not path.exists():
-            report = _compress(study, task, case, seed, lr, steps, options)
-            _write(path, report)
-            print(f"{study.name} {case.name} seed {seed} rate {lr:g}: {report['trained']}", flush=True)
-        return read_run(path, wanted | {"lr": lr, "steps": steps}, {}, OTHER_RUNS)
+    def path_of(case: Case, seed: int, lr: float) -> Path:
+        tried = seed in TRY_SEEDS
+        folder: Path = options.runs
+        return folder / (f"try-{_stem(case, seed)}-{lr:g}.json" if tried else f"{_stem(case, seed)}.json")
 
-    best = {}
-    for case in cases:
-        few = max(1, round(TRIED * options.steps))
-        tries = [
-            one(case, seed, lr, few, options.runs / f"try-{_stem(case, seed)}-{lr:g}.json")
-            for lr in options.rates
-            for seed in TRY_SEEDS
+    settings = wanted | _settings(task, options)
+
+    def made(wanted: Sequence[tuple[Case, int, float]], steps: int) -> list[dict[str, Any]]:
+        missing = [each for each in wanted if not path_of(*each).exists()]
+        for first in range(0, len(missing), options.together):
+            some = missing[first : first + options.together]
+            for (case, seed, lr), report in zip(some, _compress(study, task, some, steps, options), strict=True):
+                _write(path_of(case, seed, lr), report)
+                print(f"{study.name} {case.name} seed {seed} rate {lr:g}: {report['trained']}", flush=True)
+        return [
+            read_run(path_of(*each), settings | {"lr": each[2], "steps": steps}, _BEFORE, OTHER_RUNS) for each in wanted
         ]
-        best[case.name] = max(tries, key=lambda found: found["trained"]["choice"])["lr"]
-    for seed in options.seeds:
-        for case in cases:
-            one(case, seed, best[case.name], options.steps, options.runs / f"{_stem(case, seed)}.json")
+
+    few = max(1, round(TRIED * options.steps))
+    tries = made([(case, seed, lr) for case in cases for lr in options.rates for seed in TRY_SEEDS], few)
+    best = {
+        case.name: max(
+            (found for found in tries if found["case"] == case.name), key=lambda found: found["trained"]["choice"]
+        )["lr"]
+        for case in cases
+    }
+    made([(case, seed, best[case.name]) for seed in options.seeds for case in cases], options.steps)
 
 
 def report(study: Study, options: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import json
 import tarfile
@@ -17,11 +18,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments import camvid, detect, detection, segmentation, vision_runs
+from experiments import camvid, detect, detection, segmentation, vision_bits, vision_runs
 from experiments.fastestdet import FastestDet, average_precision, boxes_of, load_state, overlaps, plan, suppress
 from experiments.vision import Study, cases_of
 from experiments.vision_runs import Task, as_results, learn
 from sw.compress.methods import CompressError
+from sw.compress.training.graph import integer_graph
 from sw.compress.training.integer import read_network
 from tests.refusals import refusals
 
@@ -215,7 +217,9 @@ def test_other_pictures_are_half_of_a_batch(tmp_path: Path) -> None:
     more.mkdir()
     for number in range(12):
         Image.fromarray(blue[:, :, ::-1]).save(more / f"{number}.png")
-    given = argparse.Namespace(data=coco, weights=weights, more=more, images=None, device="cpu")
+    given = argparse.Namespace(
+        data=coco, weights=weights, more=more, small=None, mix=0.0, batch=32, side=352, images=None, device="cpu"
+    )
     views = detection.load(given).views(torch.Generator().manual_seed(0))
     # Eight of COCO's ten images are trained with; blue ones have their first channel alone, red ones the last.
     assert views.shape == (8 + 12, 3, 352, 352)
@@ -224,6 +228,16 @@ def test_other_pictures_are_half_of_a_batch(tmp_path: Path) -> None:
     assert (means[8:, 0] < means[8:, 2]).all()
     given.more = None
     assert len(detection.load(given).views(torch.Generator().manual_seed(0))) == 8
+    # Small green ones, sixteen to a view, make up the batch; of its views a part is taken.
+    green = np.zeros((20, 64, 64, 3), dtype=np.uint8)
+    green[..., 1] = 255
+    labels = np.arange(20) % 4
+    given.small, given.side, given.batch = tmp_path / "small.npz", 64, 15
+    names = [f"{part}_{name}" for part in ("train", "test") for name in ("images", "labels")]
+    np.savez(given.small, **dict(zip(names, [green, labels] * 2, strict=True)))
+    views = detection.load(given).views(torch.Generator().manual_seed(0))
+    assert views.shape == (7 + 8, 3, 64, 64)
+    assert (views[7:].mean((2, 3))[:, 1] > views[7:].mean((2, 3))[:, 0]).all()
     with pytest.raises(CompressError, match="more must be a directory of pictures, not"):
         detection.load_more(tmp_path / "none")
 
@@ -373,15 +387,17 @@ def test_a_study_goes_the_whole_way_and_on_from_its_files(
     assert "of a run with steps 1, not 2: remove it, or name another directory by --runs" in capsys.readouterr().err
     assert run_small(study, tmp_path, "--images", "4") == 2
     assert "float.json is of a run with images None, not 4: remove it" in capsys.readouterr().err
+    assert run_small(study, tmp_path, "--features", "1") == 2
+    assert "of a run with features 0.0, not 1.0: remove it" in capsys.readouterr().err
 
 
 def test_statistics_of_the_batch_are_replaced_by_those_of_the_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, bool]] = []
-    begin, average = vision_runs.learn, vision_runs.recalibrate_batch_norm
+    begin, average = vision_runs.learn_together, vision_runs.recalibrate_batch_norm
 
-    def learned(*given: object, **options: object) -> list[float]:
+    def learned(*given: object, **options: object) -> list[list[float]]:
         seen.append(("learn", bool(options["statistics"])))
         return begin(*given, **options)  # type: ignore[arg-type]
 
@@ -389,7 +405,7 @@ def test_statistics_of_the_batch_are_replaced_by_those_of_the_sample(
         seen.append(("average", graph.training))
         average(graph, batches)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(vision_runs, "learn", learned)
+    monkeypatch.setattr(vision_runs, "learn_together", learned)
     monkeypatch.setattr(vision_runs, "recalibrate_batch_norm", averaged)
     where = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path), "--device", "cpu", "--threads", "1"]
     assert small_study(1, statistics=True).main([*where, "--rates", "1e-3", "--seeds", "0"]) == 0
@@ -403,6 +419,9 @@ def test_statistics_of_the_batch_are_replaced_by_those_of_the_sample(
     --part 2/2 -> --part must be I/N with I in 0..N-1, not '2/2'
     --part half -> --part must be I/N with I in 0..N-1, not 'half'
     --steps 0 -> --steps must be at least 1, not 0
+    --together 0 -> --together must be at least 1, not 0
+    --features -1 -> --features must be a finite number of at least 0, not -1
+    --features nan -> --features must be a finite number of at least 0, not nan
     --seeds 100 -> --seeds must not have 100
     --report-only -> there is no run to report
     """
@@ -428,3 +447,78 @@ def test_learning_brings_the_loss_down_and_refuses_nan() -> None:
     assert found[1] < found[0] / 5
     with pytest.raises(CompressError, match="the loss must be finite, not nan in step 99: try a lower rate"):
         learn(model, lambda generator: images * float("nan"), loss, lr=1e-3, **given)  # type: ignore[arg-type]
+
+
+def test_measured_bits_fill_the_same_sum_and_are_kept_for_all_runs(
+    full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_study(4 if full else 2, statistics=True)
+    options = ["--allocate", "--level", "--features", "0.1", "--together", "3"]
+    assert run_small(study, tmp_path, *options) == 0
+    report = json.loads((tmp_path / "small.json").read_text())
+    for run in report["runs"]:
+        bits = json.loads((tmp_path / "runs" / f"bits-{run['case'].replace(' ', '-')}-100.json").read_text())["recipes"]
+        fields = ("method", "n", "m", "d", "k", "codeword_bits")
+        assert bits.keys() == {"middle.0"}
+        chosen = [bits["middle.0"][name] for name in fields]
+        assert run["recipes"]["middle.0"][0] == chosen[0] != "int8"
+        assert run["recipes"]["middle.0"][3:] == chosen[3:]
+        assert 32 / run["ratio_ideal"] <= 3.2
+        assert run["integers"]["near"] == pytest.approx(run["trained"]["near"], abs=0.2)
+        assert run["together"] in (1, 2, 3)
+        assert run["features"] == 0.1
+    monkeypatch.setattr(vision_runs, "_compress", lambda *given: pytest.fail("a run was made anew"))
+    assert run_small(study, tmp_path, *options) == 0
+    assert run_small(study, tmp_path, "--allocate", "--level") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("side", 40, "--side must be a multiple of 32 in 32..352, not 40"),
+        ("side", 384, "--side must be a multiple of 32 in 32..352, not 384"),
+        ("batch", 2, "--batch must be at least 3, not 2"),
+        ("mix", 1.5, r"--mix must be a share in 0\.\.1, not 1\.5"),
+    ],
+)
+def test_settings_of_views_are_checked(name: str, value: float, message: str, tmp_path: Path) -> None:
+    black = np.zeros((30, 40, 3), dtype=np.uint8)
+    files = {f"{part}/{n}.webp": picture(black, "WEBP") for part in ("train2017", "val2017") for n in range(5)}
+    files |= {file.replace("webp", "txt"): b"1 0.5 0.5 1 1\n" for file in files}
+    given = {"data": archive(tmp_path / "coco.tar", files), "weights": tmp_path / "weights.pth", "more": None}
+    torch.save(state_of(0), given["weights"])
+    given |= {"small": None, "images": None, "device": "cpu", "side": 352, "batch": 32, "mix": 0.0, name: value}
+    with pytest.raises(CompressError, match=message):
+        detection.load(argparse.Namespace(**given))
+
+
+def test_level_rows_are_the_same_function() -> None:
+    torch.manual_seed(1)
+    model = Small().eval()
+    norm = model.middle[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.running_var.uniform_(0.01, 2)  # type: ignore[union-attr]
+    model.middle[0].weight.data *= torch.rand(64, 1, 1, 1) + 0.01  # type: ignore[operator]
+    images = torch.randn(4, 3, 8, 8)
+    graph = integer_graph(copy.deepcopy(model), images)
+    vision_bits.level_rows(graph, ["middle.0"])
+    with torch.no_grad():
+        for found, wanted in zip(graph(images), model(images), strict=True):
+            assert float((found - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
+    rows = graph.get_submodule("middle.0").weight.detach().flatten(1).square().mean(1)  # type: ignore[union-attr,operator]
+    assert float(rows.std() / rows.mean()) < 1e-5
+
+
+def test_networks_side_by_side_learn_what_each_does_alone() -> None:
+    images = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def lesson(seed: int, lr: float) -> vision_runs.Lesson:
+        torch.manual_seed(seed)
+        views = lambda generator: images + torch.rand(4, 3, 4, 4, generator=generator)  # noqa: E731
+        return vision_runs.Lesson(nn.Conv2d(3, 1, 1), views, lambda net, batch: net(batch).square().mean(), lr, seed)
+
+    pairs = [(0, 1e-2), (1, 1e-1)]
+    together = vision_runs.learn_together([lesson(*pair) for pair in pairs], steps=20, device="cpu")
+    alone = [vision_runs.learn_together([lesson(*pair)], steps=20, device="cpu")[0] for pair in pairs]
+    assert together == alone
+    assert together[0] != together[1]

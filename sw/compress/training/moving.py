@@ -24,6 +24,8 @@ __all__ = ["MovingDecoder"]
 
 # Scores of one chunk: on a GPU few launches, on a CPU little memory.
 _GPU_SCORES, _CPU_SCORES = 1 << 26, 1 << 22
+# Pairs of weights of a subvector that a GPU compares at once: launches for each weight take longer than small layers.
+_PAIRS = 1 << 22
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -46,11 +48,20 @@ def _largest(magnitudes: Tensor, n: int) -> Tensor:
     """Mask of the n largest of each row ``[rows, m]``; of equal ones the first. Sorting short rows takes longer."""
     m = magnitudes.shape[1]
     number = torch.arange(m, device=magnitudes.device)
+    if magnitudes.is_cuda and magnitudes.numel() * m <= _PAIRS:
+        return _largest_of_pairs(magnitudes, n)
     rank = torch.zeros(magnitudes.shape, dtype=torch.int8, device=magnitudes.device)
     for other in range(m):
         column = magnitudes[:, other, None]
         rank += (column > magnitudes) | ((column == magnitudes) & (other < number))
     return rank < n
+
+
+def _largest_of_pairs(magnitudes: Tensor, n: int) -> Tensor:
+    """As :func:`_largest`, of all pairs of a row at once."""
+    number = torch.arange(magnitudes.shape[1], device=magnitudes.device)
+    column, row = magnitudes[:, :, None], magnitudes[:, None, :]
+    return ((column > row) | ((column == row) & (number[:, None] < number))).sum(1) < n
 
 
 class MovingDecoder(CodewordDecoder):

@@ -14,7 +14,7 @@ from sw.compress.methods import CompressError, LayerSource, Recipe, compress_lay
 from sw.compress.training.data import ImageData
 from sw.compress.training.loop import TrainConfig, fit
 from sw.compress.training.modules import MovingDecoder, compressed_layers, convert, decoded_layers
-from sw.compress.training.moving import _largest
+from sw.compress.training.moving import _largest, _largest_of_pairs
 from sw.compress.training.sparse import DECAY, nm_keep
 from sw.format.layer import CompressedLayer
 
@@ -72,6 +72,7 @@ def test_the_largest_are_kept() -> None:
     rows = weight.abs().reshape(4, 8, 40).permute(0, 2, 1).reshape(-1, 8)
     expected = nm_keep(weight, 3, 8).reshape(4, 8, 40).permute(0, 2, 1).reshape(-1, 8)
     assert torch.equal(_largest(rows, 3), expected)
+    assert torch.equal(_largest_of_pairs(rows, 3), expected)
 
 
 def test_gradients_go_straight_through() -> None:

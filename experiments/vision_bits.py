@@ -1,0 +1,155 @@
+"""Of a study's network (:mod:`experiments.vision`), which layer gets how many bits: where the loss is most by them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from experiments.allocation import cheapest
+from experiments.case import Case
+from experiments.reconstruction import norms_of
+from sw.compress.methods import LayerSource, Recipe, compress_layer, misfit, recipe_bits
+
+__all__ = ["level_rows", "measured_recipes"]
+
+#: Codeword lengths, each with its N:M of methods that prune, and the bits of an index.
+LENGTHS: Mapping[str, Sequence[tuple[int, Sequence[tuple[int, int]], Sequence[int]]]] = {
+    "vq": ((8, ((0, 0),), range(3, 9)), (4, ((0, 0),), range(2, 8)), (2, ((0, 0),), range(2, 6))),
+    "ssvq": ((8, ((0, 0),), range(0, 7)), (4, ((0, 0),), range(0, 6)), (2, ((0, 0),), range(1, 5))),
+    "mvq": (
+        (16, ((4, 16), (6, 16), (8, 16)), range(1, 8)),
+        (8, ((2, 8), (4, 8), (5, 8)), range(1, 7)),
+        (4, ((2, 4), (3, 4)), range(2, 6)),
+    ),
+    "msvq": (
+        (16, ((4, 16), (6, 16), (8, 16)), range(0, 6)),
+        (8, ((2, 8), (4, 8), (5, 8)), range(0, 5)),
+        (4, ((2, 4), (3, 4)), range(0, 4)),
+    ),
+}
+
+#: Bits of a codeword's weight that are tried: narrow ones leave small layers more codewords.
+CODEWORD_BITS = (8, 4)
+
+#: Bits a weight, beside 8, that layers get at least and at the most.
+LEAST, MOST = 0.6, 4.5
+
+#: Images that losses are measured on.
+IMAGES = 32
+
+
+@torch.no_grad()
+def level_rows(graph: fx.GraphModule, names: Sequence[str]) -> None:
+    """Give the rows of these layers' weights one energy, where a batch norm takes their factors: the same function.
+
+    A codeword stands for weights of several output channels, which then are of one size.
+    """
+    norms = norms_of(graph)
+    for name in names:
+        layer, norm = graph.get_submodule(name), norms[name]
+        if norm is None:
+            continue
+        assert isinstance(layer.weight, Tensor)
+        size = layer.weight.flatten(1).square().mean(1).sqrt().clamp_min(1e-12)
+        size /= size.square().mean().sqrt()
+        layer.weight /= size.reshape(-1, 1, 1, 1)
+        if isinstance(layer.bias, Tensor):
+            layer.bias /= size
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean /= size
+        # The sum with epsilon is what is divided by.
+        norm.running_var.copy_((norm.running_var + norm.eps) / size.square() - norm.eps)
+
+
+def _menu(source: LayerSource, recipe: Recipe) -> list[Recipe]:
+    """What a layer may be, 8 bit among it."""
+    found = [Recipe("int8", seed=recipe.seed)]
+    weights = source.weight.size
+    for d, masks, widths in LENGTHS[recipe.method]:
+        for (n, m), width, bits in ((mask, w, b) for mask in masks for w in widths for b in CODEWORD_BITS):
+            own = dataclasses.replace(recipe, d=d, n=n, m=m, k=1 << width, codeword_bits=bits)
+            if misfit(source, own) is None and LEAST <= recipe_bits(weights, own).per_weight <= MOST:
+                found.append(own)
+    return found
+
+
+@contextlib.contextmanager
+def _batch_statistics(graph: nn.Module) -> Iterator[None]:
+    """Batch norms take the statistics of the batch, and keep their own as they are."""
+    norms = [module for module in graph.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    graph.train()
+    try:
+        yield
+    finally:
+        graph.eval()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+@torch.no_grad()
+def measured_recipes(
+    graph: fx.GraphModule,
+    sources: Sequence[LayerSource],
+    case: Case,
+    loss: Callable[[nn.Module, Tensor], Tensor],
+    images: Tensor,
+    *,
+    seed: int,
+    threads: int,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, Recipe]:
+    """Of each layer the recipe, for the smallest sum of what each one alone adds to the loss, within the case's bits.
+
+    Parameters
+    ----------
+    graph
+        In floating point, on the images' device, in evaluation mode.
+    sources
+        The layers that are compressed.
+    case
+        Its method, and ``mean_bits`` of all of ``sources`` together, codebooks included.
+    loss
+        Of a network for a batch.
+    images
+        Normalised training images.
+    seed, threads, report
+        Of the clusterings, and told a line about each layer.
+    """
+    assert case.mean_bits is not None
+    room = int(case.mean_bits * sum(source.weight.size for source in sources))
+    choices: dict[str, list[tuple[int, float]]] = {}
+    menus: dict[str, list[Recipe]] = {}
+    images = images[:IMAGES]
+    with _batch_statistics(graph):
+        whole = float(loss(graph, images))
+        for source in sources:
+            weight = graph.get_submodule(source.name).weight
+            assert isinstance(weight, Tensor)
+            original = weight.detach().clone()
+            menus[source.name] = _menu(source, dataclasses.replace(case.recipe, seed=seed))
+            choices[source.name] = []
+            for own in menus[source.name]:
+                values = compress_layer(source, own, threads=threads).float_weights().astype(np.float32)
+                weight.copy_(torch.from_numpy(values))
+                added = max(0.0, float(loss(graph, images)) - whole)
+                bits = 8 * source.weight.size if own.method == "int8" else recipe_bits(source.weight.size, own).total
+                choices[source.name].append((bits, added))
+            weight.copy_(original)
+    found = cheapest(choices, room)
+    for source in sources:
+        number = found[source.name]
+        own, (bits, added) = menus[source.name][number], choices[source.name][number]
+        report(
+            f"{source.name} {bits / source.weight.size:.2f} bits a weight: {own.method} {own.n}:{own.m} d={own.d}"
+            f" k={own.k} of {own.codeword_bits} bits, loss {added:.3f}"
+        )
+    return {name: menus[name][number] for name, number in found.items()}
