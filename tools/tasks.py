@@ -35,6 +35,7 @@ PICTURES = ("camvid", "detect")
 TABLES = (
     *STUDIES,
     *TAUGHT,
+    "distil-dinov2-s-one-seed",
     "rates-distil-dinov2-s",
     "rates-distil-resnet18-64",
     "rates-distil-mobilenetv2-64",
@@ -81,7 +82,7 @@ def answers_part() -> Iterator[str]:
 def taught_part() -> Iterator[str]:
     """The same of networks that learn from the dense one."""
     yield from _VERDICTS
-    for study, found, size, name in _sizes(TAUGHT, ("", "26x ", "30x ")):
+    for study, found, size, name in _sizes(TAUGHT, ("", "16x ", "26x ", "30x ")):
         best = {method: _best(study, found, size, method) for pair in TAUGHT_QUESTIONS for method in pair}
         for this, that in TAUGHT_QUESTIONS:
             ahead, other = best[this], best[that]
@@ -162,6 +163,34 @@ def tries_part() -> Iterator[str]:
         )
 
 
+def detect_tries_part() -> Iterator[str]:
+    """What was tried on the images held out, in detection: SSVQ and MSVQ side by side."""
+
+    headings = ("bits", "rows of one energy", "outputs", "small pictures", "mixed", "rate", "steps")
+    methods = ("SSVQ", "MSVQ")
+    yield row(*headings, *(f"{method}, {figure}" for method in methods for figure in ("divergence", "AP50")))
+    yield "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|"
+    found: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
+    for run in json.loads((RESULTS / "tries-detect.json").read_text())["runs"]:
+        setting = (
+            "measured" if run["allocate"] else "equal",
+            "yes" if run["level"] else "no",
+            f"{run['features']:g}",
+            "a third" if run["views"]["small"] else "none",
+            f"{run['views']['mix']:g}",
+            f"{run['lr']:g}",
+            f"{run['steps']:,}",
+        )
+        found.setdefault(setting, {})[run["case"].split()[1]] = run["trained"]
+    for setting, scores in found.items():
+        figures = (
+            f"{scores[method][name]:.1f}" if method in scores else ""
+            for method in methods
+            for name in ("divergence", "ap50")
+        )
+        yield row(*setting, *figures)
+
+
 def _case(found: dict[str, Case], size: str, name: str) -> Case | None:
 
     if name != "VQ":
@@ -178,7 +207,8 @@ def table_part(study: str) -> Iterator[str]:
 
 def _parts() -> dict[str, Part]:
     tables = {study: partial(table_part, study) for study in TABLES}
-    parts = {"answers": answers_part, "taught": taught_part, "fewshot": fewshot_part, "tries-fewshot": tries_part}
+    parts = {"answers": answers_part, "taught": taught_part, "fewshot": fewshot_part}
+    parts |= {"tries-fewshot": tries_part, "tries-detect": detect_tries_part}
     return {**parts, **tables}
 
 
