@@ -182,13 +182,13 @@ def detect_tries_part() -> Iterator[str]:
             f"{run['steps']:,}",
         )
         found.setdefault(setting, {})[run["case"].split()[1]] = run["trained"]
-    for setting, scores in found.items():
+    for chosen, scores in found.items():
         figures = (
             f"{scores[method][name]:.1f}" if method in scores else ""
             for method in methods
             for name in ("divergence", "ap50")
         )
-        yield row(*setting, *figures)
+        yield row(*chosen, *figures)
 
 
 def _case(found: dict[str, Case], size: str, name: str) -> Case | None:

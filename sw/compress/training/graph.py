@@ -163,12 +163,13 @@ def quantise_activations(model: nn.Module, images: Tensor | None = None) -> fx.G
     # The node that gave each value its scale.
     scales: dict[fx.Node, fx.Node] = {}
     count = 0
+    device = next(graph.parameters()).device
 
     def quantise(last: fx.Node) -> None:
         nonlocal count
         name = f"quantiser_{count}"
         count += 1
-        graph.add_submodule(name, ActivationQuantiser())
+        graph.add_submodule(name, ActivationQuantiser().to(device))
         with graph.graph.inserting_after(last):
             quantised = graph.graph.call_module(name, (last,))
         quantised.meta["place"] = place(last)
@@ -217,7 +218,7 @@ class _QuantisedInput(nn.Module):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.quantiser, self.layer = ActivationQuantiser(), layer
+        self.quantiser, self.layer = ActivationQuantiser().to(next(layer.parameters()).device), layer
 
     @property
     def weight(self) -> Tensor:

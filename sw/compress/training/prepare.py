@@ -155,8 +155,7 @@ def _layers_alone(
                 "the network computes something else once its layers are replaced, even with the same weights: leave"
                 " out hooks and code that look at the layers themselves"
             )
-    # The quantisers are new, and lie where modules begin: on the CPU.
-    quantise_inputs(model).to(device)
+    quantise_inputs(model)
     calibrate(model, images)
     return model
 

@@ -403,6 +403,14 @@ def test_a_layer_under_two_names_is_one_decoded_layer() -> None:
     assert isinstance(model[0], DecodedConv2d)
 
 
+def test_new_quantisers_lie_on_the_device_of_their_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(16, 16, 1), nn.LayerNorm(4))
+    convert(model, [("*", Recipe("lsq4"))], progress=False)
+    # Stands for a GPU: kernels refuse scales that are elsewhere.
+    quantise_inputs(model.to("meta"))
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
 def test_an_encoder_layer_quantises_its_inputs_in_evaluation_too() -> None:
     torch.manual_seed(0)
     model = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
