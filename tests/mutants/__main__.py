@@ -68,6 +68,9 @@ LARGER = ("tests/hw/test_core.py", "tests/hw/test_accelerator.py", "tests/sim/ac
 
 #: Tests of hardware that is not tested in the file of its own name.
 _ELSEWHERE = {
+    "hw/bus/axi.py": ("tests/hw/bus/test_axi.py", "tests/hw/bus/test_reader.py", "tests/hw/bus/test_writer.py"),
+    "hw/emission.py": ("tests/hw/test_rtlil.py",),
+    "hw/memory/ports.py": ("tests/hw/memory/test_l2.py", "tests/hw/memory/test_activation_reader.py"),
     "hw/array/tile.py": ("tests/hw/test_tile_row.py", "tests/hw/test_core.py"),
     "hw/boards/memory.py": ("tests/hw/boards/test_boards.py",),
     "hw/control/command.py": ("tests/hw/control/test_command.py", "tests/hw/test_core.py"),
@@ -87,6 +90,10 @@ _ELSEWHERE = {
         "tests/hw/postprocess/test_vector_functions.py",
     ),
 }
+#: Units, and the statements, signatures and layouts that they share; and what merges their modules.
+_HARDWARE = re.compile(r"^(from|import) amaranth", re.MULTILINE)
+_MERGING = "hw/rtlil.py"
+_COMMAND = "hw/generate.py"
 #: Rooms of software, whose tests are in the folder of the same name.
 _SOFTWARE = ("golden", "compiler", "format", "perf", "compress")
 #: Kernels of a GPU, which are drawn from where Triton is installed: elsewhere no test runs them.
@@ -104,9 +111,9 @@ class Block:
 
 def _blocks() -> Iterator[Block]:
     for path in sorted((ROOT / "hw").rglob("*.py")):
-        if "def elaborate" not in path.read_text():
-            continue
         file = str(path.relative_to(ROOT))
+        if file == _COMMAND or not (file == _MERGING or _HARDWARE.search(path.read_text())):
+            continue
         own = Path("tests") / Path(file).with_name(f"test_{path.name}")
         flat = Path("tests/hw") / f"test_{path.name}"
         tests = _ELSEWHERE.get(file) or tuple(str(found) for found in (own, flat) if (ROOT / found).exists())[:1]
@@ -122,13 +129,13 @@ def _blocks() -> Iterator[Block]:
 BLOCKS: dict[str, Block] = {block.name: block for block in _blocks()}
 
 
-def drawn(block: Block, count: int, seed: int) -> list[Mutant]:
+def drawn(block: Block, count: int, seed: int, root: Path | None = None) -> list[Mutant]:
     """So many changes of a block, or all where there are fewer.
 
     The same for the same sources and seed; a larger number has those of a smaller one, and a line that is edited
-    takes no other line's changes out.
+    takes no other line's changes out. ``root`` is the project, by default this one.
     """
-    sources = {file: (ROOT / file).read_text() for file in block.files}
+    sources = {file: ((root or ROOT) / file).read_text() for file in block.files}
     found = [mutant for file, source in sources.items() for mutant in mutants_of(file, source)]
     seen: Counter[str] = Counter()
     order = {}
@@ -157,13 +164,13 @@ def _reason(mutant: Mutant) -> str | None:
     return next((entry["reason"] for entry in equivalent() if place.items() <= entry.items()), None)
 
 
-def own_tests(block: Block, file: str | None = None) -> list[str]:
+def own_tests(block: Block, file: str | None = None, root: Path | None = None) -> list[str]:
     """A block's own test files; for a change of ``file`` its namesake comes first, then those that name its module."""
-    found = []
+    root, found = root or ROOT, []
     for name in block.tests:
-        path = ROOT / name
+        path = root / name
         paths = sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
-        found += [str(part.relative_to(ROOT)) for part in paths]
+        found += [str(part.relative_to(root)) for part in paths]
     if file is None:
         return found
     module = file.removesuffix(".py").replace("/", ".")
@@ -171,16 +178,16 @@ def own_tests(block: Block, file: str | None = None) -> list[str]:
     mention = re.compile(rf"{re.escape(module)}\b|from {re.escape(package)} import .*\b{stem}\b")
 
     def distance(name: str) -> int:
-        return 0 if Path(name).stem == f"test_{stem}" else 1 if mention.search((ROOT / name).read_text()) else 2
+        return 0 if Path(name).stem == f"test_{stem}" else 1 if mention.search((root / name).read_text()) else 2
 
     return sorted(found, key=distance)
 
 
-def _digest(*names: str) -> str:
+def _digest(root: Path, *names: str) -> str:
     """Of what files mean: documentation, comments and layout may change."""
     digest = hashlib.sha256()
     for name in names:
-        digest.update(f"{name} {_hash((ROOT / name).read_text())}\n".encode())
+        digest.update(f"{name} {_hash((root / name).read_text())}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -201,27 +208,27 @@ def _numbers(file: str, source: str) -> dict[Mutant, int]:
     return found
 
 
-def _identity(mutant: Mutant) -> dict[str, str | int]:
+def _identity(mutant: Mutant, root: Path) -> dict[str, str | int]:
     """What stays the same as long as the sources mean the same, whatever their layout."""
-    number = _numbers(mutant.file, (ROOT / mutant.file).read_text())[mutant]
-    return {"state": _digest(mutant.file), "function": mutant.function, "number": number}
+    number = _numbers(mutant.file, (root / mutant.file).read_text())[mutant]
+    return {"state": _digest(root, mutant.file), "function": mutant.function, "number": number}
 
 
 class _Copies:
-    """Copies of the project, one for each worker."""
+    """Copies of the project as it is now, one for each worker; ``sources`` is one that nothing changes."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self.free: queue.Queue[Path] = queue.Queue()
+        self.sources = folder / "sources"
+        for path in sorted(ROOT.iterdir()):
+            # Tests compare pages with what they are written from.
+            if (path / "__init__.py").exists() or path.name in ("tests", "docs"):
+                ignored = shutil.ignore_patterns("__pycache__", "build", "results")
+                shutil.copytree(path, self.sources / path.name, ignore=ignored)
+        for name in ("pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, self.sources / name)
         for number in range(count):
-            copy = folder / str(number)
-            for path in sorted(ROOT.iterdir()):
-                # Tests compare pages with what they are written from.
-                if (path / "__init__.py").exists() or path.name in ("tests", "docs"):
-                    ignored = shutil.ignore_patterns("__pycache__", "build", "results")
-                    shutil.copytree(path, copy / path.name, ignore=ignored)
-            for name in ("pyproject.toml", "constraints.txt"):
-                shutil.copy(ROOT / name, copy / name)
-            self.free.put(copy)
+            self.free.put(shutil.copytree(self.sources, folder / str(number)))
         # Packages may be in other folders; the project is the copy alone.
         elsewhere = [x for x in os.environ.get("PYTHONPATH", "").split(os.pathsep) if x and Path(x) != ROOT]
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(elsewhere)}
@@ -246,7 +253,7 @@ class _Copies:
             return "passed", None, time.perf_counter() - begin
         finally:
             if change is not None:
-                shutil.copy(ROOT / change[0], copy / change[0])
+                shutil.copy(self.sources / change[0], copy / change[0])
             self.free.put(copy)
 
     def _one(self, copy: Path, test: str, limit: float | None) -> str:
@@ -269,9 +276,9 @@ class _Copies:
 class _Tried:
     """What has been tried: a file with a line for each. What is newer counts."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, root: Path) -> None:
         self.entries: dict[tuple[str, ...], dict[str, Any]] = {}
-        self.path, self.lock = path, threading.Lock()
+        self.path, self.root, self.lock = path, root, threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         for line in path.read_text().splitlines() if path.exists() else []:
             # An interruption may have cut the last one.
@@ -286,7 +293,7 @@ class _Tried:
 
     def last(self, mutant: Mutant) -> dict[str, Any] | None:
         """What became of a change of the file as it is, whatever tests there were."""
-        return self.entries.get(self._key({**_place(mutant), **_identity(mutant)}))
+        return self.entries.get(self._key({**_place(mutant), **_identity(mutant, self.root)}))
 
     def find(self, mutant: Mutant, tests: str, larger: bool) -> dict[str, Any] | None:
         """What was found counts while its file is the same; what survived, while its tests are, or as equivalent."""
@@ -309,8 +316,8 @@ def try_mutants(
 ) -> dict[str, list[dict[str, Any]]]:
     """Try the drawn changes that have not been tried: by block, what became of each.
 
-    A test file that fails as it is, is left out, and this is printed; a block of which no test file is left is not in
-    what is returned.
+    All is as it was at the beginning: sources and tests may be edited meanwhile. A test file that fails as it is, is
+    left out, and this is printed; a block of which no test file is left is not in what is returned.
 
     Parameters
     ----------
@@ -323,19 +330,21 @@ def try_mutants(
     tried
         The file that keeps what was tried.
     """
-    known = _Tried(tried)
     found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(jobs) as pool:
         copies = _Copies(Path(name), jobs)
-        wanted = {block: drawn(block, count, seed) for block in blocks}
-        states = {block: _digest(*own_tests(block)) for block in blocks}
+        root = copies.sources
+        known = _Tried(tried, root)
+        wanted = {block: drawn(block, count, seed, root) for block in blocks}
+        tests = {block: own_tests(block, root=root) for block in blocks}
+        states = {block: _digest(root, *tests[block]) for block in blocks}
 
         def entry_of(block: Block, mutant: Mutant) -> dict[str, Any] | None:
             return known.find(mutant, states[block], larger)
 
         left = {block: [x for x in wanted[block] if entry_of(block, x) is None] for block in blocks}
         # Each test file as it is, once: those of the larger tests last.
-        files = [file for block in blocks if left[block] for file in own_tests(block)]
+        files = [file for block in blocks if left[block] for file in tests[block]]
         files += LARGER if larger and files else ()
         sound = {file: pool.submit(copies.run, [(file, None)], None) for file in dict.fromkeys(files)}
 
@@ -344,19 +353,20 @@ def try_mutants(
             return [(name, 3 * run[2] + SPARE_SECONDS) for name, run in runs if run[0] == "passed"]
 
         def one(block: Block, mutant: Mutant) -> None:
-            change = (mutant.file, mutant.applied((ROOT / mutant.file).read_text()))
-            if not limits(own_tests(block)):
+            change = (mutant.file, mutant.applied((root / mutant.file).read_text()))
+            if not limits(tests[block]):
                 return
             before = known.find(mutant, states[block], larger=False)
             entry = before or {
-                **_identity(mutant), "tests": states[block], "block": block.name, **_place(mutant), "line": mutant.line,
+                **_identity(mutant, root), "tests": states[block],
+                "block": block.name, **_place(mutant), "line": mutant.line,
             }  # fmt: skip
             if before is None:
-                verdict, by, seconds = copies.run(limits(own_tests(block, mutant.file)), change)
+                verdict, by, seconds = copies.run(limits(own_tests(block, mutant.file, root)), change)
                 entry |= {"own": verdict, "by": by, "seconds": round(seconds, 1)}
                 known.put(entry)
             if larger and entry["own"] == "passed" and _reason(mutant) is None:
-                verdict, by, _ = copies.run([x for x in limits(LARGER) if x[0] not in own_tests(block)], change)
+                verdict, by, _ = copies.run([x for x in limits(LARGER) if x[0] not in tests[block]], change)
                 known.put({**entry, "larger": verdict, "larger by": by})
 
         try:
@@ -364,7 +374,7 @@ def try_mutants(
             for block in blocks:
                 for run in runs[block]:
                     run.result()
-                report = _finished(block, [(x, entry_of(block, x)) for x in wanted[block]], sound)
+                report = _finished(block, [(x, entry_of(block, x)) for x in wanted[block]], tests[block], sound)
                 if report is not None:
                     found[block.name] = report
         except BaseException:
@@ -375,22 +385,24 @@ def try_mutants(
 
 def tried_before(blocks: Sequence[Block], count: int, seed: int, tried: Path) -> dict[str, list[dict[str, Any]]]:
     """What has been tried, and nothing else: of blocks all of whose changes were. As :func:`try_mutants`."""
-    known, found = _Tried(tried), {}
+    known, found = _Tried(tried, ROOT), {}
     for block in blocks:
         entries = [(mutant, known.last(mutant)) for mutant in drawn(block, count, seed)]
         untried = sum(entry is None for _, entry in entries)
         if untried:
             print(f"{block.name}: {untried} of {len(entries)} not tried", flush=True)
         else:
-            found[block.name] = _finished(block, entries, {}) or []
+            found[block.name] = _finished(block, entries, (), {}) or []
     return found
 
 
 def _finished(
-    block: Block, entries: Sequence[tuple[Mutant, dict[str, Any] | None]], sound: dict[str, Future[Any]]
+    block: Block,
+    entries: Sequence[tuple[Mutant, dict[str, Any] | None]],
+    names: Sequence[str],
+    sound: dict[str, Future[Any]],
 ) -> list[dict[str, Any]] | None:
     """Print what became of a block, and return it; None where its tests fail as they are."""
-    names = own_tests(block)
     bad = [name for name in names if name in sound and sound[name].result()[0] != "passed"]
     if bad:
         print(f"{block.name}: left out, as it fails with the sources as they are: {' '.join(bad)}", flush=True)
