@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hw.command_line import write_text
 from sw.command_line import exit_status
 from sw.compress.methods import CompressError
-from sw.format.strict_json import json_text
+from sw.format.picture import PictureError, read_picture
+from sw.format.strict_json import json_text, parse_json
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from sw.compress.training.data import ImageData
 
 ROOT = Path(__file__).parents[1]
@@ -176,15 +178,44 @@ def read_run(path: Path, wanted: Mapping[str, Any], defaults: Mapping[str, Any],
     CompressError
         It is of other settings, or damaged.
     """
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise CompressError(f"{path} is no run's file: {error}: remove it{advice}") from None
-    there = {**defaults, **found, **found.get("config", {})}
+    found = run_file(path, advice=advice)
+    config = found.get("config")
+    there = {**defaults, **found, **(config if isinstance(config, dict) else {})}
     for name, value in wanted.items():
         if there.get(name) != value:
             raise CompressError(f"{path} is of a run with {name} {there.get(name)}, not {value}: remove it{advice}")
     return found
+
+
+def run_file(path: Path, *names: str, advice: str = "") -> dict[str, Any]:
+    """The JSON of a run, whatever its settings are, with these names in it. ``advice``: :func:`read_run`.
+
+    Raises
+    ------
+    CompressError
+        It is another file, or damaged.
+    """
+    try:
+        found = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise CompressError(f"{path} is no run's file: {error}: remove it{advice}") from None
+    if not isinstance(found, dict) or any(name not in found for name in names):
+        raise CompressError(f"{path} is no run's file: it must have {', '.join(names) or 'names'}: remove it{advice}")
+    return found
+
+
+def picture(file: str | Path | BinaryIO, mode: str | None = "RGB", *, name: str = "") -> Image:
+    """A picture of a data set, decoded (:func:`sw.format.picture.read_picture`); ``name`` is that of an open file.
+
+    Raises
+    ------
+    CompressError
+        It is none, or damaged.
+    """
+    try:
+        return read_picture(file, mode)
+    except PictureError as error:
+        raise CompressError(f"{name or file}: {error}") from None
 
 
 def write_report(path: Path, report: dict[str, Any], headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from experiments.common import picture
 from experiments.fastestdet import SIDE, FastestDet, average_precision, boxes_of, load_state
 from experiments.pictures import load_small, mixed, picture_files, random_grids, recoloured
 from experiments.vision_runs import Results, Task, as_results
+from sw.compress.checkpoints import read_state_dict
 from sw.compress.methods import CompressError
 
 __all__ = ["load", "load_images"]
@@ -37,7 +39,7 @@ def load_images(path: Path, limit: int | None = None) -> dict[str, tuple[NDArray
     CompressError
         There is no such file, or it has no part.
     """
-    from PIL import Image
+    from PIL.Image import Resampling
 
     files: dict[str, bytes] = {}
     try:
@@ -47,8 +49,11 @@ def load_images(path: Path, limit: int | None = None) -> dict[str, tuple[NDArray
                     file = archive.extractfile(member)
                     assert file is not None
                     files[member.name.removeprefix("./")] = file.read()
-    except (OSError, tarfile.TarError) as error:
-        raise CompressError(f"data must be a tar file of images and boxes, not {str(path)!r}: {error}") from None
+    except CompressError:
+        raise
+    except Exception as error:  # tarfile lets errors of other kinds out of damaged ones, zlib's and lzma's for instance
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CompressError(f"data must be a tar file of images and boxes, not {str(path)!r}: {reason}") from None
     found = {}
     for part in ("train2017", "val2017"):
         names = sorted(name for name in files if Path(name).parent.name == part and name.endswith(".webp"))[:limit]
@@ -56,14 +61,26 @@ def load_images(path: Path, limit: int | None = None) -> dict[str, tuple[NDArray
             raise CompressError(f"{str(path)!r} must have {part}/NAME.webp")
         pixels, truth = [], []
         for name in names:
-            with Image.open(io.BytesIO(files[name])) as image:
-                square = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+            square = picture(io.BytesIO(files[name]), name=name).resize((SIDE, SIDE), Resampling.BILINEAR)
             pixels.append(np.asarray(square)[:, :, ::-1].transpose(2, 0, 1))
-            rows = np.array(files[name.removesuffix(".webp") + ".txt"].split(), dtype=np.float64).reshape(-1, 5)
+            rows = _boxes(files, name.removesuffix(".webp") + ".txt")
             centre, half = rows[:, 1:3], rows[:, 3:] / 2
             truth.append((np.concatenate([centre - half, centre + half], 1), rows[:, 0].astype(np.int64)))
         found[part] = np.stack(pixels), truth
     return found
+
+
+def _boxes(files: dict[str, bytes], name: str) -> NDArray[np.float64]:
+    """Class, centre and sides of each box."""
+    try:
+        rows = np.array(files[name].split(), dtype=np.float64).reshape(-1, 5)
+    except KeyError:
+        raise CompressError(f"data must have {name!r}") from None
+    except ValueError:
+        raise CompressError(f"{name!r} must have a class and four numbers a line") from None
+    if not np.isfinite(rows).all():
+        raise CompressError(f"{name!r} must have finite numbers")
+    return rows
 
 
 def load_more(directory: Path, limit: int | None = None) -> NDArray[np.uint8]:
@@ -74,12 +91,11 @@ def load_more(directory: Path, limit: int | None = None) -> NDArray[np.uint8]:
     CompressError
         There is none.
     """
-    from PIL import Image
+    from PIL.Image import Resampling
 
     pixels = []
     for file in picture_files(directory)[:limit]:
-        with Image.open(file) as image:
-            square = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        square = picture(file).resize((SIDE, SIDE), Resampling.BILINEAR)
         pixels.append(np.asarray(square)[:, :, ::-1].transpose(2, 0, 1))
     return np.stack(pixels)
 
@@ -130,7 +146,7 @@ def load(options: argparse.Namespace) -> Task:
             raise CompressError(f"--{name} must be given: the images' tar file, and FastestDet's .pth")
     parts = load_images(options.data, options.images)
     model = FastestDet()
-    load_state(model, torch.load(options.weights, map_location="cpu", weights_only=True))
+    load_state(model, read_state_dict(options.weights))
     model.to(options.device).eval()
     pixels, test = (
         torch.from_numpy(np.ascontiguousarray(parts[name][0])).to(options.device) for name in ("train2017", "val2017")

@@ -73,12 +73,15 @@ def _convert(source: str, output: str) -> None:
     import torch
 
     from experiments.models import VisionTransformer, build
+    from sw.compress.checkpoints import read_state_dict
+    from sw.format.output import staged
 
     model = build("dinov2-s")
     assert isinstance(model, VisionTransformer)
-    state = converted(torch.load(source, weights_only=True, map_location="cpu"), model)
+    state = converted(dict(read_state_dict(source)), model)
     model.load_state_dict(state)
-    torch.save({name: value.half() for name, value in state.items()}, output)
+    with staged(output) as temporary:
+        torch.save({name: value.half() for name, value in state.items()}, temporary)
 
 
 if __name__ == "__main__":

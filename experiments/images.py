@@ -27,10 +27,10 @@ __all__ = ["arrays_of", "main", "resized"]
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
     import numpy as np
-    from PIL import Image
 
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    from experiments.common import picture
+
+    return np.asarray(picture(path))
 
 
 def arrays_of(directory: str | Path) -> dict[str, NDArray[Any]]:
@@ -85,9 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _convert(source: str, output: str) -> None:
     import numpy as np
 
-    arrays = arrays_of(source)
-    with open(output, "wb") as file:
-        np.savez(file, **arrays)
+    from sw.format.output import staged
+
+    with staged(output) as temporary:
+        arrays = arrays_of(source)
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,13 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments.case import Case
-from experiments.common import WEIGHTS, machine, read_run, write_report
+from experiments.common import WEIGHTS, machine, read_run, run_file, write_report
 from experiments.finetune import KEPT_8BIT, compress
 from experiments.protocol import SEEDS, TRY_SEEDS, bytes_apart
 from hw.command_line import write_text
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
+from sw.compress.sources import load_weights
 from sw.compress.training.freezing import SignFreezer
 from sw.compress.training.loop import deterministic
 from sw.compress.training.modules import SignBits, compressed_layers, load_layers
@@ -243,7 +244,7 @@ def run_case(case: Case, start: Path, texts: dict[str, Tensor], score: str, **ho
 
 def _load(path: Path) -> GPT:
     model = GPT()
-    model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    load_weights(model, path)
     return model
 
 
@@ -311,7 +312,7 @@ def _folder(rates: bool) -> Path:
 def _entries(rates: bool) -> list[dict[str, Any]]:
     """The runs that are there, in the order of the cases."""
     names = [case.name for case in cases()]
-    found = [json.loads(file.read_text()) for file in sorted(_folder(rates).glob("*.json"))]
+    found = [run_file(file, "case") for file in sorted(_folder(rates).glob("*.json"))]
     return sorted((entry for entry in found if entry["case"] in names), key=lambda entry: names.index(entry["case"]))
 
 

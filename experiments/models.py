@@ -299,7 +299,13 @@ def build(name: str, weights: str | Path | None = None, *, seed: int = 0) -> nn.
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a state dict of any precision, also under the key ``state_dict``, also with names prefixed ``module.``."""
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    state = state.get("state_dict", state)
-    model.load_state_dict({key.removeprefix("module."): value for key, value in state.items()}, strict=True)
+    """Load a state dict of any precision, also wrapped (:func:`sw.compress.checkpoints.read_state_dict`).
+
+    Raises
+    ------
+    CompressError
+        The file is none, or its keys or shapes are others.
+    """
+    from sw.compress.sources import load_weights as load
+
+    load(model, path)

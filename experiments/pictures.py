@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from experiments.common import picture
 from sw.compress.methods import CompressError
 from sw.compress.training.data import load_data
 from sw.compress.training.settings import SPLITS
@@ -52,20 +53,18 @@ class Network:
 
 def _pixels(file: Path, size: int | None) -> NDArray[np.uint8]:
     """Of an image of 224 x 224; with ``size``, the middle of any image, its shorter side as long as that."""
-    from PIL import Image
+    from PIL.Image import Resampling
 
-    with Image.open(file) as image:
-        picture = image.convert("RGB")
-        if size is not None:
-            scale = size / min(picture.size)
-            picture = picture.resize(
-                [max(size, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC
-            )
-            left, top = (picture.width - size) // 2, (picture.height - size) // 2
-            picture = picture.crop((left, top, left + size, top + size))
-        elif picture.size != (SIDE, SIDE):
-            raise CompressError(f"image {str(file)!r} must be 224 x 224, not {image.width} x {image.height}")
-        return np.asarray(picture)
+    image = picture(file)
+    if size is not None:
+        scale = size / min(image.size)
+        sides = max(size, round(image.width * scale)), max(size, round(image.height * scale))
+        image = image.resize(sides, Resampling.BICUBIC)
+        left, top = (image.width - size) // 2, (image.height - size) // 2
+        image = image.crop((left, top, left + size, top + size))
+    elif image.size != (SIDE, SIDE):
+        raise CompressError(f"image {str(file)!r} must be 224 x 224, not {image.width} x {image.height}")
+    return np.asarray(image)
 
 
 #: Rows and columns of the images.

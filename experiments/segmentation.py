@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from experiments.common import picture
 from experiments.models import ImageNetMobileNetV2
 from experiments.pictures import random_grids, recoloured
 from experiments.vision_runs import Results, Task, as_results, learn, save_half
+from hw.command_line import write_text
+from sw.compress.checkpoints import read_state_dict
 from sw.compress.methods import CompressError
 from sw.compress.training.evaluation import VOID, evaluate_maps
 from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD
@@ -82,7 +85,7 @@ def load_part(path: Path, limit: int | None = None) -> tuple[NDArray[np.uint8], 
     CompressError
         There is no such file, an image has no label, or a label is above 11.
     """
-    from PIL import Image
+    from PIL.Image import Resampling
 
     rows, columns = SIZE
     found: dict[str, dict[str, NDArray[np.uint8]]] = {"image": {}, "label": {}}
@@ -94,14 +97,14 @@ def load_part(path: Path, limit: int | None = None) -> tuple[NDArray[np.uint8], 
                     continue
                 file = archive.extractfile(member)
                 assert file is not None
-                with Image.open(io.BytesIO(file.read())) as image:
-                    if kind == "image":
-                        image = image.convert("RGB").resize((columns, rows), Image.Resampling.BILINEAR)
-                    else:
-                        image = image.resize((columns, rows), Image.Resampling.NEAREST)
-                    found[kind][stem] = np.asarray(image)
-    except (OSError, tarfile.TarError) as error:
-        raise CompressError(f"data must have the parts as tar files, not {str(path)!r}: {error}") from None
+                image = picture(io.BytesIO(file.read()), "RGB" if kind == "image" else None, name=member.name)
+                how = Resampling.BILINEAR if kind == "image" else Resampling.NEAREST
+                found[kind][stem] = np.asarray(image.resize((columns, rows), how))
+    except CompressError:
+        raise
+    except Exception as error:  # tarfile lets errors of other kinds out of damaged ones, zlib's and lzma's for instance
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CompressError(f"data must have the parts as tar files, not {str(path)!r}: {reason}") from None
     names = sorted(found["image"])[:limit]
     missing = [name for name in names if name not in found["label"]]
     if missing or not names:
@@ -185,7 +188,7 @@ def load(options: argparse.Namespace) -> Task:
     if not path.exists():
         _train(model, options, train, labels, lambda network: mean_iou(as_of(network), *parts["val"]))
         save_half(model.cpu(), path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_state_dict(path)
     model.load_state_dict({key: each.float() if each.is_floating_point() else each for key, each in state.items()})
     model.to(options.device).eval()
     return Task(
@@ -214,7 +217,7 @@ def _train(
     if options.weights is None:
         raise CompressError("--weights must name ImageNet's state dict of MobileNet-v2: there is no float.pt in --runs")
     begin = time.perf_counter()
-    state = torch.load(options.weights, map_location="cpu", weights_only=True)
+    state = read_state_dict(options.weights)
     own = {key: state[key].float() for key in model.state_dict() if key.startswith("features.") and key in state}
     wrong: Sequence[str] = [
         key for key in model.state_dict() if key.startswith("features.") and "num_batches" not in key and key not in own
@@ -237,4 +240,4 @@ def _train(
     )
     report = {"losses": losses, "val": chosen(model), "steps": options.float_steps}
     options.runs.mkdir(parents=True, exist_ok=True)
-    (options.runs / "float-training.json").write_text(json_text(report | {"seconds": time.perf_counter() - begin}))
+    write_text(options.runs / "float-training.json", json_text(report | {"seconds": time.perf_counter() - begin}))

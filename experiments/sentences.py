@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.case import Case
-from experiments.common import OTHER_RUNS, machine, read_run, spread, write_report
+from experiments.common import OTHER_RUNS, machine, read_run, run_file, spread, write_report
 from experiments.finetune import rules_for
 from experiments.vision_runs import learn
 from hw.command_line import write_text
@@ -329,12 +328,12 @@ def _report(options: argparse.Namespace) -> None:
     names = [case.name for case in CASES]
     paths = [path for path in sorted(options.runs.glob("*.json")) if path.name != "float.json"]
     runs = sorted(
-        (json.loads(path.read_text()) for path in paths),
+        (run_file(path, "case", "steps", "lr", "seed") for path in paths),
         key=lambda each: (names.index(each["case"]), each["steps"], each["lr"], each["seed"]),
     )
     if not runs:
         raise CompressError("there is no run to report")
-    known = json.loads((options.runs / "float.json").read_text())
+    known = run_file(options.runs / "float.json", "scores")
     rows = []
     for key in dict.fromkeys((each["case"], each["steps"], each["lr"] if each["steps"] else 0) for each in runs):
         group = [each for each in runs if (each["case"], each["steps"], each["lr"] if each["steps"] else 0) == key]

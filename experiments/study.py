@@ -35,6 +35,7 @@ from experiments.common import (
     existing_weights,
     machine,
     read_run,
+    run_file,
     spread,
     weights_file,
     write_report,
@@ -142,7 +143,7 @@ class _Run:
 def _found_rates(study: str, network: str) -> dict[str, Any]:
     """The report of ``--rates``: ``best``, the learning rate of each case that it tried, and its ``runs``."""
     path = RESULTS / f"rates-{study}-{network}.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {"best": {}, "runs": []}
+    return run_file(path, "best", "runs") if path.exists() else {"best": {}, "runs": []}
 
 
 def _runs(study: Study, options: argparse.Namespace, cases: Sequence[Case]) -> list[_Run]:
@@ -195,9 +196,7 @@ def _run(study: Study, options: argparse.Namespace) -> int:
             for run in missing:
                 _one(options, parts, run)
     entries = [
-        json.loads(run.file.read_text())
-        for run in sorted(runs, key=lambda run: names.index(run.case.name))
-        if run.file.exists()
+        run_file(run.file) for run in sorted(runs, key=lambda run: names.index(run.case.name)) if run.file.exists()
     ]
     if not entries:
         raise CompressError("there is no run to report")

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import copy
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from experiments.case import Case
-from experiments.common import OTHER_RUNS, machine, read_run, spread, write_report
+from experiments.common import OTHER_RUNS, machine, read_run, run_file, spread, write_report
 from experiments.distillation import relative_groups
 from experiments.finetune import rules_for
 from experiments.protocol import TRY_SEEDS, bytes_apart
@@ -526,13 +525,13 @@ def report(study: Study, options: argparse.Namespace) -> None:
     for case in study.cases:
         for seed in options.seeds:
             path = options.runs / f"{_stem(case, seed)}.json"
-            runs += [json.loads(path.read_text())] if path.exists() else []
+            runs += [run_file(path, "case")] if path.exists() else []
         for seed in TRY_SEEDS:
             found = sorted(options.runs.glob(f"try-{_stem(case, seed)}-*.json"))
-            tries += [json.loads(path.read_text()) for path in found]
+            tries += [run_file(path, "case") for path in found]
     if not runs:
         raise CompressError("there is no run to report")
-    known = json.loads((options.runs / "float.json").read_text())
+    known = run_file(options.runs / "float.json", "scores")
     uncompressed, rows, summary = known["scores"][study.figure], [], []
     for name in dict.fromkeys(run["case"] for run in runs):
         group = [run for run in runs if run["case"] == name]
@@ -559,7 +558,7 @@ def report(study: Study, options: argparse.Namespace) -> None:
     headings += ["seeds", "steps", "rate", "tries", "a run"]
     plain, eight = options.runs / "8-bit.json", ""
     if plain.exists():
-        known["8 bit"] = json.loads(plain.read_text())
+        known["8 bit"] = run_file(plain, "scores", "bytes")
         score, size = known["8 bit"]["scores"][study.figure], known["8 bit"]["bytes"]
         eight = f" All layers at 8 bit, not trained: {score:.2f}, {size:,} bytes."
     devices = ", ".join(sorted({run["machine"]["device"] for run in runs}))

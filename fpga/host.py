@@ -229,6 +229,8 @@ def _run(options: argparse.Namespace) -> int:
 
     from sw.command_line import check_folders
     from sw.executor import execute
+    from sw.format.npz import write_npz
+    from sw.format.output import staged
     from sw.program import read_program
     from sw.run import read_images
 
@@ -265,7 +267,8 @@ def _run(options: argparse.Namespace) -> int:
     outputs, registers = board.run(program, inputs)
     different = [name for name, values in outputs.items() if not np.array_equal(values, expected[name])]
     if options.output is not None:
-        np.savez(options.output, **outputs)
+        with staged(options.output) as temporary, open(temporary, "wb") as file:
+            write_npz(file, outputs)
     print(f"{registers['COUNTER_CYCLES']:,} cycles")
     for name in outputs:
         print(f"{name}: {'differs from the golden model' if name in different else 'as the golden model'}")

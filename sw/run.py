@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import importlib.util
 import json
-import logging
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import numpy as np
 from sw.command_line import Parser, check_folders, run_command
 from sw.format.envelope import kind_of
 from sw.format.output import staged
+from sw.format.picture import PictureError, read_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,8 +39,6 @@ __all__ = ["RunError", "main", "quantise_input", "read_images"]
 BACKENDS = ("golden", "rtl", "perf")
 #: Logits of this many classes are printed, the largest first.
 TOP = 5
-#: Most pixels of a picture.
-MAX_PIXELS = 1 << 25
 
 
 class RunError(ValueError):
@@ -280,7 +278,7 @@ def _array(path: str) -> NDArray[Any]:
 def _picture(
     path: str, shape: tuple[int, int, int], mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> NDArray[np.float32]:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     channels, rows, columns = shape
     if Path(path).suffix == ".npz":
@@ -289,23 +287,13 @@ def _picture(
         raise RunError(f"{path}: a picture needs --mean and --std of {channels} channels, the latter not 0")
     if channels not in (1, 3):
         raise RunError(f"{path}: a picture must be for an input of 1 or 3 channels, not {channels}")
-    # What is wrong with a file is said once, by the error.
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise RunError(
-                    f"{path}: a picture must have at most {MAX_PIXELS} pixels, not {picture.width} x {picture.height}"
-                )
-            side = min(picture.size)
-            left, top = ((extent - side) // 2 for extent in picture.size)
-            square = picture.convert("RGB" if channels == 3 else "L").crop((left, top, left + side, top + side))
-    except UnidentifiedImageError:
-        raise RunError(f"{path}: must be .npy or a picture") from None
-    except (FileNotFoundError, PermissionError, IsADirectoryError, RunError):
-        raise
-    except Exception as error:  # Pillow lets errors of every kind out of damaged files
-        raise RunError(f"{path}: cannot be read as a picture: {' '.join(str(error).split())}") from None
+        picture = read_picture(path, "RGB" if channels == 3 else "L")
+    except PictureError as error:
+        raise RunError(f"{path}: {error}".replace("must be a picture", "must be .npy or a picture")) from None
+    side = min(picture.size)
+    left, top = ((extent - side) // 2 for extent in picture.size)
+    square = picture.crop((left, top, left + side, top + side))
     pixels = np.asarray(square.resize((columns, rows), Image.Resampling.BICUBIC), np.float32).reshape(rows, columns, -1)
     normalised = (pixels / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1).astype(np.float32))

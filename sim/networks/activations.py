@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL.Image import Resampling
+
+from sw.format.picture import read_picture
 
 __all__ = ["SIZE", "layer_inputs", "load_photograph", "photograph_path", "quantise_activations"]
 
@@ -25,11 +27,11 @@ def photograph_path() -> Path:
 
 def load_photograph(path: Path) -> torch.Tensor:
     """A picture as the network's input, float32 ``[1, 3, 224, 224]``: middle square, resized, ``(x - 127) / 128``."""
-    with Image.open(path) as picture:
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        square = picture.convert("RGB").crop((left, top, left + side, top + side))
-        pixels = np.asarray(square.resize((SIZE, SIZE), Image.Resampling.BICUBIC), dtype=np.float32)
+    picture = read_picture(path, "RGB")
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.crop((left, top, left + side, top + side))
+    pixels = np.asarray(square.resize((SIZE, SIZE), Resampling.BICUBIC), dtype=np.float32)
     return torch.from_numpy((pixels - 127) / 128).permute(2, 0, 1)[None].contiguous()
 
 

@@ -36,6 +36,7 @@ from sw.compress.training.modules import convert
 from sw.compress.training.prepare import prepare
 from sw.format.container import read_container, write_container
 from sw.format.layer import CompressedLayer, Requantisation
+from sw.format.picture import PictureError
 from sw.network import Array, Network, read_network, write_network
 from sw.program import Program, bits_of, digit_count, digit_range
 from sw.program.steps import SteppedProgram
@@ -250,7 +251,7 @@ def _efficientnet(config: AcceleratorConfig, options: argparse.Namespace) -> Wor
         )
     try:
         image = load_photograph(Path(options.picture))
-    except OSError as error:
+    except (PictureError, OSError) as error:
         raise WorkloadError(f"efficientnet-lite0: cannot read picture {options.picture!r}: {error}") from error
     recipe = recipe_for_instance(config)
     key = recipe, hashlib.sha256(image.numpy().tobytes()).hexdigest()

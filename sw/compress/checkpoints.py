@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from sw.compress.methods import CompressError
 from sw.format.envelope import kind_of
 from sw.format.npz import ArchiveError, check_unpacked, read_npz
+from sw.format.strict_json import parse_json
 
 __all__ = ["fit_state", "key_list", "plain_state", "read_state_dict"]
 
@@ -93,7 +93,7 @@ def _content(path: Path) -> object:
 
 def _parts(path: Path) -> dict[str, Any]:
     """All tensors of a checkpoint in parts."""
-    index = json.loads(path.read_text(encoding="utf-8"))
+    index = parse_json(path.read_bytes())
     files = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
         raise CompressError(f"checkpoint {str(path)!r} must have a weight_map from keys to files")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import json
 import os
+from pathlib import Path
 
 from sw.compress.methods import CompressError, Recipe
+from sw.format.strict_json import parse_json
 
 __all__ = ["read_candidates", "read_rules"]
 
@@ -23,9 +24,8 @@ def read_rules(path: str | os.PathLike[str]) -> list[tuple[str, Recipe]]:
         The file is no such JSON, or a recipe is out of range.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
         raise CompressError(f"cannot read rules {os.fspath(path)!r}: {error}") from error
     entries = content.get("rules") if isinstance(content, dict) else None
     if not isinstance(entries, list):

@@ -20,7 +20,15 @@ from sw.compress.network import module_sources, state_dict_sources
 from sw.compress.onnx_file import load_onnx
 from sw.compress.split import split_modules
 
-__all__ = ["MODELS", "checkpoint_sources", "load_model", "model_preprocessing", "model_sources", "read_state_dict"]
+__all__ = [
+    "MODELS",
+    "checkpoint_sources",
+    "load_model",
+    "load_weights",
+    "model_preprocessing",
+    "model_sources",
+    "read_state_dict",
+]
 
 #: Networks that :func:`load_model` knows by name.
 MODELS = ("efficientnet-lite0",)
@@ -67,31 +75,40 @@ def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
         else:
             model = _called(name, package, entry)
     if weights is not None:
-        given = read_state_dict(weights)
-        tensors = {
-            key: torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
-            if isinstance(value, np.ndarray)
-            else value
-            for key, value in given.items()
-        }
-        own = model.state_dict(keep_vars=True)
-        fitting = fit_state(tensors, own)
-        for key, value in fitting.items():
-            other = isinstance(value, torch.Tensor) and not value.is_floating_point()
-            if other and key in own and own[key].is_floating_point():
-                # Torch would take the integers of a quantised weight for its value, and a complex one's real part.
-                kind = str(value.dtype).removeprefix("torch.")
-                advice = "of a quantised checkpoint, multiply by the scales first"
-                raise CompressError(f"weights {str(weights)!r}: {key} must be floats, not {kind}: {advice}")
-        try:
-            model.load_state_dict(fitting)
-        except (RuntimeError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CompressError(
-                f"weights {str(weights)!r} must fit model {name}: {reason}; of the file, {key_list(given)}"
-            ) from None
+        load_weights(model, weights, f"model {name}")
     split_modules(model)
     return model.float().eval()
+
+
+def load_weights(model: torch.nn.Module, weights: str | Path, name: str = "the network") -> None:
+    """Give a network all of its state from a checkpoint (:func:`read_state_dict`); ``name`` is for the message.
+
+    Raises
+    ------
+    CompressError
+        The file is none, or its keys or shapes are others, or integers where the network has floats.
+    """
+    given = read_state_dict(weights)
+    tensors = {
+        key: torch.from_numpy(value.astype(value.dtype.newbyteorder("="))) if isinstance(value, np.ndarray) else value
+        for key, value in given.items()
+    }
+    own = model.state_dict(keep_vars=True)
+    fitting = fit_state(tensors, own)
+    for key, value in fitting.items():
+        other = isinstance(value, torch.Tensor) and not value.is_floating_point()
+        if other and key in own and own[key].is_floating_point():
+            # Torch would take the integers of a quantised weight for its value, and a complex one's real part.
+            kind = str(value.dtype).removeprefix("torch.")
+            advice = "of a quantised checkpoint, multiply by the scales first"
+            raise CompressError(f"weights {str(weights)!r}: {key} must be floats, not {kind}: {advice}")
+    try:
+        model.load_state_dict(fitting)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CompressError(
+            f"weights {str(weights)!r} must fit {name}: {reason}; of the file, {key_list(given)}"
+        ) from None
 
 
 def model_preprocessing(name: str, model: torch.nn.Module) -> dict[str, Any]:

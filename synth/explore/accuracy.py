@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from hw.config import AcceleratorConfig
+from sw.format.strict_json import parse_json
 from synth.explore.parts import ExploreError
 
 __all__ = ["Study", "read_study"]
@@ -72,13 +72,17 @@ def read_study(name: str, folder: Path) -> Study:
     """
     path = folder / f"{name}.json"
     try:
-        return Study(name, json.loads(path.read_text()))
+        return Study(name, parse_json(path.read_bytes()))
     except FileNotFoundError:
-        known = []
-        for other in sorted(folder.glob("*.json")):
-            report = json.loads(other.read_text())
-            if isinstance(report, dict) and report.get("summary") and "layers" in report.get("runs", [{}])[0]:
-                known.append(other.stem)
+        known = [other.stem for other in sorted(folder.glob("*.json")) if _is_study(other)]
         raise ExploreError(f"no study {name!r}; those of {folder} are {', '.join(known) or 'none'}") from None
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise ExploreError(f"{path} is no study of accuracies") from None
+
+
+def _is_study(path: Path) -> bool:
+    try:
+        report = parse_json(path.read_bytes())
+        return bool(report["summary"]) and "layers" in report["runs"][0]
+    except (KeyError, TypeError, IndexError, ValueError):
+        return False

@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from hw.yosys import YosysError
     from sim.networks.activations import load_photograph, photograph_path
     from sw.compress.methods import CompressError
+    from sw.format.picture import PictureError
     from synth.liberty import LibraryError
     from synth.power.cells import characterise
     from synth.power.measure import TIMED, PowerError
@@ -132,6 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (ConfigError, LibraryError, SourceError, CompressError, YosysError) as error:
         parser.error(str(error))
+    except PictureError as error:
+        parser.error(f"--photograph {str(options.photograph)!r}: {error}")
     except OSError as error:
         parser.error(f"cannot read or write: {error}")
     print(paths[1].read_text())

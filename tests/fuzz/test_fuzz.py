@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from tests.fuzz import __main__ as module
-from tests.fuzz.__main__ import READERS, Reader, fuzz, main, table
+from tests.fuzz.__main__ import fuzz, main, table
+from tests.fuzz.readers import READERS, Reader
 
 
 @pytest.mark.parametrize("name", [name for name in READERS if name not in ("steps", "network")])

@@ -13,6 +13,7 @@ from sw.compress.methods import CompressError
 from sw.compress.training.settings import SPLITS
 from sw.format.npz import read_npz, write_npz
 from sw.format.output import staged
+from sw.format.picture import PictureError, read_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +33,6 @@ def mosaics(directory: str | os.PathLike[str], *, progress: bool = True) -> dict
         There are no such files, a mosaic has another size, or there is not a label for each image.
     """
     import numpy as np
-    from PIL import Image
 
     from sw.compress.network import progress_bar
 
@@ -45,8 +45,11 @@ def mosaics(directory: str | os.PathLike[str], *, progress: bool = True) -> dict
         for split in SPLITS:
             parts = []
             for file in bar.track(sorted(directory.glob(f"{split}_*.webp")), description=f"{split} mosaics"):
-                with Image.open(file) as image:
-                    mosaic = np.asarray(image.convert("RGB"))
+                try:
+                    image = read_picture(file, "RGB")
+                except PictureError as error:
+                    raise CompressError(f"mosaic {file.name!r}: {error}") from None
+                mosaic = np.asarray(image)
                 if mosaic.shape != (25 * 32, 40 * 32, 3):
                     raise CompressError(f"mosaic {file.name!r} must be 1280 x 800, not {image.width} x {image.height}")
                 parts.append(mosaic.reshape(25, 32, 40, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3))

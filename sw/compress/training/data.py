@@ -25,6 +25,7 @@ from torch.nn import functional
 from sw.compress.methods import CompressError
 from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, SPLITS
 from sw.format.npz import read_npz
+from sw.format.picture import PictureError, read_picture
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -40,6 +41,8 @@ __all__ = [
 
 #: Bytes of an archive of CIFAR-10, unpacked, and of a file in it. The authors' have 184 MB, and 31 MB.
 MAX_ARCHIVE, MAX_BATCH = 256 << 20, 64 << 20
+#: Of an image in a directory.
+MAX_PIXELS = 1 << 26
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -479,17 +482,19 @@ def _decode(
 
     rows, columns = size
     method = Image.Resampling[how.interpolation.upper()]
-    with Image.open(path) as image:
-        converted = image.convert("L" if channels == 1 else "RGB")
-        if crop is not None:
-            (box,) = crop_boxes(crop[None], area, *image.size).tolist()
-            pixels = np.asarray(converted.resize((columns, rows), method, tuple(box)))
-        else:
-            least = round(columns / how.crop), round(rows / how.crop)
-            factor = max(wanted / found for wanted, found in zip(least, image.size, strict=True))
-            resized = converted.resize(
-                (max(least[0], round(image.width * factor)), max(least[1], round(image.height * factor))), method
-            )
-            left, top = (resized.width - columns) // 2, (resized.height - rows) // 2
-            pixels = np.asarray(resized.crop((left, top, left + columns, top + rows)))
-        return pixels.reshape(rows, columns, channels).transpose(2, 0, 1)
+    try:
+        image = read_picture(path, "L" if channels == 1 else "RGB", MAX_PIXELS)
+    except PictureError as error:
+        raise CompressError(f"image {str(path)!r}: {error}") from None
+    if crop is not None:
+        (box,) = crop_boxes(crop[None], area, *image.size).tolist()
+        pixels = np.asarray(image.resize((columns, rows), method, tuple(box)))
+    else:
+        least = round(columns / how.crop), round(rows / how.crop)
+        factor = max(wanted / found for wanted, found in zip(least, image.size, strict=True))
+        resized = image.resize(
+            (max(least[0], round(image.width * factor)), max(least[1], round(image.height * factor))), method
+        )
+        left, top = (resized.width - columns) // 2, (resized.height - rows) // 2
+        pixels = np.asarray(resized.crop((left, top, left + columns, top + rows)))
+    return pixels.reshape(rows, columns, channels).transpose(2, 0, 1)

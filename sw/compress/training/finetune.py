@@ -51,6 +51,7 @@ from sw.compress.training.sparse import finish_sparse, start_sparse
 from sw.format.container import write_container
 from sw.format.layer import CompressedLayer
 from sw.format.output import staged
+from sw.format.strict_json import parse_json
 
 __all__ = [
     "Finetuned",
@@ -428,7 +429,7 @@ def _claim(path: Path, settings: dict[str, Any], write: bool) -> None:
     """Refuse a directory of another job; make it this job's if it is new."""
     if path.exists():
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parse_json(path.read_bytes())
         except ValueError as error:
             raise CompressError(f"cannot read {str(path)!r}: {error}") from error
         if not _same_job(found, settings):

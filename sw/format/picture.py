@@ -1,0 +1,57 @@
+"""Pictures in any format that Pillow reads, and one error for whatever is wrong with a file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["MAX_PIXELS", "PictureError", "read_picture"]
+
+#: Of a picture: what has more is there to fill memories.
+MAX_PIXELS = 1 << 25
+
+
+class PictureError(ValueError):
+    """A file that is no picture, is damaged, or too large. The message says why, not which."""
+
+
+def read_picture(file: str | os.PathLike[str] | BinaryIO, mode: str | None = None, most: int = MAX_PIXELS) -> Image:
+    """A picture, decoded. Needs ``pillow``.
+
+    Parameters
+    ----------
+    file
+        Its path, or the file itself, open.
+    mode
+        What it is converted to, such as ``RGB`` or ``L``; None: as it is.
+    most
+        Pixels that it may have.
+
+    Raises
+    ------
+    PictureError
+        It is none, is damaged, or has too many pixels.
+    OSError
+        There is no such file, or it must not be read.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    # What is wrong with a file is said once, by the error.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    try:
+        with Image.open(file) as picture:
+            if picture.width * picture.height > most:
+                raise PictureError(f"a picture must have at most {most} pixels, not {picture.width} x {picture.height}")
+            picture.load()
+            return picture.copy() if mode is None else picture.convert(mode)
+    except UnidentifiedImageError:
+        raise PictureError("must be a picture") from None
+    except (FileNotFoundError, PermissionError, IsADirectoryError, PictureError):
+        raise
+    except Exception as error:  # Pillow lets errors of every kind out of damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PictureError(f"cannot be read as a picture: {reason}") from None
