@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from experiments import finetune, narrow, signs, table3, train_float
+from experiments.common import read_run, write_run
 from experiments.finetune import Case, compress, most_codewords, rules_for
 from experiments.models import MODELS, VisionTransformer, build
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, compress_layers
@@ -28,6 +29,32 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images, labels = rng.integers(0, 256, (16, 32, 32, 3), np.uint8), np.arange(16) % 5
     np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
     return path
+
+
+def test_runs_that_are_there_are_read_or_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "a.json"
+    write_run(path, {"case": "a", "lr": 0.1})
+    assert read_run(path, "case", "lr") == {"case": "a", "lr": 0.1}
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.json"]
+    with pytest.raises(CompressError, match=r"a\.json is no run: it has no steps; remove it to run it again"):
+        read_run(path, "case", "steps")
+    for content in (path.read_bytes()[:-4], b"\xff", b"[" * 100_000, b'{"case": 1, "case": 2}'):
+        path.write_bytes(content)
+        with pytest.raises(CompressError, match=r"a\.json is no run, or damaged: .*; remove it to run it again"):
+            read_run(path)
+    path.write_text("[]")
+    with pytest.raises(CompressError, match=r"a\.json is no run: it has no names"):
+        read_run(path)
+
+
+def test_a_run_that_is_damaged_is_named(cifar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "SSVQ-frozen--majority-0.json"
+    run.write_text('{"config": {')
+    study = ["vit", "--data", str(cifar), "--runs", str(tmp_path), "--output", str(tmp_path), "--seeds", "0"]
+    assert signs.main([*study, "--report-only"]) == 2
+    error = capsys.readouterr().err
+    assert f"{run} is no run, or damaged: " in error
+    assert error.count("\n") == 1
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hw.config import AcceleratorConfig, preset
 from hw.control.counters import COUNTERS
@@ -176,6 +177,7 @@ def test_reports_of_the_model_alone(workload: Workload, tmp_path: Path, monkeypa
         ("resnet20", {"containers": "here"}, r"CIFAR-10 is missing; get cifar-10-python\.tar\.gz"),
         ("efficientnet-lite0", {}, "a picture is missing; name any photograph"),
         ("efficientnet-lite0", {"picture": "absent.jpg"}, "cannot read picture 'absent.jpg'"),
+        ("efficientnet-lite0", {"picture": "bad.png"}, "cannot read picture 'bad.png': cannot be read as a picture: "),
     ],
 )
 def test_what_is_missing_is_said_in_one_line(
@@ -184,6 +186,8 @@ def test_what_is_missing_is_said_in_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "resnet20-int8.msvq").touch()
+    Image.new("RGB", (90, 90)).save(tmp_path / "bad.png")
+    (tmp_path / "bad.png").write_bytes((tmp_path / "bad.png").read_bytes()[:60])
     options = argparse.Namespace(**({"data": None, "picture": None, "containers": None, "images": None} | changes))
     with pytest.raises(WorkloadError, match=message) as caught:
         workloads.WORKLOADS[network][0](CONFIG, options)

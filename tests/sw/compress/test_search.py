@@ -309,6 +309,11 @@ def test_rules_survive_json(tmp_path: Path) -> None:
     [
         ("{", "cannot read rules"),
         ("[]", "must be an object with a list of rules"),
+        ("[" * 100_000, "cannot read rules '.*': lists or objects are nested too deeply"),
+        (
+            '{"rules": [{"layer": "a", "recipe": {"method": "vq", "k": 8, "k": 16, "d": 8}}]}',
+            "cannot read rules '.*': key 'k' must not be there twice",
+        ),
         ('{"rules": 3}', "must be an object with a list of rules"),
         ('{"rules": [{"layer": "a"}]}', "rule 0 must have a layer or a pattern, and a recipe"),
         ('{"rules": [{"layer": "a", "pattern": "b", "recipe": {}}]}', "rule 0 must have a layer or a pattern, and"),

@@ -186,8 +186,21 @@ def test_accuracy_of_a_study() -> None:
     assert (four[1], eight[1]) == ("MSVQ, 4 bits", "MSVQ, 8 bits")
     with pytest.raises(ExploreError, match=r"no study 'table4'; those of .* are .*table3-resnet18"):
         read_study("table4", ROOT / "docs" / "results")
+
     mixed = {"case": "mixed", "accuracy": 1, "layers": {"mvq 4:16 k=512 d=16": 3, "vq 8:8 k=64 d=8": 1}}
     assert Study("x", {"network": "n", "runs": [mixed]}).accuracy(preset("ews-cms-64")) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "[" * 100_000, '{"network": 1, "runs": [{"layers": {}}, 3]}', "\xff", "9" * 5000]
+)
+def test_a_damaged_study_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ExploreError, match=r"bad\.json is no study of accuracies"):
+        read_study("bad", tmp_path)
+    # Nor is it in the way of others.
+    with pytest.raises(ExploreError, match=r"no study 'good'; those of .* are none"):
+        read_study("good", tmp_path)
 
 
 def test_energy_is_that_of_synth_power(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

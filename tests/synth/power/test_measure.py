@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hw.config import preset
 from sim.networks.activations import photograph_path
@@ -264,6 +265,19 @@ def test_command_says_what_was_measured(built, described, tmp_path, monkeypatch)
     assert report["settings"]["storage"] == "gated"
     area = sum(len(cell.nets) * LIBRARY.cells[name].area for name, cell in netlist.cells.items())
     assert report["presets"]["ews-msvq-tiny"]["area"] == pytest.approx(area)
+
+
+def test_a_damaged_photograph_is_refused_before_the_work(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(command, "worker_pool", None)
+    photograph = tmp_path / "bad.png"
+    Image.new("RGB", (90, 90)).save(photograph)
+    photograph.write_bytes(photograph.read_bytes()[:60])
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--preset", "ews-msvq-tiny", "-o", str(tmp_path / "out"), "--photograph", str(photograph)])
+    error = capsys.readouterr().err
+    assert f"error: --photograph '{photograph}': cannot be read as a picture: " in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_fields_may_follow_a_preset(described, tmp_path, monkeypatch) -> None:

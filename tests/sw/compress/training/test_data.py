@@ -217,6 +217,26 @@ def test_mosaics(tmp_path: Path) -> None:
         mosaics(tmp_path, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"text", "must be a picture"), (b"\x89PNG\r\n\x1a\n" + bytes(30), "a picture")]
+)
+def test_a_damaged_image_is_named(
+    tmp_path: Path, content: bytes, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("PIL")
+    (folder := tmp_path / "train" / "cat").mkdir(parents=True)
+    (folder / "1.png").write_bytes(content)
+    with pytest.raises(CompressError, match=rf"image '.*1\.png': .*{message}"):
+        load_data(tmp_path, "train", size=8).batch(torch.tensor([0]), CPU)
+    np.savez(tmp_path / "labels.npz", train=np.zeros(1000, int), test=np.zeros(1000, int))
+    (tmp_path / "train_00.webp").write_bytes(content)
+    assert main([str(tmp_path), str(tmp_path / "out.npz")]) == 2
+    error = capsys.readouterr().err
+    assert "mosaic 'train_00.webp': " in error
+    assert message in error
+    assert not (tmp_path / "out.npz").exists()
+
+
 def test_converter_reports_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), str(tmp_path / "out.npz")]) == 2
     assert "must hold labels.npz and mosaics" in capsys.readouterr().err
