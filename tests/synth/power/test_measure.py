@@ -275,7 +275,7 @@ def test_a_damaged_photograph_is_refused_before_the_work(tmp_path, monkeypatch, 
     with pytest.raises(SystemExit, match="2"):
         command.main(["--preset", "ews-msvq-tiny", "-o", str(tmp_path / "out"), "--photograph", str(photograph)])
     error = capsys.readouterr().err
-    assert f"error: --photograph '{photograph}': cannot be read as a picture: " in error
+    assert f"python -m synth.power: --photograph '{photograph}': cannot be read as a picture: " in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
