@@ -6,11 +6,14 @@ import argparse
 import contextlib
 import errno
 import functools
+import gc
 import os
 import re
 import secrets
 import signal
 import sys
+import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -201,7 +204,13 @@ def interruptible(main: Command) -> Command:
     def run(arguments: Sequence[str] | None = None) -> int:
         try:
             return main(arguments)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            # Amaranth warns of every component that is never elaborated, when it goes.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                traceback.clear_frames(error.__traceback__)
+                error.__traceback__ = error.__context__ = None
+                gc.collect()
             print("interrupted", file=sys.stderr)
             return 130
 

@@ -38,6 +38,32 @@ def test_interrupt_is_one_line(module: str, monkeypatch: pytest.MonkeyPatch, cap
     assert capsys.readouterr().err == "interrupted\n"
 
 
+ELABORATION = """
+import sys
+from amaranth.back import rtlil
+from amaranth.hdl import Elaboratable, Module
+from hw.command_line import interruptible
+class Unit(Elaboratable):
+    def __init__(self, parts):
+        self.parts = [Unit(0) for _ in range(parts)]
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules += self.parts
+        raise KeyboardInterrupt
+@interruptible
+def main(arguments=None):
+    rtlil.convert(Unit(9), name="unit", ports=[])
+    return 0
+sys.exit(main())
+"""
+
+
+def test_an_interrupt_while_hardware_is_elaborated_is_one_line() -> None:
+    """Amaranth warns of what is not elaborated, which is all the rest."""
+    done = subprocess.run([sys.executable, "-c", ELABORATION], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 # A shell starts its background jobs with SIGINT ignored, and they hand that down.
 POOL = """
 import signal, sys, time

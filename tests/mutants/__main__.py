@@ -69,7 +69,6 @@ LARGER = ("tests/hw/test_core.py", "tests/hw/test_accelerator.py", "tests/sim/ac
 #: Tests of hardware that is not tested in the file of its own name.
 _ELSEWHERE = {
     "hw/bus/axi.py": ("tests/hw/bus/test_axi.py", "tests/hw/bus/test_reader.py", "tests/hw/bus/test_writer.py"),
-    "hw/emission.py": ("tests/hw/test_rtlil.py",),
     "hw/memory/ports.py": ("tests/hw/memory/test_l2.py", "tests/hw/memory/test_activation_reader.py"),
     "hw/array/tile.py": ("tests/hw/test_tile_row.py", "tests/hw/test_core.py"),
     "hw/boards/memory.py": ("tests/hw/boards/test_boards.py",),
