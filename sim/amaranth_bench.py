@@ -43,7 +43,7 @@ def run_programs(
     Raises
     ------
     AssertionError
-        Nothing moved for 2000 cycles, or transfers were left over.
+        Nothing moved for 2000 cycles, transfers were left over, or ``o_idle`` is wrong.
     """
     core = AcceleratorCore(config)
     densities = dict(pauses or {})
@@ -68,6 +68,7 @@ def run_programs(
                     ctx.set(Value.cast(port.payload), queue.pop())
                     ctx.set(port.valid, 1)
                     offered[name] = True
+            assert not (ctx.get(sink.valid) and ctx.get(core.o_idle)), "idle, and a sum is on offer"
             ready = willing("o_psum")
             ctx.set(sink.ready, ready)
             taken = [name for name in names if offered[name] and ctx.get(getattr(core, name).ready)]
@@ -89,6 +90,7 @@ def run_programs(
             cycle += 1
         left = {name: len(queue) + offered[name] for name, queue in queues.items() if queue or offered[name]}
         assert not left, f"transfers were never taken: {left}"
+        assert ctx.get(core.o_idle), "not idle, and all sums have left"
 
     simulator = Simulator(core)
     simulator.add_clock(1e-6)

@@ -182,6 +182,14 @@ def test_sums_leave_a_cycle_later_with_a_register(density: float) -> None:
         assert cycles[0] == sequence_cycles(plain, runs)[0] + 1
 
 
+def test_a_sum_that_goes_on_at_once_is_forwarded() -> None:
+    """One entry of the PRF a position: every operation adds to the sum of the one before."""
+    config = preset("ews-tiny").override(["psum_register=true"])
+    layer = program(config, 8, (4, 9, 2, 3), (2, 4), (1, 2, 1, 3))
+    outputs, _ = run_programs(config, [layer])
+    assert not score(config, layer, outputs[0]).mismatches
+
+
 @pytest.mark.parametrize("variant", [pytest.param("ews", marks=pytest.mark.whole), "ews-msvq"])
 @pytest.mark.parametrize(
     ("changes", "density"),

@@ -8,12 +8,13 @@ import re
 import pytest
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In
+from amaranth.lib.wiring import In, Out
 
 from hw.bus.axi import (
     BORDER,
     Axi4LiteSignature,
     Axi4Signature,
+    Response,
     burst_length,
     connect_flat,
     flat_members,
@@ -63,6 +64,50 @@ class _Manager(wiring.Component):
         m = Module()
         m.d.comb += [self.m_axi.araddr.eq(self.i_lite.wdata), self.i_lite.wready.eq(self.m_axi.arready)]
         return m
+
+
+#: Bits of the subordinate's side of a channel, and of the manager's, as the standard has them (AMBA AXI, A2 and B1).
+_REQUEST = {"addr": 32, "len": 8, "size": 3, "burst": 2, "cache": 4, "prot": 3, "id": 3, "valid": 1}
+AXI4 = {
+    "aw": (_REQUEST, {"ready": 1}),
+    "w": ({"data": 64, "strb": 8, "last": 1, "valid": 1}, {"ready": 1}),
+    "b": ({"ready": 1}, {"id": 3, "resp": 2, "valid": 1}),
+    "ar": (_REQUEST, {"ready": 1}),
+    "r": ({"ready": 1}, {"id": 3, "data": 64, "resp": 2, "last": 1, "valid": 1}),
+}
+_LITE_REQUEST = {"addr": 9, "prot": 3, "valid": 1}
+AXI4_LITE = {
+    "aw": (_LITE_REQUEST, {"ready": 1}),
+    "w": ({"data": 32, "strb": 4, "valid": 1}, {"ready": 1}),
+    "b": ({"ready": 1}, {"resp": 2, "valid": 1}),
+    "ar": (_LITE_REQUEST, {"ready": 1}),
+    "r": ({"ready": 1}, {"data": 32, "resp": 2, "valid": 1}),
+}
+
+
+@pytest.mark.parametrize(
+    ("signature", "channels", "of"),
+    [
+        (Axi4Signature(32, 64, 3), AXI4, ("aw", "w", "b", "ar", "r")),
+        (Axi4Signature(32, 64, 3, write=False), AXI4, ("ar", "r")),
+        (Axi4Signature(32, 64, 3, read=False), AXI4, ("aw", "w", "b")),
+        (Axi4LiteSignature(9), AXI4_LITE, ("aw", "w", "b", "ar", "r")),
+    ],
+)
+def test_channels_are_those_of_the_standard(signature: wiring.Signature, channels: dict, of: tuple[str, ...]) -> None:
+    wanted = {
+        f"{channel}{name}": (flow, bits)
+        for channel in of
+        for flow, part in zip((Out, In), channels[channel], strict=True)
+        for name, bits in part.items()
+    }
+    assert {name: (member.flow, member.shape) for name, member in signature.members.items()} == wanted
+
+
+def test_responses_are_those_of_the_standard() -> None:
+    assert {response.name: int(response) for response in Response} == {
+        "OKAY": 0, "EXOKAY": 1, "SLVERR": 2, "DECERR": 3
+    }  # fmt: skip
 
 
 class _Top(wiring.Component):
