@@ -30,6 +30,8 @@ SMALL = (
     "WordFifo of 4: an offer holds",
     "WordFifo of 4, overrun: words in are words out, in order",
     "CommandQueue of 3: an offer holds",
+    "StoreUnit: an offer holds",
+    "StoreUnit, a writer that ends early: an offer holds",
     "RegisterBank: B and R hold",
     "RegisterBank: one answer to a request",
     "DmaWriter, 16 bits: low in reset",
@@ -40,9 +42,9 @@ SMALL = (
 
 def all_specifications() -> Iterator[Specification]:
     """Every specification there is."""
-    from formal import bus, decoders, streams, vector
+    from formal import bus, decoders, streams, units, vector
 
-    for part in (streams, decoders, bus, vector):
+    for part in (streams, units, decoders, bus, vector):
         yield from part.specifications()
 
 
