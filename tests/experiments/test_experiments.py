@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from experiments import finetune, narrow, signs, table3, train_float
-from experiments.common import read_run, write_run
+from experiments.common import read_run, run_file
 from experiments.finetune import Case, compress, most_codewords, rules_for
 from experiments.models import MODELS, VisionTransformer, build
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, compress_layers
@@ -31,20 +31,17 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_runs_that_are_there_are_read_or_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "runs" / "a.json"
-    write_run(path, {"case": "a", "lr": 0.1})
-    assert read_run(path, "case", "lr") == {"case": "a", "lr": 0.1}
-    assert [entry.name for entry in path.parent.iterdir()] == ["a.json"]
-    with pytest.raises(CompressError, match=r"a\.json is no run: it has no steps; remove it to run it again"):
-        read_run(path, "case", "steps")
-    for content in (path.read_bytes()[:-4], b"\xff", b"[" * 100_000, b'{"case": 1, "case": 2}'):
+def test_files_of_runs_are_read_or_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"case": "a", "lr": 0.1, "config": 3}')
+    assert run_file(path, "case", "lr") == read_run(path, {"lr": 0.1}, {}) == {"case": "a", "lr": 0.1, "config": 3}
+    with pytest.raises(CompressError, match=r"a\.json is no run's file: it must have case, steps: remove it"):
+        run_file(path, "case", "steps")
+    for content in (path.read_bytes()[:-4], b"\xff", b"[" * 100_000, b'{"case": 1, "case": 2}', b"[]"):
         path.write_bytes(content)
-        with pytest.raises(CompressError, match=r"a\.json is no run, or damaged: .*; remove it to run it again"):
-            read_run(path)
-    path.write_text("[]")
-    with pytest.raises(CompressError, match=r"a\.json is no run: it has no names"):
-        read_run(path)
+        with pytest.raises(CompressError, match=r"a\.json is no run's file: .*: remove it") as caught:
+            run_file(path)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_run_that_is_damaged_is_named(cifar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +50,7 @@ def test_a_run_that_is_damaged_is_named(cifar: Path, tmp_path: Path, capsys: pyt
     study = ["vit", "--data", str(cifar), "--runs", str(tmp_path), "--output", str(tmp_path), "--seeds", "0"]
     assert signs.main([*study, "--report-only"]) == 2
     error = capsys.readouterr().err
-    assert f"{run} is no run, or damaged: " in error
+    assert f"{run} is no run's file: " in error
     assert error.count("\n") == 1
 
 
