@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import msvq
+from msvq import example
 from msvq.__main__ import COMMANDS, main
 from sw.format import ContainerError
 from sw.network import Network, read_network
@@ -181,3 +184,26 @@ def test_all_that_is_offered_is_there() -> None:
         assert getattr(msvq, name).__doc__
     with pytest.raises(AttributeError, match="has no attribute 'quantise'"):
         _ = msvq.quantise
+
+
+def test_an_example_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last of its files fails, for want of room."""
+    monkeypatch.setattr(example, "COUNTS", {"train": 50, "test": 10})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    arguments = [str(tmp_path / "new"), "--epochs", "1"]
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "save", full)
+        assert example.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert str(tmp_path / "new") in error
+    assert list(tmp_path.iterdir()) == []
+    assert example.main(arguments) == 0
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["image.npy", "images.npz", "net.pt", "net.py"]
+    assert example.main(arguments) == 2
+    assert "must be new: nothing is written over" in capsys.readouterr().err
