@@ -202,41 +202,6 @@ def mixed(views: Tensor, generator: torch.Generator, mix: float) -> Tensor:
     return views
 
 
-class Mosaic:
-    """Small pictures that images are completed with: a batch's other part, one picture or four to a view.
-
-    A picture of 64 x 64 that is enlarged to 224 x 224 has no fine details; four of them side by side have more.
-
-    Parameters
-    ----------
-    pictures
-        uint8 ``[n, rows, columns, 3]``.
-    network
-        Its pixels' mean and deviation.
-    device
-        Where they are kept.
-    """
-
-    def __init__(self, pictures: NDArray[np.uint8], network: Network, device: str) -> None:
-        self.pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device)
-        self.mean, self.deviation = (
-            torch.tensor(part, device=device).reshape(1, 3, 1, 1) for part in (network.mean, network.deviation)
-        )
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def views(self, count: int, generator: torch.Generator, size: int) -> Tensor:
-        """Random crops, half of them of four pictures."""
-        chosen = torch.randint(len(self), (4, count), generator=generator).to(self.pictures.device)
-        parts = (self.pictures[chosen.flatten()].float() - self.mean) / self.deviation
-        parts = parts.unflatten(0, (4, count))
-        four = torch.cat([torch.cat([parts[0], parts[1]], 3), torch.cat([parts[2], parts[3]], 3)], 2)
-        one = functional.interpolate(parts[0], scale_factor=2, mode="bicubic", align_corners=False)
-        both = torch.cat([four[: count // 2], one[count // 2 :]])
-        return crops(both, generator, size)
-
-
 class Whole:
     """Pictures of an image's size that images are completed with: a batch's other part.
 
@@ -252,20 +217,36 @@ class Whole:
 
     def __init__(self, pictures: NDArray[np.uint8], network: Network, device: str) -> None:
         self.pictures = torch.from_numpy(pictures).to(device)
-        self.network = network
+        self.mean, self.deviation = (
+            torch.tensor(part, device=device).reshape(1, 3, 1, 1) for part in (network.mean, network.deviation)
+        )
 
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def drawn(self, count: int, generator: torch.Generator) -> Tensor:
+        """So many of them, normalised, ``[count, 3, rows, columns]``; one may come more than once."""
+        chosen = torch.randint(len(self), (count,), generator=generator).to(self.pictures.device)
+        return (self.pictures[chosen].permute(0, 3, 1, 2).float() - self.mean) / self.deviation
+
     def views(self, count: int, generator: torch.Generator, size: int) -> Tensor:
         """Random crops."""
-        chosen = torch.randint(len(self), (count,), generator=generator).to(self.pictures.device)
-        values = self.pictures[chosen].permute(0, 3, 1, 2).float()
-        mean, deviation = (
-            torch.tensor(part, device=values.device).reshape(1, 3, 1, 1)
-            for part in (self.network.mean, self.network.deviation)
-        )
-        return crops((values - mean) / deviation, generator, size)
+        return crops(self.drawn(count, generator), generator, size)
+
+
+class Mosaic(Whole):
+    """Small pictures that images are completed with: one picture or four to a view.
+
+    A picture of 64 x 64 that is enlarged to 224 x 224 has no fine details; four of them side by side have more.
+    """
+
+    def views(self, count: int, generator: torch.Generator, size: int) -> Tensor:
+        """Random crops, half of them of four pictures."""
+        parts = self.drawn(4 * count, generator).unflatten(0, (4, count))
+        four = torch.cat([torch.cat([parts[0], parts[1]], 3), torch.cat([parts[2], parts[3]], 3)], 2)
+        one = functional.interpolate(parts[0], scale_factor=2, mode="bicubic", align_corners=False)
+        both = torch.cat([four[: count // 2], one[count // 2 :]])
+        return crops(both, generator, size)
 
 
 def unlike(pictures: NDArray[np.uint8], images: Tensor) -> NDArray[np.bool_]:
