@@ -519,11 +519,11 @@ def run(options: argparse.Namespace) -> int:
             mix=options.mix,
             small=small,
             made=made,
+            capture=not options.eager,
             features=options.features,
             logits=options.logits,
             device=device,
             seed=options.seed,
-            capture=not options.eager,
             report=_say,
         )
         report["distilled"] = scores(graph)

@@ -38,14 +38,14 @@ __all__ = [
     "write",
 ]
 
+#: Characters of a file's name before its ending; file systems take 255 bytes with all that is added.
+_NAME_LIMIT = 200
+
 #: What can be generated; also the name of the top module.
 UNITS = ("core", "accelerator")
 
 #: Name of the core's module, and the first part of the names of all below it.
 TOP = UNITS[0]
-
-#: Characters of a file's name before its ending; file systems take 255 bytes with all that is added.
-_NAME_LIMIT = 200
 
 
 @dataclass(frozen=True)
