@@ -127,9 +127,12 @@ def writable_folder(folder: Path) -> Path:
     Raises
     ------
     OSError
-        The folder cannot be made or written.
+        The folder cannot be made or written, or is a file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(f"{str(folder)!r} must be a folder, not a file") from None
     if not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     return folder

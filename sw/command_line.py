@@ -13,6 +13,7 @@ from hw.command_line import Parser, add_set_option
 from hw.config import PRESETS
 
 __all__ = [
+    "DEFAULT_PRESET",
     "DefaultsFormatter",
     "OptionError",
     "Parser",
@@ -23,6 +24,9 @@ __all__ = [
     "image_shape",
     "run_command",
 ]
+
+#: The instance where none is named.
+DEFAULT_PRESET = "ews-cms-16"
 
 
 class OptionError(ValueError):
@@ -50,9 +54,9 @@ def check_folders(*paths: str | None) -> None:
             raise FileNotFoundError(f"cannot write {path!r}: the folder {str(folder)!r} does not exist")
 
 
-def add_instance_options(parser: argparse.ArgumentParser) -> None:
-    """``--preset`` and ``--set``."""
-    parser.add_argument("--preset", default="ews-cms-16", metavar="NAME", help=f"{', '.join(PRESETS)} (%(default)s)")
+def add_instance_options(parser: argparse.ArgumentParser, default: str | None = DEFAULT_PRESET) -> None:
+    """``--preset`` and ``--set``. ``default`` is the preset's; with None it can be told whether one was named."""
+    parser.add_argument("--preset", default=default, metavar="NAME", help=f"{', '.join(PRESETS)} ({DEFAULT_PRESET})")
     add_set_option(parser)
 
 

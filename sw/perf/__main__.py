@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hw.config import ConfigError, preset
-from sw.command_line import Parser, add_image_option, add_instance_options, check_folders, image_shape, run_command
+from sw.command_line import (
+    DEFAULT_PRESET,
+    Parser,
+    add_image_option,
+    add_instance_options,
+    check_folders,
+    image_shape,
+    run_command,
+)
 from sw.perf.timing import Latencies
 
 if TYPE_CHECKING:
@@ -33,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m sw.perf", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", metavar="NETWORK")
-    add_instance_options(parser)
+    add_instance_options(parser, default=None)
     parser.add_argument(
         "--sweep",
         action="append",
@@ -61,13 +69,14 @@ def _run(options: argparse.Namespace) -> None:
     from sw.perf.shapes import ShapesError, read_workload
     from sw.perf.sweep import check_fields, check_instances, misfit, sweep_points
 
+    points = sweep_points(options.sweep)
+    check_fields(points, sets=options.set, base=options.preset)
+    options.preset = options.preset or DEFAULT_PRESET
     config = preset(options.preset).override(options.set)
     if not 0 <= options.latency < 1 << 20:
         raise ShapesError(f"--latency must be in 0..{(1 << 20) - 1}, not {options.latency}")
     if options.csv and not options.sweep:
         raise ShapesError("--csv is for a sweep")
-    points = sweep_points(options.sweep)
-    check_fields(points, sets=options.set)
     check_instances(options.preset, options.set, points)
     workload = read_workload(options.network, image_shape(options.image) if options.image else None)
     latencies = Latencies(read=options.latency, write=options.latency)

@@ -77,22 +77,32 @@ def point_fields(point: Iterable[str]) -> dict[str, str]:
     return {name: value for name, _, value in (text.partition("=") for text in point)}
 
 
-def check_fields(points: Sequence[Sequence[str]], others: Sequence[str] = (), sets: Sequence[str] = ()) -> None:
-    """Check that an instance has the fields of all points, or that they are ``preset`` or among ``others``.
+def check_fields(
+    points: Sequence[Sequence[str]], others: Sequence[str] = (), sets: Sequence[str] = (), base: str | None = None
+) -> None:
+    """Check that an instance has the fields of all points, and that nothing else gives them.
 
     Parameters
     ----------
+    points
+        Of :func:`sweep_points`.
+    others
+        Names of axes beside the fields and ``preset``.
     sets
         Assignments that hold for all points (``--set``).
+    base
+        The preset that was named for all points (``--preset``), if one was.
 
     Raises
     ------
     hw.config.ConfigError
-        One is unknown or has a value of another type, which no instance can have; ``sets`` has one, too; or a point
-        names a preset that there is not.
+        One is unknown or has a value of another type, which no instance can have; ``sets`` or ``base`` gives one, too;
+        or a point names a preset that there is not.
     """
     fields, given = AcceleratorConfig().to_dict(), point_fields(sets)
     for name, value in dict.fromkeys(pair for point in points for pair in point_fields(point).items()):
+        if name == PRESET and base is not None:
+            raise ConfigError(f"--sweep has {PRESET}, and there is --preset {base}, too; leave out one")
         if name in given:
             raise ConfigError(f"--sweep and --set both have {name}; leave out --set {name}={given[name]}")
         if name == PRESET:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from hw.command_line import add_set_option, interruptible, path_argument, writable_folder
 from hw.config import ConfigError, preset
-from sw.command_line import OptionError, add_image_option, image_shape
+from sw.command_line import DEFAULT_PRESET, OptionError, add_image_option, image_shape
 from sw.format.strict_json import json_text
 from synth.libraries import STORAGES, LibraryParser
 
@@ -56,7 +56,7 @@ def _parser() -> LibraryParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(folder=Path("build/explore"))
     parser.add_argument("network", metavar="NETWORK", nargs="?", type=path_argument, default=NETWORK)
-    parser.add_argument("--preset", metavar="NAME", default="ews-cms-16", help="where axes begin (%(default)s)")
+    parser.add_argument("--preset", metavar="NAME", help=f"where axes begin ({DEFAULT_PRESET})")
     add_set_option(parser)
     parser.add_argument(
         "--sweep", action="append", default=[], metavar="FIELD=A,B,...",
@@ -132,7 +132,8 @@ def _points(options: argparse.Namespace, library: Library) -> tuple[list[dict[st
     points = sweep_points(options.sweep)
     if len(points) > MAX_POINTS:
         raise ExploreError(f"the axes have {len(points)} points, more than {MAX_POINTS}")
-    check_fields(points, [STORAGE], options.set)
+    check_fields(points, [STORAGE], options.set, options.preset)
+    options.preset = options.preset or DEFAULT_PRESET
     preset(options.preset).override(options.set)
     own = [[text for text in point if not text.startswith(f"{STORAGE}=")] for point in points]
     check_instances(options.preset, options.set, own)

@@ -17,7 +17,9 @@ import hw.generate
 import sim.__main__
 import synth.__main__
 import synth.choices
+import synth.explore.__main__
 from hw.command_line import Parser, interruptible, path_argument, writable_folder, write_text
+from tests.refusals import Refused
 
 MODULES = {
     "hw.generate": hw.generate.main,
@@ -119,6 +121,14 @@ def test_folder_without_permission(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(os, "access", lambda folder, mode: False)
     with pytest.raises(PermissionError, match=r"Permission denied: '.*out'"):
         writable_folder(tmp_path / "out")
+
+
+def test_a_file_is_no_folder(tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "out.json"
+    path.write_text("mine")
+    arguments = ["--sweep", "H=8,16", "--no-area", "-o", str(path)]
+    assert f"{str(path)!r} must be a folder, not a file" in refused(synth.explore.__main__.main, arguments)
+    assert path.read_text() == "mine"
 
 
 def test_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

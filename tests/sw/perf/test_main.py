@@ -151,6 +151,7 @@ def test_what_the_compiler_would_refuse(path: str, capsys: pytest.CaptureFixture
     --sweep H=abc,16 -> --sweep H: H must be int, not 'abc'
     --sweep H=8.5 -> --sweep H: H must be int, not '8.5'
     --sweep zero_gating=1 -> --sweep zero_gating: zero_gating must be bool, not '1'
+    --preset ews-16 --sweep preset=ews-16 -> --sweep has preset, and there is --preset ews-16, too; leave out one
     --sweep k=16 --set k=32 -> --sweep and --set both have k; leave out --set k=32
     --sweep L=24,40 -> no point of the axes can be an instance; L=24: L must be a multiple of d = 16, not 24
     --csv x -> --csv is for a sweep

@@ -240,6 +240,7 @@ def test_energy_is_that_of_synth_power(folder: Path, monkeypatch: pytest.MonkeyP
     --sweep storage=ram -> storage must be one of flipflop, gated, latch, not 'ram'
     --set H=0 -> H must be in 1..256, not 0
     --sweep H=abc,16 -> --sweep H: H must be int, not 'abc'
+    --preset ews-16 --sweep preset=ews-16 -> --sweep has preset, and there is --preset ews-16, too; leave out one
     --sweep k=16 --set k=32 -> --sweep and --set both have k; leave out --set k=32
     --sweep N:M=16:8 -> no point of the axes can be an instance; N=16, M=8: N must be in 1..M = 1..8, not 16
     --jobs 0 -> --jobs must be in 1..256, not 0
