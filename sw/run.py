@@ -23,7 +23,7 @@ import numpy as np
 from sw.command_line import Parser, check_folders, run_command
 from sw.format.envelope import kind_of
 from sw.format.output import staged
-from sw.format.picture import PictureError, read_picture
+from sw.format.picture import PictureError, UnknownPictureError, middle_square, read_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -288,12 +288,11 @@ def _picture(
     if channels not in (1, 3):
         raise RunError(f"{path}: a picture must be for an input of 1 or 3 channels, not {channels}")
     try:
-        picture = read_picture(path, "RGB" if channels == 3 else "L")
+        square = middle_square(read_picture(path, "RGB" if channels == 3 else "L"))
+    except UnknownPictureError:
+        raise RunError(f"{path}: must be .npy or a picture") from None
     except PictureError as error:
-        raise RunError(f"{path}: {error}".replace("must be a picture", "must be .npy or a picture")) from None
-    side = min(picture.size)
-    left, top = ((extent - side) // 2 for extent in picture.size)
-    square = picture.crop((left, top, left + side, top + side))
+        raise RunError(f"{path}: {error}") from None
     pixels = np.asarray(square.resize((columns, rows), Image.Resampling.BICUBIC), np.float32).reshape(rows, columns, -1)
     normalised = (pixels / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1).astype(np.float32))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL.Image import Resampling
 
-from sw.format.picture import read_picture
+from sw.format.picture import middle_square, read_picture
 
 __all__ = ["SIZE", "layer_inputs", "load_photograph", "photograph_path", "quantise_activations"]
 
@@ -26,11 +26,14 @@ def photograph_path() -> Path:
 
 
 def load_photograph(path: Path) -> torch.Tensor:
-    """A picture as the network's input, float32 ``[1, 3, 224, 224]``: middle square, resized, ``(x - 127) / 128``."""
-    picture = read_picture(path, "RGB")
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side))
+    """A picture as the network's input, float32 ``[1, 3, 224, 224]``: middle square, resized, ``(x - 127) / 128``.
+
+    Raises
+    ------
+    sw.format.picture.PictureError, OSError
+        It is none, or is damaged; or cannot be read.
+    """
+    square = middle_square(read_picture(path, "RGB"))
     pixels = np.asarray(square.resize((SIZE, SIZE), Resampling.BICUBIC), dtype=np.float32)
     return torch.from_numpy((pixels - 127) / 128).permute(2, 0, 1)[None].contiguous()
 

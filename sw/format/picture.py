@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MAX_PIXELS", "PictureError", "read_picture"]
+__all__ = ["MAX_PIXELS", "PictureError", "UnknownPictureError", "middle_square", "read_picture"]
 
 #: Of a picture: what has more is there to fill memories.
 MAX_PIXELS = 1 << 25
@@ -17,6 +17,10 @@ MAX_PIXELS = 1 << 25
 
 class PictureError(ValueError):
     """A file that is no picture, is damaged, or too large. The message says why, not which."""
+
+
+class UnknownPictureError(PictureError):
+    """A file of no format that Pillow knows."""
 
 
 def read_picture(file: str | os.PathLike[str] | BinaryIO, mode: str | None = None, most: int = MAX_PIXELS) -> Image:
@@ -34,7 +38,7 @@ def read_picture(file: str | os.PathLike[str] | BinaryIO, mode: str | None = Non
     Raises
     ------
     PictureError
-        It is none, is damaged, or has too many pixels.
+        It is none (:class:`UnknownPictureError`), is damaged, or has too many pixels.
     OSError
         There is no such file, or it must not be read.
     """
@@ -49,9 +53,16 @@ def read_picture(file: str | os.PathLike[str] | BinaryIO, mode: str | None = Non
             picture.load()
             return picture.copy() if mode is None else picture.convert(mode)
     except UnidentifiedImageError:
-        raise PictureError("must be a picture") from None
+        raise UnknownPictureError("must be a picture") from None
     except (FileNotFoundError, PermissionError, IsADirectoryError, PictureError):
         raise
     except Exception as error:  # Pillow lets errors of every kind out of damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PictureError(f"cannot be read as a picture: {reason}") from None
+
+
+def middle_square(picture: Image) -> Image:
+    """The largest square in the middle of a picture."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.crop((left, top, left + side, top + side))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL.Image import Resampling
 
 from hw.config import AcceleratorConfig
 from sim.networks.activations import layer_inputs, load_photograph, quantise_activations
@@ -22,6 +22,7 @@ from sw.compress.sources import load_model
 from sw.compress.training.integer import IntegerNetwork, read_network
 from sw.compress.training.loop import normalise
 from sw.format import CompressedLayer
+from sw.format.picture import middle_square, read_picture
 from sw.network.spatial import Layer, Logits
 from sw.perf.shapes import Shapes
 from sw.schedule.choice import raw_passes
@@ -127,11 +128,8 @@ def _trained(prefix: str, config: AcceleratorConfig) -> tuple[Path, IntegerNetwo
 def _container(prefix: str) -> Callable[[AcceleratorConfig, Path], tuple[list[RealLayer], str]]:
     def make(config: AcceleratorConfig, photograph: Path) -> tuple[list[RealLayer], str]:
         path, network, names = _trained(prefix, config)
-        with Image.open(photograph) as picture:
-            side = min(picture.size)
-            left, top = (picture.width - side) // 2, (picture.height - side) // 2
-            square = picture.convert("RGB").crop((left, top, left + side, top + side))
-            pixels = np.asarray(square.resize((32, 32), Image.Resampling.BICUBIC))
+        square = middle_square(read_picture(photograph, "RGB"))
+        pixels = np.asarray(square.resize((32, 32), Resampling.BICUBIC))
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
         images = network.quantise(normalise(image))
         found = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sw.format.picture import PictureError, read_picture
+from sw.format.picture import PictureError, UnknownPictureError, middle_square, read_picture
 
 image_module = pytest.importorskip("PIL.Image")
 
@@ -30,6 +30,13 @@ def _png(width: int, height: int) -> bytes:
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_the_middle_square_is_as_large_as_there_is_room() -> None:
+    pixels = np.arange(5 * 8, dtype=np.uint8).reshape(5, 8)
+    for whole, wanted in ((pixels, pixels[:, 1:6]), (pixels.T, pixels.T[1:6]), (pixels[:, :5], pixels[:, :5])):
+        square = middle_square(image_module.fromarray(np.ascontiguousarray(whole)))
+        assert np.array_equal(np.asarray(square), wanted)
 
 
 def test_a_picture_is_decoded_and_converted(tmp_path: Path) -> None:
@@ -62,5 +69,10 @@ def test_damaged_pictures_are_refused_in_one_line(tmp_path: Path, capfd: pytest.
     assert {text[:20] for text in found} == {text[:20] for text in beginnings}
     assert len(found) >= len(bad) - 4  # zeros in the pixels of a BMP are a picture
     assert capfd.readouterr().err == ""
+    for content, kind in ((b"text", UnknownPictureError), (_png(9, 9), PictureError)):
+        path.write_bytes(content)
+        with pytest.raises(PictureError) as caught:
+            read_picture(path)
+        assert caught.type is kind
     with pytest.raises(FileNotFoundError):
         read_picture(tmp_path / "absent")
