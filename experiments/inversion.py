@@ -9,11 +9,12 @@ change a picture's spectrum, low frequencies most, as photographs have it (Olah 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -22,7 +23,6 @@ from torch.nn import functional
 
 from experiments.distillation import NETWORKS
 from experiments.pictures import SIDE, Network
-from sw.compress.methods import CompressError
 from sw.format.output import staged
 
 __all__ = ["invert", "run", "statistics_apart"]
@@ -83,57 +83,67 @@ def invert(
         torch.tensor(part, device=device).reshape(1, 3, 1, 1) for part in (network.mean, network.deviation)
     )
     low, high = -mean / deviation, (255 - mean) / deviation
+    wanted = classes.to(device)
+    pixels = None
+    cuda = device.startswith("cuda")
+    with _watched(model) as apart:
+        for size, steps in rounds:
+            energy = _falling_energy(size).to(device)
+            if pixels is None:
+                half = (len(classes), 3, size, size // 2 + 1, 2)
+                spectrum = NOISE * torch.randn(half, generator=generator).to(device)
+            else:
+                pixels = functional.interpolate(pixels, size=(size, size), mode="bicubic", align_corners=False)
+                spectrum = torch.view_as_real(torch.fft.rfft2(pixels, norm="ortho") / energy)
+            spectrum.requires_grad_()
+            optimiser = torch.optim.Adam([spectrum], RATE, betas=(0.5, 0.9))
+            for step in range(steps):
+                optimiser.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+                pixels = _pixels(spectrum, energy, size).maximum(low).minimum(high)
+                reach = size // 8
+                down, right = (int(torch.randint(-reach, reach + 1, (), generator=generator)) for _ in range(2))
+                views = pixels.roll((down, right), (2, 3))
+                if float(torch.rand((), generator=generator)) < 0.5:
+                    views = views.flip(3)
+                apart.clear()
+                with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
+                    found = model(views.contiguous(memory_format=torch.channels_last)).float()
+                sure = functional.cross_entropy(found, wanted, label_smoothing=SPREAD)
+                like = torch.stack(apart).sum()
+                rough = pixels.diff(dim=2).square().mean() + pixels.diff(dim=3).square().mean()
+                (spectrum.grad,) = torch.autograd.grad(sure + STATISTICS * like + SMOOTH * rough, spectrum)
+                optimiser.step()
+            with torch.no_grad():
+                pixels = _pixels(spectrum, energy, size).maximum(low).minimum(high)
+            last = f"classes {sure.item():.3f}, statistics {like.item():.3f}, rough {rough.item():.4f}"
+            report(f"{size} x {size}: {last}")
+    assert pixels is not None
+    return (pixels * deviation + mean).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Gets :func:`statistics_apart` of each batch norm that a network runs; its parameters have no gradients."""
     apart: list[Tensor] = []
 
     def watch(module: nn.Module, given: tuple[Tensor, ...]) -> None:
         assert isinstance(module, nn.BatchNorm2d)
         apart.append(statistics_apart(module, given[0]))
 
-    handles = [m.register_forward_pre_hook(watch) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    handles = [norm.register_forward_pre_hook(watch) for norm in norms]
     kept = [parameter.requires_grad for parameter in model.parameters()]
     model.requires_grad_(False)
-    wanted = classes.to(device)
-    pixels = None
-    cuda = device.startswith("cuda")
-    for size, steps in rounds:
-        energy = falling_energy(size).to(device)
-        if pixels is None:
-            half = (len(classes), 3, size, size // 2 + 1, 2)
-            spectrum = NOISE * torch.randn(half, generator=generator).to(device)
-        else:
-            pixels = functional.interpolate(pixels, size=(size, size), mode="bicubic", align_corners=False)
-            spectrum = torch.view_as_real(torch.fft.rfft2(pixels, norm="ortho") / energy)
-        spectrum.requires_grad_()
-        optimiser = torch.optim.Adam([spectrum], RATE, betas=(0.5, 0.9))
-        for step in range(steps):
-            optimiser.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-            pixels = _pixels(spectrum, energy, size).maximum(low).minimum(high)
-            reach = size // 8
-            down, right = (int(torch.randint(-reach, reach + 1, (), generator=generator)) for _ in range(2))
-            views = pixels.roll((down, right), (2, 3))
-            if float(torch.rand((), generator=generator)) < 0.5:
-                views = views.flip(3)
-            apart.clear()
-            with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
-                found = model(views.contiguous(memory_format=torch.channels_last)).float()
-            sure = functional.cross_entropy(found, wanted, label_smoothing=SPREAD)
-            like = torch.stack(apart).sum()
-            rough = pixels.diff(dim=2).square().mean() + pixels.diff(dim=3).square().mean()
-            (spectrum.grad,) = torch.autograd.grad(sure + STATISTICS * like + SMOOTH * rough, spectrum)
-            optimiser.step()
-        with torch.no_grad():
-            pixels = _pixels(spectrum, energy, size).maximum(low).minimum(high)
-        last = f"classes {sure.item():.3f}, statistics {like.item():.3f}, rough {rough.item():.4f}"
-        report(f"{size} x {size}: {last}")
-    assert pixels is not None
-    for handle in handles:
-        handle.remove()
-    for parameter, before in zip(model.parameters(), kept, strict=True):
-        parameter.requires_grad_(before)
-    return (pixels * deviation + mean).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
+    try:
+        yield apart
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter, before in zip(model.parameters(), kept, strict=True):
+            parameter.requires_grad_(before)
 
 
-def falling_energy(size: int) -> Tensor:
+def _falling_energy(size: int) -> Tensor:
     """What each value of a spectrum counts, ``[size, size // 2 + 1]``: as photographs have it, less the faster it is.
 
     Of a spectrum of independent values, the pixels have about their standard deviation.
@@ -158,11 +168,8 @@ def run(options: argparse.Namespace) -> int:
     Raises
     ------
     CompressError
-        An option or the weights are not as they must be.
+        The weights are not as they must be.
     """
-    for name in ("pictures", "batch"):
-        if getattr(options, name) < 1:
-            raise CompressError(f"--{name} must be 1 or more, not {getattr(options, name)}")
     torch.set_num_threads(options.threads)
     begin = time.perf_counter()
     network, device = NETWORKS[options.network], options.device
@@ -181,8 +188,6 @@ def run(options: argparse.Namespace) -> int:
             made.append(invert(model, part, network, generator, rounds=ROUNDS, device=device, report=_say).numpy())
             done = sum(map(len, made))
             _say(f"{done} of {options.pictures} pictures after {time.perf_counter() - begin:.0f} s")
-            if options.seconds is not None and time.perf_counter() - begin > options.seconds:
-                break
         with open(temporary, "wb") as file:
-            np.savez(file, images=np.concatenate(made), labels=classes[:done].numpy())
+            np.savez(file, images=np.concatenate(made), labels=classes.numpy())
     return 0

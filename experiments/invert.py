@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.common import add_machine_options, run_late
+from experiments.common import add_machine_options, at_least_one, run_late
 from experiments.fewshot import NETWORKS
 from sw.command_line import Parser
 
@@ -24,9 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m experiments.invert", description=__doc__)
     parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("--weights", type=Path, help="state dict, if not those of a package")
-    parser.add_argument("--pictures", type=int, default=1000, help="how many (%(default)s)")
-    parser.add_argument("--batch", type=int, default=250, help="pictures made together (%(default)s)")
-    parser.add_argument("--seconds", type=float, help="begin no batch later than that")
+    parser.add_argument("--pictures", type=at_least_one, default=1000, help="how many (%(default)s)")
+    parser.add_argument("--batch", type=at_least_one, default=250, help="pictures made together (%(default)s)")
     add_machine_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .npz to write")
