@@ -13,12 +13,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from experiments.vision import Study, cases_of
-
-if TYPE_CHECKING:
-    from experiments.vision_runs import Task
+from experiments.common import at_least_one
+from experiments.vision import Study, cases_of, load_late
 
 __all__ = ["main"]
 
@@ -26,17 +23,10 @@ __all__ = ["main"]
 LAST = ("head",)
 
 
-def _task(options: argparse.Namespace) -> Task:
-    # PyTorch takes seconds: --help and bad options must not wait for it.
-    from experiments.segmentation import load
-
-    return load(options)
-
-
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="directory of train.tar, val.tar and test.tar")
     parser.add_argument("--weights", type=Path, help="ImageNet's state dict of MobileNet-v2, with torchvision's names")
-    parser.add_argument("--float-steps", type=int, default=2500, help="of float training (%(default)s)")
+    parser.add_argument("--float-steps", type=at_least_one, default=2500, help="of float training (%(default)s)")
 
 
 STUDY = Study(
@@ -45,7 +35,7 @@ STUDY = Study(
     cases=cases_of("19x", 32 / 19),
     last=LAST,
     steps=1000,
-    task=_task,
+    task=load_late("experiments.segmentation"),
     add_options=_add_options,
     figure="miou",
     heading="mIoU",

@@ -44,6 +44,19 @@ def at_least_one(text: str) -> int:
     return number
 
 
+def folder(text: str) -> Path:
+    """The type of an option that is a directory, which need not be there."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a directory, not the file {text!r}")
+    return path
+
+
+def add_output_option(parser: argparse.ArgumentParser) -> None:
+    """``--output``."""
+    parser.add_argument("--output", type=folder, default=RESULTS, help="directory of the results (%(default)s)")
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options that every experiment has."""
 
@@ -54,7 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=at_least_one, help="use only that many images of each part, to try the command"
     )
-    parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
+    add_output_option(parser)
     parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -157,6 +170,11 @@ def existing_weights(path: Path, network: str, scheme: str | None = None, nm: st
             f"weights {path} must exist: python -m experiments.train_float {network}{sparse} makes them"
         )
     return path
+
+
+def file_stem(case: str) -> str:
+    """What the names of a case's files begin with: its name, with hyphens for all but letters and digits."""
+    return "".join(letter if letter.isalnum() else "-" for letter in case)
 
 
 def read_run(path: Path, wanted: Mapping[str, Any], defaults: Mapping[str, Any], advice: str = "") -> dict[str, Any]:

@@ -13,24 +13,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from experiments.vision import Study, cases_of
-
-if TYPE_CHECKING:
-    from experiments.vision_runs import Task
+from experiments.vision import Study, cases_of, load_late
 
 __all__ = ["main"]
 
 #: Layers whose sums are results.
 LAST = tuple(f"detect_head.{name}_layers.conv5x5.3" for name in ("obj", "reg", "cls"))
-
-
-def _task(options: argparse.Namespace) -> Task:
-    # PyTorch takes seconds: --help and bad options must not wait for it.
-    from experiments.detection import load
-
-    return load(options)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +38,7 @@ STUDY = Study(
     cases=cases_of("20x", 1.6),
     last=LAST,
     steps=4000,
-    task=_task,
+    task=load_late("experiments.detection"),
     add_options=_add_options,
     figure="ap50",
     heading="AP50",

@@ -70,18 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _convert(source: str, output: str) -> None:
-    import torch
 
-    from experiments.models import VisionTransformer, build
+    from experiments.models import VisionTransformer, build, save_weights
     from sw.compress.checkpoints import read_state_dict
-    from sw.format.output import staged
 
     model = build("dinov2-s")
     assert isinstance(model, VisionTransformer)
     state = converted(dict(read_state_dict(source)), model)
     model.load_state_dict(state)
-    with staged(output) as temporary:
-        torch.save({name: value.half() for name, value in state.items()}, temporary)
+    save_weights(state, output)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from experiments.pictures import (
     unlike,
 )
 from experiments.reconstruction import reconstruct
+from hw.command_line import write_text
 from sw.compress.methods import CompressError, LayerSource, Recipe, misfit
 from sw.compress.network import module_sources
 from sw.compress.ratio import layer_bits, sum_bits
@@ -552,6 +553,6 @@ def run(options: argparse.Namespace) -> int:
     }
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json_text(report))
+        write_text(options.json, json_text(report))
     _say(f"integers {report['integers']}, {size:,} bytes, {report['ratio_whole_file']:.2f} times smaller")
     return 0

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.common import RESULTS, at_least_one, run_late
+from experiments.common import add_output_option, at_least_one, run_late
 from sw.command_line import Parser
 
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--steps", type=at_least_one, help="instead of 3600, 1500 for sparse, 500 for cases, 250 for --rates"
     )
     parser.add_argument("--device", help="cuda if PyTorch sees a GPU, or cpu")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
+    add_output_option(parser)
     return run_late(parser, arguments, "experiments.language")
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments.case import Case
-from experiments.common import WEIGHTS, machine, read_run, run_file, write_report
+from experiments.common import WEIGHTS, file_stem, machine, read_run, run_file, write_report
 from experiments.finetune import KEPT_8BIT, compress
 from experiments.protocol import SEEDS, TRY_SEEDS, bytes_apart
 from hw.command_line import write_text
@@ -337,8 +337,7 @@ def _cases(options: argparse.Namespace, texts: dict[str, Tensor]) -> int:
             if case.name not in (options.cases or names):
                 continue
             for rate in options.rates or [best.get(case.name, 3e-4)]:
-                stem = "".join(letter if letter.isalnum() else "-" for letter in case.name)
-                file = _folder(rates) / f"{stem}-{seed}{f'-{rate:g}' if rates else ''}.json"
+                file = _folder(rates) / f"{file_stem(case.name)}-{seed}{f'-{rate:g}' if rates else ''}.json"
                 if file.exists():
                     read_run(file, {"lr": rate, "steps": steps}, {})
                     continue

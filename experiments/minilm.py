@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.common import RESULTS, WEIGHTS, add_machine_options, at_least_one, run_late
+from experiments.common import WEIGHTS, add_machine_options, add_output_option, at_least_one, folder, run_late
 from sw.command_line import Parser
 
 __all__ = ["main"]
@@ -26,14 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m experiments.minilm", description=__doc__)
     parser.add_argument("--model", type=Path, help="directory of model.safetensors and tokenizer.json")
     parser.add_argument("--texts", type=Path, help="directory of stsb-en-{train,dev,test}.csv")
-    parser.add_argument("--runs", type=Path, default=WEIGHTS / "minilm", help="the runs' files (%(default)s)")
+    parser.add_argument("--runs", type=folder, default=WEIGHTS / "minilm", help="the runs' files (%(default)s)")
     parser.add_argument("--cases", nargs="+", help="names of the cases to run (all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0,), help="of the runs (%(default)s)")
     parser.add_argument("--steps", type=int, default=0, help="of tuning; 0: none (%(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3, help="of tuning, relative to each parameter (%(default)s)")
     parser.add_argument("--pairs", type=at_least_one, help="use only that many pairs of each part, to try the command")
     add_machine_options(parser)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
+    add_output_option(parser)
     parser.add_argument("--report-only", action="store_true", help="make the report of the runs that are there")
     return run_late(parser, arguments, "experiments.sentences")
 

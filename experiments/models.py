@@ -6,7 +6,7 @@ The two convolutional ones of the latter are those for CIFAR-10 with a stem of s
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from sw.compress.frontend import PadShortcut
 from sw.compress.methods import CompressError
+from sw.format.output import staged
 
 __all__ = [
     "MODELS",
@@ -26,6 +27,7 @@ __all__ = [
     "build",
     "image_size",
     "load_weights",
+    "save_weights",
 ]
 
 
@@ -309,3 +311,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     from sw.compress.sources import load_weights as load
 
     load(model, path)
+
+
+def save_weights(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Write a state dict with floats in half precision, half as large, for :func:`load_weights`."""
+    with staged(path) as temporary:
+        torch.save(
+            {key: value.half() if value.is_floating_point() else value for key, value in state.items()}, temporary
+        )

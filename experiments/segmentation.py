@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.common import picture
-from experiments.models import ImageNetMobileNetV2
+from experiments.models import ImageNetMobileNetV2, save_weights
 from experiments.pictures import random_grids, recoloured
-from experiments.vision_runs import Results, Task, as_results, learn, save_half
+from experiments.vision_runs import Results, Task, as_results, learn
 from hw.command_line import write_text
 from sw.compress.checkpoints import read_state_dict
 from sw.compress.methods import CompressError
@@ -187,7 +187,7 @@ def load(options: argparse.Namespace) -> Task:
     model, path = MobileNetSegmenter(), options.runs / "float.pt"
     if not path.exists():
         _train(model, options, train, labels, lambda network: mean_iou(as_of(network), *parts["val"]))
-        save_half(model.cpu(), path)
+        save_weights(model.cpu().state_dict(), path)
     state = read_state_dict(path)
     model.load_state_dict({key: each.float() if each.is_floating_point() else each for key, each in state.items()})
     model.to(options.device).eval()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.case import Case
-from experiments.common import OTHER_RUNS, machine, read_run, run_file, spread, write_report
+from experiments.common import OTHER_RUNS, file_stem, machine, read_run, run_file, spread, write_report
 from experiments.finetune import rules_for
 from experiments.vision_runs import learn
 from hw.command_line import write_text
@@ -312,8 +312,7 @@ def _all(options: argparse.Namespace, names: Sequence[str]) -> None:
         print(f"minilm float {scores}", flush=True)
     for seed in options.seeds:
         for case in CASES:
-            stem = "".join(letter if letter.isalnum() else "-" for letter in case.name)
-            path = options.runs / f"{stem}-{options.steps}-{options.lr:g}-{seed}.json"
+            path = options.runs / f"{file_stem(case.name)}-{options.steps}-{options.lr:g}-{seed}.json"
             if case.name not in names:
                 continue
             if path.exists():

@@ -33,6 +33,8 @@ from experiments.common import (
     chosen_device,
     data,
     existing_weights,
+    file_stem,
+    folder,
     machine,
     read_run,
     run_file,
@@ -104,7 +106,7 @@ def _parser(study: Study) -> argparse.ArgumentParser:
         "--jobs", type=at_least_one, default=1, help="runs at a time, in processes of their own (%(default)s)"
     )
     parser.add_argument("--gpus", type=at_least_one, default=1, help="GPUs that the processes share (%(default)s)")
-    parser.add_argument("--runs", type=Path, help="directory of the runs' files (build/experiments/NAME-NETWORK)")
+    parser.add_argument("--runs", type=folder, help="directory of the runs' files (build/experiments/NAME-NETWORK)")
     parser.add_argument("--containers", action="store_true", help="keep the networks' files beside the runs'")
     parser.add_argument("--report-only", action="store_true", help="make the report of the runs that are there")
     add_options(parser)
@@ -151,7 +153,7 @@ def _runs(study: Study, options: argparse.Namespace, cases: Sequence[Case]) -> l
     from experiments.protocol import SEEDS, TRY_SEEDS
 
     name = f"rates-{study.name}" if options.rates else study.name
-    folder = options.runs or WEIGHTS / f"{name}-{options.network}"
+    runs = options.runs or WEIGHTS / f"{name}-{options.network}"
     best = _found_rates(study.name, options.network)["best"]
     own = study.configs[options.network]
     found = []
@@ -164,8 +166,8 @@ def _runs(study: Study, options: argparse.Namespace, cases: Sequence[Case]) -> l
                     config = dataclasses.replace(config, epochs=options.epochs)
                 if options.device.startswith("cuda"):
                     config = dataclasses.replace(config, precision="bfloat16")
-                file = "".join(letter if letter.isalnum() else "-" for letter in case.name) + f"-{seed}"
-                found.append(_Run(case, config, folder / f"{file}{f'-{lr:g}' if options.rates else ''}.json"))
+                file = f"{file_stem(case.name)}-{seed}"
+                found.append(_Run(case, config, runs / f"{file}{f'-{lr:g}' if options.rates else ''}.json"))
     return found
 
 

@@ -17,7 +17,6 @@ from sw.command_line import Parser, exit_status
 from sw.compress.methods import CompressError
 from sw.compress.pruning import parse_nm
 from sw.compress.training.settings import SCHEMES, TrainConfig
-from sw.format.output import staged
 
 #: Settings of each network.
 CONFIGS = {
@@ -78,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     import torch
 
-    from experiments.models import build
+    from experiments.models import build, save_weights
     from experiments.protocol import held_out
     from sw.compress.training.loop import accuracy, check_network, fit
     from sw.compress.training.sparse import finish_sparse, start_sparse
@@ -117,9 +116,7 @@ def _run(options: argparse.Namespace) -> int:
     default = weights_file(options.model, options.sparse, options.nm)
     name, weights = default.stem, options.weights or default
     # Half precision halves the file; the accuracy reported is that of what the file holds.
-    state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
-    with staged(weights) as temporary:
-        torch.save(state, temporary)
+    save_weights(model.state_dict(), weights)
     percent_stored = accuracy(build(options.model, weights).to(options.device), test, device=options.device)
     report = {
         "experiment": "train_float",

@@ -10,21 +10,21 @@ study that is stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.case import Case
-from experiments.common import RESULTS, WEIGHTS, add_machine_options, at_least_one, chosen_device
+from experiments.common import WEIGHTS, add_machine_options, add_output_option, at_least_one, chosen_device, folder
 from sw.command_line import Parser, exit_status
 from sw.compress.methods import CompressError, Recipe
 
 if TYPE_CHECKING:
     from experiments.vision_runs import Task
 
-__all__ = ["Study", "cases_of"]
+__all__ = ["Study", "cases_of", "load_late"]
 
 #: The share of a final run's steps that a try has.
 TRIED = 0.2
@@ -72,6 +72,17 @@ class Study:
         return exit_status(parser.prog, lambda: _run(self, options))
 
 
+def load_late(module: str) -> Callable[[argparse.Namespace], Task]:
+    """The function ``load`` of a module that is imported only then, with PyTorch, as in
+    :func:`experiments.common.run_late`."""
+
+    def load(options: argparse.Namespace) -> Task:
+        task: Task = importlib.import_module(module).load(options)
+        return task
+
+    return load
+
+
 def cases_of(size: str, bits: float) -> list[Case]:
     """The four methods at one size, bits a weight, codebooks included."""
 
@@ -94,9 +105,9 @@ def cases_of(size: str, bits: float) -> list[Case]:
 def _parser(study: Study) -> argparse.ArgumentParser:
     parser = Parser(prog=f"python -m experiments.{study.name}", description=study.description)
     study.add_options(parser)
-    parser.add_argument("--runs", type=Path, default=WEIGHTS / study.name, help="the runs' files (%(default)s)")
+    parser.add_argument("--runs", type=folder, default=WEIGHTS / study.name, help="the runs' files (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", help="of final runs (0 1 2)")
-    parser.add_argument("--steps", type=int, default=study.steps, help="of distillation (%(default)s)")
+    parser.add_argument("--steps", type=at_least_one, default=study.steps, help="of distillation (%(default)s)")
     rates = study.rates
     parser.add_argument("--rates", type=float, nargs="+", default=rates, metavar="LR", help="to try (%(default)s)")
     parser.add_argument("--part", default="0/1", metavar="I/N", help="of the cases, those of one process of several")
@@ -106,14 +117,18 @@ def _parser(study: Study) -> argparse.ArgumentParser:
     for name, text in (("allocate", "bits by what each layer's loss is"), ("level", "rows of weights of one energy")):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=getattr(study, name), help=text)
     parser.add_argument(
-        "--together", type=int, default=1, metavar="N", help="runs at a time, on a GPU in one CUDA graph (%(default)s)"
+        "--together",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="runs at a time, on a GPU in one CUDA graph (%(default)s)",
     )
     add_machine_options(parser)
     parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")
     parser.add_argument(
         "--images", type=at_least_one, help="use only that many images of each part, to try the command"
     )
-    parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results (%(default)s)")
+    add_output_option(parser)
     parser.add_argument("--report-only", action="store_true", help="make the report of the runs that are there")
     return parser
 
@@ -123,10 +138,6 @@ def _run(study: Study, options: argparse.Namespace) -> int:
     number, _, count = options.part.partition("/")
     if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         raise CompressError(f"--part must be I/N with I in 0..N-1, not {options.part!r}")
-    if options.steps < 1:
-        raise CompressError(f"--steps must be at least 1, not {options.steps}")
-    if options.together < 1:
-        raise CompressError(f"--together must be at least 1, not {options.together}")
     if not 0 <= options.features < math.inf:
         raise CompressError(f"--features must be a finite number of at least 0, not {options.features:g}")
     from experiments.protocol import SEEDS, TRY_SEEDS

@@ -109,6 +109,11 @@ def measured_recipes(
 ) -> dict[str, Recipe]:
     """Of each layer the recipe, for the smallest sum of what each one alone adds to the loss, within the case's bits.
 
+    The graph's batch norms take the statistics of the batch, as in training; where ``loss`` compares it with a network
+    that has its own, it is not 0 before anything is compressed, and a layer that brings it below that counts as adding
+    nothing. Of small networks this may be so of choices of few bits: those are taken, and bits are left over, which
+    the last line that is reported says.
+
     Parameters
     ----------
     graph
@@ -120,9 +125,14 @@ def measured_recipes(
     loss
         Of a network for a batch.
     images
-        Normalised training images.
+        Normalised training images, ``[n, 3, rows, columns]``; the first :data:`IMAGES` count.
     seed, threads, report
-        Of the clusterings, and told a line about each layer.
+        Of the clusterings, and told a line about each layer, and one about all.
+
+    Raises
+    ------
+    ValueError
+        The smallest choices take more bits than the case has.
     """
     assert case.mean_bits is not None
     room = int(case.mean_bits * sum(source.weight.size for source in sources))
@@ -144,12 +154,14 @@ def measured_recipes(
                 bits = 8 * source.weight.size if own.method == "int8" else recipe_bits(source.weight.size, own).total
                 choices[source.name].append((bits, added))
             weight.copy_(original)
-    found = cheapest(choices, room)
+    found, taken = cheapest(choices, room), 0
     for source in sources:
         number = found[source.name]
         own, (bits, added) = menus[source.name][number], choices[source.name][number]
+        taken += bits
         report(
             f"{source.name} {bits / source.weight.size:.2f} bits a weight: {own.method} {own.n}:{own.m} d={own.d}"
             f" k={own.k} of {own.codeword_bits} bits, loss {added:.3f}"
         )
+    report(f"{taken:,} of {room:,} bits")
     return {name: menus[name][number] for name, number in found.items()}

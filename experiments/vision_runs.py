@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from experiments.case import Case
-from experiments.common import OTHER_RUNS, machine, read_run, run_file, spread, write_report
+from experiments.common import OTHER_RUNS, file_stem, machine, read_run, run_file, spread, write_report
 from experiments.distillation import relative_groups
 from experiments.finetune import rules_for
 from experiments.protocol import TRY_SEEDS, bytes_apart
 from experiments.vision import TRIED, Study
 from experiments.vision_bits import level_rows, measured_recipes
+from hw.command_line import write_text
 from sw.compress.methods import CompressError, LayerSource, Recipe, misfit
 from sw.compress.network import module_sources
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
@@ -34,7 +35,7 @@ from sw.compress.training.operations import compared_layers
 from sw.format.output import staged
 from sw.format.strict_json import json_text
 
-__all__ = ["Lesson", "Task", "as_results", "learn", "learn_together", "report", "run_all", "save_half"]
+__all__ = ["Lesson", "Task", "as_results", "learn", "learn_together", "report", "run_all"]
 
 #: Images that set the scales of activations; those of a batch that recalibrates batch norm.
 CALIBRATION, RECALIBRATION = 32, 16
@@ -271,18 +272,9 @@ def _coded(study: Study, model: nn.Module) -> list[LayerSource]:
     ]
 
 
-def save_half(model: nn.Module, path: Path) -> None:
-    """A state dict with floats in half precision."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
-    with staged(path) as temporary:
-        torch.save(state, temporary)
-
-
 def _write(path: Path, value: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with staged(path) as temporary:
-        Path(temporary).write_text(json_text(value))
+    write_text(path, json_text(value))
 
 
 def _float_graph(task: Task, study: Study, level: bool) -> fx.GraphModule:
@@ -451,7 +443,7 @@ def _recipes_of(graph: fx.GraphModule, names: set[str]) -> Iterator[tuple[str, l
 
 
 def _stem(case: Case, seed: int) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in case.name) + f"-{seed}"
+    return f"{file_stem(case.name)}-{seed}"
 
 
 #: What settings were in runs' files that do not say them.
@@ -521,6 +513,13 @@ def run_all(study: Study, options: argparse.Namespace) -> None:
 
 
 def report(study: Study, options: argparse.Namespace) -> None:
+    """Write the table of the final runs that are there, and its JSON, to ``options.output``, and print it.
+
+    Raises
+    ------
+    CompressError
+        There is none, or a file is damaged.
+    """
     runs, tries = [], []
     for case in study.cases:
         for seed in options.seeds:

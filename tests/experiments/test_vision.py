@@ -6,6 +6,7 @@ import argparse
 import copy
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from experiments.vision_runs import Task, as_results, learn
 from sw.compress.methods import CompressError
 from sw.compress.training.graph import integer_graph
 from sw.compress.training.integer import read_network
-from tests.refusals import refusals
+from tests.refusals import Refused, refusals
 
 
 def state_of(seed: int) -> dict[str, Tensor]:
@@ -418,8 +419,10 @@ def test_statistics_of_the_batch_are_replaced_by_those_of_the_sample(
     """
     --part 2/2 -> --part must be I/N with I in 0..N-1, not '2/2'
     --part half -> --part must be I/N with I in 0..N-1, not 'half'
-    --steps 0 -> --steps must be at least 1, not 0
-    --together 0 -> --together must be at least 1, not 0
+    --steps 0 -> --steps: must be an integer of at least 1, not '0'
+    --together 0 -> --together: must be an integer of at least 1, not '0'
+    --runs README.md -> --runs: must be a directory, not the file 'README.md'
+    --output README.md -> --output: must be a directory, not the file 'README.md'
     --features -1 -> --features must be a finite number of at least 0, not -1
     --features nan -> --features must be a finite number of at least 0, not nan
     --seeds 100 -> --seeds must not have 100
@@ -427,10 +430,9 @@ def test_statistics_of_the_batch_are_replaced_by_those_of_the_sample(
     """
 )
 def test_bad_options_are_named_before_anything_is_done(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tmp_path: Path, refused: Refused
 ) -> None:
-    assert run_small(small_study(), tmp_path, *arguments) == 2
-    assert message in capsys.readouterr().err
+    assert message in refused(lambda given: run_small(small_study(), tmp_path, *given), arguments)
     assert not (tmp_path / "runs").exists()
 
 
@@ -450,11 +452,15 @@ def test_learning_brings_the_loss_down_and_refuses_nan() -> None:
 
 
 def test_measured_bits_fill_the_same_sum_and_are_kept_for_all_runs(
-    full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = small_study(4 if full else 2, statistics=True)
     options = ["--allocate", "--level", "--features", "0.1", "--together", "3"]
     assert run_small(study, tmp_path, *options) == 0
+    # Of 3.2 bits a weight of 16 x 64 x 9 weights.
+    taken = re.findall(r"^10x \w+ ([\d,]+) of 29,491 bits$", capsys.readouterr().out, re.MULTILINE)
+    assert len(taken) == len(study.cases)
+    assert all(0 < int(bits.replace(",", "")) <= 29491 for bits in taken)
     report = json.loads((tmp_path / "small.json").read_text())
     for run in report["runs"]:
         bits = json.loads((tmp_path / "runs" / f"bits-{run['case'].replace(' ', '-')}-100.json").read_text())["recipes"]
