@@ -139,33 +139,52 @@ def divergence(model: Callable[[Tensor], Tensor], teacher: nn.Module, images: Te
 
 
 class Replayed:
-    """A step of the optimiser; on a GPU replayed as a CUDA graph, for else most of the time is launches."""
+    """Steps of optimisers, one or several; on a GPU replayed as one CUDA graph, in which none waits for another.
 
+    Else most of the time is launches; and small networks leave most of a GPU idle, one kernel after the other.
+
+    Parameters
+    ----------
+    works
+        The step of each of them, for a batch.
+    capture
+        Replay them.
+    """
+
+    #: What is done once, such as making an optimiser's state, must not be in the graph.
     usual_steps = 3
 
-    def __init__(self, work: Callable[[Tensor], None], capture: bool) -> None:
-        self.work, self.done = work, 0
-        self.stream = torch.cuda.Stream() if capture else None  # type: ignore[no-untyped-call]
+    def __init__(self, works: Sequence[Callable[[Tensor], None]], capture: bool) -> None:
+        self.works, self.done = works, 0
+        self.streams = [torch.cuda.Stream() for _ in works] if capture else []  # type: ignore[no-untyped-call]
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, views: Tensor) -> None:
-        if self.stream is None:
-            self.work(views)
+    def __call__(self, batches: Sequence[Tensor]) -> None:
+        if not self.streams:
+            for work, batch in zip(self.works, batches, strict=True):
+                work(batch)
             return
         if self.done < self.usual_steps:
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
-                self.work(views)
-            torch.cuda.current_stream().wait_stream(self.stream)
+            self._all(batches)
         else:
             if self.graph is None:
-                self.given = views.clone()
+                self.given = [batch.clone() for batch in batches]
                 self.graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graph, stream=self.stream):
-                    self.work(self.given)
-            self.given.copy_(views)
+                with torch.cuda.graph(self.graph):
+                    self._all(self.given)
+            for given, batch in zip(self.given, batches, strict=True):
+                given.copy_(batch)
             self.graph.replay()
         self.done += 1
+
+    def _all(self, batches: Sequence[Tensor]) -> None:
+        current = torch.cuda.current_stream()
+        for stream, work, batch in zip(self.streams, self.works, batches, strict=True):
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                work(batch)
+        for stream in self.streams:
+            current.wait_stream(stream)
 
 
 def relative_groups(student: nn.Module, lr: float) -> list[dict[str, Any]]:
@@ -262,7 +281,7 @@ def distil(
         optimiser.step()
         running.add_(loss.detach())
 
-    advance = Replayed(work, cuda and capture)
+    advance = Replayed([work], cuda and capture)
     for step in range(steps):
         warm = min(1.0, (step + 1) / max(1, steps // 20))
         for group in optimiser.param_groups:
@@ -280,7 +299,7 @@ def distil(
         views = mixed(views, generator, mix)
         if cuda:
             views = views.contiguous(memory_format=torch.channels_last)
-        advance(views)
+        advance([views])
         every = min(100, steps)
         if step % every == every - 1:
             losses.append(float(running) / every)

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from experiments.case import Case
 from experiments.common import OTHER_RUNS, file_stem, machine, read_run, run_file, spread, write_report
-from experiments.distillation import relative_groups
+from experiments.distillation import Replayed, relative_groups
 from experiments.finetune import rules_for
 from experiments.protocol import TRY_SEEDS, bytes_apart
 from experiments.vision import TRIED, Study
@@ -83,47 +83,6 @@ class Lesson:
     lr: float
     #: Of the views.
     seed: int
-
-
-class _Together:
-    """Steps of several optimisers; on a GPU replayed as one CUDA graph, in which none waits for another.
-
-    Small networks leave most of a GPU idle, one kernel after the other.
-    """
-
-    usual_steps = 3
-
-    def __init__(self, works: Sequence[Callable[[Tensor], None]], capture: bool) -> None:
-        self.works, self.done = works, 0
-        self.streams = [torch.cuda.Stream() for _ in works] if capture else []  # type: ignore[no-untyped-call]
-        self.graph: torch.cuda.CUDAGraph | None = None
-
-    def __call__(self, batches: Sequence[Tensor]) -> None:
-        if not self.streams:
-            for work, batch in zip(self.works, batches, strict=True):
-                work(batch)
-            return
-        if self.done < self.usual_steps:
-            self._all(batches)
-        else:
-            if self.graph is None:
-                self.given = [batch.clone() for batch in batches]
-                self.graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graph):
-                    self._all(self.given)
-            for given, batch in zip(self.given, batches, strict=True):
-                given.copy_(batch)
-            self.graph.replay()
-        self.done += 1
-
-    def _all(self, batches: Sequence[Tensor]) -> None:
-        current = torch.cuda.current_stream()
-        for stream, work, batch in zip(self.streams, self.works, batches, strict=True):
-            stream.wait_stream(current)
-            with torch.cuda.stream(stream):
-                work(batch)
-        for stream in self.streams:
-            current.wait_stream(stream)
 
 
 class _Optimised:
@@ -205,7 +164,7 @@ def learn_together(
     all_of_them = [_Optimised(lesson, decay, device) for lesson in lessons]
     for lesson in lessons:
         lesson.student.train(statistics)
-    advance = _Together([own.work for own in all_of_them], device.startswith("cuda") and capture)
+    advance = Replayed([own.work for own in all_of_them], device.startswith("cuda") and capture)
     warm, every = max(1, steps // 10), min(100, steps)
     for step in range(steps):
         share = min((step + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(step - warm, 0) / max(steps - warm, 1))))
@@ -462,7 +421,13 @@ def _part(options: argparse.Namespace) -> dict[str, int]:
 
 
 def run_all(study: Study, options: argparse.Namespace) -> None:
-    """Float figures, tries, and final runs: one seed of every case before the next seed."""
+    """Float figures, tries, and final runs: one seed of every case before the next seed.
+
+    Raises
+    ------
+    CompressError
+        Data or weights are not what they must be, a file is of a run with other settings, or a loss is not finite.
+    """
     torch.set_num_threads(options.threads)
     task = study.task(options)
     wanted: dict[str, Any] = {"images": options.images}

@@ -1,6 +1,7 @@
 """``python -m tools.tasks``: what the committed results of the studies of accuracy say, in docs/tasks.md.
 
-Every figure is of ``tiny-*.json`` and ``distil-*.json``, and tables are those of ``.md`` files, in ``docs/results``.
+All are in ``docs/results``: ``tiny-*.json``, ``distil-*.json``, ``fewshot-*.json`` and ``tries-*.json``, and tables in
+``.md`` files.
 """
 
 from __future__ import annotations
