@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,14 +103,10 @@ def _copied(network: nn.Module) -> nn.Module:
     Weights that torch computes anew before every call, as of ``torch.nn.utils.weight_norm`` and ``prune``, lie beside
     the parameters and belong to a graph of gradients, which torch does not copy: their values are.
     """
-    import copy
-
-    import torch
+    from sw.compress.network import copy_network
 
     _check_module(network)
-    computed = [value for module in network.modules() for value in vars(module).values() if torch.is_tensor(value)]
-    values = {id(value): value.detach().clone() for value in computed if not value.is_leaf}
-    return copy.deepcopy(network, values).eval()
+    return copy_network(network).eval()
 
 
 def _check_module(network: object) -> None:
@@ -126,19 +123,19 @@ def _check_rules(recipe: Rules, sources: Sequence[LayerSource], modules: Iterabl
 
     if isinstance(recipe, Recipe):
         return
-    pairs = list(recipe) if isinstance(recipe, Sequence) and not isinstance(recipe, str) else [recipe]
+    pairs = list(recipe) if isinstance(recipe, Collection) else [recipe]
     if not all(isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[1], Recipe) for pair in pairs):
         raise CompressError(f"recipe must be a Recipe, or pairs of a pattern and a Recipe, not {recipe!r}")
-    check_rules(recipe, sources, modules)
+    check_rules(pairs, sources, modules)
 
 
 def _rules(network: nn.Module, recipe: Rules) -> Sequence[tuple[str, Recipe]]:
-    from sw.compress.network import module_sources
+    from sw.compress.network import layer_names, module_sources
     from sw.compress.training.default_rules import method_rules
 
     sources = module_sources(network, geometry=False)
-    _check_rules(recipe, sources, dict(network.named_modules()))
-    return method_rules(sources, recipe) if isinstance(recipe, Recipe) else recipe
+    _check_rules(recipe, sources, layer_names(network))
+    return method_rules(sources, recipe) if isinstance(recipe, Recipe) else list(recipe)
 
 
 def calibrate(
@@ -373,10 +370,20 @@ def compile(
         raise ConfigError(f"config must be an AcceleratorConfig or a preset's name, not {config!r}")
     if given.in_steps:
         return compile_steps(given, instance)
-    shape = given.image_shape if image is None else tuple(image)
+    shape = given.image_shape if image is None else _image_shape(image)
     if shape is None:
         raise NetworkError("image must be given: the network does not say its size")
-    return compile_network(given, (shape[0], shape[1], shape[2]), instance)
+    return compile_network(given, shape, instance)
+
+
+def _image_shape(image: object) -> tuple[int, int, int]:
+    from sw.network import NetworkError
+
+    try:
+        channels, rows, columns = map(operator.index, cast("Iterable[SupportsIndex]", image))
+    except (TypeError, ValueError):
+        raise NetworkError(f"image must be three integers [C, rows, columns], not {image!r}") from None
+    return channels, rows, columns
 
 
 def run(

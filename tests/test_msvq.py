@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils import prune
 
 import msvq
@@ -122,6 +123,33 @@ def test_a_rule_for_no_layer_is_refused(call: Any) -> None:
         with pytest.raises(ValueError, match=message):
             call(network(), recipe, progress=False)
     call(network(), [("0*", RULE[1]), ("4_call2", RULE[1]), ("*", RULE[1])], progress=False)
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(8, 1, 3, 3))
+        self.second = nn.Parameter(torch.randn(8, 8, 1, 1))
+        self.again = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = functional.conv2d(functional.conv2d(x, self.first).relu(), self.second).relu()
+        for _ in range(3):
+            y = self.again(y).relu()
+        return y
+
+
+def test_a_rule_may_name_what_functions_multiply_by_and_later_calls() -> None:
+    names = ["first", "second", "again", "again_call2", "again_call2_2"]
+    rules = [(name, msvq.Recipe("int8")) for name in [*names, "layer", "again_call*", "again_call2_*"]]
+    done = msvq.calibrate(Functional(), IMAGES, dict(rules).items(), progress=False)  # type: ignore[arg-type]
+    assert [layer.name for layer in done.layers] == names
+
+
+@pytest.mark.parametrize("image", [(5, 7), (1, 1, 5, 7), (), 5, (1, 5.0, 7), "157"])
+def test_an_image_of_another_form(container: Path, image: Any) -> None:
+    with pytest.raises(ValueError, match=r"image must be three integers \[C, rows, columns\], not "):
+        msvq.compile(container, "ews-cms-tiny", image)
 
 
 def test_what_cannot_be_compiled_or_compressed_is_said(container: Path) -> None:

@@ -293,7 +293,7 @@ def check_rules(
     sources
         The network's layers.
     modules
-        Names that may become layers, too, such as those of transposed convolutions.
+        Names that may become layers, too (:func:`sw.compress.network.layer_names`).
 
     Raises
     ------
@@ -303,8 +303,8 @@ def check_rules(
     names = [source.name for source in sources]
     known = [*names, *modules]
     for pattern, _ in rules:
-        # The second call of a layer is a layer of its own.
-        called = re.sub(r"_call\d+$", "", pattern)
+        # The second call of a layer is a layer of its own, c_call2, and the third c_call2_2.
+        called = re.sub(r"_call(\*|2(_(\d+|\*))?)$", "", pattern)
         if not any(fnmatchcase(name, called) for name in known):
             raise CompressError(f"rule {pattern!r} must match a layer; layers are {', '.join(names)[:200]}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,16 @@ from sw.compress.methods import (
 from sw.compress.ratio import StorageBits, ideal_ratio, layer_bits, sum_bits
 from sw.format.layer import CompressedLayer
 
-__all__ = ["LayerReport", "compress_network", "module_sources", "progress_bar", "state_dict_sources", "total_row"]
+__all__ = [
+    "LayerReport",
+    "compress_network",
+    "copy_network",
+    "layer_names",
+    "module_sources",
+    "progress_bar",
+    "state_dict_sources",
+    "total_row",
+]
 
 
 # Weights whose errors are computed at a time.
@@ -236,6 +246,22 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
     return sources
 
 
+def layer_names(module: torch.nn.Module) -> list[str]:
+    """Names that a layer of a network may get: its modules', and those of parameters that a function multiplies by.
+
+    One of neither is called ``layer``.
+    """
+    parameters = [re.sub(r"[._]?weight$", "", name) for name, _ in module.named_parameters()]
+    return [*dict(module.named_modules()), *parameters, "layer"]
+
+
+def copy_network(network: torch.nn.Module) -> torch.nn.Module:
+    """A copy with tensors of its own, of computed ones, too, such as those of ``torch.nn.utils.weight_norm``."""
+    computed = [value for module in network.modules() for value in vars(module).values() if torch.is_tensor(value)]
+    values = {id(value): value.detach().clone() for value in computed if not value.is_leaf}
+    return copy.deepcopy(network, values)
+
+
 def tied_layers(module: torch.nn.Module) -> dict[str, str]:
     """From each layer that shares the weight parameter of an earlier one to the first with it, by name."""
     first: dict[int, str] = {}
@@ -275,9 +301,10 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
         name = re.sub("[._]?weight$", "", key) or key
         if not (tensor.dtype.kind == "f" if isinstance(tensor, np.ndarray) else tensor.is_floating_point()):
             kind = str(tensor.dtype).removeprefix("torch.")
-            if kind.startswith(("int8", "uint8", "qint", "quint", "complex")):
+            if kind.startswith(("int8", "uint8", "qint", "quint", "complex")) or key.endswith("qweight"):
                 # Left out, a quantised layer would be missing in the container without a word.
                 advice = "of a quantised checkpoint, multiply by the scales first"
+                name = name.removesuffix(".q")
                 raise CompressError(f"layer {name!r}: weight must be floats, not {kind}: {advice}")
             continue
         array = _array(name, tensor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import inspect
 import logging
@@ -16,7 +15,7 @@ from sw.compress.checkpoints import fit_state, key_list, read_state_dict
 from sw.compress.frontend import raise_program
 from sw.compress.frontend.places import source_of_error
 from sw.compress.methods import CompressError, LayerSource
-from sw.compress.network import module_sources, state_dict_sources
+from sw.compress.network import copy_network, module_sources, state_dict_sources
 from sw.compress.onnx_file import load_onnx
 from sw.compress.split import split_modules
 
@@ -86,7 +85,7 @@ def load_weights(model: torch.nn.Module, weights: str | Path, name: str = "the n
     Raises
     ------
     CompressError
-        The file is none, or its keys or shapes are others, or integers where the network has floats.
+        The file is none, its keys or shapes are others, or it has integers of a quantised network for a parameter.
     """
     given = read_state_dict(weights)
     tensors = {
@@ -96,10 +95,13 @@ def load_weights(model: torch.nn.Module, weights: str | Path, name: str = "the n
     own = model.state_dict(keep_vars=True)
     fitting = fit_state(tensors, own)
     for key, value in fitting.items():
-        other = isinstance(value, torch.Tensor) and not value.is_floating_point()
-        if other and key in own and own[key].is_floating_point():
-            # Torch would take the integers of a quantised weight for its value, and a complex one's real part.
-            kind = str(value.dtype).removeprefix("torch.")
+        if not isinstance(value, torch.Tensor) or value.is_floating_point() or key not in own:
+            continue
+        kind = str(value.dtype).removeprefix("torch.")
+        # Torch would take the integers of a quantised weight for its value, and a complex one's real part. Of a buffer,
+        # such as a mask, integers are its values.
+        wrong = isinstance(own[key], torch.nn.Parameter) or kind.startswith(("qint", "quint", "complex"))
+        if own[key].is_floating_point() and wrong:
             advice = "of a quantised checkpoint, multiply by the scales first"
             raise CompressError(f"weights {str(weights)!r}: {key} must be floats, not {kind}: {advice}")
     try:
@@ -179,11 +181,12 @@ def _called(name: str, package: str, entry: str) -> torch.nn.Module:
     for part in entry.split("."):
         found = getattr(found, part, None)
     if isinstance(found, torch.nn.Module):
-        return copy.deepcopy(found)
+        return copy_network(found)
     if not callable(found):
         raise CompressError(f"model {name}: {package} must have a callable {entry}")
     try:
-        inspect.signature(found).bind()
+        # Not of what is wrapped: a decorator may give its arguments.
+        inspect.signature(found, follow_wrapped=False).bind()
     except TypeError as error:
         advice = "write a function without arguments that returns the network, and name that"
         raise CompressError(f"model {name} must be callable without arguments ({error}): {advice}") from None

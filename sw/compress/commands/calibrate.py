@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
 
     import torch
 
-    from sw.compress.network import module_sources
+    from sw.compress.network import layer_names, module_sources
     from sw.compress.sources import load_model
     from sw.compress.training.calibration import calibrate_network
 
@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
         done = calibrate_network(
             model,
             data,
-            rules_of(options, module_sources(model), options.seed, modules=dict(model.named_modules())),
+            rules_of(options, module_sources(model), options.seed, modules=layer_names(model)),
             device=options.device,
             layers_alone=options.layers_alone,
             progress=not options.quiet,

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     check_folders(options.json)
 
-    from sw.compress.network import module_sources
+    from sw.compress.network import layer_names, module_sources
     from sw.compress.sources import load_model
     from sw.compress.training.checking import check_network_form
 
@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace) -> int:
     with ExitStack() as files:
         output = files.enter_context(staged(options.json)) if options.json is not None else None
         model = load_model(options.network, options.weights)
-        rules = rules_of(options, module_sources(model, geometry=False), modules=dict(model.named_modules()))
+        rules = rules_of(options, module_sources(model, geometry=False), modules=layer_names(model))
         found = check_network_form(model, rules, _images(options, model))
         if output is not None:
             output.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")

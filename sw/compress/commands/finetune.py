@@ -106,10 +106,10 @@ def _descriptions(described: type) -> dict[str, str]:
 
 
 def _job(options: argparse.Namespace, model: nn.Module, images: int, first: bool) -> Finetuning:
-    from sw.compress.network import module_sources
+    from sw.compress.network import layer_names, module_sources
     from sw.compress.training.finetune import Finetuning
 
-    sources, modules = module_sources(model, geometry=False), dict(model.named_modules())
+    sources, modules = module_sources(model, geometry=False), layer_names(model)
     rules = rules_of(options, sources, options.seed, modules=modules, say=print if first else lambda _: None)
     given = {
         field.name: vars(options)[field.name] for field in dataclasses.fields(TrainConfig) if field.name in options

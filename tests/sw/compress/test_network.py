@@ -54,6 +54,8 @@ def test_a_quantised_layer_is_not_left_out(dtype: torch.dtype) -> None:
     for given in (tensors, {key: tensor.numpy() for key, tensor in tensors.items()}):
         with pytest.raises(CompressError, match=f"layer 'point': weight must be floats, not {str(dtype)[6:]}: of a"):
             state_dict_sources(given)
+    with pytest.raises(CompressError, match="layer 'q': weight must be floats, not int32: of a quantised checkpoint"):
+        state_dict_sources({"q.qweight": torch.zeros(2, 2).int()})
 
 
 @pytest.mark.parametrize("layer", [torch.nn.Conv2d(4, 4, 2, padding="same"), torch.nn.Conv1d(4, 4, 2, padding="same")])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from pathlib import Path
@@ -188,6 +189,36 @@ def test_a_network_that_has_the_name_is_copied(module: str) -> None:
     assert torch.equal(model[0].weight, NETWORK[0].weight)
     model[0].weight.data.zero_()
     assert NETWORK[0].weight.any()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_network_with_computed_weights_is_copied(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = torch.nn.utils.weight_norm(torch.nn.Linear(4, 4))
+    monkeypatch.setattr(sys.modules[module], "NETWORK", torch.nn.Sequential(layer))
+    assert torch.equal(load_model(f"{module}:NETWORK")[0].weight, layer.weight)
+
+
+def test_a_decorator_may_give_the_arguments(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    @functools.wraps(wide)
+    def given() -> torch.nn.Module:
+        return own()
+
+    monkeypatch.setattr(sys.modules[module], "wide", given)
+    assert torch.equal(load_model(f"{module}:wide")[0].weight, own()[0].weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8])
+def test_integers_of_a_buffer_are_its_values(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    users = types.ModuleType("users")
+    users.norm = lambda: torch.nn.BatchNorm2d(4)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "users", users)
+    torch.save(
+        torch.nn.BatchNorm2d(4).state_dict() | {"running_mean": torch.tensor([1, 0, 1, 1]).to(dtype)},
+        tmp_path / "x.pth",
+    )
+    assert load_model("users:norm", tmp_path / "x.pth").running_mean.tolist() == [1, 0, 1, 1]
 
 
 def test_a_module_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
