@@ -7,6 +7,7 @@ import io
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from experiments.pictures import load_small, mixed, picture_files, random_grids,
 from experiments.vision_runs import Results, Task, as_results
 from sw.compress.checkpoints import read_state_dict
 from sw.compress.methods import CompressError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["load", "load_images"]
 
@@ -39,8 +43,6 @@ def load_images(path: Path, limit: int | None = None) -> dict[str, tuple[NDArray
     CompressError
         There is no such file, or it has no part.
     """
-    from PIL.Image import Resampling
-
     files: dict[str, bytes] = {}
     try:
         with tarfile.open(path) as archive:
@@ -61,13 +63,20 @@ def load_images(path: Path, limit: int | None = None) -> dict[str, tuple[NDArray
             raise CompressError(f"{str(path)!r} must have {part}/NAME.webp")
         pixels, truth = [], []
         for name in names:
-            square = picture(io.BytesIO(files[name]), name=name).resize((SIDE, SIDE), Resampling.BILINEAR)
-            pixels.append(np.asarray(square)[:, :, ::-1].transpose(2, 0, 1))
+            pixels.append(_square(picture(io.BytesIO(files[name]), name=name)))
             rows = _boxes(files, name.removesuffix(".webp") + ".txt")
             centre, half = rows[:, 1:3], rows[:, 3:] / 2
             truth.append((np.concatenate([centre - half, centre + half], 1), rows[:, 0].astype(np.int64)))
         found[part] = np.stack(pixels), truth
     return found
+
+
+def _square(image: Image) -> NDArray[np.uint8]:
+    """An RGB picture as the network takes it: BGR, uint8 ``[3, 352, 352]``, whatever its sides are."""
+    from PIL.Image import Resampling
+
+    pixels: NDArray[np.uint8] = np.asarray(image.resize((SIDE, SIDE), Resampling.BILINEAR))
+    return pixels[:, :, ::-1].transpose(2, 0, 1)
 
 
 def _boxes(files: dict[str, bytes], name: str) -> NDArray[np.float64]:
@@ -91,13 +100,7 @@ def load_more(directory: Path, limit: int | None = None) -> NDArray[np.uint8]:
     CompressError
         There is none.
     """
-    from PIL.Image import Resampling
-
-    pixels = []
-    for file in picture_files(directory)[:limit]:
-        square = picture(file).resize((SIDE, SIDE), Resampling.BILINEAR)
-        pixels.append(np.asarray(square)[:, :, ::-1].transpose(2, 0, 1))
-    return np.stack(pixels)
+    return np.stack([_square(picture(file)) for file in picture_files(directory)[:limit]])
 
 
 def side_by_side(pictures: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -144,6 +147,12 @@ def load(options: argparse.Namespace) -> Task:
     for name in ("data", "weights"):
         if getattr(options, name) is None:
             raise CompressError(f"--{name} must be given: the images' tar file, and FastestDet's .pth")
+    if not 0 <= options.mix <= 1:
+        raise CompressError(f"--mix must be a share in 0..1, not {options.mix:g}")
+    if not (32 <= options.side <= SIDE and options.side % 32 == 0):
+        raise CompressError(f"--side must be a multiple of 32 in 32..{SIDE}, not {options.side}")
+    if options.batch < 3:
+        raise CompressError(f"--batch must be at least 3, not {options.batch}")
     parts = load_images(options.data, options.images)
     model = FastestDet()
     load_state(model, read_state_dict(options.weights))
@@ -155,12 +164,6 @@ def load(options: argparse.Namespace) -> Task:
     if not held.any():
         raise CompressError(f"data must have at least {HELD_OUT} training images, not {len(pixels)}")
     train = pixels[~held]
-    if not 0 <= options.mix <= 1:
-        raise CompressError(f"--mix must be a share in 0..1, not {options.mix:g}")
-    if not (32 <= options.side <= SIDE and options.side % 32 == 0):
-        raise CompressError(f"--side must be a multiple of 32 in 32..{SIDE}, not {options.side}")
-    if options.batch < 3:
-        raise CompressError(f"--batch must be at least 3, not {options.batch}")
     sets = [train]
     if options.more is not None:
         sets.append(torch.from_numpy(load_more(options.more, options.images)).to(options.device))

@@ -157,8 +157,9 @@ def _runs(study: Study, options: argparse.Namespace, cases: Sequence[Case]) -> l
     best = _found_rates(study.name, options.network)["best"]
     own = study.configs[options.network]
     found = []
-    for seed in options.seeds or (TRY_SEEDS if options.rates else SEEDS):
-        for rate in options.rates or [options.lr]:
+    # What is given twice is run, and counts, once.
+    for seed in dict.fromkeys(options.seeds or (TRY_SEEDS if options.rates else SEEDS)):
+        for rate in dict.fromkeys(options.rates or [options.lr]):
             for case in cases:
                 lr = best.get(case.rate_of or case.name, own.lr) if rate is None else rate
                 config = dataclasses.replace(own, seed=seed, lr=lr)

@@ -142,7 +142,8 @@ def _run(study: Study, options: argparse.Namespace) -> int:
         raise CompressError(f"--features must be a finite number of at least 0, not {options.features:g}")
     from experiments.protocol import SEEDS, TRY_SEEDS
 
-    options.seeds = options.seeds or SEEDS
+    # What is given twice is run, and counts, once.
+    options.seeds, options.rates = (list(dict.fromkeys(each)) for each in (options.seeds or SEEDS, options.rates))
     for seed in set(options.seeds) & set(TRY_SEEDS):
         raise CompressError(f"--seeds must not have {seed}, which is of the runs that try rates")
     from experiments.vision_runs import report, run_all

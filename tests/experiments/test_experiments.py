@@ -262,7 +262,8 @@ def test_runs_with_other_settings_are_not_mixed(
     assert signs.main(runs) == 0
     file = tmp_path / "runs" / "VQ-d-8-0.json"
     before = file.read_bytes()
-    assert signs.main(runs) == 0
+    assert signs.main([*runs, "0"]) == 0
+    assert len(json.loads((tmp_path / "signs-vit.json").read_text())["runs"]) == 1
     for other, difference in [
         (["--lr", "0.25"], "lr 0.0005, not 0.25"),
         (["--epochs", "2"], "epochs 1, not 2"),
