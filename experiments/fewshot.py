@@ -27,7 +27,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.common import add_machine_options, run_late
+from experiments.common import add_machine_options, at_least_one, run_late
 from sw.command_line import Parser
 
 __all__ = ["METHODS", "NETWORKS", "main"]
@@ -76,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep-signs", action="store_true", help="with --fixed, signs stay, too")
     parser.add_argument("--steps", type=int, default=6000, help="of distillation (%(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3, help="of distillation (%(default)s)")
-    parser.add_argument("--batch", type=int, default=64, help="of distillation (%(default)s)")
+    parser.add_argument("--batch", type=at_least_one, default=64, help="of distillation (%(default)s)")
     parser.add_argument("--mix", type=float, default=0.5, help="share of the batches that are mixed (%(default)s)")
-    parser.add_argument("--limit", type=int, help="use only that many images to tune, to try the command")
+    parser.add_argument("--limit", type=at_least_one, help="use only that many images to tune, to try the command")
     parser.add_argument("--held-out", action="store_true", help="report held-out images only, to choose settings")
     parser.add_argument("--final", action="store_true", help="tune with the held-out images too")
     parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")

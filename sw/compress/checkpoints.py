@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,10 @@ def _content(path: Path) -> object:
             why = f"is a {kind}, and weights are wanted; msvq.decompress gives the float weights of a container"
             raise CompressError(f"checkpoint {str(path)!r} {why}")
         check_unpacked(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # That a file is TorchScript is said once, by the error.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except CompressError:
         raise
     except ArchiveError as error:

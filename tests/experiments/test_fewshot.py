@@ -25,6 +25,7 @@ from sw.compress.network import module_sources
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.integer import export_integers, read_network, write_network
 from sw.compress.training.modules import CodebookDecoder, MovingDecoder, decoded_layers, load_layers
+from tests.refusals import Refused
 
 
 class Small(nn.Module):
@@ -196,6 +197,12 @@ def test_command(
     assert f"more must be a directory of pictures, not '{tmp_path / 'none'}'" in capsys.readouterr().err
     assert fewshot.main([*command[:2], str(tmp_path), *command[3:]]) == 2
     assert f"images must be a directory of NNN.jpg, not '{tmp_path}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--limit", "--batch"])
+def test_numbers_of_images_are_at_least_one(option: str, refused: Refused) -> None:
+    error = refused(fewshot.main, ["mobilenetv2", "--images", "none", "-o", "none.msvq", option, "0"])
+    assert f"argument {option}: must be an integer of at least 1, not '0'" in error
 
 
 def test_small_pictures_are_half_of_each_batch(teacher: nn.Module) -> None:

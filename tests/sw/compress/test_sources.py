@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,11 @@ def test_executes_nothing(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_is_no_state_dict(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(torch.nn.Conv2d(1, 1, 1)), tmp_path / "x.pt")  # type: ignore[no-untyped-call]
-    with pytest.raises(CompressError, match=r"cannot read checkpoint '.*x.pt': it is TorchScript, and a state dict is"):
-        checkpoint_sources(tmp_path / "x.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        message = r"cannot read checkpoint '.*x.pt': it is TorchScript, and a state dict is"
+        with pytest.raises(CompressError, match=message):
+            checkpoint_sources(tmp_path / "x.pt")
 
 
 def test_unknown_model() -> None:
