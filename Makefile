@@ -37,7 +37,7 @@ venv: $(READY) ## set up .venv (every other target does so by itself)
 demo: $(READY) ## compress a real network, generate Verilog, co-simulate three layers, report area
 	@$(RUN) -m demo
 
-test: $(READY) ## all tests, ruff and mypy among them, on all cores
+test: $(READY) ## a part of each kind of test, ruff and mypy among them, on all cores
 	@$(RUN) -m pytest $(PARALLEL)
 
 sim: $(READY) ## co-simulate every variant against the golden model; JUnit XML in build/sim

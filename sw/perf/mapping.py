@@ -29,6 +29,7 @@ __all__ = [
     "VectorPart",
     "add_counts",
     "dram_words",
+    "least_bytes",
     "loads",
 ]
 
@@ -225,6 +226,19 @@ class MappedNetwork:
 
 def dram_words(config: AcceleratorConfig, bits: int) -> int:
     return -(-bits // config.word_width)
+
+
+def least_bytes(mapped: MappedNetwork) -> int:
+    """Bytes of DRAM that a program takes at least: streams, parameters, descriptors, inputs and outputs."""
+    config, graph = mapped.config, mapped.graph
+    words = 0
+    for number, layer in mapped.layers.items():
+        rows = mapped.counters[number]["row_writes"] // len(layer.strips)
+        words += sum(dram_words(config, rows * bits) for _, bits in layer.work.bits)
+        words += dram_words(config, layer.operation.shape[0] * PARAMETER_BITS)
+    ends = sum(graph.values[number].rows * mapped.row_words[number] for number in [*graph.inputs, *graph.outputs])
+    descriptors = sum(counted["descriptors"] for counted in mapped.counters)
+    return words * config.word_width // 8 + ends * config.l2_word + descriptors * BYTES
 
 
 def loads(mapped: MappedNetwork, value: int) -> list[tuple[int, int]]:

@@ -157,7 +157,7 @@ def instance(base: str, sets: Sequence[str], point: Sequence[str]) -> Accelerato
 
 
 def misfit(network: Network, config: AcceleratorConfig) -> str | None:
-    """Why the compiler would refuse the network: no place in L2, sums that overflow, a bus that AXI has not.
+    """Why the compiler would refuse the network: no place in L2 or in DRAM, sums that overflow, a bus that AXI has not.
 
     The estimate is as if it did not.
     """
@@ -165,12 +165,17 @@ def misfit(network: Network, config: AcceleratorConfig) -> str | None:
     from sw.compiler.graph import CompileError
     from sw.compiler.placement import place
     from sw.golden import PsumOverflowError
+    from sw.perf.mapping import least_bytes
 
     try:
         check_instance(config, network.graph, weights=not network.shapes_alone)
         place(config, network.graph, {})
+        least = least_bytes(network.mapped(config))
     except (CompileError, PsumOverflowError) as error:
         return str(error)
+    if least > 1 << config.address_bits:
+        wanted = (least - 1).bit_length()
+        return f"address_bits must be at least {wanted}, not {config.address_bits}: it takes {least} bytes of DRAM"
     return None
 
 

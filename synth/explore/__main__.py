@@ -250,7 +250,8 @@ def _write(
     text = [f"Pareto front of {len(rows)} points by {', '.join(objectives)}:", "", markdown(rows, front=True), ""]
     text += ["All points:", "", markdown(rows), ""]
     accuracies = f", accuracies of {study.name} ({study.network})" if study else ""
-    text.append(f"{options.network.name}, library {library.name}, Yosys {yosys_version()}, cells alone{accuracies}.")
+    cells = f", library {library.name}, Yosys {yosys_version()}, cells alone"
+    text.append(f"{options.network.name}{'' if options.no_area and not options.energy else cells}{accuracies}.")
     texts = {
         "explore.json": json_text(report),
         "explore.csv": csv_text(rows),
@@ -269,6 +270,9 @@ def _run(options: argparse.Namespace, library: Library) -> list[Path]:
         raise ExploreError(f"--jobs must be in 1..256, not {options.jobs}")
     objectives = _objectives(options)
     study = read_study(options.study, _ROOT / "docs" / "results") if options.study else None
+    if study is not None and study.network.partition("-")[0] not in options.network.stem:
+        advice = f"give shapes or a container with {study.network} in its name, or another study"
+        raise ExploreError(f"study {study.name} is of {study.network}, not of {options.network.name}: {advice}")
     rows, parts = _points(options, library)
     settings = _settings(options, library)
     writable_folder(options.folder)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from sw.compress.export.scales import MAX_BIAS, fixed_point, requantisation
+from sw.compress.export.scales import MAX_BIAS, bias_advice, fixed_point, requantisation
 from sw.compress.frontend import Affine, FrontEndError, Refusal
 from sw.compress.methods import CompressError
 from sw.compress.training.layers import DecodedConv2d, DecodedLinear, compressed_layers
@@ -468,7 +468,7 @@ class _Exporter:
         K = layer.shape[0]
         bias = np.broadcast_to(np.rint(before.offset / before.gain), K)
         if np.abs(bias).max() > MAX_BIAS:
-            raise CompressError(f"layer {layer.name!r}: bias must be within {MAX_BIAS}, not {np.abs(bias).max()}")
+            raise CompressError(f"layer {layer.name!r}: {bias_advice(bias)}")
         ones = Requantisation(bias.astype(np.int32), np.ones(K, np.int32), np.zeros(K, np.uint8))
         self.layers[layer.name] = dataclasses.replace(layer, requantisation=ones)
         self.emit(source, float(before.gain[0]), spatial.Logits(inputs=before.inputs, **before.fields))

@@ -8,10 +8,17 @@ from numpy.typing import ArrayLike, NDArray
 from sw.compress.methods import CompressError
 from sw.format.layer import Requantisation
 
-__all__ = ["MAX_BIAS", "fixed_point", "requantisation"]
+__all__ = ["MAX_BIAS", "bias_advice", "fixed_point", "requantisation"]
 
 #: Half of int32's range is left to the sums.
 MAX_BIAS = 1 << 29
+
+
+def bias_advice(bias: NDArray[np.float64]) -> str:
+    """What is wrong with biases of the unit of a layer's sums, and the way out."""
+    worst = float(np.abs(bias).max())
+    advice = "weights so small beside it have no effect, set them to 0"
+    return f"bias must be within {MAX_BIAS}, not {worst:.6g}, in the unit of the layer's sums: {advice}"
 
 
 def fixed_point(factors: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:

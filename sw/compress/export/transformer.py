@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sw.compress.export.scales import MAX_BIAS, fixed_point
+from sw.compress.export.scales import MAX_BIAS, bias_advice, fixed_point
 from sw.compress.methods import CompressError
 from sw.compress.training.layers import DecodedConv2d, DecodedLinear, compressed_layers
 from sw.compress.training.quant import ActivationQuantiser
@@ -237,7 +237,7 @@ class _Exporter:
             effective = np.ldexp(multiplier.astype(np.float64), -shift.astype(np.int64))
             bias = np.rint(offset / (effective * target))
         if not (np.abs(bias) <= MAX_BIAS).all():
-            raise CompressError(f"layer {found.name!r}: bias must be within {MAX_BIAS}, not {np.abs(bias).max()}")
+            raise CompressError(f"layer {found.name!r}: {bias_advice(bias)}")
         requantisation = Requantisation(bias.astype(np.int32), multiplier, shift)
         self.layers[found.name] = dataclasses.replace(found, requantisation=requantisation)
         return self.emit(Logits if target is None else Layer, source, layer=found.name)

@@ -304,6 +304,8 @@ def _run(model: nn.Module, images: Given) -> Any:
         if isinstance(images, Tensor) and images.ndim == 4:
             dtype = str(images.dtype).removeprefix("torch.")
             why = f"the network must take images {list(images.shape[1:])} in {dtype}: {text}"
+            if "c10::Half" in text or "c10::BFloat16" in text:
+                why += "; leave casts such as .half() and .to(torch.bfloat16) out of forward: weights are float32 here"
         else:
             why = f"the network must take its input, {described(images)}: {text}"
         raise FrontEndError([Refusal(f"{line}:" if line else "", why)]) from error

@@ -20,6 +20,7 @@ from sw.perf.report import layer_entries, layer_table, print_layers
 from sw.perf.shapes import Shapes, ShapesError
 from sw.perf.sweep import misfit, sweep_points
 from sw.perf.timing import Latencies, total
+from sw.program import ProgramError
 from tests.refusals import Refused, refusals
 
 LAYERS = [
@@ -131,6 +132,10 @@ def test_what_the_compiler_would_refuse(path: str, capsys: pytest.CaptureFixture
     with pytest.raises(PsumOverflowError, match=re.escape(reason)):
         compile_network(network, (3, 32, 32), config)
     assert misfit(Network(graph), PRESETS["ews-msvq-16"]) is None
+    narrow = PRESETS["ews-msvq-16"].override(["address_bits=17"])
+    assert misfit(Network(graph), narrow) == "address_bits must be at least 18, not 17: it takes 137000 bytes of DRAM"
+    with pytest.raises(ProgramError, match=r"dram_bytes must be at most .* with address_bits = 17"):
+        compile_network(network, (3, 32, 32), narrow)
     assert misfit(Shapes(LAYERS).network(config), config) is None
     assert main([path, "--set", "word_width=48"]) == 0
     assert (

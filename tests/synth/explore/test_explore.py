@@ -249,6 +249,7 @@ def test_energy_is_that_of_synth_power(folder: Path, monkeypatch: pytest.MonkeyP
     --objectives area -> --objectives must be two different ones or more, not 'area'
     --objectives area,accuracy -> --objectives has accuracy, which this sweep does not compute
     --study none -> no study 'none'
+    --study table3-resnet20 -> study table3-resnet20 is of resnet20, not of layers.json: give shapes or a container
     --pdk none -> unknown library 'none'
     """
 )
@@ -290,3 +291,5 @@ def test_refused_points_are_lines_of_the_table(folder: Path) -> None:
     assert picture.startswith("<svg ")
     usable = [row for row in rows if row["cycles"]]
     assert picture.count("<circle") == len(usable) > 0
+    # No library has a part in cycles.
+    assert Path("build/explore/explore.md").read_text().endswith("\nlayers.json.\n")

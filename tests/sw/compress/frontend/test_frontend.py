@@ -430,6 +430,13 @@ def test_nan_is_no_chance() -> None:
         raise_network(net, sample(), check=refuse_activations)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_casts_inside_of_forward(dtype: torch.dtype) -> None:
+    net = Net(lambda net, x: net.a(x.to(dtype)).float()).eval()
+    with pytest.raises(FrontEndError, match=r"in float32: .*; leave casts such as .half\(\) and .* out of forward"):
+        raise_network(net, sample(), check=refuse_activations)
+
+
 def test_infinity_is_no_chance() -> None:
     net = Net(plain).eval()
     net.fc.bias.data[0] = torch.inf
