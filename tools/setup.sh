@@ -24,6 +24,20 @@ for tool in make c++; do
     command -v $tool >/dev/null || fail "$tool is needed and is not on PATH; on Debian and Ubuntu: apt install build-essential"
 done
 
+# Two at once would throw away each other's work, and so would one that begins while an interrupted one's pip goes on:
+# what is locked stays so until the last of its processes has ended.
+if command -v flock >/dev/null; then
+    exec 9<"$0"
+    if ! flock -n 9; then
+        say "waiting for another set-up to end"
+        flock 9 || :  # a file system without locks
+        if [ -e "$venv/.ready" ] && [ -z "$(find pyproject.toml constraints.txt "$0" -newer "$venv/.ready")" ]; then
+            say "$venv is ready"
+            exit 0
+        fi
+    fi
+fi
+
 if [ -e "$unfinished" ] || { [ -d "$venv" ] && ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; }; then
     say "$venv is left over from an interrupted set-up: making it again"
     rm -rf "$venv"
