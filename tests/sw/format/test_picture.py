@@ -47,7 +47,7 @@ def test_a_picture_is_decoded_and_converted(tmp_path: Path) -> None:
     grey = read_picture(str(path), "L")
     assert (grey.mode, grey.size) == ("L", (20, 12))
     assert read_picture(path, most=240).size == (20, 12)
-    with pytest.raises(PictureError, match="a picture must have at most 239 pixels, not 20 x 12"):
+    with pytest.raises(PictureError, match="a picture must have at most 239 pixels, not 20 x 12: scale it down"):
         read_picture(path, most=239)
 
 
