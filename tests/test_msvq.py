@@ -119,6 +119,7 @@ def test_a_rule_for_no_layer_is_refused(call: Any) -> None:
     for recipe, message in [
         ([RULE, ("haed", RULE[1])], "rule 'haed' must match a layer; layers are 0, 4"),
         ("msvq", "recipe must be a Recipe, or pairs of a pattern and a Recipe, not 'msvq'"),
+        ([(0, RULE[1])], r"recipe must be a Recipe, or pairs of a pattern and a Recipe, not \[\(0, "),
     ]:
         with pytest.raises(ValueError, match=message):
             call(network(), recipe, progress=False)

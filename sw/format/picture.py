@@ -49,7 +49,8 @@ def read_picture(file: str | os.PathLike[str] | BinaryIO, mode: str | None = Non
     try:
         with Image.open(file) as picture:
             if picture.width * picture.height > most:
-                raise PictureError(f"a picture must have at most {most} pixels, not {picture.width} x {picture.height}: scale it down")
+                given = f"{picture.width} x {picture.height}"
+                raise PictureError(f"a picture must have at most {most} pixels, not {given}: scale it down")
             picture.load()
             return picture.copy() if mode is None else picture.convert(mode)
     except UnidentifiedImageError:
