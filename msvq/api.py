@@ -124,7 +124,10 @@ def _check_rules(recipe: Rules, sources: Sequence[LayerSource], modules: Iterabl
     if isinstance(recipe, Recipe):
         return
     pairs = list(recipe) if isinstance(recipe, Collection) else [recipe]
-    if not all(isinstance(pair, tuple | list) and list(map(type, pair)) == [str, Recipe] for pair in pairs):
+    kinds = (str, Recipe)
+    if not all(
+        isinstance(pair, tuple | list) and len(pair) == 2 and all(map(isinstance, pair, kinds)) for pair in pairs
+    ):
         raise CompressError(f"recipe must be a Recipe, or pairs of a pattern and a Recipe, not {recipe!r}")
     check_rules(pairs, sources, modules)
 
