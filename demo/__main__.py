@@ -190,12 +190,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from sim.networks.activations import photograph_path
     from sim.runner import BuildError, SimulationError
     from sim.toolchain import ToolchainError
+    from sw.format.picture import PictureError
     from synth.liberty import LibraryError
 
     if options.threads is not None and options.threads < 1:
         parser.error(f"--threads must be at least 1, not {options.threads}")
     try:
         return run(options.output, options.photograph or photograph_path(), options.threads)
+    except PictureError as error:
+        print(f"{parser.prog}: --photograph {str(options.photograph)!r}: {error}", file=sys.stderr)
+        return 1
     except (ValueError, OSError, YosysError, LibraryError, ToolchainError, BuildError, SimulationError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1

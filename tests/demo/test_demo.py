@@ -58,7 +58,7 @@ def test_tables_show_every_layer_and_recipe(reports: list[dict[str, Any]]) -> No
     ("arguments", "message"),
     [
         (["--photograph", "/no/such/picture.jpg"], r"No such file or directory: '/no/such/picture.jpg'"),
-        (["--photograph", __file__], r"cannot identify image file"),
+        (["--photograph", __file__], f"--photograph {__file__!r}: must be a picture"),
     ],
 )
 def test_bad_picture_is_one_clear_error(

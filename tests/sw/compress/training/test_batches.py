@@ -382,6 +382,10 @@ def test_metrics_that_gather() -> None:
         msvq.finetune(line(), PAIRS, PAIRS, [], FAST, metric="accuracy", progress=False)
 
 
+#: For :func:`pictures`, whose layers have numbers for names.
+PLAIN = [("0", Recipe("int8")), ("*", Recipe("msvq", k=8, d=8, n=4, m=8))]
+
+
 def pictures() -> nn.Module:
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -393,10 +397,10 @@ def test_a_network_of_another_precision_computes_in_float32(precision: torch.dty
     torch.manual_seed(0)
     images, labels = torch.randn(16, 3, 8, 8), torch.arange(16) % 4
     for given in (images, images.to(precision), images.numpy()):
-        done = msvq.calibrate(pictures().to(precision), given, RULES, progress=False)
+        done = msvq.calibrate(pictures().to(precision), given, PLAIN, progress=False)
         assert done.report["error"] < 0.5
     loader = [(images.to(precision), labels)]
-    done = msvq.finetune(pictures().to(precision), loader, loader, RULES, FAST, progress=False)
+    done = msvq.finetune(pictures().to(precision), loader, loader, PLAIN, FAST, progress=False)
     assert done.network is not None
 
 
@@ -412,11 +416,11 @@ def test_a_network_of_another_precision_computes_in_float32(precision: torch.dty
     ],
 )
 def test_the_wrong_kind_of_thing_is_named(arguments: dict[str, Any], message: str) -> None:
-    given = {"network": pictures(), "images": torch.randn(2, 3, 8, 8), "recipe": RULES} | arguments
+    given = {"network": pictures(), "images": torch.randn(2, 3, 8, 8), "recipe": PLAIN} | arguments
     with pytest.raises(CompressError, match=message):
         msvq.calibrate(**given, progress=False)
     with pytest.raises(CompressError, match="config must be a TrainConfig, not 10"):
-        msvq.finetune(pictures(), PAIRS, PAIRS, RULES, 10, progress=False)  # type: ignore[arg-type]
+        msvq.finetune(pictures(), PAIRS, PAIRS, PLAIN, 10, progress=False)  # type: ignore[arg-type]
 
 
 def test_names_of_outputs_give_their_structure_back() -> None:
