@@ -23,7 +23,15 @@ from sw.golden import check_psum_width
 from sw.network import FULL_RANGE, Network
 from sw.program import OPERAND_TILE, Fold, Input, Operand, Program, ProgramError, ProgramLayer, Tensor
 
-__all__ = ["Product", "check_instance", "compile_layer", "compile_layers", "compile_network", "compile_products"]
+__all__ = [
+    "Product",
+    "check_instance",
+    "check_sums",
+    "compile_layer",
+    "compile_layers",
+    "compile_network",
+    "compile_products",
+]
 
 Progress = Callable[[str, int, int], None]
 
@@ -203,28 +211,31 @@ def compile_products(
     return _compile_layers(layers, config, records, base, operation=PRODUCT)
 
 
-def check_instance(config: AcceleratorConfig, graph: Graph, *, weights: bool = True) -> None:
-    """Check what an instance must have for a network, whatever the tiling and the places of its tensors.
-
-    Parameters
-    ----------
-    config, graph
-        The instance and the network.
-    weights
-        Prove of the layers' weights that no partial sum overflows; not where shapes alone are known.
+def check_instance(config: AcceleratorConfig, graph: Graph) -> None:
+    """Check what an instance must have for a network, whatever its weights, the tiling and the places of its tensors.
 
     Raises
     ------
-    CompileError, sw.golden.PsumOverflowError
+    CompileError
         The message names the field that decides, and the operation if it is one's.
     """
     if config.word_width & (config.word_width - 1):
         raise CompileError(f"word_width must be a power of two, as AXI has it, not {config.word_width}")
     check_functions(config, graph)
+
+
+def check_sums(psum_width: int, graph: Graph) -> None:
+    """Prove of the weights of a network's layers that no partial sum of so many bits overflows.
+
+    Raises
+    ------
+    sw.golden.PsumOverflowError
+        One does.
+    """
     ranges = graph.ranges()
     for operation in graph.operations:
-        if weights and isinstance(operation, Convolution) and operation.layer is not None:
-            check_psum_width(operation.layer, config.psum_width, ranges[operation.source])
+        if isinstance(operation, Convolution) and operation.layer is not None:
+            check_psum_width(operation.layer, psum_width, ranges[operation.source])
 
 
 def fold_inputs(config: AcceleratorConfig, graph: Graph) -> dict[int, Fold]:
@@ -247,6 +258,7 @@ class _Compiler:
     def run(self) -> Program:
         config, graph = self.config, self.graph
         check_instance(config, graph)
+        check_sums(config.psum_width, graph)
         if self.base % BYTES or not 0 <= self.base < 1 << config.address_bits:
             raise CompileError(
                 f"base must be a multiple of {BYTES} in 0..2**{config.address_bits} - {BYTES}, not {self.base}"

@@ -11,12 +11,13 @@ import numpy as np
 from hw.config import AcceleratorConfig
 from hw.control.counters import COUNTERS
 from hw.control.descriptor import BYTES
-from sw.compiler.compile import fold_inputs
+from sw.compiler.compile import check_sums, fold_inputs
 from sw.compiler.emission import LOADS
 from sw.compiler.graph import Convolution, Graph, Vector, trimmed
 from sw.compiler.tiling import Geometry, Plan, Strip, Work, choose_plan, strips
 from sw.compiler.vectors import check_functions, pixel_words, vector_commands, vector_parts, vector_reach
 from sw.compiler.weights import Weights, is_coded
+from sw.golden import PsumOverflowError
 from sw.perf.timing import PARAMETER_BITS
 from sw.perf.vector_times import vector_cost
 
@@ -343,6 +344,7 @@ class Network:
         self.shapes_alone = shapes_alone
         self._trimmed: dict[int, Convolution] = {}
         self._mapped: dict[AcceleratorConfig, MappedNetwork] = {}
+        self._overflows: dict[int, str | None] = {}
 
     def mapped(self, config: AcceleratorConfig) -> MappedNetwork:
         """The network as the compiler cuts it for an instance.
@@ -357,6 +359,18 @@ class Network:
                 del self._mapped[next(iter(self._mapped))]
             self._mapped[config] = self._map(config)
         return self._mapped[config]
+
+    def overflow(self, psum_width: int) -> str | None:
+        """Which partial sums of so many bits would overflow, if any. Proved once: it is the weights that decide."""
+        if self.shapes_alone:
+            return None
+        if psum_width not in self._overflows:
+            try:
+                check_sums(psum_width, self.graph)
+                self._overflows[psum_width] = None
+            except PsumOverflowError as error:
+                self._overflows[psum_width] = str(error)
+        return self._overflows[psum_width]
 
     def _map(self, config: AcceleratorConfig) -> MappedNetwork:
         graph = replace(self.graph, values=list(self.graph.values), operations=list(self.graph.operations))

@@ -164,14 +164,16 @@ def misfit(network: Network, config: AcceleratorConfig) -> str | None:
     from sw.compiler.compile import check_instance
     from sw.compiler.graph import CompileError
     from sw.compiler.placement import place
-    from sw.golden import PsumOverflowError
     from sw.perf.mapping import least_bytes
 
     try:
-        check_instance(config, network.graph, weights=not network.shapes_alone)
+        check_instance(config, network.graph)
+        overflow = network.overflow(config.psum_width)
+        if overflow is not None:
+            return overflow
         place(config, network.graph, {})
         least = least_bytes(network.mapped(config))
-    except (CompileError, PsumOverflowError) as error:
+    except CompileError as error:
         return str(error)
     if least > 1 << config.address_bits:
         wanted = (least - 1).bit_length()
