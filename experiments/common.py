@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -234,6 +236,25 @@ def picture(file: str | Path | BinaryIO, mode: str | None = "RGB", *, name: str 
         return read_picture(file, mode)
     except PictureError as error:
         raise CompressError(f"{name or file}: {error}") from None
+
+
+@contextlib.contextmanager
+def opened_tar(path: Path, wanted: str) -> Iterator[tarfile.TarFile]:
+    """A data set's tar file, open; whatever is wrong with it is said behind ``wanted``.
+
+    Raises
+    ------
+    CompressError
+        There is none, or it is damaged.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            yield archive
+    except CompressError:
+        raise
+    except Exception as error:  # tarfile lets errors of other kinds out of damaged ones, zlib's and lzma's for instance
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CompressError(f"{wanted}, not {str(path)!r}: {reason}") from None
 
 
 def write_report(path: Path, report: dict[str, Any], headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from experiments.common import picture
+from experiments.common import opened_tar, picture
 from experiments.fastestdet import SIDE, FastestDet, average_precision, boxes_of, load_state
 from experiments.pictures import load_small, mixed, picture_files, random_grids, recoloured
 from experiments.vision_runs import Results, Task, as_results
@@ -44,18 +43,12 @@ def load_images(path: Path, limit: int | None = None) -> dict[str, tuple[NDArray
         There is no such file, or it has no part.
     """
     files: dict[str, bytes] = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.isfile():
-                    file = archive.extractfile(member)
-                    assert file is not None
-                    files[member.name.removeprefix("./")] = file.read()
-    except CompressError:
-        raise
-    except Exception as error:  # tarfile lets errors of other kinds out of damaged ones, zlib's and lzma's for instance
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CompressError(f"data must be a tar file of images and boxes, not {str(path)!r}: {reason}") from None
+    with opened_tar(path, "data must be a tar file of images and boxes") as archive:
+        for member in archive:
+            if member.isfile():
+                file = archive.extractfile(member)
+                assert file is not None
+                files[member.name.removeprefix("./")] = file.read()
     found = {}
     for part in ("train2017", "val2017"):
         names = sorted(name for name in files if Path(name).parent.name == part and name.endswith(".webp"))[:limit]

@@ -70,7 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _convert(source: str, output: str) -> None:
-
     from experiments.models import VisionTransformer, build, save_weights
     from sw.compress.checkpoints import read_state_dict
 

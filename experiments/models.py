@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from sw.compress.frontend import PadShortcut
 from sw.compress.methods import CompressError
+from sw.compress.sources import load_weights
 from sw.format.output import staged
 
 __all__ = [
@@ -298,19 +299,6 @@ def build(name: str, weights: str | Path | None = None, *, seed: int = 0) -> nn.
     if weights is not None:
         load_weights(model, weights)
     return model
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a state dict of any precision, also wrapped (:func:`sw.compress.checkpoints.read_state_dict`).
-
-    Raises
-    ------
-    CompressError
-        The file is none, or its keys or shapes are others.
-    """
-    from sw.compress.sources import load_weights as load
-
-    load(model, path)
 
 
 def save_weights(state: Mapping[str, Tensor], path: str | Path) -> None:

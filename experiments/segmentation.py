@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import tarfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments.common import picture
-from experiments.models import ImageNetMobileNetV2, save_weights
+from experiments.common import opened_tar, picture
+from experiments.models import ImageNetMobileNetV2, load_weights, save_weights
 from experiments.pictures import random_grids, recoloured
 from experiments.vision_runs import Results, Task, as_results, learn
 from hw.command_line import write_text
@@ -89,22 +88,16 @@ def load_part(path: Path, limit: int | None = None) -> tuple[NDArray[np.uint8], 
 
     rows, columns = SIZE
     found: dict[str, dict[str, NDArray[np.uint8]]] = {"image": {}, "label": {}}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                kind, stem = Path(member.name).parent.name, Path(member.name).stem
-                if not member.isfile() or kind not in found:
-                    continue
-                file = archive.extractfile(member)
-                assert file is not None
-                image = picture(io.BytesIO(file.read()), "RGB" if kind == "image" else None, name=member.name)
-                how = Resampling.BILINEAR if kind == "image" else Resampling.NEAREST
-                found[kind][stem] = np.asarray(image.resize((columns, rows), how))
-    except CompressError:
-        raise
-    except Exception as error:  # tarfile lets errors of other kinds out of damaged ones, zlib's and lzma's for instance
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CompressError(f"data must have the parts as tar files, not {str(path)!r}: {reason}") from None
+    with opened_tar(path, "data must have the parts as tar files") as archive:
+        for member in archive:
+            kind, stem = Path(member.name).parent.name, Path(member.name).stem
+            if not member.isfile() or kind not in found:
+                continue
+            file = archive.extractfile(member)
+            assert file is not None
+            image = picture(io.BytesIO(file.read()), "RGB" if kind == "image" else None, name=member.name)
+            how = Resampling.BILINEAR if kind == "image" else Resampling.NEAREST
+            found[kind][stem] = np.asarray(image.resize((columns, rows), how))
     names = sorted(found["image"])[:limit]
     missing = [name for name in names if name not in found["label"]]
     if missing or not names:
@@ -188,8 +181,7 @@ def load(options: argparse.Namespace) -> Task:
     if not path.exists():
         _train(model, options, train, labels, lambda network: mean_iou(as_of(network), *parts["val"]))
         save_weights(model.cpu().state_dict(), path)
-    state = read_state_dict(path)
-    model.load_state_dict({key: each.float() if each.is_floating_point() else each for key, each in state.items()})
+    load_weights(model, path)
     model.to(options.device).eval()
     return Task(
         model=model,

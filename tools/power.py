@@ -6,6 +6,7 @@ docs/papers.md.
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +51,7 @@ SCOPES = {"as a whole": False, "without first and last layer": True}
 _WANTED = {"ews-cms-64": 2.3, "best": 3.0}
 
 
+@functools.cache
 def _presets() -> Mapping[str, Entry]:
     found: Mapping[str, Entry] = json.loads(COMMITTED.read_text())["presets"]
     return found

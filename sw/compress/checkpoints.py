@@ -17,7 +17,7 @@ from sw.format.envelope import kind_of
 from sw.format.npz import ArchiveError, check_unpacked, read_npz
 from sw.format.strict_json import parse_json
 
-__all__ = ["fit_state", "key_list", "plain_state", "read_state_dict"]
+__all__ = ["fit_state", "key_list", "must_be_floats", "plain_state", "read_state_dict"]
 
 #: Keys under which training scripts keep the state of the network, the first that a file has counts. Averages come
 #: last: they count where there is nothing else.
@@ -196,6 +196,11 @@ def key_list(content: Mapping[Any, Any]) -> str:
     keys = [str(key) for key in content]
     more = f" and {len(keys) - 10} more" if len(keys) > 10 else ""
     return f"it has {', '.join(keys[:10])[:400]}{more}" if keys else "it has no key"
+
+
+def must_be_floats(what: str, kind: str) -> str:
+    """What is wrong with a weight of this dtype, and the way out."""
+    return f"{what} must be floats, not {kind}: of a quantised checkpoint, multiply by the scales first"
 
 
 def _reason(error: Exception) -> str:

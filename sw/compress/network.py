@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from sw.compress.checkpoints import must_be_floats
 from sw.compress.methods import (
     CompressError,
     LayerSource,
@@ -303,9 +304,7 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
             kind = str(tensor.dtype).removeprefix("torch.")
             if kind.startswith(("int8", "uint8", "qint", "quint", "complex")) or key.endswith("qweight"):
                 # Left out, a quantised layer would be missing in the container without a word.
-                advice = "of a quantised checkpoint, multiply by the scales first"
-                name = name.removesuffix(".q")
-                raise CompressError(f"layer {name!r}: weight must be floats, not {kind}: {advice}")
+                raise CompressError(must_be_floats(f"layer {name.removesuffix('.q')!r}: weight", kind))
             continue
         array = _array(name, tensor)
         if array.ndim == 2:

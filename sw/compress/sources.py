@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sw.compress.checkpoints import fit_state, key_list, read_state_dict
+from sw.compress.checkpoints import fit_state, key_list, must_be_floats, read_state_dict
 from sw.compress.frontend import raise_program
 from sw.compress.frontend.places import source_of_error
 from sw.compress.methods import CompressError, LayerSource
@@ -102,8 +102,7 @@ def load_weights(model: torch.nn.Module, weights: str | Path, name: str = "the n
         # such as a mask, integers are its values.
         wrong = isinstance(own[key], torch.nn.Parameter) or kind.startswith(("qint", "quint", "complex"))
         if own[key].is_floating_point() and wrong:
-            advice = "of a quantised checkpoint, multiply by the scales first"
-            raise CompressError(f"weights {str(weights)!r}: {key} must be floats, not {kind}: {advice}")
+            raise CompressError(must_be_floats(f"weights {str(weights)!r}: {key}", kind))
     try:
         model.load_state_dict(fitting)
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -42,7 +42,7 @@ __all__ = [
 #: Bytes of an archive of CIFAR-10, unpacked, and of a file in it. The authors' have 184 MB, and 31 MB.
 MAX_ARCHIVE, MAX_BATCH = 256 << 20, 64 << 20
 #: Of an image in a directory.
-MAX_PIXELS = 1 << 26
+MAX_IMAGE_PIXELS = 1 << 26
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -483,7 +483,7 @@ def _decode(
     rows, columns = size
     method = Image.Resampling[how.interpolation.upper()]
     try:
-        image = read_picture(path, "L" if channels == 1 else "RGB", MAX_PIXELS)
+        image = read_picture(path, "L" if channels == 1 else "RGB", MAX_IMAGE_PIXELS)
     except PictureError as error:
         raise CompressError(f"image {str(path)!r}: {error}") from None
     if crop is not None:
