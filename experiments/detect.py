@@ -14,6 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from experiments.common import at_least_one
 from experiments.vision import Study, cases_of, load_late
 
 __all__ = ["main"]
@@ -27,8 +28,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, help="FastestDet's state dict")
     parser.add_argument("--more", type=Path, help="directory of other pictures, a part of each batch (none)")
     parser.add_argument("--small", type=Path, help="archive of small pictures, sixteen to a view, another part (none)")
+    parser.add_argument("--own", type=float, help="share of COCO's own images in a batch (as much as each other part)")
+    parser.add_argument("--sample", type=at_least_one, default=64, help="whole pictures for statistics (%(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="views of a step (%(default)s)")
     parser.add_argument("--side", type=int, default=352, help="rows and columns of them, a part of each (%(default)s)")
+    parser.add_argument("--least", type=float, default=0.2, help="least share of a picture in a view (%(default)s)")
+    parser.add_argument("--colours", type=float, default=0.3, help="most that colours change by (%(default)s)")
     parser.add_argument("--mix", type=float, default=0.3, help="share of the batches that are mixed (%(default)s)")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,7 @@ def _boxes(files: dict[str, bytes], name: str) -> NDArray[np.float64]:
     return rows
 
 
-def load_more(directory: Path, limit: int | None = None) -> NDArray[np.uint8]:
+def load_more(directory: Path, limit: int | None = None, threads: int = 1) -> NDArray[np.uint8]:
     """All pictures below a directory as BGR, uint8 ``[n, 3, 352, 352]``, their sides as long as that.
 
     Raises
@@ -93,7 +94,8 @@ def load_more(directory: Path, limit: int | None = None) -> NDArray[np.uint8]:
     CompressError
         There is none.
     """
-    return np.stack([_square(picture(file)) for file in picture_files(directory)[:limit]])
+    with ThreadPoolExecutor(threads) as pool:
+        return np.stack(list(pool.map(lambda file: _square(picture(file)), picture_files(directory)[:limit])))
 
 
 def side_by_side(pictures: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -129,6 +131,23 @@ def _loss(found: Results, wanted: Results) -> Tensor:
     return (first + second + third) / len(objects)
 
 
+def _counts(options: argparse.Namespace, sizes: list[int], small: bool) -> list[int]:
+    """Of a batch, views of the training images and of other pictures; small ones make up the rest."""
+    parts = len(sizes) + small
+    own = options.batch // parts if options.own is None else max(1, round(options.own * options.batch))
+    others = [(options.batch - own) // (parts - 1) for _ in sizes[1:]] if options.own else [own] * (len(sizes) - 1)
+    return [min(count, size) for count, size in zip([own, *others], sizes, strict=True)]
+
+
+def _spread(sets: list[Tensor], count: int) -> Tensor:
+    """So many whole pictures: the training images, then others from first to last."""
+    found = sets[0][:count]
+    if len(sets) == 1 or len(found) == count:
+        return found
+    numbers = torch.linspace(0, len(sets[1]) - 1, min(count - len(found), len(sets[1]))).round().long()
+    return torch.cat([found, sets[1][numbers.to(sets[1].device)]])
+
+
 def load(options: argparse.Namespace) -> Task:
     """The float network and the data, on the device.
 
@@ -142,6 +161,14 @@ def load(options: argparse.Namespace) -> Task:
             raise CompressError(f"--{name} must be given: the images' tar file, and FastestDet's .pth")
     if not 0 <= options.mix <= 1:
         raise CompressError(f"--mix must be a share in 0..1, not {options.mix:g}")
+    if not 0 < options.least <= 1:
+        raise CompressError(f"--least must be a share above 0, of at most 1, not {options.least:g}")
+    if not 0 <= options.colours <= 1:
+        raise CompressError(f"--colours must be in 0..1, not {options.colours:g}")
+    if options.own is not None and not 0 < options.own < 1:
+        raise CompressError(f"--own must be a share between 0 and 1, not {options.own:g}")
+    if options.own is not None and options.more is options.small is None:
+        raise CompressError("--own must be given with --more or --small: a batch has no other part")
     if not (32 <= options.side <= SIDE and options.side % 32 == 0):
         raise CompressError(f"--side must be a multiple of 32 in 32..{SIDE}, not {options.side}")
     if options.batch < 3:
@@ -159,13 +186,12 @@ def load(options: argparse.Namespace) -> Task:
     train = pixels[~held]
     sets = [train]
     if options.more is not None:
-        sets.append(torch.from_numpy(load_more(options.more, options.images)).to(options.device))
+        sets.append(torch.from_numpy(load_more(options.more, options.images, options.threads)).to(options.device))
     small = None
     if options.small is not None:
         pictures = load_small(options.small)[: options.images, :, :, ::-1].transpose(0, 3, 1, 2)
         small = torch.from_numpy(np.ascontiguousarray(pictures)).to(options.device)
-    parts_of_batch = len(sets) + (small is not None)
-    counts = [min(options.batch // parts_of_batch, len(own)) for own in sets]
+    counts = _counts(options, [len(own) for own in sets], small is not None)
     chosen_truth = [own for own, out in zip(parts["train2017"][1], held.tolist(), strict=True) if out]
 
     def views(generator: torch.Generator) -> Tensor:
@@ -176,28 +202,33 @@ def load(options: argparse.Namespace) -> Task:
         if small is not None:
             parts.append(side_by_side(small, options.batch - sum(counts), generator))
         batch = _scaled(torch.cat(parts))
-        grid = random_grids(len(batch), generator, (SIDE, SIDE), batch.device)
+        grid = random_grids(len(batch), generator, (SIDE, SIDE), batch.device, options.least)
         if options.side < SIDE:
             top, left = torch.randint(SIDE - options.side + 1, (2,), generator=generator).tolist()
             grid = grid[:, top : top + options.side, left : left + options.side]
         crops = functional.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
-        return mixed(recoloured(crops, generator).clamp(0, 1), generator, options.mix)
+        return mixed(recoloured(crops, generator, options.colours).clamp(0, 1), generator, options.mix)
 
     @torch.no_grad()
-    def choose(results: Callable[[Tensor], Results]) -> dict[str, float]:
-        own = pixels[held]
+    def divergence(results: Callable[[Tensor], Results], own: Tensor) -> float:
         pairs = ((_loss(results(part), as_results(model(part))), part) for part in _scaled(own).split(_BATCH))
-        loss = sum(float(each) * len(part) for each, part in pairs)
-        # It tells more of some twenty images than their average precision.
-        return scores(results, own, chosen_truth) | {"divergence": loss / len(own), "choice": -loss / len(own)}
+        return sum(float(each) * len(part) for each, part in pairs) / len(own)
+
+    def choose(results: Callable[[Tensor], Results]) -> dict[str, float]:
+        # It tells more of some twenty images than their average precision; beside it, that of images trained with.
+        found = divergence(results, pixels[held])
+        seen = divergence(results, train[:: max(1, len(train) // int(held.sum()))])
+        return scores(results, pixels[held], chosen_truth) | {"divergence": found, "seen": seen, "choice": -found}
 
     return Task(
         model=model,
-        sample=_scaled(train[:64]),
+        sample=_scaled(_spread(sets, options.sample)),
         views=views,
         loss=_loss,
         choose=choose,
         score=lambda results: scores(results, test, parts["val2017"][1]),
-        settings={name: getattr(options, name) for name in ("batch", "side", "mix")}
+        settings={
+            name: getattr(options, name) for name in ("batch", "side", "mix", "least", "colours", "own", "sample")
+        }
         | {name: getattr(options, name) is not None for name in ("more", "small")},
     )
