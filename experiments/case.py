@@ -33,6 +33,9 @@ class Case:
     #: Instead of the recipe's k: codewords with which all layers but the depthwise ones take so many bits a weight
     #: together, codebooks included, as nearly as can be (:func:`filling_codewords`).
     mean_bits: float | None = None
+    #: Instead of the recipe's k, d and N:M: those of each layer with which the network loses least within ``mean_bits``
+    #: (:mod:`experiments.measured_bits`).
+    measured: bool = False
     #: Instead of a recipe: the one for each layer that a search finds for a file of at most that size.
     file_bytes: int = 0
     #: What the search tries; codewords of 8 bits unless it says otherwise.

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +154,18 @@ def _mask(model: nn.Module, sources: Sequence[LayerSource], layers: Sequence[Com
 
 
 def compress(
-    model: nn.Module, case: Case, seed: int, images: torch.Tensor, device: str, progress: bool = True
+    model: nn.Module,
+    case: Case,
+    seed: int,
+    images: torch.Tensor,
+    device: str,
+    progress: bool = True,
+    recipes: Mapping[str, Recipe] | None = None,
 ) -> list[CompressedLayer]:
-    """Convert a network by a case, in place. ``images`` tell the search what each layer matters."""
+    """Convert a network by a case, in place.
+
+    ``images`` tell the search what each layer matters; ``recipes`` are those of the layers of a case that is measured.
+    """
     if case.permute:
         permute_network(model, case.recipe.d, images=images.cpu(), seed=seed)
     sources = module_sources(model)
@@ -178,6 +187,8 @@ def compress(
             device=device,
             progress=progress,
         ).rules
+    elif recipes is not None:
+        rules = [(name, dataclasses.replace(recipe, seed=seed)) for name, recipe in recipes.items()]
     else:
         rules = rules_for(sources, case, seed)
     layers = convert(
@@ -228,13 +239,20 @@ def _file(
     return result
 
 
-def _calibrated(graph: nn.Module, sample: torch.Tensor, device: str) -> nn.Module:
-    """On the device, with ranges of the sample."""
+def _quantised(model: nn.Module, integer: bool, sample: torch.Tensor, device: str) -> nn.Module:
+    """With quantised activations, or inputs of layers, on the device, with ranges of the sample."""
+    graph: nn.Module = quantise_activations(model, sample.cpu()) if integer else quantise_inputs(model)
     graph.to(device)
     if device.startswith("cuda"):
         graph.to(memory_format=torch.channels_last)
     calibrate(graph, sample)
     return graph
+
+
+def _freezer(graph: nn.Module, case: Case, steps: int) -> SignFreezer | None:
+    """What freezes signs by a case, if there are any to freeze."""
+    signed = any(isinstance(module, SignBits) for module in graph.modules())
+    return SignFreezer(graph, case.freezing, steps) if case.freezing and signed else None
 
 
 def run(
@@ -246,6 +264,7 @@ def run(
     *,
     device: str,
     teacher: Path | None = None,
+    recipes: Mapping[str, Recipe] | None = None,
     capture: bool = True,
     container: Path | None = None,
     golden: int = GOLDEN,
@@ -266,6 +285,8 @@ def run(
         As in :func:`sw.compress.training.loop.fit`.
     teacher
         The floats of the dense network, for cases that learn from it.
+    recipes
+        Of the layers of a case that is measured.
     container
         Keep the network's file there.
     golden
@@ -288,15 +309,14 @@ def run(
     check_network(model.to(device), data, device)
     unquantised = accuracy(model, test, device=device)
     sample = next(images_of(train, device, batch=CALIBRATION))[0]
-    layers = compress(model.cpu(), case, config.seed, sample, device, progress)
+    layers = compress(model.cpu(), case, config.seed, sample, device, progress, recipes)
     original = build(network, weights)
     if case.permute:
         permute_network(original, case.recipe.d, images=sample.cpu(), seed=config.seed)
     errors = _squared_errors(original, layers)
     times["clustering"] = time.perf_counter()
     integer = not isinstance(model, VisionTransformer)
-    quantised: nn.Module = quantise_activations(model, sample.cpu()) if integer else quantise_inputs(model)
-    graph = _calibrated(quantised, sample, device)
+    graph = _quantised(model, integer, sample, device)
 
     def recalibrate() -> None:
         recalibrate_batch_norm(graph, training_images(train, config, device, limit=RECALIBRATION))
@@ -304,8 +324,7 @@ def run(
     recalibrate()
     before = accuracy(graph, test, device=device)
     times["calibration"] = time.perf_counter()
-    signed = any(isinstance(module, SignBits) for module in graph.modules())
-    freezer = SignFreezer(graph, case.freezing, config.steps(len(train))) if case.freezing and signed else None
+    freezer = _freezer(graph, case, config.steps(len(train)))
     losses = fit(
         graph,
         train,
@@ -334,7 +353,6 @@ def run(
             shutil.copyfile(path, container)
     times["measuring"] = time.perf_counter()
     stages = {name: end - begin for (_, begin), (name, end) in itertools.pairwise(times.items())}
-    methods = Counter(f"{layer.method} {layer.n}:{layer.m} k={layer.k} d={layer.d}" for layer in coded)
     return {
         "case": case.name,
         "network": network,
@@ -349,7 +367,7 @@ def run(
         "ratio_whole_file": 4 * sum(int(np.prod(layer.shape)) for layer in layers) / result["file_bytes"],
         "sse": float(errors[0]),
         "kept_sse": float(errors[1]),
-        "layers": dict(methods),
+        "layers": dict(Counter(f"{layer.method} {layer.n}:{layer.m} k={layer.k} d={layer.d}" for layer in coded)),
         "coded_layers": len(coded),
         "int8_layers": len(layers) - len(coded),
         "frozen_signs": freezer.frozen_share() if freezer else None,

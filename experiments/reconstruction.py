@@ -21,6 +21,7 @@ from sw.format.layer import CompressedLayer
 __all__ = [
     "columns",
     "levelled",
+    "nearest",
     "norms_of",
     "quantised",
     "reconstruct",
@@ -64,14 +65,14 @@ def weighted_kmeans(
     chosen = torch.multinomial((weights * values**2).sum(1).clamp_min(1e-30), k, generator=generator)
     codebook = values[chosen].clone()
     for _ in range(iterations):
-        nearest = _nearest(values, weights, codebook)
-        sums = torch.zeros_like(codebook).index_add_(0, nearest, weights * values)
-        mass = torch.zeros_like(codebook).index_add_(0, nearest, weights)
+        found = nearest(values, weights, codebook)
+        sums = torch.zeros_like(codebook).index_add_(0, found, weights * values)
+        mass = torch.zeros_like(codebook).index_add_(0, found, weights)
         codebook = torch.where(mass > 0, sums / mass.clamp_min(1e-30), codebook)
     return codebook
 
 
-def _nearest(values: Tensor, weights: Tensor, codebook: Tensor) -> Tensor:
+def nearest(values: Tensor, weights: Tensor, codebook: Tensor) -> Tensor:
     """The codeword with the smallest weighted squared distance to each subvector."""
     parts = []
     for v, w in zip(values.split(1 << 16), weights.split(1 << 16), strict=True):
@@ -106,7 +107,7 @@ def _assign(
         for column in range(first, last):
             values = left[:, column]
             bits = values.signbit() if signed else torch.zeros_like(values, dtype=torch.bool)
-            found = _nearest((values.abs() if signed else values).reshape(-1, d), blocks, codebook)
+            found = nearest((values.abs() if signed else values).reshape(-1, d), blocks, codebook)
             decoded = torch.where(bits, -1.0, 1.0) * codebook[found].flatten()
             assignments[:, column], negative[:, column], met[:, column] = found, bits, values
             error = (values - decoded) / upper[column, column]

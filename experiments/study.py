@@ -236,8 +236,13 @@ def _one(options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _
     from experiments.finetune import run as fine_tune
     from experiments.protocol import SEEDS
 
-    network = options.network
+    network, recipes = options.network, None
     weights, teacher = _starts(options, run.case)
+    if run.case.measured:
+        from experiments.measured_bits import recipes_of
+
+        file = WEIGHTS / f"bits-{network}" / f"{run.case.recipe.method}.json"
+        recipes = recipes_of(network, weights, run.case, parts[0], file, device=options.device)
     result = fine_tune(
         network,
         weights,
@@ -246,12 +251,15 @@ def _one(options: argparse.Namespace, parts: tuple[ImageData, ImageData], run: _
         parts,
         device=options.device,
         teacher=teacher,
+        recipes=recipes,
         capture=not options.eager,
         container=run.file.with_suffix(".msvq") if options.containers else None,
         golden=GOLDEN if run.config.seed == SEEDS[0] else 0,
         integers=not options.rates,
         progress=not options.quiet and options.jobs == 1,
     )
+    if recipes is not None:
+        result["recipes"] = {name: [own.method, own.n, own.m, own.d, own.k] for name, own in recipes.items()}
     result |= {"machine": machine(options.device), "images": len(parts[0]), "config": dataclasses.asdict(run.config)}
     result |= {"scored_images": len(parts[1]), "scored_on": "held out" if options.rates else "test"}
     run.file.parent.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,7 @@ COMMANDS = {
     "experiments.gpt": "report",
     "experiments.images": ". out.npz",
     "experiments.invert": "mobilenetv2 -o out.npz",
+    "experiments.measured": "dinov2-s",
     "experiments.minilm": "",
     "experiments.narrow": "resnet20",
     "experiments.signs": "vit",

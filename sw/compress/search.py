@@ -42,6 +42,7 @@ __all__ = [
     "choose",
     "loss_sensitivity",
     "plan_json",
+    "recalibrated",
     "search",
     "with_codeword_bits",
 ]
@@ -112,7 +113,7 @@ def loss_sensitivity(
     owners = [tied.get(layer.name, layer.name) for layer in layers]
     shares = {layer.name: owners.count(owner) for layer, owner in zip(layers, owners, strict=True)}
     found = {}
-    with _recalibrated(model), progress_bar(progress) as bar:
+    with recalibrated(model), progress_bar(progress) as bar:
         expected = outputs()
         for layer in bar.track(layers, description="sensitivity"):
             weight = model.get_parameter(f"{layer.name}.weight")
@@ -132,7 +133,7 @@ def loss_sensitivity(
 
 
 @contextmanager
-def _recalibrated(model: nn.Module) -> Iterator[None]:
+def recalibrated(model: nn.Module) -> Iterator[None]:
     """A network in evaluation mode, but for batch norms: those take each batch's own statistics, and keep none."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     training, tracking = model.training, [norm.track_running_stats for norm in norms]
