@@ -18,16 +18,17 @@ __all__ = ["allocate", "cheapest"]
 
 #: What is tried, by the method asked for: method, codeword length, bits of an index. Where signs alone would be most of
 #: a layer's bits, codewords have them.
-MENUS = {
+MENUS: dict[str, tuple[tuple[str, int, range], ...]] = {
     "ssvq": (
         ("vq", 8, range(4, 9)),
         ("ssvq", 8, range(1, 11)),
         ("ssvq", 4, range(2, 9)),
         ("ssvq", 2, range(1, 7)),
     ),
-    "ssvq alone": (("ssvq", 8, range(1, 11)), ("ssvq", 4, range(2, 9)), ("ssvq", 2, range(1, 7))),
     "vq": (("vq", 8, range(4, 12)), ("vq", 4, range(4, 11)), ("vq", 2, range(4, 8))),
 }
+#: With ``wide``, all of both: plain codewords for every layer, and more of them for the largest.
+MENUS["wide"] = MENUS["vq"] + MENUS["ssvq"][1:]
 
 #: Subvectors of a layer that an error is measured on.
 SUBVECTORS = 1 << 15
@@ -120,7 +121,7 @@ def allocate(
     recipe: Recipe,
     room: int,
     *,
-    alone: bool = False,
+    wide: bool = False,
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Recipe]:
@@ -141,8 +142,8 @@ def allocate(
         Its method; of signs split off, common codewords serve large layers of few bits.
     room
         Bits of all of them together.
-    alone
-        Use no other method than the recipe's.
+    wide
+        Codewords of both methods, whatever the recipe's is.
     seed, report
         Of the k-means, and told a line about each layer.
     """
@@ -152,7 +153,7 @@ def allocate(
     apart = torch.arange(len(images), device=device) % APART == 0
     hessians = _hessians(model, [source.name for source in sources], images[~apart])
     medium = dataclasses.replace(recipe, d=8, k=256)
-    menu = MENUS["ssvq alone" if alone and recipe.method == "ssvq" else recipe.method]
+    menu = MENUS["wide" if wide else recipe.method]
     layers, menus, errors = [], {}, {}
     for source in sources:
         weight = torch.from_numpy(source.weight).flatten(1).to(device)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
@@ -28,12 +29,12 @@ from experiments.pictures import (
     Mosaic,
     Network,
     Whole,
-    crops,
     load_images,
     load_made,
     load_more,
     load_small,
     mixed,
+    normalised,
     unlike,
 )
 from experiments.reconstruction import reconstruct
@@ -200,16 +201,13 @@ def relative_groups(student: nn.Module, lr: float) -> list[dict[str, Any]]:
 def distil(
     student: nn.Module,
     teacher: nn.Module,
-    images: Tensor,
+    sources: Sequence[Whole],
     *,
     steps: int,
     lr: float,
     batch: int = 20,
     mix: float = 0.5,
-    small: Mosaic | None = None,
-    made: Whole | None = None,
     features: float = 0.0,
-    logits: float = 0.0,
     device: str = "cpu",
     seed: int = 0,
     capture: bool = True,
@@ -217,23 +215,22 @@ def distil(
 ) -> list[float]:
     """Train a network in evaluation mode on another's logits: Kullback-Leibler divergence, AdamW, a cosine of rates.
 
-    The divergence says next to nothing of classes that no picture shows. Squared errors, of all logits and of what
-    blocks hand on, as shares of their variance, say something of each.
+    The divergence says next to nothing of classes that no picture shows. Squared errors of what blocks hand on, as
+    shares of their variance, say something of each.
 
     Parameters
     ----------
     student, teacher
         On ``device``.
-    images
-        Normalised, on any device: a GPU has room for some thousand.
+    sources
+        Pictures, on ``device``. Each is an equal part of a batch, however many it has, so that thousands of other
+        pictures do not drown those that are like the ones to be told apart. The first have one more of what is left.
     steps, lr, batch
         ``lr`` is relative to the size of each parameter.
     mix
         Share of the batches that are mixed.
-    small, made
-        Of each that is given, as many in a batch as of the images: half of it, or a third.
-    features, logits
-        What the squared errors of block outputs, their mean over blocks, and of logits weigh beside the divergence.
+    features
+        What the squared errors of block outputs, their mean over blocks, weigh beside the divergence.
     device, seed, report
         Where, of the views, and told a line now and then.
     capture
@@ -246,9 +243,8 @@ def distil(
     """
     generator = torch.Generator().manual_seed(seed)
     cuda = device.startswith("cuda")
-    others = [each for each in (small, made) if each is not None]
-    part = batch // (1 + len(others))
-    own = min(batch - part * len(others), len(images))
+    parts = [batch // len(sources) + (number < batch % len(sources)) for number in range(len(sources))]
+    size = sources[0].pictures.shape[1]
     groups = relative_groups(student, lr)
     if cuda:
         # A captured step reads the rates from the device.
@@ -256,7 +252,7 @@ def distil(
             group["lr"] = torch.tensor(group["lr"], device=device)
     optimiser = torch.optim.AdamW(groups, lr, weight_decay=0.0, fused=cuda, capturable=cuda)
     losses: list[float] = []
-    running, order = torch.zeros((), device=device), torch.empty(0, dtype=torch.long)
+    running = torch.zeros((), device=device)
     student.eval()
 
     names = handed_on(student) if features else []
@@ -270,8 +266,6 @@ def distil(
                 wanted = teacher(views).float()
             found = student(views).float()
         loss = functional.kl_div(found.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
-        if logits:
-            loss = loss + logits * (found - wanted).square().mean() / wanted.var(1).mean()
         pairs = zip(seen[teacher][0], seen[student][0], strict=True)
         for own, other in pairs:
             own = own.float()
@@ -290,12 +284,7 @@ def distil(
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        if len(order) < own:
-            order = torch.randperm(len(images), generator=generator)
-        chosen, order = order[:own], order[own:]
-        size = images.shape[2]
-        views = crops(images[chosen.to(images.device)].to(device), generator, size)
-        views = torch.cat([views, *(each.views(part, generator, size) for each in others)])
+        views = torch.cat([each.views(part, generator, size) for each, part in zip(sources, parts, strict=True)])
         views = mixed(views, generator, mix)
         if cuda:
             views = views.contiguous(memory_format=torch.channels_last)
@@ -362,12 +351,10 @@ def start(
     *,
     moving: bool,
     move_plain: bool = False,
-    learn_signs: bool = True,
 ) -> None:
     """Put reconstructed layers in place, to be trained: with their latent weights, or those as latent signs alone.
 
     With ``move_plain`` only layers without signs have latent weights: they have nothing else to learn than codebooks.
-    Without ``learn_signs`` these are not trained either, where assignments stay: codebooks and batch norms alone are.
     """
     load_layers(model, layers)
     found = {layer.name: layer for layer in layers}
@@ -376,7 +363,7 @@ def start(
             continue
         layer, latent = found[module.name], latents[module.name].cpu()
         if not (moving or (move_plain and layer.signs is None)):
-            module.decoder = CodebookDecoder(layer, latent, learn_signs=learn_signs)
+            module.decoder = CodebookDecoder(layer, latent)
             continue
         # Where the error of the outputs chose another codeword than the nearest, the latent weight is that codeword.
         decoded = torch.from_numpy(layer.float_weights())
@@ -411,7 +398,7 @@ def _recipes_of(model: nn.Module, images: Tensor, options: argparse.Namespace) -
         coded,
         recipe,
         room,
-        alone=options.signed_only,
+        wide=options.wide,
         seed=options.seed,
         report=_say,
     )
@@ -419,12 +406,12 @@ def _recipes_of(model: nn.Module, images: Tensor, options: argparse.Namespace) -
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What a report says of how it was made."""
-    names = ("method", "bits", "signed_only", "views", "small_views", "features", "logits", "move_plain")
+    names = ("method", "bits", "more_views", "features", "move_plain")
     names += ("steps", "lr", "batch", "mix", "seed", "threads")
     return {name: getattr(options, name) for name in names} | {
         "moving": not options.fixed,
-        "learned_signs": not options.keep_signs,
         "allocated": options.allocate,
+        "wide": options.wide,
     }
 
 
@@ -443,19 +430,39 @@ def _sizes(layers: Sequence[CompressedLayer], size: int) -> dict[str, Any]:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuses options that contradict each other."""
-    if options.keep_signs and not options.fixed:
-        raise CompressError("--keep-signs must be given with --fixed: signs that move follow from the weights")
     if options.move_plain and not options.fixed:
         raise CompressError("--move-plain must be given with --fixed: without it, all assignments move")
-    if options.signed_only and not (options.allocate and options.method == "ssvq"):
-        raise CompressError("--signed-only must be given with --allocate and --method ssvq: other layers are all alike")
-    for name, many in (("views", options.views), ("small-views", options.small_views)):
-        if many < 0:
-            raise CompressError(f"--{name} must be 0 or more, not {many}")
-    if options.small_views and options.small is None:
-        raise CompressError(f"--small-views must be given with --small: {options.small_views} views of what it names")
+    if options.wide and not options.allocate:
+        raise CompressError("--wide must be given with --allocate: without it, all layers have codewords of one length")
+    if options.more_views < 0:
+        raise CompressError(f"--more-views must be 0 or more, not {options.more_views}")
+    if options.more_views and not options.more:
+        raise CompressError(f"--more-views must be given with --more: {options.more_views} of the pictures it names")
     if options.final and options.held_out:
         raise CompressError("--held-out must not be given with --final, which tunes with those images")
+    sources = 1 + sum(1 for named in (options.more, options.small, options.made) if named)
+    if options.batch < sources:
+        raise CompressError(f"--batch must be {sources} or more, one of each kind of pictures, not {options.batch}")
+
+
+def _others(
+    options: argparse.Namespace, network: Network, known: Tensor
+) -> tuple[dict[str, NDArray[np.uint8]], dict[str, int]]:
+    """All pictures but the images, by their option, and how many copies of the known images were left out of each."""
+    found: dict[str, NDArray[np.uint8]] = {}
+    if options.more:
+        found["more"] = np.concatenate([load_more(directory, options.limit) for directory in options.more])
+    if options.small is not None:
+        found["small"] = load_small(options.small)
+    copies = {}
+    for name, pictures in found.items():
+        # Where pictures are from the same source, what the report is made of must not be among them.
+        other = unlike(pictures[: options.limit], known.to(options.device))
+        found[name], copies[name] = pictures[: options.limit][other], int((~other).sum())
+        _say(f"{name}: {len(found[name]):,} pictures, {copies[name]} copies left out")
+    if options.made:
+        found["made"] = np.concatenate([load_made(path) for path in options.made])[: options.limit]
+    return found, copies
 
 
 def run(options: argparse.Namespace) -> int:
@@ -470,45 +477,30 @@ def run(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     begin = time.perf_counter()
     network, device = NETWORKS[options.network], options.device
-    images, classes = load_images(options.images, network)
-    # Before the float network is measured, which takes long.
-    others = [load_more(directory, network) for directory in options.more]
-    made = None
-    if options.made:
-        made = Whole(np.concatenate([load_made(path) for path in options.made]), network, device)
+    images, classes = load_images(options.images)
     held, odd = classes % 10 == 0, classes % 2 == 1
-    tune = images[(classes % 2 == 0) & (held.logical_not() | options.final)][: options.limit]
-    count = len(tune)
+    tune = images[((classes % 2 == 0) & (held.logical_not() | options.final)).numpy()][: options.limit]
     sets = {"held out": held, "odd classes": odd}
     if options.held_out or options.final:
         del sets["odd classes" if options.held_out else "held out"]
+    tests = {name: (normalised(images[own.numpy()], network), classes[own]) for name, own in sets.items()}
+    # Before the float network is measured, which takes long.
+    others, copies = _others(options, network, torch.cat([shown for shown, _ in tests.values()]))
     teacher = network.build(options.weights).to(device).eval()
-    small, copies = None, 0
-    if options.small is not None:
-        pictures = load_small(options.small)
-        # Where pictures are from the same source, what the report is made of must not be among them.
-        other = unlike(pictures, images[torch.stack(list(sets.values())).any(0)])
-        small, copies = Mosaic(pictures[other], network, device), int((~other).sum())
-        _say(f"{len(small):,} small pictures, {copies} copies left out")
 
     def scores(model: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        found = {name: accuracy(model, images[own], classes[own], device) for name, own in sets.items()}
+        found = {name: accuracy(model, *own, device) for name, own in tests.items()}
         return found | {
-            f"{name}, divergence": divergence(model, teacher, images[own], device) for name, own in sets.items()
+            f"{name}, divergence": divergence(model, teacher, own, device) for name, (own, _) in tests.items()
         }
 
     report: dict[str, Any] = {"experiment": "fewshot", "network": options.network, "float": scores(teacher)}
     _say(f"float {report['float']}")
     model = copy.deepcopy(teacher)
-    pictures = torch.cat([tune, *others])
-    views = tune
-    if options.views:
-        generator = torch.Generator().manual_seed(options.seed)
-        more = [crops(pictures, generator, SIDE) for _ in range(options.views)]
-        views = torch.cat([pictures, *more])
-    if options.small_views and small is not None:
-        generator = torch.Generator().manual_seed(options.seed)
-        views = torch.cat([views, small.views(options.small_views, generator, SIDE).cpu()])
+    views = normalised(tune, network)
+    if options.more_views:
+        order = torch.randperm(len(others["more"]), generator=torch.Generator().manual_seed(options.seed))
+        views = torch.cat([views, normalised(others["more"][order[: options.more_views].numpy()], network)])
     recipes = _recipes_of(model, views, options)
     with staged(options.output) as temporary:
         layers, latents = reconstruct(model, views, recipes, device=device, seed=options.seed, report=_say)
@@ -520,28 +512,27 @@ def run(options: argparse.Namespace) -> int:
             latents,
             moving=not options.fixed,
             move_plain=options.move_plain,
-            learn_signs=not options.keep_signs,
         )
-        graph = quantise_activations(model.cpu(), tune[:2]).to(device).eval()
+        graph = quantise_activations(model.cpu(), views[:2]).to(device).eval()
         if device.startswith("cuda"):
             for part in (graph, teacher):
                 part.to(memory_format=torch.channels_last)
-        calibrate(graph, tune[:100].to(device))
+        calibrate(graph, views[: min(100, len(tune))].to(device))
         report["calibrated"] = scores(graph)
         _say(f"calibrated {report['calibrated']}")
         losses = distil(
             graph,
             teacher,
-            pictures.to(device),
+            [
+                Whole(tune, network, device),
+                *((Mosaic if name == "small" else Whole)(each, network, device) for name, each in others.items()),
+            ],
             steps=options.steps,
             lr=options.lr,
             batch=options.batch,
             mix=options.mix,
-            small=small,
-            made=made,
             capture=not options.eager,
             features=options.features,
-            logits=options.logits,
             device=device,
             seed=options.seed,
             report=_say,
@@ -551,20 +542,16 @@ def run(options: argparse.Namespace) -> int:
         write_network(temporary, export_integers(graph, (3, SIDE, SIDE)))
         exported = read_network(temporary)
         report["integers"] = {
-            name: accuracy(
-                lambda values: exported.run(exported.quantise(values), golden=False), images[own], classes[own], device
-            )
-            for name, own in sets.items()
+            name: accuracy(lambda values: exported.run(exported.quantise(values), golden=False), *own, device)
+            for name, own in tests.items()
         }
         size = Path(temporary).stat().st_size
     report |= {
         **_settings(options),
         **_sizes(compressed_layers(graph), size),
-        "images": count,
+        "images": len(tune),
         "recipes": {name: [recipe.method, recipe.d, recipe.k] for name, recipe in recipes.items()},
-        "more_images": len(pictures) - count,
-        "small_images": 0 if small is None else len(small),
-        "made_images": 0 if made is None else len(made),
+        **{f"{name}_images": len(others.get(name, ())) for name in ("more", "small", "made")},
         "copies_left_out": copies,
         "losses": losses,
         "seconds": time.perf_counter() - begin,

@@ -6,19 +6,19 @@ Layer by layer first (:mod:`experiments.reconstruction`): codewords by k-means w
 input and the gain of each output, then assignments input by input, the error of each handed on to the inputs that are
 still to come (as GPTQ does for scalars, Frantar et al., arXiv 2210.17323), on what the compressed layers before give;
 the batch norm behind a layer is fitted to the float network's values. Then all layers together learn the float
-network's logits (distillation), on random views of the images, of which half are mixed. Assignments and signs move with
-the weights that they stand for (:mod:`sw.compress.training.moving`), or stay (``--fixed``, ``--keep-signs``), or move
-where there are no signs to learn (``--move-plain``). With ``--features`` and ``--logits`` they learn what blocks hand
-on and the logits as values, too. All layers take the same bits a weight, or with ``--allocate`` those whose errors
-change the output most take more of the same sum (:mod:`experiments.allocation`). The first layer and the depthwise ones
-stay at 8 bit.
+network's logits (distillation), on random views of the images, of which half are mixed. Assignments and signs move
+with the weights that they stand for (:mod:`sw.compress.training.moving`), or assignments stay (``--fixed``), or move
+where there are no signs to learn (``--move-plain``). With ``--features`` they learn what blocks hand on, too. All
+layers take the same bits a weight, or with ``--allocate`` those whose errors change the output most take more of the
+same sum (:mod:`experiments.allocation`). The first layer and the depthwise ones stay at 8 bit.
 
 DIRECTORY holds NNN.jpg, one image of each class, 224 x 224. Of the even classes, those that 10 divides are held out, to
 choose settings on; the others tune. With ``--final`` they tune, too. The odd ones are for the report alone. ``--more``
-names a directory of any other pictures to tune with, ``--small`` an archive of small ones, such as Tiny-ImageNet's:
-half of each batch are enlarged crops of those, and of four of them side by side. Any that may be smaller copies of
-images of the report are left out. ``--made`` names pictures of all classes that the network itself has made
-(:mod:`experiments.invert`); each of the three is an equal part of a batch.
+names directories of any other pictures to tune with; layers are reconstructed on the images and ``--more-views`` of
+those. ``--small`` names an archive of small ones, such as Tiny-ImageNet's, that are enlarged, one or four to a view.
+Any that may be copies of images of the report are left out. ``--made`` names pictures of all classes that the network
+itself has made (:mod:`experiments.invert`). Images, more, small and made ones are an equal part of each batch,
+whichever there are of the four.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, required=True, help="directory of NNN.jpg")
     parser.add_argument("--more", type=Path, nargs="+", default=(), help="directories of other pictures to tune with")
     parser.add_argument(
-        "--small", type=Path, metavar="FILE.npz", help="small pictures for half of each batch (experiments.images)"
+        "--small", type=Path, metavar="FILE.npz", help="small pictures to tune with (experiments.images)"
     )
     parser.add_argument(
         "--made",
@@ -59,26 +59,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bits", type=float, default=2.0, help="a weight, codebooks included (%(default)s)")
     parser.add_argument("--allocate", action="store_true", help="give bits to the layers whose errors matter most")
     parser.add_argument(
-        "--signed-only", action="store_true", help="with --allocate, give every layer codewords with signs"
+        "--wide", action="store_true", help="with --allocate, codewords of both methods and more of them"
     )
     parser.add_argument(
-        "--views", type=int, default=0, help="crops of each picture to reconstruct layers with, too (%(default)s)"
-    )
-    parser.add_argument(
-        "--small-views", type=int, default=0, help="views of small pictures to reconstruct with, too (%(default)s)"
+        "--more-views", type=int, default=0, help="pictures of --more to reconstruct layers with, too (%(default)s)"
     )
     parser.add_argument("--features", type=float, default=0.0, help="weight of errors of block outputs (%(default)s)")
-    parser.add_argument("--logits", type=float, default=0.0, help="weight of squared errors of logits (%(default)s)")
     parser.add_argument("--fixed", action="store_true", help="assignments stay, and signs alone are learned")
     parser.add_argument(
         "--move-plain", action="store_true", help="with --fixed, assignments of layers without signs move nevertheless"
     )
-    parser.add_argument("--keep-signs", action="store_true", help="with --fixed, signs stay, too")
     parser.add_argument("--steps", type=int, default=6000, help="of distillation (%(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3, help="of distillation (%(default)s)")
     parser.add_argument("--batch", type=at_least_one, default=64, help="of distillation (%(default)s)")
     parser.add_argument("--mix", type=float, default=0.5, help="share of the batches that are mixed (%(default)s)")
-    parser.add_argument("--limit", type=at_least_one, help="use only that many images to tune, to try the command")
+    parser.add_argument(
+        "--limit", type=at_least_one, help="use only that many pictures of each kind, to try the command"
+    )
     parser.add_argument("--held-out", action="store_true", help="report held-out images only, to choose settings")
     parser.add_argument("--final", action="store_true", help="tune with the held-out images too")
     parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")

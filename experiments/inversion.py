@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments.distillation import NETWORKS
+from experiments.distillation import NETWORKS, Replayed
 from experiments.pictures import SIDE, Network
 from sw.format.output import staged
 
@@ -55,6 +55,7 @@ def invert(
     *,
     rounds: tuple[tuple[int, int], ...] = ROUNDS,
     device: str = "cpu",
+    capture: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> Tensor:
     """Pictures that a network takes for these classes, and whose statistics are those of its training images.
@@ -73,6 +74,8 @@ def invert(
         Rows and columns, and steps at that size.
     device, report
         Where, and told a line a round.
+    capture
+        On a GPU, replay steps as a CUDA graph: else a good part of the time is launches.
 
     Returns
     -------
@@ -83,9 +86,7 @@ def invert(
         torch.tensor(part, device=device).reshape(1, 3, 1, 1) for part in (network.mean, network.deviation)
     )
     low, high = -mean / deviation, (255 - mean) / deviation
-    wanted = classes.to(device)
     pixels = None
-    cuda = device.startswith("cuda")
     with _watched(model) as apart:
         for size, steps in rounds:
             energy = _falling_energy(size).to(device)
@@ -95,30 +96,84 @@ def invert(
             else:
                 pixels = functional.interpolate(pixels, size=(size, size), mode="bicubic", align_corners=False)
                 spectrum = torch.view_as_real(torch.fft.rfft2(pixels, norm="ortho") / energy)
-            spectrum.requires_grad_()
-            optimiser = torch.optim.Adam([spectrum], RATE, betas=(0.5, 0.9))
-            for step in range(steps):
-                optimiser.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-                pixels = _pixels(spectrum, energy, size).maximum(low).minimum(high)
-                reach = size // 8
-                down, right = (int(torch.randint(-reach, reach + 1, (), generator=generator)) for _ in range(2))
-                views = pixels.roll((down, right), (2, 3))
-                if float(torch.rand((), generator=generator)) < 0.5:
-                    views = views.flip(3)
-                apart.clear()
-                with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
-                    found = model(views.contiguous(memory_format=torch.channels_last)).float()
-                sure = functional.cross_entropy(found, wanted, label_smoothing=SPREAD)
-                like = torch.stack(apart).sum()
-                rough = pixels.diff(dim=2).square().mean() + pixels.diff(dim=3).square().mean()
-                (spectrum.grad,) = torch.autograd.grad(sure + STATISTICS * like + SMOOTH * rough, spectrum)
-                optimiser.step()
+
+            def shown(spectrum: Tensor, energy: Tensor = energy) -> Tensor:
+                return _pixels(spectrum, energy).maximum(low).minimum(high)
+
+            loss = _loss(model, classes.to(device), apart)
+            told = _descend(spectrum, shown, loss, steps, generator, device.startswith("cuda"), capture)
             with torch.no_grad():
-                pixels = _pixels(spectrum, energy, size).maximum(low).minimum(high)
-            last = f"classes {sure.item():.3f}, statistics {like.item():.3f}, rough {rough.item():.4f}"
-            report(f"{size} x {size}: {last}")
+                pixels = shown(spectrum)
+            sure, like, rough = told.tolist()
+            report(f"{size} x {size}: classes {sure:.3f}, statistics {like:.3f}, rough {rough:.4f}")
     assert pixels is not None
     return (pixels * deviation + mean).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+
+def _loss(model: nn.Module, wanted: Tensor, apart: list[Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """What is made small, of pictures and of where they lie: its parts, ``[3]``: of classes, of statistics, of pixels.
+
+    ``apart`` gets the divergences of a network's statistics as it runs (:func:`_watched`).
+    """
+
+    def parts(pixels: Tensor, where: Tensor) -> Tensor:
+        views = pixels.index_select(2, where[0]).index_select(3, where[1])
+        apart.clear()
+        with torch.autocast("cuda", torch.bfloat16, enabled=pixels.is_cuda):
+            found = model(views.contiguous(memory_format=torch.channels_last)).float()
+        sure = functional.cross_entropy(found, wanted, label_smoothing=SPREAD)
+        rough = pixels.diff(dim=2).square().mean() + pixels.diff(dim=3).square().mean()
+        return torch.stack([sure, torch.stack(apart).sum(), rough])
+
+    return parts
+
+
+def _descend(
+    spectrum: Tensor,
+    shown: Callable[[Tensor], Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    steps: int,
+    generator: torch.Generator,
+    cuda: bool,
+    capture: bool,
+) -> Tensor:
+    """Change a spectrum, in place, by Adam and a cosine of rates. Returns the parts of the last loss."""
+    spectrum.requires_grad_()
+    # A captured step reads the rate from the device.
+    rate = torch.tensor(RATE, device=spectrum.device) if cuda else RATE
+    optimiser = torch.optim.Adam([spectrum], rate, betas=(0.5, 0.9), capturable=cuda)
+    (group,) = optimiser.param_groups
+    weights = torch.tensor([1.0, STATISTICS, SMOOTH], device=spectrum.device)
+    told = torch.zeros_like(weights)
+
+    def work(where: Tensor) -> None:
+        parts = loss(shown(spectrum), where)
+        (spectrum.grad,) = torch.autograd.grad((weights * parts).sum(), spectrum)
+        optimiser.step()
+        told.copy_(parts.detach())
+
+    advance = Replayed([work], cuda and capture)
+    for step in range(steps):
+        now = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if isinstance(rate, Tensor):
+            rate.fill_(now)
+        else:
+            group["lr"] = now
+        advance([_where(spectrum.shape[2], generator).to(spectrum.device)])
+    return told
+
+
+def _where(size: int, generator: torch.Generator) -> Tensor:
+    """Rows and columns of a picture as it is shown in a step, ``[2, size]``: rolled by an eighth at most, or mirrored.
+
+    As indices, all steps are one CUDA graph.
+    """
+    reach = size // 8
+    down, right = (int(torch.randint(-reach, reach + 1, (), generator=generator)) for _ in range(2))
+    rows, columns = ((torch.arange(size) - shift) % size for shift in (down, right))
+    if float(torch.rand((), generator=generator)) < 0.5:
+        columns = columns.flip(0)
+    return torch.stack([rows, columns])
 
 
 @contextlib.contextmanager
@@ -154,7 +209,8 @@ def _falling_energy(size: int) -> Tensor:
     return energy / energy.square().mean().sqrt()
 
 
-def _pixels(spectrum: Tensor, energy: Tensor, size: int) -> Tensor:
+def _pixels(spectrum: Tensor, energy: Tensor) -> Tensor:
+    size = len(energy)
     return torch.fft.irfft2(torch.view_as_complex(spectrum) * energy, s=(size, size), norm="ortho")
 
 
@@ -185,7 +241,17 @@ def run(options: argparse.Namespace) -> int:
     made: list[np.ndarray] = []
     with staged(options.output) as temporary:
         for part in classes.split(options.batch):
-            made.append(invert(model, part, network, generator, rounds=ROUNDS, device=device, report=_say).numpy())
+            pictures = invert(
+                model,
+                part,
+                network,
+                generator,
+                rounds=ROUNDS,
+                device=device,
+                capture=not options.eager,
+                report=_say,
+            )
+            made.append(pictures.numpy())
             done = sum(map(len, made))
             _say(f"{done} of {options.pictures} pictures after {time.perf_counter() - begin:.0f} s")
         with open(temporary, "wb") as file:

@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, help="state dict, if not those of a package")
     parser.add_argument("--pictures", type=at_least_one, default=1000, help="how many (%(default)s)")
     parser.add_argument("--batch", type=at_least_one, default=250, help="pictures made together (%(default)s)")
+    parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")
     add_machine_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .npz to write")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -32,6 +33,7 @@ __all__ = [
     "load_more",
     "load_small",
     "mixed",
+    "normalised",
     "picture_files",
     "random_grids",
     "recoloured",
@@ -76,14 +78,21 @@ def _pixels(file: Path, size: int | None) -> NDArray[np.uint8]:
 SIDE = 224
 
 
-def _normalised(pixels: Sequence[NDArray[np.uint8]], network: Network) -> Tensor:
-    values = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
+def _read(files: Sequence[Path], size: int | None) -> NDArray[np.uint8]:
+    """Of all of them, ``[n, 224, 224, 3]``, by several threads: thousands take long to decode."""
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(lambda file: _pixels(file, size), files)))
+
+
+def normalised(pictures: NDArray[np.uint8], network: Network) -> Tensor:
+    """Pictures ``[n, rows, columns, 3]`` as a network takes them, float ``[n, 3, rows, columns]``."""
+    values = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
     mean, deviation = (torch.tensor(part).reshape(1, 3, 1, 1) for part in (network.mean, network.deviation))
     return (values - mean) / deviation
 
 
-def load_images(directory: Path, network: Network) -> tuple[Tensor, Tensor]:
-    """Normalised images, float ``[n, 3, 224, 224]``, and their classes.
+def load_images(directory: Path) -> tuple[NDArray[np.uint8], Tensor]:
+    """Images, uint8 ``[n, 224, 224, 3]``, and their classes.
 
     Raises
     ------
@@ -93,19 +102,18 @@ def load_images(directory: Path, network: Network) -> tuple[Tensor, Tensor]:
     files = sorted(path for path in directory.glob("*.jpg") if path.stem.isdigit())
     if not files:
         raise CompressError(f"images must be a directory of NNN.jpg, not {str(directory)!r}")
-    images = _normalised([_pixels(file, None) for file in files], network)
-    return images, torch.tensor([int(file.stem) for file in files])
+    return _read(files, None), torch.tensor([int(file.stem) for file in files])
 
 
-def load_more(directory: Path, network: Network) -> Tensor:
-    """All pictures below a directory, resized and cropped to 224 x 224, normalised.
+def load_more(directory: Path, limit: int | None = None) -> NDArray[np.uint8]:
+    """All pictures below a directory, or so many, resized and cropped, uint8 ``[n, 224, 224, 3]``.
 
     Raises
     ------
     CompressError
         There is none.
     """
-    return _normalised([_pixels(file, SIDE) for file in picture_files(directory)], network)
+    return _read(picture_files(directory)[:limit], SIDE)
 
 
 def picture_files(directory: Path) -> list[Path]:
@@ -210,7 +218,7 @@ def mixed(views: Tensor, generator: torch.Generator, mix: float) -> Tensor:
 
 
 class Whole:
-    """Pictures of an image's size that images are completed with: a batch's other part.
+    """Pictures of one size that views are taken of, kept as they are: thousands are too many in floating point.
 
     Parameters
     ----------
@@ -242,7 +250,7 @@ class Whole:
 
 
 class Mosaic(Whole):
-    """Small pictures that images are completed with: one picture or four to a view.
+    """Small pictures: one or four to a view.
 
     A picture of 64 x 64 that is enlarged to 224 x 224 has no fine details; four of them side by side have more.
     """
@@ -257,7 +265,7 @@ class Mosaic(Whole):
 
 
 def unlike(pictures: NDArray[np.uint8], images: Tensor) -> NDArray[np.bool_]:
-    """Which pictures are no smaller copies of an image: none that it is correlated with by more than 0.9.
+    """Which pictures are no copies of an image: none that it is correlated with by more than 0.9, mirrored or not.
 
     Both are compared as 12 x 12 pixels, the whole picture and its middle: the images may be crops.
 
@@ -266,7 +274,7 @@ def unlike(pictures: NDArray[np.uint8], images: Tensor) -> NDArray[np.bool_]:
     pictures
         uint8 ``[n, rows, columns, 3]``.
     images
-        Normalised.
+        Normalised, on the device to compare on.
     """
 
     def outlines(values: Tensor) -> Tensor:
@@ -274,12 +282,12 @@ def unlike(pictures: NDArray[np.uint8], images: Tensor) -> NDArray[np.bool_]:
         small = small - small.mean(1, keepdim=True)
         return small / small.norm(dim=1, keepdim=True).clamp_min(1e-6)
 
-    known = outlines(images)
+    known = torch.cat([outlines(images), outlines(images.flip(3))])
     found = []
-    for part in np.array_split(pictures, max(1, len(pictures) // 2000)):
-        values = torch.from_numpy(part).permute(0, 3, 1, 2).float()
+    for part in np.array_split(pictures, max(1, len(pictures) // 500)):
+        values = torch.from_numpy(part).to(images.device).permute(0, 3, 1, 2).float()
         edge = values.shape[2] // 16
         middle = values[:, :, edge : values.shape[2] - edge, edge : values.shape[3] - edge]
         likest = torch.stack([(outlines(each) @ known.T).amax(1) for each in (values, middle)]).amax(0)
-        found.append((likest <= _COPY).numpy())
+        found.append((likest <= _COPY).cpu().numpy())
     return np.concatenate(found)
