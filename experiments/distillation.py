@@ -212,7 +212,8 @@ def distil(
     seed: int = 0,
     capture: bool = True,
     report: Callable[[str], None] = lambda line: None,
-) -> list[float]:
+    scores: Callable[[nn.Module], dict[str, float]] = lambda model: {},
+) -> tuple[list[float], list[dict[str, float]]]:
     """Train a network in evaluation mode on another's logits: Kullback-Leibler divergence, AdamW, a cosine of rates.
 
     The divergence says next to nothing of classes that no picture shows. Squared errors of what blocks hand on, as
@@ -235,11 +236,13 @@ def distil(
         Where, of the views, and told a line now and then.
     capture
         On a GPU, replay steps as a CUDA graph.
+    scores
+        What is to be known of the student after each thousand steps.
 
     Returns
     -------
-    list
-        The mean loss of each hundred steps, or of all if there are fewer.
+    tuple
+        The mean loss of each hundred steps, or of all if there are fewer; and the scores.
     """
     generator = torch.Generator().manual_seed(seed)
     cuda = device.startswith("cuda")
@@ -252,6 +255,7 @@ def distil(
             group["lr"] = torch.tensor(group["lr"], device=device)
     optimiser = torch.optim.AdamW(groups, lr, weight_decay=0.0, fused=cuda, capturable=cuda)
     losses: list[float] = []
+    found_scores: list[dict[str, float]] = []
     running = torch.zeros((), device=device)
     student.eval()
 
@@ -294,10 +298,15 @@ def distil(
             losses.append(float(running) / every)
             running.zero_()
             report(f"step {step + 1} loss {losses[-1]:.4f}")
+        if step % 1000 == 999:
+            found_scores.append(scores(student))
+            for values, _ in seen.values():
+                values.clear()
+            report(f"step {step + 1} {found_scores[-1]}")
     for _, handles in seen.values():
         for handle in handles:
             handle.remove()
-    return losses
+    return losses, found_scores
 
 
 def handed_on(graph: nn.Module) -> list[str]:
@@ -445,9 +454,7 @@ def _check(options: argparse.Namespace) -> None:
         raise CompressError(f"--batch must be {sources} or more, one of each kind of pictures, not {options.batch}")
 
 
-def _others(
-    options: argparse.Namespace, network: Network, known: Tensor
-) -> tuple[dict[str, NDArray[np.uint8]], dict[str, int]]:
+def _others(options: argparse.Namespace, known: Tensor) -> tuple[dict[str, NDArray[np.uint8]], dict[str, int]]:
     """All pictures but the images, by their option, and how many copies of the known images were left out of each."""
     found: dict[str, NDArray[np.uint8]] = {}
     if options.more:
@@ -484,15 +491,16 @@ def run(options: argparse.Namespace) -> int:
     if options.held_out or options.final:
         del sets["odd classes" if options.held_out else "held out"]
     tests = {name: (normalised(images[own.numpy()], network), classes[own]) for name, own in sets.items()}
+    shown = {name: own for name, (own, _) in tests.items()}
+    if options.judge is not None:
+        shown["judging"] = normalised(load_more(options.judge, options.limit, "judge"), network)
     # Before the float network is measured, which takes long.
-    others, copies = _others(options, network, torch.cat([shown for shown, _ in tests.values()]))
+    others, copies = _others(options, torch.cat(list(shown.values())))
     teacher = network.build(options.weights).to(device).eval()
 
     def scores(model: Callable[[Tensor], Tensor]) -> dict[str, float]:
         found = {name: accuracy(model, *own, device) for name, own in tests.items()}
-        return found | {
-            f"{name}, divergence": divergence(model, teacher, own, device) for name, (own, _) in tests.items()
-        }
+        return found | {f"{name}, divergence": divergence(model, teacher, own, device) for name, own in shown.items()}
 
     report: dict[str, Any] = {"experiment": "fewshot", "network": options.network, "float": scores(teacher)}
     _say(f"float {report['float']}")
@@ -520,7 +528,7 @@ def run(options: argparse.Namespace) -> int:
         calibrate(graph, views[: min(100, len(tune))].to(device))
         report["calibrated"] = scores(graph)
         _say(f"calibrated {report['calibrated']}")
-        losses = distil(
+        losses, report["on_the_way"] = distil(
             graph,
             teacher,
             [
@@ -536,6 +544,7 @@ def run(options: argparse.Namespace) -> int:
             device=device,
             seed=options.seed,
             report=_say,
+            scores=scores,
         )
         report["distilled"] = scores(graph)
         _say(f"distilled {report['distilled']} after {time.perf_counter() - begin:.0f} s")
@@ -548,6 +557,7 @@ def run(options: argparse.Namespace) -> int:
         size = Path(temporary).stat().st_size
     report |= {
         **_settings(options),
+        "judging_images": len(shown.get("judging", ())),
         **_sizes(compressed_layers(graph), size),
         "images": len(tune),
         "recipes": {name: [recipe.method, recipe.d, recipe.k] for name, recipe in recipes.items()},

@@ -18,7 +18,8 @@ names directories of any other pictures to tune with; layers are reconstructed o
 those. ``--small`` names an archive of small ones, such as Tiny-ImageNet's, that are enlarged, one or four to a view.
 Any that may be copies of images of the report are left out. ``--made`` names pictures of all classes that the network
 itself has made (:mod:`experiments.invert`). Images, more, small and made ones are an equal part of each batch,
-whichever there are of the four.
+whichever there are of the four. ``--judge`` names a directory of still others, which none of the rest may be copies of:
+the divergence on a thousand tells more of settings than that on a hundred images held out.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--limit", type=at_least_one, help="use only that many pictures of each kind, to try the command"
     )
     parser.add_argument("--held-out", action="store_true", help="report held-out images only, to choose settings")
+    parser.add_argument("--judge", type=Path, help="directory of pictures whose divergence is reported, too")
     parser.add_argument("--final", action="store_true", help="tune with the held-out images too")
     parser.add_argument("--eager", action="store_true", help="on a GPU, do not replay steps as CUDA graphs")
     add_machine_options(parser)

@@ -105,7 +105,7 @@ def load_images(directory: Path) -> tuple[NDArray[np.uint8], Tensor]:
     return _read(files, None), torch.tensor([int(file.stem) for file in files])
 
 
-def load_more(directory: Path, limit: int | None = None) -> NDArray[np.uint8]:
+def load_more(directory: Path, limit: int | None = None, option: str = "more") -> NDArray[np.uint8]:
     """All pictures below a directory, or so many, resized and cropped, uint8 ``[n, 224, 224, 3]``.
 
     Raises
@@ -113,10 +113,10 @@ def load_more(directory: Path, limit: int | None = None) -> NDArray[np.uint8]:
     CompressError
         There is none.
     """
-    return _read(picture_files(directory)[:limit], SIDE)
+    return _read(picture_files(directory, option)[:limit], SIDE)
 
 
-def picture_files(directory: Path) -> list[Path]:
+def picture_files(directory: Path, option: str = "more") -> list[Path]:
     """All files of pictures below a directory, sorted.
 
     Raises
@@ -126,7 +126,7 @@ def picture_files(directory: Path) -> list[Path]:
     """
     files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
     if not files:
-        raise CompressError(f"more must be a directory of pictures, not {str(directory)!r}")
+        raise CompressError(f"{option} must be a directory of pictures, not {str(directory)!r}")
     return files
 
 

@@ -115,7 +115,7 @@ def test_from_the_network_to_integers(teacher: nn.Module, tmp_path: Path, moving
     graph = quantise_activations(model).eval()
     calibrate(graph, images(60, 0))
     far = divergence(graph, teacher, images(60, 1), "cpu")
-    losses = distil(graph, teacher, shown(60, 0), steps=200, lr=2e-3, mix=0.3)
+    losses, _ = distil(graph, teacher, shown(60, 0), steps=200, lr=2e-3, mix=0.3)
     assert len(losses) == 2
     assert losses[1] < 0.9 * losses[0]
     assert divergence(graph, teacher, images(60, 1), "cpu") < far
@@ -172,9 +172,13 @@ def test_command(
     assert (found["more_images"], found["copies_left_out"]) == (8, {"more": 8})
     assert set(found["integers"]) == {"odd classes"}
     others = folder(tmp_path / "others", range(100, 112))
-    assert fewshot.main([*command, "--more", str(others), str(others), "--more-views", "5"]) == 0
+    judges = folder(tmp_path / "judges", range(200, 203))
+    given = ["--more", str(others), str(others), "--more-views", "5", "--judge", str(judges)]
+    assert fewshot.main([*command, *given]) == 0
     assert seen[-1] == 11
     found = json.loads(report.read_text())
+    assert found["judging_images"] == 3
+    assert found["float"]["judging, divergence"] == 0 < found["distilled"]["judging, divergence"]
     assert (found["more_images"], found["more_views"], found["copies_left_out"]) == (24, 5, {"more": 0})
     small = tmp_path / "small.npz"
     pictures, labels = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8), np.zeros(9, np.int64)
@@ -203,6 +207,8 @@ def test_command(
     found = json.loads(report.read_text())
     assert (found["allocated"], found["wide"], found["features"]) == (True, True, 1.0)
     assert 32 / 3 <= found["ratio_ideal"] < 14
+    assert fewshot.main([*command, "--judge", str(tmp_path / "none")]) == 2
+    assert f"judge must be a directory of pictures, not '{tmp_path / 'none'}'" in capsys.readouterr().err
     assert fewshot.main([*command, "--more", str(tmp_path / "none")]) == 2
     assert f"more must be a directory of pictures, not '{tmp_path / 'none'}'" in capsys.readouterr().err
     assert fewshot.main([*command[:2], str(tmp_path), *command[3:]]) == 2
