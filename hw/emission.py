@@ -8,11 +8,27 @@ emitted once. Simulation in Python has no such platform and sees the components 
 
 from __future__ import annotations
 
+import contextlib
+import gc
+from collections.abc import Iterator
+
 from amaranth.back import rtlil
 from amaranth.hdl import ClockSignal, Elaboratable, Instance, ResetSignal
 from amaranth.lib import wiring
 
 __all__ = ["Emission", "shared"]
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Python does not look for circles of objects: Amaranth makes a million, hardly any of them garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Emission:
@@ -36,7 +52,8 @@ class Emission:
 
     def emit(self, component: wiring.Component, name: str) -> str:
         """RTLIL of a component and of everything below it, as one text."""
-        text = rtlil.convert(component, name=name, platform=self, emit_src=False)
+        with _without_collection():
+            text = rtlil.convert(component, name=name, platform=self, emit_src=False)
         return "\n".join([text, *self.texts.values()])
 
     def instance(self, component: wiring.Component) -> Instance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +51,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("whole"):
             item.add_marker(pytest.mark.skip(reason="a part of the whole: make test-full"))
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay until the end; nothing is found by going through them again."""
+    gc.freeze()
 
 
 def _processor() -> float:

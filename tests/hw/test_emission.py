@@ -65,6 +65,26 @@ def emission() -> tuple[Emission, str]:
     return emission, text
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_garbage_is_looked_for_meanwhile(enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And afterwards as before, also where a component is refused."""
+    seen = []
+
+    def refuse(component: object, **options: object) -> str:
+        seen.append(gc.isenabled())
+        raise ValueError("refused")
+
+    monkeypatch.setattr(rtlil, "convert", refuse)
+    if not enabled:
+        gc.disable()
+    try:
+        with pytest.raises(ValueError, match="refused"):
+            Emission("top").emit(object(), "core")
+        assert (seen, gc.isenabled()) == ([False], enabled)
+    finally:
+        gc.enable()
+
+
 def test_each_kind_is_emitted_once(emission: tuple[Emission, str]) -> None:
     emitted, text = emission
     assert list(emitted.texts) == ["chain_block_0", "chain_block_1", "chain_block_2"]
