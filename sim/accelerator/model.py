@@ -89,7 +89,7 @@ def accelerator_runner(
     name: str,
     make: Callable[[AcceleratorConfig], wiring.Component] | None = None,
     threads: int = 1,
-    quick: bool = False,
+    quick: bool | str = False,
     trace: Path | None = None,
 ) -> VerilatorRunner:
     """The runner that builds and runs the model of an instance between a DRAM and a host.
@@ -101,12 +101,14 @@ def accelerator_runner(
     threads
         That the model runs on.
     quick
-        Build quickly; the model is slower, and another one: ``<name>-quick``.
+        Build quickly; the model is slower, and another one: ``<name>-quick``. An option of the C++ compiler in place of
+        ``True``, such as ``-Og``, makes something between the two: ``<name>-quick-Og``.
     trace
         Record waveforms in this file (VCD); such a model is another one.
     """
+    make_options = [f"OPT_FAST={quick}"] if isinstance(quick, str) else _QUICK_MAKE if quick else _MAKE
     return VerilatorRunner(
-        f"{name}-quick" if quick else name,
+        f"{name}-quick{quick if isinstance(quick, str) else ''}" if quick else name,
         [accelerator_verilog(config, name, make), _HERE / "bench.sv"],
         "bench",
         [
@@ -116,7 +118,7 @@ def accelerator_runner(
             *(["--threads", str(threads)] if threads > 1 else []),
             *_bench_options(config),
         ],
-        _QUICK_MAKE if quick else _MAKE,
+        make_options,
         trace=trace,
     )
 

@@ -125,7 +125,7 @@ def run_workload(
     model_name: str | None = None,
     label: str = "network",
     processes: int | None = None,
-    quick: bool = False,
+    quick: bool | str = False,
     progress: Progress = lambda text, share: None,
 ) -> Run:
     """Run a workload on an instance.
@@ -199,7 +199,7 @@ def _run_steps(
     model_name: str | None,
     label: str,
     processes: int | None,
-    quick: bool,
+    quick: bool | str,
     progress: Progress,
 ) -> Run:
     """A network in steps. What the golden model's programs make goes into the RTL's, which must make the same."""
@@ -259,7 +259,7 @@ class _Simulation:
         model_name: str | None,
         label: str,
         processes: int | None,
-        quick: bool,
+        quick: bool | str,
         progress: Progress,
     ) -> None:
         self.config, self.name, self.label, self.progress = config, name, label, progress

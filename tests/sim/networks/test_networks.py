@@ -27,6 +27,7 @@ from sw.network import write_network
 from sw.perf.prediction import predict
 from sw.perf.timing import LayerTiming
 from sw.program import Program
+from tests.sim.accelerator.test_robustness import QUICK
 from tests.sw.networks import random_layer, residual_network
 from tests.sw.steps import small_transformer
 
@@ -59,7 +60,7 @@ def program(workload: Workload) -> Program:
 def test_a_small_network_is_bit_exact_on_the_rtl(workload: Workload) -> None:
     seen: list[float] = []
     run = run_workload(
-        CONFIG, "tiny", workload, model_name="ews-msvq-tiny-accelerator", processes=2, quick=True,
+        CONFIG, "tiny", workload, model_name="ews-msvq-tiny-accelerator", processes=2, quick=QUICK,
         progress=lambda text, share: seen.append(share),
     )  # fmt: skip
     assert [check.different for check in run.checks] == [0, 0]
@@ -89,7 +90,7 @@ def test_a_small_transformer_is_bit_exact_on_the_rtl() -> None:
     expected = list(network.run(images[:2]))
     given = Workload("random", lambda dump: steps, [[x] for x in images[:2]], expected=lambda: expected)
     run = run_workload(
-        CONFIG, "tiny", given, model_name="ews-msvq-tiny-accelerator", label="steps", processes=2, quick=True
+        CONFIG, "tiny", given, model_name="ews-msvq-tiny-accelerator", label="steps", processes=2, quick=QUICK
     )
     assert [(check.different, check.differing) for check in run.checks] == [(0, ())] * 2
     # Two heads of each product: 8 programs of 10 layers.
