@@ -121,6 +121,7 @@ def allocate(
     recipe: Recipe,
     room: int,
     *,
+    others: Tensor | None = None,
     wide: bool = False,
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
@@ -142,6 +143,10 @@ def allocate(
         Its method; of signs split off, common codewords serve large layers of few bits.
     room
         Bits of all of them together.
+    others
+        Pictures of anything else, normalised: codes are made with them, too, but no divergence is measured on them. Of
+        pictures that are unlike what its classes are, a network says so little that its classifier seems to need next
+        to no bits.
     wide
         Codewords of both methods, whatever the recipe's is.
     seed, report
@@ -151,7 +156,8 @@ def allocate(
     generator = torch.Generator(device).manual_seed(seed)
     norms = norms_of(fx.symbolic_trace(model))
     apart = torch.arange(len(images), device=device) % APART == 0
-    hessians = _hessians(model, [source.name for source in sources], images[~apart])
+    shown = images[~apart] if others is None else torch.cat([images[~apart], others])
+    hessians = _hessians(model, [source.name for source in sources], shown)
     medium = dataclasses.replace(recipe, d=8, k=256)
     menu = MENUS["wide" if wide else recipe.method]
     layers, menus, errors = [], {}, {}

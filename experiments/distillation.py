@@ -188,6 +188,11 @@ class Replayed:
             current.wait_stream(stream)
 
 
+def _equal_parts(count: int, parts: int) -> list[int]:
+    """So many in all; the first ones have one more of what is left."""
+    return [count // parts + (number < count % parts) for number in range(parts)]
+
+
 def relative_groups(student: nn.Module, lr: float) -> list[dict[str, Any]]:
     """Adam moves every parameter by about its rate; here that is relative to the parameter's own size."""
     groups: dict[float, list[nn.Parameter]] = {}
@@ -246,7 +251,7 @@ def distil(
     """
     generator = torch.Generator().manual_seed(seed)
     cuda = device.startswith("cuda")
-    parts = [batch // len(sources) + (number < batch % len(sources)) for number in range(len(sources))]
+    parts = _equal_parts(batch, len(sources))
     size = sources[0].pictures.shape[1]
     groups = relative_groups(student, lr)
     if cuda:
@@ -394,8 +399,8 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _recipes_of(model: nn.Module, images: Tensor, options: argparse.Namespace) -> dict[str, Recipe]:
-    """Codewords of each layer: the same bits a weight for all, or by what each one's error does."""
+def _recipes_of(model: nn.Module, images: Tensor, others: Tensor, options: argparse.Namespace) -> dict[str, Recipe]:
+    """Codewords of each layer: the same bits a weight for all, or by what each one's error does to images."""
     sources, recipe = module_sources(model), RECIPES[options.method]
     if not options.allocate:
         return chosen_recipes(sources, recipe, options.bits)
@@ -407,6 +412,7 @@ def _recipes_of(model: nn.Module, images: Tensor, options: argparse.Namespace) -
         coded,
         recipe,
         room,
+        others=others.to(options.device),
         wide=options.wide,
         seed=options.seed,
         report=_say,
@@ -449,27 +455,54 @@ def _check(options: argparse.Namespace) -> None:
         raise CompressError(f"--more-views must be given with --more: {options.more_views} of the pictures it names")
     if options.final and options.held_out:
         raise CompressError("--held-out must not be given with --final, which tunes with those images")
-    sources = 1 + sum(1 for named in (options.more, options.small, options.made) if named)
+    sources = 1 + len(options.more) + sum(1 for named in (options.small, options.made) if named)
     if options.batch < sources:
         raise CompressError(f"--batch must be {sources} or more, one of each kind of pictures, not {options.batch}")
 
 
-def _others(options: argparse.Namespace, known: Tensor) -> tuple[dict[str, NDArray[np.uint8]], dict[str, int]]:
-    """All pictures but the images, by their option, and how many copies of the known images were left out of each."""
-    found: dict[str, NDArray[np.uint8]] = {}
-    if options.more:
-        found["more"] = np.concatenate([load_more(directory, options.limit) for directory in options.more])
-    if options.small is not None:
-        found["small"] = load_small(options.small)
-    copies = {}
-    for name, pictures in found.items():
+@dataclasses.dataclass
+class _Others:
+    """All pictures but the images, uint8 ``[n, rows, columns, 3]``."""
+
+    #: Of the directories of ``--more``, in their order.
+    more: list[NDArray[np.uint8]]
+    #: Of another size.
+    small: NDArray[np.uint8] | None
+    made: NDArray[np.uint8] | None
+    #: Copies of images of the report that were left out, by their option.
+    copies: dict[str, int]
+
+    def sources(self, network: Network, device: str) -> list[Whole]:
+        """What is there of all of them, to draw views of."""
+        whole = [Whole(each, network, device) for each in self.more]
+        whole += [] if self.small is None else [Mosaic(self.small, network, device)]
+        return whole + ([] if self.made is None else [Whole(self.made, network, device)])
+
+    def views(self, count: int, network: Network, seed: int) -> Tensor:
+        """So many of ``--more``, normalised, of each directory as many, or nearly."""
+        generator = torch.Generator().manual_seed(seed)
+        chosen = [np.empty((0, SIDE, SIDE, 3), np.uint8)]
+        for each, part in zip(self.more, _equal_parts(count, len(self.more)), strict=True):
+            chosen.append(each[torch.randperm(len(each), generator=generator)[:part].numpy()])
+        return normalised(np.concatenate(chosen), network)
+
+
+def _others(options: argparse.Namespace, known: Tensor) -> _Others:
+    """All pictures but the images; copies of the known images, normalised, are left out."""
+    copies = {"more": 0, "small": 0}
+    known = known.to(options.device)
+
+    def fresh(kind: str, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
         # Where pictures are from the same source, what the report is made of must not be among them.
-        other = unlike(pictures[: options.limit], known.to(options.device))
-        found[name], copies[name] = pictures[: options.limit][other], int((~other).sum())
-        _say(f"{name}: {len(found[name]):,} pictures, {copies[name]} copies left out")
-    if options.made:
-        found["made"] = np.concatenate([load_made(path) for path in options.made])[: options.limit]
-    return found, copies
+        other = unlike(pictures, known)
+        copies[kind] += int((~other).sum())
+        return pictures[other]
+
+    more = [fresh("more", load_more(directory, options.limit)) for directory in options.more]
+    small = None if options.small is None else fresh("small", load_small(options.small)[: options.limit])
+    made = np.concatenate([load_made(path) for path in options.made])[: options.limit] if options.made else None
+    _say(f"{[len(pictures) for pictures in more]} pictures more, copies left out: {copies}")
+    return _Others(more, small, made, copies)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -485,9 +518,9 @@ def run(options: argparse.Namespace) -> int:
     begin = time.perf_counter()
     network, device = NETWORKS[options.network], options.device
     images, classes = load_images(options.images)
-    held, odd = classes % 10 == 0, classes % 2 == 1
-    tune = images[((classes % 2 == 0) & (held.logical_not() | options.final)).numpy()][: options.limit]
-    sets = {"held out": held, "odd classes": odd}
+    tenth, odd = classes % 10 == 0, classes % 2 == 1
+    tune = images[((classes % 2 == 0) & (tenth.logical_not() | options.final)).numpy()][: options.limit]
+    sets = {"held out": tenth, "odd classes": odd}
     if options.held_out or options.final:
         del sets["odd classes" if options.held_out else "held out"]
     tests = {name: (normalised(images[own.numpy()], network), classes[own]) for name, own in sets.items()}
@@ -495,7 +528,7 @@ def run(options: argparse.Namespace) -> int:
     if options.judge is not None:
         shown["judging"] = normalised(load_more(options.judge, options.limit, "judge"), network)
     # Before the float network is measured, which takes long.
-    others, copies = _others(options, torch.cat(list(shown.values())))
+    others = _others(options, torch.cat(list(shown.values())))
     teacher = network.build(options.weights).to(device).eval()
 
     def scores(model: Callable[[Tensor], Tensor]) -> dict[str, float]:
@@ -505,11 +538,8 @@ def run(options: argparse.Namespace) -> int:
     report: dict[str, Any] = {"experiment": "fewshot", "network": options.network, "float": scores(teacher)}
     _say(f"float {report['float']}")
     model = copy.deepcopy(teacher)
-    views = normalised(tune, network)
-    if options.more_views:
-        order = torch.randperm(len(others["more"]), generator=torch.Generator().manual_seed(options.seed))
-        views = torch.cat([views, normalised(others["more"][order[: options.more_views].numpy()], network)])
-    recipes = _recipes_of(model, views, options)
+    own, more = normalised(tune, network), others.views(options.more_views, network, options.seed)
+    views, recipes = torch.cat([own, more]), _recipes_of(model, own, more, options)
     with staged(options.output) as temporary:
         layers, latents = reconstruct(model, views, recipes, device=device, seed=options.seed, report=_say)
         report["reconstructed"] = scores(model)
@@ -521,20 +551,17 @@ def run(options: argparse.Namespace) -> int:
             moving=not options.fixed,
             move_plain=options.move_plain,
         )
-        graph = quantise_activations(model.cpu(), views[:2]).to(device).eval()
+        graph = quantise_activations(model.cpu(), own[:2]).to(device).eval()
         if device.startswith("cuda"):
             for part in (graph, teacher):
                 part.to(memory_format=torch.channels_last)
-        calibrate(graph, views[: min(100, len(tune))].to(device))
+        calibrate(graph, own[:100].to(device))
         report["calibrated"] = scores(graph)
         _say(f"calibrated {report['calibrated']}")
         losses, report["on_the_way"] = distil(
             graph,
             teacher,
-            [
-                Whole(tune, network, device),
-                *((Mosaic if name == "small" else Whole)(each, network, device) for name, each in others.items()),
-            ],
+            [Whole(tune, network, device), *others.sources(network, device)],
             steps=options.steps,
             lr=options.lr,
             batch=options.batch,
@@ -551,8 +578,8 @@ def run(options: argparse.Namespace) -> int:
         write_network(temporary, export_integers(graph, (3, SIDE, SIDE)))
         exported = read_network(temporary)
         report["integers"] = {
-            name: accuracy(lambda values: exported.run(exported.quantise(values), golden=False), *own, device)
-            for name, own in tests.items()
+            name: accuracy(lambda values: exported.run(exported.quantise(values), golden=False), *test, device)
+            for name, test in tests.items()
         }
         size = Path(temporary).stat().st_size
     report |= {
@@ -561,8 +588,10 @@ def run(options: argparse.Namespace) -> int:
         **_sizes(compressed_layers(graph), size),
         "images": len(tune),
         "recipes": {name: [recipe.method, recipe.d, recipe.k] for name, recipe in recipes.items()},
-        **{f"{name}_images": len(others.get(name, ())) for name in ("more", "small", "made")},
-        "copies_left_out": copies,
+        "more_images": [len(each) for each in others.more],
+        "small_images": 0 if others.small is None else len(others.small),
+        "made_images": 0 if others.made is None else len(others.made),
+        "copies_left_out": others.copies,
         "losses": losses,
         "seconds": time.perf_counter() - begin,
         "machine": machine(device),

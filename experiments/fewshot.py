@@ -15,11 +15,12 @@ same sum (:mod:`experiments.allocation`). The first layer and the depthwise ones
 DIRECTORY holds NNN.jpg, one image of each class, 224 x 224. Of the even classes, those that 10 divides are held out, to
 choose settings on; the others tune. With ``--final`` they tune, too. The odd ones are for the report alone. ``--more``
 names directories of any other pictures to tune with; layers are reconstructed on the images and ``--more-views`` of
-those. ``--small`` names an archive of small ones, such as Tiny-ImageNet's, that are enlarged, one or four to a view.
-Any that may be copies of images of the report are left out. ``--made`` names pictures of all classes that the network
-itself has made (:mod:`experiments.invert`). Images, more, small and made ones are an equal part of each batch,
-whichever there are of the four. ``--judge`` names a directory of still others, which none of the rest may be copies of:
-the divergence on a thousand tells more of settings than that on a hundred images held out.
+those, of each directory as many. ``--small`` names an archive of small ones, such as Tiny-ImageNet's, that are
+enlarged, one or four to a view. Any that may be copies of images of the report are left out. ``--made`` names pictures
+of all classes that the network itself has made (:mod:`experiments.invert`). The images, each directory of ``--more``,
+the small and the made ones are an equal part of each batch, however many they are. ``--judge`` names a directory of
+still others, which none of the rest may be copies of: the divergence on a thousand tells more of settings than that on
+a hundred images held out.
 """
 
 from __future__ import annotations

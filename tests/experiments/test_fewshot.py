@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments import distillation, fewshot
+from experiments import allocation, distillation, fewshot
 from experiments.allocation import allocate, cheapest
 from experiments.distillation import accuracy, distil, divergence, handed_on, start
 from experiments.models import ImageNetMobileNetV2, InvertedResidual
 from experiments.pictures import Mosaic, Network, Whole, normalised, unlike
 from experiments.reconstruction import reconstruct
-from sw.compress.methods import Recipe, compress_layers, recipe_bits
+from sw.compress.methods import LayerSource, Recipe, compress_layers, recipe_bits
 from sw.compress.network import module_sources
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.integer import export_integers, read_network, write_network
@@ -161,7 +161,7 @@ def test_command(
     found = json.loads(report.read_text())
     assert found["bytes"] == output.stat().st_size
     assert set(found["integers"]) == {"held out", "odd classes"}
-    assert found["more_images"] == 0
+    assert found["more_images"] == []
     assert 32 / 3 <= found["ratio_ideal"] < 14
     assert fewshot.main([*command, "--held-out"]) == 0
     assert set(json.loads(report.read_text())["integers"]) == {"held out"}
@@ -169,7 +169,7 @@ def test_command(
     assert seen[-1] == 8
     found = json.loads(report.read_text())
     # The odd ones are what the report is made of.
-    assert (found["more_images"], found["copies_left_out"]) == (8, {"more": 8})
+    assert (found["more_images"], found["copies_left_out"]) == ([8], {"more": 8, "small": 0})
     assert set(found["integers"]) == {"odd classes"}
     others = folder(tmp_path / "others", range(100, 112))
     judges = folder(tmp_path / "judges", range(200, 203))
@@ -179,13 +179,13 @@ def test_command(
     found = json.loads(report.read_text())
     assert found["judging_images"] == 3
     assert found["float"]["judging, divergence"] == 0 < found["distilled"]["judging, divergence"]
-    assert (found["more_images"], found["more_views"], found["copies_left_out"]) == (24, 5, {"more": 0})
+    assert (found["more_images"], found["more_views"], found["copies_left_out"]["more"]) == ([12, 12], 5, 0)
     small = tmp_path / "small.npz"
     pictures, labels = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8), np.zeros(9, np.int64)
     np.savez(small, train_images=pictures, train_labels=labels, test_images=pictures[:4], test_labels=labels[:4])
     assert fewshot.main([*command, "--small", str(small)]) == 0
     found = json.loads(report.read_text())
-    assert (found["small_images"], found["copies_left_out"]) == (13, {"small": 0})
+    assert (found["small_images"], found["copies_left_out"]["small"]) == (13, 0)
     made = tmp_path / "made.npz"
     np.savez(made, images=np.random.default_rng(1).integers(0, 256, (4, 224, 224, 3), np.uint8))
     assert fewshot.main([*command, "--made", str(made), str(made)]) == 0
@@ -199,6 +199,7 @@ def test_command(
         (["--more-views", "3"], "--more-views must be given with --more: 3 of the pictures it names"),
         (["--more-views", "-1"], "--more-views must be 0 or more, not -1"),
         (["--batch", "1", "--small", str(small)], "--batch must be 2 or more, one of each kind of pictures, not 1"),
+        (["--batch", "2", "--more", str(others), str(others)], "--batch must be 3 or more, one of each kind"),
         (["--made", str(small)], f"made must be an .npz of experiments.invert, not '{small}'"),
     ):
         assert fewshot.main([*command, *given]) == 2
@@ -270,6 +271,11 @@ def test_bits_go_where_they_win_most() -> None:
         cheapest(choices, 29)
 
 
+def bits_of(recipes: dict[str, Recipe], sources: list[LayerSource], begin: str) -> int:
+    """Of the layers whose names begin so."""
+    return sum(recipe_bits(s.weight.size, recipes[s.name]).total for s in sources if s.name.startswith(begin))
+
+
 @pytest.mark.whole
 def test_a_layer_that_matters_more_gets_more_bits(teacher: nn.Module) -> None:
     model = copy.deepcopy(teacher)
@@ -290,11 +296,28 @@ def test_a_layer_that_matters_more_gets_more_bits(teacher: nn.Module) -> None:
     with torch.no_grad():
         model.blocks[1].layers[-1].weight.zero_()  # type: ignore[union-attr,index]
     less = allocate(model, images(60, 0), coded, Recipe("ssvq", 2, 8, 0, 0), room)
+    assert bits_of(less, coded, "blocks.1") < bits_of(found, coded, "blocks.1")
 
-    def bits(recipes: dict[str, Recipe]) -> int:
-        return sum(recipe_bits(s.weight.size, recipes[s.name]).total for s in coded if s.name.startswith("blocks.1"))
 
-    assert bits(less) < bits(found)
+def test_divergences_are_of_images_alone(teacher: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else codes are made with: of other pictures, a network says little."""
+    coded = [source for source in module_sources(teacher)[1:] if source.name == "linear"]
+    measured: list[Tensor] = []
+    made: list[int] = []
+
+    def sensitivity(model: nn.Module, layers: Any, shown: Tensor, **options: Any) -> dict[str, float]:
+        measured.append(shown)
+        return {"linear": 1.0}
+
+    monkeypatch.setattr(allocation, "loss_sensitivity", sensitivity)
+    hessians = allocation._hessians
+    monkeypatch.setattr(
+        allocation, "_hessians", lambda model, names, shown: made.append(len(shown)) or hessians(model, names, shown)
+    )
+    own = images(20, 0)
+    allocate(teacher, own, coded, Recipe("ssvq", 2, 8, 0, 0), 2000, others=images(30, 1))
+    assert made == [16 + 30]
+    assert torch.equal(measured[0], own[::5])
 
 
 def test_plain_layers_move_where_signs_stay_put(teacher: nn.Module) -> None:
