@@ -146,6 +146,8 @@ def tries_part() -> Iterator[str]:
     )
     yield "|---|---|--:|--:|--:|--:|--:|---|---|--:|--:|--:|--:|--:|--:|--:|"
     for run in json.loads((RESULTS / "tries-fewshot.json").read_text())["runs"]:
+        if "more_views" in run:
+            continue
         plain = any(recipe[0] == "vq" for recipe in run["recipes"].values())
         bits = "equal" if not run["allocated"] else "by sensitivity, VQ too" if plain else "by sensitivity"
         yield row(
@@ -161,6 +163,32 @@ def tries_part() -> Iterator[str]:
             f"{run['reconstructed']['held out']:.0f}",
             f"{run['integers']['held out']:.0f}",
             f"{run['distilled']['held out, divergence']:.3f}",
+        )
+
+
+def photographs_part() -> Iterator[str]:
+    """What was tried on the images held out since there are thousands of photographs."""
+
+    headings = ("network", "codewords", "assignments", "photographs", "to compress with", "small", "made", "batch")
+    yield row(*headings, "rate", "steps", "before training", "file", "divergence", "of photographs")
+    yield "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    for run in json.loads((RESULTS / "tries-fewshot.json").read_text())["runs"]:
+        if "more_views" not in run:
+            continue
+        many = run["more_images"]
+        judged = run["distilled"].get("judging, divergence")
+        yield row(
+            FEWSHOT[run["network"]],
+            "both" if run["wide"] else "SSVQ, VQ of large layers",
+            "move" if run["moving"] else "move in VQ" if run["move_plain"] else "stay",
+            " + ".join(f"{own:,}" for own in (many if isinstance(many, list) else [many])),
+            *(f"{run[name]:,}" for name in ("more_views", "small_images", "made_images", "batch")),
+            f"{run['lr']:g}",
+            f"{run['steps']:,}",
+            f"{run['reconstructed']['held out']:.0f}",
+            f"{run['integers']['held out']:.0f}",
+            f"{run['distilled']['held out, divergence']:.3f}",
+            "" if judged is None else f"{judged:.3f}",
         )
 
 
@@ -209,7 +237,7 @@ def table_part(study: str) -> Iterator[str]:
 def _parts() -> dict[str, Part]:
     tables = {study: partial(table_part, study) for study in TABLES}
     parts = {"answers": answers_part, "taught": taught_part, "fewshot": fewshot_part}
-    parts |= {"tries-fewshot": tries_part, "tries-detect": detect_tries_part}
+    parts |= {"tries-fewshot": tries_part, "tries-photographs": photographs_part, "tries-detect": detect_tries_part}
     return {**parts, **tables}
 
 
