@@ -102,7 +102,7 @@ def _efficientnet(weights: Path | None) -> nn.Module:
 
 
 NETWORKS = {
-    "efficientnet-lite0": Network(_efficientnet, (127.0,) * 3, (128.0,) * 3),
+    "efficientnet-lite0": Network(_efficientnet, (127.0,) * 3, (128.0,) * 3, "bicubic"),
     "mobilenetv2": Network(
         _mobilenet,
         tuple(255 * value for value in IMAGENET_MEAN),  # type: ignore[arg-type]
@@ -576,7 +576,8 @@ def run(options: argparse.Namespace) -> int:
         )
         report["distilled"] = scores(graph)
         _say(f"distilled {report['distilled']} after {time.perf_counter() - begin:.0f} s")
-        write_network(temporary, export_integers(graph, (3, SIDE, SIDE)))
+        about = {"preprocessing": network.preprocessing.to_dict()}
+        write_network(temporary, export_integers(graph, (3, SIDE, SIDE)), metadata=about)
         exported = read_network(temporary)
         report["integers"] = {
             name: accuracy(lambda values: exported.run(exported.quantise(values), golden=False), *test, device)

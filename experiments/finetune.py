@@ -28,7 +28,7 @@ from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
 from sw.compress.search import REFERENCE, SLACK, loss_sensitivity, search
 from sw.compress.training.comparison import compare_file
 from sw.compress.training.data import ImageData
-from sw.compress.training.finetune import GOLDEN, file_metadata, measure_integers, to_integers
+from sw.compress.training.finetune import GOLDEN, about, file_metadata, measure_integers, to_integers
 from sw.compress.training.freezing import SignFreezer
 from sw.compress.training.graph import calibrate, quantise_activations, quantise_inputs, recalibrate_batch_norm
 from sw.compress.training.integer import read_network, write_network
@@ -224,12 +224,13 @@ def _file(
     graph: nn.Module,
     reason: str | None,
     sample: Tensor,
+    metadata: dict[str, Any],
     test: ImageData | None,
     device: str,
     golden: int,
 ) -> dict[str, Any]:
     """Write the network, refuse a file that is not it, and measure its integers where there are test images."""
-    write_network(path, to_integers(graph, reason, sample))
+    write_network(path, to_integers(graph, reason, sample), metadata=metadata)
     compare_file(path, graph, sample, program=False)
     result: dict[str, Any] = {"file_bytes": path.stat().st_size}
     if test is not None:
@@ -347,7 +348,8 @@ def run(
         ratio_file = 4 * bits.weight_count / path.stat().st_size
         trained = accuracy(graph, test, device=device)
         result: dict[str, Any] = {"accuracy": trained, "accuracy_training_form": trained, "integers": integers}
-        result |= _file(path, graph, None if integer else "", sample, test if integers else None, device, golden)
+        reason = None if integer else ""
+        result |= _file(path, graph, reason, sample, about(train), test if integers else None, device, golden)
         if container is not None:
             container.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, container)

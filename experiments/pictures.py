@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from experiments.common import picture
 from sw.compress.methods import CompressError
-from sw.compress.training.data import load_data
+from sw.compress.training.data import Preprocessing, load_data
 from sw.compress.training.settings import SPLITS
 
 __all__ = [
@@ -56,6 +56,14 @@ class Network:
     #: Of pixels 0..255, of each colour.
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
+    #: How its pictures were resized when it was trained.
+    interpolation: str = "bilinear"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The same for a file's metadata."""
+        mean, deviation = (tuple(value / 255 for value in own) for own in (self.mean, self.deviation))
+        return Preprocessing(mean, deviation, self.interpolation)
 
 
 def _pixels(file: Path, size: int | None) -> NDArray[np.uint8]:

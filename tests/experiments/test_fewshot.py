@@ -22,9 +22,11 @@ from experiments.pictures import Mosaic, Network, Whole, normalised, unlike
 from experiments.reconstruction import reconstruct
 from sw.compress.methods import LayerSource, Recipe, compress_layers, recipe_bits
 from sw.compress.network import module_sources
+from sw.compress.training.data import Preprocessing
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.integer import export_integers, read_network, write_network
 from sw.compress.training.modules import CodebookDecoder, MovingDecoder, decoded_layers, load_layers
+from sw.format.container import read_container
 from tests.refusals import Refused
 from tests.sw.devices import CUDA
 
@@ -160,6 +162,7 @@ def test_command(
     assert seen == [6]  # 2, 4, 6, 8, 12, 14: 0 and 10 are held out
     found = json.loads(report.read_text())
     assert found["bytes"] == output.stat().st_size
+    assert read_container(output).metadata["preprocessing"]["mean"] == [127 / 255] * 3
     assert set(found["integers"]) == {"held out", "odd classes"}
     assert found["more_images"] == []
     assert 32 / 3 <= found["ratio_ideal"] < 14
@@ -239,6 +242,13 @@ def test_copies_are_no_more_pictures(mirrored: bool) -> None:
     found = pictures.to(torch.uint8).permute(0, 2, 3, 1).numpy()
     known = normalised(pixels[3:].to(torch.uint8).permute(0, 2, 3, 1).numpy(), NETWORK)
     assert unlike(found, known).tolist() == [True, True, True, False, False, False]
+
+
+def test_files_say_what_their_images_are_like() -> None:
+    """EfficientNet-Lite0's are not ImageNet's mean and deviation: measured with those, a file has another accuracy."""
+    lite, mobile = (distillation.NETWORKS[name].preprocessing for name in fewshot.NETWORKS)
+    assert lite == Preprocessing((127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
+    assert mobile == Preprocessing()
 
 
 def test_mobilenet_has_its_weights_by_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,6 +74,13 @@ def _data(options: argparse.Namespace, network: IntegerNetwork) -> ImageData:
 
     metadata = read_container(options.container).metadata
     own = metadata.get("preprocessing") or {}
+    if not own and (options.mean is None or options.std is None):
+        # A network gives other results, and no error, for images of another mean: a guess is said.
+        print(
+            f"{options.container}: does not say what its images are like; ImageNet's mean and std are taken where"
+            " --mean and --std give none",
+            file=sys.stderr,
+        )
     given = {
         "mean": None if options.mean is None else tuple(options.mean),
         "std": None if options.std is None else tuple(options.std),

@@ -18,7 +18,7 @@ from sw.compress.methods import CompressError, Recipe
 from sw.compress.training.calibration import calibrate_network
 from sw.compress.training.data import ImageData
 from sw.compress.training.evaluation import VOID, evaluate, evaluate_classes, evaluate_maps
-from sw.compress.training.integer import read_network
+from sw.compress.training.integer import read_network, write_network
 from tests.refusals import Refused
 from tests.sw.compress.training.training_job import two_convolutions
 
@@ -76,6 +76,22 @@ def test_from_images_to_a_file_and_its_accuracy(files: Path, capsys: pytest.Capt
     scores = integers.run(integers.quantise(held.normalise(torch.from_numpy(held.images)))).flatten(1)
     right = (scores.argmax(1).numpy() == held.labels).mean()
     assert measured["top1"] == pytest.approx(100 * right)
+
+
+def test_what_images_are_like_is_no_guess_in_silence(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, container = str(files / "data.npz"), str(files / "net.msvq")
+    recipe = ["--method", "vq", "--k", "8", "--d", "8", "--quiet", "--mean", "0.2", "--std", "0.5"]
+    assert main(["calibrate", "users:network", "--data", data, *recipe, "-o", container]) == 0
+    measure = ["evaluate", container, "--data", data, "--quiet"]
+    capsys.readouterr()
+    assert main(measure) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    write_network(container, read_network(container))
+    assert main(measure) == 0
+    assert "does not say what its images are like; ImageNet's mean and std are taken" in capsys.readouterr().err
+    assert main([*measure, "--mean", "0.2", "--std", "0.5"]) == 0
+    assert capsys.readouterr() == said
 
 
 @pytest.mark.parametrize(
