@@ -30,6 +30,9 @@ __all__ = ["load", "load_images"]
 #: Every so many training images, one is held out.
 HELD_OUT = 5
 
+#: Whole pictures that batch norms get their statistics from at the end.
+WHOLE = 256
+
 _BATCH = 32
 
 Truth = list[tuple[NDArray[np.float64], NDArray[np.int64]]]
@@ -131,16 +134,8 @@ def _loss(found: Results, wanted: Results) -> Tensor:
     return (first + second + third) / len(objects)
 
 
-def _counts(options: argparse.Namespace, sizes: list[int], small: bool) -> list[int]:
-    """Of a batch, views of the training images and of other pictures; small ones make up the rest."""
-    parts = len(sizes) + small
-    own = options.batch // parts if options.own is None else max(1, round(options.own * options.batch))
-    others = [(options.batch - own) // (parts - 1) for _ in sizes[1:]] if options.own else [own] * (len(sizes) - 1)
-    return [min(count, size) for count, size in zip([own, *others], sizes, strict=True)]
-
-
 def _spread(sets: list[Tensor], count: int) -> Tensor:
-    """So many whole pictures: the training images, then others from first to last."""
+    """So many whole pictures, or as many as there are: the training images, then others from first to last."""
     found = sets[0][:count]
     if len(sets) == 1 or len(found) == count:
         return found
@@ -161,14 +156,6 @@ def load(options: argparse.Namespace) -> Task:
             raise CompressError(f"--{name} must be given: the images' tar file, and FastestDet's .pth")
     if not 0 <= options.mix <= 1:
         raise CompressError(f"--mix must be a share in 0..1, not {options.mix:g}")
-    if not 0 < options.least <= 1:
-        raise CompressError(f"--least must be a share above 0, of at most 1, not {options.least:g}")
-    if not 0 <= options.colours <= 1:
-        raise CompressError(f"--colours must be in 0..1, not {options.colours:g}")
-    if options.own is not None and not 0 < options.own < 1:
-        raise CompressError(f"--own must be a share between 0 and 1, not {options.own:g}")
-    if options.own is not None and options.more is options.small is None:
-        raise CompressError("--own must be given with --more or --small: a batch has no other part")
     if not (32 <= options.side <= SIDE and options.side % 32 == 0):
         raise CompressError(f"--side must be a multiple of 32 in 32..{SIDE}, not {options.side}")
     if options.batch < 3:
@@ -191,7 +178,7 @@ def load(options: argparse.Namespace) -> Task:
     if options.small is not None:
         pictures = load_small(options.small)[: options.images, :, :, ::-1].transpose(0, 3, 1, 2)
         small = torch.from_numpy(np.ascontiguousarray(pictures)).to(options.device)
-    counts = _counts(options, [len(own) for own in sets], small is not None)
+    counts = [min(options.batch // (len(sets) + (small is not None)), len(own)) for own in sets]
     chosen_truth = [own for own, out in zip(parts["train2017"][1], held.tolist(), strict=True) if out]
 
     def views(generator: torch.Generator) -> Tensor:
@@ -202,12 +189,12 @@ def load(options: argparse.Namespace) -> Task:
         if small is not None:
             parts.append(side_by_side(small, options.batch - sum(counts), generator))
         batch = _scaled(torch.cat(parts))
-        grid = random_grids(len(batch), generator, (SIDE, SIDE), batch.device, options.least)
+        grid = random_grids(len(batch), generator, (SIDE, SIDE), batch.device)
         if options.side < SIDE:
             top, left = torch.randint(SIDE - options.side + 1, (2,), generator=generator).tolist()
             grid = grid[:, top : top + options.side, left : left + options.side]
         crops = functional.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
-        return mixed(recoloured(crops, generator, options.colours).clamp(0, 1), generator, options.mix)
+        return mixed(recoloured(crops, generator).clamp(0, 1), generator, options.mix)
 
     @torch.no_grad()
     def divergence(results: Callable[[Tensor], Results], own: Tensor) -> float:
@@ -220,15 +207,14 @@ def load(options: argparse.Namespace) -> Task:
         seen = divergence(results, train[:: max(1, len(train) // int(held.sum()))])
         return scores(results, pixels[held], chosen_truth) | {"divergence": found, "seen": seen, "choice": -found}
 
+    sample = _scaled(_spread(sets, WHOLE))
+    sizes = {"data": len(train), "more": sum(map(len, sets[1:])), "small": 0 if small is None else len(small)}
     return Task(
         model=model,
-        sample=_scaled(_spread(sets, options.sample)),
+        sample=sample,
         views=views,
         loss=_loss,
         choose=choose,
         score=lambda results: scores(results, test, parts["val2017"][1]),
-        settings={
-            name: getattr(options, name) for name in ("batch", "side", "mix", "least", "colours", "own", "sample")
-        }
-        | {name: getattr(options, name) is not None for name in ("more", "small")},
+        settings={name: getattr(options, name) for name in ("batch", "side", "mix")} | sizes | {"whole": len(sample)},
     )

@@ -21,8 +21,6 @@ from sw.compress.training.data import Preprocessing, load_data
 from sw.compress.training.settings import SPLITS
 
 __all__ = [
-    "COLOURS",
-    "LEAST",
     "SIDE",
     "Mosaic",
     "Network",
@@ -39,9 +37,6 @@ __all__ = [
     "recoloured",
     "unlike",
 ]
-
-#: The least share of an image's area that a crop takes, and the most that contrast and brightness change by.
-LEAST, COLOURS = 0.2, 0.3
 
 # Correlation of outlines above which a picture is taken for a copy of an image.
 _COPY = 0.9
@@ -171,18 +166,16 @@ def load_made(path: Path) -> NDArray[np.uint8]:
     return pictures
 
 
-def random_grids(
-    count: int, generator: torch.Generator, size: tuple[int, int], device: torch.device, least: float = LEAST
-) -> Tensor:
+def random_grids(count: int, generator: torch.Generator, size: tuple[int, int], device: torch.device) -> Tensor:
     """Where random crops of images lie, mirrored at random: for ``grid_sample``, ``[count, rows, columns, 2]``.
 
-    Crops take ``least`` to 1 of the area, with sides in ratios of 3:4 to 4:3 of the image's own.
+    Crops take 0.2 to 1 of the area, with sides in ratios of 3:4 to 4:3 of the image's own.
     """
 
     def draw() -> Tensor:
         return torch.rand(count, generator=generator).to(device)
 
-    area, ratio = least + (1 - least) * draw(), (draw() * 2 - 1) * math.log(4 / 3) / 2
+    area, ratio = 0.2 + 0.8 * draw(), (draw() * 2 - 1) * math.log(4 / 3) / 2
     height, width = ((area.sqrt() * (sign * ratio).exp()).clamp_max(1) for sign in (1, -1))
     top, left = (draw() * 2 - 1) * (1 - height), (draw() * 2 - 1) * (1 - width)
     zero = torch.zeros_like(area)
@@ -191,10 +184,10 @@ def random_grids(
     return functional.affine_grid(matrix, [count, 1, *size], align_corners=False)
 
 
-def recoloured(views: Tensor, generator: torch.Generator, most: float = COLOURS) -> Tensor:
-    """Views in random contrast, a factor of ``1 - most`` to ``1 + most``, and brightness, ``-most`` to ``most``."""
+def recoloured(views: Tensor, generator: torch.Generator) -> Tensor:
+    """Views in random contrast and brightness."""
     contrast, brightness = (torch.rand(len(views), 1, 1, 1, generator=generator).to(views.device) for _ in range(2))
-    return views * (1 - most + 2 * most * contrast) + (2 * most * brightness - most)
+    return views * (0.7 + 0.6 * contrast) + (0.6 * brightness - 0.3)
 
 
 def crops(images: Tensor, generator: torch.Generator, size: int) -> Tensor:

@@ -62,14 +62,6 @@ class Study:
     features: float = 0.0
     #: Bits go to the layers where the loss is most by them (:mod:`experiments.vision_bits`); else all have the same.
     allocate: bool = False
-    #: Training images, the sample's first ones, that the loss is measured on for that.
-    measured: int = 32
-    #: The share of the steps, the first ones, in which weights move gradually from the network's own to those that are
-    #: stored.
-    gradual: float = 0.0
-    #: The share of the steps, the last ones, in which batch norms keep the statistics of the sample: with
-    #: ``statistics``.
-    fixed: float = 0.0
     #: Rows of the weights have one energy before they are compressed, where a batch norm takes their factors.
     level: bool = False
 
@@ -122,14 +114,6 @@ def _parser(study: Study) -> argparse.ArgumentParser:
     parser.add_argument(
         "--features", type=float, default=study.features, help="weight of the errors of layers' outputs (%(default)s)"
     )
-    for name, text in (
-        ("gradual", "share of the steps in which compression is brought in"),
-        ("fixed", "share of the steps at the end with batch norms of fixed statistics"),
-    ):
-        parser.add_argument(f"--{name}", type=float, default=getattr(study, name), help=f"{text} (%(default)s)")
-    parser.add_argument(
-        "--measured", type=at_least_one, default=study.measured, help="images that bits are measured on (%(default)s)"
-    )
     for name, text in (("allocate", "bits by what each layer's loss is"), ("level", "rows of weights of one energy")):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=getattr(study, name), help=text)
     parser.add_argument(
@@ -156,9 +140,6 @@ def _run(study: Study, options: argparse.Namespace) -> int:
         raise CompressError(f"--part must be I/N with I in 0..N-1, not {options.part!r}")
     if not 0 <= options.features < math.inf:
         raise CompressError(f"--features must be a finite number of at least 0, not {options.features:g}")
-    if not (options.gradual >= 0 and options.fixed >= 0 and options.gradual + options.fixed <= 1):
-        have = f"{options.gradual:g} and {options.fixed:g}"
-        raise CompressError(f"--gradual and --fixed must be shares of at least 0, together of at most 1, not {have}")
     from experiments.protocol import SEEDS, TRY_SEEDS
 
     # What is given twice is run, and counts, once.

@@ -39,6 +39,9 @@ CODEWORD_BITS = (8, 4)
 #: Bits a weight, beside 8, that layers get at least and at the most.
 LEAST, MOST = 0.6, 4.5
 
+#: Images that losses are measured on.
+IMAGES = 32
+
 
 @torch.no_grad()
 def level_rows(graph: fx.GraphModule, names: Sequence[str]) -> None:
@@ -122,7 +125,7 @@ def measured_recipes(
     loss
         Of a network for a batch.
     images
-        Normalised training images, ``[n, 3, rows, columns]``: one batch.
+        Normalised training images, ``[n, 3, rows, columns]``; the first :data:`IMAGES` count.
     seed, threads, report
         Of the clusterings, and told a line about each layer, and one about all.
 
@@ -135,6 +138,7 @@ def measured_recipes(
     room = int(case.mean_bits * sum(source.weight.size for source in sources))
     choices: dict[str, list[tuple[int, float]]] = {}
     menus: dict[str, list[Recipe]] = {}
+    images = images[:IMAGES]
     with _batch_statistics(graph):
         whole = float(loss(graph, images))
         for source in sources:

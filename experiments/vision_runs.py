@@ -30,7 +30,7 @@ from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
 from sw.compress.training.comparison import compare_file
 from sw.compress.training.graph import calibrate, integer_graph, quantise_activations, recalibrate_batch_norm
 from sw.compress.training.integer import export_integers, integer_results, read_network, write_network
-from sw.compress.training.modules import MovingDecoder, compressed_layers, convert
+from sw.compress.training.modules import compressed_layers, convert
 from sw.compress.training.operations import compared_layers
 from sw.format.output import staged
 from sw.format.strict_json import json_text
@@ -60,7 +60,8 @@ class Task:
     #: (``choice`` is what counts, the larger the better), and on test images.
     choose: Callable[[Callable[[Tensor], Results]], dict[str, float]]
     score: Callable[[Callable[[Tensor], Results]], dict[str, float]]
-    #: Of the views, for the runs' files.
+    #: Of the views, for the runs' files; how many pictures of each option there are, if ``data`` is among them, and how
+    #: many whole ones are in ``sample``.
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -83,11 +84,6 @@ class Lesson:
     lr: float
     #: Of the views.
     seed: int
-    #: The share of the steps, the first ones, in which weights move from the latent ones to those that are stored.
-    gradual: float = 0.0
-    #: The share of the steps, the last ones, in which batch norms keep the statistics of ``sample``, batches.
-    fixed: float = 0.0
-    sample: Sequence[Tensor] = ()
 
 
 class _Optimised:
@@ -105,9 +101,6 @@ class _Optimised:
             self.groups, lesson.lr, weight_decay=decay, fused=self.cuda, capturable=self.cuda
         )
         self.running, self.losses = torch.zeros((), device=device), list[float]()
-        self.decoders = [module for module in lesson.student.modules() if isinstance(module, MovingDecoder)]
-        self.share = torch.zeros((), device=device) if lesson.gradual else None
-        self._set_share(self.share)
 
     def work(self, batch: Tensor) -> None:
         with torch.autocast("cuda", torch.bfloat16, enabled=self.cuda):
@@ -116,31 +109,6 @@ class _Optimised:
         found.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.running.add_(found.detach())
-
-    def _set_share(self, share: Tensor | None) -> None:
-        for decoder in self.decoders:
-            decoder.share = share
-
-    def enter(self, step: int, steps: int) -> bool:
-        """Whether another phase begins with this step, which is prepared then."""
-        lesson, changed = self.lesson, False
-        if self.share is not None:
-            done = step / (lesson.gradual * steps)
-            if done < 1:
-                self.share.fill_(done)
-            else:
-                self.close()
-                changed = True
-        if lesson.fixed and step == steps - round(lesson.fixed * steps):
-            lesson.student.eval()
-            recalibrate_batch_norm(lesson.student, lesson.sample)
-            changed = True
-        return changed
-
-    def close(self) -> None:
-        """From now on, weights are those that are stored."""
-        self.share = None
-        self._set_share(None)
 
     def set_rates(self, share: float) -> None:
         for group in self.groups:
@@ -173,8 +141,6 @@ def learn_together(
 ) -> list[list[float]]:
     """Train networks in place, each as it is alone: AdamW, a cosine of rates after a tenth of warming up.
 
-    On a GPU, a step of all of them is replayed as one CUDA graph, and captured anew where one enters another phase.
-
     Parameters
     ----------
     lessons
@@ -182,7 +148,7 @@ def learn_together(
     steps, decay
         Of each of them.
     statistics
-        Train in training mode, so that batch norms take their statistics from the batch, until a lesson's are fixed.
+        Train in training mode, so that batch norms take their statistics from the batch.
     device, capture
         Where; on a GPU, replay a step of all of them as one CUDA graph.
 
@@ -199,25 +165,18 @@ def learn_together(
     all_of_them = [_Optimised(lesson, decay, device) for lesson in lessons]
     for lesson in lessons:
         lesson.student.train(statistics)
-    works = [own.work for own in all_of_them]
-    advance = Replayed(works, device.startswith("cuda") and capture)
+    advance = Replayed([own.work for own in all_of_them], device.startswith("cuda") and capture)
     warm, every = max(1, steps // 10), min(100, steps)
     for step in range(steps):
         share = min((step + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(step - warm, 0) / max(steps - warm, 1))))
         for own in all_of_them:
             own.set_rates(share)
-        if any([own.enter(step, steps) for own in all_of_them]):
-            # A graph is of one phase; the one before may be at work still.
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
-            advance = Replayed(works, device.startswith("cuda") and capture)
         advance([own.lesson.views(own.generator) for own in all_of_them])
         if step % every == every - 1:
             for own in all_of_them:
                 own.close_losses(every, step)
-    for own in all_of_them:
-        own.close()
-        own.lesson.student.eval()
+    for lesson in lessons:
+        lesson.student.eval()
     return [own.losses for own in all_of_them]
 
 
@@ -289,7 +248,7 @@ def _float_graph(task: Task, study: Study, level: bool) -> fx.GraphModule:
 def _allocated(task: Task, study: Study, case: Case, options: argparse.Namespace) -> dict[str, Recipe]:
     """Recipes of a case's layers by what each one alone adds to the loss: measured once, for all its runs."""
     path = options.runs / f"bits-{_stem(case, TRY_SEEDS[0])}.json"
-    settings = {"images": options.images, "level": options.level, "measured": options.measured}
+    settings = {"images": options.images, "level": options.level}
     if not path.exists():
         graph = _float_graph(task, study, options.level).to(options.device).eval()
         with _distilling(task) as loss:
@@ -298,7 +257,7 @@ def _allocated(task: Task, study: Study, case: Case, options: argparse.Namespace
                 _coded(study, graph),
                 case,
                 loss,
-                task.sample[: options.measured],
+                task.sample,
                 seed=TRY_SEEDS[0],
                 threads=options.threads,
                 report=lambda line: print(f"{case.name} {line}", flush=True),
@@ -382,7 +341,7 @@ def _begun(study: Study, task: Task, case: Case, seed: int, lr: float, steps: in
 def _ended(study: Study, task: Task, run: _Run, options: argparse.Namespace) -> dict[str, Any]:
     """The report of a trained run, and its container; the integers of final runs alone."""
     graph, names, report = run.graph, run.names, run.report
-    if study.statistics and not options.fixed:
+    if study.statistics:
         recalibrate_batch_norm(graph, task.sample.split(RECALIBRATION))
     report["trained"] = _figures(task, run)
     if run.seed in TRY_SEEDS:
@@ -414,9 +373,7 @@ def _compress(
         for run in runs:
             norms = _norms(run.graph, run.names) if options.features else ()
             loss = stack.enter_context(_distilling(task, run.graph, norms, options.features))
-            fixed = options.fixed if study.statistics else 0.0
-            sample = task.sample.split(RECALIBRATION)
-            lessons.append(Lesson(run.graph, task.views, loss, run.lr, run.seed, options.gradual, fixed, sample))
+            lessons.append(Lesson(run.graph, task.views, loss, run.lr, run.seed))
         losses = learn_together(
             lessons, steps=steps, device=options.device, statistics=study.statistics, capture=not options.eager
         )
@@ -450,20 +407,12 @@ def _stem(case: Case, seed: int) -> str:
 
 
 #: What settings were in runs' files that do not say them.
-_BEFORE = {
-    "features": 0.0,
-    "level": False,
-    "allocate": False,
-    "gradual": 0.0,
-    "fixed": 0.0,
-    "measured": 32,
-    "views": {},
-}
+_BEFORE = {"features": 0.0, "level": False, "allocate": False, "views": {}}
 
 
 def _settings(task: Task, options: argparse.Namespace) -> dict[str, Any]:
     """What a run's file says of how it was made, beside its case, rate and steps."""
-    own = {name: getattr(options, name) for name in ("features", "level", "allocate", "gradual", "fixed", "measured")}
+    own = {name: getattr(options, name) for name in ("features", "level", "allocate")}
     return own | {"views": dict(task.settings)} | _part(options)
 
 
@@ -529,6 +478,15 @@ def run_all(study: Study, options: argparse.Namespace) -> None:
     made([(case, seed, best[case.name]) for seed in options.seeds for case in cases], options.steps)
 
 
+def _pictures(runs: Sequence[Mapping[str, Any]]) -> str:
+    """What runs learned from, for the note; nothing of those whose files do not say it."""
+    found = []
+    for views in (run["views"] for run in runs if "data" in run.get("views", {})):
+        counts = ", ".join(f"{views[name]:,} of --{name}" for name in ("data", "more", "small") if views[name])
+        found.append(f" Pictures: {counts}; {views['whole']:,} whole ones for batch norms.")
+    return "".join(dict.fromkeys(found))
+
+
 def report(study: Study, options: argparse.Namespace) -> None:
     """Write the table of the final runs that are there, and its JSON, to ``options.output``, and print it.
 
@@ -579,7 +537,7 @@ def report(study: Study, options: argparse.Namespace) -> None:
         eight = f" All layers at 8 bit, not trained: {score:.2f}, {size:,} bytes."
     devices = ", ".join(sorted({run["machine"]["device"] for run in runs}))
     note = (
-        f"{study.note} Float: {uncompressed:.2f}.{eight} Files are within"
+        f"{study.note}{_pictures(runs)} Float: {uncompressed:.2f}.{eight} Files are within"
         f" {100 * bytes_apart([run['bytes'] for run in runs]):.2f} % of each other. Device: {devices}."
     )
     found = {"experiment": study.name, "note": note, "float": known, "summary": summary, "runs": runs, "tries": tries}

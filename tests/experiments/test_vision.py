@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import dataclasses
 import io
 import json
 import re
@@ -24,10 +23,9 @@ from experiments import camvid, detect, detection, segmentation, vision_bits, vi
 from experiments.fastestdet import FastestDet, average_precision, boxes_of, load_state, overlaps, plan, suppress
 from experiments.vision import Study, cases_of
 from experiments.vision_runs import Task, as_results, learn
-from sw.compress.methods import CompressError, Recipe
+from sw.compress.methods import CompressError
 from sw.compress.training.graph import integer_graph
 from sw.compress.training.integer import read_network
-from sw.compress.training.modules import MovingDecoder, convert
 from tests.refusals import Refused, refusals
 
 
@@ -211,11 +209,11 @@ def test_coco_is_read_as_bgr_and_corners(tmp_path: Path) -> None:
 
 
 #: Of detection's views, beside data and weights: images as they are, the training images alone.
-VIEWS = {"more": None, "small": None, "mix": 0.0, "batch": 32, "side": 352, "least": 0.2, "colours": 0.3, "own": None}
-VIEWS |= {"sample": 64, "images": None, "device": "cpu", "threads": 1}
+VIEWS = {"more": None, "small": None, "mix": 0.0, "batch": 32, "side": 352}
+VIEWS |= {"images": None, "device": "cpu", "threads": 1}
 
 
-def test_other_pictures_are_half_of_a_batch(tmp_path: Path) -> None:
+def test_other_pictures_are_half_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blue = np.zeros((30, 40, 3), dtype=np.uint8)
     blue[..., 2] = 255
     files = {f"{part}/{n}.webp": picture(blue, "WEBP") for part in ("train2017", "val2017") for n in range(10)}
@@ -244,20 +242,18 @@ def test_other_pictures_are_half_of_a_batch(tmp_path: Path) -> None:
     views = detection.load(given).views(torch.Generator().manual_seed(0))
     assert views.shape == (7 + 8, 3, 64, 64)
     assert (views[7:].mean((2, 3))[:, 1] > views[7:].mean((2, 3))[:, 0]).all()
-    # A share of them are COCO's own; whole pictures are COCO's first, then others from the first to the last.
-    given.own, given.more, given.small, given.side, given.batch = 0.25, more, None, 352, 16
+    # Whole pictures are COCO's first, then others; of each kind an equal part of a batch.
+    given.more, given.small, given.side, given.batch = more, None, 352, 10
     task = detection.load(given)
     views = task.views(torch.Generator().manual_seed(0))
-    assert len(views) == 4 + 12
-    assert ((views[:, 0] - views[:, 2]).mean((1, 2)) > 0).tolist() == [True] * 4 + [False] * 12
+    assert ((views[:, 0] - views[:, 2]).mean((1, 2)) > 0).tolist() == [True] * 5 + [False] * 5
     assert len(task.sample) == 8 + 12
     assert (task.sample[:8].mean((2, 3)) == torch.tensor([1.0, 0, 0])).all()
     assert (task.sample[8:].mean((2, 3)) == torch.tensor([0, 0, 1.0])).all()
-    given.sample = 11
+    wanted = {"batch": 10, "side": 352, "mix": 0.0, "data": 8, "more": 12, "small": 0, "whole": 20}
+    assert task.settings == wanted
+    monkeypatch.setattr(detection, "WHOLE", 11)
     assert len(detection.load(given).sample) == 11
-    given.more = None
-    with pytest.raises(CompressError, match="--own must be given with --more or --small: a batch has no other part"):
-        detection.load(given)
     with pytest.raises(CompressError, match="more must be a directory of pictures, not"):
         detection.load_more(tmp_path / "none")
 
@@ -451,10 +447,6 @@ def test_statistics_of_the_batch_are_replaced_by_those_of_the_sample(
     --runs README.md -> --runs: must be a directory, not the file 'README.md'
     --output README.md -> --output: must be a directory, not the file 'README.md'
     --features -1 -> --features must be a finite number of at least 0, not -1
-    --gradual -0.1 -> --gradual and --fixed must be shares of at least 0, together of at most 1, not -0.1 and 0
-    --gradual 0.5 --fixed 0.6 -> --gradual and --fixed must be shares of at least 0, together of at most 1, not 0.5 and
-    --fixed nan -> --gradual and --fixed must be shares of at least 0, together of at most 1, not 0 and nan
-    --measured 0 -> --measured: must be an integer of at least 1, not '0'
     --features nan -> --features must be a finite number of at least 0, not nan
     --seeds 100 -> --seeds must not have 100
     --report-only -> there is no run to report
@@ -516,9 +508,6 @@ def test_measured_bits_fill_the_same_sum_and_are_kept_for_all_runs(
         ("side", 384, "--side must be a multiple of 32 in 32..352, not 384"),
         ("batch", 2, "--batch must be at least 3, not 2"),
         ("mix", 1.5, r"--mix must be a share in 0\.\.1, not 1\.5"),
-        ("least", 0.0, "--least must be a share above 0, of at most 1, not 0"),
-        ("colours", -0.5, r"--colours must be in 0\.\.1, not -0\.5"),
-        ("own", 1.0, "--own must be a share between 0 and 1, not 1"),
     ],
 )
 def test_settings_of_views_are_checked(name: str, value: float, message: str, tmp_path: Path) -> None:
@@ -564,33 +553,13 @@ def test_networks_side_by_side_learn_what_each_does_alone() -> None:
     assert together[0] != together[1]
 
 
-def test_the_phases_of_a_lesson() -> None:
-    torch.manual_seed(0)
-    graph = integer_graph(Small().eval(), torch.zeros(1, 3, 8, 8))
-    recipes = [("middle.0", Recipe("ssvq", 4, 8, 0, 0))]
-    convert(graph, recipes, moving=True, device="cpu", threads=1, progress=False)
-    (decoder,) = (module for module in graph.modules() if isinstance(module, MovingDecoder))
-    norms = [module for module in graph.modules() if isinstance(module, nn.BatchNorm2d)]
-    sample = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1)).split(4)
-    shares: list[float | None] = []
-    means: list[Tensor] = []
-
-    def loss(student: nn.Module, batch: Tensor) -> Tensor:
-        shares.append(None if decoder.share is None else float(decoder.share))
-        means.append(norms[0].running_mean.clone())  # type: ignore[union-attr]
-        return torch.stack([each.square().mean() for each in as_results(student(batch))]).sum()
-
-    views = lambda generator: torch.randn(4, 3, 8, 8, generator=generator) + 3  # noqa: E731
-    lesson = vision_runs.Lesson(graph, views, loss, 1e-2, 0, gradual=0.4, fixed=0.3, sample=sample)
-    vision_runs.learn_together([lesson], steps=10, device="cpu", statistics=True)
-    assert shares == [0, 0.25, 0.5, 0.75, *[None] * 6]
-    # Views of another mean than the sample's; from the seventh step on, those of the sample stay.
-    assert not any(torch.equal(means[step], means[step + 1]) for step in range(7))
-    assert torch.equal(means[7], means[9])
-    assert torch.equal(means[7], norms[0].running_mean)  # type: ignore[arg-type]
-    assert float(means[6].abs().mean()) > float(means[7].abs().mean())
-    # Where all steps are gradual, the weights are those that are stored in the end nevertheless.
-    lesson = dataclasses.replace(lesson, gradual=1.0, fixed=0.0)
-    vision_runs.learn_together([lesson], steps=2, device="cpu", statistics=True)
-    assert shares[10:] == [0, 0.5]
-    assert decoder.share is None
+def test_the_note_says_what_runs_learned_from() -> None:
+    views = {"data": 103, "more": 6543, "small": 0, "whole": 256}
+    runs = [{"views": views}, {"views": views}]
+    note = " Pictures: 103 of --data, 6,543 of --more; 256 whole ones for batch norms."
+    assert vision_runs._pictures(runs) == note
+    # Runs that learned from others are told apart; some say nothing of it.
+    other = {"views": views | {"small": 45000, "whole": 64}}
+    assert vision_runs._pictures([*runs, other]).count(" Pictures: ") == 2
+    assert "6,543 of --more, 45,000 of --small; 64 whole" in vision_runs._pictures([other])
+    assert vision_runs._pictures([{}, {"views": {}}, {"views": {"batch": 32, "more": True, "small": True}}]) == ""

@@ -76,12 +76,6 @@ class MovingDecoder(CodewordDecoder):
     decay
         Of pruned weights (:mod:`sw.compress.training.sparse`).
 
-    Attributes
-    ----------
-    share
-        None; or, while compression is brought in gradually, a float scalar in 0..1 on the weight's device: the layer's
-        weight is the latent one, moved by this share towards the decoded one.
-
     Raises
     ------
     CompressError
@@ -89,7 +83,6 @@ class MovingDecoder(CodewordDecoder):
     """
 
     counts: Tensor
-    share: Tensor | None
 
     def __init__(self, layer: CompressedLayer, weight: Tensor, *, decay: float = DECAY) -> None:
         super().__init__(layer.shape)
@@ -100,7 +93,6 @@ class MovingDecoder(CodewordDecoder):
             raise CompressError(f"weight must have shape {list(layer.shape)}, not {list(weight.shape)}")
         self.method, self.d, self.k, self.n, self.m = layer.method, layer.d, layer.k, layer.n, layer.m
         self.codeword_bits, self.decay = layer.codeword_bits, decay
-        self.share = None
         self.signed, self.masked = layer.signs is not None, layer.masks is not None
         self.low, self.high = codeword_range(layer.codeword_bits, self.signed)
         scale = float(layer.scale[0])
@@ -138,8 +130,6 @@ class MovingDecoder(CodewordDecoder):
             decoded = masked_lookup(codebook, assignments, keep, self.counts)
             if self.signed:
                 decoded = decoded * (1 - 2 * latent.detach().signbit().to(decoded.dtype))
-            if self.share is not None:
-                decoded = torch.lerp(latent.detach(), decoded, self.share)
             subvectors: Tensor = _StraightThrough.apply(decoded, latent, keep, self.decay)  # type: ignore[no-untyped-call]
         return self._ungrouped(subvectors)
 

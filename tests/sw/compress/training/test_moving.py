@@ -86,29 +86,6 @@ def test_gradients_go_straight_through() -> None:
     assert decoder.codebook.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_share_lies_between_the_latent_weight_and_the_decoded_one(name: str) -> None:
-    decoder, layer = decoder_of(RECIPES[name])
-    given = torch.randn(decoder.weight.shape, generator=torch.Generator().manual_seed(3))
-    latent, decoded = decoder.weight.detach(), torch.from_numpy(layer.float_weights())
-    gradients = []
-    for share in (0.0, 0.25, 1.0):
-        decoder.share = torch.tensor(share)
-        weight = decoder()
-        torch.testing.assert_close(weight.detach(), latent + share * (decoded - latent))
-        decoder.zero_grad()
-        (weight * given).sum().backward()
-        assert decoder.codebook.grad is not None
-        gradients.append((decoder.weight.grad, decoder.codebook.grad.clone()))
-        # What would be stored is the same.
-        assert np.array_equal(stored(decoder, layer).float_weights(), layer.float_weights())
-    # The latent weight gets all of the gradient, the codebook its share.
-    for own, _ in gradients[:2]:
-        torch.testing.assert_close(own, gradients[2][0])
-    torch.testing.assert_close(gradients[1][1], 0.25 * gradients[2][1])
-    assert float(gradients[0][1].abs().max()) == 0
-
-
 def test_refused() -> None:
     layer = compress_layer(source(), RECIPES["ssvq"])
     with pytest.raises(CompressError, match=r"weight must have shape \[32, 6, 3, 3\], not \[32, 6\]"):
