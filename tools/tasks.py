@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from tools.answers import RESULTS, ROOT, Case, best_vq, cases, verdict_row
 from tools.marked import Page, Part, row
@@ -201,6 +202,8 @@ def detect_tries_part() -> Iterator[str]:
     yield "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|"
     found: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
     for run in json.loads((RESULTS / "tries-detect.json").read_text())["runs"]:
+        if "whole" in run:
+            continue
         setting = (
             "measured" if run["allocate"] else "equal",
             "yes" if run["level"] else "no",
@@ -218,6 +221,41 @@ def detect_tries_part() -> Iterator[str]:
             for name in ("divergence", "ap50")
         )
         yield row(*chosen, *figures)
+
+
+#: What the tries of detection change that were made side by side: an option, what it is else, and what the change is.
+_CHANGES: tuple[tuple[str, object, str], ...] = (
+    ("gradual", 0.0, "gradual, the first {:g}"),
+    ("fixed", 0.0, "fixed statistics, the last {:g}"),
+    ("features", 100.0, "outputs {:g}"),
+    ("lr", 0.01, "rate {:g}"),
+    ("least", 0.2, "mild views"),
+    ("batch", 32, "batch {:g}"),
+    ("measured", 32, "bits of {:g} images"),
+)
+
+
+def detect_photographs_part() -> Iterator[str]:
+    """As :func:`detect_tries_part`, since there are thousands of photographs, by two numbers of whole pictures."""
+
+    methods, numbers = ("SSVQ", "MSVQ"), ("64", "256")
+    figures = (*(f"divergence, {number}" for number in numbers), "trained with", "AP50")
+    yield row("change", "photographs", "steps", *(f"{method}, {name}" for method in methods for name in figures))
+    yield "|---|---|--:" + 2 * len(figures) * "|--:" + "|"
+    found: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    for run in json.loads((RESULTS / "tries-detect.json").read_text())["runs"]:
+        if "whole" in run:
+            given = {**run, **run["views"]}
+            changes = [text.format(given[name]) for name, usual, text in _CHANGES if given[name] != usual]
+            share = "half" if given["own"] is None else f"{1 - given['own']:g}"
+            found.setdefault((run["phase"], ", ".join(changes), share), {})[run["case"].split()[1]] = run
+    for (_, change, share), runs in found.items():
+        steps = " and ".join(dict.fromkeys(f"{runs[method]['steps']:,}" for method in methods))
+        values: list[float] = []
+        for whole in (runs[method]["whole"] for method in methods):
+            last = whole[numbers[-1]]
+            values += [*(whole[number]["divergence"] for number in numbers), last["seen"], last["ap50"]]
+        yield row(change or "none", share, steps, *(f"{value:.1f}" for value in values))
 
 
 def _case(found: dict[str, Case], size: str, name: str) -> Case | None:
@@ -238,6 +276,7 @@ def _parts() -> dict[str, Part]:
     tables = {study: partial(table_part, study) for study in TABLES}
     parts = {"answers": answers_part, "taught": taught_part, "fewshot": fewshot_part}
     parts |= {"tries-fewshot": tries_part, "tries-photographs": photographs_part, "tries-detect": detect_tries_part}
+    parts |= {"photographs-detect": detect_photographs_part}
     return {**parts, **tables}
 
 

@@ -102,3 +102,18 @@ def test_segmentation_and_detection_follow_the_protocol() -> None:
                 for run in report["runs"]
                 if run["case"] in ("19x SSVQ", "19x MSVQ")
             )
+
+
+def test_more_whole_pictures_are_better_in_all_tries_of_detection_but_those_that_broke() -> None:
+    runs = [run for run in json.loads((tasks.RESULTS / "tries-detect.json").read_text())["runs"] if "whole" in run]
+    assert {run["seed"] for run in runs} == {100}
+    assert len(runs) == 2 * (9 + 2)
+    broken = []
+    for run in runs:
+        few, many = run["whole"]["64"], run["whole"]["256"]
+        if many["ap50"] < 1:
+            broken.append(run["case"])
+            continue
+        assert 4 < few["divergence"] - many["divergence"] < 12
+        assert 2 < few["seen"] - many["seen"] < 12
+    assert broken == ["20x SSVQ"] * 2
