@@ -222,7 +222,7 @@ def _squared_errors(model: nn.Module, layers: list[CompressedLayer]) -> NDArray[
 def _file(
     path: Path,
     graph: nn.Module,
-    reason: str | None,
+    integer: bool,
     sample: Tensor,
     metadata: dict[str, Any],
     test: ImageData | None,
@@ -230,7 +230,7 @@ def _file(
     golden: int,
 ) -> dict[str, Any]:
     """Write the network, refuse a file that is not it, and measure its integers where there are test images."""
-    write_network(path, to_integers(graph, reason, sample), metadata=metadata)
+    write_network(path, to_integers(graph, None if integer else "", sample), metadata=metadata)
     compare_file(path, graph, sample, program=False)
     result: dict[str, Any] = {"file_bytes": path.stat().st_size}
     if test is not None:
@@ -348,8 +348,7 @@ def run(
         ratio_file = 4 * bits.weight_count / path.stat().st_size
         trained = accuracy(graph, test, device=device)
         result: dict[str, Any] = {"accuracy": trained, "accuracy_training_form": trained, "integers": integers}
-        reason = None if integer else ""
-        result |= _file(path, graph, reason, sample, about(train), test if integers else None, device, golden)
+        result |= _file(path, graph, integer, sample, about(train), test if integers else None, device, golden)
         if container is not None:
             container.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, container)
