@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from hw.command_line import naming_file, temporary_path
 
-__all__ = ["OutputError", "staged", "write_atomically"]
+__all__ = ["OutputError", "staged", "staged_folder", "write_atomically"]
 
 
 class OutputError(ValueError):
@@ -45,10 +46,41 @@ def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
-        for folder in missing:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        _remove_empty(missing)
         raise
+
+
+@contextmanager
+def staged_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """As :func:`staged`, of a folder of files: ``path`` does not exist before, or is an empty folder.
+
+    Raises
+    ------
+    OutputError
+        There is something at ``path``: a file, or a folder that is not empty.
+    OSError
+        The folder cannot be made.
+    """
+    target = Path(path).resolve()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise OutputError(f"output {str(path)!r} must be an empty folder or not exist")
+    missing = [folder for folder in target.parents if not folder.exists()]
+    temporary = temporary_path(target)
+    try:
+        temporary.mkdir(parents=True)
+        with naming_file(target):
+            yield temporary
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_empty(missing)
+        raise
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def write_atomically(path: str | os.PathLike[str], parts: Sequence[bytes]) -> None:

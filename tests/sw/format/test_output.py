@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sw.format.container import write_container
-from sw.format.output import OutputError, staged, write_atomically
+from sw.format.output import OutputError, staged, staged_folder, write_atomically
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link to a pipe"])
@@ -52,3 +52,20 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="plain"), staged(tmp_path / "plain" / "file"):
         pytest.fail("the block must not begin")
     assert os.listdir(tmp_path) == ["plain"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    for path in (tmp_path / "a" / "new", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with staged_folder(path) as temporary:
+            (temporary / "file").touch()
+            assert not path.exists() or not os.listdir(path)
+        assert os.listdir(path) == ["file"]
+        assert len(os.listdir(path.parent)) in (1, 2)
+        message = r"output '.*' must be an empty folder or not exist"
+        for full in (path, path / "file"):
+            with pytest.raises(OutputError, match=message), staged_folder(full):
+                pytest.fail("the block must not begin")
+    with pytest.raises(FileNotFoundError), staged_folder(tmp_path / "b" / "c") as temporary:
+        (temporary / "missing" / "file").touch()
+    assert sorted(os.listdir(tmp_path)) == ["a", "empty"]
