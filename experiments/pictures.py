@@ -32,6 +32,7 @@ __all__ = [
     "load_small",
     "mixed",
     "normalised",
+    "outlines",
     "picture_files",
     "random_grids",
     "recoloured",
@@ -265,6 +266,16 @@ class Mosaic(Whole):
         return crops(both, generator, size)
 
 
+def outlines(values: Tensor) -> Tensor:
+    """Pictures ``[n, 3, rows, columns]`` at 12 x 12 without their mean, of norm 1: float ``[n, 432]``.
+
+    Products of two are correlations, whatever sizes, brightness and contrast the pictures have.
+    """
+    small = functional.adaptive_avg_pool2d(values, 12).flatten(1)
+    small = small - small.mean(1, keepdim=True)
+    return small / small.norm(dim=1, keepdim=True).clamp_min(1e-6)
+
+
 def unlike(pictures: NDArray[np.uint8], images: Tensor) -> NDArray[np.bool_]:
     """Which pictures are no copies of an image: none that it is correlated with by more than 0.9, mirrored or not.
 
@@ -277,12 +288,6 @@ def unlike(pictures: NDArray[np.uint8], images: Tensor) -> NDArray[np.bool_]:
     images
         Normalised, on the device to compare on.
     """
-
-    def outlines(values: Tensor) -> Tensor:
-        small = functional.adaptive_avg_pool2d(values, 12).flatten(1)
-        small = small - small.mean(1, keepdim=True)
-        return small / small.norm(dim=1, keepdim=True).clamp_min(1e-6)
-
     known = torch.cat([outlines(images), outlines(images.flip(3))])
     found = []
     for part in np.array_split(pictures, max(1, len(pictures) // 500)):

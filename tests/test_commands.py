@@ -41,6 +41,7 @@ COMMANDS = {
     "experiments.measured": "dinov2-s",
     "experiments.minilm": "",
     "experiments.narrow": "resnet20",
+    "experiments.photographs": ". out",
     "experiments.signs": "vit",
     "experiments.table3": "resnet18",
     "experiments.tiny": "dinov2-s",

@@ -1,7 +1,7 @@
 """``python -m tools.tasks``: what the committed results of the studies of accuracy say, in docs/tasks.md.
 
-All are in ``docs/results``: ``tiny-*.json``, ``distil-*.json``, ``fewshot-*.json`` and ``tries-*.json``, and tables in
-``.md`` files.
+All are in ``docs/results``: ``tiny-*.json``, ``distil-*.json``, ``fewshot-*.json``, ``tries-*.json`` and
+``photographs.json``, and tables in ``.md`` files.
 """
 
 from __future__ import annotations
@@ -193,6 +193,24 @@ def photographs_part() -> Iterator[str]:
         )
 
 
+def sources_part() -> Iterator[str]:
+    """The repositories that photographs are from, one row each."""
+
+    yield row("pictures", "commit", "directory", "licence stated", "read", "left out", "written")
+    yield "|---|---|---|---|--:|--:|--:|"
+    sources = json.loads((RESULTS / "photographs.json").read_text())["sources"]
+    for source in sources:
+        yield row(
+            f"{source['name']}: [{source['repository']}](https://github.com/{source['repository']})",
+            source["commit"][:12],
+            source["directory"],
+            source["licence"] or "none",
+            *(f"{number:,}" for number in (source["read"], source["read"] - source["written"], source["written"])),
+        )
+    read, written = (sum(source[kind] for source in sources) for kind in ("read", "written"))
+    yield row("all", "", "", "", *(f"{number:,}" for number in (read, read - written, written)))
+
+
 def detect_tries_part() -> Iterator[str]:
     """What was tried on the images held out, in detection: SSVQ and MSVQ side by side."""
 
@@ -275,8 +293,8 @@ def table_part(study: str) -> Iterator[str]:
 def _parts() -> dict[str, Part]:
     tables = {study: partial(table_part, study) for study in TABLES}
     parts = {"answers": answers_part, "taught": taught_part, "fewshot": fewshot_part}
-    parts |= {"tries-fewshot": tries_part, "tries-photographs": photographs_part, "tries-detect": detect_tries_part}
-    parts |= {"photographs-detect": detect_photographs_part}
+    parts |= {"tries-fewshot": tries_part, "tries-photographs": photographs_part, "photographs": sources_part}
+    parts |= {"tries-detect": detect_tries_part, "photographs-detect": detect_photographs_part}
     return {**parts, **tables}
 
 
