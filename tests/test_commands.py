@@ -42,6 +42,7 @@ COMMANDS = {
     "experiments.minilm": "",
     "experiments.narrow": "resnet20",
     "experiments.photographs": ". out",
+    "experiments.score": "mobilenetv2 net.msvq --data .",
     "experiments.signs": "vit",
     "experiments.table3": "resnet18",
     "experiments.tiny": "dinov2-s",
