@@ -376,16 +376,18 @@ def start(
         if module.name not in latents:
             continue
         layer, latent = found[module.name], latents[module.name].cpu()
-        if not (moving or (move_plain and layer.signs is None)):
+        if moving or (move_plain and layer.signs is None):
+            # Where the error of the outputs chose another codeword than the nearest, the latent weight is that one.
+            decoded = torch.from_numpy(layer.float_weights())
+            module.decoder = MovingDecoder(layer, latent)
+            with torch.no_grad():
+                same = (module.decoder() - decoded).abs() <= 1e-6 * decoded.abs()
+                module.decoder.weight.copy_(torch.where(_whole(same, layer.d), latent, decoded))
+        else:
             module.decoder = CodebookDecoder(layer, latent)
-            continue
-        # Where the error of the outputs chose another codeword than the nearest, the latent weight is that codeword.
-        decoded = torch.from_numpy(layer.float_weights())
-        nearest = MovingDecoder(layer, latent)
-        with torch.no_grad():
-            same = (nearest() - decoded).abs() <= 1e-6 * decoded.abs()
-            nearest.weight.copy_(torch.where(_whole(same, layer.d), latent, decoded))
-        module.decoder = nearest
+        if layer.signs is None:
+            # Arrays that split signs off, as others of the layers need, have no -128.
+            module.decoder.low = -module.decoder.high
 
 
 def _whole(same: Tensor, d: int) -> Tensor:
@@ -558,7 +560,7 @@ def run(options: argparse.Namespace) -> int:
         calibrate(graph, own[:100].to(device))
         report["calibrated"] = scores(graph)
         _say(f"calibrated {report['calibrated']}")
-        losses, report["on_the_way"] = distil(
+        losses, on_the_way = distil(
             graph,
             teacher,
             [Whole(tune, network, device), *others.sources(network, device)],
@@ -587,6 +589,7 @@ def run(options: argparse.Namespace) -> int:
     report |= {
         **_settings(options),
         "judging_images": len(shown.get("judging", ())),
+        **({"on_the_way": on_the_way} if options.held_out else {}),
         **_sizes(compressed_layers(graph), size),
         "images": len(tune),
         "recipes": {name: [recipe.method, recipe.d, recipe.k] for name, recipe in recipes.items()},

@@ -25,7 +25,13 @@ from sw.compress.network import module_sources
 from sw.compress.training.data import Preprocessing
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.integer import export_integers, read_network, write_network
-from sw.compress.training.modules import CodebookDecoder, MovingDecoder, decoded_layers, load_layers
+from sw.compress.training.modules import (
+    CodebookDecoder,
+    MovingDecoder,
+    compressed_layers,
+    decoded_layers,
+    load_layers,
+)
 from sw.format.container import read_container
 from tests.refusals import Refused
 from tests.sw.devices import CUDA
@@ -127,6 +133,21 @@ def test_from_the_network_to_integers(teacher: nn.Module, tmp_path: Path, moving
         expected = graph(images(60, 1)).argmax(1)
     found = accuracy(lambda x: network.run(network.quantise(x), golden=False), images(60, 1), expected, "cpu")
     assert found > 90
+
+
+def test_codewords_without_signs_fit_an_array_that_splits_signs_off(teacher: nn.Module) -> None:
+    """One of the layers' -128 made every instance of SSVQ and MSVQ refuse the network."""
+    model = copy.deepcopy(teacher)
+    layers, latents = reconstruct(model, images(20, 0), recipes_of(model, Recipe("vq", 4, 8, 0, 0)))
+    for moving in (False, True):
+        loaded = copy.deepcopy(model)
+        start(loaded, layers, latents, moving=moving)
+        for _, module in decoded_layers(loaded):
+            if module.name in latents:
+                with torch.no_grad():
+                    module.decoder.codebook.fill_(-1e3)
+        least = {int(layer.codebook.min()) for layer in compressed_layers(loaded) if layer.codebook is not None}
+        assert least == {-127}
 
 
 def folder(path: Path, numbers: range) -> Path:
