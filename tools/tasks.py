@@ -105,22 +105,43 @@ def _best(study: str, found: Iterable[str], size: str, method: str) -> str | Non
 
 
 def fewshot_part() -> Iterator[str]:
-    """The networks that were tuned with few images, one row each."""
-
-    yield row(
-        "network", "float", "before training", "file", "lost", "bytes", "ratio, eq. 7", "ratio, whole file", "time"
-    )
-    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    """The networks that were tuned with few images: each final run a row, first that whose file is kept."""
+    headings = ("network", "other pictures", "assignments", "steps", "float", "before training", "file", "lost")
+    yield row(*headings, "divergence", "bytes", "ratio, eq. 7", "ratio, whole file", "time")
+    yield "|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     for network, title in FEWSHOT.items():
-        report = json.loads((RESULTS / f"fewshot-{network}.json").read_text())
-        dense, start, found = (report[key]["odd classes"] for key in ("float", "reconstructed", "integers"))
+        files = sorted(RESULTS.glob(f"fewshot-{network}*.json"), key=lambda path: len(path.name))
+        for path in files:
+            report = json.loads(path.read_text())
+            dense, start, found = (report[key]["odd classes"] for key in ("float", "reconstructed", "integers"))
+            more = report["more_images"]
+            yield row(
+                f"**{title}**" if path is files[0] else title,
+                f"{(sum(more) if isinstance(more, list) else more) + report.get('made_images', 0):,}",
+                "move" if report["moving"] else "move in VQ" if report.get("move_plain") else "stay",
+                f"{report['steps']:,}",
+                *(f"{value:.1f}" for value in (dense, start, found, dense - found)),
+                f"{report['distilled']['odd classes, divergence']:.3f}",
+                f"{report['bytes']:,}",
+                f"{report['ratio_ideal']:.2f}",
+                f"{report['ratio_whole_file']:.2f}",
+                f"{report['seconds']:.0f} s",
+            )
+
+
+def scored_part() -> Iterator[str]:
+    """The kept files on images of ImageNet's validation set (:mod:`experiments.score`)."""
+    yield row("network", "images", "float", "file", "lost", "float alone right", "file alone right")
+    yield "|---|--:|--:|--:|--:|--:|--:|"
+    for network, title in FEWSHOT.items():
+        report = json.loads((RESULTS / f"scored-{network}.json").read_text())
+        own = report["containers"][f"{network}.msvq"]
         yield row(
             title,
-            *(f"{value:.1f}" for value in (dense, start, found, dense - found)),
-            f"{report['bytes']:,}",
-            f"{report['ratio_ideal']:.2f}",
-            f"{report['ratio_whole_file']:.2f}",
-            f"{report['seconds']:.0f} s",
+            f"{report['images']:,}",
+            *(f"{own[name]:.1f}" for name in ("float", "accuracy")),
+            f"{own['lost']:.1f} ± {own['error']:.1f}",
+            *(f"{own[name]:,}" for name in ("float_alone", "container_alone")),
         )
 
 
@@ -292,7 +313,7 @@ def table_part(study: str) -> Iterator[str]:
 
 def _parts() -> dict[str, Part]:
     tables = {study: partial(table_part, study) for study in TABLES}
-    parts = {"answers": answers_part, "taught": taught_part, "fewshot": fewshot_part}
+    parts = {"answers": answers_part, "taught": taught_part, "fewshot": fewshot_part, "scored": scored_part}
     parts |= {"tries-fewshot": tries_part, "tries-photographs": photographs_part, "photographs": sources_part}
     parts |= {"tries-detect": detect_tries_part, "photographs-detect": detect_photographs_part}
     return {**parts, **tables}
