@@ -18,6 +18,7 @@ from sw.compress.network import progress_bar
 from sw.compress.training.data import load_data, read_classes
 from sw.compress.training.integer import read_network
 from sw.compress.training.loop import images_of
+from sw.format.container import read_container
 from sw.format.strict_json import json_text
 from sw.network.fast import FastNetwork
 
@@ -61,7 +62,8 @@ def run(options: argparse.Namespace) -> int:
     Raises
     ------
     CompressError
-        Two containers have one name; or the weights, the images or their classes are not as they must be.
+        Two containers have one name, or one is another network's; or the weights, the images or their classes are not
+        as they must be.
     sw.format.ContainerError
         A container is damaged.
     """
@@ -70,6 +72,10 @@ def run(options: argparse.Namespace) -> int:
     names = [path.name for path in options.container]
     if len(set(names)) < len(names):
         raise CompressError(f"containers must have names of their own, not {max(names, key=names.count)!r} twice")
+    for path in options.container:
+        said = read_container(path).metadata.get("preprocessing")
+        if said not in (None, network.preprocessing.to_dict()):
+            raise CompressError(f"{str(path)!r} must take its images as {options.network} does, not by {said}")
     containers = {path.name: read_network(path) for path in options.container}
     fast = {name: FastNetwork(container) for name, container in containers.items()}
     classes = read_classes(options.classes) if options.classes else ()

@@ -15,7 +15,7 @@ from experiments.scoring import compared
 from sw.compress.methods import Recipe, compress_layers
 from sw.compress.network import module_sources
 from sw.compress.training.graph import calibrate, quantise_activations
-from sw.compress.training.integer import export_integers, write_network
+from sw.compress.training.integer import export_integers, read_network, write_network
 from sw.compress.training.modules import load_layers
 from tests.experiments.test_fewshot import NETWORK
 from tests.refusals import Refused
@@ -68,6 +68,11 @@ def test_command(
     assert (found["images"], found["data"]) == (6, "six")
     assert own["accuracy"] == pytest.approx(own["float"] - own["lost"])
     assert f"net.msvq: {own['accuracy']:.2f} %, float {own['float']:.2f} %" in capsys.readouterr().out
+    other = tmp_path / "lite.msvq"
+    metadata = {"preprocessing": distillation.NETWORKS["efficientnet-lite0"].preprocessing.to_dict()}
+    write_network(other, read_network(container), metadata=metadata)
+    message = "must take its images as mobilenetv2 does, not by {'mean': [0.498"
+    assert message in refused(score.main, [command[0], str(other), *command[2:]])
     names.write_text("class0\nclass1\n")
     assert "class2" in refused(score.main, command)
     assert "none.msvq" in refused(score.main, [command[0], str(tmp_path / "none.msvq"), *command[2:]])
