@@ -21,6 +21,7 @@ from experiments.vision_runs import Results, Task, as_results, learn
 from hw.command_line import write_text
 from sw.compress.checkpoints import read_state_dict
 from sw.compress.methods import CompressError
+from sw.compress.training.data import Preprocessing
 from sw.compress.training.evaluation import VOID, evaluate_maps
 from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD
 from sw.format.strict_json import json_text
@@ -190,6 +191,7 @@ def load(options: argparse.Namespace) -> Task:
         loss=_loss,
         choose=lambda results: mean_iou(results, *parts["val"]),
         score=lambda results: mean_iou(results, *parts["test"]),
+        metadata={"preprocessing": Preprocessing().to_dict()},
     )
 
 

@@ -63,6 +63,8 @@ class Task:
     #: Of the views, for the runs' files; how many pictures of each option there are, if ``data`` is among them, and how
     #: many whole ones are in ``sample``.
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    #: What a container is to say beside the network, such as what is done to its images.
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def as_results(values: Any) -> Results:
@@ -296,12 +298,12 @@ def _converted(
     return graph, {source.name for source in sources}
 
 
-def _container(graph: fx.GraphModule, images: Tensor, path: Path) -> Callable[[Tensor], Results]:
+def _container(graph: fx.GraphModule, task: Task, path: Path) -> Callable[[Tensor], Results]:
     """Write the network, compare the file with it, and give what computes the file's integers."""
-    channels, rows, columns = images.shape[1:]
+    channels, rows, columns = task.sample.shape[1:]
     with staged(path) as temporary:
-        write_network(temporary, export_integers(graph, (channels, rows, columns), values=True))
-        compare_file(temporary, graph, images[:1], program=False)
+        write_network(temporary, export_integers(graph, (channels, rows, columns), values=True), metadata=task.metadata)
+        compare_file(temporary, graph, task.sample[:1], program=False)
     network = read_network(path)
     return lambda values: tuple(integer_results(network, values))
 
@@ -347,7 +349,7 @@ def _ended(study: Study, task: Task, run: _Run, options: argparse.Namespace) -> 
     if run.seed in TRY_SEEDS:
         return report
     path = options.runs / f"{_stem(run.case, run.seed)}.msvq"
-    report["integers"] = task.score(_container(graph, task.sample, path))
+    report["integers"] = task.score(_container(graph, task, path))
     layers = compressed_layers(graph)
     report["ratio_ideal"] = ideal_ratio(sum_bits(layer_bits(layer) for layer in layers if layer.name in names))
     every, coded = (
@@ -442,7 +444,7 @@ def run_all(study: Study, options: argparse.Namespace) -> None:
     if plain.exists():
         read_run(plain, wanted, {}, OTHER_RUNS)
     elif number == 0:
-        results = _container(_converted(task, study, None, 0, options)[0], task.sample, plain.with_suffix(".msvq"))
+        results = _container(_converted(task, study, None, 0, options)[0], task, plain.with_suffix(".msvq"))
         size = plain.with_suffix(".msvq").stat().st_size
         _write(
             plain, _part(options) | {"scores": task.score(results), "bytes": size, "machine": machine(options.device)}

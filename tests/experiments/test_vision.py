@@ -26,6 +26,7 @@ from experiments.vision_runs import Task, as_results, learn
 from sw.compress.methods import CompressError
 from sw.compress.training.graph import integer_graph
 from sw.compress.training.integer import read_network
+from sw.format.container import read_container
 from tests.refusals import Refused, refusals
 
 
@@ -352,6 +353,7 @@ def small_study(cases: int = 4, statistics: bool = False) -> Study:
             loss=loss,
             choose=score,
             score=score,
+            metadata={"of": "small"},
         )
 
     return Study(
@@ -393,6 +395,7 @@ def test_a_study_goes_the_whole_way_and_on_from_its_files(
         path = tmp_path / "runs" / f"{run['case'].replace(' ', '-')}-{run['seed']}.msvq"
         assert run["bytes"] == path.stat().st_size
         assert len(read_network(path).outputs) == 2
+        assert read_container(path).metadata["of"] == "small"
         assert 9.5 < run["ratio_ideal"] < 11
         # The integers are those of the network that was trained.
         assert run["integers"]["near"] == pytest.approx(run["trained"]["near"], abs=0.2)
