@@ -217,7 +217,7 @@ def distil(
     seed: int = 0,
     capture: bool = True,
     report: Callable[[str], None] = lambda line: None,
-    scores: Callable[[nn.Module], dict[str, float]] = lambda model: {},
+    scores: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> tuple[list[float], list[dict[str, float]]]:
     """Train a network in evaluation mode on another's logits: Kullback-Leibler divergence, AdamW, a cosine of rates.
 
@@ -242,7 +242,7 @@ def distil(
     capture
         On a GPU, replay steps as a CUDA graph.
     scores
-        What is to be known of the student after each thousand steps.
+        What is to be known of the student after each thousand steps, if anything is.
 
     Returns
     -------
@@ -303,7 +303,7 @@ def distil(
             losses.append(float(running) / every)
             running.zero_()
             report(f"step {step + 1} loss {losses[-1]:.4f}")
-        if step % 1000 == 999:
+        if scores is not None and step % 1000 == 999:
             found_scores.append(scores(student))
             for values, _ in seen.values():
                 values.clear()
@@ -574,7 +574,7 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             report=_say,
             # What the report is made of is looked at once, at the end.
-            scores=scores if options.held_out else lambda model: {},
+            scores=scores if options.held_out else None,
         )
         report["distilled"] = scores(graph)
         _say(f"distilled {report['distilled']} after {time.perf_counter() - begin:.0f} s")
