@@ -52,6 +52,7 @@ from sw.compress.training.modules import (
     decoded_layers,
     load_layers,
 )
+from sw.compress.training.norms import norms_by_kernel
 from sw.compress.training.quant import ActivationQuantiser
 from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD
 from sw.format.layer import CompressedLayer
@@ -273,7 +274,8 @@ def distil(
         with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
             with torch.no_grad():
                 wanted = teacher(views).float()
-            found = student(views).float()
+            with norms_by_kernel(student):
+                found = student(views).float()
         loss = functional.kl_div(found.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
         pairs = zip(seen[teacher][0], seen[student][0], strict=True)
         for own, other in pairs:

@@ -18,7 +18,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["Stored", "decode", "decode_backward", "fake_quantise", "fake_quantise_backward", "watch_signs"]
+__all__ = [
+    "Stored",
+    "decode",
+    "decode_backward",
+    "fake_quantise",
+    "fake_quantise_backward",
+    "moving",
+    "moving_backward",
+    "normalise",
+    "normalise_backward",
+    "watch_signs",
+]
 
 _BLOCK = 4096
 _ROWS, _TILE = 32, 64
@@ -382,3 +393,196 @@ def watch_signs(
         latent, frozen.view(torch.uint8), fixed.view(torch.uint8), previous.view(torch.uint8),
         frequency, balance, average, count, m, BLOCK=1024, num_warps=4,
     )  # fmt: skip
+
+
+# Codewords of one product, and the least length of a side that it takes.
+_CODES, _SIDE = 64, 16
+
+
+@triton.jit
+def _moving(
+    latents_at, keeps_at, codebook_at, assignments_at, decoded_at, count, k, d, n, m,
+    MASKED: tl.constexpr, SIGNED: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, CODES: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    elements = tl.arange(0, D)
+    present = (rows < count)[:, None] & (elements < d)[None, :]
+    at = rows[:, None] * d + elements[None, :]
+    latents = tl.load(latents_at + at, mask=present, other=0.0)
+    magnitudes = tl.abs(latents)
+    kept = present
+    if MASKED:
+        # How many of its group are larger; of equal ones, the first are.
+        rank = tl.zeros((ROWS, D), tl.int32)
+        for other in range(0, d):
+            column = tl.sum(tl.where(elements[None, :] == other, magnitudes, 0.0), axis=1)[:, None]
+            before = (column > magnitudes) | ((column == magnitudes) & (other < elements[None, :]))
+            rank += (before & ((elements // m) == (other // m))[None, :]).to(tl.int32)
+        kept = present & (rank < n)
+        tl.store(keeps_at + at, kept.to(tl.uint8), mask=present)
+    values = tl.where(kept, magnitudes if SIGNED else latents, 0.0)
+    best = tl.full((ROWS,), float("-inf"), tl.float32)
+    found = tl.zeros((ROWS,), tl.int32)
+    for first in range(0, k, CODES):
+        codes = first + tl.arange(0, CODES)
+        there = (elements < d)[:, None] & (codes < k)[None, :]
+        codewords = tl.load(codebook_at + codes[None, :] * d + elements[:, None], mask=there, other=0.0)
+        score = 2 * tl.dot(values, codewords, input_precision="ieee")
+        squares = codewords * codewords
+        if MASKED:
+            score -= tl.dot(kept.to(tl.float32), squares, input_precision="ieee")
+        else:
+            score -= tl.sum(squares, axis=0)[None, :]
+        score = tl.where((codes < k)[None, :], score, float("-inf"))
+        larger, where = tl.max(score, axis=1, return_indices=True)
+        found = tl.where(larger > best, first + where, found)
+        best = tl.maximum(best, larger)
+    tl.store(assignments_at + rows, found, mask=rows < count)
+    decoded = tl.load(codebook_at + found[:, None] * d + elements[None, :], mask=kept, other=0.0)
+    if SIGNED:
+        decoded = tl.where(latents.to(tl.int32, bitcast=True) < 0, -decoded, decoded)
+    tl.store(decoded_at + at, decoded, mask=present)
+
+
+@triton.jit
+def _code_sums(
+    gradients_at, latents_at, keeps_at, assignments_at, sums_at, count, k, d, parts,
+    MASKED: tl.constexpr, SIGNED: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, CODES: tl.constexpr,
+):  # fmt: skip
+    part = tl.program_id(0)
+    codes = tl.program_id(1) * CODES + tl.arange(0, CODES)
+    elements = tl.arange(0, D)
+    tiles = (count + ROWS - 1) // ROWS
+    span = (tiles + parts - 1) // parts
+    total = tl.zeros((CODES, D), tl.float32)
+    for tile in range(part * span, tl.minimum((part + 1) * span, tiles)):
+        rows = tile * ROWS + tl.arange(0, ROWS)
+        kept = (rows < count)[:, None] & (elements < d)[None, :]
+        at = rows[:, None] * d + elements[None, :]
+        if MASKED:
+            kept = kept & (tl.load(keeps_at + at, mask=kept, other=0) != 0)
+        gradients = tl.load(gradients_at + at, mask=kept, other=0.0).to(tl.float32)
+        if SIGNED:
+            latents = tl.load(latents_at + at, mask=kept, other=0.0)
+            gradients = tl.where(latents.to(tl.int32, bitcast=True) < 0, -gradients, gradients)
+        own = tl.load(assignments_at + rows, mask=rows < count, other=-1)
+        members = (codes[:, None] == own[None, :]).to(tl.float32)
+        total += tl.dot(members, gradients, input_precision="ieee")
+    places = (part * k + codes[:, None]) * d + elements[None, :]
+    tl.store(sums_at + places, total, mask=(codes < k)[:, None] & (elements < d)[None, :])
+
+
+def _wide(d: int) -> int:
+    return max(_SIDE, int(triton.next_power_of_2(d)))
+
+
+@_where_tensors_are
+def moving(latent: Tensor, codebook: Tensor, n: int, m: int, signed: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of latent subvectors ``[NG, d]`` the nearest codewords' numbers, int32 ``[NG]``; those decoded; and the masks.
+
+    Masks, uint8 ``[NG, d]``, keep the ``n`` largest of each ``m``, which divides d; or there are none, with m = 0.
+    """
+    count, d = latent.shape
+    assignments = torch.empty(count, dtype=torch.int32, device=latent.device)
+    decoded = torch.empty_like(latent)
+    keep = torch.empty(latent.shape, dtype=torch.uint8, device=latent.device) if m else None
+    _moving[(triton.cdiv(count, _TILE),)](
+        latent, assignments if keep is None else keep, codebook, assignments, decoded, count, len(codebook), d, n, m,
+        MASKED=keep is not None, SIGNED=signed, ROWS=_TILE, D=_wide(d), CODES=_CODES, num_warps=4,
+    )  # fmt: skip
+    return assignments, decoded, keep
+
+
+@_where_tensors_are
+def moving_backward(
+    gradient: Tensor,
+    latent: Tensor,
+    keep: Tensor | None,
+    assignments: Tensor,
+    counts: Tensor,
+    codebook: Tensor,
+    base: Tensor,
+    factor: Tensor,
+    low: int,
+    high: int,
+    signed: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the codebook (MVQ equation 6) and of its step's factor, from that of the decoded subvectors."""
+    (count, d), k = latent.shape, len(codebook)
+    blocks = triton.cdiv(k, _CODES)
+    parts = max(1, min(_PROGRAMS // (4 * blocks), count // (4 * _TILE)))
+    sums = torch.empty((parts, k, d), device=latent.device)
+    _code_sums[(parts, blocks)](
+        gradient, latent, assignments if keep is None else keep, assignments, sums, count, k, d, parts,
+        MASKED=keep is not None, SIGNED=signed, ROWS=_TILE, D=_wide(d), CODES=_CODES, num_warps=4,
+    )  # fmt: skip
+    programs = triton.cdiv(k * d, 1024)
+    results, slopes = torch.empty_like(codebook), torch.empty(programs, device=latent.device)
+    _codebook_gradient[(programs,)](
+        sums, counts, codebook, base, factor, results, slopes, k * d, parts, float(low), float(high),
+        BLOCK=1024, num_warps=4,
+    )  # fmt: skip
+    return results, _gradient_of_step(slopes, base, factor, k * d, high)
+
+
+@triton.jit
+def _normalise(values_at, slopes_at, offsets_at, results_at, count, channels, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    channel = (at % channels).to(tl.int32)
+    values = tl.load(values_at + at, mask=inside, other=0.0).to(tl.float32)
+    slopes = tl.load(slopes_at + channel, mask=inside, other=0.0)
+    results = values * slopes + tl.load(offsets_at + channel, mask=inside, other=0.0)
+    tl.store(results_at + at, results.to(results_at.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _normalise_backward(
+    gradients_at, values_at, slopes_at, results_at, sums_at, count, channels, parts,
+    ROWS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    part = tl.program_id(0)
+    channel = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
+    there = channel < channels
+    slopes = tl.load(slopes_at + channel, mask=there, other=0.0)
+    tiles = (count + ROWS - 1) // ROWS
+    span = (tiles + parts - 1) // parts
+    total, product = tl.zeros((WIDE,), tl.float32), tl.zeros((WIDE,), tl.float32)
+    for tile in range(part * span, tl.minimum((part + 1) * span, tiles)):
+        rows = tile * ROWS + tl.arange(0, ROWS)
+        inside = (rows < count)[:, None] & there[None, :]
+        at = rows.to(tl.int64)[:, None] * channels + channel[None, :]
+        gradients = tl.load(gradients_at + at, mask=inside, other=0.0).to(tl.float32)
+        values = tl.load(values_at + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(results_at + at, (gradients * slopes[None, :]).to(results_at.dtype.element_ty), mask=inside)
+        total += tl.sum(gradients, axis=0)
+        product += tl.sum(gradients * values, axis=0)
+    tl.store(sums_at + part * channels + channel, total, mask=there)
+    tl.store(sums_at + (parts + part) * channels + channel, product, mask=there)
+
+
+@_where_tensors_are
+def normalise(values: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
+    """``values * slopes + offsets`` for each channel of ``[N, C, H, W]``, channels last in memory."""
+    results, count = torch.empty_like(values), values.numel()
+    _normalise[(triton.cdiv(count, _BLOCK),)](
+        values, slopes, offsets, results, count, values.shape[1], BLOCK=_BLOCK, num_warps=8
+    )
+    return results
+
+
+@_where_tensors_are
+def normalise_backward(gradient: Tensor, values: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of the values, and over each channel the sums of ``gradient * values`` and of ``gradient``."""
+    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    channels = values.shape[1]
+    count = values.numel() // channels
+    wide = min(64, triton.next_power_of_2(channels))
+    rows, blocks = 2048 // wide, triton.cdiv(channels, wide)
+    parts = max(1, min(_PROGRAMS // (2 * blocks), triton.cdiv(count, rows)))
+    results, sums = torch.empty_like(values), torch.empty((2, parts, channels), device=values.device)
+    _normalise_backward[(parts, blocks)](
+        gradient, values, slopes, results, sums, count, channels, parts, ROWS=rows, WIDE=wide, num_warps=4
+    )
+    total, product = sums.sum(1)
+    return results, product, total

@@ -8,6 +8,7 @@ LSQ's), and to the codebook by MVQ's equation 6. Pruned weights are pulled towar
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from sw.compress.kmeans import member_counts
 from sw.compress.methods import CompressError
 from sw.compress.training.decoders import CodewordDecoder, masked_lookup
-from sw.compress.training.quant import StepSize, fake_quantise, integers
+from sw.compress.training.quant import StepSize, fake_quantise, integers, kernels_for
 from sw.compress.training.sparse import DECAY
 from sw.format.layer import CompressedLayer, codeword_range
 
@@ -42,6 +43,40 @@ class _StraightThrough(torch.autograd.Function):
         latent, keep = ctx.saved_tensors
         (gradient,) = gradients
         return gradient, gradient if keep is None else gradient + ctx.decay * latent * ~keep, None, None
+
+
+class _FusedMoving(torch.autograd.Function):
+    """What :meth:`MovingDecoder.forward` computes of grouped subvectors, by kernels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        latent: Tensor,
+        codebook: Tensor,
+        base: Tensor,
+        factor: Tensor,
+        decoder: MovingDecoder,
+        kernels: ModuleType,
+    ) -> Tensor:
+        decoded: Tensor
+        size = decoder.step()
+        codewords = integers(codebook, size, decoder.low, decoder.high) * size
+        m = decoder.m if decoder.masked else 0
+        assignments, decoded, keep = kernels.moving(latent, codewords, decoder.n, m, decoder.signed)
+        ctx.save_for_backward(latent, codebook, base, factor, keep, assignments)
+        ctx.decoder, ctx.kernels = decoder, kernels
+        return decoded
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        latent, codebook, base, factor, keep, assignments = ctx.saved_tensors
+        own, gradient = ctx.decoder, gradients[0].contiguous()
+        found = ctx.kernels.moving_backward(
+            gradient, latent, keep, assignments, own.counts, codebook, base, factor, own.low, own.high, own.signed
+        )
+        if keep is not None:
+            gradient = gradient + own.decay * latent * (1 - keep)
+        return gradient, found[0], None, found[1], None, None
 
 
 def _largest(magnitudes: Tensor, n: int) -> Tensor:
@@ -125,6 +160,12 @@ class MovingDecoder(CodewordDecoder):
     def forward(self) -> Tensor:
         with torch.autocast(self.weight.device.type, enabled=False):
             latent = self._grouped(self.weight)
+            kernels = kernels_for(latent)
+            if kernels is not None:
+                fused: Tensor = _FusedMoving.apply(  # type: ignore[no-untyped-call]
+                    latent.contiguous(), self.codebook, self.step.base, self.step.log_factor, self, kernels
+                )
+                return self._ungrouped(fused)
             assignments, keep, _ = self._codes(latent)
             codebook = fake_quantise(self.codebook, self.step(), self.low, self.high)
             decoded = masked_lookup(codebook, assignments, keep, self.counts)

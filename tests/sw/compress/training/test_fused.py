@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 import importlib.util
 import sys
 
@@ -13,7 +15,8 @@ import torch
 from sw.compress.methods import LayerSource, Recipe, compress_layer
 from sw.compress.training import quant
 from sw.compress.training.freezing import Freezing, SignFreezer
-from sw.compress.training.modules import CodebookDecoder
+from sw.compress.training.modules import CodebookDecoder, MovingDecoder
+from sw.compress.training.norms import norms_by_kernel
 from sw.compress.training.quant import StepSize
 
 pytestmark = pytest.mark.skipif(
@@ -111,3 +114,69 @@ def test_records_of_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert freezer.frozen_share() > 0.2
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, states[1][name], msg=name)
+
+
+MOVING = [
+    ("vq", (32, 8, 3, 3), Recipe("vq", 20, 8, 0, 0)),
+    ("vq of many codewords", (64, 24, 1, 1), Recipe("vq", 150, 4, 0, 0)),
+    ("ssvq", (64, 24, 1, 1), Recipe("ssvq", 70, 8, 0, 0)),
+    ("one codeword", (64, 24, 1, 1), Recipe("ssvq", 1, 16, 0, 0)),
+    ("mvq", (48, 8, 2, 3), Recipe("mvq", 16, 16, 4, 16)),
+    ("msvq", (32, 5, 3, 3), Recipe("msvq", 4, 16, 6, 16)),
+    ("msvq of two groups", (32, 5, 3, 3), Recipe("msvq", 40, 16, 3, 8)),
+]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("shape", "recipe"), [row[1:] for row in MOVING], ids=[row[0] for row in MOVING])
+def test_moving_and_its_gradients(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], recipe: Recipe, channels_last: bool
+) -> None:
+    weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    layer = compress_layer(LayerSource("layer", "conv", weight), dataclasses.replace(recipe, iterations=2))
+    torch.manual_seed(0)
+    made = MovingDecoder(layer, torch.randn(shape)).cuda()
+    made.step.log_factor.data.fill_(-0.05)
+    # Some elements are beyond the range, and some weights are level, and 0 of either sign.
+    made.codebook.data.mul_(1.3)
+    made.weight.data[:8] = made.weight.data[:8].round()
+    gradient = torch.randn(shape).cuda()
+    if channels_last:
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+    results = []
+    for _ in range(2):
+        made.zero_grad()
+        decoded = made()
+        decoded.backward(gradient)
+        results.append((decoded.detach(), *(p.grad.clone() for p in made.parameters())))
+        plain(monkeypatch)
+    for fused, reference in zip(*results, strict=True):
+        torch.testing.assert_close(fused, reference, rtol=2e-4, atol=2e-5)
+    if made.masked:
+        assert (made().detach() == 0).float().mean() >= 1 - recipe.n / recipe.m
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [5, 64, 200])
+def test_norms_that_keep_their_statistics(dtype: torch.dtype, channels: int) -> None:
+    torch.manual_seed(0)
+    norm = torch.nn.BatchNorm2d(channels).cuda().eval()
+    for parameter in (norm.weight, norm.bias, norm.running_mean):
+        parameter.data.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    values, gradient = (torch.randn(7, channels, 9, 11).cuda().to(dtype) for _ in range(2))
+    results = []
+    for fused in (True, False):
+        norm.zero_grad()
+        given = values.contiguous(memory_format=torch.channels_last).requires_grad_()
+        with norms_by_kernel(norm) if fused else contextlib.nullcontext():
+            found = norm(given)
+        found.backward(gradient)
+        assert found.dtype == dtype
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert type(found.grad_fn).__name__.startswith("_Normalised") == fused
+        results.append((found.detach(), given.grad, norm.weight.grad.clone(), norm.bias.grad.clone()))
+    near = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    for fused_one, reference in zip(*results, strict=True):
+        torch.testing.assert_close(fused_one, reference, **near)
+    assert "forward" not in vars(norm)
