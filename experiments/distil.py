@@ -43,6 +43,9 @@ LARGER = (
     ("MSVQ 6:16, moving", "MSVQ 6:16, moving", 16),
 )
 
+#: At 26x there are also the bits for signs of six of sixteen weights, but hardly for any codewords.
+MILDER = (("MSVQ 6:16, moving", "MSVQ 6:16, moving", 16),)
+
 #: Networks on whose held-out images plain VQ is better with assignments that move: its rows of other sizes have them.
 MOVING_VQ = ("dinov2-s",)
 
@@ -66,7 +69,7 @@ def cases(network: str) -> list[Case]:
             rows.append(dataclasses.replace(case, name=name, moving=False, freezing=freezing))
         rows.append(case)
     known = {case.name: case for case in rows}
-    for size, own in (("16x", LARGER), ("26x", SMALLER), ("30x", SMALLER)):
+    for size, own in (("16x", LARGER), ("26x", (*SMALLER, *MILDER)), ("30x", SMALLER)):
         for name, rate_of, d in own:
             if name == "VQ d=8" and network in MOVING_VQ:
                 name = rate_of = "VQ d=8, moving"

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import finetune, narrow, signs, table3, train_float
+from experiments import distil, finetune, narrow, signs, table3, tiny, train_float
 from experiments.common import read_run, run_file
 from experiments.finetune import Case, compress, most_codewords, rules_for
 from experiments.models import MODELS, VisionTransformer, build
-from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, compress_layers
+from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, compress_layers, misfit, recipe_bits
+from sw.compress.network import module_sources
 from sw.compress.ratio import layer_bits, sum_bits
 from sw.format.container import read_container
 from sw.network import network_of
@@ -122,6 +123,33 @@ def test_layers_take_equal_bits_together(method: str, d: int, bits: float) -> No
     assert list(rules) == (["a", "b"] if masked else ["a", "b", "c"])
     layers = compress_layers(sources[1:], [rules.get(source.name, Recipe("int8")) for source in sources[1:]])
     assert sum_bits(map(layer_bits, layers)).per_weight == pytest.approx(bits, rel=0.01)
+
+
+@pytest.mark.parametrize(("study", "network"), [(tiny, "resnet18-64"), *((distil, name) for name in distil.CONFIGS)])
+def test_rows_of_a_size_take_equal_bits(study: Any, network: str) -> None:
+    coded = [
+        source
+        for source in module_sources(build(network))
+        if source.name not in finetune.KEPT_8BIT and misfit(source, Recipe("vq", 1, 1, 0, 0)) != "depthwise"
+    ]
+    weights = sum(source.weight.size for source in coded)
+    sizes: dict[float, list[float]] = {}
+    for case in study.cases(network):
+        if case.mean_bits is not None:
+            rules = dict(rules_for(coded, case, 0))
+            bits = sum(
+                recipe_bits(source.weight.size, rules[source.name]).total
+                if source.name in rules
+                else 8 * source.weight.size
+                for source in coded
+            )
+            sizes.setdefault(case.mean_bits, []).append(bits / weights)
+    assert len(sizes) == (5 if study is tiny else 4)
+    for wanted, found in sizes.items():
+        assert len(found) >= 4
+        assert wanted > 0.99 * max(found)
+        # The files, whose other layers have 8 bits, are nearer to each other.
+        assert max(found) < 1.02 * min(found)
 
 
 def test_depthwise_layers_do_not_count() -> None:

@@ -16,6 +16,7 @@ from experiments.case import Case
 from experiments.finetune import compress, rules_for
 from experiments.measured_bits import MENUS, recipes_of
 from experiments.models import VisionTransformer, save_weights
+from experiments.tiny import BITS
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer, recipe_bits
 from sw.compress.network import module_sources
 from sw.compress.training.data import ImageData
@@ -119,6 +120,10 @@ def test_all_methods_have_the_same_bits_and_tries(network: str) -> None:
         assert all(case.measured and case.distil for case in own)
     known = {case.name for case in cases}
     assert all(not case.rate_of or case.rate_of in known for case in cases)
+    tried = [case for case in cases if not case.rate_of]
+    assert {case.mean_bits for case in tried} == {BITS["30x"]}
+    for method in ("ssvq", "mvq", "msvq"):
+        assert [case.moving for case in tried if case.recipe.method == method] == [False, True]
 
 
 def test_menus_are_of_about_one_size() -> None:
