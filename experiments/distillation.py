@@ -21,7 +21,9 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from experiments.allocation import allocate
+from experiments.averages import Average
 from experiments.common import machine
+from experiments.fewshot import TRIED
 from experiments.finetune import filling_codewords
 from experiments.models import ImageNetMobileNetV2, load_weights
 from experiments.pictures import (
@@ -118,6 +120,8 @@ RECIPES = {"vq": Recipe("vq", 2, 4, 0, 0), "ssvq": Recipe("ssvq", 2, 8, 0, 0)}
 SMALL = 10_000
 
 _BATCH = 50
+# Steps from one of the scores on the way to the next.
+_SCORED = 1000
 
 
 @torch.no_grad()
@@ -214,6 +218,7 @@ def distil(
     batch: int = 20,
     mix: float = 0.5,
     features: float = 0.0,
+    average: float = 0.0,
     device: str = "cpu",
     seed: int = 0,
     capture: bool = True,
@@ -238,12 +243,15 @@ def distil(
         Share of the batches that are mixed.
     features
         What the squared errors of block outputs, their mean over blocks, weigh beside the divergence.
+    average
+        Leave the student with a running mean of its weights over that share of the steps; 0 for the last ones.
     device, seed, report
         Where, of the views, and told a line now and then.
     capture
         On a GPU, replay steps as a CUDA graph.
     scores
-        What is to be known of the student after each thousand steps, if anything is.
+        What is to be known of the student after each thousand steps, if anything is; and of the mean of its weights,
+        with ``averaged,`` before each name.
 
     Returns
     -------
@@ -264,6 +272,7 @@ def distil(
     found_scores: list[dict[str, float]] = []
     running = torch.zeros((), device=device)
     student.eval()
+    mean = Average(student, average * steps) if average else None
 
     names = handed_on(student) if features else []
     seen = {network: _watched(network, names) for network in (teacher, student)}
@@ -300,19 +309,25 @@ def distil(
         if cuda:
             views = views.contiguous(memory_format=torch.channels_last)
         advance([views])
+        if mean is not None:
+            mean.update()
         every = min(100, steps)
         if step % every == every - 1:
             losses.append(float(running) / every)
             running.zero_()
             report(f"step {step + 1} loss {losses[-1]:.4f}")
-        if scores is not None and step % 1000 == 999:
+        if scores is not None and step % _SCORED == _SCORED - 1:
             found_scores.append(scores(student))
+            if mean is not None:
+                found_scores[-1] |= {f"averaged, {name}": value for name, value in scores(mean.network).items()}
             for values, _ in seen.values():
                 values.clear()
             report(f"step {step + 1} {found_scores[-1]}")
     for _, handles in seen.values():
         for handle in handles:
             handle.remove()
+    if mean is not None:
+        student.load_state_dict(mean.network.state_dict())
     return losses, found_scores
 
 
@@ -426,7 +441,7 @@ def _recipes_of(model: nn.Module, images: Tensor, others: Tensor, options: argpa
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What a report says of how it was made."""
     names = ("method", "bits", "more_views", "features", "move_plain")
-    names += ("steps", "lr", "batch", "mix", "seed", "threads")
+    names += ("steps", "lr", "batch", "mix", "average", "seed", "threads")
     return {name: getattr(options, name) for name in names} | {
         "moving": not options.fixed,
         "allocated": options.allocate,
@@ -459,6 +474,10 @@ def _check(options: argparse.Namespace) -> None:
         raise CompressError(f"--more-views must be given with --more: {options.more_views} of the pictures it names")
     if options.final and options.held_out:
         raise CompressError("--held-out must not be given with --final, which tunes with those images")
+    if options.tries and not options.held_out:
+        raise CompressError("--try must be given with --held-out: settings are not chosen by odd classes")
+    if not 0 <= options.average <= 1:
+        raise CompressError(f"--average must be 0 to 1, a share of the steps, not {options.average:g}")
     sources = 1 + len(options.more) + sum(1 for named in (options.small, options.made) if named)
     if options.batch < sources:
         raise CompressError(f"--batch must be {sources} or more, one of each kind of pictures, not {options.batch}")
@@ -476,11 +495,13 @@ class _Others:
     #: Copies of images of the report that were left out, by their option.
     copies: dict[str, int]
 
-    def sources(self, network: Network, device: str) -> list[Whole]:
-        """What is there of all of them, to draw views of."""
-        whole = [Whole(each, network, device) for each in self.more]
-        whole += [] if self.small is None else [Mosaic(self.small, network, device)]
-        return whole + ([] if self.made is None else [Whole(self.made, network, device)])
+    def sources(self, network: Network, device: str) -> dict[str, list[Whole]]:
+        """What is there of all of them, to draw views of, by their option."""
+        return {
+            "more": [Whole(each, network, device) for each in self.more],
+            "small": [] if self.small is None else [Mosaic(self.small, network, device)],
+            "made": [] if self.made is None else [Whole(self.made, network, device)],
+        }
 
     def views(self, count: int, network: Network, seed: int) -> Tensor:
         """So many of ``--more``, normalised, of each directory as many, or nearly."""
@@ -509,6 +530,58 @@ def _others(options: argparse.Namespace, known: Tensor) -> _Others:
     return _Others(more, small, made, copies)
 
 
+def _least(
+    begin: nn.Module,
+    teacher: nn.Module,
+    sources: Mapping[str, Sequence[Whole]],
+    tries: Sequence[argparse.Namespace],
+    scores: Callable[[nn.Module], dict[str, float]],
+) -> tuple[nn.Module, argparse.Namespace, dict[str, Any]]:
+    """Distil a network once for each of the options: that of the smallest divergence, and what the report has of it.
+
+    With more than one, the report has ``tries``, what it has of each.
+    """
+    best: tuple[nn.Module, argparse.Namespace, dict[str, Any]] | None = None
+    every: list[dict[str, Any]] = []
+    for options in tries:
+        graph = copy.deepcopy(begin)
+        losses, on_the_way = distil(
+            graph,
+            teacher,
+            # Of those of other options, what a try has left out is not there.
+            [each for kind, own in sources.items() if kind == "images" or getattr(options, kind) for each in own],
+            steps=options.steps,
+            lr=options.lr,
+            batch=options.batch,
+            mix=options.mix,
+            capture=not options.eager,
+            features=options.features,
+            average=options.average,
+            device=options.device,
+            seed=options.seed,
+            report=_say,
+            # What the report is made of is looked at once, at the end.
+            scores=scores if options.held_out else None,
+        )
+        found: dict[str, Any] = {"distilled": scores(graph), "losses": losses}
+        if options.held_out:
+            found["on_the_way"] = on_the_way
+        kinds = {"small": bool(options.small), "made": bool(options.made)}
+        every.append({name: getattr(options, name) for name in TRIED} | kinds | found)
+        _say(f"lr {options.lr:g}, {options.steps} steps: {found['distilled']}")
+        if best is None or _chosen_by(found) < _chosen_by(best[2]):
+            best = graph, options, found
+    assert best is not None
+    return *best[:2], best[2] | ({"tries": every} if len(every) > 1 else {})
+
+
+def _chosen_by(found: Mapping[str, Any]) -> float:
+    """The divergence on pictures that judge, or else on the images held out."""
+    divergences = {name: value for name, value in found["distilled"].items() if name.endswith(", divergence")}
+    value: float = divergences.get("judging, divergence", divergences.get("held out, divergence", math.inf))
+    return value
+
+
 def run(options: argparse.Namespace) -> int:
     """The command, with its options. Returns 0.
 
@@ -517,7 +590,9 @@ def run(options: argparse.Namespace) -> int:
     CompressError
         An option, an image or the weights are not as they must be.
     """
-    _check(options)
+    every = [argparse.Namespace(**(vars(options) | changes)) for changes in options.tries or [{}]]
+    for own_options in every:
+        _check(own_options)
     torch.set_num_threads(options.threads)
     begin = time.perf_counter()
     network, device = NETWORKS[options.network], options.device
@@ -562,23 +637,9 @@ def run(options: argparse.Namespace) -> int:
         calibrate(graph, own[:100].to(device))
         report["calibrated"] = scores(graph)
         _say(f"calibrated {report['calibrated']}")
-        losses, on_the_way = distil(
-            graph,
-            teacher,
-            [Whole(tune, network, device), *others.sources(network, device)],
-            steps=options.steps,
-            lr=options.lr,
-            batch=options.batch,
-            mix=options.mix,
-            capture=not options.eager,
-            features=options.features,
-            device=device,
-            seed=options.seed,
-            report=_say,
-            # What the report is made of is looked at once, at the end.
-            scores=scores if options.held_out else None,
-        )
-        report["distilled"] = scores(graph)
+        sources = {"images": [Whole(tune, network, device)], **others.sources(network, device)}
+        graph, options, found = _least(graph, teacher, sources, every, scores)
+        report |= found
         _say(f"distilled {report['distilled']} after {time.perf_counter() - begin:.0f} s")
         about = {"preprocessing": network.preprocessing.to_dict()}
         write_network(temporary, export_integers(graph, (3, SIDE, SIDE)), metadata=about)
@@ -591,15 +652,13 @@ def run(options: argparse.Namespace) -> int:
     report |= {
         **_settings(options),
         "judging_images": len(shown.get("judging", ())),
-        **({"on_the_way": on_the_way} if options.held_out else {}),
         **_sizes(compressed_layers(graph), size),
         "images": len(tune),
         "recipes": {name: [recipe.method, recipe.d, recipe.k] for name, recipe in recipes.items()},
         "more_images": [len(each) for each in others.more],
-        "small_images": 0 if others.small is None else len(others.small),
-        "made_images": 0 if others.made is None else len(others.made),
+        "small_images": 0 if others.small is None or options.small is None else len(others.small),
+        "made_images": 0 if others.made is None or not options.made else len(others.made),
         "copies_left_out": others.copies,
-        "losses": losses,
         "seconds": time.perf_counter() - begin,
         "machine": machine(device),
     }

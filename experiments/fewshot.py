@@ -21,13 +21,19 @@ of all classes that the network itself has made (:mod:`experiments.invert`). The
 the small and the made ones are an equal part of each batch, however many they are. ``--judge`` names a directory of
 still others, which none of the rest may be copies of: the divergence on a thousand tells more of settings than that on
 a hundred images held out.
+
+``--average`` makes the container of a running mean of the weights. With ``--held-out``, each ``--try`` names what one
+more distillation has otherwise, from the same reconstructed layers, which take longer than a short one; the container
+is that of the smallest divergence, of ``--judge`` if there are such pictures.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.common import add_machine_options, at_least_one, run_late
 from sw.command_line import Parser
@@ -37,6 +43,36 @@ __all__ = ["METHODS", "NETWORKS", "main"]
 NETWORKS = ("efficientnet-lite0", "mobilenetv2")
 
 METHODS = ("ssvq", "vq")
+
+
+def _none(text: str) -> None:
+    if text != "none":
+        raise ValueError
+
+
+#: What ``--try`` can change: what reconstructed layers do not depend on.
+TRIED: dict[str, Callable[[str], Any]] = {
+    "steps": at_least_one,
+    "lr": float,
+    "batch": at_least_one,
+    "mix": float,
+    "features": float,
+    "average": float,
+    "small": _none,
+    "made": _none,
+}
+
+
+def _changes(text: str) -> dict[str, Any]:
+    """The type of ``--try``."""
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {name: TRIED[name](value) for name, value in pairs}
+    except (KeyError, ValueError, argparse.ArgumentTypeError):
+        names = ", ".join(name for name in TRIED if TRIED[name] is not _none)
+        raise argparse.ArgumentTypeError(
+            f"must be NAME=VALUE, several joined by commas, of {names}, small=none, made=none, not {text!r}"
+        ) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +111,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lr", type=float, default=1e-3, help="of distillation (%(default)s)")
     parser.add_argument("--batch", type=at_least_one, default=64, help="of distillation (%(default)s)")
     parser.add_argument("--mix", type=float, default=0.5, help="share of the batches that are mixed (%(default)s)")
+    parser.add_argument(
+        "--average",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="make the container of a running mean of the weights, over that share of the steps (%(default)s)",
+    )
+    parser.add_argument(
+        "--try",
+        type=_changes,
+        action="append",
+        default=[],
+        dest="tries",
+        metavar="NAME=VALUE,...",
+        help="with --held-out, distil with these settings in place of the options; may be given again",
+    )
     parser.add_argument(
         "--limit", type=at_least_one, help="use only that many pictures of each kind, to try the command"
     )
