@@ -165,18 +165,20 @@ def test_norms_that_keep_their_statistics(dtype: torch.dtype, channels: int) -> 
         parameter.data.normal_()
     norm.running_var.uniform_(0.5, 2)
     values, gradient = (torch.randn(7, channels, 9, 11).cuda().to(dtype) for _ in range(2))
+    # In double precision: in bfloat16, PyTorch's own sums of the parameters' gradients are 1 % off on some GPUs.
+    exact = copy.deepcopy(norm).double()
     results = []
-    for fused in (True, False):
-        norm.zero_grad()
-        given = values.contiguous(memory_format=torch.channels_last).requires_grad_()
-        with norms_by_kernel(norm) if fused else contextlib.nullcontext():
-            found = norm(given)
-        found.backward(gradient)
-        assert found.dtype == dtype
+    for own, own_dtype in ((norm, dtype), (exact, torch.float64)):
+        given = values.to(own_dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+        with norms_by_kernel(own) if own is norm else contextlib.nullcontext():
+            found = own(given)
+        found.backward(gradient.to(own_dtype))
+        assert found.dtype == own_dtype
         assert found.is_contiguous(memory_format=torch.channels_last)
-        assert type(found.grad_fn).__name__.startswith("_Normalised") == fused
-        results.append((found.detach(), given.grad, norm.weight.grad.clone(), norm.bias.grad.clone()))
-    near = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
-    for fused_one, reference in zip(*results, strict=True):
-        torch.testing.assert_close(fused_one, reference, **near)
+        assert type(found.grad_fn).__name__.startswith("_Normalised") == (own is norm)
+        results.append((found.detach(), given.grad, own.weight.grad, own.bias.grad))
+    # The kernel sums in float32 whatever the values are.
+    rounded, summed = 1e-4 if dtype == torch.float32 else 1e-2, 1e-4
+    for fused_one, reference, near in zip(*results, (rounded, rounded, summed, summed), strict=True):
+        torch.testing.assert_close(fused_one.double(), reference, rtol=near, atol=near)
     assert "forward" not in vars(norm)
