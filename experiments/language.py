@@ -388,7 +388,7 @@ def _report(options: argparse.Namespace) -> int:
         f" on the held-out part. {entries[0]['steps']} steps of 64 windows. Device: {devices}."
     )
     for bits, files in sizes.items():
-        note += f" Files of {bits:.3g} bits a weight are within {100 * bytes_apart(files):.2f} % of each other."
+        note += f" Files of {bits:.4g} bits a weight are within {100 * bytes_apart(files):.2f} % of each other."
     headings = ["case", "perplexity", "rise", "share of VQ's", "start", "before training", "bits", "bytes"]
     headings += ["seeds", "rate", "tries", "a run"]
     report = {"experiment": "gpt", "note": note, "dense": dense, "summary": summary, "runs": entries, "tries": tried}

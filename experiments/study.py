@@ -355,7 +355,7 @@ def _report(study: Study, network: str, runs: list[dict[str, Any]], output: Path
     headings += ["kept SSE", "seeds", "epochs", "rate", "tries", "training"]
     note = f"{study.note} {_protocol(runs, tried)} {_devices(runs)}"
     for bits, files in sizes.items():
-        note += f" Files of {bits:.3g} bits a weight are within {100 * bytes_apart(files):.2f} % of each other."
+        note += f" Files of {bits:.4g} bits a weight are within {100 * bytes_apart(files):.2f} % of each other."
     report = {"experiment": study.name, "network": network, "note": note}
     report |= {"summary": summary, "runs": runs}
     _write(output / f"{study.name}-{network}.json", report, headings, rows)

@@ -1,11 +1,12 @@
 """``python -m tools.tasks``: what the committed results of the studies of accuracy say, in docs/tasks.md.
 
-All are in ``docs/results``: ``tiny-*.json``, ``distil-*.json``, ``fewshot-*.json``, ``tries-*.json`` and
-``photographs.json``, and tables in ``.md`` files.
+All are in ``docs/results``: ``tiny-*.json``, ``distil-*.json``, ``measured-*.json``, ``fewshot-*.json``,
+``tries-*.json`` and ``photographs.json``, and tables in ``.md`` files.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -24,7 +25,11 @@ STUDIES = {"tiny-dinov2-s": "ViT-S/14", "tiny-resnet18-64": "ResNet-18"}
 #: As :data:`STUDIES`, of the networks that learn from the dense one.
 TAUGHT = {"distil-dinov2-s": "ViT-S/14", "distil-resnet18-64": "ResNet-18", "distil-mobilenetv2-64": "MobileNet-v2"}
 
-#: What is asked of them: of each method at 21x, the case that does best on the images held out; at 26x the only one.
+#: As :data:`TAUGHT`, of those whose layers have bits of their own.
+MEASURED = {"measured-resnet18-64": "ResNet-18", "measured-mobilenetv2-64": "MobileNet-v2"}
+
+#: What is asked of both: of each method the case that does best on the images held out, of those at the size that rates
+#: were tried at; at the others each method has one case.
 TAUGHT_QUESTIONS = (("SSVQ", "VQ"), ("MVQ", "VQ"), ("MSVQ", "VQ"), ("MSVQ", "MVQ"), ("MSVQ", "SSVQ"))
 
 #: Networks of :mod:`experiments.fewshot`.
@@ -37,10 +42,13 @@ PICTURES = ("camvid", "detect")
 TABLES = (
     *STUDIES,
     *TAUGHT,
+    *MEASURED,
     "distil-dinov2-s-one-seed",
+    "rates-tiny-dinov2-s",
     "rates-distil-dinov2-s",
     "rates-distil-resnet18-64",
     "rates-distil-mobilenetv2-64",
+    *(f"rates-{study}" for study in MEASURED),
     "gpt",
     *PICTURES,
     "minilm",
@@ -72,28 +80,59 @@ def _sizes(studies: Mapping[str, str], sizes: Iterable[str]) -> Iterator[tuple[s
 
 
 def answers_part() -> Iterator[str]:
-    """One row a question, network and size."""
+    """One row a question, network and size, and one of what both lose where this one had the better start."""
     yield from _VERDICTS
-    for _, found, size, name in _sizes(STUDIES, ("", "26x ", "16x ")):
+    for _, found, size, name in _sizes(STUDIES, ("", "16x ", "26x ", "30x ", "32x ")):
         for question, this, that in QUESTIONS:
-            other = _case(found, size, that)
-            if size + this in found and other is not None:
-                yield verdict_row(question, name, found[size + this], other)
+            case, other = found.get(size + this), _case(found, size, that)
+            if case is None or other is None:
+                continue
+            yield verdict_row(question, name, case, other)
+            if case.start > other.start:
+                yield verdict_row(f"{question}, each against its own float", name, _change(case), _change(other))
 
 
-def taught_part() -> Iterator[str]:
-    """The same of networks that learn from the dense one."""
-    yield from _VERDICTS
-    for study, found, size, name in _sizes(TAUGHT, ("", "16x ", "26x ", "30x ")):
+def _change(case: Case) -> Case:
+    """A case, its accuracies those above the network that it started from: below 0 where there is a loss."""
+    return dataclasses.replace(case, accuracies=[accuracy - case.start for accuracy in case.accuracies])
+
+
+def _of_methods(studies: Mapping[str, str]) -> Iterator[str]:
+    """One row a network, size and pair of methods."""
+    for study, found, size, name in _sizes(studies, ("", "16x ", "26x ", "30x ")):
         best = {method: _best(study, found, size, method) for pair in TAUGHT_QUESTIONS for method in pair}
         for this, that in TAUGHT_QUESTIONS:
             ahead, other = best[this], best[that]
             if ahead is not None and other is not None:
                 yield verdict_row(f"{this} of {that}", name, found[ahead], found[other])
+
+
+def taught_part() -> Iterator[str]:
+    """The same of networks that learn from the dense one."""
+    yield from _VERDICTS
+    yield from _of_methods(TAUGHT)
     for study, network in TAUGHT.items():
         found = cases(study)
         if "SSVQ, moving" in found:
             yield verdict_row("moving of fixed assignments", f"{network}, 21x", found["SSVQ, moving"], found["SSVQ"])
+
+
+def measured_part() -> Iterator[str]:
+    """As :func:`taught_part` where layers have bits of their own; and what these bring, and moving assignments."""
+    yield from _VERDICTS
+    yield from _of_methods(MEASURED)
+    for study, found, size, name in _sizes(MEASURED, ("26x ", "30x ")):
+        equal_study = study.replace("measured", "distil")
+        equal = cases(equal_study)
+        for method in ("SSVQ", "MVQ", "MSVQ"):
+            own, other = _best(study, found, size, method), _best(equal_study, equal, size, method)
+            if own is not None and other is not None:
+                yield verdict_row(f"{method}, measured of equal bits", name, found[own], equal[other])
+    for _, found, size, name in _sizes(MEASURED, ("26x ", "30x ")):
+        for method in ("SSVQ", "MVQ", "MSVQ"):
+            fixed, moving = found.get(size + method), found.get(f"{size}{method}, moving")
+            if fixed is not None and moving is not None:
+                yield verdict_row(f"{method}, moving of fixed assignments", name, moving, fixed)
 
 
 def _best(study: str, found: Iterable[str], size: str, method: str) -> str | None:
@@ -313,7 +352,8 @@ def table_part(study: str) -> Iterator[str]:
 
 def _parts() -> dict[str, Part]:
     tables = {study: partial(table_part, study) for study in TABLES}
-    parts = {"answers": answers_part, "taught": taught_part, "fewshot": fewshot_part, "scored": scored_part}
+    parts = {"answers": answers_part, "taught": taught_part, "measured": measured_part}
+    parts |= {"fewshot": fewshot_part, "scored": scored_part}
     parts |= {"tries-fewshot": tries_part, "tries-photographs": photographs_part, "photographs": sources_part}
     parts |= {"tries-detect": detect_tries_part, "photographs-detect": detect_photographs_part}
     return {**parts, **tables}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from experiments.protocol import TOLERANCE, bytes_apart
 from tools import tasks
@@ -14,7 +15,7 @@ def test_page_is_the_committed_results() -> None:
 
 
 def test_results_follow_the_protocol() -> None:
-    for study in (*tasks.STUDIES, *tasks.TAUGHT, "narrow-dinov2-s", "narrow-vit"):
+    for study in (*tasks.STUDIES, *tasks.TAUGHT, *tasks.MEASURED, "narrow-dinov2-s", "narrow-vit"):
         runs = json.loads((tasks.RESULTS / f"{study}.json").read_text())["runs"]
         tries = json.loads((tasks.RESULTS / f"rates-{study}.json").read_text())["runs"]
         assert {run["scored_on"] for run in runs} == {"test"}
@@ -47,6 +48,48 @@ def test_of_a_method_the_case_counts_that_does_best_on_the_images_held_out() -> 
     assert tasks._best("distil-mobilenetv2-64", found, "", "SSVQ") == "SSVQ"
     assert tasks._best("distil-mobilenetv2-64", found, "26x ", "SSVQ") == "26x SSVQ"
     assert tasks._best("distil-dinov2-s", tasks.cases("distil-dinov2-s"), "26x ", "SSVQ") is None
+
+
+def verdicts(part: Iterable[str]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Of question and network: by how much, and the verdict."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in part][2:]
+    return {(question, network): (by, verdict) for question, network, _, _, by, _, verdict in cells}
+
+
+def test_a_better_start_is_told_from_what_is_lost() -> None:
+    found = verdicts(tasks.answers_part())
+    own = ", each against its own float"
+    for size, of_ssvq in (("30x", "yes"), ("32x", "within the spread")):
+        network = f"ResNet-18, {size}"
+        assert found["MSVQ of MVQ", network][1] == found["MSVQ of SSVQ", network][1] == "yes"
+        assert found[f"MSVQ of SSVQ{own}", network][1] == of_ssvq
+        # MVQ starts from the same network.
+        assert (f"MSVQ of MVQ{own}", network) not in found
+    runs = tasks.cases("tiny-resnet18-64")
+    lost = [runs[name].start - runs[name].mean for name in ("30x MSVQ", "30x SSVQ")]
+    assert found[f"MSVQ of SSVQ{own}", "ResNet-18, 30x"][0].startswith(f"{lost[1] - lost[0]:+.2f} ")
+    # The transformer's sparse network is the worse start.
+    assert not any(question.endswith(own) for question, network in found if network.startswith("ViT"))
+
+
+def test_measured_bits_are_beside_equal_ones_of_equal_bytes() -> None:
+    found = verdicts(tasks.measured_part())
+    for study, network in tasks.MEASURED.items():
+        measured, equal = tasks.cases(study), tasks.cases(study.replace("measured", "distil"))
+        for size in ("26x", "30x"):
+            name = f"{network}, {size}"
+            assert found["MSVQ of SSVQ", name][1] == "within the spread"
+            assert found["MSVQ of MVQ", name][1] == ("yes" if network == "MobileNet-v2" else "within the spread")
+            for method, other in (("SSVQ", "SSVQ"), ("MVQ", "MVQ 6:16, moving"), ("MSVQ", "MSVQ, moving")):
+                pair = measured[f"{size} {method}, moving"], equal[f"{size} {other}"]
+                assert bytes_apart([case.file_bytes for case in pair]) < TOLERANCE
+                by = pair[0].mean - pair[1].mean
+                assert found[f"{method}, measured of equal bits", name][0].startswith(f"{by:+.2f} ")
+                moving = (f"{method}, moving of fixed assignments", name) in found
+                assert moving == (network == "MobileNet-v2" and size == "30x")
+    # At 26x nothing is lost by signs.
+    for method in ("SSVQ", "MSVQ"):
+        assert tasks.cases("measured-mobilenetv2-64")[f"26x {method}, moving"].mean > 54.72
 
 
 def test_few_images_follow_the_protocol() -> None:
