@@ -225,9 +225,14 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
     Raises
     ------
     CompressError
-        A weight is NaN, infinite or a tensor that is not dense, or padding ``same`` differs between two sides.
+        The module is itself such a layer, a weight is NaN, infinite or a tensor that is not dense, or padding ``same``
+        differs between two sides.
     """
     sources = []
+    if isinstance(module, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Linear):
+        # It has no name in itself, and nothing in which another could take its place.
+        alone = f"a {type(module).__name__} alone: put it into torch.nn.Sequential"
+        raise CompressError(f"network must be a module with layers in it, not {alone}")
     for name, layer in module.named_modules():
         if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
             weight = _array(name, layer.weight)
