@@ -98,15 +98,17 @@ def compress(
 
 
 def _copied(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode.
+    """A copy in evaluation mode, without what ``torch.compile`` or ``DataParallel`` put around the network.
 
     Weights that torch computes anew before every call, as of ``torch.nn.utils.weight_norm`` and ``prune``, lie beside
     the parameters and belong to a graph of gradients, which torch does not copy: their values are.
     """
+    from sw.compress.frontend import unwrapped
     from sw.compress.network import copy_network
 
     _check_module(network)
-    return copy_network(network).eval()
+    # What comes out has the names of the network itself, so rules must be made of those.
+    return copy_network(unwrapped(network)).eval()
 
 
 def _check_module(network: object) -> None:

@@ -136,6 +136,36 @@ def test_a_layer_alone_is_called_that(layer: nn.Module) -> None:
     assert len(msvq.compress(nn.Sequential(layer), progress=False).layers) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch compiles with what it deprecates
+@pytest.mark.parametrize("part", ["the whole", "a module", "a layer", "DataParallel"])
+def test_rules_name_layers_as_the_network_does_without_what_wraps_it(part: str) -> None:
+    plain = nn.Sequential(nn.Sequential(*network()[:2]), *network()[2:])
+    rules = [("0.0", RULE[1]), ("3", msvq.Recipe("int8", uniform_bits=7))]
+    model: Any = nn.Sequential(*plain)
+    if part == "the whole":
+        model = torch.compile(model, backend="eager")
+    elif part == "DataParallel":
+        model = nn.DataParallel(model)
+    elif part == "a module":
+        model[0] = torch.compile(model[0], backend="eager")
+    else:
+        model[0] = nn.Sequential(torch.compile(model[0][0], backend="eager"), nn.ReLU())
+    for given in (rules, msvq.Recipe("vq", 4, 8, 0, 0)):
+        expected = msvq.calibrate(plain, IMAGES, given, progress=False).layers
+        found = msvq.calibrate(model, IMAGES, given, progress=False).layers
+        assert [layer.method for layer in found] == [layer.method for layer in expected]
+        assert [layer.weight_bits for layer in found] == [layer.weight_bits for layer in expected]
+    if part != "DataParallel":
+        for tensors in (model, model.state_dict()):
+            compressed = msvq.compress(tensors, rules, progress=False)
+            assert [layer.method for layer in compressed.layers] == ["vq", "int8"]
+            assert compressed.layers[1].weight_bits == 7
+            assert compressed.state_dict().keys() <= model.state_dict().keys()
+    if part == "the whole":
+        with pytest.raises(ValueError, match=r"rule '_orig_mod.0.0' must match a layer; layers are 0.0, 3"):
+            msvq.calibrate(model, IMAGES, [("_orig_mod.0.0", RULE[1])], progress=False)
+
+
 class Functional(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -37,6 +37,7 @@ __all__ = [
     "kept_recipe",
     "kept_weights",
     "misfit",
+    "named",
     "recipe_bits",
     "recipe_for",
 ]
@@ -51,6 +52,9 @@ SCOPES = ("layerwise", "crosslayer")
 
 #: Methods with an N:M mask.
 MASKED = ("mvq", "msvq")
+
+# What torch.compile puts into the names of the modules that it wraps.
+_COMPILED = re.compile(r"(?:^|(?<=\.))_orig_mod\.|\._orig_mod$")
 
 
 class CompressError(ValueError):
@@ -262,9 +266,14 @@ def kept_weights(weight: NDArray[np.float32], n: int, m: int) -> NDArray[np.bool
 def recipe_for(name: str, rules: Sequence[tuple[str, Recipe]]) -> Recipe:
     """The recipe of the first rule whose shell pattern matches the layer's name; 8 bit if none does."""
     for pattern, recipe in rules:
-        if fnmatchcase(name, pattern):
+        if named(name, pattern):
             return recipe
     return Recipe("int8")
+
+
+def named(name: str, pattern: str) -> bool:
+    """Whether a shell pattern matches a layer's name, with or without what ``torch.compile`` put into it."""
+    return fnmatchcase(name, pattern) or fnmatchcase(_COMPILED.sub("", name), pattern)
 
 
 def check_keep(keep: Sequence[str], sources: Sequence[LayerSource]) -> None:
@@ -277,7 +286,7 @@ def check_keep(keep: Sequence[str], sources: Sequence[LayerSource]) -> None:
     """
     names = [source.name for source in sources]
     for pattern in keep:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(named(name, pattern) for name in names):
             raise CompressError(f"keep must match a layer, not {pattern!r}; layers are {', '.join(names)[:200]}")
 
 
@@ -305,7 +314,7 @@ def check_rules(
     for pattern, _ in rules:
         # The second call of a layer is a layer of its own, c_call2, and the third c_call2_2.
         called = re.sub(r"_call(\*|2(_(\d+|\*))?)$", "", pattern)
-        if not any(fnmatchcase(name, called) for name in known):
+        if not any(named(name, called) for name in known):
             raise CompressError(f"rule {pattern!r} must match a layer; layers are {', '.join(names)[:200]}")
 
 

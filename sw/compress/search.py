@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sw.compress.candidates import BITS, CANDIDATES, METHOD_CANDIDATES, with_codeword_bits
-from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, misfit
+from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, misfit, named
 from sw.compress.network import progress_bar, tied_layers
 from sw.format.container import container_size, layer_fields, section_bytes
 from sw.format.layer import CompressedLayer
@@ -323,7 +322,7 @@ def search(
         tried = list(dict.fromkeys(dataclasses.replace(recipe, uniform_bits=uniform_bits) for recipe in tried))
     # Layers that share a weight are one: its first stands for them.
     groups = _groups(sources, tied or {})
-    kept = [any(fnmatchcase(sources[i].name, pattern) for pattern in keep for i in members) for members in groups]
+    kept = [any(named(sources[i].name, pattern) for pattern in keep for i in members) for members in groups]
     options: list[list[Recipe]] = [[] for _ in groups]
     fields: list[list[list[dict[str, Any]]]] = [[] for _ in groups]
     errors: list[list[float]] = [[] for _ in groups]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sw.compress.checkpoints import fit_state, key_list, must_be_floats, read_state_dict
-from sw.compress.frontend import raise_program
+from sw.compress.frontend import raise_program, unwrapped
 from sw.compress.frontend.places import source_of_error
 from sw.compress.methods import CompressError, LayerSource
 from sw.compress.network import copy_network, module_sources, state_dict_sources
@@ -72,7 +72,7 @@ def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
         if package in ("timm", "torchvision"):
             model = _published(name, package, entry, weights is None)
         else:
-            model = _called(name, package, entry)
+            model = unwrapped(_called(name, package, entry))
     if weights is not None:
         load_weights(model, weights, f"model {name}")
     split_modules(model)

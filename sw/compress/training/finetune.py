@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from sw.compress.frontend.capture import unwrapped
 from sw.compress.frontend.inputs import Given, called, joined
 from sw.compress.kmeans_gpu import device_kind
 from sw.compress.methods import CompressError, Recipe, recipe_for
@@ -357,7 +358,7 @@ def finetune(
         PyTorch does not see the device.
     """
     device_kind(device)
-    model.to(device)
+    model = unwrapped(model).to(device)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise CompressError(
             "every parameter has requires_grad=False, so there is nothing to train: set it to True where the network is"

@@ -364,6 +364,11 @@ def test_recipes_by_name() -> None:
     assert recipe_for("stem", rules).method == "int8"
     assert recipe_for("layer1.0.conv1", rules).method == "msvq"
     assert recipe_for("layer1.0.linear", rules).method == "int8"
+    # As torch.compile names what it wraps: the network, a part, or a layer.
+    for name in ("_orig_mod.layer1.0.conv1", "layer1._orig_mod.0.conv1", "layer1.0.conv1._orig_mod"):
+        assert recipe_for(name, rules).method == "msvq"
+        assert recipe_for(name, [(name, Recipe("lsq4"))]).method == "lsq4"
+    assert recipe_for("layer1_orig_mod.0.conv1", [("layer1.0.conv1", Recipe("lsq4"))]).method == "int8"
 
 
 def test_a_clustering_error_of_a_batch_is_raised() -> None:

@@ -194,8 +194,9 @@ def test_same_plan_on_any_threads() -> None:
 
 def test_kept_layers_requantisation_and_metadata(tmp_path: Path) -> None:
     sources = module_sources(network())
-    plan = search(sources, 9_600, candidates=CANDIDATES, keep=["stem", "class*"], progress=False)
-    assert plan.recipes["stem"] == plan.recipes["classify"] == Recipe("int8")
+    compiled = [dataclasses.replace(source, name=f"_orig_mod.{source.name}") for source in sources]
+    plan = search(compiled, 9_600, candidates=CANDIDATES, keep=["stem", "class*"], progress=False)
+    assert plan.recipes["_orig_mod.stem"] == plan.recipes["_orig_mod.classify"] == Recipe("int8")
     full = search(
         sources,
         9_600,

@@ -36,6 +36,15 @@ def test_a_network_is_loaded_in_float32(dtype: torch.dtype, monkeypatch: pytest.
     assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel])
+def test_what_wraps_a_network_is_not_in_its_names(wrap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    users = types.ModuleType("users")
+    users.network = wrap(torch.nn.Sequential(torch.nn.Linear(4, 4)))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "users", users)
+    assert [source.name for source in model_sources("users:network")] == ["0"]
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_torch_checkpoint(tmp_path: Path, wrapped: bool) -> None:
     torch.save({"state_dict": TENSORS, "epoch": 3} if wrapped else TENSORS, tmp_path / "x.pth")
