@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -171,8 +172,11 @@ def decoded_layers(model: nn.Module) -> Iterator[tuple[str, Decoded]]:
 
 
 def compressed_layers(model: nn.Module) -> list[CompressedLayer]:
-    """The decoded layers of a network as integers, without requantisation, in its order."""
-    return [
+    """The decoded layers of a network as integers, without requantisation, in its order.
+
+    Warns of a layer whose magnitudes all fell below 0 in training: as LSQ has no gradient there, they stay 0.
+    """
+    found = [
         CompressedLayer(
             name=layer.name,
             kind=layer.kind,
@@ -185,3 +189,16 @@ def compressed_layers(model: nn.Module) -> list[CompressedLayer]:
         )
         for _, layer in decoded_layers(model)
     ]
+    for (_, decoded), layer in zip(decoded_layers(model), found, strict=True):
+        if layer.signs is None:
+            continue
+        # Where the float weights are 0, the codewords are 0, too, and not below.
+        below = bool((decoded.decoder.get_parameter("codebook") < 0).any())
+        if below and not layer.integer_weights().any():
+            advice = "train with a smaller codebook_lr (--codebook-lr) or lr, or with more codewords"
+            warnings.warn(
+                f"layer {layer.name!r} has weights of 0 alone: its codewords fell below 0 in training, and nothing"
+                f" brings them back; {advice}",
+                stacklevel=1,
+            )
+    return found

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import io
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -262,6 +263,28 @@ def test_a_crosslayer_codebook_is_one_parameter() -> None:
         np.testing.assert_array_equal(layer.scale, other.scale)
         assert layer.codebook_name == other.codebook_name
         np.testing.assert_array_equal(decoder().detach().numpy(), layer.float_weights())
+
+
+@pytest.mark.parametrize("moving", [False, True])
+@pytest.mark.parametrize("recipe", [Recipe("ssvq", 1, 16, 0, 0), Recipe("msvq", 2, 16, 4, 16)])
+def test_a_layer_whose_magnitudes_are_lost_is_named(recipe: Recipe, moving: bool) -> None:
+    model = network()
+    with torch.no_grad():
+        model.classify.weight.zero_()
+    rules = [("point", recipe), ("classify", dataclasses.replace(recipe, k=1))]
+    convert(model, rules, moving=moving, progress=False)
+    decoder = model.point.decoder
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        decoder.codebook[0, 1:] = -0.1
+        assert any(layer.name == "classify" and layer.method == recipe.method for layer in compressed_layers(model))
+        decoder.codebook.fill_(-0.1)
+    decoder().square().sum().backward()
+    assert not decoder.codebook.grad.any()
+    with pytest.warns(UserWarning, match=r"^layer 'point' has weights of 0 alone: its codewords fell below 0") as told:
+        layers = compressed_layers(model)
+    assert len(told) == 1
+    assert not next(layer for layer in layers if layer.name == "point").integer_weights().any()
 
 
 def test_equation_6_of_a_shared_codebook_is_the_mean_over_all_members() -> None:
