@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sw.command_line import Parser, check_folders, run_command
-from sw.compress.commands.options import bits_of_options, refuse_bits
+from sw.compress.commands.options import bits_of_options, check_counts, refuse_bits
 from sw.compress.kmeans import INITS
 from sw.compress.methods import MASKED, RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, check_rules
 from sw.compress.pruning import parse_nm
@@ -102,8 +102,7 @@ def _run(options: argparse.Namespace) -> int:
         raise CompressError(f"-o and --json must name different files, not both {options.json!r}")
     if options.ablation or options.rules is not None:
         refuse_bits(options, "--ablation" if options.ablation else "--rules")
-    if options.threads is not None and options.threads < 1:
-        raise CompressError(f"--threads must be at least 1, not {options.threads}")
+    check_counts(options, "threads")
     n, m = _nm(options)
     recipe: Recipe | list[tuple[str, Recipe]] = Recipe(
         options.method,

@@ -9,8 +9,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from sw.command_line import Parser, check_folders, run_command
-from sw.compress.commands.options import NETWORK, add_data_options, add_recipe_options, load_split, rules_of
-from sw.compress.methods import CompressError
+from sw.compress.commands.options import (
+    NETWORK,
+    add_data_options,
+    add_recipe_options,
+    check_counts,
+    load_split,
+    rules_of,
+)
 from sw.format.output import staged
 
 __all__ = ["main"]
@@ -44,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     check_folders(options.output, options.json)
-    if options.images < 1:
-        raise CompressError(f"--images must be at least 1, not {options.images}")
+    check_counts(options, "images")
 
     import torch
 

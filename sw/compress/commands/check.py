@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from hw.config import AcceleratorConfig
 from sw.command_line import Parser, check_folders, run_command
-from sw.compress.commands.options import NETWORK, add_data_options, add_recipe_options, load_split, rules_of
+from sw.compress.commands.options import (
+    NETWORK,
+    add_data_options,
+    add_recipe_options,
+    check_counts,
+    load_split,
+    rules_of,
+)
 from sw.compress.methods import CompressError, Recipe, recipe_for
 from sw.compress.quantiser import uniform_range
 from sw.format.output import staged
@@ -56,8 +63,7 @@ def _run(options: argparse.Namespace) -> int:
     from sw.compress.sources import load_model
     from sw.compress.training.checking import check_network_form
 
-    if options.images < 1:
-        raise CompressError(f"--images must be at least 1, not {options.images}")
+    check_counts(options, "images")
     if options.data and options.shape:
         raise CompressError("--shape must not be given with --data, which has images")
     with ExitStack() as files:

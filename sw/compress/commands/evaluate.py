@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from sw.command_line import Parser, check_folders, run_command
-from sw.compress.commands.options import add_data_options, image_size
+from sw.compress.commands.options import add_data_options, check_counts, image_size
 from sw.compress.methods import CompressError
 from sw.compress.training.settings import SPLITS
 from sw.format.output import staged
@@ -45,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     check_folders(options.json)
-    if options.images is not None and options.images < 1:
-        raise CompressError(f"--images must be at least 1, not {options.images}")
+    check_counts(options, "images")
 
     from sw.compress.kmeans_gpu import device_kind
     from sw.compress.training.evaluation import evaluate

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_type_hints
 
 from sw.command_line import DefaultsFormatter, Parser, check_folders, run_command
-from sw.compress.commands.options import NETWORK, add_data_options, add_recipe_options, load_split, rules_of
+from sw.compress.commands.options import (
+    NETWORK,
+    add_data_options,
+    add_recipe_options,
+    check_counts,
+    load_split,
+    rules_of,
+)
 from sw.compress.methods import CompressError
 from sw.compress.training.settings import SCHEMES, SPLITS, VALUES, Freezing, TrainConfig
 from sw.format.output import staged
@@ -143,8 +150,7 @@ def _run(options: argparse.Namespace) -> int:
     outputs = [path for path in (options.output, options.json, options.rest) if path is not None]
     if len({Path(path).resolve() for path in outputs}) < len(outputs):
         raise CompressError(f"-o, --json and --rest must name different files, not {', '.join(outputs)}")
-    if options.images is not None and options.images < 1:
-        raise CompressError(f"--images must be at least 1, not {options.images}")
+    check_counts(options, "images")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if options.device == "cuda":
             options.device = _own_gpu(int(os.environ["LOCAL_RANK"]))

@@ -145,6 +145,20 @@ def add_data_options(parser: Any) -> None:
     )
 
 
+def check_counts(options: argparse.Namespace, *names: str) -> None:
+    """Refuse counts below 1 among the options of these names.
+
+    Raises
+    ------
+    CompressError
+        It names the first.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise CompressError(f"--{name} must be at least 1, not {value}")
+
+
 def image_size(size: Sequence[int]) -> int | tuple[int, int]:
     """``--size`` as :func:`sw.compress.training.data.load_data` takes it."""
     if len(size) > 2 or min(size) < 1:

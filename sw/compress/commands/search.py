@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from sw.command_line import Parser, check_folders, run_command
-from sw.compress.commands.options import add_data_options, load_split
+from sw.compress.commands.options import add_data_options, check_counts, load_split
 from sw.compress.methods import CompressError, LayerSource, Recipe, check_keep
 from sw.format.output import staged
 
@@ -79,10 +79,7 @@ def _run(options: argparse.Namespace) -> int:
     from sw.compress.search import CANDIDATES, METHOD_CANDIDATES, SLACK, plan_json, search, with_codeword_bits
     from sw.compress.sources import MODELS, checkpoint_sources, load_model
 
-    for name in ("bytes", "images", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise CompressError(f"--{name} must be at least 1, not {value}")
+    check_counts(options, "bytes", "images", "threads")
     file = ":" not in options.network and options.network not in MODELS
     if file and (options.weights or options.data):
         raise CompressError("--weights and --data need a network, not a checkpoint alone")
