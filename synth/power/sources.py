@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -108,6 +109,12 @@ def _fits(config: AcceleratorConfig, layer: CompressedLayer, method: str) -> boo
     )
 
 
+@functools.cache
+def _read(path: Path) -> IntegerNetwork:
+    """A container, which several instances take layers of: decoding and checking it takes longer than choosing them."""
+    return read_network(path)
+
+
 def _trained(prefix: str, config: AcceleratorConfig) -> tuple[Path, IntegerNetwork, list[str]]:
     """The container of a network for an instance, and which of its layers the instance decodes."""
     method = _method(config)
@@ -117,7 +124,7 @@ def _trained(prefix: str, config: AcceleratorConfig) -> tuple[Path, IntegerNetwo
     path = next((paths[each] for each in wanted if each in paths), None)
     if path is None:
         raise SourceError(f"{prefix} has no container of method {method}; there are {', '.join(paths) or 'none'}")
-    network = read_network(path)
+    network = _read(path)
     names = [name for name in _TRAINED[prefix] if method == "int8" or _fits(config, network.layers[name], method)]
     if not names:
         masks = f" and masks of {config.N}:{config.M}" if config.features.mask else ""

@@ -13,9 +13,11 @@ from PIL import Image
 from hw.config import preset
 from sim.networks.activations import photograph_path
 from sim.scenarios import random_activations, random_layer
+from sw.compress.training.integer import read_network
 from synth.flow import GateNetlist
 from synth.generic import generic
 from synth.power import __main__ as command
+from synth.power import sources
 from synth.power.cells import characterise
 from synth.power.measure import OPERATIONS, PowerError, gate_netlist, measure
 from synth.power.memories import PAPER_COSTS, memory_energy
@@ -323,3 +325,19 @@ def test_a_network_without_the_layers_is_refused() -> None:
     config = preset("ews-ssvq-16")
     with pytest.raises(SourceError, match="resnet18 has no container of method ssvq; there are msvq, mvq"):
         real_layers("resnet18", config, photograph_path())
+
+
+def test_a_container_is_read_once_for_the_check_and_all_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = []
+
+    def read(path):
+        paths.append(path.name)
+        return read_network(path)
+
+    monkeypatch.setattr(sources, "read_network", read)
+    for name in ("ews-msvq-16", "ews-msvq-64"):
+        sources.check_network("resnet20", preset(name))
+    layers, text = real_layers("resnet20", preset("ews-msvq-16"), photograph_path())
+    assert len(paths) <= 1  # 0 where another test had it
+    assert text.startswith("resnet20-msvq-")
+    assert {layer.layer.method for layer in layers} == {"msvq"}
