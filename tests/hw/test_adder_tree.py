@@ -58,7 +58,7 @@ def test_a_level_of_registers_keeps_its_sums_without_its_enable(simulate, inputs
     simulate(tree, bench, clocked=True)
 
 
-@pytest.mark.filterwarnings("ignore:.*created but never used")
+@pytest.mark.usefixtures("unelaborated")
 def test_enables_are_there_where_they_are_wanted() -> None:
     for levels, enabled, there in ((0, True, False), (1, False, False), (1, True, True), (3, True, False)):
         assert ("i_enable" in AdderTree(4, 8, levels, enabled).signature.members) == there

@@ -97,6 +97,7 @@ def test_the_accelerator_has_registers_and_bus_ports(accelerator, tmp_path) -> N
     assert ports["o_interrupt"] == 1
 
 
+@pytest.mark.usefixtures("unelaborated")
 def test_the_accelerator_refuses_words_that_axi_lacks(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         main(["--unit", "accelerator", "--preset", "ews-tiny", "--set", "word_width=24", "-o", str(tmp_path)])

@@ -40,6 +40,7 @@ def test_styles_are_different_circuits() -> None:
         assert ("threshold_" in to_rtlil(MaskDecoder(2, 4, style))) == subtracts
 
 
+@pytest.mark.usefixtures("unelaborated")
 def test_every_rank_has_a_bit_and_no_more() -> None:
     for n, m in [*EXHAUSTIVE, *SAMPLED]:
         assert len(MaskDecoder(n, m).i_rank) == (comb(m, n) - 1).bit_length()

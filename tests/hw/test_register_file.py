@@ -39,6 +39,7 @@ def test_reads_and_writes(simulate, depth: int, width: int, ports: int) -> None:
     assert len(file.i_write_address) == len(file.i_address_0) == (depth - 1).bit_length()
 
 
+@pytest.mark.usefixtures("unelaborated")
 def test_one_port_where_nothing_is_said() -> None:
     file = RegisterFile(4, 8)
     assert [name for name in file.signature.members if name.startswith("o_")] == ["o_data_0"]

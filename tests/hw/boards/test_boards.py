@@ -67,6 +67,7 @@ def test_receiver_takes_frames_of_nearly_its_speed(divisor: int, sender: int, si
     simulate(unit, bench)
 
 
+@pytest.mark.usefixtures("unelaborated")
 @pytest.mark.parametrize("divisor", [7, 1 << 24, "9"])
 def test_divisor_is_checked(divisor: object) -> None:
     for unit in (UartTransmitter, UartReceiver):
@@ -74,6 +75,7 @@ def test_divisor_is_checked(divisor: object) -> None:
             unit(divisor)
 
 
+@pytest.mark.usefixtures("unelaborated")
 @pytest.mark.parametrize(
     ("size", "init", "wait_states", "message"),
     [
@@ -88,6 +90,7 @@ def test_memory_is_checked(size: int, init: bytes, wait_states: int, message: st
         BoardMemory(preset("ews-tiny"), size, init, wait_states)
 
 
+@pytest.mark.usefixtures("unelaborated")
 def test_memory_may_be_as_large_as_the_addresses() -> None:
     config = preset("ews-tiny").override(["address_bits=16"])
     assert BoardMemory(config, 1 << 16, b"").size == 1 << 16

@@ -96,6 +96,7 @@ def test_ifmap_memory_is_always_ready(simulate) -> None:
     simulate(memory, bench)
 
 
+@pytest.mark.usefixtures("unelaborated")
 @pytest.mark.parametrize("value", [0, 17, 1.0])
 @pytest.mark.parametrize("name", ["readers", "writers"])
 def test_numbers_of_clients(name: str, value) -> None:

@@ -132,6 +132,7 @@ def test_store_and_record(simulate, traffic, config: AcceleratorConfig) -> None:
     simulate(unit, bench)
 
 
+@pytest.mark.usefixtures("unelaborated")
 @pytest.mark.parametrize("unit", [LoadUnit, StoreUnit])
 def test_widths_that_are_no_bus(unit) -> None:
     with pytest.raises(ConfigError, match=r"word_width must be a power of two in 8\.\.512 for AXI, not 24"):
