@@ -230,7 +230,10 @@ def dram_words(config: AcceleratorConfig, bits: int) -> int:
 
 
 def least_bytes(mapped: MappedNetwork) -> int:
-    """Bytes of DRAM that a program takes at least: streams, parameters, descriptors, inputs and outputs."""
+    """Bytes of DRAM that a program takes at least: streams, parameters, descriptors, inputs and outputs.
+
+    Codebooks, constants, and what aligns the parts are not counted.
+    """
     config, graph = mapped.config, mapped.graph
     words = 0
     for number, layer in mapped.layers.items():

@@ -159,7 +159,8 @@ def instance(base: str, sets: Sequence[str], point: Sequence[str]) -> Accelerato
 def misfit(network: Network, config: AcceleratorConfig) -> str | None:
     """Why the compiler would refuse the network: no place in L2 or in DRAM, sums that overflow, a bus that AXI has not.
 
-    The estimate is as if it did not.
+    The estimate is as if it did not. DRAM is counted without codebooks and gaps (:func:`sw.perf.mapping.least_bytes`),
+    up to a tenth of it: of ``address_bits`` that just hold so much the compiler alone says that they are too few.
     """
     from sw.compiler.compile import check_instance
     from sw.compiler.graph import CompileError
@@ -176,8 +177,8 @@ def misfit(network: Network, config: AcceleratorConfig) -> str | None:
     except CompileError as error:
         return str(error)
     if least > 1 << config.address_bits:
-        wanted = (least - 1).bit_length()
-        return f"address_bits must be at least {wanted}, not {config.address_bits}: it takes {least} bytes of DRAM"
+        wanted = f"address_bits must be at least {(least - 1).bit_length()}, not {config.address_bits}"
+        return f"{wanted}: it takes {least} bytes of DRAM or more"
     return None
 
 
