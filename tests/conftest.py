@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # A worker for each core: more threads would take turns. Read by the libraries when they are imported, after this.
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+# Training asks for two threads all the same. One that waits for the other sleeps: its spinning would take the processor
+# from what it waits for, wherever something else runs on the other core. Results do not depend on it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 #: What takes a worker longest at a time begins first, so that the others end with it: names of files and folders.
 FIRST = ("test_style.py", "test_wheel.py", "test_site.py", "sim")
@@ -64,8 +68,16 @@ def _processor() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
+def _one_thread() -> None:
+    """Training sets torch's number of threads; what runs after it in a worker has the worker's one again."""
+    torch = sys.modules.get("torch")
+    if "PYTEST_XDIST_WORKER" in os.environ and torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    _one_thread()
     item.stash[_BEGIN] = _processor()
 
 
