@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from amaranth.hdl import Value
 from amaranth.sim import Simulator
@@ -16,6 +18,37 @@ from sim.transfers import LayerOutputs, LayerProgram
 __all__ = ["run_programs"]
 
 PATIENCE = 2000
+
+
+class _Simulation:
+    """The core of an instance, made ready once: that takes longer than most runs of it, each of which begins anew."""
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.core = AcceleratorCore(config)
+        self._used = False
+        self._bench: Callable[[Any], Awaitable[None]]
+        self._simulator = Simulator(self.core)
+        self._simulator.add_clock(1e-6)
+        self._simulator.add_testbench(self._testbench)
+
+    async def _testbench(self, ctx: Any) -> None:
+        await self._bench(ctx)
+
+    def run(self, bench: Callable[[Any], Awaitable[None]]) -> None:
+        self._bench = bench
+        if self._used:
+            self._simulator.reset()
+        self._used = True
+        try:
+            self._simulator.run()
+        except BaseException:
+            # What was waited for then would wake the next run.
+            _simulation.cache_clear()
+            raise
+
+
+# Neighbours among the tests share instances; more than a few would take memory.
+_simulation = functools.lru_cache(maxsize=6)(_Simulation)
 
 
 def run_programs(
@@ -45,7 +78,8 @@ def run_programs(
     AssertionError
         Nothing moved for 2000 cycles, transfers were left over, or ``o_idle`` is wrong.
     """
-    core = AcceleratorCore(config)
+    simulation = _simulation(config)
+    core = simulation.core
     densities = dict(pauses or {})
     draw = random.Random(seed).random
     outputs = LayerOutputs(programs)
@@ -92,8 +126,5 @@ def run_programs(
         assert not left, f"transfers were never taken: {left}"
         assert ctx.get(core.o_idle), "not idle, and all sums have left"
 
-    simulator = Simulator(core)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
+    simulation.run(bench)
     return outputs.vectors, [end - start for start, end in zip([-1, *ends[:-1]], ends, strict=True)]

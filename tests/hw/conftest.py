@@ -7,38 +7,22 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from amaranth.hdl import ClockDomain, Elaboratable, Module, Value
-from amaranth.sim import Simulator
+from amaranth.hdl import Elaboratable, Value
+
+from tests.hw.simulation import SHARED, Simulation
 
 
 @pytest.fixture
 def simulate():
     """Runs an asynchronous function of the simulation's context on a component; ``clocked`` ones get a clock.
 
-    The functions ``beside`` it run for as long as it does, and before it after each edge.
+    The functions ``beside`` it run for as long as it does, and before it after each edge. Of a component of
+    :func:`tests.hw.simulation.shared` the simulator is kept.
     """
 
     def run(component, bench, clocked: bool = True, beside=()) -> None:
-        top = Module()
-        top.submodules += component
-        if clocked:
-            # Some parameters of a component leave no register in it.
-            top.domains.sync = ClockDomain()
-        simulator = Simulator(top)
-        if clocked:
-            simulator.add_clock(1e-6)
-        finished = False
-
-        async def testbench(ctx) -> None:
-            nonlocal finished
-            await bench(ctx)
-            finished = True
-
-        for function in beside:
-            simulator.add_testbench(function, background=True)
-        simulator.add_testbench(testbench)
-        simulator.run()
-        assert finished
+        if beside or not clocked or not SHARED.run(component, bench):
+            Simulation(component, clocked, beside).run(bench)
 
     return run
 

@@ -147,7 +147,7 @@ def test_events_account_for_every_cycle(name: str, changes: list[str], pauses: d
             assert events[event] > 0
 
 
-@pytest.mark.parametrize("variant", ["ews", "ews-msvq"])
+@pytest.mark.parametrize("variant", [pytest.param("ews", marks=pytest.mark.whole), "ews-msvq"])
 @pytest.mark.parametrize("product_register", [pytest.param("false", marks=pytest.mark.whole), "true"])
 def test_zero_gating_changes_nothing_but_the_latency(variant: str, product_register: str) -> None:
     plain = preset(f"{variant}-tiny").override([f"product_register={product_register}"])

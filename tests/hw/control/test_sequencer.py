@@ -12,6 +12,7 @@ from hw.config import AcceleratorConfig, preset
 from hw.control.descriptor import EVENTS, Descriptor, Opcode, VectorOp
 from hw.control.errors import Cause
 from hw.control.sequencer import CHECK_CYCLES, SETTLE_CYCLES, CommandQueue, EventCounter, Sequencer
+from tests.hw.simulation import shared
 
 TINY = preset("ews-msvq-tiny")
 TILE = {
@@ -47,7 +48,7 @@ class Host:
 
     def __init__(self, config: AcceleratorConfig, program: list[bytes], *, seed: int = 0, declared: int | None = None):
         self.config, self.random = config, random.Random(seed)
-        self.dut = Sequencer(config)
+        self.dut = shared(Sequencer, config)
         self.program(program, declared)
         self.log: list[tuple[str, dict]] = []
         self.slow: set[str] = set()
@@ -444,7 +445,7 @@ def test_descriptors_follow_one_another_every_seven_cycles(simulate) -> None:
     wide = TINY.override(["word_width=512"])
     program = [Descriptor(Opcode.COPY, COPY | {"l1_base": number}).pack() for number in range(5)]
     words = [int.from_bytes(descriptor, "little") for descriptor in program]
-    dut = Sequencer(wide)
+    dut = shared(Sequencer, wide)
 
     async def bench(ctx) -> None:
         ctx.set(dut.i_quiet, 1)
@@ -481,7 +482,7 @@ async def start_ending(ctx, dut: Sequencer) -> None:
 def test_a_program_ends_after_seven_cycles_of_rest_and_a_reset_of_eight(simulate) -> None:
     """Fewer, as between a unit's last pulse and the flag that follows it, are no rest."""
     wide = TINY.override(["word_width=512"])
-    dut = Sequencer(wide)
+    dut = shared(Sequencer, wide)
 
     async def bench(ctx) -> None:
         await start_ending(ctx, dut)
@@ -505,7 +506,7 @@ def test_a_program_ends_after_seven_cycles_of_rest_and_a_reset_of_eight(simulate
 
 def test_rest_is_counted_from_the_verdict_on(simulate) -> None:
     """Also where all is still before: from the last word's cycle on, its check and then seven cycles of rest."""
-    dut = Sequencer(TINY.override(["word_width=512"]))
+    dut = shared(Sequencer, TINY.override(["word_width=512"]))
 
     async def bench(ctx) -> None:
         ctx.set(dut.i_quiet, 1)

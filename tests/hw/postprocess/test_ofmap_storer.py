@@ -10,6 +10,7 @@ from hw.generate import to_rtlil
 from hw.postprocess.ofmap_storer import OfmapStorer
 from sw.format.layer import Requantisation
 from sw.golden import requantise
+from tests.hw.simulation import shared
 
 TINY = preset("ews-cms-tiny")
 SMALL = {"l2_bytes": 1 << 12, "l1_ifmap_bytes": 1 << 10, "l1_psum_bytes": 1 << 12}
@@ -124,7 +125,7 @@ class Job:
 @pytest.mark.parametrize("density", [pytest.param(1, marks=pytest.mark.whole), 0.6], indirect=True)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_commands_one_after_the_other(simulate, traffic, config: AcceleratorConfig) -> None:
-    storer = OfmapStorer(config)
+    storer = shared(OfmapStorer, config)
     job = Job(config, np.random.default_rng(len(config.variant) + config.L), [{}] * 5)
 
     async def bench(ctx) -> None:
@@ -142,7 +143,7 @@ def test_commands_one_after_the_other(simulate, traffic, config: AcceleratorConf
 @pytest.mark.parametrize("density", [1], indirect=True)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_nothing_of_a_command_is_left_for_the_next(simulate, traffic, config: AcceleratorConfig) -> None:
-    storer = OfmapStorer(config)
+    storer = shared(OfmapStorer, config)
     # Padding behind parameters; a wide command, and another one that has nothing to wait for.
     kinds = [(1, 1), (0, 0), (1, 0), (0, 1), (0, 0)]
     job = Job(config, np.random.default_rng(0), [{"A": 1, "parameters": p, "wide": w} for p, w in kinds])
@@ -159,7 +160,7 @@ def test_nothing_of_a_command_is_left_for_the_next(simulate, traffic, config: Ac
 @pytest.mark.parametrize("wide", [0, 1])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_rate(simulate, traffic, config: AcceleratorConfig, wide: int) -> None:
-    storer = OfmapStorer(config)
+    storer = shared(OfmapStorer, config)
     words = config.L // config.l2_word * (4 if wide else 1)
     fixed = {"A": 2, "width": 3, "height": 2, "channels": 2 * config.L, "wide": wide, "parameters": 1}
     fixed |= {"position_words": 2 * words, "line_words": 6 * words}
@@ -182,7 +183,7 @@ def test_rate(simulate, traffic, config: AcceleratorConfig, wide: int) -> None:
 @pytest.mark.parametrize("density", [1], indirect=True)
 @pytest.mark.parametrize(("A", "beside"), [(2, True), (TINY.prf_depth, False)])
 def test_parameters_are_loaded_beside_the_running_command(simulate, traffic, A: int, beside: bool) -> None:
-    storer = OfmapStorer(TINY)
+    storer = shared(OfmapStorer, TINY)
     words = A * TINY.L // TINY.l2_word
     fixed = {"A": A, "width": 9, "height": 36 // A, "channels": A * TINY.L, "wide": 0, "parameters": 1}
     fixed |= {"position_words": words, "line_words": 9 * words}

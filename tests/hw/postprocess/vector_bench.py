@@ -6,6 +6,7 @@ import numpy as np
 
 from hw.config import AcceleratorConfig
 from hw.postprocess.vector_unit import VectorUnit
+from tests.hw.simulation import shared
 
 
 def integers(words: np.ndarray) -> list[int]:
@@ -26,7 +27,7 @@ class VectorBench:
 
     def __init__(self, traffic, config: AcceleratorConfig, begin: np.ndarray | None = None) -> None:
         self.traffic, self.config = traffic, config
-        self.unit = VectorUnit(config)
+        self.unit = shared(VectorUnit, config)
         rng = np.random.default_rng(config.L)
         self.l2 = rng.integers(-128, 128, (config.l2_depth, config.l2_word)).astype(np.int8)
         self.l2[::5] = -128
