@@ -52,8 +52,15 @@ def sampled(variant: str, seed: int) -> AcceleratorConfig:
     )
 
 
-@pytest.mark.parametrize("seed", [x if x % 2 else pytest.param(x, marks=pytest.mark.whole) for x in SEEDS])
-@pytest.mark.parametrize("variant", VARIANTS)
+#: In every run two layers of each variant that pause, of three; all of these meet several variants.
+SAMPLED = [
+    pytest.param(variant, seed, marks=() if seed % 2 and (number + seed // 2) % 3 else pytest.mark.whole)
+    for number, variant in enumerate(VARIANTS)
+    for seed in SEEDS
+]
+
+
+@pytest.mark.parametrize(("variant", "seed"), SAMPLED)
 def test_random_layers(variant: str, seed: int) -> None:
     config = sampled(variant, seed)
     rng = np.random.default_rng(seed)

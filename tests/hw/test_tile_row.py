@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -53,15 +54,26 @@ def random_entry(config: AcceleratorConfig, rng: random.Random):
     return weights, positions, lanes
 
 
-@pytest.mark.parametrize("product_register", [False, True])
-@pytest.mark.parametrize("zero_gating", [False, True])
-@pytest.mark.parametrize("mrf_register", [False, True])
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda x: "-".join(map(str, x.values())))
+#: The settings of the three registers and gates. Half of them with each shape, the other half with the next, hold every
+#: pair of two.
+SETTINGS = [
+    pytest.param(
+        shape,
+        *chosen,
+        id="-".join(map(str, (*shape.values(), *chosen))),
+        marks=pytest.mark.whole if (number + sum(chosen)) % 2 else (),
+    )
+    for number, shape in enumerate(SHAPES)
+    for chosen in itertools.product([False, True], repeat=3)
+    # There is no MRF.
+    if not chosen[0] or VARIANTS[shape["variant"]].sparse
+]
+
+
+@pytest.mark.parametrize(("shape", "mrf_register", "product_register", "zero_gating"), SETTINGS)
 def test_products_of_stored_weights(
     simulate, shape: dict, mrf_register: bool, product_register: bool, zero_gating: bool
 ) -> None:
-    if mrf_register and not VARIANTS[shape["variant"]].sparse:
-        pytest.skip("no MRF")
     config = AcceleratorConfig(
         **{"N": shape["d"], "M": shape["d"], **shape},
         L=shape["d"],
