@@ -90,47 +90,40 @@ def _vectors() -> tuple[Program, list]:
     return compile_network(builder.network(), values.shape, CONFIG, records=False), [values]
 
 
-def test_vector_operation_and_the_counters_of_each_run(simulate) -> None:
-    """Counters are those of the run, what the bus saw among them; the next run begins at 0."""
-    program, images = _vectors()
-    machine = Machine(program, images)
-    memory = machine.memory
+def test_counters_of_each_run_then_errors_of_the_bus_and_an_abort(simulate) -> None:
+    """In one simulation, which takes longer to make than to run.
 
-    async def bench(ctx) -> None:
-        found = []
-        for _ in range(2):
-            before = memory.read_words, memory.written_words
-            assert await machine.run(ctx) == (2, 0, 0)
-            names = [f"COUNTER_{name.upper()}" for name in COUNTERS]
-            values = [(await machine.host.read(ctx, OFFSET[name]))[0] for name in (*names, "DESCRIPTORS")]
-            found.append(counters := dict(zip((*COUNTERS, "all"), values, strict=True)))
-            assert counters["dram_reads"] == memory.read_words - before[0]
-            assert counters["dram_writes"] == memory.written_words - before[1] > 0
-            assert counters["descriptors"] == counters["all"] == program.descriptor_count
-            assert counters["operations"] > 0
-            waits = sum(counters[f"wait_{name}"] for name in ("weights", "activations", "psums"))
-            assert counters["operations"] + waits < counters["cycles"] < 10_000
-            assert 0 < counters["vector_cycles"] < counters["cycles"]
-            assert counters["l1_reads"] == counters["operations"]
-            assert counters["l1_writes"] > 0
-            assert 0 < counters["l2_writes"] <= counters["l2_reads"]
-        assert found[0] == found[1]
-
-    simulate(machine.dut, bench, beside=[memory.run])
-    expected = execute(program, machine.start, check=True).memory
-    assert np.array_equal(np.frombuffer(memory.data, np.uint8)[program.base :], expected)
-
-
-def test_errors_of_the_bus_and_an_abort_reach_the_registers(simulate) -> None:
-    """The cause and its descriptor; afterwards the program runs."""
+    Counters are those of the run, what the bus saw among them; the next run begins at 0. Then each cause of an early
+    end reaches the registers with its descriptor; afterwards the program runs.
+    """
     program, images = _vectors()
     fault: list[bool] = []  # whether writes or reads fail
     last = program.descriptors + 64 * (program.descriptor_count - 1)
     machine = Machine(
         program, images, fault=lambda write, at: Response.SLVERR if fault == [write] and (write or at >= last) else None
     )
+    memory = machine.memory
+    expected = execute(program, machine.start, check=True).memory
 
-    async def bench(ctx) -> None:
+    async def counters(ctx) -> dict[str, int]:
+        before = memory.read_words, memory.written_words
+        assert await machine.run(ctx) == (2, 0, 0)
+        names = [f"COUNTER_{name.upper()}" for name in COUNTERS]
+        values = [(await machine.host.read(ctx, OFFSET[name]))[0] for name in (*names, "DESCRIPTORS")]
+        found = dict(zip((*COUNTERS, "all"), values, strict=True))
+        assert found["dram_reads"] == memory.read_words - before[0]
+        assert found["dram_writes"] == memory.written_words - before[1] > 0
+        assert found["descriptors"] == found["all"] == program.descriptor_count
+        assert found["operations"] > 0
+        waits = sum(found[f"wait_{name}"] for name in ("weights", "activations", "psums"))
+        assert found["operations"] + waits < found["cycles"] < 10_000
+        assert 0 < found["vector_cycles"] < found["cycles"]
+        assert found["l1_reads"] == found["operations"]
+        assert found["l1_writes"] > 0
+        assert 0 < found["l2_writes"] <= found["l2_reads"]
+        return found
+
+    async def early_ends(ctx) -> None:
         fault[:] = [True]
         status, cause, number = await machine.run(ctx)
         assert (status, cause) == (4, Cause.WRITE_RESPONSE)
@@ -141,8 +134,13 @@ def test_errors_of_the_bus_and_an_abort_reach_the_registers(simulate) -> None:
         fault.clear()
         status, cause, number = await machine.run(ctx, abort=60)
         assert (status, cause) == (4, Cause.ABORTED)
+
+    async def bench(ctx) -> None:
+        assert await counters(ctx) == await counters(ctx)
+        assert np.array_equal(np.frombuffer(memory.data, np.uint8)[program.base :], expected)
+        memory.data[:] = bytes(program.base) + machine.start.tobytes()
+        await early_ends(ctx)
         assert await machine.run(ctx) == (2, 0, 0)
 
-    simulate(machine.dut, bench, beside=[machine.memory.run])
-    expected = execute(program, machine.start, check=True).memory
-    assert np.array_equal(np.frombuffer(machine.memory.data, np.uint8)[program.base :], expected)
+    simulate(machine.dut, bench, beside=[memory.run])
+    assert np.array_equal(np.frombuffer(memory.data, np.uint8)[program.base :], expected)
