@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping
 from importlib.resources import files
@@ -15,7 +16,7 @@ from fpga.block_ram import block_ram_verilog
 from fpga.flow import TOP
 from hw.command_line import write_text
 from hw.yosys import run_yosys
-from sim.runner import BuildError, locked
+from sim.runner import BuildError, library, locked
 from sim.toolchain import verilator_environment, verilator_version
 
 __all__ = ["SimulatedPort", "build_simulation", "netlist_sources", "source_verilog"]
@@ -111,21 +112,27 @@ def build_simulation(verilog: list[Path], folder: Path, quick: bool = False) -> 
         if program.exists() and stamp.exists() and stamp.read_text() == digest.hexdigest():
             return program
         command = [
-            "verilator", "--cc", "--exe", "--build", "-j", "1", "--top-module", "bench", "--Mdir", "model",
+            "verilator", "--cc", "--exe", "--top-module", "bench", "--Mdir", "model",
             "-o", "board", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--timescale", "1ns/1ns",
             *(f"-Wno-{kind}" for kind in _WAIVED),
             *(f"-I{path}" for path in verilog if path.is_dir()),
             *(["--output-split", "0"] if quick else []),
-            "-MAKEFLAGS", "OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0" if quick else "OPT_FAST=-O2 OPT_SLOW=-O0",
             *map(str, [*(path.resolve() for path in sources), bench.resolve(), _HERE / "harness.cpp"]),
         ]  # fmt: skip
-        done = subprocess.run(
-            command, cwd=folder, env=verilator_environment(), capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise BuildError("\n".join([f"verilator: exit code {done.returncode}", *done.stderr.splitlines()[-20:]]))
+        options = ["OPT_FAST=-O0", "OPT_SLOW=-O0", "OPT_GLOBAL=-O0"] if quick else ["OPT_FAST=-O2", "OPT_SLOW=-O0"]
+        _run(command, folder)
+        # What other models have left of the simulator's own library, younger than the makefile.
+        for compiled in library().glob("verilated*.o"):
+            shutil.copy(compiled, folder / "model")
+        _run(["make", "-C", "model", "-f", "Vbench.mk", *options], folder)
         write_text(stamp, digest.hexdigest())
     return program
+
+
+def _run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, env=verilator_environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError("\n".join([f"{command[0]}: exit code {done.returncode}", *done.stderr.splitlines()[-20:]]))
 
 
 class SimulatedPort:

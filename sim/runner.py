@@ -29,7 +29,7 @@ from cocotb_tools.runner import Verilator
 
 from sim.toolchain import BUILD, verilator_environment, verilator_version
 
-__all__ = ["BuildError", "SimulationError", "VerilatorRunner", "locked"]
+__all__ = ["BuildError", "SimulationError", "VerilatorRunner", "library", "locked"]
 
 TAIL_LINES = 30
 #: Beside a model: what its build took.
@@ -60,6 +60,18 @@ def _digest(parts: Iterable[bytes]) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
+
+
+def library(settings: Sequence[str] = ()) -> Path:
+    """Where objects of the simulator's own library are kept: most of a small model's build, the same in every model.
+
+    Parameters
+    ----------
+    settings
+        Options of Verilator and make that change more than what is made of a design.
+    """
+    options = [option.encode() for option in (verilator_version(), *settings)]
+    return LIBRARIES / f"library-{_digest(options)[:16]}"
 
 
 def _is_of_the_design(option: str) -> bool:
@@ -164,10 +176,7 @@ class VerilatorRunner(Verilator):
 
     @property
     def _library(self) -> Path:
-        """Objects of the simulator's own library: most of a small model's build, and the same in every model."""
-        settings = [option for option in (*self.options, *self.make_options) if not _is_of_the_design(option)]
-        options = [option.encode() for option in (verilator_version(), *settings)]
-        return LIBRARIES / f"library-{_digest(options)[:16]}"
+        return library([x for x in (*self.options, *self.make_options) if not _is_of_the_design(x)])
 
     def _keep_library(self) -> None:
         if self._library.exists():
