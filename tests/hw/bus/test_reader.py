@@ -103,7 +103,7 @@ async def wait(ctx, condition: Callable[[], bool], limit: int = 20000) -> int:
 
 @pytest.mark.parametrize("density", [pytest.param(1, marks=pytest.mark.whole), 0.4])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_words_of_all_channels(simulate, name: str, density: float) -> None:
+def test_words_of_all_channels(simulate, name: str, density: float, full: bool) -> None:
     config = CONFIGS[name]
     rng = random.Random(f"{name} {density}")
     reader = DmaReader(config)
@@ -120,7 +120,7 @@ def test_words_of_all_channels(simulate, name: str, density: float) -> None:
                 min(4 * config.burst_words, 96, 16384 // config.word_width),
                 channel in CHECKED and rng.random() < 0.8,
             )
-            for _ in range(3)
+            for _ in range(3 if full else 2)
         ]
         consumers.append(Consumer(reader, channel, requests, random.Random(rng.random()), density))
     errors = []

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from tests.sw.compress.frontend.networks import REFUSED, Random, outcome, sample
 
 #: Modules, in parts that can run side by side.
-COUNT, PARTS = 300, 10
+COUNT, PARTS = 300, 20
+#: Modules one by one with their programs, in every run.
+PROGRAMS = 10
 #: One of the parts in every run, all with ``--full``: ``make random``.
 SAMPLED = [0, *(pytest.param(part, marks=pytest.mark.whole) for part in range(1, PARTS))]
 #: Modules that torch.export sees together: alone, each costs twice the time.
@@ -70,7 +72,7 @@ def test_none_is_another_network_in_silence(part: int, tmp_path: Path) -> None:
     assert 0 < len(found) < len(seeds) / 2
 
 
-@pytest.mark.parametrize("seed", range(PARTS))
+@pytest.mark.parametrize("seed", range(PROGRAMS))
 def test_program(seed: int, tmp_path: Path) -> None:
     """One by one, with the compiled program."""
     torch.set_num_threads(1)
