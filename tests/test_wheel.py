@@ -76,6 +76,21 @@ def run(environment: Path, command: list[str], folder: Path) -> subprocess.Compl
     return subprocess.run([program, *command[1:]], cwd=folder, env=variables, capture_output=True, text=True)
 
 
+#: Commands one after the other, each with the folder that it is followed by: their outputs. Loading torch anew for each
+#: would take longest.
+IN_TURN = """
+import contextlib, io, json, os, sys
+from msvq.__main__ import main
+outputs = []
+for words, after in json.loads(sys.argv[1]):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main(words) == 0, words
+    outputs.append(said.getvalue())
+    os.chdir(after or ".")
+print(json.dumps(outputs))
+"""
+
 #: What a wheel's user may not have; the commands say so where they need it.
 EXTRAS = {"onnx", "onnx2torch", "triton"}
 
@@ -153,14 +168,19 @@ def test_the_commands_of_the_front_page_work_anywhere(environment: Path, tmp_pat
     folder = tmp_path
     parts = re.split(r"^\$ ", shown[1], flags=re.MULTILINE)[1:]
     assert len(parts) == 5
-    for part in parts:
-        command, *printed = part.strip().split("\n")
-        words, _, after = command.partition(" && cd ")
-        done = run(environment, words.split(), folder)
-        assert done.returncode == 0, done.stderr
-        # Figures may differ in the last digits from machine to machine.
-        assert done.stdout.split()[0] == printed[0].split()[0]
+    commands, printed = zip(*(part.strip().split("\n", 1) for part in parts), strict=True)
+    steps = []
+    for command in commands:
+        line, _, after = command.partition(" && cd ")
+        program, *words = line.split()
+        assert program == "msvq"
+        steps.append((words, after))
         folder = folder / after if after else folder
+    done = run(environment, ["python", "-c", IN_TURN, json.dumps(steps)], tmp_path)
+    assert done.returncode == 0, done.stderr
+    for said, expected in zip(json.loads(done.stdout), printed, strict=True):
+        # Figures may differ in the last digits from machine to machine.
+        assert said.split()[0] == expected.split()[0]
     assert {path.name for path in folder.iterdir()} - {"__pycache__", "cache"} == {
         "net.py",
         "net.pt",

@@ -7,6 +7,7 @@ the arrows between rooms from the imports.
 from __future__ import annotations
 
 import ast
+import functools
 from collections import defaultdict
 from pathlib import Path
 
@@ -111,6 +112,7 @@ def whole_ip(config: AcceleratorConfig, name: str) -> str:
     return drawing.svg()
 
 
+@functools.cache
 def arrows() -> dict[str, set[str]]:
     """Rooms that each room imports."""
     found: dict[str, set[str]] = defaultdict(set)

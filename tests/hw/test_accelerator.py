@@ -78,8 +78,8 @@ def test_layer(simulate) -> None:
     """Of the variant with all channels; the others, and everything else, run on the Verilog."""
     config = preset("ews-msvq-tiny")
     layer = some_layer(config, (16, 5, 3, 3), padding=(1, 1))
-    program = layer_program(config, layer, 5, 4, Schedule(config.H, config.L, 2, 1, 1, 3))
-    run_and_compare(simulate, program, [image(layer, 5, 4)], stall=0.3, latency=(1, 20), reorder=True)
+    program = layer_program(config, layer, 3, 3, Schedule(config.H, config.L, 2, 1, 1, 3))
+    run_and_compare(simulate, program, [image(layer, 3, 3)], stall=0.3, latency=(1, 20), reorder=True)
 
 
 def _vectors() -> tuple[Program, list]:

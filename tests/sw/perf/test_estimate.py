@@ -18,7 +18,7 @@ from sw.perf.mapping import Tiles
 from sw.perf.prediction import predict
 from sw.perf.shapes import Shapes
 from sw.perf.timing import Latencies, LayerTiming, total
-from tests.sw.perf.models import both, of_seed
+from tests.sw.perf.models import SLOW, both, of_seed
 
 ROOT = Path(__file__).parents[3]
 CONTAINERS = ROOT / "experiments" / "containers"
@@ -56,11 +56,11 @@ def test_layers_are_near_the_prediction_of_their_program(container: str, preset:
     assert total(found)["cycles"] == pytest.approx(total(expected)["cycles"], rel=0.01)
 
 
-def test_random_networks_on_random_instances() -> None:
+def test_random_networks_on_random_instances(full: bool) -> None:
     """Small programs, in which all is beginning and end, on instances as odd as they can be."""
     apart = []
     for seed in range(60):
-        timed = of_seed(seed)
+        timed = of_seed(seed) if full or seed != SLOW else None
         if timed is None:
             continue
         found, expected = timed
