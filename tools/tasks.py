@@ -143,21 +143,33 @@ def _best(study: str, found: Iterable[str], size: str, method: str) -> str | Non
     return max(own, key=lambda name: max(scores[name], default=0.0)) if own else None
 
 
+def _other_pictures(report: dict[str, Any]) -> int:
+    """How many large ones, beside the images."""
+    more = report["more_images"]
+    made: int = report.get("made_images", 0)
+    return made + (sum(more) if isinstance(more, list) else more)
+
+
+def _final_runs(network: str) -> list[tuple[bool, dict[str, Any]]]:
+    """Whether its file is kept, and the report, of each final run: the kept one, then those of most pictures."""
+    paths = RESULTS.glob(f"fewshot-{network}*.json")
+    found = [(path.stem == f"fewshot-{network}", json.loads(path.read_text())) for path in paths]
+    return sorted(found, key=lambda own: (not own[0], -_other_pictures(own[1]), -own[1]["steps"]))
+
+
 def fewshot_part() -> Iterator[str]:
     """The networks that were tuned with few images: each final run a row, first that whose file is kept."""
-    headings = ("network", "other pictures", "assignments", "steps", "float", "before training", "file", "lost")
+    headings = ("network", "other pictures", "assignments", "rate", "steps", "float", "before training", "file", "lost")
     yield row(*headings, "divergence", "bytes", "ratio, eq. 7", "ratio, whole file", "time")
-    yield "|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    yield "|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     for network, title in FEWSHOT.items():
-        files = sorted(RESULTS.glob(f"fewshot-{network}*.json"), key=lambda path: len(path.name))
-        for path in files:
-            report = json.loads(path.read_text())
+        for kept, report in _final_runs(network):
             dense, start, found = (report[key]["odd classes"] for key in ("float", "reconstructed", "integers"))
-            more = report["more_images"]
             yield row(
-                f"**{title}**" if path is files[0] else title,
-                f"{(sum(more) if isinstance(more, list) else more) + report.get('made_images', 0):,}",
+                f"**{title}**" if kept else title,
+                f"{_other_pictures(report):,}",
                 "move" if report["moving"] else "move in VQ" if report.get("move_plain") else "stay",
+                f"{report['lr']:g}",
                 f"{report['steps']:,}",
                 *(f"{value:.1f}" for value in (dense, start, found, dense - found)),
                 f"{report['distilled']['odd classes, divergence']:.3f}",
@@ -182,6 +194,46 @@ def scored_part() -> Iterator[str]:
             f"{own['lost']:.1f} ± {own['error']:.1f}",
             *(f"{own[name]:,}" for name in ("float_alone", "container_alone")),
         )
+
+
+def scored_others_part() -> Iterator[str]:
+    """What those images say of the files that are not kept: a sentence each."""
+    for network, title in FEWSHOT.items():
+        report = json.loads((RESULTS / f"scored-{network}.json").read_text())
+        for name, own in report["containers"].items():
+            if name != f"{network}.msvq":
+                yield (
+                    f"- {title}'s file of {_steps(name)} steps, which is not kept, has {own['accuracy']:.1f} per cent"
+                    f" of them right: {own['lost']:.1f} ± {own['error']:.1f} are lost."
+                )
+
+
+def _steps(file: str) -> str:
+    """Of a file that was measured beside the kept one, as its name has them."""
+    return f"{int(file.removesuffix('.msvq').rpartition('-')[2]):,}"
+
+
+def chosen_part() -> Iterator[str]:
+    """The files of the last final runs on pictures that no run has tuned with, to choose one by."""
+    yield row("network", "steps", "pictures", "images", "divergence", "less than the other", "the same class", "more")
+    yield "|---|--:|---|--:|--:|--:|--:|--:|"
+    for network, title in FEWSHOT.items():
+        report = json.loads((RESULTS / f"chosen-{network}.json").read_text())
+        sets = [(own["pictures"], own["images"], own["containers"]) for own in report["sets"]]
+        for name in report["containers"]:
+            for pictures, images, found in [*sets, ("all", report["images"], report["containers"])]:
+                own = found[name]
+                other = None if name == next(iter(found)) else own["from_first"]
+                yield row(
+                    f"**{title}**" if name == report["least_divergence"] else title,
+                    _steps(name),
+                    pictures,
+                    f"{images:,}",
+                    f"{own['divergence']:.3f} ± {own['divergence_error']:.3f}",
+                    "" if other is None else f"{-other['divergence']:.3f} ± {other['divergence_error']:.3f}",
+                    f"{own['agreement']:.1f} ± {own['agreement_error']:.1f}",
+                    "" if other is None else f"{other['agreement']:.1f} ± {other['agreement_error']:.1f}",
+                )
 
 
 def tries_part() -> Iterator[str]:
@@ -227,30 +279,50 @@ def tries_part() -> Iterator[str]:
         )
 
 
+def _separate(run: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A run of ``--try`` as one of each try, without a mean of the weights; others as they are."""
+    for tried in run.get("tries", ()):
+        found = tried["on_the_way"][-1]
+        own = {name: value for name, value in found.items() if not name.startswith("averaged, ")}
+        pictures = {name: run[f"{name}_images"] if tried[name] else 0 for name in ("small", "made")}
+        yield {
+            **run,
+            **{f"{name}_images": count for name, count in pictures.items()},
+            **{name: tried[name] for name in ("steps", "lr", "batch", "average")},
+            # The file is of one of them, and of its mean.
+            "integers": {},
+            "distilled": own,
+            "averaged": found["averaged, judging, divergence"],
+        }
+    if "tries" not in run:
+        yield run
+
+
 def photographs_part() -> Iterator[str]:
     """What was tried on the images held out since there are thousands of photographs."""
 
     headings = ("network", "codewords", "assignments", "photographs", "to compress with", "small", "made", "batch")
-    yield row(*headings, "rate", "steps", "before training", "file", "divergence", "of photographs")
-    yield "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    yield row(*headings, "rate", "steps", "before training", "file", "divergence", "of photographs", "average")
+    yield "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     for run in json.loads((RESULTS / "tries-fewshot.json").read_text())["runs"]:
         if "more_views" not in run:
             continue
-        many = run["more_images"]
-        judged = run["distilled"].get("judging, divergence")
-        yield row(
-            FEWSHOT[run["network"]],
-            "both" if run["wide"] else "SSVQ, VQ of large layers",
-            "move" if run["moving"] else "move in VQ" if run["move_plain"] else "stay",
-            " + ".join(f"{own:,}" for own in (many if isinstance(many, list) else [many])),
-            *(f"{run[name]:,}" for name in ("more_views", "small_images", "made_images", "batch")),
-            f"{run['lr']:g}",
-            f"{run['steps']:,}",
-            f"{run['reconstructed']['held out']:.0f}",
-            f"{run['integers']['held out']:.0f}",
-            f"{run['distilled']['held out, divergence']:.3f}",
-            "" if judged is None else f"{judged:.3f}",
-        )
+        for own in _separate(run):
+            many = own["more_images"]
+            divergences = own["distilled"].get("judging, divergence"), own.get("averaged")
+            yield row(
+                FEWSHOT[own["network"]],
+                "both" if own["wide"] else "SSVQ, VQ of large layers",
+                "move" if own["moving"] else "move in VQ" if own["move_plain"] else "stay",
+                " + ".join(f"{each:,}" for each in (many if isinstance(many, list) else [many])),
+                *(f"{own[name]:,}" for name in ("more_views", "small_images", "made_images", "batch")),
+                f"{own['lr']:g}",
+                f"{own['steps']:,}",
+                f"{own['reconstructed']['held out']:.0f}",
+                f"{own['integers']['held out']:.0f}" if own["integers"] else "",
+                f"{own['distilled']['held out, divergence']:.3f}",
+                *("" if value is None else f"{value:.3f}" for value in divergences),
+            )
 
 
 def sources_part() -> Iterator[str]:
@@ -354,6 +426,7 @@ def _parts() -> dict[str, Part]:
     tables = {study: partial(table_part, study) for study in TABLES}
     parts = {"answers": answers_part, "taught": taught_part, "measured": measured_part}
     parts |= {"fewshot": fewshot_part, "scored": scored_part}
+    parts |= {"scored-others": scored_others_part, "chosen": chosen_part}
     parts |= {"tries-fewshot": tries_part, "tries-photographs": photographs_part, "photographs": sources_part}
     parts |= {"tries-detect": detect_tries_part, "photographs-detect": detect_photographs_part}
     return {**parts, **tables}

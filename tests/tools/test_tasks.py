@@ -103,6 +103,46 @@ def test_few_images_follow_the_protocol() -> None:
         assert report["ratio_ideal"] >= 16
 
 
+def test_the_kept_file_of_a_network_is_the_one_of_the_least_divergence_on_pictures_of_no_run() -> None:
+    for network in tasks.FEWSHOT:
+        chosen = json.loads((tasks.RESULTS / f"chosen-{network}.json").read_text())
+        found = chosen["containers"]
+        assert chosen["least_divergence"] == min(found, key=lambda name: found[name]["divergence"])
+        # Caltech-101's, and COCO's 256 less copies of pictures that were tuned with.
+        assert [row["pictures"] for row in chosen["sets"]] == ["caltech", "coco256"]
+        assert sum(row["images"] for row in chosen["sets"]) == chosen["images"] > 1000
+        kept = json.loads((tasks.RESULTS / f"fewshot-{network}.json").read_text())
+        assert chosen["least_divergence"] == f"{network}-{kept['steps']}.msvq"
+        others = {json.loads(path.read_text())["steps"] for path in tasks.RESULTS.glob(f"fewshot-{network}-*.json")}
+        assert {int(name.removesuffix(".msvq").rpartition("-")[2]) for name in found} <= others | {kept["steps"]}
+        scored = json.loads((tasks.RESULTS / f"scored-{network}.json").read_text())
+        assert len(scored["containers"]) == len(found)
+        assert f"{network}.msvq" in scored["containers"]
+
+
+def test_several_tries_of_one_run_are_rows_of_their_own() -> None:
+    runs = json.loads((tasks.RESULTS / "tries-fewshot.json").read_text())["runs"]
+    (run,) = (run for run in runs if "tries" in run and run["network"] == "mobilenetv2")
+    rows = list(tasks._separate(run))
+    assert [row["lr"] for row in rows] == [4e-4, 7e-4, 2e-4, 1e-3, 4e-4]
+    assert [row["small_images"] for row in rows] == 4 * [run["small_images"]] + [0]
+    assert {row["made_images"] for row in rows} == {2000}
+    divergences = [row["distilled"]["judging, divergence"] for row in rows]
+    # The rate of the final runs, and means of weights are worse at each of them.
+    assert divergences.index(min(divergences)) == 0
+    assert all(row["averaged"] > own for row, own in zip(rows, divergences, strict=True))
+    assert list(tasks._separate(runs[0])) == [runs[0]]
+
+
+def test_final_runs_are_those_whose_file_is_kept_then_those_of_most_pictures() -> None:
+    for network in tasks.FEWSHOT:
+        found = tasks._final_runs(network)
+        assert [kept for kept, _ in found] == [True] + (len(found) - 1) * [False]
+        assert len(found) == len(list(tasks.RESULTS.glob(f"fewshot-{network}*.json")))
+        others = [tasks._other_pictures(report) for _, report in found[1:]]
+        assert others == sorted(others, reverse=True)
+
+
 def test_the_language_model_follows_the_protocol() -> None:
     report = json.loads((tasks.RESULTS / "gpt.json").read_text())
     assert {run["scored_on"] for run in report["runs"]} == {"test"}
