@@ -297,13 +297,7 @@ def distil(
 
     advance = Replayed([work], cuda and capture)
     for step in range(steps):
-        warm = min(1.0, (step + 1) / max(1, steps // 20))
-        for group in optimiser.param_groups:
-            rate = group["peak"] * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        _set_rates(optimiser, step, steps)
         views = torch.cat([each.views(part, generator, size) for each, part in zip(sources, parts, strict=True)])
         views = mixed(views, generator, mix)
         if cuda:
@@ -329,6 +323,17 @@ def distil(
     if mean is not None:
         student.load_state_dict(mean.network.state_dict())
     return losses, found_scores
+
+
+def _set_rates(optimiser: torch.optim.Optimizer, step: int, steps: int) -> None:
+    """A cosine of each group's peak, behind a rise over the first twentieth of the steps."""
+    warm = min(1.0, (step + 1) / max(1, steps // 20))
+    for group in optimiser.param_groups:
+        rate = group["peak"] * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def handed_on(graph: nn.Module) -> list[str]:
