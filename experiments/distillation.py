@@ -21,7 +21,6 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from experiments.allocation import allocate
-from experiments.averages import Average
 from experiments.common import machine
 from experiments.fewshot import TRIED
 from experiments.finetune import filling_codewords
@@ -218,7 +217,6 @@ def distil(
     batch: int = 20,
     mix: float = 0.5,
     features: float = 0.0,
-    average: float = 0.0,
     device: str = "cpu",
     seed: int = 0,
     capture: bool = True,
@@ -243,15 +241,12 @@ def distil(
         Share of the batches that are mixed.
     features
         What the squared errors of block outputs, their mean over blocks, weigh beside the divergence.
-    average
-        Leave the student with a running mean of its weights over that share of the steps; 0 for the last ones.
     device, seed, report
         Where, of the views, and told a line now and then.
     capture
         On a GPU, replay steps as a CUDA graph.
     scores
-        What is to be known of the student after each thousand steps, if anything is; and of the mean of its weights,
-        with ``averaged,`` before each name.
+        What is to be known of the student after each thousand steps, if anything is.
 
     Returns
     -------
@@ -272,7 +267,6 @@ def distil(
     found_scores: list[dict[str, float]] = []
     running = torch.zeros((), device=device)
     student.eval()
-    mean = Average(student, average * steps) if average else None
 
     names = handed_on(student) if features else []
     seen = {network: _watched(network, names) for network in (teacher, student)}
@@ -303,8 +297,6 @@ def distil(
         if cuda:
             views = views.contiguous(memory_format=torch.channels_last)
         advance([views])
-        if mean is not None:
-            mean.update()
         every = min(100, steps)
         if step % every == every - 1:
             losses.append(float(running) / every)
@@ -312,16 +304,12 @@ def distil(
             report(f"step {step + 1} loss {losses[-1]:.4f}")
         if scores is not None and step % _SCORED == _SCORED - 1:
             found_scores.append(scores(student))
-            if mean is not None:
-                found_scores[-1] |= {f"averaged, {name}": value for name, value in scores(mean.network).items()}
             for values, _ in seen.values():
                 values.clear()
             report(f"step {step + 1} {found_scores[-1]}")
     for _, handles in seen.values():
         for handle in handles:
             handle.remove()
-    if mean is not None:
-        student.load_state_dict(mean.network.state_dict())
     return losses, found_scores
 
 
@@ -446,7 +434,7 @@ def _recipes_of(model: nn.Module, images: Tensor, others: Tensor, options: argpa
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What a report says of how it was made."""
     names = ("method", "bits", "more_views", "features", "move_plain")
-    names += ("steps", "lr", "batch", "mix", "average", "seed", "threads")
+    names += ("steps", "lr", "batch", "mix", "seed", "threads")
     return {name: getattr(options, name) for name in names} | {
         "moving": not options.fixed,
         "allocated": options.allocate,
@@ -481,8 +469,6 @@ def _check(options: argparse.Namespace) -> None:
         raise CompressError("--held-out must not be given with --final, which tunes with those images")
     if options.tries and not options.held_out:
         raise CompressError("--try must be given with --held-out: settings are not chosen by odd classes")
-    if not 0 <= options.average <= 1:
-        raise CompressError(f"--average must be 0 to 1, a share of the steps, not {options.average:g}")
     sources = 1 + len(options.more) + sum(1 for named in (options.small, options.made) if named)
     if options.batch < sources:
         raise CompressError(f"--batch must be {sources} or more, one of each kind of pictures, not {options.batch}")
@@ -561,7 +547,6 @@ def _least(
             mix=options.mix,
             capture=not options.eager,
             features=options.features,
-            average=options.average,
             device=options.device,
             seed=options.seed,
             report=_say,

@@ -22,9 +22,9 @@ the small and the made ones are an equal part of each batch, however many they a
 still others, which none of the rest may be copies of: the divergence on a thousand tells more of settings than that on
 a hundred images held out.
 
-``--average`` makes the container of a running mean of the weights. With ``--held-out``, each ``--try`` names what one
-more distillation has otherwise, from the same reconstructed layers, which take longer than a short one; the container
-is that of the smallest divergence, of ``--judge`` if there are such pictures.
+With ``--held-out``, each ``--try`` names what one more distillation has otherwise, from the same reconstructed layers,
+which take longer than a short one; the container is that of the smallest divergence, of ``--judge`` if there are such
+pictures.
 """
 
 from __future__ import annotations
@@ -57,7 +57,6 @@ TRIED: dict[str, Callable[[str], Any]] = {
     "batch": at_least_one,
     "mix": float,
     "features": float,
-    "average": float,
     "small": _none,
     "made": _none,
 }
@@ -111,13 +110,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lr", type=float, default=1e-3, help="of distillation (%(default)s)")
     parser.add_argument("--batch", type=at_least_one, default=64, help="of distillation (%(default)s)")
     parser.add_argument("--mix", type=float, default=0.5, help="share of the batches that are mixed (%(default)s)")
-    parser.add_argument(
-        "--average",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="make the container of a running mean of the weights, over that share of the steps (%(default)s)",
-    )
     parser.add_argument(
         "--try",
         type=_changes,

@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from experiments import allocation, distillation, fewshot
 from experiments.allocation import allocate, cheapest
-from experiments.averages import Average
 from experiments.distillation import accuracy, distil, divergence, handed_on, start
 from experiments.models import ImageNetMobileNetV2, InvertedResidual
 from experiments.pictures import Mosaic, Network, Whole, normalised, unlike
@@ -262,7 +261,7 @@ def test_tries_are_from_the_same_layers(
         distillation, "reconstruct", lambda *given, **options: times.append(1) or begun(*given, **options)
     )
     # The last one would spoil any network.
-    tries = ["--try", "lr=0.02", "--try", "lr=3e-3,steps=3,small=none", "--try", "made=none,batch=3,average=1,lr=1e3"]
+    tries = ["--try", "lr=0.02", "--try", "lr=3e-3,steps=3,small=none", "--try", "made=none,batch=3,lr=1e3"]
     assert fewshot.main([*command, *tries, "--held-out", "--json", str(reports[1])]) == 0
     assert len(times) == 1
     alone, found = (json.loads(path.read_text()) for path in reports)
@@ -270,7 +269,6 @@ def test_tries_are_from_the_same_layers(
     rows = found["tries"]
     assert [row["steps"] for row in rows] == [2, 3, 2]
     assert [(row["small"], row["made"]) for row in rows] == [(True, True), (False, True), (True, False)]
-    assert [row["average"] for row in rows] == [0, 0, 1]
     # What a try gives does not depend on those before it.
     assert rows[0]["losses"] == alone["losses"] != rows[1]["losses"]
     assert rows[0]["distilled"] == alone["distilled"]
@@ -282,8 +280,6 @@ def test_tries_are_from_the_same_layers(
     for given, message in (
         (["--try", "lr=1"], "--try must be given with --held-out: settings are not chosen by odd classes"),
         (["--held-out", "--try", "batch=2"], "--batch must be 3 or more, one of each kind of pictures, not 2"),
-        (["--average", "1.5"], "--average must be 0 to 1, a share of the steps, not 1.5"),
-        (["--average", "nan"], "--average must be 0 to 1, a share of the steps, not nan"),
     ):
         assert fewshot.main([*command, *given]) == 2
         assert message in capsys.readouterr().err
@@ -292,70 +288,8 @@ def test_tries_are_from_the_same_layers(
 @pytest.mark.parametrize("text", ["lr", "lr=x", "bits=2", "lr=1=2", "batch=0", "small=1", ""])
 def test_tries_change_what_layers_do_not_depend_on(text: str, refused: Refused) -> None:
     error = refused(fewshot.main, ["mobilenetv2", "--images", "none", "-o", "none.msvq", "--try", text])
-    names = "steps, lr, batch, mix, features, average, small=none, made=none"
+    names = "steps, lr, batch, mix, features, small=none, made=none"
     assert f"argument --try: must be NAME=VALUE, several joined by commas, of {names}, not {text!r}" in error
-
-
-def test_means_of_weights_are_of_the_last_steps() -> None:
-    network = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm2d(1))
-    network[1].weight.requires_grad_(False)
-    mean = Average(network, 4)
-
-    def step(value: float) -> float:
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.fill_(value)
-        mean.update()
-        assert mean.network[1].weight.item() == 1  # is not trained
-        assert mean.network[1].bias.item() == mean.network[0].weight.item()  # type: ignore[index]
-        return mean.network[0].weight.item()  # type: ignore[index]
-
-    # The plain mean of the first four, then a quarter of each new one.
-    assert [step(value) for value in (8, 4, 0, 4, 8, 0)] == [8, 6, 4, 4, 5, 3.75]
-
-
-def test_a_mean_of_weights_is_what_is_kept(teacher: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = copy.deepcopy(teacher)
-    layers, latents = reconstruct(model, images(60, 0), recipes_of(model, Recipe("ssvq", 8, 8, 0, 0)))
-    start(model, layers, latents, moving=True)
-    begin = quantise_activations(model).eval()
-    calibrate(begin, images(60, 0))
-    monkeypatch.setattr(distillation, "_SCORED", 5)
-    seen: list[dict[str, Tensor]] = []
-
-    def weights(graph: nn.Module) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in graph.named_parameters()}
-
-    class Watched(Whole):
-        def views(self, *arguments: Any) -> Tensor:
-            seen.append(weights(graph))
-            return super().views(*arguments)
-
-    def run(average: float) -> tuple[list[float], list[dict[str, float]]]:
-        return distil(
-            graph,
-            teacher,
-            [Watched(shown(60, 0)[0].pictures.numpy(), NETWORK, "cpu")],
-            steps=10,
-            lr=2e-3,
-            average=average,
-            scores=lambda network: {"divergence": divergence(network, teacher, images(60, 1), "cpu")},
-        )
-
-    graph = copy.deepcopy(begin)
-    losses, scored = run(0)
-    last, seen = [*seen[1:], weights(graph)], []
-    assert len(last) == 10
-    graph = copy.deepcopy(begin)
-    # The weights that are trained are the same, and those of the mean are scored beside them.
-    found, both = run(1)
-    assert found == losses
-    assert [row["divergence"] for row in both] == [row["divergence"] for row in scored]
-    assert both[-1]["averaged, divergence"] == divergence(graph, teacher, images(60, 1), "cpu")
-    assert both[-1]["averaged, divergence"] != both[-1]["divergence"]
-    for name, value in weights(graph).items():
-        mean = torch.stack([each[name] for each in last]).mean(0)
-        assert torch.allclose(value, mean, rtol=1e-4, atol=1e-6), name
 
 
 @pytest.mark.parametrize("option", ["--limit", "--batch"])
