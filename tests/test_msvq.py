@@ -126,13 +126,15 @@ def test_a_rule_for_no_layer_is_refused(call: Any) -> None:
     call(network(), [("0*", RULE[1]), ("4_call2", RULE[1]), ("*", RULE[1])], progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch compiles with what it deprecates
 @pytest.mark.parametrize("layer", [nn.Linear(32, 32), nn.Conv2d(1, 16, 3), nn.Conv1d(1, 16, 3)])
 def test_a_layer_alone_is_called_that(layer: nn.Module) -> None:
     message = f"network must be a module with layers in it, not a {type(layer).__name__} alone"
-    with pytest.raises(ValueError, match=message):
-        msvq.compress(layer, progress=False)
-    with pytest.raises(ValueError, match=message):
-        msvq.calibrate(layer, IMAGES, progress=False)
+    for given in (layer, torch.compile(layer), nn.DataParallel(layer)):
+        with pytest.raises(ValueError, match=message):
+            msvq.compress(given, progress=False)
+        with pytest.raises(ValueError, match=message):
+            msvq.calibrate(given, IMAGES, progress=False)
     assert len(msvq.compress(nn.Sequential(layer), progress=False).layers) == 1
 
 

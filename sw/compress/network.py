@@ -228,10 +228,13 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
         The module is itself such a layer, a weight is NaN, infinite or a tensor that is not dense, or padding ``same``
         differs between two sides.
     """
+    from sw.compress.frontend.capture import unwrapped
+
     sources = []
-    if isinstance(module, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Linear):
+    network = unwrapped(module)
+    if isinstance(network, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Linear):
         # It has no name in itself, and nothing in which another could take its place.
-        alone = f"a {type(module).__name__} alone: put it into torch.nn.Sequential"
+        alone = f"a {type(network).__name__} alone: put it into torch.nn.Sequential"
         raise CompressError(f"network must be a module with layers in it, not {alone}")
     for name, layer in module.named_modules():
         if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
