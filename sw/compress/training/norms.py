@@ -38,7 +38,9 @@ class _Normalised(torch.autograd.Function):
 def _forward(norm: nn.BatchNorm2d, values: Tensor) -> Tensor:
     kernels = kernels_for(values)
     last = values.is_contiguous(memory_format=torch.channels_last)
-    if kernels is None or norm.training or not torch.is_grad_enabled() or not last:
+    # The kernels compute in float32, which is too little for values in double precision.
+    other = not last or values.dtype == torch.float64
+    if kernels is None or norm.training or not torch.is_grad_enabled() or other:
         return nn.BatchNorm2d.forward(norm, values)
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -52,12 +54,16 @@ def _forward(norm: nn.BatchNorm2d, values: Tensor) -> Tensor:
 def norms_by_kernel(network: nn.Module) -> Iterator[None]:
     """Meanwhile, batch norms of ``network`` in evaluation mode are computed by kernels where gradients are wanted.
 
-    They are so for channels-last values on a GPU; elsewhere, and in training mode, nothing changes.
+    They are so for channels-last values on a GPU; elsewhere, in training mode and in double precision, nothing changes.
+    Nor does it for a batch norm with a ``forward`` of its own, as within another such block, which stays as it is.
     """
     norms = [
         module
         for module in network.modules()
-        if type(module) is nn.BatchNorm2d and module.affine and module.track_running_stats
+        if type(module) is nn.BatchNorm2d
+        and module.affine
+        and module.track_running_stats
+        and "forward" not in vars(module)
     ]
     for norm in norms:
         norm.forward = functools.partial(_forward, norm)  # type: ignore[method-assign]
