@@ -456,7 +456,7 @@ def _sizes(layers: Sequence[CompressedLayer], size: int) -> dict[str, Any]:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuses options that contradict each other."""
+    """Refuses options that contradict each other, and values that cannot be."""
     if options.move_plain and not options.fixed:
         raise CompressError("--move-plain must be given with --fixed: without it, all assignments move")
     if options.wide and not options.allocate:
@@ -469,6 +469,15 @@ def _check(options: argparse.Namespace) -> None:
         raise CompressError("--held-out must not be given with --final, which tunes with those images")
     if options.tries and not options.held_out:
         raise CompressError("--try must be given with --held-out: settings are not chosen by odd classes")
+    for name, fits, wanted in (
+        ("bits", 0 < options.bits < math.inf, "above 0"),
+        ("lr", 0 < options.lr < math.inf, "above 0"),
+        ("mix", 0 <= options.mix <= 1, "0..1"),
+        ("features", 0 <= options.features < math.inf, "0 or more"),
+        ("steps", options.steps >= 0, "0 or more"),
+    ):
+        if not fits:
+            raise CompressError(f"--{name} must be {wanted}, not {getattr(options, name):g}")
     sources = 1 + len(options.more) + sum(1 for named in (options.small, options.made) if named)
     if options.batch < sources:
         raise CompressError(f"--batch must be {sources} or more, one of each kind of pictures, not {options.batch}")
@@ -583,6 +592,9 @@ def run(options: argparse.Namespace) -> int:
     every = [argparse.Namespace(**(vars(options) | changes)) for changes in options.tries or [{}]]
     for own_options in every:
         _check(own_options)
+    for kind in ("small", "made"):
+        if not getattr(options, kind) and any(kind in changes for changes in options.tries):
+            raise CompressError(f"--try {kind}=none must be given with --{kind}, which it leaves out")
     torch.set_num_threads(options.threads)
     begin = time.perf_counter()
     network, device = NETWORKS[options.network], options.device

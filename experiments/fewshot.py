@@ -66,11 +66,15 @@ def _changes(text: str) -> dict[str, Any]:
     """The type of ``--try``."""
     try:
         pairs = [part.split("=") for part in text.split(",")]
-        return {name: TRIED[name](value) for name, value in pairs}
+        changes = {name: TRIED[name](value) for name, value in pairs}
+        if len(changes) < len(pairs):
+            raise ValueError
+        return changes
     except (KeyError, ValueError, argparse.ArgumentTypeError):
         names = ", ".join(name for name in TRIED if TRIED[name] is not _none)
         raise argparse.ArgumentTypeError(
-            f"must be NAME=VALUE, several joined by commas, of {names}, small=none, made=none, not {text!r}"
+            f"must be NAME=VALUE, several joined by commas, each NAME once, of {names}, small=none, made=none,"
+            f" not {text!r}"
         ) from None
 
 

@@ -285,11 +285,44 @@ def test_tries_are_from_the_same_layers(
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["lr", "lr=x", "bits=2", "lr=1=2", "batch=0", "small=1", ""])
+@pytest.mark.parametrize("text", ["lr", "lr=x", "bits=2", "lr=1=2", "lr=1,lr=2", "batch=0", "small=1", ""])
 def test_tries_change_what_layers_do_not_depend_on(text: str, refused: Refused) -> None:
     error = refused(fewshot.main, ["mobilenetv2", "--images", "none", "-o", "none.msvq", "--try", text])
-    names = "steps, lr, batch, mix, features, small=none, made=none"
-    assert f"argument --try: must be NAME=VALUE, several joined by commas, of {names}, not {text!r}" in error
+    names = "each NAME once, of steps, lr, batch, mix, features, small=none, made=none"
+    assert f"argument --try: must be NAME=VALUE, several joined by commas, {names}, not {text!r}" in error
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("lr", "0", "above 0"),
+        ("lr", "nan", "above 0"),
+        ("lr", "inf", "above 0"),
+        ("mix", "1.5", "0..1"),
+        ("mix", "nan", "0..1"),
+        ("features", "-1", "0 or more"),
+        ("features", "inf", "0 or more"),
+        ("bits", "0", "above 0"),
+        ("bits", "nan", "above 0"),
+        ("steps", "-1", "0 or more"),
+    ],
+)
+def test_settings_of_distillation_are_checked_first(
+    option: str, value: str, wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ways = [[f"--{option}", value]]
+    if option in ("lr", "mix", "features"):
+        ways.append(["--held-out", "--try", f"{option}={value}"])
+    for given in ways:
+        assert fewshot.main(["mobilenetv2", "--images", "none", "-o", "none.msvq", *given]) == 2
+        assert f"--{option} must be {wanted}, not {value}" in capsys.readouterr().err
+
+
+def test_what_a_try_leaves_out_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("small", "made"):
+        given = ["--held-out", "--try", f"{kind}=none"]
+        assert fewshot.main(["mobilenetv2", "--images", "none", "-o", "none.msvq", *given]) == 2
+        assert f"--try {kind}=none must be given with --{kind}, which it leaves out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--limit", "--batch"])
