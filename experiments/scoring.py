@@ -134,7 +134,7 @@ def _read_containers(paths: Sequence[Path], name: str, network: Network) -> dict
     Raises
     ------
     CompressError
-        Two have one name, or one takes its images otherwise.
+        Two have one name, or one takes its images otherwise, or of another size.
     sw.format.ContainerError
         One is damaged.
     """
@@ -145,7 +145,12 @@ def _read_containers(paths: Sequence[Path], name: str, network: Network) -> dict
         said = read_container(path).metadata.get("preprocessing")
         if said not in (None, network.preprocessing.to_dict()):
             raise CompressError(f"{str(path)!r} must take its images as {name} does, not by {said}")
-    return {path.name: read_network(path) for path in paths}
+    found = {path.name: read_network(path) for path in paths}
+    for path, own in zip(paths, found.values(), strict=True):
+        if own.image_shape not in (None, (3, SIDE, SIDE)):
+            size = " x ".join(map(str, own.image_shape))
+            raise CompressError(f"{str(path)!r} must take images of 3 x {SIDE} x {SIDE} as {name} does, not of {size}")
+    return found
 
 
 @torch.no_grad()

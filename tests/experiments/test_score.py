@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import msvq
 from experiments import distillation, score
 from experiments.pictures import Network
 from experiments.scoring import apart, compared, fitted_scale, summary
@@ -101,6 +102,11 @@ def test_command(
     write_network(other, read_network(container), metadata=metadata)
     message = "must take its images as mobilenetv2 does, not by {'mean': [0.498"
     assert message in refused(score.main, [command[0], str(other), *command[2:]])
+    small = tmp_path / "small.msvq"
+    model = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    msvq.calibrate(model, torch.randn(2, 3, 32, 32), Recipe("int8"), progress=False).write(small)
+    message = f"{str(small)!r} must take images of 3 x 224 x 224 as mobilenetv2 does, not of 3 x 32 x 32"
+    assert message in refused(score.main, [command[0], str(small), *command[2:]])
     names.write_text("class0\nclass1\n")
     assert "class2" in refused(score.main, command)
     assert "none.msvq" in refused(score.main, [command[0], str(tmp_path / "none.msvq"), *command[2:]])
