@@ -27,6 +27,8 @@ __all__ = ["MovingDecoder"]
 _GPU_SCORES, _CPU_SCORES = 1 << 26, 1 << 22
 # Pairs of weights of a subvector that a GPU compares at once: launches for each weight take longer than small layers.
 _PAIRS = 1 << 22
+# Of what the kernels take: a tile of longer codewords may not fit into a GPU's shared memory, and they count in int32.
+_LENGTH, _WEIGHTS = 64, 1 << 31
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -161,7 +163,7 @@ class MovingDecoder(CodewordDecoder):
         with torch.autocast(self.weight.device.type, enabled=False):
             latent = self._grouped(self.weight)
             kernels = kernels_for(latent)
-            if kernels is not None:
+            if kernels is not None and self.d <= _LENGTH and latent.numel() < _WEIGHTS:
                 fused: Tensor = _FusedMoving.apply(  # type: ignore[no-untyped-call]
                     latent.contiguous(), self.codebook, self.step.base, self.step.log_factor, self, kernels
                 )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layer
+from sw.compress.training import moving
 from sw.compress.training.data import ImageData
 from sw.compress.training.loop import TrainConfig, fit
 from sw.compress.training.modules import MovingDecoder, compressed_layers, convert, decoded_layers
@@ -65,6 +66,26 @@ def test_each_subvector_takes_its_nearest_codeword(name: str) -> None:
     apart = (keep[:, None] * (values[:, None] - codebook) ** 2).sum(2)
     chosen = apart[np.arange(len(apart)), moved.assignments]
     assert (chosen <= apart.min(1) * (1 + 1e-5)).all()
+
+
+def test_what_the_kernels_cannot_take_is_computed_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kernels:
+        @staticmethod
+        def moving(*given: object) -> None:
+            raise NotImplementedError
+
+    monkeypatch.setattr(moving, "kernels_for", lambda values: Kernels)
+    weight = torch.randn(256, 8, 1, 1, generator=torch.Generator().manual_seed(0))
+    for d in (64, 128):
+        layer = compress_layer(LayerSource("layer", "conv", weight.numpy()), Recipe("ssvq", 2, d, 0, 0))
+        decoder = MovingDecoder(layer, weight)
+        if d == 128:
+            assert np.array_equal(stored(decoder, layer).float_weights(), decoder().detach().numpy())
+            monkeypatch.setattr(moving, "_LENGTH", d)
+        with pytest.raises(NotImplementedError):
+            decoder()
+    monkeypatch.setattr(moving, "_WEIGHTS", weight.numel())
+    decoder()
 
 
 def test_the_largest_are_kept() -> None:
