@@ -86,9 +86,13 @@ def run_late(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, m
     """Read the options, then run the function ``run`` of a module with them. Returns the exit status.
 
     The module is imported only then, with PyTorch, which takes seconds: ``--help`` and bad options do not wait for it.
-    ``run`` finds the device chosen (:func:`chosen_device`).
+    ``run`` finds the device chosen (:func:`chosen_device`). A report (``--json``) that cannot be written is refused
+    here, not after the work.
     """
     options = parser.parse_args(arguments)
+    report: Path | None = getattr(options, "json", None)
+    if report is not None and (report.is_dir() or not report.parent.is_dir()):
+        parser.error(f"argument --json: must be a file in a directory that is there, not {str(report)!r}")
 
     def run() -> int:
         options.device = chosen_device(options.device)

@@ -318,6 +318,13 @@ def test_settings_of_distillation_are_checked_first(
         assert f"--{option} must be {wanted}, not {value}" in capsys.readouterr().err
 
 
+def test_reports_have_a_directory(tmp_path: Path, refused: Refused) -> None:
+    for report in (tmp_path / "none" / "report.json", tmp_path):
+        given = ["mobilenetv2", "--images", "none", "-o", "none.msvq", "--json", str(report)]
+        message = f"argument --json: must be a file in a directory that is there, not {str(report)!r}"
+        assert message in refused(fewshot.main, given)
+
+
 def test_what_a_try_leaves_out_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     for kind in ("small", "made"):
         given = ["--held-out", "--try", f"{kind}=none"]
