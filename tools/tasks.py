@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import statistics
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -141,6 +142,65 @@ def _best(study: str, found: Iterable[str], size: str, method: str) -> str | Non
     tried = json.loads((RESULTS / f"rates-{study}.json").read_text())["runs"]
     scores = {name: [run["accuracy"] for run in tried if run["case"] == name] for name in own}
     return max(own, key=lambda name: max(scores[name], default=0.0)) if own else None
+
+
+#: Columns of :func:`glance_part`, and whose assignments move in GPT.
+_METHODS = ("VQ", "MVQ", "SSVQ", "MSVQ")
+_MOVING = ("SSVQ", "MSVQ")
+
+#: How the networks of a study are trained.
+_TRAINED = (("fine-tuned", STUDIES), ("distilled", TAUGHT), ("distilled, bits measured", MEASURED))
+
+#: Studies of :mod:`experiments.vision`: the task, its measure and the size of the files.
+_VISION = {
+    "camvid": ("CamVid, MobileNet-v2 and decoder", "mIoU", "19x"),
+    "detect": ("COCO's 128 images, FastestDet", "AP50", "20x"),
+}
+
+
+def glance_part() -> Iterator[str]:
+    """All tasks, a row each: the float network, and of each method what it has at the same bytes."""
+    yield row("task", "measure", "size", "trained", "float", *_METHODS)
+    yield "|---|---|---|---|--:|" + "--:|" * len(_METHODS)
+    for trained, studies in _TRAINED:
+        for study, found, size, name in _sizes(studies, ("", "16x ", "26x ", "30x ", "32x ")):
+            best = {method: _best(study, found, size, method) for method in _METHODS if studies is not STUDIES}
+            own = [found.get(best[name] or "") if best else _case(found, size, name) for name in _METHODS]
+            if None not in own[1:]:
+                network, _, size = name.rpartition(", ")
+                values = ("" if case is None else _spread(case.accuracies) for case in own)
+                # SSVQ starts from the dense network in all of them.
+                yield row(f"Tiny-ImageNet, {network}", "accuracy", size, trained, f"{own[2].start:.2f}", *values)  # type: ignore[union-attr]
+    for study, (task, measure, size) in _VISION.items():
+        report = json.loads((RESULTS / f"{study}.json").read_text())
+        rows = {each["case"]: _spread(each["figures"]) for each in report["summary"]}
+        (dense,) = (report["float"]["scores"][key] for key in ("miou", "ap50") if key in report["float"]["scores"])
+        yield row(task, measure, size, "distilled", f"{dense:.2f}", *(rows[f"{size} {name}"] for name in _METHODS))
+    report = json.loads((RESULTS / "gpt.json").read_text())
+    rows = {each["case"]: _spread(each["perplexity"], 3) for each in report["summary"]}
+    for size in ("2 bits", "3 bits"):
+        cells = (rows.get(f"{size}, {name}{', moving' * (name in _MOVING)}", "") for name in _METHODS)
+        yield row("bytes of text, GPT", "perplexity", size, "fine-tuned", f"{report['dense']:.3f}", *cells)
+    report = json.loads((RESULTS / "minilm.json").read_text())
+    tuned = [run for run in report["runs"] if run["steps"]]
+    cells = (_spread(_of_best_rate([run for run in tuned if run["case"] == f"2 bits, {name}"])) for name in _METHODS)
+    dense = f"{report['float']['scores']['test']:.2f}"
+    yield row("STS-B, MiniLM-L6", "rank correlation", "2 bits", "distilled", dense, *cells)
+
+
+def _spread(figures: Sequence[float], digits: int = 2) -> str:
+    """Mean and standard deviation; of one alone no deviation, of none nothing."""
+    if not figures:
+        return ""
+    mean = f"{statistics.mean(figures):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(figures):.{digits}f}" if len(figures) > 1 else mean
+
+
+def _of_best_rate(runs: Sequence[Mapping[str, Any]]) -> list[float]:
+    """MiniLM's figures of the test part, with the rate that the dev part chooses by the first seed."""
+    first = min((run["seed"] for run in runs), default=0)
+    best = max((run for run in runs if run["seed"] == first), key=lambda run: run["dev"], default=None)
+    return [] if best is None else [run["test"] for run in runs if run["lr"] == best["lr"]]
 
 
 def _other_pictures(report: dict[str, Any]) -> int:
@@ -424,7 +484,7 @@ def table_part(study: str) -> Iterator[str]:
 
 def _parts() -> dict[str, Part]:
     tables = {study: partial(table_part, study) for study in TABLES}
-    parts = {"answers": answers_part, "taught": taught_part, "measured": measured_part}
+    parts = {"glance": glance_part, "answers": answers_part, "taught": taught_part, "measured": measured_part}
     parts |= {"fewshot": fewshot_part, "scored": scored_part}
     parts |= {"scored-others": scored_others_part, "chosen": chosen_part}
     parts |= {"tries-fewshot": tries_part, "tries-photographs": photographs_part, "photographs": sources_part}

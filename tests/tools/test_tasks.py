@@ -72,6 +72,37 @@ def test_a_better_start_is_told_from_what_is_lost() -> None:
     assert not any(question.endswith(own) for question, network in found if network.startswith("ViT"))
 
 
+def test_a_glance_has_all_tasks() -> None:
+    head, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in tasks.glance_part())
+    found = {tuple(cells[:4]): dict(zip(head[4:], cells[4:], strict=True)) for cells in lines}
+    assert len(found) == len(lines)
+    for (study, task), case in {
+        ("tiny-resnet18-64", ("Tiny-ImageNet, ResNet-18", "accuracy", "32x", "fine-tuned")): "32x MSVQ",
+        # The better one on the images held out, of three masks.
+        ("distil-dinov2-s", ("Tiny-ImageNet, ViT-S/14", "accuracy", "21x", "distilled")): "MSVQ 6:16, moving",
+        (
+            "measured-mobilenetv2-64",
+            ("Tiny-ImageNet, MobileNet-v2", "accuracy", "30x", "distilled, bits measured"),
+        ): "30x MSVQ, moving",
+    }.items():
+        own = tasks.cases(study)[case]
+        assert found[task]["MSVQ"] == f"{own.mean:.2f} ± {own.deviation:.2f}"
+        # That of the dense network, from which MSVQ of the first one does not start.
+        assert (
+            found[task]["float"]
+            == f"{max(each.start for each in tasks.cases(study).values() if 'SSVQ' in each.name):.2f}"
+        )
+    measured = ("Tiny-ImageNet, MobileNet-v2", "accuracy", "30x", "distilled, bits measured")
+    assert found[measured]["VQ"] == ""
+    report = json.loads((tasks.RESULTS / "minilm.json").read_text())
+    tuned = [run for run in report["runs"] if run["case"] == "2 bits, SSVQ" and run["steps"]]
+    # Other rates were tried with one seed, and are not in it.
+    assert len({run["lr"] for run in tuned}) > 1
+    rate = max((run for run in tuned if run["seed"] == 0), key=lambda run: run["dev"])["lr"]
+    mean = sum(run["test"] for run in tuned if run["lr"] == rate) / sum(run["lr"] == rate for run in tuned)
+    assert found["STS-B, MiniLM-L6", "rank correlation", "2 bits", "distilled"]["SSVQ"].startswith(f"{mean:.2f} ±")
+
+
 def test_measured_bits_are_beside_equal_ones_of_equal_bytes() -> None:
     found = verdicts(tasks.measured_part())
     for study, network in tasks.MEASURED.items():
