@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from amaranth.hdl import Value
-from amaranth.sim import Simulator
 
 from hw.config import AcceleratorConfig
 from hw.core import EVENTS_LAYOUT, AcceleratorCore
+from sim.simulation import Simulation
 from sim.transfers import LayerOutputs, LayerProgram
 
 __all__ = ["run_programs"]
@@ -20,35 +19,11 @@ __all__ = ["run_programs"]
 PATIENCE = 2000
 
 
-class _Simulation:
-    """The core of an instance, made ready once: that takes longer than most runs of it, each of which begins anew."""
-
-    def __init__(self, config: AcceleratorConfig) -> None:
-        self.core = AcceleratorCore(config)
-        self._used = False
-        self._bench: Callable[[Any], Awaitable[None]]
-        self._simulator = Simulator(self.core)
-        self._simulator.add_clock(1e-6)
-        self._simulator.add_testbench(self._testbench)
-
-    async def _testbench(self, ctx: Any) -> None:
-        await self._bench(ctx)
-
-    def run(self, bench: Callable[[Any], Awaitable[None]]) -> None:
-        self._bench = bench
-        if self._used:
-            self._simulator.reset()
-        self._used = True
-        try:
-            self._simulator.run()
-        except BaseException:
-            # What was waited for then would wake the next run.
-            _simulation.cache_clear()
-            raise
-
-
 # Neighbours among the tests share instances; more than a few would take memory.
-_simulation = functools.lru_cache(maxsize=6)(_Simulation)
+@functools.lru_cache(maxsize=6)
+def _simulation(config: AcceleratorConfig) -> Simulation:
+    """The core of an instance."""
+    return Simulation(AcceleratorCore(config))
 
 
 def run_programs(
@@ -79,7 +54,7 @@ def run_programs(
         Nothing moved for 2000 cycles, transfers were left over, or ``o_idle`` is wrong.
     """
     simulation = _simulation(config)
-    core = simulation.core
+    core = simulation.component
     densities = dict(pauses or {})
     draw = random.Random(seed).random
     outputs = LayerOutputs(programs)
@@ -126,5 +101,10 @@ def run_programs(
         assert not left, f"transfers were never taken: {left}"
         assert ctx.get(core.o_idle), "not idle, and all sums have left"
 
-    simulation.run(bench)
+    try:
+        simulation.run(bench)
+    except BaseException:
+        # What was waited for then would wake the next run.
+        _simulation.cache_clear()
+        raise
     return outputs.vectors, [end - start for start, end in zip([-1, *ends[:-1]], ends, strict=True)]

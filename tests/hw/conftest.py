@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 from amaranth.hdl import Elaboratable, Value
 
-from tests.hw.simulation import SHARED, Simulation
+from sim.simulation import Simulation
+from tests.hw.simulation import SHARED
 
 
 @pytest.fixture

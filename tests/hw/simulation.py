@@ -1,47 +1,13 @@
-"""A component in Amaranth's simulator. Making one ready takes longer than most runs: tests of the same one share it."""
+"""Components in Amaranth's simulator that tests share: making one ready takes longer than most runs."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from amaranth.hdl import ClockDomain, Module
-from amaranth.sim import Simulator
+from sim.simulation import Bench, Simulation
 
-__all__ = ["SHARED", "Simulation", "shared"]
-
-Bench = Callable[[Any], Awaitable[None]]
-
-
-class Simulation:
-    """A component in the simulator, with functions ``beside`` the bench; those without any run as often as wanted."""
-
-    def __init__(self, component: Any, clocked: bool = True, beside: Sequence[Bench] = ()) -> None:
-        top = Module()
-        top.submodules += component
-        if clocked:
-            # Some parameters of a component leave no register in it.
-            top.domains.sync = ClockDomain()
-        self.simulator = Simulator(top)
-        if clocked:
-            self.simulator.add_clock(1e-6)
-        for function in beside:
-            self.simulator.add_testbench(function, background=True)
-        self.simulator.add_testbench(self._testbench)
-        self._used = self._finished = False
-
-    async def _testbench(self, ctx: Any) -> None:
-        await self._bench(ctx)
-        self._finished = True
-
-    def run(self, bench: Bench) -> None:
-        """Run a bench to its end, on the component as it is at first."""
-        self._bench = bench
-        if self._used:
-            self.simulator.reset()
-        self._used, self._finished = True, False
-        self.simulator.run()
-        assert self._finished
+__all__ = ["SHARED", "shared"]
 
 
 class _Shared:
