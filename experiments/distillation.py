@@ -46,6 +46,7 @@ from sw.compress.ratio import layer_bits, sum_bits
 from sw.compress.sources import load_model
 from sw.compress.training.graph import calibrate, quantise_activations
 from sw.compress.training.integer import export_integers, read_network, write_network
+from sw.compress.training.loop import set_rate
 from sw.compress.training.modules import (
     CodebookDecoder,
     MovingDecoder,
@@ -317,11 +318,7 @@ def _set_rates(optimiser: torch.optim.Optimizer, step: int, steps: int) -> None:
     """A cosine of each group's peak, behind a rise over the first twentieth of the steps."""
     warm = min(1.0, (step + 1) / max(1, steps // 20))
     for group in optimiser.param_groups:
-        rate = group["peak"] * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+        set_rate(group, group["peak"] * warm * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def handed_on(graph: nn.Module) -> list[str]:
@@ -665,7 +662,6 @@ def run(options: argparse.Namespace) -> int:
         "machine": machine(device),
     }
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.json, json_text(report))
     _say(f"integers {report['integers']}, {size:,} bytes, {report['ratio_whole_file']:.2f} times smaller")
     return 0

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from experiments.distillation import NETWORKS, Replayed
 from experiments.pictures import SIDE, Network
+from sw.compress.training.loop import set_rate
 from sw.format.output import staged
 
 __all__ = ["invert", "run", "statistics_apart"]
@@ -154,11 +155,7 @@ def _descend(
 
     advance = Replayed([work], cuda and capture)
     for step in range(steps):
-        now = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-        if isinstance(rate, Tensor):
-            rate.fill_(now)
-        else:
-            group["lr"] = now
+        set_rate(group, RATE * 0.5 * (1 + math.cos(math.pi * step / steps)))
         advance([_where(spectrum.shape[2], generator).to(spectrum.device)])
     return told
 

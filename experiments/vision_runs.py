@@ -30,6 +30,7 @@ from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
 from sw.compress.training.comparison import compare_file
 from sw.compress.training.graph import calibrate, integer_graph, quantise_activations, recalibrate_batch_norm
 from sw.compress.training.integer import export_integers, integer_results, read_network, write_network
+from sw.compress.training.loop import set_rate
 from sw.compress.training.modules import compressed_layers, convert
 from sw.compress.training.operations import compared_layers
 from sw.format.output import staged
@@ -114,11 +115,7 @@ class _Optimised:
 
     def set_rates(self, share: float) -> None:
         for group in self.groups:
-            rate = float(group["peak"] * share)
-            if self.cuda:
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+            set_rate(group, float(group["peak"] * share))
 
     def close_losses(self, count: int, step: int) -> None:
         self.losses.append(float(self.running) / count)

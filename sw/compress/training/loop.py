@@ -41,6 +41,7 @@ __all__ = [
     "fit",
     "images_of",
     "normalise",
+    "set_rate",
     "training_images",
 ]
 
@@ -290,12 +291,16 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 
 def _set_rates(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of a step, in place where a captured step reads it."""
     for group in optimiser.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate * group["factor"])
-        else:
-            group["lr"] = rate * group["factor"]
+        set_rate(group, rate * group["factor"])
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Give an optimiser's group its rate of a step, in place where a captured step reads it: where it is a tensor."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def _check_own(config: TrainConfig, loss: Loss | None, teacher: nn.Module | None, loader: bool) -> None:
