@@ -271,10 +271,10 @@ def write_report(path: Path, report: dict[str, Any], headings: Sequence[str], ro
     write_text(path.with_suffix(".md"), "\n".join(lines) + "\n" + note)
 
 
-def spread(values: Sequence[float]) -> str:
-    """``mean ± standard deviation`` of some figures, in two decimals; the mean alone of one."""
+def spread(values: Sequence[float], decimals: int = 2) -> str:
+    """``mean ± standard deviation`` of some figures; the mean alone of one."""
     import numpy as np
 
     if len(values) < 2:
-        return f"{values[0]:.2f}"
-    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+        return f"{values[0]:.{decimals}f}"
+    return f"{np.mean(values):.{decimals}f} ± {np.std(values, ddof=1):.{decimals}f}"

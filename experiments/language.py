@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments.case import Case
-from experiments.common import WEIGHTS, file_stem, machine, read_run, run_file, write_report
+from experiments.common import WEIGHTS, file_stem, machine, read_run, run_file, spread, write_report
 from experiments.finetune import KEPT_8BIT, compress
 from experiments.protocol import SEEDS, TRY_SEEDS, bytes_apart
 from hw.command_line import write_text
@@ -349,11 +349,6 @@ def _cases(options: argparse.Namespace, texts: dict[str, Tensor]) -> int:
     return 0
 
 
-def _spread(values: Sequence[float]) -> str:
-    """As :func:`experiments.common.spread`, in four decimals: cases differ by hundredths."""
-    return f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
-
-
 def _report(options: argparse.Namespace) -> int:
     entries, tried = _entries(False), _entries(True)
     if not entries:
@@ -375,8 +370,8 @@ def _report(options: argparse.Namespace) -> int:
         tries = sum(entry["case"] == name for entry in tried)
         summary.append({"case": name, "perplexity": values, "rise": rise})
         seconds = f"{np.mean([entry['seconds'] for entry in group]):.0f} s"
-        row = [name, _spread(values), f"{rise:+.4f}", share, f"{group[0]['perplexity_start']:.4f}"]
-        row += [_spread([entry["perplexity_before"] for entry in group]), f"{group[0]['bits_per_weight']:.2f}"]
+        row = [name, spread(values, 4), f"{rise:+.4f}", share, f"{group[0]['perplexity_start']:.4f}"]
+        row += [spread([entry["perplexity_before"] for entry in group], 4), f"{group[0]['bits_per_weight']:.2f}"]
         row += [f"{group[0]['file_bytes']:,}", len(group), f"{group[0]['lr']:g}", tries, seconds]
         rows.append(row)
     devices = ", ".join(sorted({entry["machine"]["device"] for entry in entries}))

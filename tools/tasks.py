@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -188,12 +187,11 @@ def glance_part() -> Iterator[str]:
     yield row("STS-B, MiniLM-L6", "rank correlation", "2 bits", "distilled", dense, *cells)
 
 
-def _spread(figures: Sequence[float], digits: int = 2) -> str:
-    """Mean and standard deviation; of one alone no deviation, of none nothing."""
-    if not figures:
-        return ""
-    mean = f"{statistics.mean(figures):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(figures):.{digits}f}" if len(figures) > 1 else mean
+def _spread(figures: Sequence[float], decimals: int = 2) -> str:
+    """:func:`experiments.common.spread`; of no figures nothing."""
+    from experiments.common import spread
+
+    return spread(figures, decimals) if figures else ""
 
 
 def _of_best_rate(runs: Sequence[Mapping[str, Any]]) -> list[float]:
