@@ -176,6 +176,7 @@ def compressed_layers(model: nn.Module) -> list[CompressedLayer]:
 
     Warns of a layer whose magnitudes all fell below 0 in training: as LSQ has no gradient there, they stay 0.
     """
+    every = [layer for _, layer in decoded_layers(model)]
     found = [
         CompressedLayer(
             name=layer.name,
@@ -187,9 +188,9 @@ def compressed_layers(model: nn.Module) -> list[CompressedLayer]:
             groups=layer.groups,
             **layer.decoder.fields(),
         )
-        for _, layer in decoded_layers(model)
+        for layer in every
     ]
-    for (_, decoded), layer in zip(decoded_layers(model), found, strict=True):
+    for decoded, layer in zip(every, found, strict=True):
         if layer.signs is None:
             continue
         # Where the float weights are 0, the codewords are 0, too, and not below.
