@@ -53,6 +53,21 @@ def decoder(method: str, shape: tuple[int, ...], k: int, d: int, bits: int = 8) 
     return made.cuda()
 
 
+def weights_and_gradients_are_near(
+    monkeypatch: pytest.MonkeyPatch, made: torch.nn.Module, gradient: torch.Tensor
+) -> None:
+    """Of a decoder, by the kernels and in plain PyTorch, which stays in place."""
+    results = []
+    for _ in range(2):
+        made.zero_grad()
+        weight = made()
+        weight.backward(gradient)
+        results.append((weight.detach(), *(p.grad.clone() for p in made.parameters() if p.requires_grad)))
+        plain(monkeypatch)
+    for fused, reference in zip(*results, strict=True):
+        torch.testing.assert_close(fused, reference, rtol=2e-4, atol=2e-5)
+
+
 @pytest.mark.parametrize("shape", [(5, 7, 9, 3), (3, 5000)])
 def test_fake_quantisation(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -87,15 +102,7 @@ def test_decoding_and_its_gradients(
     gradient = torch.randn(shape).cuda()
     if channels_last:
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-    results = []
-    for _ in range(2):
-        made.zero_grad()
-        weight = made()
-        weight.backward(gradient)
-        results.append((weight.detach(), *(p.grad.clone() for p in made.parameters() if p.requires_grad)))
-        plain(monkeypatch)
-    for fused, reference in zip(*results, strict=True):
-        torch.testing.assert_close(fused, reference, rtol=2e-4, atol=2e-5)
+    weights_and_gradients_are_near(monkeypatch, made, gradient)
 
 
 def test_records_of_signs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,15 +150,8 @@ def test_moving_and_its_gradients(
     gradient = torch.randn(shape).cuda()
     if channels_last:
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-    results = []
-    for _ in range(2):
-        made.zero_grad()
-        decoded = made()
-        decoded.backward(gradient)
-        results.append((decoded.detach(), *(p.grad.clone() for p in made.parameters())))
-        plain(monkeypatch)
-    for fused, reference in zip(*results, strict=True):
-        torch.testing.assert_close(fused, reference, rtol=2e-4, atol=2e-5)
+    assert all(parameter.requires_grad for parameter in made.parameters())
+    weights_and_gradients_are_near(monkeypatch, made, gradient)
     if made.masked:
         assert (made().detach() == 0).float().mean() >= 1 - recipe.n / recipe.m
 
