@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hw.generate import Generated
-    from sw.compress.methods import LayerSource
     from sw.compress.network import LayerReport
     from sw.compress.training.batches import Loss, Metric
     from sw.compress.training.data import ImageData
@@ -88,12 +87,15 @@ def compress(
     CompressError
         A weight or a recipe cannot be used.
     """
+    from sw.compress.methods import check_rules
     from sw.compress.network import compress_network, module_sources, state_dict_sources
 
     if not isinstance(network, Mapping):
         _check_module(network)
     sources = state_dict_sources(network) if isinstance(network, Mapping) else module_sources(network)
-    _check_rules(recipe, sources)
+    if not isinstance(recipe, Recipe):
+        recipe = _pairs(recipe)
+        check_rules(recipe, sources)
     return Compressed(*compress_network(sources, recipe, threads=threads, device=device, progress=progress))
 
 
@@ -120,27 +122,26 @@ def _check_module(network: object) -> None:
         raise CompressError(f"network must be a torch.nn.Module, not {type(network).__name__}")
 
 
-def _check_rules(recipe: Rules, sources: Sequence[LayerSource], modules: Iterable[str] = ()) -> None:
-    from sw.compress.methods import CompressError, check_rules
+def _pairs(recipe: Sequence[tuple[str, Recipe]]) -> list[tuple[str, Recipe]]:
+    """Rules, if they have the form of rules."""
+    from sw.compress.methods import CompressError
 
-    if isinstance(recipe, Recipe):
-        return
     pairs = list(recipe) if isinstance(recipe, Collection) else [recipe]
     kinds = (str, Recipe)
     if not all(
         isinstance(pair, tuple | list) and len(pair) == 2 and all(map(isinstance, pair, kinds)) for pair in pairs
     ):
         raise CompressError(f"recipe must be a Recipe, or pairs of a pattern and a Recipe, not {recipe!r}")
-    check_rules(pairs, sources, modules)
+    return pairs
 
 
 def _rules(network: nn.Module, recipe: Rules) -> Sequence[tuple[str, Recipe]]:
-    from sw.compress.network import layer_names, module_sources
+    from sw.compress.network import module_sources
     from sw.compress.training.default_rules import method_rules
 
-    sources = module_sources(network, geometry=False)
-    _check_rules(recipe, sources, layer_names(network))
-    return method_rules(sources, recipe) if isinstance(recipe, Recipe) else list(recipe)
+    if not isinstance(recipe, Recipe):
+        return _pairs(recipe)
+    return method_rules(module_sources(network, geometry=False), recipe)
 
 
 def calibrate(

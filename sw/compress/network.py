@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from sw.compress.methods import (
     CompressError,
     LayerSource,
     Recipe,
+    check_rules,
     compress_layers,
     kept_weights,
     misfit,
@@ -30,6 +31,7 @@ from sw.format.layer import CompressedLayer
 
 __all__ = [
     "LayerReport",
+    "check_network_rules",
     "compress_network",
     "copy_network",
     "layer_names",
@@ -262,6 +264,28 @@ def layer_names(module: torch.nn.Module) -> list[str]:
     """
     parameters = [re.sub(r"[._]?weight$", "", name) for name, _ in module.named_parameters()]
     return [*dict(module.named_modules()), *parameters, "layer"]
+
+
+def check_network_rules(
+    module: torch.nn.Module, rules: Sequence[tuple[str, Recipe]], others: Iterable[str] = ()
+) -> None:
+    """Refuse a rule for no layer of a network: :func:`sw.compress.methods.check_rules`.
+
+    Parameters
+    ----------
+    module
+        With layers, or with what may become one (:func:`layer_names`).
+    rules
+        As for :func:`sw.compress.methods.recipe_for`.
+    others
+        More names that a rule may have, such as of layers that a graph of the network leaves out.
+
+    Raises
+    ------
+    CompressError
+        It names the pattern, and the layers.
+    """
+    check_rules(rules, module_sources(module, geometry=False), [*layer_names(module), *others])
 
 
 def copy_network(network: torch.nn.Module) -> torch.nn.Module:

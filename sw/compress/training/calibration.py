@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sw.compress.frontend.inputs import Given, joined
 from sw.compress.kmeans_gpu import device_kind
 from sw.compress.methods import CompressError, Recipe
+from sw.compress.network import check_network_rules
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
 from sw.compress.training.batches import Batches, in_float32, output_of, tensors_of
 from sw.compress.training.checking import check_integer_form
@@ -77,12 +78,14 @@ def calibrate_network(
     Raises
     ------
     CompressError
-        The images do not fit the network, or it has no integer form; before anything is clustered.
+        The images do not fit the network, a rule is for no layer of it, or it has no integer form; before anything is
+        clustered.
     KMeansError
         PyTorch does not see the device.
     """
     device_kind(device)
     model.to(device).eval()
+    check_network_rules(model, rules)
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(images)
     other = in_float32(model)

@@ -24,7 +24,7 @@ from sw.compress.frontend.capture import unwrapped
 from sw.compress.frontend.inputs import Given, called, joined
 from sw.compress.kmeans_gpu import device_kind
 from sw.compress.methods import CompressError, Recipe, recipe_for
-from sw.compress.network import module_sources
+from sw.compress.network import check_network_rules, module_sources
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
 from sw.compress.training.batches import (
     Batches,
@@ -352,13 +352,15 @@ def finetune(
     Raises
     ------
     CompressError
-        A setting or the network does not fit the data, loss, metric and network do not fit together, ``work`` has
-        checkpoints of another job, or the network has no integer form; before anything is trained.
+        A rule is for no layer, a setting or the network does not fit the data, loss, metric and network do not fit
+        together, ``work`` has checkpoints of another job, or the network has no integer form; before anything is
+        trained.
     KMeansError
         PyTorch does not see the device.
     """
     device_kind(device)
     model = unwrapped(model).to(device)
+    check_network_rules(model, job.rules)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise CompressError(
             "every parameter has requires_grad=False, so there is nothing to train: set it to True where the network is"

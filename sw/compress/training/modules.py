@@ -21,7 +21,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from sw.compress.frontend import unwrapped
 from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, kept_recipe, misfit, recipe_for
-from sw.compress.network import module_sources, progress_bar
+from sw.compress.network import check_network_rules, module_sources, progress_bar
 from sw.compress.training.decoders import (
     CodebookDecoder,
     SignBits,
@@ -133,7 +133,8 @@ def convert(
     rules
         Pairs of a shell pattern and a recipe; the first that matches a layer's name holds. A layer that none matches,
         or that its recipe cannot compress (:func:`sw.compress.methods.misfit`), stays at 8 bit: one scale an output
-        channel for convolutions, one for all of a linear layer, so that the sums of a classifier can be compared.
+        channel for convolutions, one for all of a linear layer, so that the sums of a classifier can be compared. A
+        pattern must match a layer of the network, or of ``order``.
     alpha, learn_signs
         As in :class:`CodebookDecoder`.
     moving
@@ -146,8 +147,8 @@ def convert(
         Normalised floats that the network takes, for ``pqf``, which must know the layers that follow each other.
         Without, as in :func:`sw.compress.training.graph.trace`.
     order
-        Names of layers in the order in which they are compressed; the others come behind. It decides where a codebook
-        of several layers starts from. By default the network's.
+        Names of layers in the order in which they are compressed; the others come behind, names of no layer are
+        left out. It decides where a codebook of several layers starts from. By default the network's.
     one_scale
         Names of convolutions that have one scale if they stay at 8 bit: of those whose sums are compared.
 
@@ -159,12 +160,13 @@ def convert(
     Raises
     ------
     CompressError
-        The model has no layer, a weight is NaN or infinite, assignments are to move among codewords that layers share,
-        or layers share codewords of which some are trained and some are not.
+        The model has no layer, a rule is for none, a weight is NaN or infinite, assignments are to move among codewords
+        that layers share, or layers share codewords of which some are trained and some are not.
     """
     model = unwrapped(model)
     fold_parametrisations(model)
     sources = _sources(model, order)
+    check_network_rules(model, rules, order)
     recipes = _recipes(model, sources, rules)
     permuted: dict[tuple[int, int], list[str]] = {}
     for source, recipe in zip(sources, recipes, strict=True):

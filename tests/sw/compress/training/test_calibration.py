@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from torch import nn
 
 from sw.compress.__main__ import main
 from sw.compress.methods import CompressError, Recipe
+from sw.compress.training import calibration, modules
 from sw.compress.training.calibration import calibrate_network
 from sw.compress.training.data import ImageData
 from sw.compress.training.evaluation import VOID, evaluate, evaluate_classes, evaluate_maps
+from sw.compress.training.finetune import Finetuning, finetune
 from sw.compress.training.integer import read_network, write_network
+from sw.compress.training.modules import convert
+from sw.compress.training.settings import TrainConfig
 from tests.refusals import Refused
 from tests.sw.compress.training.training_job import two_convolutions
 
@@ -125,6 +130,46 @@ def test_calibration_takes_a_tensor_and_keeps_the_better_statistics() -> None:
         CompressError, match=r"images must be normalised floats \[n, C, rows, columns\], not torch.uint8"
     ):
         calibrate_network(network(), torch.zeros(1, 1, 6, 10, dtype=torch.uint8), RULES, progress=False)
+
+
+MISSPELT = [*RULES, ("haed", Recipe("int8"))]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: convert(model, MISSPELT, progress=False),
+        lambda model: calibrate_network(model, torch.randn(4, 1, 6, 10), MISSPELT, progress=False),
+        lambda model: finetune(model, [], [], Finetuning(MISSPELT, TrainConfig(1)), progress=False),
+    ],
+    ids=["convert", "calibrate_network", "finetune"],
+)
+def test_a_rule_for_no_layer_is_refused_below_the_public_functions_too(
+    call: Callable[[nn.Module], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was meant for would stay at 8 bit; nothing is clustered or measured before."""
+    monkeypatch.setattr(modules, "compress_layers", None)
+    monkeypatch.setattr(calibration, "_batches", None)
+    with pytest.raises(CompressError, match=r"^rule 'haed' must match a layer; layers are 0, 3, 7$"):
+        call(network())
+
+
+class Spare(nn.Module):
+    """Has a layer that it does not use, and one that a function makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.spare = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 1)
+        self.own = nn.Parameter(torch.randn(4, 8, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(self.first(x).relu(), self.own)
+
+
+def test_rules_may_name_layers_that_the_graph_leaves_out_or_makes() -> None:
+    rules = [(name, Recipe("int8", uniform_bits=7)) for name in ("spare", "own", "fi*")]
+    done = calibrate_network(Spare(), torch.randn(4, 1, 6, 10), rules, progress=False)
+    assert [(layer.name, layer.weight_bits) for layer in done.layers] == [("first", 7), ("own", 7)]
 
 
 @pytest.mark.parametrize("factor", [1e19, 1e-19])
