@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from sw.compress.kmeans import member_counts
 from sw.compress.methods import CompressError
@@ -93,6 +94,7 @@ class _FusedDecode(torch.autograd.Function):
         return weight
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         codebook, base, factor, latent, *frozen = ctx.saved_tensors
         signs = () if latent is None else (latent, *frozen)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sw.compress.kmeans import member_counts
 from sw.compress.methods import CompressError
@@ -70,6 +71,7 @@ class _FusedMoving(torch.autograd.Function):
         return decoded
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         latent, codebook, base, factor, keep, assignments = ctx.saved_tensors
         own, gradient = ctx.decoder, gradients[0].contiguous()

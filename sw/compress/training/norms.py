@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from sw.compress.training.quant import kernels_for
 
@@ -29,6 +30,7 @@ class _Normalised(torch.autograd.Function):
         return normalised
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor, None]:
         values, slopes = ctx.saved_tensors
         passed, slope, offset = ctx.kernels.normalise_backward(gradients[0], values, slopes)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from sw.compress.methods import CompressError
@@ -58,7 +59,8 @@ class _FakeQuantise(torch.autograd.Function):
         ratio = values.float() / size
         clamped = ratio.clamp(low, high)
         inside = ratio == clamped
-        slope = clamped.round_().sub_(ratio.masked_fill_(~inside, 0)).mul_(gradient)
+        # Not in the place of the ratio, which the gradient of the gradient is made of.
+        slope = clamped.round_().sub_(ratio.masked_fill(~inside, 0)).mul_(gradient)
         factor = (values.numel() / size.numel() * high) ** -0.5
         return (gradient * inside).to(values.dtype), slope.sum_to_size(size.shape) * factor, None, None, None
 
@@ -76,6 +78,7 @@ class _FusedFakeQuantise(torch.autograd.Function):
         return quantised
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, Tensor, None, None, None]:
         passed, slope = ctx.kernels.fake_quantise_backward(gradients[0], *ctx.saved_tensors, *ctx.range)
         return passed, None, slope, None, None, None
