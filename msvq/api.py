@@ -76,7 +76,8 @@ def compress(
     Parameters
     ----------
     network
-        A module, which is not changed, or its state dict.
+        A module, which is not changed, or its state dict. Layers of a module have the names of the network itself,
+        without what ``torch.compile`` or ``DataParallel`` put around it; those of a state dict are as its keys say.
     recipe
         For all layers, or a rule for each (:func:`sw.compress.methods.recipe_for`).
     threads, device, progress

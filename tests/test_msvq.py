@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import re
@@ -140,7 +141,7 @@ def test_a_layer_alone_is_called_that(layer: nn.Module) -> None:
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch compiles with what it deprecates
 @pytest.mark.parametrize("part", ["the whole", "a module", "a layer", "DataParallel"])
-def test_rules_name_layers_as_the_network_does_without_what_wraps_it(part: str) -> None:
+def test_rules_name_layers_as_the_network_does_without_what_wraps_it(part: str, tmp_path: Path) -> None:
     plain = nn.Sequential(nn.Sequential(*network()[:2]), *network()[2:])
     rules = [("0.0", RULE[1]), ("3", msvq.Recipe("int8", uniform_bits=7))]
     model: Any = nn.Sequential(*plain)
@@ -157,15 +158,30 @@ def test_rules_name_layers_as_the_network_does_without_what_wraps_it(part: str) 
         found = msvq.calibrate(model, IMAGES, given, progress=False).layers
         assert [layer.method for layer in found] == [layer.method for layer in expected]
         assert [layer.weight_bits for layer in found] == [layer.weight_bits for layer in expected]
+        assert [layer.name for layer in msvq.compress(model, given, progress=False).layers] == [x.name for x in found]
+    compressed = msvq.compress(model, rules, progress=False)
+    assert [layer.method for layer in compressed.layers] == ["vq", "int8"]
+    assert compressed.layers[1].weight_bits == 7
+    if part in ("the whole", "DataParallel"):
+        prefix = "_orig_mod" if part == "the whole" else "module"
+        for call in (msvq.compress, lambda model, *rest, **more: msvq.calibrate(model, IMAGES, *rest, **more)):
+            with pytest.raises(ValueError, match=rf"rule '{prefix}.0.0' must match a layer; layers are 0.0, 3"):
+                call(model, [(f"{prefix}.0.0", RULE[1])], progress=False)
+        compressed.write(tmp_path / "layers.msvq")
+        weights = {key: torch.from_numpy(value) for key, value in msvq.decompress(tmp_path / "layers.msvq").items()}
+        restored = copy.deepcopy(plain)
+        assert not restored.load_state_dict(weights, strict=False).unexpected_keys
+        assert all(torch.equal(restored.state_dict()[key], value) for key, value in weights.items())
     if part != "DataParallel":
-        for tensors in (model, model.state_dict()):
-            compressed = msvq.compress(tensors, rules, progress=False)
-            assert [layer.method for layer in compressed.layers] == ["vq", "int8"]
-            assert compressed.layers[1].weight_bits == 7
-            assert compressed.state_dict().keys() <= model.state_dict().keys()
-    if part == "the whole":
-        with pytest.raises(ValueError, match=r"rule '_orig_mod.0.0' must match a layer; layers are 0.0, 3"):
-            msvq.calibrate(model, IMAGES, [("_orig_mod.0.0", RULE[1])], progress=False)
+        # The keys of a state dict stay, and so do those of a module that is compiled within a network.
+        of_keys = msvq.compress(model.state_dict(), rules, progress=False)
+        assert [layer.method for layer in of_keys.layers] == ["vq", "int8"]
+        assert of_keys.state_dict().keys() <= model.state_dict().keys()
+        if part != "the whole":
+            assert of_keys.state_dict().keys() == compressed.state_dict().keys()
+    else:
+        of_keys = msvq.compress(model.state_dict(), [("module.0.0", RULE[1])], progress=False)
+        assert [layer.name for layer in of_keys.layers] == ["module.0.0", "module.3"]
 
 
 class Functional(nn.Module):

@@ -220,7 +220,7 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
     Parameters
     ----------
     module
-        With these layers.
+        With these layers. What ``torch.compile`` or ``DataParallel`` put around it is in no name.
     geometry
         Refuse a layer whose padding a source cannot say. Without, it is given as 0: for names and weights alone.
 
@@ -230,15 +230,13 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
         The module is itself such a layer, a weight is NaN, infinite or a tensor that is not dense, or padding ``same``
         differs between two sides.
     """
-    from sw.compress.frontend.capture import unwrapped
-
     sources = []
-    network = unwrapped(module)
+    network = _unwrapped(module)
     if isinstance(network, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Linear):
         # It has no name in itself, and nothing in which another could take its place.
         alone = f"a {type(network).__name__} alone: put it into torch.nn.Sequential"
         raise CompressError(f"network must be a module with layers in it, not {alone}")
-    for name, layer in module.named_modules():
+    for name, layer in network.named_modules():
         if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
             weight = _array(name, layer.weight)
             sources.append(
@@ -257,13 +255,21 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
     return sources
 
 
+def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    # The front end takes long to import, and is not needed for a state dict.
+    from sw.compress.frontend.capture import unwrapped
+
+    return unwrapped(module)
+
+
 def layer_names(module: torch.nn.Module) -> list[str]:
     """Names that a layer of a network may get: its modules', and those of parameters that a function multiplies by.
 
     One of neither is called ``layer``.
     """
-    parameters = [re.sub(r"[._]?weight$", "", name) for name, _ in module.named_parameters()]
-    return [*dict(module.named_modules()), *parameters, "layer"]
+    network = _unwrapped(module)
+    parameters = [re.sub(r"[._]?weight$", "", name) for name, _ in network.named_parameters()]
+    return [*dict(network.named_modules()), *parameters, "layer"]
 
 
 def check_network_rules(
@@ -299,7 +305,7 @@ def tied_layers(module: torch.nn.Module) -> dict[str, str]:
     """From each layer that shares the weight parameter of an earlier one to the first with it, by name."""
     first: dict[int, str] = {}
     found = {}
-    for name, layer in module.named_modules():
+    for name, layer in _unwrapped(module).named_modules():
         # One that is computed (parametrised) is another tensor each time.
         weight = layer._parameters.get("weight")
         if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Linear) and weight is not None:
