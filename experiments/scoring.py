@@ -21,9 +21,8 @@ from hw.command_line import write_text
 from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
 from sw.compress.training.data import load_data, read_classes
-from sw.compress.training.integer import IntegerNetwork, integer_results, read_network
+from sw.compress.training.integer import IntegerNetwork, integer_results, read_network_and_metadata
 from sw.compress.training.loop import images_of
-from sw.format.container import read_container
 from sw.format.strict_json import json_text
 
 __all__ = ["apart", "compared", "fitted_scale", "run", "summary"]
@@ -141,12 +140,13 @@ def _read_containers(paths: Sequence[Path], name: str, network: Network) -> dict
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         raise CompressError(f"containers must have names of their own, not {max(names, key=names.count)!r} twice")
+    found: dict[str, IntegerNetwork] = {}
     for path in paths:
-        said = read_container(path).metadata.get("preprocessing")
+        own, metadata = read_network_and_metadata(path)
+        found[path.name] = own
+        said = metadata.get("preprocessing")
         if said not in (None, network.preprocessing.to_dict()):
             raise CompressError(f"{str(path)!r} must take its images as {name} does, not by {said}")
-    found = {path.name: read_network(path) for path in paths}
-    for path, own in zip(paths, found.values(), strict=True):
         if own.image_shape not in (None, (3, SIDE, SIDE)):
             size = " x ".join(map(str, own.image_shape))
             raise CompressError(f"{str(path)!r} must take images of 3 x {SIDE} x {SIDE} as {name} does, not of {size}")

@@ -2,7 +2,7 @@
 
 from sw.network import spatial, tokens
 from sw.network.fields import FULL_RANGE, NetworkError
-from sw.network.file import network_metadata, network_of, read_network, write_network
+from sw.network.file import network_metadata, network_of, read_network, read_network_and_metadata, write_network
 from sw.network.network import Network, Output, parse_operations
 from sw.network.operation import Array, Operation, Value, operation_from_dict, operation_kinds
 
@@ -20,6 +20,7 @@ __all__ = [
     "operation_kinds",
     "parse_operations",
     "read_network",
+    "read_network_and_metadata",
     "spatial",
     "tokens",
     "write_network",

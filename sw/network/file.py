@@ -28,6 +28,7 @@ __all__ = [
     "network_metadata",
     "network_of",
     "read_network",
+    "read_network_and_metadata",
     "write_network",
 ]
 
@@ -157,8 +158,8 @@ def network_of(container: Container) -> Network:
     )
 
 
-def read_network(path: str | os.PathLike[str]) -> Network:
-    """The network of a container that :func:`write_network` wrote.
+def read_network_and_metadata(path: str | os.PathLike[str]) -> tuple[Network, dict[str, Any]]:
+    """The network of a container that :func:`write_network` wrote, and all that its metadata say.
 
     Raises
     ------
@@ -169,6 +170,11 @@ def read_network(path: str | os.PathLike[str]) -> Network:
     """
     container = read_container(path)
     try:
-        return network_of(container)
+        return network_of(container), container.metadata
     except NetworkError as error:
         raise NetworkError(str(error), f"container {os.fspath(path)!r}") from None
+
+
+def read_network(path: str | os.PathLike[str]) -> Network:
+    """The network alone of :func:`read_network_and_metadata`, which raises."""
+    return read_network_and_metadata(path)[0]

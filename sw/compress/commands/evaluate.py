@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sw.command_line import Parser, check_folders, run_command
 from sw.compress.commands.options import add_data_options, check_counts, image_size
@@ -49,13 +49,13 @@ def _run(options: argparse.Namespace) -> int:
 
     from sw.compress.kmeans_gpu import device_kind
     from sw.compress.training.evaluation import evaluate
-    from sw.compress.training.integer import read_network
+    from sw.compress.training.integer import read_network_and_metadata
 
     device_kind(options.device)
-    network = read_network(options.container)
+    network, metadata = read_network_and_metadata(options.container)
     with ExitStack() as files:
         target = files.enter_context(staged(options.json)) if options.json else None
-        data = _data(options, network)
+        data = _data(options, network, metadata)
         report = evaluate(network, data, output=options.output, device=options.device, progress=not options.quiet)
         if target is not None:
             content = {"container": options.container, "split": options.split, **report}
@@ -66,12 +66,10 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _data(options: argparse.Namespace, network: IntegerNetwork) -> ImageData:
+def _data(options: argparse.Namespace, network: IntegerNetwork, metadata: Mapping[str, Any]) -> ImageData:
     """The images as the file says that its network takes them; options come first."""
     from sw.compress.training.data import Preprocessing, load_data, read_classes
-    from sw.format.container import read_container
 
-    metadata = read_container(options.container).metadata
     own = metadata.get("preprocessing") or {}
     if not own and (options.mean is None or options.std is None):
         # A network gives other results, and no error, for images of another mean: a guess is said.

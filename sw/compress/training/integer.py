@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from functools import cached_property
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from sw.compress.methods import CompressError
 from sw.compress.training.device import device_results, run_on_device
 from sw.compress.training.quant import integers
 from sw.network import Array, Network, NetworkError, network_metadata, write_network
-from sw.network import read_network as read_file
+from sw.network import read_network_and_metadata as read_file
 from sw.network.fast import FastNetwork
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "on_cpu",
     "quantise_images",
     "read_network",
+    "read_network_and_metadata",
     "write_network",
 ]
 
@@ -148,8 +149,8 @@ def integer_results(network: IntegerNetwork, images: Tensor) -> list[Tensor]:
     return [values.float() * (1.0 if scale is None else scale) for values, scale in zip(found, scales, strict=True)]
 
 
-def read_network(path: str | os.PathLike[str]) -> IntegerNetwork:
-    """The network of a container: :func:`sw.network.read_network`, for tensors.
+def read_network_and_metadata(path: str | os.PathLike[str]) -> tuple[IntegerNetwork, dict[str, Any]]:
+    """The network of a container and its metadata: :func:`sw.network.read_network_and_metadata`, for tensors.
 
     Raises
     ------
@@ -159,6 +160,12 @@ def read_network(path: str | os.PathLike[str]) -> IntegerNetwork:
         The container holds layers, but no operations, or some that cannot run on them.
     """
     try:
-        return IntegerNetwork.of(read_file(path))
+        network, metadata = read_file(path)
     except NetworkError as error:
         raise CompressError(str(error)) from None
+    return IntegerNetwork.of(network), metadata
+
+
+def read_network(path: str | os.PathLike[str]) -> IntegerNetwork:
+    """The network alone of :func:`read_network_and_metadata`, which raises."""
+    return read_network_and_metadata(path)[0]
