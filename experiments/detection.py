@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from torch.nn import functional
 
 from experiments.common import opened_tar, picture
 from experiments.fastestdet import SIDE, FastestDet, average_precision, boxes_of, load_state
-from experiments.pictures import load_small, mixed, picture_files, random_grids, recoloured
+from experiments.pictures import decoded, load_small, mixed, picture_files, random_grids, recoloured
 from experiments.vision_runs import Results, Task, as_results
 from sw.compress.checkpoints import read_state_dict
 from sw.compress.methods import CompressError
@@ -97,8 +96,7 @@ def load_more(directory: Path, limit: int | None = None, threads: int = 1) -> ND
     CompressError
         There is none.
     """
-    with ThreadPoolExecutor(threads) as pool:
-        return np.stack(list(pool.map(lambda file: _square(picture(file)), picture_files(directory)[:limit])))
+    return decoded(picture_files(directory)[:limit], lambda file: _square(picture(file)), threads)
 
 
 def side_by_side(pictures: Tensor, count: int, generator: torch.Generator) -> Tensor:

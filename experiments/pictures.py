@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ __all__ = [
     "Network",
     "Whole",
     "crops",
+    "decoded",
     "load_images",
     "load_made",
     "load_more",
@@ -82,10 +84,12 @@ def _pixels(file: Path, size: int | None) -> NDArray[np.uint8]:
 SIDE = 224
 
 
-def _read(files: Sequence[Path], size: int | None) -> NDArray[np.uint8]:
-    """Of all of them, ``[n, 224, 224, 3]``, by several threads: thousands take long to decode."""
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(lambda file: _pixels(file, size), files)))
+def decoded(
+    files: Sequence[Path], pixels: Callable[[Path], NDArray[np.uint8]], threads: int | None = None
+) -> NDArray[np.uint8]:
+    """Pixels of all files, one image each, by several threads, as thousands take long to decode."""
+    with ThreadPoolExecutor(threads) as pool:
+        return np.stack(list(pool.map(pixels, files)))
 
 
 def normalised(pictures: NDArray[np.uint8], network: Network) -> Tensor:
@@ -106,7 +110,7 @@ def load_images(directory: Path) -> tuple[NDArray[np.uint8], Tensor]:
     files = sorted(path for path in directory.glob("*.jpg") if path.stem.isdigit())
     if not files:
         raise CompressError(f"images must be a directory of NNN.jpg, not {str(directory)!r}")
-    return _read(files, None), torch.tensor([int(file.stem) for file in files])
+    return decoded(files, functools.partial(_pixels, size=None)), torch.tensor([int(file.stem) for file in files])
 
 
 def load_more(directory: Path, limit: int | None = None, option: str = "more") -> NDArray[np.uint8]:
@@ -117,7 +121,7 @@ def load_more(directory: Path, limit: int | None = None, option: str = "more") -
     CompressError
         There is none.
     """
-    return _read(picture_files(directory, option)[:limit], SIDE)
+    return decoded(picture_files(directory, option)[:limit], functools.partial(_pixels, size=SIDE))
 
 
 def picture_files(directory: Path, option: str = "more") -> list[Path]:
