@@ -20,6 +20,7 @@ from experiments.pictures import decoded, load_small, mixed, picture_files, rand
 from experiments.vision_runs import Results, Task, as_results
 from sw.compress.checkpoints import read_state_dict
 from sw.compress.methods import CompressError
+from sw.compress.training.data import Preprocessing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,6 +32,9 @@ HELD_OUT = 5
 
 #: Whole pictures that batch norms get their statistics from at the end.
 WHOLE = 256
+
+#: Of a square picture; of another the network sees all, too, its sides made as long as each other.
+PREPROCESSING = Preprocessing((0.0,) * 3, (1.0,) * 3, crop=1.0, colours="bgr")
 
 _BATCH = 32
 
@@ -215,4 +219,5 @@ def load(options: argparse.Namespace) -> Task:
         choose=choose,
         score=lambda results: scores(results, test, parts["val2017"][1]),
         settings={name: getattr(options, name) for name in ("batch", "side", "mix")} | sizes | {"whole": len(sample)},
+        metadata={"preprocessing": PREPROCESSING.to_dict()},
     )

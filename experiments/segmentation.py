@@ -191,7 +191,7 @@ def load(options: argparse.Namespace) -> Task:
         loss=_loss,
         choose=lambda results: mean_iou(results, *parts["val"]),
         score=lambda results: mean_iou(results, *parts["test"]),
-        metadata={"preprocessing": Preprocessing().to_dict()},
+        metadata={"preprocessing": Preprocessing(crop=1.0).to_dict()},
     )
 
 

@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         "inputs",
         metavar="INPUT",
         nargs="*",
-        help=".npy of [C, rows, columns] or [images, C, rows, columns], int8 or normalised float; or a picture. One for"
-        " each input of the program; none for perf",
+        help=".npy of [C, rows, columns] or [images, C, rows, columns], int8 or normalised float; or a picture, as RGB."
+        " One for each input of the program; none for perf",
     )
     parser.add_argument("--output", metavar="FILE", help="write the outputs: .npy for one, .npz for several")
     parser.add_argument("--check", action="store_true", help="golden: prove that there are no races; rtl: compare with"

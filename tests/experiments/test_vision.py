@@ -24,6 +24,7 @@ from experiments.fastestdet import FastestDet, average_precision, boxes_of, load
 from experiments.vision import Study, cases_of
 from experiments.vision_runs import Task, as_results, learn
 from sw.compress.methods import CompressError
+from sw.compress.training.data import ImageData, Preprocessing
 from sw.compress.training.graph import integer_graph
 from sw.compress.training.integer import read_network
 from sw.format.container import read_container
@@ -253,6 +254,15 @@ def test_other_pictures_are_half_of_a_batch(tmp_path: Path, monkeypatch: pytest.
     assert (task.sample[8:].mean((2, 3)) == torch.tensor([0, 0, 1.0])).all()
     wanted = {"batch": 10, "side": 352, "mix": 0.0, "data": 8, "more": 12, "small": 0, "whole": 20}
     assert task.settings == wanted
+    said = {"mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "bilinear", "crop": 1.0, "colours": "bgr"}
+    assert task.metadata == {"preprocessing": said}
+    # As another program prepares a square picture by that.
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)).save(tmp_path / "one.png")
+    how = Preprocessing.of(task.metadata["preprocessing"])
+    images = ImageData([tmp_path / "one.png"], np.zeros(1, np.int64), 352, preprocessing=how)
+    (more / "one.png").write_bytes((tmp_path / "one.png").read_bytes())
+    pixels, _ = images.batch(torch.zeros(1, dtype=torch.int64), torch.device("cpu"))
+    assert torch.equal(images.normalise(pixels), detection._scaled(torch.from_numpy(detection.load_more(more)[-1:])))
     monkeypatch.setattr(detection, "WHOLE", 11)
     assert len(detection.load(given).sample) == 11
     with pytest.raises(CompressError, match="more must be a directory of pictures, not"):

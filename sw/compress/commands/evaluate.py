@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,14 @@ def _data(options: argparse.Namespace, network: IntegerNetwork, metadata: Mappin
     """The images as the file says that its network takes them; options come first."""
     from sw.compress.training.data import Preprocessing, load_data, read_classes
 
-    own = metadata.get("preprocessing") or {}
+    own = metadata.get("preprocessing")
+    try:
+        said = Preprocessing.of({} if own is None else own)
+    except CompressError as error:
+        raise CompressError(f"{options.container}: {error}") from None
+    names = metadata.get("classes", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CompressError(f"{options.container}: classes must be a list of names, not {str(names)[:80]}")
     if not own and (options.mean is None or options.std is None):
         # A network gives other results, and no error, for images of another mean: a guess is said.
         print(
@@ -84,16 +92,15 @@ def _data(options: argparse.Namespace, network: IntegerNetwork, metadata: Mappin
         "interpolation": options.interpolation,
         "crop": options.resize_crop,
     }
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
     shape = network.image_shape
-    classes = read_classes(options.classes) if options.classes else tuple(metadata.get("classes", ()))
+    classes = read_classes(options.classes) if options.classes else tuple(names)
     data = load_data(
         options.data,
         options.split,
         size=image_size(options.size) if shape is None or options.size != [224] else shape[1:],
         classes=classes,
         channels=shape[0] if shape is not None and shape[0] in (1, 3) else None,
-        preprocessing=Preprocessing(**fields | {name: value for name, value in given.items() if value is not None}),
+        preprocessing=dataclasses.replace(said, **{name: value for name, value in given.items() if value is not None}),
     )
     if shape is not None and data.shape != shape[1:]:
         wanted, found = (" x ".join(map(str, sides)) for sides in (shape[1:], data.shape))

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sw.compress.methods import CompressError
-from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, SPLITS
+from sw.compress.training.settings import COLOURS, IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, SPLITS
 from sw.format.npz import read_npz
 from sw.format.picture import PictureError, read_picture
 
@@ -54,12 +54,14 @@ class Preprocessing:
     Parameters
     ----------
     mean, std
-        Of each channel, in 0..1: the network gets ``(pixel / 255 - mean) / std``. Those of three channels serve a grey
-        image by their average.
+        Of each channel, in 0..1, in the order of ``colours``: the network gets ``(pixel / 255 - mean) / std``. Those of
+        three channels serve a grey image by their average.
     interpolation
         One of :data:`INTERPOLATIONS`: how an image of a file is resized.
     crop
         Share of the shorter side that is left of an image of a file, in the middle: it is resized to ``size / crop``.
+    colours
+        One of :data:`COLOURS`: the order in which the network reads them. Images are RGB until they are normalised.
 
     Raises
     ------
@@ -71,6 +73,7 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
     crop: float = 224 / 256
+    colours: str = "rgb"
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -82,6 +85,34 @@ class Preprocessing:
             raise CompressError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}")
         if not 0 < self.crop <= 1:
             raise CompressError(f"crop must be above 0 and at most 1, not {self.crop!r}")
+        if self.colours not in COLOURS:
+            raise CompressError(f"colours must be one of {', '.join(COLOURS)}, not {self.colours!r}")
+
+    @classmethod
+    def of(cls, value: object) -> Preprocessing:
+        """The reverse of :meth:`to_dict`, for any JSON value; fields that are not there have their defaults.
+
+        Raises
+        ------
+        CompressError
+            It is something else, or has a field that this version does not know.
+        """
+        if not isinstance(value, dict):
+            raise CompressError(f"preprocessing must be an object, not {value!r}")
+        known = [each.name for each in dataclasses.fields(cls)]
+        given: dict[str, Any] = {}
+        for name, entry in value.items():
+            if name not in known:
+                raise CompressError(f"preprocessing must have no fields but {', '.join(known)}, not {name!r}")
+            several = name in ("mean", "std")
+            kinds, what = (str, "text") if name in ("interpolation", "colours") else ((int, float), "a number")
+            if several != isinstance(entry, list) or not all(
+                isinstance(x, kinds) for x in (entry if several else [entry])
+            ):
+                what = "a list of numbers" if several else what
+                raise CompressError(f"{name} must be {what}, not {entry!r}")
+            given[name] = tuple(entry) if several else entry
+        return cls(**given)
 
     def channels(self, count: int) -> list[tuple[float, float]]:
         """Mean and deviation of each channel of an image."""
@@ -92,7 +123,11 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python values, for JSON."""
-        return {"mean": list(self.mean), "std": list(self.std), "interpolation": self.interpolation, "crop": self.crop}
+        fields = dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        if self.colours == COLOURS[0]:
+            # As files had it before there were others: readers of then stop at the field, and must where it counts.
+            del fields["colours"]
+        return fields
 
 
 @dataclass
@@ -185,8 +220,10 @@ class ImageData:
         return torch.from_numpy(np.stack(decoded)).to(device), torch.from_numpy(self.labels)[chosen].to(device)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 images as floats, by the data's mean and deviation."""
+        """uint8 images, RGB or grey, as floats in the order of the network's colours, by its mean and deviation."""
         values = images.float()
+        if self.preprocessing.colours == "bgr" and images.shape[1] == 3:
+            values = values.flip(1)
         channels = self.preprocessing.channels(images.shape[1])
         stacked = torch.stack([(values[:, i] / 255 - mean) / std for i, (mean, std) in enumerate(channels)], dim=1)
         return stacked.contiguous(memory_format=torch.channels_last) if images.is_cuda else stacked

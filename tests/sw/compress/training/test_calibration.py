@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import sys
 import types
@@ -18,12 +20,13 @@ from sw.compress.__main__ import main
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.training import calibration, modules
 from sw.compress.training.calibration import calibrate_network
-from sw.compress.training.data import ImageData
+from sw.compress.training.data import ImageData, Preprocessing
 from sw.compress.training.evaluation import VOID, evaluate, evaluate_classes, evaluate_maps
 from sw.compress.training.finetune import Finetuning, finetune
 from sw.compress.training.integer import read_network, write_network
 from sw.compress.training.modules import convert
-from sw.compress.training.settings import TrainConfig
+from sw.compress.training.settings import COLOURS, TrainConfig
+from sw.format.container import read_container
 from tests.refusals import Refused
 from tests.sw.compress.training.training_job import two_convolutions
 
@@ -97,6 +100,48 @@ def test_what_images_are_like_is_no_guess_in_silence(files: Path, capsys: pytest
     assert "does not say what its images are like; ImageNet's mean and std are taken" in capsys.readouterr().err
     assert main([*measure, "--mean", "0.2", "--std", "0.5"]) == 0
     assert capsys.readouterr() == said
+
+
+def test_a_file_says_in_which_order_its_network_reads_colours(files: Path, refused: Refused) -> None:
+    """The same network for RGB and, its weights the other way round, for BGR: of one set of images the same scores."""
+    torch.manual_seed(0)
+    images = np.random.default_rng(0).integers(0, 256, (60, 3, 1, 1)).astype(np.uint8).repeat(6, 2).repeat(10, 3)
+    how = Preprocessing((0.1, 0.4, 0.5), (0.2, 0.3, 0.4))
+    model = two_convolutions(3, 16, 6).eval()
+    data = ImageData(images, np.zeros(60, np.int64), (6, 10), preprocessing=how)
+    with torch.no_grad():
+        scores = model(data.normalise(torch.from_numpy(images)))
+        model[-1].bias -= scores.mean(0)
+        labels = (scores - scores.mean(0)).argmax(1).numpy()
+    np.savez(files / "colours.npz", test_images=images, test_labels=labels)
+    found = {}
+    for colours in COLOURS:
+        turned = how
+        if colours == "bgr":
+            model[0].weight.data = model[0].weight.data.flip(1)
+            turned = Preprocessing(how.mean[::-1], how.std[::-1], colours="bgr")
+        own = dataclasses.replace(data, preprocessing=turned)
+        done = calibrate_network(copy.deepcopy(model), own, [("*", Recipe("int8"))], progress=False)
+        done.write(files / colours)
+        measure = ["evaluate", str(files / colours), "--data", str(files / "colours.npz"), "--quiet"]
+        assert main([*measure, "--json", str(files / "figures.json")]) == 0
+        found[colours] = json.loads((files / "figures.json").read_text())["top1"]
+    said = {colours: read_container(files / colours).metadata["preprocessing"] for colours in COLOURS}
+    assert "colours" not in said["rgb"]
+    assert said["bgr"]["colours"] == "bgr"
+    assert found["rgb"] == found["bgr"] > 95
+    # Read as RGB, the network of BGR gives other results: so no other word is passed over.
+    for metadata, message in [
+        ({"preprocessing": said["bgr"] | {"colours": "grb"}}, "bgr: colours must be one of rgb, bgr, not 'grb'"),
+        ({"preprocessing": said["bgr"] | {"order": "bgr"}}, "bgr: preprocessing must have no fields but mean, std, "),
+        ({"preprocessing": said["bgr"], "classes": "ab"}, "bgr: classes must be a list of names, not ab"),
+    ]:
+        write_network(files / "bgr", read_network(files / "bgr"), metadata=metadata)
+        assert message in refused(main, measure)
+    wrong = {name: value for name, value in said["bgr"].items() if name != "colours"}
+    write_network(files / "bgr", read_network(files / "bgr"), metadata={"preprocessing": wrong})
+    assert main([*measure, "--json", str(files / "figures.json")]) == 0
+    assert json.loads((files / "figures.json").read_text())["top1"] < 70
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,39 @@ def test_preprocessing_is_the_datas_own(tmp_path: Path) -> None:
     torch.testing.assert_close(values, torch.tensor([-127 / 128, 0.0, 1.0]))
     grey = data.normalise(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8))
     torch.testing.assert_close(grey.flatten(), torch.tensor([1.0]))
-    assert Preprocessing(**how.to_dict() | {"mean": how.mean, "std": how.std}) == how
+    assert Preprocessing.of(how.to_dict()) == how
+
+
+def test_colours_are_in_the_networks_order() -> None:
+    how = Preprocessing((0.0, 0.2, 0.4), (1.0, 1.0, 0.5), colours="bgr")
+    data = ImageData(pixels(2).transpose(0, 3, 1, 2).copy(), np.zeros(2, np.int64), 32, preprocessing=how)
+    values = data.normalise(torch.tensor([255, 102, 51], dtype=torch.uint8).reshape(1, 3, 1, 1)).flatten()
+    torch.testing.assert_close(values, torch.tensor([0.2, 0.2, 1.2]))
+    grey = data.normalise(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8))
+    torch.testing.assert_close(grey.flatten(), torch.tensor([0.8 / (2.5 / 3)]))
+    assert how.to_dict()["colours"] == "bgr"
+    assert Preprocessing.of(how.to_dict()) == how
+    # Files that say nothing of it, as all before there were others, are RGB.
+    assert "colours" not in Preprocessing().to_dict()
+    assert Preprocessing.of({}) == Preprocessing()
+    assert Preprocessing().colours == "rgb"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], r"preprocessing must be an object, not \[\]"),
+        ({"colors": "bgr"}, "preprocessing must have no fields but mean, .*, colours, not 'colors'"),
+        ({"colours": "grb"}, "colours must be one of rgb, bgr, not 'grb'"),
+        ({"colours": ["bgr"]}, r"colours must be text, not \['bgr'\]"),
+        ({"mean": 0.5}, "mean must be a list of numbers, not 0.5"),
+        ({"std": ["1"]}, r"std must be a list of numbers, not \['1'\]"),
+        ({"crop": "1"}, "crop must be a number, not '1'"),
+    ],
+)
+def test_a_file_that_says_something_else_of_its_images(value: object, message: str) -> None:
+    with pytest.raises(CompressError, match=f"^{message}$"):
+        Preprocessing.of(value)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +224,7 @@ def test_preprocessing_is_the_datas_own(tmp_path: Path) -> None:
         ({"std": (0.0,)}, "std must be 1 or 3 numbers, finite and positive"),
         ({"interpolation": "cubic"}, "interpolation must be one of bilinear, bicubic, .*, not 'cubic'"),
         ({"crop": 1.5}, "crop must be above 0 and at most 1, not 1.5"),
+        ({"colours": "grb"}, "colours must be one of rgb, bgr, not 'grb'"),
     ],
 )
 def test_preprocessing_out_of_range(fields: dict[str, Any], message: str) -> None:
