@@ -41,8 +41,11 @@ __all__ = [
     "unlike",
 ]
 
-# Correlation of outlines above which a picture is taken for a copy of an image.
-_COPY = 0.9
+#: What files of pictures end in.
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+
+#: Correlation of outlines above which a picture is taken for a copy of an image.
+COPY = 0.9
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def picture_files(directory: Path, option: str = "more") -> list[Path]:
     CompressError
         There is none.
     """
-    files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+    files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in PICTURES)
     if not files:
         raise CompressError(f"{option} must be a directory of pictures, not {str(directory)!r}")
     return files
@@ -299,5 +302,5 @@ def unlike(pictures: NDArray[np.uint8], images: Tensor) -> NDArray[np.bool_]:
         edge = values.shape[2] // 16
         middle = values[:, :, edge : values.shape[2] - edge, edge : values.shape[3] - edge]
         likest = torch.stack([(outlines(each) @ known.T).amax(1) for each in (values, middle)]).amax(0)
-        found.append((likest <= _COPY).cpu().numpy())
+        found.append((likest <= COPY).cpu().numpy())
     return np.concatenate(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,79 @@ def test_pictures_come_out_in_halves_and_what_is_none_is_counted(
     for name in names:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["again", "list.json", "out", "report.json"]
+
+
+def test_side_is_another_where_it_is_said(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    clones, content = made
+    arguments = [str(clones), str(tmp_path / "out"), "--sources", str(listed(tmp_path, content)), "--quiet"]
+    assert photographs.main([*arguments, "--side", "100"]) == 0
+    sides = {min(Image.open(path).size) for path in picture_files(tmp_path / "out")}
+    assert sides == {100}
+
+
+@pytest.mark.parametrize("kind", ["directory", "tar"])
+def test_copies_of_images_are_left_out_mirrored_and_in_other_sizes(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    clones, content = made
+    images = tmp_path / "images"
+    images.mkdir()
+    smooth(31, (90, 80)).save(images / "bare.png")
+    smooth(11).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(images / "pets.JPG")
+    smooth(99).save(images / "none.webp")
+    if kind == "tar":
+        (images / "words.txt").write_text("no picture")
+        with tarfile.open(tmp_path / "images.tar", "w") as archive:
+            archive.add(images, "part")
+    unlike = tmp_path / "images.tar" if kind == "tar" else images
+    arguments = [str(clones), str(tmp_path / "out"), "--sources", str(listed(tmp_path, content)), "--quiet"]
+    assert photographs.main([*arguments, "--unlike", str(unlike), "--json", str(tmp_path / "report.json")]) == 0
+    assert "left out: 1 broken, 2 small, 1 drawings, 2 copies, 1 doubles" in capsys.readouterr().out
+    pets, bare = json.loads((tmp_path / "report.json").read_text())["sources"]
+    assert (pets["copies"], pets["written"]) == (1, 6)
+    assert (bare["copies"], bare["written"]) == (1, 2)
+
+
+def test_what_is_no_images_is_refused(made: tuple[Path, dict[str, Any]], tmp_path: Path, refused: Refused) -> None:
+    clones, content = made
+    arguments = [str(clones), str(tmp_path / "out"), "--sources", str(listed(tmp_path, content)), "--unlike"]
+    (tmp_path / "empty").mkdir()
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    assert "unlike must be a directory of pictures" in refused(photographs.main, [*arguments, str(tmp_path / "empty")])
+    assert "unlike must be a tar file of pictures" in refused(
+        photographs.main, [*arguments, str(tmp_path / "empty.tar")]
+    )
+    assert "unlike must be a directory of pictures, or a tar file of them" in refused(
+        photographs.main, [*arguments, str(tmp_path / "list.json")]
+    )
+
+
+def test_grey_pictures_and_plain_edges_go_if_it_is_said(
+    tmp_path: Path, made: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = made[1]
+    more = tmp_path / "me+more"
+    (more / "pictures").mkdir(parents=True)
+    framed = Image.new("RGB", (400, 400), (120, 110, 100))
+    framed.paste(smooth(40, (400, 260)), (0, 0))
+    framed.save(more / "pictures" / "framed.png")
+    thin = Image.new("RGB", (400, 400), "white")
+    thin.paste(smooth(41, (400, 150)), (0, 100))
+    thin.save(more / "pictures" / "thin.png")
+    smooth(42).convert("L").save(more / "pictures" / "grey.png")
+    git(more, "init", "--quiet")
+    git(more, "add", ".")
+    git(more, "commit", "--quiet", "--message", "pictures")
+    source = row(name="more", repository="me/more", commit=git(more, "rev-parse", "HEAD").strip())
+    path = listed(tmp_path, {**content, "sources": [source]}, {})
+    arguments = [str(tmp_path), str(tmp_path / "out"), "--sources", str(path), "--quiet", "--side", "300"]
+    assert photographs.main(arguments) == 0
+    assert len(picture_files(tmp_path / "out")) == 3
+    arguments[1] = str(tmp_path / "fewer")
+    assert photographs.main([*arguments, "--coloured", "--trim"]) == 0
+    assert "1 small, 0 drawings, 1 grey, 0 doubles" in capsys.readouterr().out
+    assert [Image.open(path).size for path in picture_files(tmp_path / "fewer")] == [(400, 260)]
 
 
 @pytest.mark.parametrize(
