@@ -188,6 +188,46 @@ class CodewordDecoder(WeightDecoder):
     n: int
     m: int
     codeword_bits: int
+    #: What is trained: codewords, float ``[k, d]``, and the step of their integers in ``low..high``.
+    codebook: Tensor
+    step: StepSize
+    low: int
+    high: int
+    #: Weights that each element of the codebook stands for, float ``[k, d]``: of this layer, and of all that share it,
+    #: then at least 1.
+    members: Tensor
+    counts: Tensor
+    #: Of a codebook that layers share (:func:`share_codebook`): its name, and this layer's scale as a multiple of it.
+    codebook_name: str | None = None
+    factor: Tensor | None
+
+    def __init__(self, shape: tuple[int, int, int, int]) -> None:
+        super().__init__(shape)
+        self.register_buffer("factor", None)
+
+    def _count_members(self, layer: CompressedLayer) -> None:
+        """Set ``members`` and ``counts`` by the masks and assignments of a layer."""
+        assert layer.assignments is not None
+        self.members = torch.from_numpy(member_counts(layer.masks, layer.assignments, layer.k, layer.d)).float()
+        self.register_buffer("counts", self.members.clamp_min(1), persistent=False)
+
+    def _own_scale(self) -> Tensor:
+        """What one of the codebook's integers is in this layer."""
+        size: Tensor = self.step()
+        return size if self.factor is None else size * self.factor
+
+    def _codewords(self) -> Tensor:
+        """The codebook in integers times this layer's scale, ``[k, d]``, with LSQ's gradients."""
+        codebook = fake_quantise(self.codebook, self.step(), self.low, self.high)
+        if self.factor is None:
+            return codebook
+        codebook = codebook * self.factor
+        with torch.no_grad():
+            # The integers times the scale that a file has: a product of other factors may differ in the last bit. The
+            # difference of two such neighbours, and its sum with one of them, are exact.
+            exact = integers(self.codebook.float(), self.step(), self.low, self.high) * self._own_scale()
+            difference = exact.to(codebook.dtype) - codebook
+        return codebook + difference
 
     def _grouped(self, weight: Tensor) -> Tensor:
         """``[K, C, R, S]`` to ``[NG, d]``: :func:`sw.compress.grouping.group` on tensors."""
@@ -198,7 +238,7 @@ class CodewordDecoder(WeightDecoder):
         K, C, R, S = self.shape
         return subvectors.reshape(K // self.d, C, R, S, self.d).permute(0, 4, 1, 2, 3).reshape(self.shape)
 
-    def _coded(self, scale: Tensor, codes: Tensor, assignments: Tensor) -> dict[str, Any]:
+    def _coded(self, codes: Tensor, assignments: Tensor) -> dict[str, Any]:
         """The fields of a compressed layer without masks and signs."""
         return {
             "method": self.method,
@@ -206,7 +246,8 @@ class CodewordDecoder(WeightDecoder):
             "k": self.k,
             "n": self.n,
             "m": self.m,
-            "scale": scale.reshape(1).cpu().numpy(),
+            "scale": self._own_scale().reshape(1).cpu().numpy(),
+            "codebook_name": self.codebook_name,
             "codebook": codes.to("cpu", torch.int8).numpy(),
             "codeword_bits": self.codeword_bits,
             "assignments": assignments.to("cpu", torch.int32).numpy(),
@@ -285,8 +326,6 @@ class CodebookDecoder(CodewordDecoder):
     """
 
     assignments: Tensor
-    counts: Tensor
-    factor: Tensor | None
     masks: Tensor | None
     positions: Tensor | None
 
@@ -309,13 +348,11 @@ class CodebookDecoder(CodewordDecoder):
         self.codeword_bits = layer.codeword_bits
         self.low, self.high = codeword_range(layer.codeword_bits, layer.signs is not None)
         self.codebook_name = layer.codebook_name
-        self.register_buffer("factor", None)
         scale = float(layer.scale[0])
         self.step = StepSize(torch.tensor(scale))
         self.codebook = nn.Parameter(torch.from_numpy(layer.codebook.astype(np.float32)) * scale)
-        counts = member_counts(layer.masks, layer.assignments, layer.k, layer.d)
+        self._count_members(layer)
         self.register_buffer("assignments", torch.from_numpy(layer.assignments.copy()))
-        self.register_buffer("counts", torch.from_numpy(counts.astype(np.float32)).clamp_min_(1), persistent=False)
         masks = None if layer.masks is None else torch.from_numpy(layer.masks.copy())
         self.register_buffer("masks", masks)
         self.signs: SignBits | None = None
@@ -369,13 +406,7 @@ class CodebookDecoder(CodewordDecoder):
                 self.codebook, self.step.base, self.step.log_factor, latent, frozen, stored, kernels
             )
             return weight
-        values: Tensor = self.codebook
-        size: Tensor = self.step()
-        if self.factor is not None:
-            # A shared codebook is taken in this layer's scale.
-            values, size = values * self.factor, size * self.factor
-        codebook = fake_quantise(values, size, self.low, self.high)
-        subvectors = masked_lookup(codebook, self.assignments, self.masks, self.counts)
+        subvectors = masked_lookup(self._codewords(), self.assignments, self.masks, self.counts)
         if self.signs is not None:
             bits: Tensor = self.signs()
             if self.positions is not None:
@@ -385,18 +416,15 @@ class CodebookDecoder(CodewordDecoder):
 
     @torch.no_grad()
     def fields(self) -> dict[str, Any]:
-        size = self.step()
-        codebook = integers(self.codebook, size, self.low, self.high)
-        scale = size if self.factor is None else size * self.factor
-        return self._coded(scale, codebook, self.assignments) | {
-            "codebook_name": self.codebook_name,
+        codebook = integers(self.codebook, self.step(), self.low, self.high)
+        return self._coded(codebook, self.assignments) | {
             "masks": None if self.masks is None else self.masks.cpu().numpy(),
             "signs": None if self.signs is None else self.signs.negative().cpu().numpy(),
         }
 
 
 @torch.no_grad()
-def share_codebook(decoders: Sequence[CodebookDecoder]) -> None:
+def share_codebook(decoders: Sequence[CodewordDecoder]) -> None:
     """Have decoders whose layers share a codebook train one: one parameter, one step, equation 6 over all members.
 
     Each layer's scale is the step times a fixed ``factor`` of its own. The step starts at a power of two near the
@@ -407,19 +435,17 @@ def share_codebook(decoders: Sequence[CodebookDecoder]) -> None:
     start = torch.exp2(scales.log2().mean().round())
     codebook = nn.Parameter(integers(first.codebook, first.step(), first.low, first.high) * start)
     step = StepSize(start)
-    counts = sum(
-        member_counts(None if d.masks is None else d.masks.numpy(), d.assignments.numpy(), d.k, d.d) for d in decoders
-    )
+    counts = torch.stack([decoder.members for decoder in decoders]).sum(0).clamp_min_(1)
     for decoder, scale in zip(decoders, scales, strict=True):
         decoder.codebook, decoder.step, decoder.factor = codebook, step, scale / start
-        decoder.counts = torch.as_tensor(counts, dtype=torch.float32).clamp_min(1)
+        decoder.counts = counts
 
 
 def share_codebooks(decoders: Sequence[WeightDecoder]) -> None:
     """:func:`share_codebook` for the decoders of each name of a codebook; one that layers share counts once."""
-    named: dict[str, list[CodebookDecoder]] = {}
+    named: dict[str, list[CodewordDecoder]] = {}
     for decoder in dict.fromkeys(decoders):
-        if isinstance(decoder, CodebookDecoder) and decoder.codebook_name is not None:
+        if isinstance(decoder, CodewordDecoder) and decoder.codebook_name is not None:
             named.setdefault(decoder.codebook_name, []).append(decoder)
     for group in named.values():
         share_codebook(group)

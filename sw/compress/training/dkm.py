@@ -67,7 +67,6 @@ class DkmDecoder(CodewordDecoder):
         The layer is not of method ``vq``, the weight has another shape, or another argument is out of range.
     """
 
-    codebook: Tensor
     temperature: Tensor
 
     def __init__(
@@ -137,4 +136,4 @@ class DkmDecoder(CodewordDecoder):
     @torch.no_grad()
     def fields(self) -> dict[str, Any]:
         codes, _, assignments = self._hard()
-        return self._coded(self.step(), codes, assignments)
+        return self._coded(codes, assignments)

@@ -160,8 +160,8 @@ def convert(
     Raises
     ------
     CompressError
-        The model has no layer, a rule is for none, a weight is NaN or infinite, assignments are to move among codewords
-        that layers share, or layers share codewords of which some are trained and some are not.
+        The model has no layer, a rule is for none, a weight is NaN or infinite, or layers share codewords of which some
+        are trained and some are not.
     """
     model = unwrapped(model)
     fold_parametrisations(model)

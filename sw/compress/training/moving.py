@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sw.compress.kmeans import member_counts
 from sw.compress.methods import CompressError
 from sw.compress.training.decoders import CodewordDecoder, masked_lookup
-from sw.compress.training.quant import StepSize, fake_quantise, integers, kernels_for
+from sw.compress.training.quant import StepSize, integers, kernels_for
 from sw.compress.training.sparse import DECAY
 from sw.format.layer import CompressedLayer, codeword_range
 
@@ -62,8 +61,7 @@ class _FusedMoving(torch.autograd.Function):
         kernels: ModuleType,
     ) -> Tensor:
         decoded: Tensor
-        size = decoder.step()
-        codewords = integers(codebook, size, decoder.low, decoder.high) * size
+        codewords = integers(codebook, decoder.step(), decoder.low, decoder.high) * decoder._own_scale()
         m = decoder.m if decoder.masked else 0
         assignments, decoded, keep = kernels.moving(latent, codewords, decoder.n, m, decoder.signed)
         ctx.save_for_backward(latent, codebook, base, factor, keep, assignments)
@@ -80,7 +78,9 @@ class _FusedMoving(torch.autograd.Function):
         )
         if keep is not None:
             gradient = gradient + own.decay * latent * (1 - keep)
-        return gradient, found[0], None, found[1], None, None
+        # Of a shared codebook the gradients are by its own scale.
+        codewords, slope = found if own.factor is None else (each * own.factor for each in found)
+        return gradient, codewords, None, slope, None, None
 
 
 def _largest(magnitudes: Tensor, n: int) -> Tensor:
@@ -109,7 +109,8 @@ class MovingDecoder(CodewordDecoder):
     Parameters
     ----------
     layer
-        Of method ``vq``, ``mvq``, ``ssvq`` or ``msvq``, with a codebook of its own: the one to start from.
+        Of method ``vq``, ``mvq``, ``ssvq`` or ``msvq``: its codebook is the one to start from. Layers that share one
+        train one (:func:`sw.compress.training.decoders.share_codebook`).
     weight
         Latent, float ``[K, C, R, S]``, before compression.
     decay
@@ -118,35 +119,30 @@ class MovingDecoder(CodewordDecoder):
     Raises
     ------
     CompressError
-        The layer has no codebook, or shares it, or the weight has another shape.
+        The layer has no codebook, or the weight has another shape.
     """
-
-    counts: Tensor
 
     def __init__(self, layer: CompressedLayer, weight: Tensor, *, decay: float = DECAY) -> None:
         super().__init__(layer.shape)
-        if layer.codebook is None or layer.assignments is None or layer.codebook_name is not None:
-            have = f"method {layer.method}" if layer.codebook is None else "a shared one"
-            raise CompressError(f"layer {layer.name!r} must have a codebook of its own to move in, not {have}")
+        if layer.codebook is None:
+            raise CompressError(f"layer {layer.name!r} must have a codebook to move in, not method {layer.method}")
         if tuple(weight.shape) != layer.shape:
             raise CompressError(f"weight must have shape {list(layer.shape)}, not {list(weight.shape)}")
         self.method, self.d, self.k, self.n, self.m = layer.method, layer.d, layer.k, layer.n, layer.m
-        self.codeword_bits, self.decay = layer.codeword_bits, decay
+        self.codeword_bits, self.codebook_name, self.decay = layer.codeword_bits, layer.codebook_name, decay
         self.signed, self.masked = layer.signs is not None, layer.masks is not None
         self.low, self.high = codeword_range(layer.codeword_bits, self.signed)
         scale = float(layer.scale[0])
         self.step = StepSize(torch.tensor(scale))
         self.codebook = torch.nn.Parameter(torch.from_numpy(layer.codebook).float() * scale)
         self.weight = torch.nn.Parameter(weight.detach().clone().float())
-        counts = torch.from_numpy(member_counts(layer.masks, layer.assignments, layer.k, layer.d)).float()
-        self.register_buffer("counts", counts.clamp_min_(1), persistent=False)
+        self._count_members(layer)
 
     @torch.no_grad()
     def _codes(self, latent: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Assignments ``[NG]`` and masks ``[NG, d]`` of a latent weight; and the codebook's integers, floats."""
-        size = self.step()
-        codes = integers(self.codebook, size, self.low, self.high)
-        codebook = codes * size
+        codes = integers(self.codebook, self.step(), self.low, self.high)
+        codebook = codes * self._own_scale()
         magnitudes = latent.abs()
         keep = _largest(magnitudes.reshape(-1, self.m), self.n).reshape(latent.shape) if self.masked else None
         values = magnitudes if self.signed else latent
@@ -171,8 +167,7 @@ class MovingDecoder(CodewordDecoder):
                 )
                 return self._ungrouped(fused)
             assignments, keep, _ = self._codes(latent)
-            codebook = fake_quantise(self.codebook, self.step(), self.low, self.high)
-            decoded = masked_lookup(codebook, assignments, keep, self.counts)
+            decoded = masked_lookup(self._codewords(), assignments, keep, self.counts)
             if self.signed:
                 decoded = decoded * (1 - 2 * latent.detach().signbit().to(decoded.dtype))
             subvectors: Tensor = _StraightThrough.apply(decoded, latent, keep, self.decay)  # type: ignore[no-untyped-call]
@@ -186,7 +181,7 @@ class MovingDecoder(CodewordDecoder):
         signs = latent.signbit() if self.signed else None
         if signs is not None and keep is not None:
             signs = signs.gather(1, keep.nonzero()[:, 1].reshape(len(keep), -1))
-        return self._coded(self.step(), codes, assignments) | {
+        return self._coded(codes, assignments) | {
             "masks": None if keep is None else keep.cpu().numpy(),
             "signs": None if signs is None else signs.cpu().numpy(),
         }

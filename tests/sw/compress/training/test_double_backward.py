@@ -62,7 +62,16 @@ KERNELS = SimpleNamespace(
 )
 
 DECODER = SimpleNamespace(
-    step=lambda: torch.ones(()), low=-8, high=7, masked=False, m=0, n=0, signed=False, counts=None
+    step=lambda: torch.ones(()),
+    _own_scale=lambda: torch.ones(()),
+    factor=None,
+    low=-8,
+    high=7,
+    masked=False,
+    m=0,
+    n=0,
+    signed=False,
+    counts=None,
 )
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -150,6 +150,8 @@ def test_moving_and_its_gradients(
     gradient = torch.randn(shape).cuda()
     if channels_last:
         gradient = gradient.contiguous(memory_format=torch.channels_last)
+        # As if the codebook were one of several layers.
+        made.factor = torch.tensor(0.7).cuda()
     assert all(parameter.requires_grad for parameter in made.parameters())
     weights_and_gradients_are_near(monkeypatch, made, gradient)
     if made.masked:
