@@ -57,6 +57,7 @@ STUDY = Study(
     statistics=True,
     features=100.0,
     allocate=True,
+    share=True,
     level=True,
 )
 

@@ -62,6 +62,8 @@ class Study:
     features: float = 0.0
     #: Bits go to the layers where the loss is most by them (:mod:`experiments.vision_bits`); else all have the same.
     allocate: bool = False
+    #: Layers may share codebooks, and bits go by their errors (:mod:`experiments.shared_bits`).
+    share: bool = False
     #: Rows of the weights have one energy before they are compressed, where a batch norm takes their factors.
     level: bool = False
 
@@ -114,7 +116,12 @@ def _parser(study: Study) -> argparse.ArgumentParser:
     parser.add_argument(
         "--features", type=float, default=study.features, help="weight of the errors of layers' outputs (%(default)s)"
     )
-    for name, text in (("allocate", "bits by what each layer's loss is"), ("level", "rows of weights of one energy")):
+    texts = {
+        "allocate": "bits by what each layer's loss is",
+        "share": "with --allocate, codebooks that layers may share",
+        "level": "rows of weights of one energy",
+    }
+    for name, text in texts.items():
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=getattr(study, name), help=text)
     parser.add_argument(
         "--together",

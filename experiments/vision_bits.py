@@ -15,7 +15,7 @@ from experiments.case import Case
 from experiments.reconstruction import norms_of
 from sw.compress.methods import LayerSource, Recipe, compress_layer, misfit, recipe_bits
 
-__all__ = ["level_rows", "measured_recipes"]
+__all__ = ["batch_statistics", "level_rows", "measured_recipes", "menu"]
 
 #: Codeword lengths, each with its N:M of methods that prune, and the bits of an index.
 LENGTHS: Mapping[str, Sequence[tuple[int, Sequence[tuple[int, int]], Sequence[int]]]] = {
@@ -67,7 +67,7 @@ def level_rows(graph: fx.GraphModule, names: Sequence[str]) -> None:
         norm.running_var.copy_((norm.running_var + norm.eps) / size.square() - norm.eps)
 
 
-def _menu(source: LayerSource, recipe: Recipe) -> list[Recipe]:
+def menu(source: LayerSource, recipe: Recipe) -> list[Recipe]:
     """What a layer may be, 8 bit among it."""
     found = [Recipe("int8", seed=recipe.seed)]
     weights = source.weight.size
@@ -80,7 +80,7 @@ def _menu(source: LayerSource, recipe: Recipe) -> list[Recipe]:
 
 
 @contextlib.contextmanager
-def _batch_statistics(graph: nn.Module) -> Iterator[None]:
+def batch_statistics(graph: nn.Module) -> Iterator[None]:
     """Batch norms take the statistics of the batch, and keep their own as they are."""
     norms = [module for module in graph.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -139,13 +139,13 @@ def measured_recipes(
     choices: dict[str, list[tuple[int, float]]] = {}
     menus: dict[str, list[Recipe]] = {}
     images = images[:IMAGES]
-    with _batch_statistics(graph):
+    with batch_statistics(graph):
         whole = float(loss(graph, images))
         for source in sources:
             weight = graph.get_submodule(source.name).weight
             assert isinstance(weight, Tensor)
             original = weight.detach().clone()
-            menus[source.name] = _menu(source, dataclasses.replace(case.recipe, seed=seed))
+            menus[source.name] = menu(source, dataclasses.replace(case.recipe, seed=seed))
             choices[source.name] = []
             for own in menus[source.name]:
                 values = compress_layer(source, own, threads=threads).float_weights().astype(np.float32)

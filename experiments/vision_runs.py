@@ -21,6 +21,7 @@ from experiments.common import OTHER_RUNS, file_stem, machine, read_run, run_fil
 from experiments.distillation import Replayed, relative_groups
 from experiments.finetune import rules_for
 from experiments.protocol import TRY_SEEDS, bytes_apart
+from experiments.shared_bits import shared_recipes
 from experiments.vision import TRIED, Study
 from experiments.vision_bits import level_rows, measured_recipes
 from hw.command_line import write_text
@@ -247,11 +248,11 @@ def _float_graph(task: Task, study: Study, level: bool) -> fx.GraphModule:
 def _allocated(task: Task, study: Study, case: Case, options: argparse.Namespace) -> dict[str, Recipe]:
     """Recipes of a case's layers by what each one alone adds to the loss: measured once, for all its runs."""
     path = options.runs / f"bits-{_stem(case, TRY_SEEDS[0])}.json"
-    settings = {"images": options.images, "level": options.level}
+    settings = {"images": options.images, "level": options.level, "share": options.share}
     if not path.exists():
         graph = _float_graph(task, study, options.level).to(options.device).eval()
         with _distilling(task) as loss:
-            found = measured_recipes(
+            found = (shared_recipes if options.share else measured_recipes)(
                 graph,
                 _coded(study, graph),
                 case,
@@ -262,7 +263,7 @@ def _allocated(task: Task, study: Study, case: Case, options: argparse.Namespace
                 report=lambda line: print(f"{case.name} {line}", flush=True),
             )
         _write(path, settings | {"recipes": {name: dataclasses.asdict(recipe) for name, recipe in found.items()}})
-    return {name: Recipe(**fields) for name, fields in read_run(path, settings, {}, OTHER_RUNS)["recipes"].items()}
+    return {name: Recipe(**fields) for name, fields in read_run(path, settings, _BEFORE, OTHER_RUNS)["recipes"].items()}
 
 
 def _converted(
@@ -395,10 +396,11 @@ def _norms(graph: fx.GraphModule, names: set[str]) -> list[str]:
 
 
 def _recipes_of(graph: fx.GraphModule, names: set[str]) -> Iterator[tuple[str, list[Any]]]:
-    """Of each layer its method, N, M, codeword length, codewords, and a codeword's bits."""
+    """Of each layer its method, N, M, codeword length, codewords, a codeword's bits, and the shared codebook's name."""
     for layer in compressed_layers(graph):
         if layer.name in names:
-            yield layer.name, [layer.method, layer.n, layer.m, layer.d, layer.k, layer.codeword_bits]
+            own = [layer.method, layer.n, layer.m, layer.d, layer.k, layer.codeword_bits]
+            yield layer.name, [*own, layer.codebook_name]
 
 
 def _stem(case: Case, seed: int) -> str:
@@ -406,12 +408,12 @@ def _stem(case: Case, seed: int) -> str:
 
 
 #: What settings were in runs' files that do not say them.
-_BEFORE = {"features": 0.0, "level": False, "allocate": False, "views": {}}
+_BEFORE = {"features": 0.0, "level": False, "allocate": False, "share": False, "views": {}}
 
 
 def _settings(task: Task, options: argparse.Namespace) -> dict[str, Any]:
     """What a run's file says of how it was made, beside its case, rate and steps."""
-    own = {name: getattr(options, name) for name in ("features", "level", "allocate")}
+    own = {name: getattr(options, name) for name in ("features", "level", "allocate", "share")}
     return own | {"views": dict(task.settings)} | _part(options)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import io
 import json
 import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +21,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments import camvid, detect, detection, segmentation, vision_bits, vision_runs
+from experiments import camvid, detect, detection, segmentation, shared_bits, vision_bits, vision_runs
 from experiments.fastestdet import FastestDet, average_precision, boxes_of, load_state, overlaps, plan, suppress
 from experiments.vision import Study, cases_of
 from experiments.vision_runs import Task, as_results, learn
-from sw.compress.methods import CompressError
+from sw.compress.methods import CompressError, Recipe
 from sw.compress.training.data import ImageData, Preprocessing
 from sw.compress.training.graph import integer_graph
 from sw.compress.training.integer import read_network
@@ -341,10 +343,19 @@ class Small(nn.Module):
         return self.heads[0](values), self.heads[1](values)
 
 
-def small_study(cases: int = 4, statistics: bool = False) -> Study:
+class Deeper(Small):
+    """Six more in its middle, of a size that a codebook of their own is dear to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        more = [(nn.Conv2d(64, 64, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()) for _ in range(6)]
+        self.middle.extend(nn.Sequential(*layers) for layers in more)
+
+
+def small_study(cases: int = 4, statistics: bool = False, network: type[nn.Module] = Small) -> Study:
     """A study whose figure is the nearness to the float network."""
     torch.manual_seed(0)
-    model, images = Small().eval(), torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    model, images = network().eval(), torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
     def loss(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> Tensor:
         return torch.stack([(a - b).square().mean() for a, b in zip(found, wanted, strict=True)]).sum()
@@ -504,7 +515,7 @@ def test_measured_bits_fill_the_same_sum_and_are_kept_for_all_runs(
         assert bits.keys() == {"middle.0"}
         chosen = [bits["middle.0"][name] for name in fields]
         assert run["recipes"]["middle.0"][0] == chosen[0] != "int8"
-        assert run["recipes"]["middle.0"][3:] == chosen[3:]
+        assert run["recipes"]["middle.0"][3:] == [*chosen[3:], None]
         assert 32 / run["ratio_ideal"] <= 3.2
         assert run["integers"]["near"] == pytest.approx(run["trained"]["near"], abs=0.2)
         assert run["together"] in (1, 2, 3)
@@ -512,6 +523,50 @@ def test_measured_bits_fill_the_same_sum_and_are_kept_for_all_runs(
     monkeypatch.setattr(vision_runs, "_compress", lambda *given: pytest.fail("a run was made anew"))
     assert run_small(study, tmp_path, *options) == 0
     assert run_small(study, tmp_path, "--allocate", "--level") == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "menu"),
+    [(0, [(8, [(0, 0)], range(7))]), (1, [(16, [(4, 16), (8, 16)], range(6)), (8, [(4, 8)], range(5))])],
+    ids=["ssvq", "msvq"],
+)
+def test_layers_share_codebooks_within_the_same_bits(
+    number: int, menu: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_study(statistics=True, network=Deeper)
+    case = dataclasses.replace(study.cases[number], mean_bits=2.2)
+    monkeypatch.setitem(vision_bits.LENGTHS, case.recipe.method, menu)
+    given = ["--allocate", "--level", "--share", "--seeds", "0"]
+    assert run_small(dataclasses.replace(study, cases=[case]), tmp_path, *given) == 0
+    run = json.loads((tmp_path / "small.json").read_text())["runs"][0]
+    names = [recipe[-1] for recipe in run["recipes"].values()]
+    (shared,) = {name for name in names if names.count(name) > 1 and name is not None}
+    # Of 2.2 bits a weight, the shared codebooks among them, once.
+    assert 2.0 < 32 / run["ratio_ideal"] <= 2.2
+    layers = read_container(next((tmp_path / "runs").glob("*-0.msvq"))).layers
+    books = [layer.codebook for layer in layers if layer.codebook_name == shared]
+    assert len(books) == names.count(shared)
+    assert all(np.array_equal(book, books[0]) for book in books)
+    assert run["integers"]["near"] == pytest.approx(run["trained"]["near"], abs=0.2)
+
+
+def test_a_shared_codebook_must_be_worth_its_bits() -> None:
+    """Two books of ten bits: one is worth its bits for two layers, none for one."""
+    books = [Recipe("vq", 5, 1, codeword_bits=2, scope="crosslayer", seed=seed) for seed in range(2)]
+    own = Recipe("vq", 2, 1)
+    choices = {
+        name: [(10, 0.8, own), (30, 0.1, own), (12, 0.2, books[0]), (14, 0.1, books[1])] for name in ("a", "b", "c")
+    }
+    even = dict.fromkeys(choices, 1.0)
+    # 36 bits of the three, and ten of their codebook.
+    assert shared_bits._selected(choices, even, 46) == ({books[0]}, dict.fromkeys(choices, 2))
+    assert shared_bits._selected(choices, even, 52) == ({books[1]}, dict.fromkeys(choices, 3))
+    # Without room for one and what it needs, each has its own.
+    assert shared_bits._selected(choices, even, 30) == (frozenset(), dict.fromkeys(choices, 0))
+    assert shared_bits._selected(choices, even, 29)[1] == {}
+    # Where only one layer matters, its own codewords are cheaper.
+    single = {"a": choices["a"], **{name: choices[name][:1] for name in ("b", "c")}}
+    assert shared_bits._selected(single, even, 51) == (frozenset(), {"a": 1, "b": 0, "c": 0})
 
 
 @pytest.mark.parametrize(
