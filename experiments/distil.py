@@ -78,6 +78,10 @@ def cases(network: str) -> list[Case]:
             rows.append(
                 dataclasses.replace(case, name=f"{size} {name}", recipe=recipe, mean_bits=BITS[size], rate_of=rate_of)
             )
+    if network != "dinov2-s":
+        # Of a transformer there are no channels between two convolutions to reorder.
+        rows.append(dataclasses.replace(known["VQ d=8"], name="PQF-style", permute=True))
+    rows.append(dataclasses.replace(known["VQ d=8"], name="DKM", recipe=Recipe("dkm", 2, 8)))
     for bits in (2, 3, 4):
         rows.append(Case(f"LSQ {bits} bit", Recipe(f"lsq{bits}"), distil=True))
     return rows

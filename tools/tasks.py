@@ -43,7 +43,7 @@ TABLES = (
     *STUDIES,
     *TAUGHT,
     *MEASURED,
-    "distil-dinov2-s-one-seed",
+    *(f"{study}-one-seed" for study in TAUGHT),
     "rates-tiny-dinov2-s",
     "rates-distil-dinov2-s",
     "rates-distil-resnet18-64",
