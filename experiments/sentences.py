@@ -41,6 +41,13 @@ def _cases() -> list[Case]:
         rows += [
             Case(f"{size}, VQ", Recipe("vq", 2, 4, 0, 0), mean_bits=bits, moving=True),
             Case(f"{size}, SSVQ", Recipe("ssvq", 2, 8 if size == "2 bits" else 4, 0, 0), mean_bits=bits, moving=True),
+            # Masks and codewords as the GPT's (experiments/language.py).
+            Case(
+                f"{size}, MSVQ",
+                Recipe("msvq", 2, *((16, 8, 16) if size == "2 bits" else (8, 6, 8))),
+                mean_bits=bits,
+                moving=True,
+            ),
         ]
     return rows
 

@@ -120,15 +120,16 @@ def test_pairs_are_read_and_what_is_wrong_named(tmp_path: Path) -> None:
         load_pairs(tmp_path, Letters())
 
 
-@pytest.mark.parametrize("steps", [0, 3])
-def test_a_run_measures_what_it_wrote(steps: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "steps"), [("2 bits, SSVQ", 0), ("2 bits, SSVQ", 3), ("2 bits, MSVQ", 3)])
+def test_a_run_measures_what_it_wrote(name: str, steps: int, tmp_path: Path) -> None:
     parts = load_pairs(texts(tmp_path), Letters())
     options = argparse.Namespace(
         steps=steps, lr=1e-3, device="cpu", threads=1, runs=tmp_path, output=tmp_path, seeds=(0,)
     )
     model = small()
-    path = tmp_path / "2-bits-SSVQ.msvq"
-    report = sentences._one(model, sentences.CASES[1], 0, parts, options, path)
+    path = tmp_path / "run.msvq"
+    (case,) = (case for case in sentences.CASES if case.name == name)
+    report = sentences._one(model, case, 0, parts, options, path)
     assert report["bytes"] == path.stat().st_size
     assert -100 <= report["test"] <= 100
     # 2.05 bits, and tensors of so few weights have room for less.

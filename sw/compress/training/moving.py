@@ -23,8 +23,8 @@ from sw.format.layer import CompressedLayer, codeword_range
 
 __all__ = ["MovingDecoder"]
 
-# Scores of one chunk: on a GPU few launches, on a CPU little memory.
-_GPU_SCORES, _CPU_SCORES = 1 << 26, 1 << 22
+# Scores of one chunk: on a GPU few launches, on a CPU what a core's cache holds.
+_GPU_SCORES, _CPU_SCORES = 1 << 26, 1 << 18
 # Pairs of weights of a subvector that a GPU compares at once: launches for each weight take longer than small layers.
 _PAIRS = 1 << 22
 # Of what the kernels take: a tile of longer codewords may not fit into a GPU's shared memory, and they count in int32.
@@ -103,6 +103,11 @@ def _largest_of_pairs(magnitudes: Tensor, n: int) -> Tensor:
     return ((column > row) | ((column == row) & (number[:, None] < number))).sum(1) < n
 
 
+def _largest_score(scores: Tensor) -> Tensor:
+    """Of each row ``[rows, k]`` the first of the largest. PyTorch's takes longer on a CPU than NumPy's."""
+    return torch.from_numpy(scores.numpy().argmax(1)) if scores.device.type == "cpu" else scores.argmax(1)
+
+
 class MovingDecoder(CodewordDecoder):
     """Trains a latent weight and a codebook; assignments, signs and masks follow from the weight.
 
@@ -154,7 +159,7 @@ class MovingDecoder(CodewordDecoder):
         for first in range(0, len(values), rows):
             chunk = values[first : first + rows]
             apart = squares.sum(1) if keep is None else keep[first : first + rows].to(chunk.dtype) @ squares.T
-            found.append((2 * chunk @ codebook.T - apart).argmax(1))
+            found.append(_largest_score((2 * chunk @ codebook.T).sub_(apart)))
         return torch.cat(found), keep, codes
 
     def forward(self) -> Tensor:

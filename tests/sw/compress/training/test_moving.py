@@ -15,7 +15,7 @@ from sw.compress.training import moving
 from sw.compress.training.data import ImageData
 from sw.compress.training.loop import TrainConfig, fit
 from sw.compress.training.modules import MovingDecoder, compressed_layers, convert, decoded_layers
-from sw.compress.training.moving import _largest, _largest_of_pairs
+from sw.compress.training.moving import _largest, _largest_of_pairs, _largest_score
 from sw.compress.training.sparse import DECAY, nm_keep
 from sw.format.layer import CompressedLayer
 
@@ -94,6 +94,13 @@ def test_the_largest_are_kept() -> None:
     expected = nm_keep(weight, 3, 8).reshape(4, 8, 40).permute(0, 2, 1).reshape(-1, 8)
     assert torch.equal(_largest(rows, 3), expected)
     assert torch.equal(_largest_of_pairs(rows, 3), expected)
+
+
+def test_of_equal_scores_the_first_is_the_largest() -> None:
+    scores = torch.tensor([[1.0, 3.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0], [-2.0, -3.0, -1.0, -1.0]])
+    assert _largest_score(scores).tolist() == [1, 0, 2]
+    many = torch.randint(-9, 9, (50, 333), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(_largest_score(many), many.argmax(1))
 
 
 def test_gradients_go_straight_through() -> None:
