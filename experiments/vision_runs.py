@@ -538,7 +538,8 @@ def report(study: Study, options: argparse.Namespace) -> None:
         eight = f" All layers at 8 bit, not trained: {score:.2f}, {size:,} bytes."
     devices = ", ".join(sorted({run["machine"]["device"] for run in runs}))
     note = (
-        f"{study.note}{_pictures(runs)} Float: {uncompressed:.2f}.{eight} Files are within"
+        f"{study.note}{' Layers may share codebooks.' if any(run.get('share') for run in runs) else ''}"
+        f"{_pictures(runs)} Float: {uncompressed:.2f}.{eight} Files are within"
         f" {100 * bytes_apart([run['bytes'] for run in runs]):.2f} % of each other. Device: {devices}."
     )
     found = {"experiment": study.name, "note": note, "float": known, "summary": summary, "runs": runs, "tries": tries}

@@ -51,6 +51,8 @@ TABLES = (
     *(f"rates-{study}" for study in MEASURED),
     "gpt",
     *PICTURES,
+    "detect-own",
+    "detect-own-photographs",
     "minilm",
 )
 
