@@ -29,6 +29,10 @@ __all__ = [
 ]
 
 
+# A scale that is less than this share of another is of weights that do not matter beside those of the other.
+_NEXT_TO_NOTHING = 2.0**-12
+
+
 class _MaskedLookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, codebook: Tensor, assignments: Tensor, masks: Tensor | None, counts: Tensor) -> Tensor:
@@ -428,11 +432,12 @@ def share_codebook(decoders: Sequence[CodewordDecoder]) -> None:
     """Have decoders whose layers share a codebook train one: one parameter, one step, equation 6 over all members.
 
     Each layer's scale is the step times a fixed ``factor`` of its own. The step starts at a power of two near the
-    layers' scales, so that their products are exact.
+    layers' scales, so that their products are exact. Those of next to nothing, such as of a layer of zeros, do not
+    count: near a mean with them, the first step of training would throw all codewords to the ends of their range.
     """
     first = decoders[0]
     scales = torch.stack([decoder.step.base for decoder in decoders])
-    start = torch.exp2(scales.log2().mean().round())
+    start = torch.exp2(scales[scales >= _NEXT_TO_NOTHING * scales.max()].log2().mean().round())
     codebook = nn.Parameter(integers(first.codebook, first.step(), first.low, first.high) * start)
     step = StepSize(start)
     counts = torch.stack([decoder.members for decoder in decoders]).sum(0).clamp_min_(1)

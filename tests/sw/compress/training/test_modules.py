@@ -268,6 +268,25 @@ def test_a_crosslayer_codebook_is_one_parameter(moving: bool) -> None:
 
 
 @pytest.mark.parametrize("moving", [False, True])
+@pytest.mark.filterwarnings("ignore:layer .point. has weights of 0 alone")
+@pytest.mark.parametrize("share", [0.0, 1e-6])
+def test_a_layer_of_zeros_does_not_shrink_the_codebook_that_it_shares(share: float, moving: bool) -> None:
+    """Its scale is next to nothing: where it counts in a mean, the optimiser's first step takes all codewords along."""
+    model = network()
+    with torch.no_grad():
+        model.point.weight.mul_(share)
+    before = convert(model, CROSSLAYER, moving=moving, progress=False)[1:]
+    codebook = model.grouped.decoder.codebook
+    assert 0.01 < float(codebook.detach().abs().max()) < 10
+    optimiser = torch.optim.Adam(model.parameters(), 1e-4)
+    model(torch.randn(4, 3, 4, 4)).square().sum().backward()
+    optimiser.step()
+    for layer, other in zip(compressed_layers(model)[1:], before, strict=True):
+        assert np.abs(layer.codebook.astype(int) - other.codebook).max() <= 2
+        assert np.allclose(layer.scale, other.scale, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("moving", [False, True])
 @pytest.mark.parametrize("recipe", [Recipe("ssvq", 1, 16, 0, 0), Recipe("msvq", 2, 16, 4, 16)])
 def test_a_layer_whose_magnitudes_are_lost_is_named(recipe: Recipe, moving: bool) -> None:
     model = network()
