@@ -101,6 +101,8 @@ def test_of_equal_scores_the_first_is_the_largest() -> None:
     assert _largest_score(scores).tolist() == [1, 0, 2]
     many = torch.randint(-9, 9, (50, 333), generator=torch.Generator().manual_seed(0)).float()
     assert torch.equal(_largest_score(many), many.argmax(1))
+    # Of a network in a precision that NumPy does not have.
+    assert _largest_score(scores.bfloat16()).tolist() == [1, 0, 2]
 
 
 def test_gradients_go_straight_through() -> None:
