@@ -47,6 +47,18 @@ MAX_IMAGE_PIXELS = 1 << 26
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value of JSON is one that a float holds; true and false are none."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """What is done to a picture before a network sees it. Networks are trained for one, and lose accuracy with another.
@@ -105,12 +117,10 @@ class Preprocessing:
             if name not in known:
                 raise CompressError(f"preprocessing must have no fields but {', '.join(known)}, not {name!r}")
             several = name in ("mean", "std")
-            kinds, what = (str, "text") if name in ("interpolation", "colours") else ((int, float), "a number")
-            if several != isinstance(entry, list) or not all(
-                isinstance(x, kinds) for x in (entry if several else [entry])
-            ):
+            fits, what = (_is_text, "text") if name in ("interpolation", "colours") else (_is_number, "a number")
+            if several != isinstance(entry, list) or not all(map(fits, entry if several else [entry])):
                 what = "a list of numbers" if several else what
-                raise CompressError(f"{name} must be {what}, not {entry!r}")
+                raise CompressError(f"{name} must be {what}, not {repr(entry)[:80]}")
             given[name] = tuple(entry) if several else entry
         return cls(**given)
 

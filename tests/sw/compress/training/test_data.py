@@ -210,6 +210,10 @@ def test_colours_are_in_the_networks_order() -> None:
         ({"mean": 0.5}, "mean must be a list of numbers, not 0.5"),
         ({"std": ["1"]}, r"std must be a list of numbers, not \['1'\]"),
         ({"crop": "1"}, "crop must be a number, not '1'"),
+        ({"crop": True}, "crop must be a number, not True"),
+        ({"mean": [True, 0.5, 0.5]}, r"mean must be a list of numbers, not \[True, 0.5, 0.5\]"),
+        ({"std": [10**400]}, r"std must be a list of numbers, not \[10+"),
+        ({"interpolation": "x" * 99}, "interpolation must be one of .*, not 'x{99}'"),
     ],
 )
 def test_a_file_that_says_something_else_of_its_images(value: object, message: str) -> None:
