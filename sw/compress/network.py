@@ -263,13 +263,13 @@ def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def layer_names(module: torch.nn.Module) -> list[str]:
-    """Names that a layer of a network may get: its modules', and those of parameters that a function multiplies by.
+    """Names that a layer of a network may get: its modules', and those of tensors that a function multiplies by.
 
     One of neither is called ``layer``.
     """
     network = _unwrapped(module)
-    parameters = [re.sub(r"[._]?weight$", "", name) for name, _ in network.named_parameters()]
-    return [*dict(network.named_modules()), *parameters, "layer"]
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    return [*dict(network.named_modules()), *(re.sub(r"[._]?weight$", "", name) for name in tensors), "layer"]
 
 
 def check_network_rules(

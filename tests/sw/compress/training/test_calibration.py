@@ -200,21 +200,22 @@ def test_a_rule_for_no_layer_is_refused_below_the_public_functions_too(
 
 
 class Spare(nn.Module):
-    """Has a layer that it does not use, and one that a function makes."""
+    """Has a layer that it does not use, and two that a function makes, one of a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.spare = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 1)
         self.own = nn.Parameter(torch.randn(4, 8, 1, 1))
+        self.register_buffer("fixed", torch.randn(4, 4, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.conv2d(self.first(x).relu(), self.own)
+        return nn.functional.conv2d(nn.functional.conv2d(self.first(x).relu(), self.own), self.fixed)
 
 
 def test_rules_may_name_layers_that_the_graph_leaves_out_or_makes() -> None:
-    rules = [(name, Recipe("int8", uniform_bits=7)) for name in ("spare", "own", "fi*")]
+    rules = [(name, Recipe("int8", uniform_bits=7)) for name in ("spare", "own", "fixed", "fir*")]
     done = calibrate_network(Spare(), torch.randn(4, 1, 6, 10), rules, progress=False)
-    assert [(layer.name, layer.weight_bits) for layer in done.layers] == [("first", 7), ("own", 7)]
+    assert [(layer.name, layer.weight_bits) for layer in done.layers] == [("first", 7), ("own", 7), ("fixed", 7)]
 
 
 @pytest.mark.parametrize("factor", [1e19, 1e-19])
