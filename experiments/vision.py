@@ -155,6 +155,8 @@ def _run(study: Study, options: argparse.Namespace) -> int:
         raise CompressError(f"--seeds must not have {seed}, which is of the runs that try rates")
     from experiments.vision_runs import report, run_all
 
+    # Bits that are not measured are the same for all layers, each with its own codebook: files must not say otherwise.
+    options.share &= options.allocate
     options.device = chosen_device(options.device)
     if not options.report_only:
         run_all(study, options)

@@ -550,6 +550,19 @@ def test_layers_share_codebooks_within_the_same_bits(
     assert run["integers"]["near"] == pytest.approx(run["trained"]["near"], abs=0.2)
 
 
+@pytest.mark.parametrize("allocate", [False, True])
+def test_runs_with_equal_bits_do_not_say_that_layers_share(
+    allocate: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--no-allocate`` alone takes back what a study has by default, shared codebooks among it."""
+    seen: list[bool] = []
+    monkeypatch.setattr(vision_runs, "run_all", lambda study, options: seen.append(options.share))
+    monkeypatch.setattr(vision_runs, "report", lambda study, options: seen.append(options.share))
+    study = dataclasses.replace(small_study(), share=True)
+    assert run_small(study, tmp_path, "--allocate" if allocate else "--no-allocate") == 0
+    assert seen == [allocate, allocate]
+
+
 def test_a_shared_codebook_must_be_worth_its_bits() -> None:
     """Two books of ten bits: one is worth its bits for two layers, none for one."""
     books = [Recipe("vq", 5, 1, codeword_bits=2, scope="crosslayer", seed=seed) for seed in range(2)]
