@@ -110,8 +110,10 @@ def _outline(image: Image) -> Tensor:
     return outlines(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float())[0]
 
 
-def _images(path: Path) -> Tensor:
+def _images(path: Path, trim: bool) -> Tensor:
     """Outlines of the pictures of a tar file, or below a directory, and of the same mirrored, ``[2 n, 432]``.
+
+    With ``trim`` those without plain edges, too, ``[4 n, 432]``, as copies lose theirs.
 
     Raises
     ------
@@ -135,6 +137,8 @@ def _images(path: Path) -> Tensor:
                     images.append(picture(io.BytesIO(file.read()), name=member.name))
         if not images:
             raise CompressError(f"unlike must be a tar file of pictures, not {str(path)!r}")
+    if trim:
+        images += [_trimmed(image) for image in images]
     return torch.stack(
         [_outline(each) for image in images for each in (image, image.transpose(Transpose.FLIP_LEFT_RIGHT))]
     )
@@ -235,7 +239,7 @@ def _run(options: argparse.Namespace) -> None:
 
     from sw.compress.network import progress_bar
 
-    images = None if options.unlike is None else _images(options.unlike)
+    images = None if options.unlike is None else _images(options.unlike, options.trim)
     wanted = _Wanted(options.side, images, options.coloured, options.trim)
     rows: list[dict[str, Any]] = []
     with ExitStack() as files:

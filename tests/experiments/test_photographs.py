@@ -186,6 +186,12 @@ def test_grey_pictures_and_plain_edges_go_if_it_is_said(
     assert photographs.main([*arguments, "--coloured", "--trim"]) == 0
     assert "1 small, 0 drawings, 1 grey, 0 doubles" in capsys.readouterr().out
     assert [Image.open(path).size for path in picture_files(tmp_path / "fewer")] == [(400, 260)]
+    # Of an image with plain edges a copy is known without them.
+    (tmp_path / "images").mkdir()
+    Image.open(more / "pictures" / "framed.png").save(tmp_path / "images" / "framed.jpg", quality=95)
+    arguments[1] = str(tmp_path / "none")
+    assert photographs.main([*arguments, "--coloured", "--trim", "--unlike", str(tmp_path / "images")]) == 0
+    assert "1 grey, 1 copies, 0 doubles" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
