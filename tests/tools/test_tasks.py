@@ -30,6 +30,13 @@ def test_results_follow_the_protocol() -> None:
             assert bytes_apart([run["file_bytes"] for run in runs if run["mean_bits"] == bits]) < TOLERANCE
 
 
+def test_tables_name_the_files_that_they_are_of() -> None:
+    """Those of a part of a study's runs were made under the study's name."""
+    for table in tasks.TABLES:
+        assert f"\nFrom `{table}.json`, made by" in (tasks.RESULTS / f"{table}.md").read_text()
+        assert (tasks.RESULTS / f"{table}.json").exists()
+
+
 def test_a_question_takes_the_cases_of_one_size() -> None:
     case = tasks.Case("VQ", [50.0], 60.0, 1000, 21.0)
     better = tasks.Case("VQ", [55.0], 60.0, 1000, 21.0)
