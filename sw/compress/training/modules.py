@@ -256,8 +256,9 @@ def _recipes(model: nn.Module, sources: Sequence[LayerSource], rules: Sequence[t
 def load_layers(model: nn.Module, layers: Sequence[CompressedLayer]) -> None:
     """Put compressed layers in the place of the layers of these names: the reverse of :func:`compressed_layers`.
 
-    The model computes from the layers' integers from then on, and can be trained further. A ``state_dict`` of the model
-    that they came from can then be loaded. Layers that share one weight in the model share it still.
+    The model computes from the layers' integers from then on, and can be trained further; assignments stay. A
+    ``state_dict`` of the model that they came from can then be loaded, but for one whose assignments moved, which fits
+    a model of the same :func:`convert`. Layers that share one weight in the model share it still.
 
     Raises
     ------
