@@ -160,13 +160,14 @@ def convert(
     Raises
     ------
     CompressError
-        The model has no layer, a rule is for none, a weight is NaN or infinite, or layers share codewords of which some
-        are trained and some are not.
+        The model has no layer, a rule is for none, a weight is NaN or infinite or an embedding's, too, or layers share
+        codewords of which some are trained and some are not.
     """
     model = unwrapped(model)
     fold_parametrisations(model)
     sources = _sources(model, order)
     check_network_rules(model, rules, order)
+    _check_embeddings(model, [source.name for source in sources])
     recipes = _recipes(model, sources, rules)
     permuted: dict[tuple[int, int], list[str]] = {}
     for source, recipe in zip(sources, recipes, strict=True):
@@ -212,6 +213,22 @@ def convert(
     for source, owner in zip(sources, owners, strict=True):
         replace_layer(model, source, decoders[owner])
     return compressed_layers(model)
+
+
+def _check_embeddings(model: nn.Module, names: Sequence[str]) -> None:
+    """Refuse a layer whose weight is an embedding's, too, as the heads of language models are: that would stay."""
+    embeddings = {
+        id(module.weight): name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+    }
+    for name in names:
+        other = embeddings.get(id(model.get_submodule(name).weight))
+        if other is not None:
+            raise CompressError(
+                f"layer {name!r} shares its weight with the embedding {other!r}, which stays in floating point: give it"
+                f" one of its own before, {name}.weight = nn.Parameter({name}.weight.detach().clone())"
+            )
 
 
 def _check_shared(sources: Sequence[LayerSource], recipes: Sequence[Recipe], learning: Sequence[bool]) -> None:
@@ -263,11 +280,12 @@ def load_layers(model: nn.Module, layers: Sequence[CompressedLayer]) -> None:
     Raises
     ------
     CompressError
-        The model has no layer of that name, or one of another shape.
+        The model has no layer of that name, one of another shape, or one whose weight is an embedding's, too.
     """
     model = unwrapped(model)
     fold_parametrisations(model)
     found = module_sources(model)
+    _check_embeddings(model, [source.name for source in found if source.name in {layer.name for layer in layers}])
     owners = dict(zip([source.name for source in found], _owners(model, found), strict=True))
     sources = {source.name: source for source in found}
     replaced: list[tuple[LayerSource, WeightDecoder]] = []

@@ -508,3 +508,31 @@ def test_attention_takes_the_decoded_weight() -> None:
             model.train(training)
             reference.train(training)
             torch.testing.assert_close(model(values, values, values)[0], reference(values, values, values)[0])
+
+
+class Tied(nn.Module):
+    """A head whose weight is the embedding's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(64, 32), nn.Linear(32, 64, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        return self.head(self.words(numbers))
+
+
+@pytest.mark.parametrize("recipe", [Recipe("ssvq", 8, 8, 0, 0), Recipe("int8")])
+def test_a_head_that_is_tied_to_an_embedding_is_refused_by_name(recipe: Recipe) -> None:
+    message = r"^layer 'head' shares its weight with the embedding 'words', which stays .* head.weight = nn.Parameter\("
+    model = Tied()
+    with pytest.raises(CompressError, match=message):
+        convert(model, [("head", recipe)], progress=False)
+    assert model.head.weight is model.words.weight
+    layers = compress_network(module_sources(model), recipe, progress=False)[0]
+    with pytest.raises(CompressError, match=message):
+        load_layers(model, layers)
+    model.head.weight = nn.Parameter(model.head.weight.detach().clone())
+    convert(model, [("head", recipe)], progress=False)
+    decoded = model.head.decoder().flatten(1)
+    torch.testing.assert_close(model(torch.arange(64)), model.words.weight @ decoded.T)
