@@ -200,3 +200,12 @@ def test_demux_reaches_every_lane(simulate, n: int, m: int) -> None:
             assert ctx.get(demux.o_lanes) == pack([lanes.get(lane, 0) for lane in range(m)], 16)
 
     simulate(demux, bench, clocked=False)
+
+
+@pytest.mark.parametrize("depth", [2, 8])
+def test_ports_have_the_bits_that_they_need_and_no_more(depth: int) -> None:
+    row = TileRow(AcceleratorConfig(variant="ews", d=4, N=4, M=4, L=4, wrf_depth=depth))
+    assert 1 << len(row.i_address) == 1 << len(row.i_write_address) == depth
+    for enabled in (False, True):
+        multiplier = Multiplier(16, registered=True, gated=False, weight_bits=8, enabled=enabled)
+        assert ("i_enable" in multiplier.signature.members) == enabled

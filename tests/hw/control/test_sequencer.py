@@ -530,6 +530,31 @@ def test_rest_is_counted_from_the_verdict_on(simulate) -> None:
     simulate(dut, bench)
 
 
+def test_after_a_fault_units_have_as_long_to_rest_wherever_it_comes(simulate) -> None:
+    """Whatever was being waited for then, such as a verdict or the end's own rest, does not count."""
+    dut = shared(Sequencer, TINY.override(["word_width=512"]))
+    found = []
+
+    async def bench(ctx) -> None:
+        for late in range(CHECK_CYCLES + SETTLE_CYCLES + 4):
+            ctx.set(dut.i_quiet, 1)
+            await start_ending(ctx, dut)
+            for _ in range(late):
+                await ctx.tick()
+            ctx.set(dut.i_abort, 1)
+            await ctx.tick()
+            ctx.set(dut.i_abort, 0)
+            stops = 0
+            while not (ctx.get(dut.o_done) or ctx.get(dut.o_failed)):
+                stops += ctx.get(dut.o_stop) and not ctx.get(dut.o_reset)
+                await ctx.tick()
+            found.append((ctx.get(dut.o_failed), stops))
+            await ctx.tick()
+
+    simulate(dut, bench)
+    assert found == [(1, SETTLE_CYCLES + 1)] * len(found)
+
+
 def test_a_channel_that_the_variant_lacks(simulate) -> None:
     """Raw weights have no signs."""
     host = Host(preset("ews-tiny"), [Descriptor(Opcode.FETCH, FETCH | {"channel": 2}).pack()] * 2)
