@@ -527,8 +527,10 @@ def test_measured_bits_fill_the_same_sum_and_are_kept_for_all_runs(
 
 @pytest.mark.parametrize(
     ("number", "menu"),
-    [(0, [(8, [(0, 0)], range(7))]), (1, [(16, [(4, 16), (8, 16)], range(6)), (8, [(4, 8)], range(5))])],
-    ids=["ssvq", "msvq"],
+    [
+        pytest.param(0, [(8, [(0, 0)], range(7))], id="ssvq", marks=pytest.mark.whole),
+        pytest.param(1, [(16, [(4, 16), (8, 16)], range(6)), (8, [(4, 8)], range(5))], id="msvq"),
+    ],
 )
 def test_layers_share_codebooks_within_the_same_bits(
     number: int, menu: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
