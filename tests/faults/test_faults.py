@@ -20,7 +20,10 @@ def test_killed_and_run_again_gives_the_same_bytes(name: str, tmp_path: Path) ->
 def test_kills_at_a_time_are_as_many_each_in_a_project_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "import time, pathlib; time.sleep(0.2); pathlib.Path('out').write_text('whole')"
+    # A kill between the file's opening and its text would leave it empty.
+    code = (
+        "import time, pathlib; time.sleep(0.2); new = pathlib.Path('new'); new.write_text('whole'); new.replace('out')"
+    )
     monkeypatch.setitem(COMMANDS, "good", Command(f"-c {shlex.quote(code)}", ("out",), (), ()))
     found = kills("good", 7, 0, tmp_path, jobs=3)
     assert found["kills"] == 7
