@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from experiments.allocation import cheapest
 from experiments.case import Case
-from experiments.vision_bits import CODEWORD_BITS, IMAGES, LEAST, LENGTHS, MOST, batch_statistics, menu
+from experiments.vision_bits import CODEWORD_BITS, IMAGES, LEAST, LENGTHS, MOST, batch_statistics, bits_of, menu
 from sw.compress.methods import LayerSource, Recipe, compress_layer, compress_layers, misfit, recipe_bits
 
 __all__ = ["shared_recipes"]
@@ -79,10 +79,8 @@ def _choices(sources: Sequence[LayerSource], recipe: Recipe, threads: int) -> Ch
     found: Choices = {source.name: [] for source in sources}
     for source in sources:
         for own in menu(source, recipe):
-            size = source.weight.size
-            bits = 8 * size if own.method == "int8" else recipe_bits(size, own).total
             error = _errors(source, compress_layer(source, own, threads=threads).float_weights())
-            found[source.name].append((bits, error, own))
+            found[source.name].append((bits_of(source, own), error, own))
     for own in _shared(recipe):
         fitting = [source for source in sources if misfit(source, own) is None]
         if sum(source.weight.size for source in fitting) < own.k * own.d:

@@ -15,7 +15,7 @@ from experiments.case import Case
 from experiments.reconstruction import norms_of
 from sw.compress.methods import LayerSource, Recipe, compress_layer, misfit, recipe_bits
 
-__all__ = ["batch_statistics", "level_rows", "measured_recipes", "menu"]
+__all__ = ["batch_statistics", "bits_of", "level_rows", "measured_recipes", "menu"]
 
 #: Codeword lengths, each with its N:M of methods that prune, and the bits of an index.
 LENGTHS: Mapping[str, Sequence[tuple[int, Sequence[tuple[int, int]], Sequence[int]]]] = {
@@ -77,6 +77,12 @@ def menu(source: LayerSource, recipe: Recipe) -> list[Recipe]:
             if misfit(source, own) is None and LEAST <= recipe_bits(weights, own).per_weight <= MOST:
                 found.append(own)
     return found
+
+
+def bits_of(source: LayerSource, recipe: Recipe) -> int:
+    """What a layer takes by an entry of its menu, its codebook included."""
+    size = source.weight.size
+    return 8 * size if recipe.method == "int8" else recipe_bits(size, recipe).total
 
 
 @contextlib.contextmanager
@@ -151,8 +157,7 @@ def measured_recipes(
                 values = compress_layer(source, own, threads=threads).float_weights().astype(np.float32)
                 weight.copy_(torch.from_numpy(values))
                 added = max(0.0, float(loss(graph, images)) - whole)
-                bits = 8 * source.weight.size if own.method == "int8" else recipe_bits(source.weight.size, own).total
-                choices[source.name].append((bits, added))
+                choices[source.name].append((bits_of(source, own), added))
             weight.copy_(original)
     found, taken = cheapest(choices, room), 0
     for source in sources:
