@@ -195,7 +195,7 @@ def _write(
     for data in contents:
         counts["read"] += 1
         try:
-            kind, image, outline = _judged(data, source.least, known, wanted)
+            kind, image, outline = _judged(data, source.least, known[: first + counts["written"]], wanted)
         except CompressError:
             counts["broken"] += 1
             continue
