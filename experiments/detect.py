@@ -30,7 +30,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--small", type=Path, help="archive of small pictures, sixteen to a view, another part (none)")
     parser.add_argument("--batch", type=int, default=32, help="views of a step (%(default)s)")
     parser.add_argument("--side", type=int, default=352, help="rows and columns of them, a part of each (%(default)s)")
-    parser.add_argument("--mix", type=float, default=0.3, help="share of the batches that are mixed (%(default)s)")
+    parser.add_argument(
+        "--data-part", type=float, default=0.125, help="share of a batch's views that are of --data (%(default)s)"
+    )
+    parser.add_argument("--least-area", type=float, default=0.5, help="least area of a view (%(default)s)")
+    parser.add_argument("--mix", type=float, default=0.0, help="share of the batches that are mixed (%(default)s)")
 
 
 STUDY = Study(
@@ -38,7 +42,7 @@ STUDY = Study(
     description=__doc__,
     cases=cases_of("20x", 1.6),
     last=LAST,
-    steps=4000,
+    steps=5000,
     task=load_late("experiments.detection"),
     add_options=_add_options,
     figure="ap50",
@@ -46,14 +50,13 @@ STUDY = Study(
     note=(
         "FastestDet, 352 x 352; AP50 on 128 of COCO's validation images, in per cent, for differences to float"
         " alone, by the container's integers, boxes decoded on the host; mean and standard deviation over seeds."
-        " Distilled from the float network with training images and other pictures, of each kind an equal part of each"
-        " batch, no labels, batch norms with the statistics of the batch in training and of whole pictures at the end,"
-        " and errors of the layers' outputs beside the loss; each case's rate is the best of its tries, of a fifth"
-        " of the steps, by the divergence on training images that no run learns from. Bits go to the layers where the"
-        " loss is most by them, from equal menus of each method; ratios by eq. 7 count all"
-        " layers but the first, the depthwise and the last, which stay at 8 bit; the file holds all."
+        " Distilled from the float network with training images and other pictures, no labels, batch norms with the"
+        " statistics of the batch in training and of whole pictures at the end, errors of the layers' outputs beside"
+        " the loss; each case's rate is the best of its tries, by the divergence on training images that no run learns"
+        " from. Bits go to the layers where the loss is most by them, from equal menus of each method; ratios by eq. 7"
+        " count all layers but the first, the depthwise and the last, which stay at 8 bit; the file holds all."
     ),
-    rates=(1e-2, 2e-2),
+    rates=(1e-2, 2e-2, 4e-2),
     statistics=True,
     features=100.0,
     allocate=True,

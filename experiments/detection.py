@@ -38,6 +38,9 @@ PREPROCESSING = Preprocessing((0.0,) * 3, (1.0,) * 3, crop=1.0, colours="bgr")
 
 _BATCH = 32
 
+#: Options that views are made by.
+_VIEWS = ("batch", "side", "mix", "data_part", "least_area")
+
 Truth = list[tuple[NDArray[np.float64], NDArray[np.int64]]]
 
 
@@ -145,6 +148,18 @@ def _spread(sets: list[Tensor], count: int) -> Tensor:
     return torch.cat([found, sets[1][numbers.to(sets[1].device)]])
 
 
+def _counts(options: argparse.Namespace, sizes: list[int], small: bool) -> list[int]:
+    """How many views of a batch are of the training images, and of others; what is left is of small ones.
+
+    A view is of a picture of its own.
+    """
+    if len(sizes) == 1 and not small:
+        return [min(options.batch, sizes[0])]
+    own = min(max(1, int(options.data_part * options.batch)), sizes[0])
+    rest = options.batch - own
+    return [own, *(min(rest // 2 if small else rest, size) for size in sizes[1:])]
+
+
 def load(options: argparse.Namespace) -> Task:
     """The float network and the data, on the device.
 
@@ -162,6 +177,10 @@ def load(options: argparse.Namespace) -> Task:
         raise CompressError(f"--side must be a multiple of 32 in 32..{SIDE}, not {options.side}")
     if options.batch < 3:
         raise CompressError(f"--batch must be at least 3, not {options.batch}")
+    if not 0 < options.data_part < 1:
+        raise CompressError(f"--data-part must be a share between 0 and 1, not {options.data_part:g}")
+    if not 0 < options.least_area <= 1:
+        raise CompressError(f"--least-area must be a share above 0 and up to 1, not {options.least_area:g}")
     parts = load_images(options.data, options.images)
     model = FastestDet()
     load_state(model, read_state_dict(options.weights))
@@ -180,7 +199,7 @@ def load(options: argparse.Namespace) -> Task:
     if options.small is not None:
         pictures = load_small(options.small)[: options.images, :, :, ::-1].transpose(0, 3, 1, 2)
         small = torch.from_numpy(np.ascontiguousarray(pictures)).to(options.device)
-    counts = [min(options.batch // (len(sets) + (small is not None)), len(own)) for own in sets]
+    counts = _counts(options, [len(own) for own in sets], small is not None)
     chosen_truth = [own for own, out in zip(parts["train2017"][1], held.tolist(), strict=True) if out]
 
     def views(generator: torch.Generator) -> Tensor:
@@ -191,7 +210,7 @@ def load(options: argparse.Namespace) -> Task:
         if small is not None:
             parts.append(side_by_side(small, options.batch - sum(counts), generator))
         batch = _scaled(torch.cat(parts))
-        grid = random_grids(len(batch), generator, (SIDE, SIDE), batch.device)
+        grid = random_grids(len(batch), generator, (SIDE, SIDE), batch.device, options.least_area)
         if options.side < SIDE:
             top, left = torch.randint(SIDE - options.side + 1, (2,), generator=generator).tolist()
             grid = grid[:, top : top + options.side, left : left + options.side]
@@ -218,6 +237,6 @@ def load(options: argparse.Namespace) -> Task:
         loss=_loss,
         choose=choose,
         score=lambda results: scores(results, test, parts["val2017"][1]),
-        settings={name: getattr(options, name) for name in ("batch", "side", "mix")} | sizes | {"whole": len(sample)},
+        settings={name: getattr(options, name) for name in _VIEWS} | sizes | {"whole": len(sample)},
         metadata={"preprocessing": PREPROCESSING.to_dict()},
     )

@@ -174,16 +174,18 @@ def load_made(path: Path) -> NDArray[np.uint8]:
     return pictures
 
 
-def random_grids(count: int, generator: torch.Generator, size: tuple[int, int], device: torch.device) -> Tensor:
+def random_grids(
+    count: int, generator: torch.Generator, size: tuple[int, int], device: torch.device, least: float = 0.2
+) -> Tensor:
     """Where random crops of images lie, mirrored at random: for ``grid_sample``, ``[count, rows, columns, 2]``.
 
-    Crops take 0.2 to 1 of the area, with sides in ratios of 3:4 to 4:3 of the image's own.
+    Crops take ``least`` to 1 of the area, with sides in ratios of 3:4 to 4:3 of the image's own.
     """
 
     def draw() -> Tensor:
         return torch.rand(count, generator=generator).to(device)
 
-    area, ratio = 0.2 + 0.8 * draw(), (draw() * 2 - 1) * math.log(4 / 3) / 2
+    area, ratio = least + (1 - least) * draw(), (draw() * 2 - 1) * math.log(4 / 3) / 2
     height, width = ((area.sqrt() * (sign * ratio).exp()).clamp_max(1) for sign in (1, -1))
     top, left = (draw() * 2 - 1) * (1 - height), (draw() * 2 - 1) * (1 - width)
     zero = torch.zeros_like(area)

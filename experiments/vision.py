@@ -110,6 +110,9 @@ def _parser(study: Study) -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=folder, default=WEIGHTS / study.name, help="the runs' files (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", help="of final runs (0 1 2)")
     parser.add_argument("--steps", type=at_least_one, default=study.steps, help="of distillation (%(default)s)")
+    parser.add_argument(
+        "--try-steps", type=at_least_one, metavar="N", help=f"of a run that tries a rate ({TRIED:g} of the others')"
+    )
     rates = study.rates
     parser.add_argument("--rates", type=float, nargs="+", default=rates, metavar="LR", help="to try (%(default)s)")
     parser.add_argument("--part", default="0/1", metavar="I/N", help="of the cases, those of one process of several")

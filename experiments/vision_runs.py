@@ -468,7 +468,7 @@ def run_all(study: Study, options: argparse.Namespace) -> None:
             read_run(path_of(*each), settings | {"lr": each[2], "steps": steps}, _BEFORE, OTHER_RUNS) for each in wanted
         ]
 
-    few = max(1, round(TRIED * options.steps))
+    few = options.try_steps or max(1, round(TRIED * options.steps))
     tries = made([(case, seed, lr) for case in cases for lr in options.rates for seed in TRY_SEEDS], few)
     best = {
         case.name: max(
@@ -485,7 +485,18 @@ def _pictures(runs: Sequence[Mapping[str, Any]]) -> str:
     for views in (run["views"] for run in runs if "data" in run.get("views", {})):
         counts = ", ".join(f"{views[name]:,} of --{name}" for name in ("data", "more", "small") if views[name])
         found.append(f" Pictures: {counts}; {views['whole']:,} whole ones for batch norms.")
+        if "data_part" in views:
+            part, least, mix = views["data_part"], views["least_area"], views["mix"]
+            found.append(
+                f" Views: {part:g} of them of --data, {least:g} or more of a picture, {mix:g} of batches mixed."
+            )
     return "".join(dict.fromkeys(found))
+
+
+def _tried(tries: Sequence[Mapping[str, Any]]) -> str:
+    """How long tries were, for the note."""
+    steps = sorted({entry["steps"] for entry in tries})
+    return f" Tries have {' and '.join(f'{each:,}' for each in steps)} steps." if steps else ""
 
 
 def report(study: Study, options: argparse.Namespace) -> None:
@@ -539,7 +550,7 @@ def report(study: Study, options: argparse.Namespace) -> None:
     devices = ", ".join(sorted({run["machine"]["device"] for run in runs}))
     note = (
         f"{study.note}{' Layers may share codebooks.' if any(run.get('share') for run in runs) else ''}"
-        f"{_pictures(runs)} Float: {uncompressed:.2f}.{eight} Files are within"
+        f"{_pictures(runs)}{_tried(tries)} Float: {uncompressed:.2f}.{eight} Files are within"
         f" {100 * bytes_apart([run['bytes'] for run in runs]):.2f} % of each other. Device: {devices}."
     )
     found = {"experiment": study.name, "note": note, "float": known, "summary": summary, "runs": runs, "tries": tries}

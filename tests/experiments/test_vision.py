@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from experiments import camvid, detect, detection, segmentation, shared_bits, vision_bits, vision_runs
 from experiments.fastestdet import FastestDet, average_precision, boxes_of, load_state, overlaps, plan, suppress
+from experiments.pictures import random_grids
 from experiments.vision import Study, cases_of
 from experiments.vision_runs import Task, as_results, learn
 from sw.compress.methods import CompressError, Recipe
@@ -213,7 +214,7 @@ def test_coco_is_read_as_bgr_and_corners(tmp_path: Path) -> None:
 
 
 #: Of detection's views, beside data and weights: images as they are, the training images alone.
-VIEWS = {"more": None, "small": None, "mix": 0.0, "batch": 32, "side": 352}
+VIEWS = {"more": None, "small": None, "mix": 0.0, "batch": 32, "side": 352, "data_part": 0.5, "least_area": 0.2}
 VIEWS |= {"images": None, "device": "cpu", "threads": 1}
 
 
@@ -254,7 +255,8 @@ def test_other_pictures_are_half_of_a_batch(tmp_path: Path, monkeypatch: pytest.
     assert len(task.sample) == 8 + 12
     assert (task.sample[:8].mean((2, 3)) == torch.tensor([1.0, 0, 0])).all()
     assert (task.sample[8:].mean((2, 3)) == torch.tensor([0, 0, 1.0])).all()
-    wanted = {"batch": 10, "side": 352, "mix": 0.0, "data": 8, "more": 12, "small": 0, "whole": 20}
+    wanted = {"batch": 10, "side": 352, "mix": 0.0, "data_part": 0.5, "least_area": 0.2}
+    wanted |= {"data": 8, "more": 12, "small": 0, "whole": 20}
     assert task.settings == wanted
     said = {"mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "bilinear", "crop": 1.0, "colours": "bgr"}
     assert task.metadata == {"preprocessing": said}
@@ -269,6 +271,29 @@ def test_other_pictures_are_half_of_a_batch(tmp_path: Path, monkeypatch: pytest.
     assert len(detection.load(given).sample) == 11
     with pytest.raises(CompressError, match="more must be a directory of pictures, not"):
         detection.load_more(tmp_path / "none")
+
+
+def test_views_of_a_batch_by_kind() -> None:
+    options = argparse.Namespace(batch=32, data_part=0.125)
+    assert detection._counts(options, [103, 5000], small=False) == [4, 28]
+    assert detection._counts(options, [103, 5000], small=True) == [4, 14]
+    assert detection._counts(options, [103], small=True) == [4]
+    assert detection._counts(options, [103], small=False) == [32]
+    assert detection._counts(options, [3, 20], small=False) == [3, 20]
+    options.data_part = 0.001
+    assert detection._counts(options, [103, 5000], small=False) == [1, 31]
+
+
+def test_views_have_at_least_their_area() -> None:
+    def areas(least: float) -> Tensor:
+        grids = random_grids(2000, torch.Generator().manual_seed(0), (5, 5), torch.device("cpu"), least)
+        return ((grids.amax((1, 2)) - grids.amin((1, 2))) * 5 / 8).prod(1)
+
+    found = areas(0.6)
+    # Sides are cut where a view would be longer than its picture: its area is less by a sixth at the most.
+    assert 0.6 * (3 / 4) ** 0.5 < float(found.min()) < 0.62
+    assert float(found.max()) > 0.98
+    assert float(areas(0.2).min()) < 0.22
 
 
 def test_whole_pictures_are_spread_over_the_others() -> None:
@@ -591,6 +616,10 @@ def test_a_shared_codebook_must_be_worth_its_bits() -> None:
         ("side", 384, "--side must be a multiple of 32 in 32..352, not 384"),
         ("batch", 2, "--batch must be at least 3, not 2"),
         ("mix", 1.5, r"--mix must be a share in 0\.\.1, not 1\.5"),
+        ("data_part", 0.0, "--data-part must be a share between 0 and 1, not 0"),
+        ("data_part", 1.0, "--data-part must be a share between 0 and 1, not 1"),
+        ("least_area", 0.0, "--least-area must be a share above 0 and up to 1, not 0"),
+        ("least_area", 1.5, r"--least-area must be a share above 0 and up to 1, not 1\.5"),
     ],
 )
 def test_settings_of_views_are_checked(name: str, value: float, message: str, tmp_path: Path) -> None:
