@@ -360,12 +360,13 @@ def _report(options: argparse.Namespace) -> None:
         )
     headings = ["case", "tuning", "test", "below float", "dev", "ratio, eq. 7", "ratio, embeddings too", "bytes"]
     headings += ["seeds", "a run"]
+    devices = ", ".join(sorted({each["machine"]["device"] for each in runs}))
     note = (
         "MiniLM-L6 on STS-B: Spearman's rank correlation, times 100, of the 1,379 test pairs (of the 1,500 dev pairs"
         " where rates are chosen), by the container's weights, activations in floating point. All 36 linear layers are"
         f" compressed; the embeddings, {runs[0]['rest_weights'] / 1e6:.1f} M weights with the norms and biases beside"
         " the layers' 10.6 M, stay in"
-        f" floating point. Float: {known['scores']['test']:.2f}. Device: {runs[0]['machine']['device']}."
+        f" floating point. Float: {known['scores']['test']:.2f}. Device: {devices}."
     )
     report = {"experiment": "minilm", "note": note, "float": known, "runs": runs}
     path = options.output / "minilm.json"

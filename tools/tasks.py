@@ -43,7 +43,6 @@ TABLES = (
     *STUDIES,
     *TAUGHT,
     *MEASURED,
-    *(f"{study}-one-seed" for study in TAUGHT),
     "rates-tiny-dinov2-s",
     "rates-distil-dinov2-s",
     "rates-distil-resnet18-64",
@@ -51,6 +50,7 @@ TABLES = (
     *(f"rates-{study}" for study in MEASURED),
     "gpt",
     *PICTURES,
+    "detect-1000",
     "detect-own",
     "detect-own-photographs",
     "minilm",
@@ -414,7 +414,7 @@ def detect_tries_part() -> Iterator[str]:
     yield "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|"
     found: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
     for run in json.loads((RESULTS / "tries-detect.json").read_text())["runs"]:
-        if "whole" in run:
+        if "whole" in run or "data_part" in run["views"]:
             continue
         setting = (
             "measured" if run["allocate"] else "equal",
@@ -470,6 +470,27 @@ def detect_photographs_part() -> Iterator[str]:
         yield row(change or "none", share, steps, *(f"{value:.1f}" for value in values))
 
 
+def detect_views_part() -> Iterator[str]:
+    """What views are of, and of which pictures: each setting by SSVQ and MSVQ, the chosen one in bold."""
+    headings = ("views of the training images", "least part of a picture", "mixed batches", "photographs", "steps")
+    figures = ("divergence", "trained with", "AP50")
+    methods = ("SSVQ", "MSVQ")
+    yield row(*headings, *(f"{method}, {name}" for method in methods for name in figures), "divergence, mean")
+    yield 5 * "|--:" + 2 * len(figures) * "|--:" + "|--:|"
+    found: dict[tuple[str, ...], list[dict[str, float]]] = {}
+    for run in json.loads((RESULTS / "tries-detect.json").read_text())["runs"]:
+        views = run["views"]
+        if "data_part" in views:
+            setting = (f"{views[name]:g}" for name in ("data_part", "least_area", "mix"))
+            found.setdefault((*setting, f"{views['more']:,}", f"{run['steps']:,}"), []).append(run["trained"])
+    means = {setting: sum(each["divergence"] for each in own) / len(own) for setting, own in found.items()}
+    for setting, own in found.items():
+        values = [each[name] for each in own for name in ("divergence", "seen", "ap50")]
+        mean = f"{means[setting]:.1f}"
+        best = means[setting] == min(means.values())
+        yield row(*setting, *(f"{value:.1f}" for value in values), f"**{mean}**" if best else mean)
+
+
 def _case(found: dict[str, Case], size: str, name: str) -> Case | None:
 
     if name != "VQ":
@@ -491,6 +512,7 @@ def _parts() -> dict[str, Part]:
     parts |= {"scored-others": scored_others_part, "chosen": chosen_part}
     parts |= {"tries-fewshot": tries_part, "tries-photographs": photographs_part, "photographs": sources_part}
     parts |= {"tries-detect": detect_tries_part, "photographs-detect": detect_photographs_part}
+    parts |= {"views-detect": detect_views_part}
     return {**parts, **tables}
 
 

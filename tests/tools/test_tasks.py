@@ -54,7 +54,7 @@ def test_of_a_method_the_case_counts_that_does_best_on_the_images_held_out() -> 
     assert tasks._best("distil-mobilenetv2-64", found, "", "MSVQ") == "MSVQ 8:16"
     assert tasks._best("distil-mobilenetv2-64", found, "", "SSVQ") == "SSVQ"
     assert tasks._best("distil-mobilenetv2-64", found, "26x ", "SSVQ") == "26x SSVQ"
-    assert tasks._best("distil-dinov2-s", tasks.cases("distil-dinov2-s"), "26x ", "SSVQ") is None
+    assert tasks._best("distil-dinov2-s", tasks.cases("distil-dinov2-s"), "30x ", "SSVQ") is None
 
 
 def verdicts(part: Iterable[str]) -> dict[tuple[str, str], tuple[str, str]]:
@@ -111,7 +111,7 @@ def test_a_glance_has_all_tasks() -> None:
         cells = found["STS-B, MiniLM-L6", "rank correlation", size, "distilled"]
         assert cells["SSVQ"].startswith(f"{sum(own) / len(own):.2f} ±")
     # What was not run has no figure.
-    assert cells["VQ"] == ""
+    assert cells["MVQ"] == ""
 
 
 def test_measured_bits_are_beside_equal_ones_of_equal_bytes() -> None:
@@ -227,6 +227,19 @@ def test_segmentation_and_detection_follow_the_protocol() -> None:
                 for run in report["runs"]
                 if run["case"] in ("19x SSVQ", "19x MSVQ")
             )
+
+
+def test_detection_has_the_views_that_its_tries_chose() -> None:
+    head, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in tasks.detect_views_part())
+    (best,) = (dict(zip(head, cells, strict=True)) for cells in lines if cells[-1].startswith("**"))
+    assert len(lines) == 5
+    assert float(best["divergence, mean"].strip("*")) == min(float(cells[-1].strip("*")) for cells in lines)
+    report = json.loads((tasks.RESULTS / "detect.json").read_text())
+    names = ("views of the training images", "least part of a picture", "mixed batches")
+    for run in (*report["runs"], *report["tries"]):
+        assert [float(best[name]) for name in names] == [
+            run["views"][name] for name in ("data_part", "least_area", "mix")
+        ]
 
 
 def test_more_whole_pictures_are_better_in_all_tries_of_detection_but_those_that_broke() -> None:
