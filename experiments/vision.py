@@ -14,6 +14,7 @@ import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.case import Case
@@ -139,7 +140,11 @@ def _parser(study: Study) -> argparse.ArgumentParser:
         "--images", type=at_least_one, help="use only that many images of each part, to try the command"
     )
     add_output_option(parser)
-    parser.add_argument("--report-only", action="store_true", help="make the report of the runs that are there")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--report-only", action="store_true", help="make the report of the runs that are there")
+    instead.add_argument(
+        "--score", type=Path, nargs="+", metavar="FILE", help="score containers on the test images, and do no more"
+    )
     return parser
 
 
@@ -156,11 +161,14 @@ def _run(study: Study, options: argparse.Namespace) -> int:
     options.seeds, options.rates = (list(dict.fromkeys(each)) for each in (options.seeds or SEEDS, options.rates))
     for seed in set(options.seeds) & set(TRY_SEEDS):
         raise CompressError(f"--seeds must not have {seed}, which is of the runs that try rates")
-    from experiments.vision_runs import report, run_all
+    from experiments.vision_runs import report, run_all, score_files
 
     # Bits that are not measured are the same for all layers, each with its own codebook: files must not say otherwise.
     options.share &= options.allocate
     options.device = chosen_device(options.device)
+    if options.score:
+        score_files(study, options)
+        return 0
     if not options.report_only:
         run_all(study, options)
     report(study, options)

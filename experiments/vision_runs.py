@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,21 @@ from sw.compress.network import module_sources
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
 from sw.compress.training.comparison import compare_file
 from sw.compress.training.graph import calibrate, integer_graph, quantise_activations, recalibrate_batch_norm
-from sw.compress.training.integer import export_integers, integer_results, read_network, write_network
+from sw.compress.training.integer import (
+    IntegerNetwork,
+    export_integers,
+    integer_results,
+    read_network,
+    read_network_and_metadata,
+    write_network,
+)
 from sw.compress.training.loop import set_rate
 from sw.compress.training.modules import compressed_layers, convert
 from sw.compress.training.operations import compared_layers
 from sw.format.output import staged
 from sw.format.strict_json import json_text
 
-__all__ = ["Lesson", "Task", "as_results", "learn", "learn_together", "report", "run_all"]
+__all__ = ["Lesson", "Task", "as_results", "learn", "learn_together", "report", "run_all", "score_files"]
 
 #: Images that set the scales of activations; those of a batch that recalibrates batch norm.
 CALIBRATION, RECALIBRATION = 32, 16
@@ -302,8 +310,7 @@ def _container(graph: fx.GraphModule, task: Task, path: Path) -> Callable[[Tenso
     with staged(path) as temporary:
         write_network(temporary, export_integers(graph, (channels, rows, columns), values=True), metadata=task.metadata)
         compare_file(temporary, graph, task.sample[:1], program=False)
-    network = read_network(path)
-    return lambda values: tuple(integer_results(network, values))
+    return partial(_results, read_network(path))
 
 
 @dataclass
@@ -477,6 +484,38 @@ def run_all(study: Study, options: argparse.Namespace) -> None:
         for case in cases
     }
     made([(case, seed, best[case.name]) for seed in options.seeds for case in cases], options.steps)
+
+
+def score_files(study: Study, options: argparse.Namespace) -> None:
+    """Print the score of each of ``options.score``, by the container's integers, beside the float network's.
+
+    Raises
+    ------
+    CompressError
+        Data or weights are not what they must be, or a file is of another network or takes other images.
+    """
+    torch.set_num_threads(options.threads)
+    files = [(path, *read_network_and_metadata(path)) for path in options.score]
+    task = study.task(options)
+    key, heading = study.figure, study.heading
+    with torch.no_grad():
+        wanted = [list(each.shape[1:]) for each in as_results(task.model(task.sample[:1]))]
+    for path, network, metadata in files:
+        for name, value in task.metadata.items():
+            if metadata.get(name) != value:
+                raise CompressError(f"{name} of {str(path)!r} must be {value}, not {metadata.get(name)}")
+        found = [list(each.shape[1:]) for each in integer_results(network, task.sample[:1])]
+        if found != wanted:
+            raise CompressError(f"results of {str(path)!r} must be {wanted}, not {found}")
+    dense = task.score(lambda images: as_results(task.model(images)))[key]
+    print(f"float: {heading} {dense:.2f}", flush=True)
+    for path, network, _ in files:
+        own = task.score(partial(_results, network))[key]
+        print(f"{path}: {heading} {own:.2f}, {dense - own:.2f} below float", flush=True)
+
+
+def _results(network: IntegerNetwork, images: Tensor) -> Results:
+    return tuple(integer_results(network, images))
 
 
 def _pictures(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -34,8 +34,9 @@ CONTAINERS = ROOT / "experiments" / "containers"
 #: Of a program that an instance cannot have, as the array lacks what the weights need.
 REFUSED = "refused"
 
-#: Instances that the committed networks are compiled for: every way to store weights, and narrow multipliers.
-INSTANCES = ("ews-16", "ews-c-16", "ews-cms-16", "ews-ssvq-16", "ews-msvq-16", "ews-msvq4-16")
+#: Instances that the committed networks are compiled for: every way to store weights, narrow multipliers, and all
+#: functions of the vector unit, which detectors need.
+INSTANCES = ("ews-16", "ews-c-16", "ews-cms-16", "ews-ssvq-16", "ews-msvq-16", "ews-msvq4-16", "ews-msvq-full-16")
 
 #: Methods that need no images.
 METHODS = tuple(name for name in RECIPE_METHODS if name != "pqf")

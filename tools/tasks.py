@@ -481,8 +481,8 @@ def detect_views_part() -> Iterator[str]:
     for run in json.loads((RESULTS / "tries-detect.json").read_text())["runs"]:
         views = run["views"]
         if "data_part" in views:
-            setting = (f"{views[name]:g}" for name in ("data_part", "least_area", "mix"))
-            found.setdefault((*setting, f"{views['more']:,}", f"{run['steps']:,}"), []).append(run["trained"])
+            chosen = (f"{views[name]:g}" for name in ("data_part", "least_area", "mix"))
+            found.setdefault((*chosen, f"{views['more']:,}", f"{run['steps']:,}"), []).append(run["trained"])
     means = {setting: sum(each["divergence"] for each in own) / len(own) for setting, own in found.items()}
     for setting, own in found.items():
         values = [each[name] for each in own for name in ("divergence", "seen", "ap50")]

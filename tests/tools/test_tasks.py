@@ -236,6 +236,10 @@ def test_detection_has_the_views_that_its_tries_chose() -> None:
     assert float(best["divergence, mean"].strip("*")) == min(float(cells[-1].strip("*")) for cells in lines)
     report = json.loads((tasks.RESULTS / "detect.json").read_text())
     names = ("views of the training images", "least part of a picture", "mixed batches")
+    for run in report["runs"]:
+        if run["seed"] == 0 and run["case"] in ("20x SSVQ", "20x MSVQ"):
+            kept = tasks.ROOT / "experiments" / "containers" / "detect" / f"{run['case'].split()[1].lower()}.msvq"
+            assert kept.stat().st_size == run["bytes"]
     for run in (*report["runs"], *report["tries"]):
         assert [float(best[name]) for name in names] == [
             run["views"][name] for name in ("data_part", "least_area", "mix")
