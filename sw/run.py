@@ -23,7 +23,7 @@ import numpy as np
 from sw.command_line import Parser, check_folders, run_command
 from sw.format.envelope import kind_of
 from sw.format.output import staged
-from sw.format.picture import PictureError, UnknownPictureError, middle_square, read_picture
+from sw.format.picture import COLOURS, PictureError, UnknownPictureError, middle_square, read_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "inputs",
         metavar="INPUT",
         nargs="*",
-        help=".npy of [C, rows, columns] or [images, C, rows, columns], int8 or normalised float; or a picture, as RGB."
+        help=".npy of [C, rows, columns] or [images, C, rows, columns], int8 or normalised float; or a picture."
         " One for each input of the program; none for perf",
     )
     parser.add_argument("--output", metavar="FILE", help="write the outputs: .npy for one, .npz for several")
@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trace", metavar="FILE.vcd", help="rtl: record the waveforms of the run")
     parser.add_argument("--mean", type=_numbers, help="of a picture's channels, 0..1; with --std")
     parser.add_argument("--std", type=_numbers, help="of a picture's channels, 0..1; with --mean")
+    parser.add_argument(
+        "--colours", choices=COLOURS, default=COLOURS[0], help="order of a picture's three channels (%(default)s)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -140,7 +143,8 @@ def _batches(inputs: Sequence[Input], options: argparse.Namespace) -> list[NDArr
     if (options.mean is None) != (options.std is None):
         raise RunError("--mean and --std must be given together")
     batches = [
-        read_images(path, entry, options.mean, options.std) for path, entry in zip(options.inputs, inputs, strict=True)
+        read_images(path, entry, options.mean, options.std, options.colours)
+        for path, entry in zip(options.inputs, inputs, strict=True)
     ]
     counts = {len(batch) for batch in batches}
     if len(counts) > 1:
@@ -230,7 +234,11 @@ def quantise_input(entry: Input, values: NDArray[Any]) -> NDArray[np.int8]:
 
 
 def read_images(
-    path: str, entry: Input, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    path: str,
+    entry: Input,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    colours: str = COLOURS[0],
 ) -> NDArray[np.int8]:
     """The images of a file, int8 ``[images, C, rows, columns]``.
 
@@ -241,7 +249,9 @@ def read_images(
     entry
         The input that they are for.
     mean, std
-        How a picture is normalised, for each channel: ``(pixel / 255 - mean) / std``.
+        How a picture is normalised, for each channel in the order of ``colours``: ``(pixel / 255 - mean) / std``.
+    colours
+        One of :data:`sw.format.picture.COLOURS`, the order in which the network reads them.
 
     Raises
     ------
@@ -255,7 +265,7 @@ def read_images(
         kind = kind_of(file.read(4))
     if kind:
         raise RunError(f"{path}: is a {kind}, and an INPUT is wanted: .npy or a picture")
-    values = _array(path) if Path(path).suffix == ".npy" else _picture(path, shape, mean, std)
+    values = _array(path) if Path(path).suffix == ".npy" else _picture(path, shape, mean, std, colours)
     if values.ndim == 3:
         values = values[None]
     if values.ndim != 4 or values.shape[1:] != shape or not len(values):
@@ -276,7 +286,11 @@ def _array(path: str) -> NDArray[Any]:
 
 
 def _picture(
-    path: str, shape: tuple[int, int, int], mean: Sequence[float] | None, std: Sequence[float] | None
+    path: str,
+    shape: tuple[int, int, int],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    colours: str,
 ) -> NDArray[np.float32]:
     from PIL import Image
 
@@ -294,6 +308,8 @@ def _picture(
     except PictureError as error:
         raise RunError(f"{path}: {error}") from None
     pixels = np.asarray(square.resize((columns, rows), Image.Resampling.BICUBIC), np.float32).reshape(rows, columns, -1)
+    if colours == "bgr":
+        pixels = pixels[:, :, ::-1]
     normalised = (pixels / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1).astype(np.float32))
 

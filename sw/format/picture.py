@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MAX_PIXELS", "PictureError", "UnknownPictureError", "middle_square", "read_picture"]
+__all__ = ["COLOURS", "MAX_PIXELS", "PictureError", "UnknownPictureError", "middle_square", "read_picture"]
+
+#: Orders of a picture's colours in which a network reads them.
+COLOURS = ("rgb", "bgr")
 
 #: Of a picture: what has more is there to fill memories.
 MAX_PIXELS = 1 << 25

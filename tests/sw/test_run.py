@@ -78,6 +78,9 @@ def test_picture_is_cropped_resized_and_normalised(program: Program, tmp_path: P
     Image.fromarray(pixels).save(tmp_path / "x.png")
     images = read_images(str(tmp_path / "x.png"), program.inputs[0], (0, 0.2, 0.5), (1, 1, 0.25))
     assert images[0].reshape(3, -1).min(axis=1).tolist() == images[0].reshape(3, -1).max(axis=1).tolist() == [4, 0, -8]
+    # Mean and deviation are of the channels as the network reads them.
+    turned = read_images(str(tmp_path / "x.png"), program.inputs[0], (0.5, 0.2, 0), (0.25, 1, 1), "bgr")
+    assert np.array_equal(turned[0], images[0, ::-1])
 
 
 def test_without_the_extra_there_is_no_simulation(path: str, tmp_path: Path, refused, monkeypatch) -> None:

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from sw.compress.methods import CompressError
-from sw.compress.training.settings import COLOURS, IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, SPLITS
+from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, SPLITS
 from sw.format.npz import read_npz
-from sw.format.picture import PictureError, read_picture
+from sw.format.picture import COLOURS, PictureError, read_picture
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -73,7 +73,8 @@ class Preprocessing:
     crop
         Share of the shorter side that is left of an image of a file, in the middle: it is resized to ``size / crop``.
     colours
-        One of :data:`COLOURS`: the order in which the network reads them. Images are RGB until they are normalised.
+        One of :data:`sw.format.picture.COLOURS`: the order in which the network reads them. Images are RGB until
+        they are normalised.
 
     Raises
     ------

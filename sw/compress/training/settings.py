@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from sw.compress.methods import CompressError
 
 __all__ = [
-    "COLOURS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "INTERPOLATIONS",
@@ -32,9 +31,6 @@ SCHEMES = ("sr-ste", "asp")
 #: Mean and deviation of ImageNet's red, green and blue, 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-#: Orders of a picture's colours in which a network reads them.
-COLOURS = ("rgb", "bgr")
 
 #: Names of the two parts of a data set.
 SPLITS = ("train", "test")

@@ -25,8 +25,9 @@ from sw.compress.training.evaluation import VOID, evaluate, evaluate_classes, ev
 from sw.compress.training.finetune import Finetuning, finetune
 from sw.compress.training.integer import read_network, write_network
 from sw.compress.training.modules import convert
-from sw.compress.training.settings import COLOURS, TrainConfig
+from sw.compress.training.settings import TrainConfig
 from sw.format.container import read_container
+from sw.format.picture import COLOURS
 from tests.refusals import Refused
 from tests.sw.compress.training.training_job import two_convolutions
 
