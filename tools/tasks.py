@@ -28,8 +28,8 @@ TAUGHT = {"distil-dinov2-s": "ViT-S/14", "distil-resnet18-64": "ResNet-18", "dis
 #: As :data:`TAUGHT`, of those whose layers have bits of their own.
 MEASURED = {"measured-resnet18-64": "ResNet-18", "measured-mobilenetv2-64": "MobileNet-v2"}
 
-#: What is asked of both: of each method the case that does best on the images held out, of those at the size that rates
-#: were tried at; at the others each method has one case.
+#: What is asked of both: of each method the case that does best on the images held out, at the size that rates were
+#: tried at.
 TAUGHT_QUESTIONS = (("SSVQ", "VQ"), ("MVQ", "VQ"), ("MSVQ", "VQ"), ("MSVQ", "MVQ"), ("MSVQ", "SSVQ"))
 
 #: Networks of :mod:`experiments.fewshot`.
@@ -138,11 +138,16 @@ def measured_part() -> Iterator[str]:
 
 
 def _best(study: str, found: Iterable[str], size: str, method: str) -> str | None:
-    """Of a method's cases with final runs, the one that does best on the images held out; of a size, if not 21x."""
+    """Of a method's cases with final runs, the one that does best on the images held out; of a size, if not 21x.
+
+    A case that was not tried counts as the one of 21x.
+    """
     own = [name for name in found if re.fullmatch(rf"{size}{method}\b[^x]*", name.replace("d=8", ""))]
     tried = json.loads((RESULTS / f"rates-{study}.json").read_text())["runs"]
-    scores = {name: [run["accuracy"] for run in tried if run["case"] == name] for name in own}
-    return max(own, key=lambda name: max(scores[name], default=0.0)) if own else None
+    scores: dict[str, float] = {}
+    for run in tried:
+        scores[run["case"]] = max(scores.get(run["case"], 0.0), run["accuracy"])
+    return max(own, key=lambda name: scores.get(name, scores.get(name.removeprefix(size), 0.0)), default=None)
 
 
 #: Columns of :func:`glance_part`, and whose assignments move in GPT.

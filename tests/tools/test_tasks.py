@@ -55,6 +55,10 @@ def test_of_a_method_the_case_counts_that_does_best_on_the_images_held_out() -> 
     assert tasks._best("distil-mobilenetv2-64", found, "", "SSVQ") == "SSVQ"
     assert tasks._best("distil-mobilenetv2-64", found, "26x ", "SSVQ") == "26x SSVQ"
     assert tasks._best("distil-dinov2-s", tasks.cases("distil-dinov2-s"), "30x ", "SSVQ") is None
+    # Of two masks at a size that was not tried, those that were better where they were.
+    found = tasks.cases("distil-dinov2-s")
+    assert "26x MSVQ, moving" in found
+    assert tasks._best("distil-dinov2-s", found, "26x ", "MSVQ") == "26x MSVQ 6:16, moving"
 
 
 def verdicts(part: Iterable[str]) -> dict[tuple[str, str], tuple[str, str]]:
