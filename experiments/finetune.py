@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import shutil
@@ -64,19 +65,22 @@ def most_codewords(weights: int, recipe: Recipe, bits: float, masked: bool) -> i
     return max(fitting, default=0)
 
 
+@functools.lru_cache(maxsize=256)
+def _fixed_and_word(weights: int, recipe: Recipe, masked: bool) -> tuple[int, int]:
+    """Bits of a layer with one codeword, and of one more without its indices: asked for again for each room tried."""
+    one, two = (recipe_bits(weights, dataclasses.replace(recipe, k=k), masked=masked).total for k in (1, 2))
+    return one, two - one - weights // recipe.d
+
+
 def _fit(weights: int, recipe: Recipe, room: float, masked: bool) -> tuple[int, int]:
     """The most codewords, any number, with which a layer takes at most ``room`` bits; and what it takes."""
     subvectors = weights // recipe.d
-
-    def bits(k: int) -> int:
-        return recipe_bits(weights, dataclasses.replace(recipe, k=k), masked=masked).total
-
-    word = bits(2) - bits(1) - subvectors
+    one, word = _fixed_and_word(weights, recipe, masked)
     for width in range(min(16, subvectors.bit_length() - 1), -1, -1):
-        fixed = bits(1) - word + width * subvectors
+        fixed = one - word + width * subvectors
         k = min(2**width, int((room - fixed) // word))
         if k > 2 ** (width - 1) or (k >= 1 and width == 0):
-            return k, bits(k)
+            return k, recipe_bits(weights, dataclasses.replace(recipe, k=k), masked=masked).total
     return 0, 0
 
 
