@@ -38,7 +38,7 @@ def _reader(read, header: bool = False) -> Reader:
 def _late(path: Path) -> None:
     if b"sound" not in path.read_bytes():
         begin = time.process_time()
-        while time.process_time() - begin < 2:
+        while time.process_time() - begin < 0.6:
             pass
 
 
