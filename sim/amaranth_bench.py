@@ -11,7 +11,7 @@ from amaranth.hdl import Value
 
 from hw.config import AcceleratorConfig
 from hw.core import EVENTS_LAYOUT, AcceleratorCore
-from sim.simulation import Simulation
+from sim.simulation import Simulation, Together
 from sim.transfers import LayerOutputs, LayerProgram
 
 __all__ = ["run_programs"]
@@ -68,15 +68,16 @@ def run_programs(
 
     async def bench(ctx):
         offered = dict.fromkeys(names, False)
-        sink = core.o_psum
+        sink, together = core.o_psum, Together()
         cycle = since = 0
         while not outputs.done:
             for name, queue in queues.items():
                 if not offered[name] and queue and willing(name):
                     port = getattr(core, name)
-                    ctx.set(Value.cast(port.payload), queue.pop())
-                    ctx.set(port.valid, 1)
+                    together.set(Value.cast(port.payload), queue.pop())
+                    together.set(port.valid, 1)
                     offered[name] = True
+            together.drive(ctx)
             assert not (ctx.get(sink.valid) and ctx.get(core.o_idle)), "idle, and a sum is on offer"
             ready = willing("o_psum")
             ctx.set(sink.ready, ready)
@@ -95,8 +96,9 @@ def run_programs(
                 events.update(name for name, _ in EVENTS_LAYOUT if ctx.get(core.o_events[name]))
             for name in taken:
                 offered[name] = False
-                ctx.set(getattr(core, name).valid, 0)
+                together.set(getattr(core, name).valid, 0)
             cycle += 1
+        together.drive(ctx)
         left = {name: len(queue) + offered[name] for name, queue in queues.items() if queue or offered[name]}
         assert not left, f"transfers were never taken: {left}"
         assert ctx.get(core.o_idle), "not idle, and all sums have left"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from amaranth.hdl import ClockDomain, Module
+from amaranth.hdl import Cat, ClockDomain, Const, Module, ShapeCastable, Value, ValueCastable
 from amaranth.sim import Simulator
 
-__all__ = ["Bench", "Simulation"]
+__all__ = ["Bench", "Simulation", "Together"]
 
 #: A testbench: it gets the simulator's context.
 Bench = Callable[[Any], Awaitable[None]]
@@ -56,3 +56,27 @@ class Simulation:
         self._used, self._finished = True, False
         self.simulator.run()
         assert self._finished
+
+
+class Together:
+    """Signals that a bench drives before it looks at any: logic is computed once for all, which takes longest."""
+
+    def __init__(self) -> None:
+        self._signals: list[Value] = []
+        self._bits = self._width = 0
+
+    def set(self, signal: Any, value: Any) -> None:
+        """As the simulator's context has it; of a signal's values the last one counts."""
+        if isinstance(signal, ValueCastable) and isinstance(shape := signal.shape(), ShapeCastable):
+            value = shape.const(value)
+        target, bits = Value.cast(signal), value if type(value) is int else Const.cast(value).value
+        self._signals.append(target)
+        self._bits |= (bits & (1 << len(target)) - 1) << self._width
+        self._width += len(target)
+
+    def drive(self, ctx: Any) -> None:
+        """All that was set since the last time, in a simulator's context."""
+        if self._signals:
+            ctx.set(Cat(*self._signals), self._bits)
+        self._signals.clear()
+        self._bits = self._width = 0

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from amaranth.hdl import Elaboratable, Value
 
-from sim.simulation import Simulation
+from sim.simulation import Simulation, Together
 from tests.hw.simulation import SHARED
 
 
@@ -55,6 +55,7 @@ class Traffic:
         self.rng = random.Random(str(seed))
         self.density = density
         self.agents: list[_Agent] = []
+        self.together = Together()
         self.cycle = 0
 
     def willing(self) -> bool:
@@ -81,7 +82,8 @@ class Traffic:
 
     async def step(self, ctx) -> None:
         for agent in self.agents:
-            agent.drive(ctx)
+            agent.drive(self.together)
+        self.together.drive(ctx)
         for agent in self.agents:
             agent.sample(ctx)
         await ctx.tick()

@@ -12,6 +12,7 @@ from hw.config import AcceleratorConfig, preset
 from hw.control.descriptor import EVENTS, Descriptor, Opcode, VectorOp
 from hw.control.errors import Cause
 from hw.control.sequencer import CHECK_CYCLES, SETTLE_CYCLES, CommandQueue, EventCounter, Sequencer
+from sim.simulation import Together
 from tests.hw.simulation import shared
 
 TINY = preset("ews-msvq-tiny")
@@ -73,27 +74,29 @@ class Host:
         ctx.set(dut.i_start, 1)
         await ctx.tick()
         ctx.set(dut.i_start, 0)
+        together = Together()
         for cycle in range(cycles):
             ready = {}
             for name in names:
                 free = busy.get(name, 0) == 0 and name not in self.slow
                 ready[name] = free and self.random.random() < 0.7
-                ctx.set(getattr(dut, f"o_{name}").ready, ready[name])
-            ctx.set(dut.o_descriptor_request.ready, 1)
+                together.set(getattr(dut, f"o_{name}").ready, ready[name])
+            together.set(dut.o_descriptor_request.ready, 1)
             offered = requested and sent < len(self.words) and self.random.random() < 0.8
-            ctx.set(dut.i_words.valid, offered)
+            together.set(dut.i_words.valid, offered)
             if offered:
-                ctx.set(dut.i_words.payload, self.words[sent])
+                together.set(dut.i_words.payload, self.words[sent])
             for name, event in UNITS.items():
                 left = busy.get(name, 0)
-                ctx.set(getattr(dut, f"i_{event}"), left == 1)
+                together.set(getattr(dut, f"i_{event}"), left == 1)
                 busy[name] = max(left - 1, 0)
-            ctx.set(dut.i_abort, cycle == abort_at)
+            together.set(dut.i_abort, cycle == abort_at)
             if self.error is not None and cycle == 150:
-                ctx.set(dut.i_error, 1)
-                ctx.set(dut.i_error_cause, self.error)
+                together.set(dut.i_error, 1)
+                together.set(dut.i_error_cause, self.error)
             else:
-                ctx.set(dut.i_error, 0)
+                together.set(dut.i_error, 0)
+            together.drive(ctx)
             for name in names:
                 port = getattr(dut, f"o_{name}")
                 if ready[name] and ctx.get(port.valid):

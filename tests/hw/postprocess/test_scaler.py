@@ -13,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 from hw.generate import to_rtlil
 from hw.postprocess.scaler import Rounder, Scaler
 from hw.yosys import YosysError, run_yosys
+from sim.simulation import Together
 
 
 def edges(width: int, shift: int) -> set[int]:
@@ -28,13 +29,16 @@ async def through(ctx, component, inputs, pauses: float = 0):
     """Results of a pipeline for dictionaries of inputs, one a step."""
     rng = random.Random(0)
     results = []
+    together = Together()
     for given in [*inputs, *[{}] * component.stages]:
         for name, value in given.items():
-            ctx.set(getattr(component, f"i_{name}"), value)
+            together.set(getattr(component, f"i_{name}"), value)
         while rng.random() < pauses:
-            ctx.set(component.i_enable, 0)
+            together.set(component.i_enable, 0)
+            together.drive(ctx)
             await ctx.tick()
-        ctx.set(component.i_enable, 1)
+        together.set(component.i_enable, 1)
+        together.drive(ctx)
         await ctx.tick()
         results.append(ctx.get(component.o_result))
     return results[component.stages - 1 : -1]
