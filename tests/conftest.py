@@ -146,3 +146,10 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
 def full(request: pytest.FixtureRequest) -> bool:
     """The whole version is asked for."""
     return request.config.getoption("full")
+
+
+@pytest.fixture(scope="module")
+def settled() -> None:
+    """What a worker holds by now is gone through once, and not again by each test that has all garbage collected."""
+    gc.collect()
+    gc.freeze()

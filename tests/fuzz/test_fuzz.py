@@ -16,6 +16,9 @@ from tests.fuzz import __main__ as module
 from tests.fuzz.__main__ import fuzz, main, table
 from tests.fuzz.readers import READERS, Reader
 
+# Whatever is found to be destroyed late is made in a test.
+pytestmark = pytest.mark.usefixtures("settled")
+
 #: Those that have a cheaper relative.
 _LEFT_OUT = ("steps", "network", "mosaics", "task segmentation", "photograph")
 

@@ -21,6 +21,8 @@ import synth.explore.__main__
 from hw.command_line import Parser, interruptible, path_argument, writable_folder, write_text
 from tests.refusals import Refused
 
+pytestmark = pytest.mark.usefixtures("settled")
+
 MODULES = {
     "hw.generate": hw.generate.main,
     "sim": sim.__main__.main,
