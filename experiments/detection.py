@@ -151,11 +151,12 @@ def _spread(sets: list[Tensor], count: int) -> Tensor:
 def _counts(options: argparse.Namespace, sizes: list[int], small: bool) -> list[int]:
     """How many views of a batch are of the training images, and of others; what is left is of small ones.
 
-    A view is of a picture of its own.
+    A view is of a picture of its own, and each kind has one at least.
     """
-    if len(sizes) == 1 and not small:
+    others = len(sizes) - 1 + small
+    if not others:
         return [min(options.batch, sizes[0])]
-    own = min(max(1, int(options.data_part * options.batch)), sizes[0])
+    own = min(max(1, int(options.data_part * options.batch)), options.batch - others, sizes[0])
     rest = options.batch - own
     return [own, *(min(rest // 2 if small else rest, size) for size in sizes[1:])]
 

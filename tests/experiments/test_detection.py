@@ -251,6 +251,8 @@ def test_views_of_a_batch_by_kind() -> None:
     assert detection._counts(options, [103], small=True) == [4]
     assert detection._counts(options, [103], small=False) == [32]
     assert detection._counts(options, [3, 20], small=False) == [3, 20]
+    assert detection._counts(argparse.Namespace(batch=3, data_part=0.9), [103, 5000], small=True) == [1, 1]
+    assert detection._counts(argparse.Namespace(batch=3, data_part=0.9), [103, 5000], small=False) == [2, 1]
     options.data_part = 0.001
     assert detection._counts(options, [103, 5000], small=False) == [1, 31]
 
