@@ -314,7 +314,9 @@ def load(path: str | os.PathLike[str]) -> Network | Container | Program | Steppe
         return read_container(path)
 
 
-def decompress(source: str | os.PathLike[str] | Sequence[CompressedLayer]) -> dict[str, NDArray[np.float32]]:
+def decompress(
+    source: str | os.PathLike[str] | Sequence[CompressedLayer], *, derived: bool = False
+) -> dict[str, NDArray[np.float32]]:
     """The decoded weights of a container, float32, by their keys in a state dict, to load back into a network.
 
     Only weights that were compressed are in it: ``model.load_state_dict(..., strict=False)`` leaves the rest.
@@ -323,11 +325,28 @@ def decompress(source: str | os.PathLike[str] | Sequence[CompressedLayer]) -> di
     ----------
     source
         A container's path, or layers.
+    derived
+        Give layers, too, whose weights are others than the float network's of that name, as the file computes with
+        them: of a transposed convolution, say, or in the order of channels of ``pqf``.
+
+    Raises
+    ------
+    CompressError
+        The file says that it has such layers, and they are not asked for.
     """
     if isinstance(source, str | os.PathLike):
+        from sw.compress.methods import CompressError
         from sw.format import read_container
 
-        return _decoded(read_container(source).layers)
+        found = read_container(source)
+        others = found.metadata.get("derived", [])
+        if others and not derived:
+            names = ", ".join(map(str, others)) if isinstance(others, list) else others
+            raise CompressError(
+                f"{str(source)!r} has other weights than the float network under these names: {names}; load the file"
+                " itself (msvq.load), or give derived=True for the weights as they are in it"
+            )
+        return _decoded(found.layers)
     from sw.network import Network
 
     if isinstance(source, Network):

@@ -184,6 +184,58 @@ def test_rules_name_layers_as_the_network_does_without_what_wraps_it(part: str, 
         assert [layer.name for layer in of_keys.layers] == ["module.0.0", "module.3"]
 
 
+class Deriving(nn.Module):
+    """Layers of a file that are none of the network's weights, or are, by ``kind``."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(1, 8, 3), nn.Linear(8, 4)
+        self.middle: nn.Module = {
+            "transposed": nn.ConvTranspose2d(8, 8, 3),
+            "alone": nn.BatchNorm2d(8),
+            "rows": nn.PReLU(8),
+        }.get(kind, nn.Conv2d(8, 8, 3))
+        if kind == "parametrised":
+            nn.utils.parametrizations.weight_norm(self.middle)
+        self.kind = kind
+        if kind == "alone":
+            self.middle.weight.data.uniform_(0.5, 2)  # type: ignore[operator,union-attr]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        if self.kind == "computed":
+            x = functional.conv2d(x, self.middle.weight * 4, self.middle.bias)  # type: ignore[arg-type,operator]
+        else:
+            x = self.middle(x.relu() if self.kind == "alone" else x)
+        return self.last(x.relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["transposed", "alone", "computed", "rows", "parametrised", "plain", "pqf"])
+def test_weights_that_are_not_the_network_s_are_not_given_as_such(kind: str, tmp_path: Path) -> None:
+    network = Deriving(kind).eval()
+    recipe = msvq.Recipe("pqf", 4, 4, 0, 0) if kind == "pqf" else msvq.Recipe("int8")
+    images = torch.randn(6, 1, 9, 9, generator=torch.Generator().manual_seed(1))
+    expected = network(images)
+    rules = [("middle", recipe), ("*", msvq.Recipe("int8"))]
+    msvq.calibrate(network, images, rules, progress=False).write(tmp_path / "net.msvq")
+    # The network itself is as it was, with what computes its weights.
+    assert torch.equal(network(images), expected)
+    if kind in ("plain", "parametrised"):
+        weights = msvq.decompress(tmp_path / "net.msvq")
+        assert set(weights) == {"first.weight", "middle.weight", "last.weight"}
+        own = network.middle.weight.detach().numpy()  # type: ignore[operator,union-attr]
+        assert np.abs(weights["middle.weight"] - own).max() < np.abs(own).max() / 100
+        return
+    names = "first, middle, last" if kind == "pqf" else "middle"
+    message = (
+        rf"'\S*net.msvq' has other weights than the float network under these names: {names}; load the file itself"
+    )
+    with pytest.raises(ValueError, match=message):
+        msvq.decompress(tmp_path / "net.msvq")
+    assert "middle.weight" in msvq.decompress(tmp_path / "net.msvq", derived=True)
+
+
 class Functional(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ from sw.compress.training.finetune import CALIBRATION, RECALIBRATION, Finetuned,
 from sw.compress.training.graph import calibrate, recalibrate_batch_norm
 from sw.compress.training.layers import compressed_layers
 from sw.compress.training.loop import images_of
-from sw.compress.training.prepare import prepare, to_integers
+from sw.compress.training.prepare import about_weights, prepare, to_integers
 
 __all__ = ["calibrate_network"]
 
@@ -122,7 +122,7 @@ def calibrate_network(
         report["no_integer_form"] = str(error)
     results = _float_results(compressed, sample)
     report |= {"error": _error(results, expected), "agreement": _agreement(results[0], expected[0])}
-    return Finetuned(compressed, layers, network, report, sample, found)
+    return Finetuned(compressed, layers, network, report, sample, found | about_weights(compressed, network))
 
 
 def _batches(

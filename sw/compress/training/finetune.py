@@ -47,7 +47,7 @@ from sw.compress.training.graph import recalibrate_batch_norm
 from sw.compress.training.integer import IntegerNetwork, integer_results, write_network
 from sw.compress.training.layers import compressed_layers
 from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit, images_of, training_images
-from sw.compress.training.prepare import file_metadata, prepare, to_integers
+from sw.compress.training.prepare import about_weights, file_metadata, prepare, to_integers
 from sw.compress.training.sparse import finish_sparse, start_sparse
 from sw.format.container import write_container
 from sw.format.layer import CompressedLayer
@@ -121,7 +121,7 @@ class Finetuned:
     images
         Normalised, that scales were calibrated on; or other inputs of a network that has no integer form.
     about
-        For the file's metadata: classes and preprocessing.
+        For the file's metadata: classes and preprocessing, and layers with other weights than the float network's.
     """
 
     model: nn.Module
@@ -414,7 +414,8 @@ def finetune(
         report |= works.integers(network, compressed)
     bits = sum_bits(map(layer_bits, layers))
     report |= {"bits_per_weight": bits.per_weight, "ratio_ideal": ideal_ratio(bits), "weights": bits.weight_count}
-    return Finetuned(compressed, layers, network, report, images, about(train) if isinstance(train, ImageData) else {})
+    found = about(train) if isinstance(train, ImageData) else {}
+    return Finetuned(compressed, layers, network, report, images, found | about_weights(compressed, network))
 
 
 def about(data: ImageData) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
@@ -21,7 +22,10 @@ from sw.compress.training.layers import decoded_layers, replace_layer
 from sw.compress.training.modules import convert, float_weights, fold_parametrisations
 from sw.compress.training.operations import compared_layers
 
-__all__ = ["file_metadata", "prepare", "to_integers", "without_integer_form"]
+__all__ = ["about_weights", "file_metadata", "prepare", "to_integers", "without_integer_form"]
+
+# The field of a file's metadata.
+_DERIVED = "derived"
 
 # Share of the largest output by which a network of layers alone may differ from the float network, both in float32.
 _TOLERANCE = 1e-3
@@ -90,8 +94,10 @@ def prepare(
     except CompressError as error:
         reason = str(error)
     if reason is None:
+        derived = _derived(model, graph, rules)
         convert(graph, rules, images=images, order=names, one_scale=compared_layers(graph), **options)
         graph = quantise_activations(graph, images).eval()
+        graph.meta[_DERIVED] = derived, frozenset(model.state_dict())
         calibrate(graph.to(images.device), images)
         try:
             export_integers(graph, (images.shape[1], images.shape[2], images.shape[3]))
@@ -99,6 +105,42 @@ def prepare(
         except CompressError as error:
             reason = str(error)
     return _layers_alone(model, rules, images, options), reason
+
+
+def _derived(model: nn.Module, graph: fx.GraphModule, rules: Sequence[tuple[str, Recipe]]) -> list[str]:
+    """Layers of the graph that are called as a weight of the network is, and have others than that, in its order.
+
+    They are of a transposed convolution, of a batch norm that is one by itself, or computed from that weight. Those of
+    ``pqf`` have other orders of channels, and so have the layers around them.
+    """
+    sources, own = module_sources(graph), model.state_dict()
+    if any(recipe_for(source.name, rules).method == "pqf" for source in sources):
+        return [source.name for source in sources]
+    found = []
+    for source in sources:
+        weight = own.get(f"{source.name}.weight")
+        if weight is not None and not (
+            weight.numel() == source.weight.size
+            and weight.shape[:2] == source.weight.shape[:2]
+            and np.array_equal(weight.detach().cpu().numpy().ravel(), source.weight.ravel())
+        ):
+            found.append(source.name)
+    return found
+
+
+def about_weights(model: nn.Module, network: IntegerNetwork | None) -> dict[str, Any]:
+    """What the file's metadata of a network that :func:`prepare` made says of weights: ``derived``, if there are.
+
+    Those are layers whose weights are not what the float network has under their names, as
+    :func:`msvq.decompress` must know: among them factors of channels that stand alone, which become layers in the end.
+    """
+    found = getattr(model, "meta", {}).get(_DERIVED)
+    if network is None or found is None:
+        return {}
+    derived, keys = found
+    own = {layer.name for _, layer in decoded_layers(model)}
+    factors = [name for name in network.layers if name not in own and f"{name}.weight" in keys]
+    return {_DERIVED: [*derived, *factors]} if derived or factors else {}
 
 
 def without_integer_form(graph: fx.GraphModule, rules: Sequence[tuple[str, Recipe]], images: Tensor) -> list[Refusal]:
@@ -201,7 +243,9 @@ def file_metadata(model: nn.Module, images: Tensor) -> tuple[dict[str, Any] | No
     first: dict[WeightDecoder, str] = {}
     names = {layer.name: first.setdefault(layer.decoder, layer.name) for _, layer in decoded_layers(graph)}
     own = {source.name for source in module_sources(model, geometry=False)}
-    return network_metadata(network), {name: owner for name, owner in names.items() if name not in own}
+    return network_metadata(network) | about_weights(graph, network), {
+        name: owner for name, owner in names.items() if name not in own
+    }
 
 
 def to_integers(model: nn.Module, reason: str | None, images: Given, *, values: bool = False) -> IntegerNetwork:
