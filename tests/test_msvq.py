@@ -236,6 +236,23 @@ def test_weights_that_are_not_the_network_s_are_not_given_as_such(kind: str, tmp
     assert "middle.weight" in msvq.decompress(tmp_path / "net.msvq", derived=True)
 
 
+@pytest.mark.parametrize("name", ["quantiser_0", "quantiser_1", "quantiser_2", "upsampling_0"])
+def test_a_module_of_a_name_of_ours_stays_what_it_is(name: str) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(16)
+    norm.weight.data.uniform_(0.5, 3)
+    norm.bias.data.normal_()
+    norm.running_var.uniform_(0.1, 3)  # type: ignore[union-attr]
+    parts = {"first": nn.Conv2d(1, 16, 3), name: norm, "relu": nn.ReLU(), "up": nn.Upsample(scale_factor=2)}
+    parts["up"] = nn.Upsample(scale_factor=2, mode="bilinear")
+    parts |= {"last": nn.Conv2d(16, 4, 3)}
+    network = nn.Sequential()
+    for own, module in parts.items():
+        network.add_module(own, module)
+    found = msvq.calibrate(network.eval(), IMAGES, msvq.Recipe("int8"), values=True, progress=False)
+    assert found.report["error"] < 0.001
+
+
 class Functional(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ Others can train with :func:`quantise_inputs`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import cast
 
@@ -162,13 +163,10 @@ def quantise_activations(model: nn.Module, images: Tensor | None = None) -> fx.G
     roles = roles_of(graph)
     # The node that gave each value its scale.
     scales: dict[fx.Node, fx.Node] = {}
-    count = 0
     device = next(graph.parameters()).device
 
     def quantise(last: fx.Node) -> None:
-        nonlocal count
-        name = f"quantiser_{count}"
-        count += 1
+        name = _free(graph, "quantiser")
         graph.add_submodule(name, ActivationQuantiser().to(device))
         with graph.graph.inserting_after(last):
             quantised = graph.graph.call_module(name, (last,))
@@ -204,10 +202,14 @@ def quantise_activations(model: nn.Module, images: Tensor | None = None) -> fx.G
     return graph
 
 
+def _free(graph: fx.GraphModule, stem: str) -> str:
+    """The first of ``stem_0``, ``stem_1``, ... that nothing of the user's network is called, or of ours."""
+    return next(name for number in itertools.count() if not hasattr(graph, name := f"{stem}_{number}"))
+
+
 def _upsample(graph: fx.GraphModule, node: fx.Node, quantiser: str) -> None:
     """Upsample by exactly the arithmetic of the integers."""
-    number = sum(isinstance(module, BilinearUpsampling) for module in graph.modules())
-    name = f"upsampling_{number}"
+    name = _free(graph, "upsampling")
     given = cast(ActivationQuantiser, graph.get_submodule(quantiser))
     graph.add_submodule(name, BilinearUpsampling(given, cast(int, node.kwargs["scale_factor"])))
     node.op, node.target, node.kwargs = "call_module", name, {}
