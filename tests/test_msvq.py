@@ -253,6 +253,27 @@ def test_a_module_of_a_name_of_ours_stays_what_it_is(name: str) -> None:
     assert found.report["error"] < 0.001
 
 
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("the whole", "network has hooks on what torch.compile made of it"),
+        ("DataParallel", "network has hooks on what DataParallel made of it"),
+        ("a module", "module '0' has hooks on what torch.compile made of it"),
+    ],
+)
+def test_hooks_on_a_wrapper_are_not_lost_in_silence(part: str, message: str) -> None:
+    model: Any = network()
+    if part == "a module":
+        model[0] = torch.compile(model[0], backend="eager")
+    else:
+        model = torch.compile(model, backend="eager") if part == "the whole" else nn.DataParallel(model)
+    msvq.compress(model, progress=False)
+    (model[0] if part == "a module" else model).register_forward_hook(lambda module, given, result: -result)
+    for call in (lambda: msvq.calibrate(model, IMAGES, progress=False), lambda: msvq.compress(model, progress=False)):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            call()
+
+
 class Functional(nn.Module):
     def __init__(self) -> None:
         super().__init__()

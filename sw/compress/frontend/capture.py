@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from sw.compress.frontend.inputs import Given, called, described, mapped
 from sw.compress.frontend.places import FrontEndError, Refusal, source_of_error
+from sw.compress.methods import CompressError
 
 __all__ = ["Captured", "capture", "capture_program", "evaluated", "example_images", "observe", "same", "unwrapped"]
 
@@ -62,14 +63,33 @@ class Captured:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif type(model).__name__ == "OptimizedModule" and isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
+    """The network inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``.
+
+    Raises
+    ------
+    CompressError
+        One of them, or a module that is compiled within the network, has hooks: they would be lost.
+    """
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or _compiled(model):
+        _check_hooks(model, "network")
+        model = model._orig_mod if _compiled(model) else model.module  # type: ignore[assignment]
+    for name, module in model.named_modules():
+        # PyTorch loses them, too, where it copies such a module.
+        if _compiled(module):
+            _check_hooks(module, f"module {name!r}")
+    return model
+
+
+def _compiled(module: nn.Module) -> bool:
+    return type(module).__name__ == "OptimizedModule" and isinstance(getattr(module, "_orig_mod", None), nn.Module)
+
+
+def _check_hooks(wrapper: nn.Module, what: str) -> None:
+    if wrapper._forward_hooks or wrapper._forward_pre_hooks:
+        kind = "torch.compile" if _compiled(wrapper) else type(wrapper).__name__
+        raise CompressError(
+            f"{what} has hooks on what {kind} made of it, which would be lost: register them on the module inside"
+        )
 
 
 def same(found: Any, expected: Any, tolerance: float = _TOLERANCE) -> bool:
