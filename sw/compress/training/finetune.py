@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -338,7 +339,8 @@ def finetune(
         Where to train.
     work
         Directory of checkpoints. Called again with the same arguments after it was stopped, training goes on from
-        there, and ends with the same bytes.
+        there, and ends with the same bytes. Another job, other weights, labels, number of images, loss or metric are
+        refused; other batches of a loader of the same length are not seen.
     every
         Steps from one checkpoint to the next.
     capture
@@ -382,7 +384,11 @@ def finetune(
     if work is not None:
         checkpoints = {stage: Path(work, f"{stage}.pt") for stage in checkpoints}
         start = {key: zlib.crc32(value.cpu().contiguous().numpy()) for key, value in model.state_dict().items()}
-        _claim(Path(work, "job.json"), job_settings(job) | {"images": count, "start": start}, first)
+        own: dict[str, Any] = {name: _called(given) for name, given in (("loss", loss), ("metric", metric))}
+        own |= {
+            "labels": zlib.crc32(np.ascontiguousarray(train.labels).tobytes()) if isinstance(train, ImageData) else None
+        }
+        _claim(Path(work, "job.json"), job_settings(job) | {"images": count, "start": start} | own, first)
     torch.set_num_threads(job.config.threads)
     report: dict[str, Any] = works.measure(model, "float")
     if job.sparse is not None:
@@ -429,6 +435,14 @@ def distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+def _called(given: object) -> str | None:
+    """A loss or a metric by its name; None if there is none."""
+    if given is None:
+        return None
+    found = given if hasattr(given, "__qualname__") else type(given)
+    return f"{found.__module__}.{found.__qualname__}"
+
+
 def _claim(path: Path, settings: dict[str, Any], write: bool) -> None:
     """Refuse a directory of another job; make it this job's if it is new."""
     if path.exists():
@@ -438,7 +452,8 @@ def _claim(path: Path, settings: dict[str, Any], write: bool) -> None:
             raise CompressError(f"cannot read {str(path)!r}: {error}") from error
         if not _same_job(found, settings):
             raise CompressError(
-                f"work {str(path.parent)!r} must be new or of the same job, weights and number of images"
+                f"work {str(path.parent)!r} must be new or of the same job, weights, labels, number of images, loss and"
+                " metric"
             )
     elif write:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -451,7 +466,8 @@ def _same_job(found: Any, settings: dict[str, Any]) -> bool:
     defaults = {each.name: each.default for each in dataclasses.fields(TrainConfig) if each.name != "epochs"}
     if isinstance(found, dict):
         old = {key: defaults | found[key] for key in ("config", "sparse") if isinstance(found.get(key), dict)}
-        found = found | old
+        # One that is older does not say these.
+        found = {name: settings.get(name) for name in ("loss", "metric", "labels")} | found | old
     return bool(found == settings)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -390,6 +392,32 @@ def pictures() -> nn.Module:
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return nn.Sequential(*layers, nn.Linear(16, 4))
+
+
+def test_work_of_another_loss_metric_or_labels_is_refused(tmp_path: Path) -> None:
+    batches = [(torch.randn(16, 3, 8, 8), torch.arange(16) % 4)]
+
+    def tuned(work: str, loss: Any = None, metric: Any = None, given: Any = batches) -> None:
+        more = {"loss": loss, "metric": metric, "work": tmp_path / work}
+        msvq.finetune(pictures(), given, given, PLAIN, dataclasses.replace(FAST, batch=8), progress=False, **more)
+
+    tuned("one", nn.CrossEntropyLoss())
+    tuned("one", nn.CrossEntropyLoss())
+    message = "must be new or of the same job, weights, labels, number of images, loss and metric"
+    for loss, metric in ((None, None), (functional.cross_entropy, None), (nn.CrossEntropyLoss(), lambda found, _: 1.0)):
+        with pytest.raises(CompressError, match=message):
+            tuned("one", loss, metric)
+    # A directory from before these were in it goes on.
+    path = tmp_path / "one" / "job.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({name: known[name] for name in known.keys() - {"loss", "metric", "labels"}}))
+    tuned("one", None)
+    rng = np.random.default_rng(0)
+    images = ImageData(rng.integers(0, 256, (16, 3, 8, 8), np.uint8), np.arange(16) % 4, 8)
+    tuned("two", given=images)
+    tuned("two", given=images)
+    with pytest.raises(CompressError, match=message):
+        tuned("two", given=dataclasses.replace(images, labels=np.arange(16) % 3))
 
 
 @pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
