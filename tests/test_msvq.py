@@ -214,10 +214,9 @@ class Deriving(nn.Module):
 @pytest.mark.parametrize("kind", ["transposed", "alone", "computed", "rows", "parametrised", "plain", "pqf"])
 def test_weights_that_are_not_the_network_s_are_not_given_as_such(kind: str, tmp_path: Path) -> None:
     network = Deriving(kind).eval()
-    recipe = msvq.Recipe("pqf", 4, 4, 0, 0) if kind == "pqf" else msvq.Recipe("int8")
     images = torch.randn(6, 1, 9, 9, generator=torch.Generator().manual_seed(1))
     expected = network(images)
-    rules = [("middle", recipe), ("*", msvq.Recipe("int8"))]
+    rules = [("middle", msvq.Recipe("pqf", 4, 4, 0, 0))] if kind == "pqf" else msvq.Recipe("int8")
     msvq.calibrate(network, images, rules, progress=False).write(tmp_path / "net.msvq")
     # The network itself is as it was, with what computes its weights.
     assert torch.equal(network(images), expected)
@@ -290,9 +289,25 @@ class Functional(nn.Module):
 
 def test_a_rule_may_name_what_functions_multiply_by_and_later_calls() -> None:
     names = ["first", "second", "again", "again_call2", "again_call2_2"]
-    rules = [(name, msvq.Recipe("int8")) for name in [*names, "layer", "again_call*", "again_call2_*"]]
+    rules = [(name, msvq.Recipe("int8")) for name in [*names, "again_call*", "again_call2_*"]]
     done = msvq.calibrate(Functional(), IMAGES, dict(rules).items(), progress=False)  # type: ignore[arg-type]
     assert [layer.name for layer in done.layers] == names
+    with pytest.raises(
+        ValueError, match="rule 'layer' must match a layer; layers are again, first, second, again_call2"
+    ):
+        msvq.calibrate(Functional(), IMAGES, [*rules, ("layer", msvq.Recipe("int8"))], progress=False)
+
+
+@pytest.mark.parametrize("pattern", ["2", "", "layer", "2.1", "2.0.bias"])
+def test_a_rule_for_what_holds_layers_or_is_none_is_refused(pattern: str) -> None:
+    """Those of a module's layers would be 2.*: one that names the module alone left them at 8 bit."""
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Conv2d(4, 16, 1), nn.ReLU())
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), inner, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
+    message = re.escape(f"rule {pattern!r} must match a layer; layers are 0, 2.0, 5")
+    for call in (msvq.compress, lambda network, rules, **more: msvq.calibrate(network, IMAGES, rules, **more)):
+        with pytest.raises(ValueError, match=message):
+            call(model, [(pattern, RULE[1])], progress=False)
 
 
 @pytest.mark.parametrize("image", [(5, 7), (1, 1, 5, 7), (), 5, (1, 5.0, 7), "157"])

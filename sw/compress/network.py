@@ -265,11 +265,17 @@ def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
 def layer_names(module: torch.nn.Module) -> list[str]:
     """Names that a layer of a network may get: its modules', and those of tensors that a function multiplies by.
 
-    One of neither is called ``layer``.
+    One of neither is called ``layer``. Modules that hold others and have no tensors themselves are no layers.
     """
     network = _unwrapped(module)
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-    return [*dict(network.named_modules()), *(re.sub(r"[._]?weight$", "", name) for name in tensors), "layer"]
+    weights = (re.sub(r"[._]?weight$", "", name) for name, value in tensors.items() if value.ndim > 1)
+    modules = (
+        name
+        for name, each in network.named_modules()
+        if each._parameters or each._buffers or next(each.children(), None) is None
+    )
+    return [*modules, *weights, "layer"]
 
 
 def check_network_rules(

@@ -6,6 +6,8 @@ import logging
 import os
 from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -55,6 +57,12 @@ def read_picture(file: str | os.PathLike[str] | BinaryIO, mode: str | None = Non
                 given = f"{picture.width} x {picture.height}"
                 raise PictureError(f"a picture must have at most {most} pixels, not {given}: scale it down")
             picture.load()
+            if mode is not None and picture.mode.startswith("I;16"):
+                # Pillow takes the least of 255 and the value.
+                values = np.asarray(picture).astype(np.float32) / 257
+                return Image.fromarray(values.round().astype(np.uint8)).convert(mode)
+            if mode is not None and picture.mode in ("I", "F"):
+                raise PictureError(f"a picture must have 8 or 16 bits a channel, not Pillow's mode {picture.mode}")
             return picture.copy() if mode is None else picture.convert(mode)
     except UnidentifiedImageError:
         raise UnknownPictureError("must be a picture") from None

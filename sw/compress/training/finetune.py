@@ -46,7 +46,7 @@ from sw.compress.training.default_rules import method_rules
 from sw.compress.training.freezing import Freezing, SignFreezer
 from sw.compress.training.graph import recalibrate_batch_norm
 from sw.compress.training.integer import IntegerNetwork, integer_results, write_network
-from sw.compress.training.layers import compressed_layers
+from sw.compress.training.layers import Decoded, compressed_layers
 from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit, images_of, training_images
 from sw.compress.training.prepare import about_weights, file_metadata, prepare, to_integers
 from sw.compress.training.sparse import finish_sparse, start_sparse
@@ -161,7 +161,9 @@ class Finetuned:
 
     def rest(self) -> dict[str, Tensor]:
         """The state that the container of a network without integer form does not hold: all but layers' weights."""
-        return {key: value.cpu() for key, value in self.model.state_dict().items() if ".decoder." not in key}
+        modules = self.model.named_modules(remove_duplicate=False)
+        decoders = tuple(f"{name}.decoder." for name, each in modules if isinstance(each, Decoded))
+        return {key: value.cpu() for key, value in self.model.state_dict().items() if not key.startswith(decoders)}
 
 
 def job_settings(job: Finetuning) -> dict[str, Any]:

@@ -20,8 +20,17 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from sw.compress.frontend import unwrapped
-from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, kept_recipe, misfit, recipe_for
-from sw.compress.network import check_network_rules, module_sources, progress_bar
+from sw.compress.methods import (
+    CompressError,
+    LayerSource,
+    Recipe,
+    check_rules,
+    compress_layers,
+    kept_recipe,
+    misfit,
+    recipe_for,
+)
+from sw.compress.network import module_sources, progress_bar
 from sw.compress.training.decoders import (
     CodebookDecoder,
     SignBits,
@@ -169,7 +178,7 @@ def convert(
     model = unwrapped(model)
     fold_parametrisations(model)
     sources = _sources(model, order)
-    check_network_rules(model, rules, order)
+    check_rules(rules, sources, order)
     _check_embeddings(model, [source.name for source in sources])
     recipes = _recipes(model, sources, rules)
     permuted: dict[tuple[int, int], list[str]] = {}
@@ -240,7 +249,8 @@ def _check_shared(sources: Sequence[LayerSource], recipes: Sequence[Recipe], lea
     for source, recipe, learns in zip(sources, recipes, learning, strict=True):
         if recipe.scope != "crosslayer" or misfit(source, recipe) is not None:
             continue
-        name, other = first.setdefault(recipe, (source.name, learns))
+        # As codebooks are shared: whatever bits layers of no codewords have.
+        name, other = first.setdefault(dataclasses.replace(recipe, uniform_bits=8), (source.name, learns))
         if learns != other:
             still, trained = (name, source.name) if learns else (source.name, name)
             raise CompressError(

@@ -51,6 +51,18 @@ def test_a_picture_is_decoded_and_converted(tmp_path: Path) -> None:
         read_picture(path, most=239)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_sixteen_bits_are_as_eight(mode: str, tmp_path: Path) -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image_module.fromarray(values).save(tmp_path / "8.png")
+    image_module.fromarray(values.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    eight, sixteen = (np.asarray(read_picture(tmp_path / f"{bits}.png", mode)) for bits in (8, 16))
+    assert np.array_equal(eight, sixteen)
+    image_module.fromarray(values.astype(np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(PictureError, match="a picture must have 8 or 16 bits a channel, not Pillow's mode F"):
+        read_picture(tmp_path / "float.tiff", mode)
+
+
 def test_damaged_pictures_are_refused_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x"
     bad = [b"", b"text", _png(9, 9), _png(8000, 8000), _png(40_000, 40_000)]

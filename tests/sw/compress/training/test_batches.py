@@ -394,6 +394,27 @@ def pictures() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(16, 4))
 
 
+def test_the_rest_has_what_lies_below_a_decoder_of_the_users() -> None:
+    class Coder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Sequential(nn.Linear(16, 32), nn.LayerNorm(32), nn.ReLU())
+            self.decoder = nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 16))
+
+        def forward(self, values: Tensor) -> Tensor:
+            return self.decoder(self.encoder(values))  # type: ignore[no-any-return]
+
+    given = [(values := torch.randn(8, 16), values)]
+    network = nn.Sequential(Coder())
+    own = set(network.state_dict())
+    done = msvq.finetune(
+        network, given, given, Recipe("ssvq", 8, 8, 0, 0), FAST, loss=nn.MSELoss(), layers_alone=True, progress=False
+    )
+    layers = {f"{layer.name}.weight" for layer in done.layers}
+    found = {key.replace(".layer.", ".") for key in done.rest() if ".quantiser." not in key}
+    assert found == own - layers
+
+
 def test_work_of_another_loss_metric_or_labels_is_refused(tmp_path: Path) -> None:
     batches = [(torch.randn(16, 3, 8, 8), torch.arange(16) % 4)]
 

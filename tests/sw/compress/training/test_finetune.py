@@ -195,11 +195,16 @@ def test_what_is_not_to_be_trained_stays(name: str, data: str) -> None:
     assert torch.equal(done.model.get_parameter("0.bias"), network()[0].bias)
 
 
-def test_frozen_and_trained_layers_share_no_codebook(data: str) -> None:
+@pytest.mark.parametrize("bits", [8, 7])
+def test_frozen_and_trained_layers_share_no_codebook(data: str, bits: int) -> None:
     model = network()
     model[2].requires_grad_(False)
     parts = [load_data(data, split) for split in ("train", "test")]
-    job = Finetuning(method_rules(module_sources(model), SMALL["crosslayer"]), CONFIG)
+    rules = [
+        (name, dataclasses.replace(recipe, uniform_bits=bits) if name == "5" else recipe)
+        for name, recipe in method_rules(module_sources(model), SMALL["crosslayer"])
+    ]
+    job = Finetuning(rules, CONFIG)
     with pytest.raises(CompressError, match=r"layer '2' has requires_grad=False, and shares a codebook with '5'"):
         finetune(model, *parts, job, progress=False)
 
