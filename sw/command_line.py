@@ -20,6 +20,7 @@ __all__ = [
     "add_image_option",
     "add_instance_options",
     "check_folders",
+    "check_outputs",
     "exit_status",
     "image_shape",
     "run_command",
@@ -52,6 +53,44 @@ def check_folders(*paths: str | None) -> None:
     for path in paths:
         if path and not (folder := Path(path).parent).exists():
             raise FileNotFoundError(f"cannot write {path!r}: the folder {str(folder)!r} does not exist")
+
+
+def check_outputs(options: argparse.Namespace, *names: str) -> None:
+    """Check files to write, before long work: their folders (:func:`check_folders`), and that they replace no input.
+
+    Parameters
+    ----------
+    options
+        Of the command. Whatever else they have that is a file, such as a network's module or a list, is an input.
+    names
+        Options of files to write; those that are None are not written.
+
+    Raises
+    ------
+    FileNotFoundError
+        A folder does not exist.
+    FileExistsError
+        A file to write is an input, or another one to write.
+    """
+    outputs = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
+    check_folders(*outputs.values())
+    inputs: list[str] = []
+    for name, value in vars(options).items():
+        if name not in names:
+            values = value if isinstance(value, list | tuple) else [value]
+            inputs += [str(each) for each in values if isinstance(each, str | Path)]
+    # NAME of a network's NAME:CLASS.
+    inputs += [f"{each.partition(':')[0].replace('.', '/')}.py" for each in inputs if ":" in each]
+    known = {Path(each).resolve(): each for each in inputs if os.path.isfile(each)}
+    for path in outputs.values():
+        if (place := Path(path).resolve()) in known:
+            raise FileExistsError(f"cannot write {path!r}: it would replace {known[place]!r}, which the command reads")
+    # A device, such as /dev/null, takes several.
+    files = [place for path in outputs.values() if (place := Path(path).resolve()).is_file() or not place.exists()]
+    if len(set(files)) < len(files):
+        *flags, last = ("-o" if name == "output" else f"--{name}" for name in names)
+        given = ", ".join(map(repr, outputs.values()))
+        raise FileExistsError(f"{', '.join(flags)} and {last} must name different files, not {given}")
 
 
 def add_instance_options(parser: argparse.ArgumentParser, default: str | None = DEFAULT_PRESET) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sw.command_line import Parser, check_folders, run_command
+from sw.command_line import Parser, check_outputs, run_command
 from sw.format.envelope import kind_of
 from sw.format.output import staged
 from sw.format.picture import COLOURS, PictureError, UnknownPictureError, middle_square, read_picture
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_folders(options.output, options.json, options.trace)
+    check_outputs(options, "output", "json", "trace")
 
     from sw.executor import execute
     from sw.perf.prediction import predict

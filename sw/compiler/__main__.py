@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hw.config import AcceleratorConfig, preset
-from sw.command_line import Parser, add_image_option, add_instance_options, check_folders, image_shape, run_command
+from sw.command_line import Parser, add_image_option, add_instance_options, check_outputs, image_shape, run_command
 
 if TYPE_CHECKING:
     from sw.network import Network
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compile(options: argparse.Namespace) -> None:
-    check_folders(options.output)
+    check_outputs(options, "output")
 
     from sw.compiler.compile import compile_network
     from sw.format.output import staged

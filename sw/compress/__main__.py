@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sw.command_line import Parser, check_folders, run_command
+from sw.command_line import Parser, check_outputs, run_command
 from sw.compress.commands.options import bits_of_options, check_counts, refuse_bits
 from sw.compress.kmeans import INITS
 from sw.compress.methods import MASKED, RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, check_rules
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_folders(options.output, options.json)
+    check_outputs(options, "output", "json")
 
     import numpy as np
     import torch
@@ -98,8 +98,6 @@ def _run(options: argparse.Namespace) -> int:
     for flag, path in (("-o", options.output), ("--json", options.json)):
         if path == "":
             raise CompressError(f"{flag} must name a file, not {path!r}")
-    if options.output and options.json and Path(options.output).resolve() == Path(options.json).resolve():
-        raise CompressError(f"-o and --json must name different files, not both {options.json!r}")
     if options.ablation or options.rules is not None:
         refuse_bits(options, "--ablation" if options.ablation else "--rules")
     check_counts(options, "threads")

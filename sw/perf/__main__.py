@@ -21,7 +21,7 @@ from sw.command_line import (
     Parser,
     add_image_option,
     add_instance_options,
-    check_folders,
+    check_outputs,
     image_shape,
     run_command,
 )
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    check_folders(options.json, options.csv)
+    check_outputs(options, "json", "csv")
 
     from rich.console import Console
     from rich.progress import track

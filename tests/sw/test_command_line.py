@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import pytest
 
-from sw.command_line import exit_status
+from sw.command_line import check_outputs, exit_status
 
 
 @pytest.mark.parametrize(
@@ -37,3 +40,30 @@ def test_faults_of_the_program_can_be_looked_into(monkeypatch) -> None:
         exit_status("command", lambda: 1 // 0)
     assert exit_status("command", lambda: None) == 0
     assert exit_status("command", lambda: 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"output": "./net.pt", "weights": Path("net.pt")}, "cannot write './net.pt': it would replace 'net.pt'"),
+        ({"json": "b.npy", "inputs": ["a.npy", "b.npy"]}, "cannot write 'b.npy': it would replace 'b.npy'"),
+        ({"output": "net.py", "module": "net:Net"}, r"cannot write 'net.py': it would replace 'net.py'"),
+        ({"output": "new", "json": "./new"}, r"-o and --json must name different files, not 'new', './new'"),
+        ({"output": "none/new"}, "cannot write 'none/new': the folder 'none' does not exist"),
+        ({"output": "old", "json": "new", "weights": "net.pt", "rate": 0.1, "method": "vq"}, None),
+        ({"output": "/dev/null", "json": "/dev/null"}, None),
+        ({"output": None, "json": None, "weights": "net.pt"}, None),
+    ],
+)
+def test_no_output_replaces_an_input(
+    given: dict[str, object], message: str | None, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("net.pt", "a.npy", "b.npy", "net.py", "old"):
+        Path(name).touch()
+    options = argparse.Namespace(**{"output": None, "json": None} | given)
+    if message is None:
+        check_outputs(options, "output", "json")
+        return
+    with pytest.raises(OSError, match=message):
+        check_outputs(options, "output", "json")

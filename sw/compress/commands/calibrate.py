@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from sw.command_line import Parser, check_folders, run_command
+from sw.command_line import Parser, check_outputs, run_command
 from sw.compress.commands.options import (
     NETWORK,
     add_data_options,
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_folders(options.output, options.json)
+    check_outputs(options, "output", "json")
     check_counts(options, "images")
 
     import torch

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from hw.config import AcceleratorConfig
-from sw.command_line import Parser, check_folders, run_command
+from sw.command_line import Parser, check_outputs, run_command
 from sw.compress.commands.options import (
     NETWORK,
     add_data_options,
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_folders(options.json)
+    check_outputs(options, "json")
 
     from sw.compress.network import layer_names, module_sources
     from sw.compress.sources import load_model

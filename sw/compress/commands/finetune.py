@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, get_type_hints
 
-from sw.command_line import DefaultsFormatter, Parser, check_folders, run_command
+from sw.command_line import DefaultsFormatter, Parser, check_outputs, run_command
 from sw.compress.commands.options import (
     NETWORK,
     add_data_options,
@@ -138,7 +138,7 @@ def _job(options: argparse.Namespace, model: nn.Module, images: int, first: bool
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_folders(options.output, options.json, options.rest)
+    check_outputs(options, "output", "json", "rest")
 
     import torch
 
@@ -147,9 +147,6 @@ def _run(options: argparse.Namespace) -> int:
 
     if "device" not in options:
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
-    outputs = [path for path in (options.output, options.json, options.rest) if path is not None]
-    if len({Path(path).resolve() for path in outputs}) < len(outputs):
-        raise CompressError(f"-o, --json and --rest must name different files, not {', '.join(outputs)}")
     check_counts(options, "images")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if options.device == "cuda":

@@ -469,7 +469,8 @@ def _same_job(found: Any, settings: dict[str, Any]) -> bool:
     if isinstance(found, dict):
         old = {key: defaults | found[key] for key in ("config", "sparse") if isinstance(found.get(key), dict)}
         # One that is older does not say these.
-        found = {name: settings.get(name) for name in ("loss", "metric", "labels")} | found | old
+        new = settings.keys() & {"loss", "metric", "labels"}
+        found = {name: settings[name] for name in new} | found | old
     return bool(found == settings)
 
 

@@ -148,7 +148,7 @@ def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     --ablation -o '' -> --ablation writes no container
     -o '' -> -o must name a file, not ''
     --json '' -> --json must name a file, not ''
-    -o a --json ./a -> -o and --json must name different files, not both './a'
+    -o a --json ./a -> -o and --json must name different files, not 'a', './a'
     --ablation -> the ablation needs a convolution of at least 32768 weights
     """
 )
