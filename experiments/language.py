@@ -294,6 +294,8 @@ def _float(options: argparse.Namespace, texts: dict[str, Tensor]) -> int:
             model.train()
 
         train(model, texts["train"], steps=steps, lr=1e-3, progress=keep, **how)
+        if steps % 100:
+            keep(steps)
         return 0
     for nm in sorted({case.sparse for case in cases() if case.sparse}):
         model = _load(_weights())
@@ -353,7 +355,10 @@ def _report(options: argparse.Namespace) -> int:
     entries, tried = _entries(False), _entries(True)
     if not entries:
         raise CompressError("there is no run to report")
-    dense = next(entry["perplexity_start"] for entry in entries if "VQ" in entry["case"] and "M" not in entry["case"])
+    starts = [entry["perplexity_start"] for entry in entries if "VQ" in entry["case"] and "M" not in entry["case"]]
+    if not starts:
+        raise CompressError("the report needs a run of VQ or SSVQ, which start from the dense network")
+    dense = starts[0]
     rows, summary = [], []
     sizes: dict[float, list[int]] = {}
     plain: dict[str, float] = {}

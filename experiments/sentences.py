@@ -34,6 +34,9 @@ PARTS = ("train", "dev", "test")
 #: Tokens of a sentence that count, and sentences of a batch of tuning, with the tokens that they are cut or filled to.
 LONGEST, BATCH, TUNED = 256, 32, 32
 
+#: The rate in the files of runs without tuning.
+UNTUNED = 1e-3
+
 
 def _cases() -> list[Case]:
     rows = []
@@ -282,6 +285,10 @@ def run(options: argparse.Namespace) -> int:
     for name in options.cases or ():
         if name not in names:
             raise CompressError(f"case must be one of {', '.join(names)}, not {name!r}")
+    if options.steps < 0:
+        raise CompressError(f"--steps must be at least 0, not {options.steps}")
+    if not options.steps:
+        options.lr = UNTUNED  # a rate that nothing has: runs of two would be the same one
     if not options.report_only:
         _all(options, options.cases or names)
     _report(options)
@@ -333,6 +340,9 @@ def _all(options: argparse.Namespace, names: Sequence[str]) -> None:
 def _report(options: argparse.Namespace) -> None:
     names = [case.name for case in CASES]
     paths = [path for path in sorted(options.runs.glob("*.json")) if path.name != "float.json"]
+    for path in paths:
+        if (case := run_file(path, "case")["case"]) not in names:
+            raise CompressError(f"{path} is of {case!r}, and a case of this study is wanted")
     runs = sorted(
         (run_file(path, "case", "steps", "lr", "seed") for path in paths),
         key=lambda each: (names.index(each["case"]), each["steps"], each["lr"], each["seed"]),

@@ -126,7 +126,7 @@ class _Run:
         """What its messages call it."""
         return f"{self.case.name} seed {self.config.seed} rate {self.config.lr:g}"
 
-    def missing(self, images: int) -> bool:
+    def missing(self, network: str, images: int) -> bool:
         """There is no file of it; ``images`` are those it is trained with.
 
         Raises
@@ -138,7 +138,8 @@ class _Run:
             return True
         # A file from before a setting was there: it was as if it had its default.
         defaults = {field.name: field.default for field in dataclasses.fields(self.config)}
-        read_run(self.file, dataclasses.asdict(self.config) | {"images": images}, defaults, OTHER_RUNS)
+        wanted = dataclasses.asdict(self.config) | {"network": network, "images": images}
+        read_run(self.file, wanted, defaults, OTHER_RUNS)
         return False
 
 
@@ -190,7 +191,9 @@ def _run(study: Study, options: argparse.Namespace) -> int:
             dataclasses.replace(run, config=dataclasses.replace(run.config, batch=min(run.config.batch, images)))
             for run in runs
         ]
-        missing = [run for run in runs if run.case.name in (options.cases or names) and run.missing(images)]
+        missing = [
+            run for run in runs if run.case.name in (options.cases or names) and run.missing(options.network, images)
+        ]
         for run in missing:
             _starts(options, run.case)
         if options.jobs > 1:
@@ -203,6 +206,11 @@ def _run(study: Study, options: argparse.Namespace) -> int:
     ]
     if not entries:
         raise CompressError("there is no run to report")
+    for entry in entries:
+        if entry.get("network") != options.network:
+            raise CompressError(
+                f"runs must be of {options.network}, not of {entry.get('network')}: choose other --runs"
+            )
     (_report_rates if options.rates else _report)(study, options.network, entries, options.output)
     return 1 if failed else 0
 

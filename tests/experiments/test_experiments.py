@@ -308,6 +308,11 @@ def test_runs_with_other_settings_are_not_mixed(
     file.write_text(json.dumps(entry | {"config": older}))
     assert signs.main(runs) == 0
     assert json.loads(file.read_text())["config"] == older
+    file.write_text(json.dumps(entry | {"network": "resnet20"}))
+    capsys.readouterr()
+    for given in ([], ["--report-only"]):
+        assert signs.main([*runs, *given]) == 2
+        assert "resnet20" in capsys.readouterr().err
     file.write_text(json.dumps(entry | {"images": 1000}))
     assert signs.main(runs) == 2
     assert "images 1000, not 11" in capsys.readouterr().err

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from experiments import gpt, language
 from experiments.case import Case
@@ -100,3 +103,25 @@ def test_refused(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "short.txt' must have at least 1600 bytes, not 1599" in capsys.readouterr().err
     assert gpt.main(["report"]) == 2
     assert "there is no run to report" in capsys.readouterr().err
+
+
+def test_a_report_needs_the_dense_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(language, "_entries", lambda rates: [{"case": "2 bits, LSQ", "perplexity_start": 4.0}])
+    assert gpt.main(["report"]) == 2
+    assert "the report needs a run of VQ or SSVQ, which start from the dense network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("steps", [30, 100, 150])
+def test_the_dense_network_is_kept_after_its_last_step(
+    steps: int, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(model: nn.Module, text: Tensor, *, steps: int, progress: Callable[[int], None], **how: Any) -> None:
+        for step in range(100, steps + 1, 100):
+            progress(step)
+
+    monkeypatch.setattr(language, "train", trained)
+    monkeypatch.setattr(language, "GPT", lambda: nn.Linear(2, 2))
+    monkeypatch.setattr(language, "perplexity", lambda model, text, device: 4.0)
+    monkeypatch.setattr(language, "_weights", lambda nm="": tmp_path / "gpt.pt")
+    assert gpt.main(["float", "--texts", str(small), "--steps", str(steps), "--device", "cpu"]) == 0
+    assert (tmp_path / "gpt.pt").exists()

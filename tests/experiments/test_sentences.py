@@ -149,6 +149,7 @@ def test_a_run_measures_what_it_wrote(name: str, steps: int, tmp_path: Path) -> 
         ([], "--model must be given"),
         (["--cases", "2 bit"], "case must be one of 2 bits, VQ, 2 bits, SSVQ"),
         (["--report-only"], "there is no run to report"),
+        (["--steps", "-1"], "--steps must be at least 0, not -1"),
     ],
 )
 def test_the_command_names_what_is_wrong(
@@ -156,3 +157,19 @@ def test_the_command_names_what_is_wrong(
 ) -> None:
     assert minilm.main(["--runs", str(tmp_path), "--device", "cpu", *given]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_without_tuning_there_is_no_rate_and_other_studies_files_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(sentences, "_all", lambda options, names: rates.append(options.lr))
+    monkeypatch.setattr(sentences, "_report", lambda options: None)
+    for steps in ("0", "60"):
+        for lr in ("1e-3", "3e-4"):
+            assert minilm.main(["--runs", str(tmp_path), "--device", "cpu", "--steps", steps, "--lr", lr]) == 0
+    assert rates == [1e-3, 1e-3, 1e-3, 3e-4]
+    monkeypatch.undo()
+    (tmp_path / "other.json").write_text('{"case": "old case", "steps": 0, "lr": 0.1, "seed": 0}')
+    assert minilm.main(["--runs", str(tmp_path), "--device", "cpu", "--report-only"]) == 2
+    assert f"{tmp_path / 'other.json'} is of 'old case', and a case of this study is wanted" in capsys.readouterr().err
