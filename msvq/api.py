@@ -315,7 +315,9 @@ def load(path: str | os.PathLike[str]) -> Network | Container | Program | Steppe
 
 
 def decompress(
-    source: str | os.PathLike[str] | Sequence[CompressedLayer], *, derived: bool = False
+    source: str | os.PathLike[str] | Compressed | Finetuned | Network | Sequence[CompressedLayer],
+    *,
+    derived: bool = False,
 ) -> dict[str, NDArray[np.float32]]:
     """The decoded weights of a container, float32, by their keys in a state dict, to load back into a network.
 
@@ -324,7 +326,7 @@ def decompress(
     Parameters
     ----------
     source
-        A container's path, or layers.
+        A container's path, what :func:`compress`, :func:`calibrate`, :func:`finetune` or :func:`load` give, or layers.
     derived
         Give layers, too, whose weights are others than the float network's of that name, as the file computes with
         them: of a transposed convolution, say, or in the order of channels of ``pqf``.
@@ -334,24 +336,27 @@ def decompress(
     CompressError
         The file says that it has such layers, and they are not asked for.
     """
-    if isinstance(source, str | os.PathLike):
-        from sw.compress.methods import CompressError
-        from sw.format import read_container
-
-        found = read_container(source)
-        others = found.metadata.get("derived", [])
-        if others and not derived:
-            names = ", ".join(map(str, others)) if isinstance(others, list) else others
-            raise CompressError(
-                f"{str(source)!r} has other weights than the float network under these names: {names}; load the file"
-                " itself (msvq.load), or give derived=True for the weights as they are in it"
-            )
-        return _decoded(found.layers)
+    from sw.compress.methods import CompressError
+    from sw.format import read_container
     from sw.network import Network
 
-    if isinstance(source, Network):
-        return _decoded(list(source.layers.values()))
-    return _decoded(source)
+    given, metadata = f"a {type(source).__name__}", getattr(source, "about", {})
+    if isinstance(source, str | os.PathLike):
+        found = read_container(source)
+        given, metadata, layers = repr(str(source)), found.metadata, found.layers
+    elif isinstance(source, Network):
+        layers = list(source.layers.values())
+    else:
+        own: Any = source
+        layers = list(getattr(own, "layers", own))
+    others = metadata.get("derived", [])
+    if others and not derived:
+        names = ", ".join(map(str, others)) if isinstance(others, list) else others
+        raise CompressError(
+            f"{given} has other weights than the float network under these names: {names}; load the file itself"
+            " (msvq.load), or give derived=True for the weights as they are in it"
+        )
+    return _decoded(layers)
 
 
 def _decoded(layers: Sequence[CompressedLayer]) -> dict[str, NDArray[np.float32]]:

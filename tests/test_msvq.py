@@ -217,12 +217,16 @@ def test_weights_that_are_not_the_network_s_are_not_given_as_such(kind: str, tmp
     images = torch.randn(6, 1, 9, 9, generator=torch.Generator().manual_seed(1))
     expected = network(images)
     rules = [("middle", msvq.Recipe("pqf", 4, 4, 0, 0))] if kind == "pqf" else msvq.Recipe("int8")
-    msvq.calibrate(network, images, rules, progress=False).write(tmp_path / "net.msvq")
+    done = msvq.calibrate(network, images, rules, progress=False)
+    done.write(tmp_path / "net.msvq")
     # The network itself is as it was, with what computes its weights.
     assert torch.equal(network(images), expected)
     if kind in ("plain", "parametrised"):
         weights = msvq.decompress(tmp_path / "net.msvq")
         assert set(weights) == {"first.weight", "middle.weight", "last.weight"}
+        compressed = msvq.decompress(msvq.compress(network, msvq.Recipe("int8"), progress=False))
+        for found in (msvq.decompress(done), msvq.decompress(msvq.load(tmp_path / "net.msvq")), compressed):
+            assert found.keys() == weights.keys()
         own = network.middle.weight.detach().numpy()  # type: ignore[operator,union-attr]
         assert np.abs(weights["middle.weight"] - own).max() < np.abs(own).max() / 100
         return
@@ -233,6 +237,8 @@ def test_weights_that_are_not_the_network_s_are_not_given_as_such(kind: str, tmp
     with pytest.raises(ValueError, match=message):
         msvq.decompress(tmp_path / "net.msvq")
     assert "middle.weight" in msvq.decompress(tmp_path / "net.msvq", derived=True)
+    with pytest.raises(ValueError, match=f"a Finetuned has other weights .* names: {names};"):
+        msvq.decompress(done)
 
 
 @pytest.mark.parametrize("name", ["quantiser_0", "quantiser_1", "quantiser_2", "upsampling_0"])
