@@ -385,12 +385,8 @@ def finetune(
     count = len(works.train) if isinstance(works.train, ImageData) else works.train.per_epoch(job.config)
     if work is not None:
         checkpoints = {stage: Path(work, f"{stage}.pt") for stage in checkpoints}
-        start = {key: zlib.crc32(value.cpu().contiguous().numpy()) for key, value in model.state_dict().items()}
-        own: dict[str, Any] = {name: _called(given) for name, given in (("loss", loss), ("metric", metric))}
-        own |= {
-            "labels": zlib.crc32(np.ascontiguousarray(train.labels).tobytes()) if isinstance(train, ImageData) else None
-        }
-        _claim(Path(work, "job.json"), job_settings(job) | {"images": count, "start": start} | own, first)
+        settings = job_settings(job) | {"images": count, "loss": _called(loss), "metric": _called(metric)}
+        _claim(Path(work, "job.json"), settings | _sums(model, train), first)
     torch.set_num_threads(job.config.threads)
     report: dict[str, Any] = works.measure(model, "float")
     if job.sparse is not None:
@@ -435,6 +431,13 @@ def about(data: ImageData) -> dict[str, Any]:
 def distributed() -> bool:
     """Whether this is one of several processes."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _sums(model: nn.Module, train: object) -> dict[str, Any]:
+    """Checksums of what a job begins with: the weights, and labels of images."""
+    start = {key: zlib.crc32(value.cpu().contiguous().numpy()) for key, value in model.state_dict().items()}
+    labels = zlib.crc32(np.ascontiguousarray(train.labels).tobytes()) if isinstance(train, ImageData) else None
+    return {"start": start, "labels": labels}
 
 
 def _called(given: object) -> str | None:
