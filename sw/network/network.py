@@ -306,8 +306,19 @@ class Network:
         return dataclasses.replace(self, operations=(first, *self.operations[1:]))
 
     def quantise(self, images: ArrayLike) -> NDArray[np.int8]:
-        """Normalised float images ``[batch, C, rows, columns]`` as int8 inputs: rounded, halves to even."""
-        integers: NDArray[np.float32] = np.rint(np.asarray(images, np.float32) / np.float32(self.input_scale))
+        """Normalised float images ``[batch, C, rows, columns]`` as int8 inputs: rounded, halves to even.
+
+        Raises
+        ------
+        NetworkError
+            They are no floats, such as pixels, or NaN or infinite.
+        """
+        values = np.asarray(images)
+        if not np.issubdtype(values.dtype, np.floating):
+            raise NetworkError(f"images must be normalised floats, not {values.dtype}")
+        if not np.isfinite(values).all():
+            raise NetworkError("images must be finite, not NaN or infinite")
+        integers: NDArray[np.float32] = np.rint(values.astype(np.float32) / np.float32(self.input_scale))
         return integers.clip(-128, 127).astype(np.int8)
 
     def results(self, images: NDArray[np.int8]) -> tuple[Array, ...]:

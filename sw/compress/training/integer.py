@@ -41,7 +41,17 @@ _Model = TypeVar("_Model", bound=nn.Module)
 
 
 def quantise_images(images: Tensor, scale: float) -> Tensor:
-    """Normalised float images ``[batch, C, rows, columns]`` as an int8 input of this scale, on their device."""
+    """Normalised float images ``[batch, C, rows, columns]`` as an int8 input of this scale, on their device.
+
+    Raises
+    ------
+    CompressError
+        They are no floats, such as pixels, or NaN or infinite.
+    """
+    if not images.is_floating_point():
+        raise CompressError(f"images must be normalised floats, not {str(images.dtype).removeprefix('torch.')}")
+    if not images.isfinite().all():
+        raise CompressError("images must be finite, not NaN or infinite")
     step = torch.tensor(scale, dtype=torch.float32, device=images.device)
     return integers(images.float(), step, -128, 127).to(torch.int8)
 

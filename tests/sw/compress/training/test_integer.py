@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from sw.compress.training.modules import UniformDecoder, convert
 from sw.compress.training.quant import ActivationQuantiser
 from sw.format.container import write_container
 from tests.sw.devices import CUDA
+
+ROOT = Path(__file__).parents[4]
 
 SIZE = 12
 
@@ -261,3 +264,18 @@ def test_an_activation_of_the_input_itself(images: Tensor, activation: type[nn.M
         expected = graph(images)
     ratio = (expected * logits).sum() / (logits**2).sum()
     assert (logits * ratio - expected).norm() / expected.norm() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.full((1, 3, 4, 4), np.nan, np.float32), "images must be finite, not NaN or infinite"),
+        (np.full((1, 3, 4, 4), np.inf, np.float64), "images must be finite, not NaN or infinite"),
+        (np.zeros((1, 3, 4, 4), np.uint8), "images must be normalised floats, not uint8"),
+    ],
+)
+def test_images_that_are_no_normalised_floats(images: np.ndarray, message: str) -> None:
+    network = read_network(ROOT / "experiments" / "containers" / "resnet20-vq-d8.msvq")
+    for given in (images, torch.from_numpy(images)):
+        with pytest.raises(ValueError, match=message):
+            network.quantise(given)
