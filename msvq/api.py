@@ -107,9 +107,11 @@ def _copied(network: nn.Module) -> nn.Module:
     the parameters and belong to a graph of gradients, which torch does not copy: their values are.
     """
     from sw.compress.frontend import unwrapped
+    from sw.compress.frontend.capture import check_hooks
     from sw.compress.network import copy_network
 
     _check_module(network)
+    check_hooks(network)
     # What comes out has the names of the network itself, so rules must be made of those.
     return copy_network(unwrapped(network)).eval()
 
@@ -298,7 +300,7 @@ def load(path: str | os.PathLike[str]) -> Network | Container | Program | Steppe
         It cannot be read.
     """
     from sw.format import read_container
-    from sw.network import NetworkError, read_network
+    from sw.network import NetworkError, read_network_and_metadata
     from sw.program import MAGIC, read_program
     from sw.program.steps import is_stepped_program, read_stepped_program
 
@@ -309,7 +311,10 @@ def load(path: str | os.PathLike[str]) -> Network | Container | Program | Steppe
     if program:
         return read_program(path)
     try:
-        return read_network(path)
+        network, metadata = read_network_and_metadata(path)
+        # For :func:`decompress`.
+        vars(network)["about"] = metadata
+        return network
     except NetworkError:
         return read_container(path)
 
@@ -321,7 +326,8 @@ def decompress(
 ) -> dict[str, NDArray[np.float32]]:
     """The decoded weights of a container, float32, by their keys in a state dict, to load back into a network.
 
-    Only weights that were compressed are in it: ``model.load_state_dict(..., strict=False)`` leaves the rest.
+    Only weights that were compressed are in it: ``model.load_state_dict(..., strict=False)`` leaves the rest. Factors
+    of channels that stand alone, of a batch norm or a PReLU, are none.
 
     Parameters
     ----------
@@ -340,7 +346,7 @@ def decompress(
     from sw.format import read_container
     from sw.network import Network
 
-    given, metadata = f"a {type(source).__name__}", getattr(source, "about", {})
+    given, metadata = f"a {type(source).__name__}", getattr(source, "about", getattr(source, "metadata", {}))
     if isinstance(source, str | os.PathLike):
         found = read_container(source)
         given, metadata, layers = repr(str(source)), found.metadata, found.layers
@@ -356,7 +362,8 @@ def decompress(
             f"{given} has other weights than the float network under these names: {names}; load the file itself"
             " (msvq.load), or give derived=True for the weights as they are in it"
         )
-    return _decoded(layers)
+    left = metadata.get("factors", [])
+    return _decoded([layer for layer in layers if not isinstance(left, list) or layer.name not in left])
 
 
 def _decoded(layers: Sequence[CompressedLayer]) -> dict[str, NDArray[np.float32]]:

@@ -26,6 +26,9 @@ __all__ = [
     "run_command",
 ]
 
+#: Options of commands that are files which they read.
+INPUTS = ("network", "weights", "checkpoint", "module", "data", "rules", "candidates", "container", "program", "inputs")
+
 #: The instance where none is named.
 DEFAULT_PRESET = "ews-cms-16"
 
@@ -61,7 +64,7 @@ def check_outputs(options: argparse.Namespace, *names: str) -> None:
     Parameters
     ----------
     options
-        Of the command. Whatever else they have that is a file, such as a network's module or a list, is an input.
+        Of the command. Its inputs are those of :data:`INPUTS`, of a network ``NAME:CLASS`` its module's file.
     names
         Options of files to write; those that are None are not written.
 
@@ -75,19 +78,16 @@ def check_outputs(options: argparse.Namespace, *names: str) -> None:
     outputs = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
     check_folders(*outputs.values())
     inputs: list[str] = []
-    for name, value in vars(options).items():
-        if name not in names:
-            values = value if isinstance(value, list | tuple) else [value]
-            inputs += [str(each) for each in values if isinstance(each, str | Path)]
-    # NAME of a network's NAME:CLASS.
+    for name in INPUTS:
+        value = getattr(options, name, None)
+        inputs += [str(each) for each in (value if isinstance(value, list | tuple) else [value]) if each is not None]
     inputs += [f"{each.partition(':')[0].replace('.', '/')}.py" for each in inputs if ":" in each]
-    known = {Path(each).resolve(): each for each in inputs if os.path.isfile(each)}
-    for path in outputs.values():
-        if (place := Path(path).resolve()) in known:
+    known = {os.path.realpath(each): each for each in inputs if os.path.isfile(each)}
+    places = [os.path.realpath(path) for path in outputs.values()]
+    for path, place in zip(outputs.values(), places, strict=True):
+        if place in known:
             raise FileExistsError(f"cannot write {path!r}: it would replace {known[place]!r}, which the command reads")
-    # A device, such as /dev/null, takes several.
-    files = [place for path in outputs.values() if (place := Path(path).resolve()).is_file() or not place.exists()]
-    if len(set(files)) < len(files):
+    if len(set(places)) < len(places):
         *flags, last = ("-o" if name == "output" else f"--{name}" for name in names)
         given = ", ".join(map(repr, outputs.values()))
         raise FileExistsError(f"{', '.join(flags)} and {last} must name different files, not {given}")

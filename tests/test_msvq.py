@@ -19,7 +19,7 @@ from torch.nn.utils import prune
 import msvq
 from msvq import example
 from msvq.__main__ import COMMANDS, main
-from sw.format import ContainerError
+from sw.format import ContainerError, read_container
 from sw.network import Network, read_network
 from sw.program import ProgramError, read_program, write_program
 
@@ -221,6 +221,11 @@ def test_weights_that_are_not_the_network_s_are_not_given_as_such(kind: str, tmp
     done.write(tmp_path / "net.msvq")
     # The network itself is as it was, with what computes its weights.
     assert torch.equal(network(images), expected)
+    if kind in ("alone", "rows"):
+        # They are none that were compressed: the network has its own.
+        for given in (tmp_path / "net.msvq", done, msvq.load(tmp_path / "net.msvq")):
+            assert set(msvq.decompress(given)) == {"first.weight", "last.weight"}  # type: ignore[arg-type]
+        return
     if kind in ("plain", "parametrised"):
         weights = msvq.decompress(tmp_path / "net.msvq")
         assert set(weights) == {"first.weight", "middle.weight", "last.weight"}
@@ -237,8 +242,9 @@ def test_weights_that_are_not_the_network_s_are_not_given_as_such(kind: str, tmp
     with pytest.raises(ValueError, match=message):
         msvq.decompress(tmp_path / "net.msvq")
     assert "middle.weight" in msvq.decompress(tmp_path / "net.msvq", derived=True)
-    with pytest.raises(ValueError, match=f"a Finetuned has other weights .* names: {names};"):
-        msvq.decompress(done)
+    for given in (done, msvq.load(tmp_path / "net.msvq"), read_container(tmp_path / "net.msvq")):
+        with pytest.raises(ValueError, match=rf"a {type(given).__name__} has other weights .* names: {names};"):
+            msvq.decompress(given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["quantiser_0", "quantiser_1", "quantiser_2", "upsampling_0"])
@@ -274,9 +280,10 @@ def test_hooks_on_a_wrapper_are_not_lost_in_silence(part: str, message: str) -> 
         model = torch.compile(model, backend="eager") if part == "the whole" else nn.DataParallel(model)
     msvq.compress(model, progress=False)
     (model[0] if part == "a module" else model).register_forward_hook(lambda module, given, result: -result)
-    for call in (lambda: msvq.calibrate(model, IMAGES, progress=False), lambda: msvq.compress(model, progress=False)):
-        with pytest.raises(ValueError, match=re.escape(message)):
-            call()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        msvq.calibrate(model, IMAGES, progress=False)
+    # They change no weight.
+    msvq.compress(model, progress=False)
 
 
 class Functional(nn.Module):
@@ -302,6 +309,34 @@ def test_a_rule_may_name_what_functions_multiply_by_and_later_calls() -> None:
         ValueError, match="rule 'layer' must match a layer; layers are again, first, second, again_call2"
     ):
         msvq.calibrate(Functional(), IMAGES, [*rules, ("layer", msvq.Recipe("int8"))], progress=False)
+
+
+class Reshaped(nn.Module):
+    """Layers that a graph alone tells: of a parametrised weight, of a constant, of a vector that is reshaped."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind, self.relu = kind, nn.ReLU()
+        if kind == "constant":
+            self.kernel = torch.randn(16, 16, 1, 1)
+        elif kind == "vector":
+            self.kernel = nn.Parameter(torch.randn(256))
+        else:
+            self.weight = nn.Parameter(torch.randn(16, 16, 1, 1))
+            nn.utils.parametrize.register_parametrization(self, "weight", nn.Identity())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kernel = self.weight if self.kind == "parametrised" else self.kernel
+        return self.relu(functional.conv2d(x, kernel.view(16, 16, 1, 1)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("parametrised", "2"), ("constant", "2"), ("vector", "2.kernel")])
+def test_a_rule_may_name_whatever_the_graph_calls_a_layer(kind: str, name: str) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), Reshaped(kind), nn.Conv2d(16, 4, 1)).eval()
+    rules = [(name, msvq.Recipe("vq", 4, 8, 0, 0)), ("*", msvq.Recipe("int8"))]
+    done = msvq.calibrate(model, IMAGES, rules, progress=False)
+    assert {layer.name: layer.method for layer in done.layers} == {"0": "int8", name: "vq", "3": "int8"}
 
 
 @pytest.mark.parametrize("pattern", ["2", "", "layer", "2.1", "2.0.bias"])

@@ -36,6 +36,7 @@ __all__ = [
     "copy_network",
     "layer_names",
     "module_sources",
+    "own_class",
     "progress_bar",
     "state_dict_sources",
     "total_row",
@@ -265,17 +266,11 @@ def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
 def layer_names(module: torch.nn.Module) -> list[str]:
     """Names that a layer of a network may get: its modules', and those of tensors that a function multiplies by.
 
-    One of neither is called ``layer``. Modules that hold others and have no tensors themselves are no layers.
+    One of neither is called ``layer``. Which of them are layers, its graph tells.
     """
     network = _unwrapped(module)
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-    weights = (re.sub(r"[._]?weight$", "", name) for name, value in tensors.items() if value.ndim > 1)
-    modules = (
-        name
-        for name, each in network.named_modules()
-        if each._parameters or each._buffers or next(each.children(), None) is None
-    )
-    return [*modules, *weights, "layer"]
+    return [*dict(network.named_modules()), *(re.sub(r"[._]?weight$", "", name) for name in tensors), "layer"]
 
 
 def check_network_rules(
@@ -305,6 +300,15 @@ def copy_network(network: torch.nn.Module) -> torch.nn.Module:
     computed = [value for module in network.modules() for value in vars(module).values() if torch.is_tensor(value)]
     values = {id(value): value.detach().clone() for value in computed if not value.is_leaf}
     return copy.deepcopy(network, values)
+
+
+def own_class(module: torch.nn.Module) -> None:
+    """Give a module with parametrisations a class of its own, in place.
+
+    It computes the weight, and copies of a module share it: taken off one of them, it would be gone from all.
+    """
+    shared = type(module)
+    module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
 
 
 def tied_layers(module: torch.nn.Module) -> dict[str, str]:

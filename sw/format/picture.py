@@ -57,7 +57,9 @@ def read_picture(file: str | os.PathLike[str] | BinaryIO, mode: str | None = Non
                 given = f"{picture.width} x {picture.height}"
                 raise PictureError(f"a picture must have at most {most} pixels, not {given}: scale it down")
             picture.load()
-            if mode is not None and picture.mode.startswith("I;16"):
+            # 16 bits of grey are mode I in .pgm, and in .png with older versions.
+            sixteen = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
+            if mode is not None and sixteen:
                 # Pillow takes the least of 255 and the value.
                 values = np.asarray(picture).astype(np.float32) / 257
                 return Image.fromarray(values.round().astype(np.uint8)).convert(mode)

@@ -19,7 +19,17 @@ from sw.compress.frontend.inputs import Given, called, described, mapped
 from sw.compress.frontend.places import FrontEndError, Refusal, source_of_error
 from sw.compress.methods import CompressError
 
-__all__ = ["Captured", "capture", "capture_program", "evaluated", "example_images", "observe", "same", "unwrapped"]
+__all__ = [
+    "Captured",
+    "capture",
+    "capture_program",
+    "check_hooks",
+    "evaluated",
+    "example_images",
+    "observe",
+    "same",
+    "unwrapped",
+]
 
 # Images that are captured: not 1, which shapes treat as a case of its own, and no likely number of channels.
 _BATCH = 3
@@ -63,21 +73,31 @@ class Captured:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``.
+    """The network inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
+    while _wraps(model):
+        model = model._orig_mod if _compiled(model) else model.module  # type: ignore[assignment]
+    return model
+
+
+def check_hooks(model: nn.Module) -> None:
+    """Refuse hooks on what :func:`unwrapped` takes off, or on a module that is compiled within the network.
 
     Raises
     ------
     CompressError
-        One of them, or a module that is compiled within the network, has hooks: they would be lost.
+        There is one: it would be lost.
     """
-    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or _compiled(model):
+    while _wraps(model):
         _check_hooks(model, "network")
         model = model._orig_mod if _compiled(model) else model.module  # type: ignore[assignment]
     for name, module in model.named_modules():
         # PyTorch loses them, too, where it copies such a module.
         if _compiled(module):
             _check_hooks(module, f"module {name!r}")
-    return model
+
+
+def _wraps(module: nn.Module) -> bool:
+    return isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) or _compiled(module)
 
 
 def _compiled(module: nn.Module) -> bool:

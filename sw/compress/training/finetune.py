@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from sw.compress.frontend.capture import unwrapped
+from sw.compress.frontend.capture import check_hooks, unwrapped
 from sw.compress.frontend.inputs import Given, called, joined
 from sw.compress.kmeans_gpu import device_kind
 from sw.compress.methods import CompressError, Recipe, recipe_for
@@ -341,8 +341,9 @@ def finetune(
         Where to train.
     work
         Directory of checkpoints. Called again with the same arguments after it was stopped, training goes on from
-        there, and ends with the same bytes. Another job, other weights, labels, number of images, loss or metric are
-        refused; other batches of a loader of the same length are not seen.
+        there, and ends with the same bytes. Another job, other weights, labels or number of images, a loss or
+        metric of another name are refused; other batches of a loader of the same length, or other settings of a loss,
+        are not seen.
     every
         Steps from one checkpoint to the next.
     capture
@@ -363,6 +364,7 @@ def finetune(
         PyTorch does not see the device.
     """
     device_kind(device)
+    check_hooks(model)
     model = unwrapped(model).to(device)
     check_network_rules(model, job.rules)
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -30,7 +30,7 @@ from sw.compress.methods import (
     misfit,
     recipe_for,
 )
-from sw.compress.network import module_sources, progress_bar
+from sw.compress.network import module_sources, own_class, progress_bar
 from sw.compress.training.decoders import (
     CodebookDecoder,
     SignBits,
@@ -96,9 +96,7 @@ def fold_parametrisations(model: nn.Module) -> None:
             elif isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
         if parametrize.is_parametrized(module):
-            # Copies of a layer share the class that computes its weight: taken off there, it is gone from all of them.
-            shared = type(module)
-            module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
+            own_class(module)
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         module.train(training)

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from sw.compress.frontend import FrontEndError, Refusal, observe, same, unwrapped
+from sw.compress.frontend.capture import check_hooks
 from sw.compress.frontend.inputs import Given, first_samples, mapped, no_images
 from sw.compress.methods import CompressError, Recipe, recipe_for
 from sw.compress.network import module_sources
@@ -24,8 +25,8 @@ from sw.compress.training.operations import compared_layers
 
 __all__ = ["about_weights", "file_metadata", "prepare", "to_integers", "without_integer_form"]
 
-# The field of a file's metadata.
-_DERIVED = "derived"
+# Fields of a file's metadata.
+_DERIVED, _FACTORS = "derived", "factors"
 
 # Share of the largest output by which a network of layers alone may differ from the float network, both in float32.
 _TOLERANCE = 1e-3
@@ -70,6 +71,7 @@ def prepare(
     CompressError
         A layer's weight cannot be compressed, or the network with its layers replaced would compute something else.
     """
+    check_hooks(model)
     model = unwrapped(model)
     precision = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
     model.eval()
@@ -97,7 +99,7 @@ def prepare(
         derived = _derived(model, graph, rules)
         convert(graph, rules, images=images, order=names, one_scale=compared_layers(graph), **options)
         graph = quantise_activations(graph, images).eval()
-        graph.meta[_DERIVED] = derived, frozenset(model.state_dict())
+        graph.meta[_DERIVED] = derived
         calibrate(graph.to(images.device), images)
         try:
             export_integers(graph, (images.shape[1], images.shape[2], images.shape[3]))
@@ -110,8 +112,8 @@ def prepare(
 def _derived(model: nn.Module, graph: fx.GraphModule, rules: Sequence[tuple[str, Recipe]]) -> list[str]:
     """Layers of the graph that are called as a weight of the network is, and have others than that, in its order.
 
-    They are of a transposed convolution, of a batch norm that is one by itself, or computed from that weight. Those of
-    ``pqf`` have other orders of channels, and so have the layers around them.
+    They are of a transposed convolution, or computed from that weight. Those of ``pqf`` have other orders of channels,
+    and so have the layers around them.
     """
     sources, own = module_sources(graph), model.state_dict()
     if any(recipe_for(source.name, rules).method == "pqf" for source in sources):
@@ -129,18 +131,19 @@ def _derived(model: nn.Module, graph: fx.GraphModule, rules: Sequence[tuple[str,
 
 
 def about_weights(model: nn.Module, network: IntegerNetwork | None) -> dict[str, Any]:
-    """What the file's metadata of a network that :func:`prepare` made says of weights: ``derived``, if there are.
+    """What the file's metadata of a network that :func:`prepare` made says of weights, as :func:`msvq.decompress` must
+    know.
 
-    Those are layers whose weights are not what the float network has under their names, as
-    :func:`msvq.decompress` must know: among them factors of channels that stand alone, which become layers in the end.
+    ``derived``: layers whose weights are not what the float network has under their names. ``factors``: factors of
+    channels that stand alone, of a batch norm or a PReLU, which become layers in the end. Neither is there if it has
+    none.
     """
-    found = getattr(model, "meta", {}).get(_DERIVED)
-    if network is None or found is None:
+    derived = getattr(model, "meta", {}).get(_DERIVED)
+    if network is None or derived is None:
         return {}
-    derived, keys = found
     own = {layer.name for _, layer in decoded_layers(model)}
-    factors = [name for name in network.layers if name not in own and f"{name}.weight" in keys]
-    return {_DERIVED: [*derived, *factors]} if derived or factors else {}
+    factors = [name for name in network.layers if name not in own]
+    return ({_DERIVED: derived} if derived else {}) | ({_FACTORS: factors} if factors else {})
 
 
 def without_integer_form(graph: fx.GraphModule, rules: Sequence[tuple[str, Recipe]], images: Tensor) -> list[Refusal]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from sw.compress.methods import CompressError
+from sw.compress.network import own_class
 from sw.compress.pruning import check_nm
 from sw.compress.training.settings import SCHEMES
 
@@ -143,6 +144,7 @@ def finish_sparse(model: nn.Module) -> list[str]:
     names = []
     for name, layer in model.named_modules():
         if parametrize.is_parametrized(layer, "weight"):
+            own_class(layer)
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
             names.append(name)
     return names

@@ -58,6 +58,8 @@ def test_sixteen_bits_are_as_eight(mode: str, tmp_path: Path) -> None:
     image_module.fromarray(values.astype(np.uint16) * 257).save(tmp_path / "16.png")
     eight, sixteen = (np.asarray(read_picture(tmp_path / f"{bits}.png", mode)) for bits in (8, 16))
     assert np.array_equal(eight, sixteen)
+    (tmp_path / "16.pgm").write_bytes(b"P5 16 16 65535\n" + (values.astype(">u2") * 257).tobytes())
+    assert np.array_equal(np.asarray(read_picture(tmp_path / "16.pgm", mode)), eight)
     image_module.fromarray(values.astype(np.float32)).save(tmp_path / "float.tiff")
     with pytest.raises(PictureError, match="a picture must have 8 or 16 bits a channel, not Pillow's mode F"):
         read_picture(tmp_path / "float.tiff", mode)

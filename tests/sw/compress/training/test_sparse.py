@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -76,3 +78,14 @@ def test_bad_arguments() -> None:
         start_sparse(network(), ["2"], 4, 16, "dense")
     with pytest.raises(PruningError, match=r"n must be in 1..m = 1..16, not 17"):
         start_sparse(network(), ["2"], 17, 16)
+
+
+def test_a_copy_ends_its_sparse_training_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)).eval()
+    start_sparse(model, ["2"], 2, 4)
+    images = torch.randn(2, 3, 8, 8)
+    expected = model(images)
+    other = copy.deepcopy(model)
+    assert finish_sparse(other) == ["2"]
+    assert torch.equal(other(images), expected)
+    assert torch.equal(model(images), expected)
