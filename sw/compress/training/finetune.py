@@ -367,11 +367,7 @@ def finetune(
     check_hooks(model)
     model = unwrapped(model).to(device)
     check_network_rules(model, job.rules)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise CompressError(
-            "every parameter has requires_grad=False, so there is nothing to train: set it to True where the network is"
-            " to learn, or calibrate, which does not train"
-        )
+    _check_trained(model)
     other = in_float32(model)
     parts = [data if isinstance(data, ImageData) else Batches(data, model, inputs) for data in (train, test)]
     for part in parts:
@@ -433,6 +429,14 @@ def about(data: ImageData) -> dict[str, Any]:
 def distributed() -> bool:
     """Whether this is one of several processes."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _check_trained(model: nn.Module) -> None:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise CompressError(
+            "every parameter has requires_grad=False, so there is nothing to train: set it to True where the network is"
+            " to learn, or calibrate, which does not train"
+        )
 
 
 def _sums(model: nn.Module, train: object) -> dict[str, Any]:
