@@ -340,13 +340,11 @@ def _all(options: argparse.Namespace, names: Sequence[str]) -> None:
 def _report(options: argparse.Namespace) -> None:
     names = [case.name for case in CASES]
     paths = [path for path in sorted(options.runs.glob("*.json")) if path.name != "float.json"]
-    for path in paths:
-        if (case := run_file(path, "case")["case"]) not in names:
-            raise CompressError(f"{path} is of {case!r}, and a case of this study is wanted")
-    runs = sorted(
-        (run_file(path, "case", "steps", "lr", "seed") for path in paths),
-        key=lambda each: (names.index(each["case"]), each["steps"], each["lr"], each["seed"]),
-    )
+    runs = [run_file(path, "case", "steps", "lr", "seed") for path in paths]
+    for path, each in zip(paths, runs, strict=True):
+        if each["case"] not in names:
+            raise CompressError(f"{path} is of {each['case']!r}, and a case of this study is wanted")
+    runs.sort(key=lambda each: (names.index(each["case"]), each["steps"], each["lr"], each["seed"]))
     if not runs:
         raise CompressError("there is no run to report")
     known = run_file(options.runs / "float.json", "scores")

@@ -74,8 +74,8 @@ class Captured:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
-    while _wraps(model):
-        model = model._orig_mod if _compiled(model) else model.module  # type: ignore[assignment]
+    while (inside := _inside(model)) is not None:
+        model = inside
     return model
 
 
@@ -87,17 +87,20 @@ def check_hooks(model: nn.Module) -> None:
     CompressError
         There is one: it would be lost.
     """
-    while _wraps(model):
+    while (inside := _inside(model)) is not None:
         _check_hooks(model, "network")
-        model = model._orig_mod if _compiled(model) else model.module  # type: ignore[assignment]
+        model = inside
     for name, module in model.named_modules():
         # PyTorch loses them, too, where it copies such a module.
         if _compiled(module):
             _check_hooks(module, f"module {name!r}")
 
 
-def _wraps(module: nn.Module) -> bool:
-    return isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) or _compiled(module)
+def _inside(model: nn.Module) -> nn.Module | None:
+    """What a wrapper wraps; None of what is none."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return cast(nn.Module, model.module)
+    return cast(nn.Module, model._orig_mod) if _compiled(model) else None
 
 
 def _compiled(module: nn.Module) -> bool:
