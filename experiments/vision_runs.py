@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import copy
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,17 @@ class Task:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     #: What a container is to say beside the network, such as what is done to its images.
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def _channels_last(task: Task, device: str) -> Task:
+    """On a GPU the same task with networks' values channels last: batch norms take half the time."""
+    if not device.startswith("cuda"):
+        return task
+    task.model.to(memory_format=torch.channels_last)
+    views = task.views
+    return dataclasses.replace(
+        task, views=lambda generator: views(generator).contiguous(memory_format=torch.channels_last)
+    )
 
 
 def as_results(values: Any) -> Results:
@@ -245,9 +257,16 @@ def _write(path: Path, value: dict[str, Any]) -> None:
     write_text(path, json_text(value))
 
 
+@functools.lru_cache(maxsize=1)
+def _traced(model: nn.Module, sample: Tensor) -> fx.GraphModule:
+    """The network in operations that have an integer form, on the CPU: once for all runs, as it takes seconds."""
+    own = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    return integer_graph(own, sample[:2].cpu())
+
+
 def _float_graph(task: Task, study: Study, level: bool) -> fx.GraphModule:
     """A copy of the float network in operations that have an integer form, on the CPU."""
-    graph = integer_graph(copy.deepcopy(task.model).cpu(), task.sample[:2].cpu())
+    graph = copy.deepcopy(_traced(task.model, task.sample))
     if level:
         level_rows(graph, [source.name for source in _coded(study, graph)])
     return graph
@@ -378,6 +397,8 @@ def _compress(
     with contextlib.ExitStack() as stack:
         lessons = []
         for run in runs:
+            if options.device.startswith("cuda"):
+                run.graph.to(memory_format=torch.channels_last)
             norms = _norms(run.graph, run.names) if options.features else ()
             loss = stack.enter_context(_distilling(task, run.graph, norms, options.features))
             lessons.append(Lesson(run.graph, task.views, loss, run.lr, run.seed))
@@ -438,7 +459,7 @@ def run_all(study: Study, options: argparse.Namespace) -> None:
         Data or weights are not what they must be, a file is of a run with other settings, or a loss is not finite.
     """
     torch.set_num_threads(options.threads)
-    task = study.task(options)
+    task = _channels_last(study.task(options), options.device)
     wanted: dict[str, Any] = {"images": options.images}
     if (options.runs / "float.json").exists():
         read_run(options.runs / "float.json", wanted, {}, OTHER_RUNS)
@@ -526,9 +547,9 @@ def _pictures(runs: Sequence[Mapping[str, Any]]) -> str:
         found.append(f" Pictures: {counts}; {views['whole']:,} whole ones for batch norms.")
         if "data_part" in views:
             part, least, mix = views["data_part"], views["least_area"], views["mix"]
-            found.append(
-                f" Views: {part:g} of them of --data, {least:g} or more of a picture, {mix:g} of batches mixed."
-            )
+            texts = [f"{part:g} of them of --data", f"{least:g} or more of a picture", f"{mix:g} of batches mixed"]
+            texts += [f"colours varied by {views['recolour']:g}"] if "recolour" in views else []
+            found.append(f" Views: {', '.join(texts)}.")
     return "".join(dict.fromkeys(found))
 
 

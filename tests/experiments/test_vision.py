@@ -383,6 +383,18 @@ def test_level_rows_are_the_same_function() -> None:
     assert float(rows.std() / rows.mean()) < 1e-5
 
 
+def test_each_run_begins_from_the_float_network_though_it_is_traced_once() -> None:
+    study = small_study()
+    task = study.task(argparse.Namespace())
+    wanted = {key: value.clone() for key, value in task.model.state_dict().items()}
+    for level in (True, False, True):
+        graph = vision_runs._float_graph(task, study, level)
+        same = all(torch.equal(value, wanted[key]) for key, value in graph.state_dict().items() if key in wanted)
+        assert same != level
+        for value in graph.state_dict().values():
+            value.zero_()
+
+
 def test_networks_side_by_side_learn_what_each_does_alone() -> None:
     images = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -408,3 +420,7 @@ def test_the_note_says_what_runs_learned_from() -> None:
     assert vision_runs._pictures([*runs, other]).count(" Pictures: ") == 2
     assert "6,543 of --more, 45,000 of --small; 64 whole" in vision_runs._pictures([other])
     assert vision_runs._pictures([{}, {"views": {}}, {"views": {"batch": 32, "more": True, "small": True}}]) == ""
+    views |= {"data_part": 0.125, "least_area": 0.8, "mix": 0.0}
+    assert vision_runs._pictures([{"views": views}]).endswith(" 0.8 or more of a picture, 0 of batches mixed.")
+    coloured = {"views": views | {"recolour": 0.3}}
+    assert vision_runs._pictures([coloured]).endswith(", 0 of batches mixed, colours varied by 0.3.")
