@@ -33,7 +33,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-part", type=float, default=0.125, help="share of a batch's views that are of --data (%(default)s)"
     )
-    parser.add_argument("--least-area", type=float, default=0.5, help="least area of a view (%(default)s)")
+    parser.add_argument("--least-area", type=float, default=0.8, help="least area of a view (%(default)s)")
+    parser.add_argument(
+        "--recolour", type=float, default=0.3, metavar="S", help="how much views' colours vary, 0..1 (%(default)s)"
+    )
     parser.add_argument("--mix", type=float, default=0.0, help="share of the batches that are mixed (%(default)s)")
 
 
@@ -42,7 +45,7 @@ STUDY = Study(
     description=__doc__,
     cases=cases_of("20x", 1.6),
     last=LAST,
-    steps=5000,
+    steps=10000,
     task=load_late("experiments.detection"),
     add_options=_add_options,
     figure="ap50",
@@ -56,7 +59,7 @@ STUDY = Study(
         " from. Bits go to the layers where the loss is most by them, from equal menus of each method; ratios by eq. 7"
         " count all layers but the first, the depthwise and the last, which stay at 8 bit; the file holds all."
     ),
-    rates=(1e-2, 2e-2, 4e-2),
+    rates=(5e-3, 1e-2),
     statistics=True,
     features=100.0,
     allocate=True,

@@ -39,7 +39,7 @@ PREPROCESSING = Preprocessing((0.0,) * 3, (1.0,) * 3, crop=1.0, colours="bgr")
 _BATCH = 32
 
 #: Options that views are made by.
-_VIEWS = ("batch", "side", "mix", "data_part", "least_area")
+_VIEWS = ("batch", "side", "mix", "data_part", "least_area", "recolour")
 
 Truth = list[tuple[NDArray[np.float64], NDArray[np.int64]]]
 
@@ -182,6 +182,8 @@ def load(options: argparse.Namespace) -> Task:
         raise CompressError(f"--data-part must be a share between 0 and 1, not {options.data_part:g}")
     if not 0 < options.least_area <= 1:
         raise CompressError(f"--least-area must be a share above 0 and up to 1, not {options.least_area:g}")
+    if not 0 <= options.recolour <= 1:
+        raise CompressError(f"--recolour must be in 0..1, not {options.recolour:g}")
     parts = load_images(options.data, options.images)
     model = FastestDet()
     load_state(model, read_state_dict(options.weights))
@@ -216,7 +218,7 @@ def load(options: argparse.Namespace) -> Task:
             top, left = torch.randint(SIDE - options.side + 1, (2,), generator=generator).tolist()
             grid = grid[:, top : top + options.side, left : left + options.side]
         crops = functional.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
-        return mixed(recoloured(crops, generator).clamp(0, 1), generator, options.mix)
+        return mixed(recoloured(crops, generator, options.recolour).clamp(0, 1), generator, options.mix)
 
     @torch.no_grad()
     def divergence(results: Callable[[Tensor], Results], own: Tensor) -> float:

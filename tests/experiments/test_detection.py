@@ -183,7 +183,16 @@ def test_coco_is_read_as_bgr_and_corners(tmp_path: Path) -> None:
 
 
 #: Of detection's views, beside data and weights: images as they are, the training images alone.
-VIEWS = {"more": None, "small": None, "mix": 0.0, "batch": 32, "side": 352, "data_part": 0.5, "least_area": 0.2}
+VIEWS = {
+    "more": None,
+    "small": None,
+    "mix": 0.0,
+    "batch": 32,
+    "side": 352,
+    "data_part": 0.5,
+    "least_area": 0.2,
+    "recolour": 1.0,
+}
 
 
 VIEWS |= {"images": None, "device": "cpu", "threads": 1}
@@ -226,9 +235,15 @@ def test_other_pictures_are_half_of_a_batch(tmp_path: Path, monkeypatch: pytest.
     assert len(task.sample) == 8 + 12
     assert (task.sample[:8].mean((2, 3)) == torch.tensor([1.0, 0, 0])).all()
     assert (task.sample[8:].mean((2, 3)) == torch.tensor([0, 0, 1.0])).all()
-    wanted = {"batch": 10, "side": 352, "mix": 0.0, "data_part": 0.5, "least_area": 0.2}
+    wanted = {"batch": 10, "side": 352, "mix": 0.0, "data_part": 0.5, "least_area": 0.2, "recolour": 1.0}
     wanted |= {"data": 8, "more": 12, "small": 0, "whole": 20}
     assert task.settings == wanted
+    # Views in the pictures' own colours.
+    assert float(views.std((0, 2, 3)).max()) > 0.1
+    given.recolour = 0.0
+    views = detection.load(given).views(torch.Generator().manual_seed(0))
+    pure = torch.tensor([[1.0, 0, 0]] * 5 + [[0, 0, 1.0]] * 5)
+    assert float((views - pure[:, :, None, None]).abs().max()) < 1e-5
     said = {"mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "bilinear", "crop": 1.0, "colours": "bgr"}
     assert task.metadata == {"preprocessing": said}
     # As another program prepares a square picture by that.
@@ -287,6 +302,8 @@ def test_whole_pictures_are_spread_over_the_others() -> None:
         ("data_part", 0.0, "--data-part must be a share between 0 and 1, not 0"),
         ("data_part", 1.0, "--data-part must be a share between 0 and 1, not 1"),
         ("least_area", 0.0, "--least-area must be a share above 0 and up to 1, not 0"),
+        ("recolour", 1.5, r"--recolour must be in 0\.\.1, not 1\.5"),
+        ("recolour", float("nan"), "--recolour must be in 0..1, not nan"),
         ("least_area", 1.5, r"--least-area must be a share above 0 and up to 1, not 1\.5"),
     ],
 )
