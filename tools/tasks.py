@@ -50,6 +50,7 @@ TABLES = (
     *(f"rates-{study}" for study in MEASURED),
     "gpt",
     *PICTURES,
+    "detect-5000",
     "detect-1000",
     "detect-own",
     "detect-own-photographs",
@@ -485,7 +486,7 @@ def detect_views_part() -> Iterator[str]:
     found: dict[tuple[str, ...], list[dict[str, float]]] = {}
     for run in json.loads((RESULTS / "tries-detect.json").read_text())["runs"]:
         views = run["views"]
-        if "data_part" in views:
+        if "data_part" in views and "recolour" not in views:
             chosen = (f"{views[name]:g}" for name in ("data_part", "least_area", "mix"))
             found.setdefault((*chosen, f"{views['more']:,}", f"{run['steps']:,}"), []).append(run["trained"])
     means = {setting: sum(each["divergence"] for each in own) / len(own) for setting, own in found.items()}
@@ -494,6 +495,35 @@ def detect_views_part() -> Iterator[str]:
         mean = f"{means[setting]:.1f}"
         best = means[setting] == min(means.values())
         yield row(*setting, *(f"{value:.1f}" for value in values), f"**{mean}**" if best else mean)
+
+
+#: As :data:`_CHANGES`, of the tries of one method where settings were changed one or a few at a time.
+_SETTINGS: tuple[tuple[str, object, str], ...] = (
+    ("lr", 0.01, "rate {:g}"),
+    ("features", 100.0, "outputs {:g}"),
+    ("data_part", 0.125, "{:g} of the views of the training images"),
+    ("least_area", 0.5, "{:g} or more of a picture"),
+    ("recolour", 1.0, "colours {:g}"),
+)
+
+
+def detect_settings_part() -> Iterator[str]:
+    """What SSVQ gains by other settings, from those of the views before: the smallest divergence in bold."""
+    runs = [
+        run
+        for run in json.loads((RESULTS / "tries-detect.json").read_text())["runs"]
+        if "recolour" in run.get("views", {})
+    ]
+    yield row("change", "divergence", "trained with", "AP50", "steps")
+    yield "|---" + 4 * "|--:" + "|"
+    best = min(run["trained"]["divergence"] for run in runs)
+    for run in runs:
+        given = {**run, **run["views"]}
+        changes = ", ".join(text.format(given[name]) for name, usual, text in _SETTINGS if given[name] != usual)
+        divergence, seen, ap50 = (f"{run['trained'][name]:.1f}" for name in ("divergence", "seen", "ap50"))
+        if run["trained"]["divergence"] == best:
+            divergence = f"**{divergence}**"
+        yield row(changes or "none", divergence, seen, ap50, f"{run['steps']:,}")
 
 
 def _case(found: dict[str, Case], size: str, name: str) -> Case | None:
@@ -517,7 +547,7 @@ def _parts() -> dict[str, Part]:
     parts |= {"scored-others": scored_others_part, "chosen": chosen_part}
     parts |= {"tries-fewshot": tries_part, "tries-photographs": photographs_part, "photographs": sources_part}
     parts |= {"tries-detect": detect_tries_part, "photographs-detect": detect_photographs_part}
-    parts |= {"views-detect": detect_views_part}
+    parts |= {"views-detect": detect_views_part, "settings-detect": detect_settings_part}
     return {**parts, **tables}
 
 
