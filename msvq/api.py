@@ -300,7 +300,7 @@ def load(path: str | os.PathLike[str]) -> Network | Container | Program | Steppe
         It cannot be read.
     """
     from sw.format import read_container
-    from sw.network import NetworkError, read_network_and_metadata
+    from sw.network import NetworkError, read_network
     from sw.program import MAGIC, read_program
     from sw.program.steps import is_stepped_program, read_stepped_program
 
@@ -311,10 +311,7 @@ def load(path: str | os.PathLike[str]) -> Network | Container | Program | Steppe
     if program:
         return read_program(path)
     try:
-        network, metadata = read_network_and_metadata(path)
-        # For :func:`decompress`.
-        vars(network)["about"] = metadata
-        return network
+        return read_network(path)
     except NetworkError:
         return read_container(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import os
 import re
@@ -19,6 +20,7 @@ from torch.nn.utils import prune
 import msvq
 from msvq import example
 from msvq.__main__ import COMMANDS, main
+from sw.compress.training.integer import IntegerNetwork
 from sw.format import ContainerError, read_container
 from sw.network import Network, read_network
 from sw.program import ProgramError, read_program, write_program
@@ -242,7 +244,10 @@ def test_weights_that_are_not_the_network_s_are_not_given_as_such(kind: str, tmp
     with pytest.raises(ValueError, match=message):
         msvq.decompress(tmp_path / "net.msvq")
     assert "middle.weight" in msvq.decompress(tmp_path / "net.msvq", derived=True)
-    for given in (done, msvq.load(tmp_path / "net.msvq"), read_container(tmp_path / "net.msvq")):
+    loaded = msvq.load(tmp_path / "net.msvq")
+    assert isinstance(loaded, Network)
+    copies = [dataclasses.replace(loaded), IntegerNetwork.of(loaded), done.network]
+    for given in (done, loaded, read_container(tmp_path / "net.msvq"), *copies):
         with pytest.raises(ValueError, match=rf"a {type(given).__name__} has other weights .* names: {names};"):
             msvq.decompress(given)  # type: ignore[arg-type]
 

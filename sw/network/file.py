@@ -133,7 +133,7 @@ def write_network(path: str | os.PathLike[str], network: Network, *, metadata: M
 
 
 def network_of(container: Container) -> Network:
-    """The network of a container.
+    """The network of a container, with what else its metadata say as ``about``.
 
     Raises
     ------
@@ -141,6 +141,7 @@ def network_of(container: Container) -> Network:
         It holds layers, but no operations, or some that cannot run on them.
     """
     metadata = container.metadata
+    own = ("steps", "operations", "constants", "input_scale", "outputs")
     steps = "steps" in metadata
     if not steps and "operations" not in metadata:
         raise NetworkError(
@@ -155,6 +156,7 @@ def network_of(container: Container) -> Network:
         check_scale(metadata["input_scale"]),
         decode_constants(metadata.get("constants", {})),
         decode_outputs(metadata["outputs"]) if "outputs" in metadata else (),
+        {name: value for name, value in metadata.items() if name not in own},
     )
 
 

@@ -243,6 +243,9 @@ class Network:
         Arrays that operations name.
     outputs
         What the network gives; by default the result of the last operation.
+    about
+        What its file says of it, such as classes, and layers with other weights than the float network's: no part of
+        the function, and not what :func:`sw.network.write_network` writes.
 
     Raises
     ------
@@ -255,6 +258,7 @@ class Network:
     input_scale: float
     constants: Mapping[str, Array] = field(default_factory=dict)
     outputs: tuple[Output, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "operations", tuple(self.operations))

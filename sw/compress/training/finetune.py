@@ -132,6 +132,11 @@ class Finetuned:
     images: Given
     about: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        # Whoever takes the network alone, such as :func:`msvq.decompress`, is told the same.
+        if self.network is not None:
+            object.__setattr__(self, "network", dataclasses.replace(self.network, about=self.about))
+
     def write(self, path: str | os.PathLike[str], *, force: bool = False) -> dict[str, Any] | None:
         """Write the container: the network's operations are in it if it has an integer form.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from functools import cached_property
 from typing import Any, TypeVar, overload
@@ -62,7 +63,8 @@ class IntegerNetwork(Network):
     @classmethod
     def of(cls, network: Network) -> IntegerNetwork:
         """The same network."""
-        return cls(network.layers, network.operations, network.input_scale, network.constants, network.outputs)
+        given = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
+        return cls(**given)
 
     @overload
     def quantise(self, images: Tensor) -> Tensor: ...

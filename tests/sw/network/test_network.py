@@ -74,6 +74,22 @@ def test_several_outputs(tmp_path: Path) -> None:
     assert list(read_container(tmp_path / "c").metadata) == ["operations", "input_scale"]
 
 
+def test_what_a_file_says_stays_with_copies_and_is_no_part_of_the_network(tmp_path: Path) -> None:
+    given = dataclasses.replace(network(), operations=(Input(), *network().operations[1:]))
+    about = {"classes": ["cat", "dog"], "derived": ["x"]}
+    write_network(tmp_path / "said", given, metadata=about)
+    again = read_network(tmp_path / "said")
+    for found in (again, again.with_image((3, 4, 5)), dataclasses.replace(again), IntegerNetwork.of(again)):
+        assert found.about == about
+    assert "cat" not in repr(again)
+    # Only who writes it says it.
+    write_network(tmp_path / "given", given)
+    write_network(tmp_path / "again", again)
+    assert (tmp_path / "given").read_bytes() == (tmp_path / "again").read_bytes()
+    assert not given.about
+    assert not read_network(tmp_path / "again").about
+
+
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [
