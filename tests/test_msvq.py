@@ -20,6 +20,7 @@ from torch.nn.utils import prune
 import msvq
 from msvq import example
 from msvq.__main__ import COMMANDS, main
+from sw.compress.training.checking import check_network_form
 from sw.compress.training.integer import IntegerNetwork
 from sw.format import ContainerError, read_container
 from sw.network import Network, read_network
@@ -126,7 +127,12 @@ def test_a_rule_for_no_layer_is_refused(call: Any) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             call(network(), recipe, progress=False)
-    call(network(), [("0*", RULE[1]), ("4_call2", RULE[1]), ("*", RULE[1])], progress=False)
+    # Nothing is called again.
+    for pattern in ("4_call2", "*_call2", "4_call2_3", "*_call*", "_call2"):
+        message = re.escape(f"rule {pattern!r} must match a layer; layers are 0, 4")
+        with pytest.raises(ValueError, match=message):
+            call(network(), [RULE, (pattern, RULE[1]), ("*", RULE[1])], progress=False)
+    call(network(), [("0*", RULE[1]), ("*", RULE[1])], progress=False)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch compiles with what it deprecates
@@ -307,13 +313,29 @@ class Functional(nn.Module):
 
 def test_a_rule_may_name_what_functions_multiply_by_and_later_calls() -> None:
     names = ["first", "second", "again", "again_call2", "again_call2_2"]
-    rules = [(name, msvq.Recipe("int8")) for name in [*names, "again_call*", "again_call2_*"]]
+    rules = [(name, msvq.Recipe("int8")) for name in [*names, "again_c*", "*_call2", "again_call*", "again_call2_*"]]
     done = msvq.calibrate(Functional(), IMAGES, dict(rules).items(), progress=False)  # type: ignore[arg-type]
     assert [layer.name for layer in done.layers] == names
-    with pytest.raises(
-        ValueError, match="rule 'layer' must match a layer; layers are again, first, second, again_call2"
-    ):
+    with pytest.raises(ValueError, match="rule 'layer' must match a layer; layers are first, second, again, again_c"):
         msvq.calibrate(Functional(), IMAGES, [*rules, ("layer", msvq.Recipe("int8"))], progress=False)
+
+
+def test_a_rule_for_a_call_that_there_is_not_is_refused_before_any_work() -> None:
+    for pattern in ("again_call2_3", "second_call*", "first_call2"):
+        rules = [(pattern, msvq.Recipe("int8"))]
+        wanted = f"rule {re.escape(repr(pattern))} must match a layer; layers are first, second, again, again_call2, "
+        with pytest.raises(ValueError, match=wanted):
+            check_network_form(Functional(), rules, IMAGES)
+
+
+def test_a_module_may_be_called_as_a_later_call_is() -> None:
+    """It is no call of another one, and there need be none."""
+    model = nn.Sequential()
+    for name, part in {"a_call2": nn.Conv2d(1, 8, 3), "relu": nn.ReLU(), "b": nn.Conv2d(8, 8, 3)}.items():
+        model.add_module(name, part)
+    rules = [("a_call2", RULE[1]), ("b", msvq.Recipe("int8"))]
+    for done in (msvq.compress(model, rules, progress=False), msvq.calibrate(model, IMAGES, rules, progress=False)):
+        assert [layer.method for layer in done.layers] == ["vq", "int8"]
 
 
 class Reshaped(nn.Module):

@@ -291,7 +291,11 @@ def check_keep(keep: Sequence[str], sources: Sequence[LayerSource]) -> None:
 
 
 def check_rules(
-    rules: Sequence[tuple[str, Recipe]], sources: Sequence[LayerSource], modules: Iterable[str] = ()
+    rules: Sequence[tuple[str, Recipe]],
+    sources: Sequence[LayerSource],
+    modules: Iterable[str] = (),
+    *,
+    calls: bool = False,
 ) -> None:
     """Refuse a rule for no layer, such as a misspelt one: what it was meant for would stay at 8 bit without a word.
 
@@ -303,6 +307,9 @@ def check_rules(
         The network's layers.
     modules
         Names that may become layers, too (:func:`sw.compress.network.layer_names`).
+    calls
+        Any of them may be called again, which only a graph of the network tells: the second call of a layer ``c`` is a
+        layer ``c_call2`` of its own, the third ``c_call2_2``.
 
     Raises
     ------
@@ -311,10 +318,12 @@ def check_rules(
     """
     names = [source.name for source in sources]
     known = [*names, *modules]
+    plain = [_COMPILED.sub("", name) for name in known]
+    again = [name + call for name in plain for call in ("_call2", "_call2_2")] if calls else []
     for pattern, _ in rules:
-        # The second call of a layer is a layer of its own, c_call2, and the third c_call2_2.
-        called = re.sub(r"_call(\*|2(_(\d+|\*))?)$", "", pattern)
-        if not any(named(name, called) for name in known):
+        # Of the fourth call on they differ by a number.
+        third = re.sub(r"_call2_\d+$", "_call2_2", pattern)
+        if not any(named(name, pattern) for name in known) and not any(named(name, third) for name in again):
             raise CompressError(f"rule {pattern!r} must match a layer; layers are {', '.join(names)[:200]}")
 
 

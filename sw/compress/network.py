@@ -276,7 +276,10 @@ def layer_names(module: torch.nn.Module) -> list[str]:
 def check_network_rules(
     module: torch.nn.Module, rules: Sequence[tuple[str, Recipe]], others: Iterable[str] = ()
 ) -> None:
-    """Refuse a rule for no layer of a network: :func:`sw.compress.methods.check_rules`.
+    """Refuse a rule for no layer of a network, as far as its modules tell: :func:`sw.compress.methods.check_rules`.
+
+    Whether a layer is called again, only the network's graph does: :func:`sw.compress.training.modules.convert` of it
+    refuses the rest.
 
     Parameters
     ----------
@@ -292,7 +295,7 @@ def check_network_rules(
     CompressError
         It names the pattern, and the layers.
     """
-    check_rules(rules, module_sources(module, geometry=False), [*layer_names(module), *others])
+    check_rules(rules, module_sources(module, geometry=False), [*layer_names(module), *others], calls=True)
 
 
 def copy_network(network: torch.nn.Module) -> torch.nn.Module:

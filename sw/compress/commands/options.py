@@ -93,7 +93,7 @@ def rules_of(
     if options.rules:
         refuse_bits(options, "--rules")
         rules = read_rules(options.rules)
-        check_rules(rules, sources, modules)
+        check_rules(rules, sources, modules, calls=True)
         return rules
     k, d, n, m = DEFAULTS.get(options.method, (1, 1, 0, 0))
     if options.nm is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from sw.compress.frontend import FrontEndError, Refusal, unwrapped
 from sw.compress.frontend.inputs import Given, no_images
-from sw.compress.methods import CompressError, LayerSource, Recipe, misfit, recipe_for
+from sw.compress.methods import CompressError, LayerSource, Recipe, check_rules, misfit, recipe_for
 from sw.compress.network import module_sources
 from sw.compress.training.graph import integer_graph
 from sw.compress.training.modules import fold_parametrisations
@@ -58,7 +58,7 @@ def check_network_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], im
     Raises
     ------
     CompressError
-        The network has no layer, or a layer's weight cannot be compressed.
+        The network has no layer, a rule is for none, or a layer's weight cannot be compressed.
     """
     model = unwrapped(model)
     fold_parametrisations(model)
@@ -107,6 +107,8 @@ def check_integer_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], im
     ------
     FrontEndError
         All that is refused.
+    CompressError
+        A rule is for no layer of the network's graph.
     """
     if (refusal := no_images(images)) is not None:
         raise FrontEndError([refusal])
@@ -123,6 +125,8 @@ def _graph(
         graph = integer_graph(model, images)
     except FrontEndError as error:
         return None, error.refusals
+    # As :func:`sw.compress.training.modules.convert` of this graph, which comes behind work.
+    check_rules(rules, module_sources(graph), [source.name for source in module_sources(model, geometry=False)])
     return graph, without_integer_form(graph, rules, images)
 
 
