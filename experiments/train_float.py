@@ -54,7 +54,7 @@ SPARSE["dinov2-s"] = dataclasses.replace(CONFIGS["dinov2-s"], epochs=5, lr=2e-4)
 #: its sparse training from.
 HELD_OUT_OF = ("resnet18", "resnet20", "vit", "resnet18-64", "mobilenetv2-64", "dinov2-s")
 
-#: Layers that stay dense: the first and the last.
+#: Of the layers that become sparse, in one network or another: all but the first and the last.
 PATTERNS = ("layer*", "blocks*", "features.*.layers.*")
 
 
@@ -79,6 +79,8 @@ def _run(options: argparse.Namespace) -> int:
 
     from experiments.models import build, save_weights
     from experiments.protocol import held_out
+    from sw.compress.methods import named
+    from sw.compress.network import module_sources
     from sw.compress.training.loop import accuracy, check_network, fit
     from sw.compress.training.sparse import finish_sparse, start_sparse
 
@@ -96,7 +98,9 @@ def _run(options: argparse.Namespace) -> int:
         config = dataclasses.replace(config, epochs=options.epochs, warmup=min(config.warmup, options.epochs / 4))
     model = build(options.model, options.start, seed=options.seed)
     check_network(model.to(options.device), (train, test), options.device)
-    sparse_layers = start_sparse(model, PATTERNS, *nm, options.sparse) if options.sparse else []
+    names = [source.name for source in module_sources(model, geometry=False)]
+    patterns = [pattern for pattern in PATTERNS if any(named(name, pattern) for name in names)]
+    sparse_layers = start_sparse(model, patterns, *nm, options.sparse) if options.sparse else []
     if options.device.startswith("cuda"):
         model.to(memory_format=torch.channels_last)
     begin = time.perf_counter()

@@ -7,14 +7,13 @@ from the trained weights are the ones that were trained.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sw.compress.methods import CompressError
+from sw.compress.methods import CompressError, named
 from sw.compress.network import own_class
 from sw.compress.pruning import check_nm
 from sw.compress.training.settings import SCHEMES
@@ -122,12 +121,17 @@ def start_sparse(
     Raises
     ------
     CompressError
-        No layer is sparse.
+        No layer is sparse, or a pattern matches none.
     """
     check_nm(n, m, m)
+    found = dict(model.named_modules())
+    layers = {name: each for name, each in found.items() if isinstance(each, nn.Conv1d | nn.Conv2d | nn.Linear)}
+    for pattern in patterns:
+        if not any(named(name, pattern) for name in layers):
+            raise CompressError(f"patterns must match a layer, not {pattern!r}; layers are {', '.join(layers)[:200]}")
     names = []
-    for name, layer in model.named_modules():
-        if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or not any(fnmatchcase(name, p) for p in patterns):
+    for name, layer in layers.items():
+        if not any(named(name, pattern) for pattern in patterns):
             continue
         groups = 1 if isinstance(layer, nn.Linear) else layer.groups
         if layer.weight.shape[0] // groups % m or (groups > 1 and layer.weight.shape[1] == 1):

@@ -74,6 +74,10 @@ def test_state_dict_round_trip(scheme: str) -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(CompressError, match=r"patterns must match a layer that 4:16 fits, not \['4'\]"):
         start_sparse(network(), ["4"], 4, 16)
+    model = network()
+    with pytest.raises(CompressError, match=r"patterns must match a layer, not '3\*'; layers are 0, 2, "):
+        start_sparse(model, ["2", "3*"], 4, 16)
+    assert not finish_sparse(model)
     with pytest.raises(CompressError, match="scheme must be one of sr-ste, asp, not 'dense'"):
         start_sparse(network(), ["2"], 4, 16, "dense")
     with pytest.raises(PruningError, match=r"n must be in 1..m = 1..16, not 17"):
