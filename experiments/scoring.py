@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.common import machine
@@ -153,6 +153,16 @@ def _read_containers(paths: Sequence[Path], name: str, network: Network) -> dict
     return found
 
 
+def _check_classes(containers: Mapping[str, IntegerNetwork], name: str, teacher: nn.Module, device: str) -> None:
+    """Refuse a container whose result, for one image, has another shape than the float network's."""
+    image = torch.zeros(1, 3, SIDE, SIDE, device=device)
+    wanted = [list(teacher(image).shape[1:])]
+    for file, container in containers.items():
+        found = [list(each.shape[1:]) for each in integer_results(container, image)]
+        if found != wanted:
+            raise CompressError(f"results of {file!r} must be {wanted} as {name}'s are, not {found}")
+
+
 @torch.no_grad()
 def run(options: argparse.Namespace) -> int:
     """The command, with its options. Returns 0.
@@ -160,8 +170,8 @@ def run(options: argparse.Namespace) -> int:
     Raises
     ------
     CompressError
-        An option is missing; two containers have one name, or one is another network's; or the weights, the images or
-        their classes are not as they must be.
+        An option is missing; two containers have one name, or one is another network's or of other classes; or the
+        weights, the images or their classes are not as they must be.
     sw.format.ContainerError
         A container is damaged.
     """
@@ -172,7 +182,9 @@ def run(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     network = NETWORKS[options.network]
     containers = _read_containers(options.container, options.network, network)
-    content = (_agreement if options.pictures else _accuracy)(options, network, containers)
+    teacher = network.build(options.weights).to(options.device).eval()
+    _check_classes(containers, options.network, teacher, options.device)
+    content = (_agreement if options.pictures else _accuracy)(options, network, teacher, containers)
     if options.json:
         content = {"network": options.network, "data": options.name, **content, "machine": machine(options.device)}
         write_text(options.json, json_text(content))
@@ -180,13 +192,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _accuracy(
-    options: argparse.Namespace, network: Network, containers: Mapping[str, IntegerNetwork]
+    options: argparse.Namespace, network: Network, teacher: nn.Module, containers: Mapping[str, IntegerNetwork]
 ) -> dict[str, Any]:
     """What a report has of labelled images."""
     device = options.device
     classes = read_classes(options.classes) if options.classes else ()
     data = load_data(options.data, "test", size=SIDE, classes=classes, preprocessing=network.preprocessing)
-    teacher = network.build(options.weights).to(device).eval()
     right: dict[str, list[Tensor]] = {name: [] for name in ("float", *containers)}
     with progress_bar() as bar:
         task = bar.add_task("images", total=len(data))
@@ -205,11 +216,10 @@ def _accuracy(
 
 
 def _agreement(
-    options: argparse.Namespace, network: Network, containers: Mapping[str, IntegerNetwork]
+    options: argparse.Namespace, network: Network, teacher: nn.Module, containers: Mapping[str, IntegerNetwork]
 ) -> dict[str, Any]:
     """What a report has of pictures without labels."""
     device = options.device
-    teacher = network.build(options.weights).to(device).eval()
     logits: dict[str, list[Tensor]] = {name: [] for name in ("float", *containers)}
     rows: list[dict[str, Any]] = []
     fresh = _fresh(options.pictures, options.unlike)

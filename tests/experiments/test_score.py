@@ -115,6 +115,12 @@ def test_command(
     msvq.calibrate(model, torch.randn(2, 3, 32, 32), Recipe("int8"), progress=False).write(small)
     message = f"{str(small)!r} must take images of 3 x 224 x 224 as mobilenetv2 does, not of 3 x 32 x 32"
     assert message in refused(score.main, [command[0], str(small), *command[2:]])
+    wide = tmp_path / "wide.msvq"
+    model = nn.Sequential(nn.Conv2d(3, 9, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    msvq.calibrate(model, torch.randn(2, 3, 224, 224), Recipe("int8"), progress=False).write(wide)
+    message = "results of 'wide.msvq' must be [[8]] as mobilenetv2's are, not [[9]]"
+    for images in (command[2:], ["--pictures", str(data), "--device", "cpu"]):
+        assert message in refused(score.main, [*command[:2], str(wide), *images])
     names.write_text("class0\nclass1\n")
     assert "class2" in refused(score.main, command)
     assert "none.msvq" in refused(score.main, [command[0], str(tmp_path / "none.msvq"), *command[2:]])
