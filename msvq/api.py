@@ -77,7 +77,8 @@ def compress(
     ----------
     network
         A module, which is not changed, or its state dict. Layers of a module have the names of the network itself,
-        without what ``torch.compile`` or ``DataParallel`` put around it; those of a state dict are as its keys say.
+        without what ``torch.compile`` or ``DataParallel`` put around it; those of a state dict are as its keys say. A
+        state dict does not tell embeddings from linear layers: what is called an embedding is named in a warning.
     recipe
         For all layers, or a rule for each (:func:`sw.compress.methods.recipe_for`).
     threads, device, progress
@@ -86,7 +87,7 @@ def compress(
     Raises
     ------
     CompressError
-        A weight or a recipe cannot be used.
+        A weight or a recipe cannot be used; or a state dict has what a weight is computed from in its place.
     """
     from sw.compress.methods import check_rules
     from sw.compress.network import compress_network, module_sources, state_dict_sources

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,9 @@ __all__ = [
 
 # Weights whose errors are computed at a time.
 _PART = 1 << 22
+
+# Of the last part of a module's name.
+_EMBEDDINGS = frozenset({"wte", "wpe", "emb", "embed", "embeds", "embedding", "embeddings"})
 
 
 @dataclass(frozen=True)
@@ -329,28 +333,32 @@ def tied_layers(module: torch.nn.Module) -> dict[str, str]:
 
 
 def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
-    """The layers of a state dict: float tensors named ``*weight``; four axes are a convolution, two a linear layer.
+    """The layers of a state dict: float tensors named ``*weight``; two axes are a linear layer, more a convolution.
 
-    Their names go without ``.weight`` or, as an attention's ``in_proj_weight``, ``_weight``.
+    Their names go without ``.weight`` or, as an attention's ``in_proj_weight``, ``_weight``. Three axes are a
+    convolution of one row, as in :func:`module_sources`.
 
     A state dict has no geometry: stride and dilation are taken as 1, padding as 0. A convolution with one input channel
     and a kernel of more than one weight is taken as depthwise, but for the first convolution of a network that reads
-    grey images: one where none reads three channels.
+    grey images: one where none reads three channels. Nor does it say what is an embedding, which is taken for a linear
+    layer; one that is called so is named in a warning.
 
     Raises
     ------
     CompressError
-        A weight is NaN or infinite, quantised or complex, or a tensor that is not dense.
+        A weight is NaN or infinite, quantised or complex, a tensor that is not dense, or computed from others, as of
+        weight norm.
     """
     sources = []
     shapes = [tuple(tensor.shape) for tensor in tensors.values() if isinstance(tensor, torch.Tensor | np.ndarray)]
     grey, first = not any(len(shape) == 4 and shape[1] == 3 for shape in shapes), True
+    _check_computed(tensors)
     for key, tensor in tensors.items():
         if not isinstance(key, str) or not key.endswith("weight"):
             continue
-        if not isinstance(tensor, torch.Tensor | np.ndarray) or tensor.ndim not in (2, 4):
+        if not isinstance(tensor, torch.Tensor | np.ndarray) or tensor.ndim not in (2, 3, 4):
             continue
-        name = re.sub("[._]?weight$", "", key) or key
+        name = _layer_of(key)
         if not (tensor.dtype.kind == "f" if isinstance(tensor, np.ndarray) else tensor.is_floating_point()):
             kind = str(tensor.dtype).removeprefix("torch.")
             if kind.startswith(("int8", "uint8", "qint", "quint", "complex")) or key.endswith("qweight"):
@@ -361,11 +369,52 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
         if array.ndim == 2:
             sources.append(LayerSource(name=name, kind="linear", weight=array[:, :, None, None]))
         else:
+            array = array if array.ndim == 4 else array[:, :, None]
             depthwise = array.shape[1] == 1 and math.prod(array.shape[2:]) > 1 and not (grey and first)
             first = False
             groups = array.shape[0] if depthwise else 1
             sources.append(LayerSource(name=name, kind="conv", weight=array, groups=groups))
+    _warn_of_embeddings(tensors, sources)
     return sources
+
+
+def _check_computed(tensors: Mapping[str, Any]) -> None:
+    """Refuse weights that the network computes from other tensors: left out, they would be missing without a word."""
+    # As the last parts of keys: what PyTorch's weight norm, spectral norm and pruning keep.
+    for kept, beside in (("v", "g"), ("orig", "u"), ("orig", "mask")):
+        for key in tensors:
+            name = key.removesuffix(f"weight_{kept}") if isinstance(key, str) else key
+            if name != key and f"{name}weight_{beside}" in tensors and f"{name}weight" not in tensors:
+                raise _computed(f"{name}weight", f"weight_{kept} and weight_{beside}")
+    for key in tensors:
+        found = re.fullmatch(r"(.*?)parametrizations\.(\w*weight)\.original\d*", key) if isinstance(key, str) else None
+        if found is not None:
+            raise _computed(found[1] + found[2], key.removeprefix(found[1]))
+
+
+def _computed(key: str, given: str) -> CompressError:
+    advice = "give the network itself, not its state dict"
+    return CompressError(f"layer {_layer_of(key)!r}: weight must be there, not be computed from {given}: {advice}")
+
+
+def _warn_of_embeddings(tensors: Mapping[str, Any], sources: Sequence[LayerSource]) -> None:
+    """Name the layers that are called as embeddings are. These have no bias."""
+    found = []
+    for source in sources:
+        words = source.name.rpartition(".")[2].lower().split("_")
+        if source.kind == "linear" and f"{source.name}.bias" not in tensors and not _EMBEDDINGS.isdisjoint(words):
+            found.append(repr(source.name))
+    if found:
+        warnings.warn(
+            f"{', '.join(found)[:200]} {'is' if len(found) == 1 else 'are'} taken for linear layers: a state dict does"
+            " not say what is an embedding; give the network itself, and embeddings are left as they are",
+            stacklevel=3,
+        )
+
+
+def _layer_of(key: str) -> str:
+    """The name of the layer to which a weight of this key belongs."""
+    return re.sub("[._]?weight$", "", key) or key
 
 
 def _array(name: str, tensor: torch.Tensor | NDArray[Any]) -> NDArray[np.float32]:

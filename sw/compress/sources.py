@@ -239,5 +239,5 @@ def checkpoint_sources(path: str | Path) -> list[LayerSource]:
         tensors = {key.removeprefix("model."): tensor for key, tensor in tensors.items()}
     sources = state_dict_sources(tensors)
     if not sources:
-        raise CompressError(f"checkpoint {str(path)!r} must hold a weight with two or four axes: {key_list(tensors)}")
+        raise CompressError(f"checkpoint {str(path)!r} must hold a weight with two to four axes: {key_list(tensors)}")
     return sources

@@ -103,9 +103,9 @@ def test_a_tied_weight_is_stored_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"lr": 0.1, "epoch": 3}, "must hold a weight with two or four axes: it has lr, epoch"),
+        ({"lr": 0.1, "epoch": 3}, "must hold a weight with two to four axes: it has lr, epoch"),
         ([1], "must hold a state dict, not list"),
-        ({"a.bias": torch.ones(3)}, "must hold a weight with two or four axes: it has a.bias"),
+        ({"a.bias": torch.ones(3)}, "must hold a weight with two to four axes: it has a.bias"),
     ],
 )
 def test_refusals_list_the_keys(content: Any, message: str, tmp_path: Path) -> None:

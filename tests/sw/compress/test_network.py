@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import copy
+import warnings
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import prune
 
 from sw.compress.methods import CompressError, LayerSource, Recipe
 from sw.compress.network import compress_network, module_sources, state_dict_sources, total_row
@@ -79,6 +83,61 @@ def test_the_projection_of_an_attention_in_a_state_dict() -> None:
     attention.last_ = torch.nn.Linear(8, 4)
     names = [source.name for source in state_dict_sources(attention.state_dict())]
     assert names == ["self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2", "last_"]
+
+
+@pytest.mark.parametrize(
+    ("change", "given"),
+    [
+        (torch.nn.utils.weight_norm, "weight_v and weight_g"),
+        (torch.nn.utils.parametrizations.weight_norm, r"parametrizations\.weight\.original0"),
+        (torch.nn.utils.parametrizations.orthogonal, r"parametrizations\.weight\.original"),
+        (torch.nn.utils.spectral_norm, "weight_orig and weight_u"),
+        (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "weight_orig and weight_mask"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_computed_weight_is_not_left_out(change: Any, given: str) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv1d(8, 8, 3))
+    for name in "01":
+        model = copy.deepcopy(network)
+        change(model[int(name)])
+        assert model.state_dict().keys() != network.state_dict().keys()
+        message = f"layer '{name}': weight must be there, not be computed from {given}: give the network itself, not"
+        with pytest.raises(CompressError, match=message):
+            state_dict_sources(model.state_dict())
+        assert [source.name for source in module_sources(model)] == ["0", "1"]
+    # What a network keeps beside its weight is its own.
+    tensors = small_network().state_dict()
+    kept = {"point.weight_v": tensors["point.weight"], "point.weight_orig": tensors["point.weight"]}
+    assert len(state_dict_sources(tensors | kept | {"point.weight_g": tensors["point.weight"]})) == 4
+
+
+def test_what_is_called_an_embedding_is_named() -> None:
+    network = torch.nn.ModuleDict(
+        {
+            "embed_tokens": torch.nn.Embedding(9, 4),
+            "embed": torch.nn.Linear(4, 4),
+            "member": torch.nn.Linear(4, 4, bias=False),
+            "wpe": torch.nn.Embedding(5, 4),
+        }
+    )
+    with pytest.warns(
+        UserWarning, match="^'embed_tokens', 'wpe' are taken for linear layers: a state dict does not say"
+    ):
+        assert len(state_dict_sources(network.state_dict())) == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [source.name for source in module_sources(network)] == ["embed", "member"]
+        state_dict_sources(small_network().state_dict())
+
+
+def test_a_convolution_of_one_axis_in_a_state_dict_is_not_left_out() -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv1d(1, 8, 5), torch.nn.Conv1d(8, 8, 3, groups=8), torch.nn.Conv1d(8, 4, 1)
+    )
+    for own, other in zip(module_sources(network), state_dict_sources(network.state_dict()), strict=True):
+        assert (own.name, own.kind, own.shape, own.groups) == (other.name, other.kind, other.shape, other.groups)
+        np.testing.assert_array_equal(own.weight, other.weight)
 
 
 def test_nan_in_a_network_names_the_layer() -> None:

@@ -80,8 +80,8 @@ def test_refuses_what_is_no_checkpoint(tmp_path: Path, name: str, content: bytes
     ("content", "message"),
     [
         ([1, 2], "must hold a state dict, not list"),
-        ({"bias": torch.ones(4)}, "must hold a weight with two or four axes: it has "),
-        ({3: torch.ones(4, 4)}, "must hold a weight with two or four axes: it has "),
+        ({"bias": torch.ones(4)}, "must hold a weight with two to four axes: it has "),
+        ({3: torch.ones(4, 4)}, "must hold a weight with two to four axes: it has "),
         (
             {"c.weight": torch.eye(4).to_sparse()},
             r"layer 'c': weight must be a dense tensor \(torch.strided\), not torch.sparse_coo",
