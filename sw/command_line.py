@@ -27,7 +27,10 @@ __all__ = [
 ]
 
 #: Options of commands that are files which they read.
-INPUTS = ("network", "weights", "checkpoint", "module", "data", "rules", "candidates", "container", "program", "inputs")
+INPUTS = (
+    *("network", "model", "weights", "checkpoint", "module", "data", "classes", "rules", "candidates", "container"),
+    *("program", "inputs"),
+)
 
 #: The instance where none is named.
 DEFAULT_PRESET = "ews-cms-16"
@@ -58,7 +61,7 @@ def check_folders(*paths: str | None) -> None:
             raise FileNotFoundError(f"cannot write {path!r}: the folder {str(folder)!r} does not exist")
 
 
-def check_outputs(options: argparse.Namespace, *names: str) -> None:
+def check_outputs(options: argparse.Namespace, *names: str, kept: Sequence[Path] = ()) -> None:
     """Check files to write, before long work: their folders (:func:`check_folders`), and that they replace no input.
 
     Parameters
@@ -67,13 +70,15 @@ def check_outputs(options: argparse.Namespace, *names: str) -> None:
         Of the command. Its inputs are those of :data:`INPUTS`, of a network ``NAME:CLASS`` its module's file.
     names
         Options of files to write; those that are None are not written.
+    kept
+        Files that the command reads and writes itself, such as checkpoints.
 
     Raises
     ------
     FileNotFoundError
         A folder does not exist.
     FileExistsError
-        A file to write is an input, or another one to write.
+        A file to write or one that is kept is an input, or a file to write is another one of these.
     """
     outputs = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
     check_folders(*outputs.values())
@@ -84,9 +89,14 @@ def check_outputs(options: argparse.Namespace, *names: str) -> None:
     inputs += [f"{each.partition(':')[0].replace('.', '/')}.py" for each in inputs if ":" in each]
     known = {os.path.realpath(each): each for each in inputs if os.path.isfile(each)}
     places = [os.path.realpath(path) for path in outputs.values()]
-    for path, place in zip(outputs.values(), places, strict=True):
+    own = {os.path.realpath(each): str(each) for each in kept}
+    written = dict(zip(outputs.values(), places, strict=True))
+    for path, place in (written | {path: place for place, path in own.items()}).items():
         if place in known:
             raise FileExistsError(f"cannot write {path!r}: it would replace {known[place]!r}, which the command reads")
+    for path, place in written.items():
+        if place in own:
+            raise FileExistsError(f"cannot write {path!r}: it is a file of the command's own, {own[place]!r}")
     if len(set(places)) < len(places):
         *flags, last = ("-o" if name == "output" else f"--{name}" for name in names)
         given = ", ".join(map(repr, outputs.values()))

@@ -49,6 +49,8 @@ def test_faults_of_the_program_can_be_looked_into(monkeypatch) -> None:
         ({"json": "b.npy", "inputs": ["a.npy", "b.npy"]}, "cannot write 'b.npy': it would replace 'b.npy'"),
         ({"output": "net.py", "network": "net:Net"}, r"cannot write 'net.py': it would replace 'net.py'"),
         ({"output": "new", "json": "./new"}, r"-o and --json must name different files, not 'new', './new'"),
+        ({"json": "old", "classes": "old"}, "cannot write 'old': it would replace 'old'"),
+        ({"output": "net.py", "model": "net:Net"}, r"cannot write 'net.py': it would replace 'net.py'"),
         ({"output": "none/new"}, "cannot write 'none/new': the folder 'none' does not exist"),
         ({"output": "old", "json": "new", "weights": "net.pt", "rate": 0.1, "method": "vq"}, None),
         # What is no file that the command reads may be called as one is.

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from sw.command_line import Parser, check_outputs, run_command
+from sw.command_line import Parser, run_command
 from sw.compress.commands.options import (
     NETWORK,
     add_data_options,
     add_recipe_options,
     check_counts,
+    check_written,
     load_split,
     rules_of,
 )
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_outputs(options, "output", "json")
+    check_written(options, "output", "json")
     check_counts(options, "images")
 
     import torch

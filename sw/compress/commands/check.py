@@ -10,12 +10,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from hw.config import AcceleratorConfig
-from sw.command_line import Parser, check_outputs, run_command
+from sw.command_line import Parser, run_command
 from sw.compress.commands.options import (
     NETWORK,
     add_data_options,
     add_recipe_options,
     check_counts,
+    check_written,
     load_split,
     rules_of,
 )
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_outputs(options, "json")
+    check_written(options, "json")
 
     from sw.compress.network import layer_names, module_sources
     from sw.compress.sources import load_model

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from sw.command_line import Parser, check_outputs, run_command
-from sw.compress.commands.options import add_data_options, check_counts, image_size
+from sw.command_line import Parser, run_command
+from sw.compress.commands.options import add_data_options, check_counts, check_written, image_size
 from sw.compress.methods import CompressError
 from sw.compress.training.settings import SPLITS
 from sw.format.output import staged
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_outputs(options, "json")
+    check_written(options, "json")
     check_counts(options, "images")
 
     from sw.compress.kmeans_gpu import device_kind

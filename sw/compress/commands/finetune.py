@@ -15,12 +15,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, get_type_hints
 
-from sw.command_line import DefaultsFormatter, Parser, check_outputs, run_command
+from sw.command_line import DefaultsFormatter, Parser, run_command
 from sw.compress.commands.options import (
     NETWORK,
     add_data_options,
     add_recipe_options,
     check_counts,
+    check_written,
     load_split,
     rules_of,
 )
@@ -138,7 +139,7 @@ def _job(options: argparse.Namespace, model: nn.Module, images: int, first: bool
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_outputs(options, "output", "json", "rest")
+    check_written(options, "output", "json", "rest")
 
     import torch
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sw.command_line import check_outputs
 from sw.compress.methods import RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, check_keep, check_rules
 from sw.compress.pruning import parse_nm
-from sw.compress.training.settings import INTERPOLATIONS
+from sw.compress.training.settings import CHECKPOINTS, FOLDERS, IMAGE_SUFFIXES, INTERPOLATIONS, JOB
 
 if TYPE_CHECKING:
     from torch import nn
 
     from sw.compress.training.data import ImageData
 
-__all__ = ["DEFAULTS", "NETWORK", "add_data_options", "add_recipe_options", "load_split", "rules_of"]
+__all__ = ["DEFAULTS", "NETWORK", "add_data_options", "add_recipe_options", "check_written", "load_split", "rules_of"]
 
 #: What a network can be given as (:func:`sw.compress.sources.load_model`).
 NETWORK = "package.module:callable, timm:NAME, torchvision:NAME, efficientnet-lite0, or a .pt2 or .onnx file"
@@ -143,6 +146,25 @@ def add_data_options(parser: Any) -> None:
         metavar="SHARE",
         help="of the shorter side that is left of images of a directory; by default the network's, or 224/256",
     )
+
+
+def check_written(options: argparse.Namespace, *names: str) -> None:
+    """:func:`sw.command_line.check_outputs`, and that none of the outputs replaces an image of ``--data``'s folders, or
+    a file of ``--work``.
+
+    Raises
+    ------
+    OSError
+        As there; the message names both.
+    """
+    work, data = (getattr(options, name, None) for name in ("work", "data"))
+    check_outputs(options, *names, kept=[Path(work, name) for name in (JOB, *CHECKPOINTS.values())] if work else [])
+    parts = [Path(data, name) for names in FOLDERS.values() for name in names] if data else []
+    folders = {os.path.realpath(each) for part in parts if part.is_dir() for each in part.iterdir() if each.is_dir()}
+    for path in filter(None, (getattr(options, name) for name in names)):
+        there = os.path.isfile(path) and os.path.realpath(Path(path).parent) in folders
+        if there and Path(path).suffix.lower() in IMAGE_SUFFIXES:
+            raise FileExistsError(f"cannot write {path!r}: it would replace an image of --data {data!r}")
 
 
 def check_counts(options: argparse.Namespace, *names: str) -> None:

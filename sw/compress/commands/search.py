@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from sw.command_line import Parser, check_outputs, run_command
-from sw.compress.commands.options import add_data_options, check_counts, load_split
+from sw.command_line import Parser, run_command
+from sw.compress.commands.options import add_data_options, check_counts, check_written, load_split
 from sw.compress.methods import CompressError, LayerSource, Recipe, check_keep
 from sw.format.output import staged
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_outputs(options, "output")
+    check_written(options, "output")
 
     import numpy as np
     import torch

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sw.compress.methods import CompressError
-from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, SPLITS
+from sw.compress.training.settings import FOLDERS, IMAGE_SUFFIXES, IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, SPLITS
 from sw.format.npz import read_npz
 from sw.format.picture import COLOURS, PictureError, read_picture
 
@@ -43,8 +43,6 @@ __all__ = [
 MAX_ARCHIVE, MAX_BATCH = 256 << 20, 64 << 20
 #: Of an image in a directory.
 MAX_IMAGE_PIXELS = 1 << 26
-
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def _is_text(value: object) -> bool:
@@ -459,13 +457,12 @@ def _cifar_archive(path: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[n
 
 
 def _folder(path: Path, split: str, size: int | tuple[int, int], classes: tuple[str, ...]) -> ImageData:
-    names = {"train": ("train",), "test": ("test", "val")}
     roots = {
-        each: next((path / name for name in folders if (path / name).is_dir()), None) for each, folders in names.items()
+        each: next((path / name for name in names if (path / name).is_dir()), None) for each, names in FOLDERS.items()
     }
     root = roots[split]
     if root is None:
-        raise CompressError(f"{str(path)!r} must hold a directory {' or '.join(names[split])}")
+        raise CompressError(f"{str(path)!r} must hold a directory {' or '.join(FOLDERS[split])}")
     if not classes:
         if roots["train"] is None:
             raise CompressError(
@@ -478,7 +475,7 @@ def _folder(path: Path, split: str, size: int | tuple[int, int], classes: tuple[
         if folder.name not in classes:
             whose = "the list of classes" if roots["train"] is root else "training"
             raise CompressError(f"{whose} must have the class {folder.name!r}, which {str(root)!r} has a folder of")
-        found = sorted(file for file in folder.iterdir() if file.suffix.lower() in _IMAGE_SUFFIXES)
+        found = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         paths += found
         labels += [classes.index(folder.name)] * len(found)
     return ImageData(paths, np.array(labels, np.int64), size, classes)

@@ -49,6 +49,7 @@ from sw.compress.training.integer import IntegerNetwork, integer_results, write_
 from sw.compress.training.layers import Decoded, compressed_layers
 from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit, images_of, training_images
 from sw.compress.training.prepare import about_weights, file_metadata, prepare, to_integers
+from sw.compress.training.settings import CHECKPOINTS, JOB
 from sw.compress.training.sparse import finish_sparse, start_sparse
 from sw.format.container import write_container
 from sw.format.layer import CompressedLayer
@@ -387,9 +388,9 @@ def finetune(
     works.progress = progress = progress and first
     count = len(works.train) if isinstance(works.train, ImageData) else works.train.per_epoch(job.config)
     if work is not None:
-        checkpoints = {stage: Path(work, f"{stage}.pt") for stage in checkpoints}
+        checkpoints = {stage: Path(work, name) for stage, name in CHECKPOINTS.items()}
         settings = job_settings(job) | {"images": count, "loss": _called(loss), "metric": _called(metric)}
-        _claim(Path(work, "job.json"), settings | _sums(model, train), first)
+        _claim(Path(work, JOB), settings | _sums(model, train), first)
     torch.set_num_threads(job.config.threads)
     report: dict[str, Any] = works.measure(model, "float")
     if job.sparse is not None:

@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from sw.compress.methods import CompressError
 
 __all__ = [
+    "CHECKPOINTS",
+    "FOLDERS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "IMAGE_SUFFIXES",
     "INTERPOLATIONS",
+    "JOB",
     "OPTIMISERS",
     "SCHEMES",
     "SPLITS",
@@ -34,6 +38,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 #: Names of the two parts of a data set.
 SPLITS = ("train", "test")
+
+#: Folders of a directory of images that have the parts of a data set, and endings of files that are images there.
+FOLDERS = {"train": ("train",), "test": ("test", "val")}
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+#: Files of a directory of checkpoints: what the job is, and a checkpoint of each stage.
+JOB, CHECKPOINTS = "job.json", {"sparse": "sparse.pt", "finetune": "finetune.pt"}
 
 #: Ways to resize an image of a file, by their names in ``pillow``.
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
