@@ -345,11 +345,14 @@ def _settings() -> dict[str, Any]:
     return {"config": dataclasses.asdict(TrainConfig(3, 4)), "sparse": None, "weights": "0123", "images": 9}
 
 
+_SEEN = {"loss_settings": {"label_smoothing": 0.1}, "batch": [["float32", [2, 3], 0.5, 1.0, 0.0], ["int64", [2], 9]]}
+
+
 def _job(path: Path) -> Any:
     """What says whose folder of ``--work`` it is."""
-    from sw.compress.training.finetune import _claim
+    from sw.compress.training.work import claim
 
-    return _claim(path, _settings(), False)
+    return claim(path, _settings(), False, _SEEN)
 
 
 def _study(path: Path) -> Any:
@@ -490,7 +493,7 @@ READERS: dict[str, Reader] = {
         _call("sw.compress.training.data", "read_classes"),
         _errors(*_COMPRESS),
     ),
-    "work": Reader(".json", lambda: [json.dumps(_settings()).encode()], _job, _errors(*_COMPRESS)),
+    "work": Reader(".json", lambda: [json.dumps(_settings() | _SEEN).encode()], _job, _errors(*_COMPRESS)),
     "study": Reader(
         ".json", lambda: [json.dumps(_STUDY).encode()], _study, _errors("synth.explore.parts:ExploreError")
     ),

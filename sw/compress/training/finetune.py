@@ -9,14 +9,12 @@ import dataclasses
 import glob
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -51,10 +49,9 @@ from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit,
 from sw.compress.training.prepare import about_weights, file_metadata, prepare, to_integers
 from sw.compress.training.settings import CHECKPOINTS, JOB
 from sw.compress.training.sparse import finish_sparse, start_sparse
+from sw.compress.training.work import begun, claim, name_of, seen_batch, settings_of
 from sw.format.container import write_container
 from sw.format.layer import CompressedLayer
-from sw.format.output import staged
-from sw.format.strict_json import parse_json
 
 __all__ = [
     "Finetuned",
@@ -237,6 +234,15 @@ class _Work:
         limit = self.job.config.epoch_steps if data.known() is None else None
         return islice(data.epoch([0], self.device, None), limit or None)
 
+    def began_with(self, made: dict[str, Any], first: bool) -> dict[str, Any]:
+        """What :func:`sw.compress.training.work.claim` compares: settings of the loss that :meth:`check`, which called
+        it, has left as they were ``made``, and of the first process the first batch.
+        """
+        after = settings_of(self.loss)
+        settings = {name: value for name, value in made.items() if after.get(name) == value}
+        batch = seen_batch(lambda: self.pairs(self.train, 64)) if first else None
+        return {"loss_settings": settings, "batch": batch}
+
     def measure(self, model: Callable[..., Any], stage: str) -> dict[str, float]:
         """One figure of the report, on test data."""
         if self.plain:
@@ -348,8 +354,8 @@ def finetune(
     work
         Directory of checkpoints. Called again with the same arguments after it was stopped, training goes on from
         there, and ends with the same bytes. Another job, other weights, labels or number of images, a loss or
-        metric of another name are refused; other batches of a loader of the same length, or other settings of a loss,
-        are not seen.
+        metric of another name or a loss of other settings, and another first batch are refused, as far as they can be
+        told (:mod:`sw.compress.training.work`): later batches, and what a loss computes, are not seen.
     every
         Steps from one checkpoint to the next.
     capture
@@ -380,6 +386,7 @@ def finetune(
         if isinstance(part, Batches):
             part.float32 = other
     works = _Work(model, parts[0], parts[1], job, loss, inputs, metric, device, capture, progress)
+    made = settings_of(loss)
     images = works.check()
     if not layers_alone:
         check_integer_form(model, job.rules, images)
@@ -389,8 +396,8 @@ def finetune(
     count = len(works.train) if isinstance(works.train, ImageData) else works.train.per_epoch(job.config)
     if work is not None:
         checkpoints = {stage: Path(work, name) for stage, name in CHECKPOINTS.items()}
-        settings = job_settings(job) | {"images": count, "loss": _called(loss), "metric": _called(metric)}
-        _claim(Path(work, JOB), settings | _sums(model, train), first)
+        settings = job_settings(job) | {"images": count, "loss": name_of(loss), "metric": name_of(metric)}
+        claim(Path(work, JOB), settings | begun(model, train), first, works.began_with(made, first))
     torch.set_num_threads(job.config.threads)
     report: dict[str, Any] = works.measure(model, "float")
     if job.sparse is not None:
@@ -443,50 +450,6 @@ def _check_trained(model: nn.Module) -> None:
             "every parameter has requires_grad=False, so there is nothing to train: set it to True where the network is"
             " to learn, or calibrate, which does not train"
         )
-
-
-def _sums(model: nn.Module, train: object) -> dict[str, Any]:
-    """Checksums of what a job begins with: the weights, and labels of images."""
-    start = {key: zlib.crc32(value.cpu().contiguous().numpy()) for key, value in model.state_dict().items()}
-    labels = zlib.crc32(np.ascontiguousarray(train.labels).tobytes()) if isinstance(train, ImageData) else None
-    return {"start": start, "labels": labels}
-
-
-def _called(given: object) -> str | None:
-    """A loss or a metric by its name; None if there is none."""
-    if given is None:
-        return None
-    found = given if hasattr(given, "__qualname__") else type(given)
-    return f"{found.__module__}.{found.__qualname__}"
-
-
-def _claim(path: Path, settings: dict[str, Any], write: bool) -> None:
-    """Refuse a directory of another job; make it this job's if it is new."""
-    if path.exists():
-        try:
-            found = parse_json(path.read_bytes())
-        except ValueError as error:
-            raise CompressError(f"cannot read {str(path)!r}: {error}") from error
-        if not _same_job(found, settings):
-            raise CompressError(
-                f"work {str(path.parent)!r} must be new or of the same job, weights, labels, number of images, loss and"
-                " metric"
-            )
-    elif write:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with staged(path) as temporary:
-            temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-
-
-def _same_job(found: Any, settings: dict[str, Any]) -> bool:
-    """Whether a directory's job is this one; one that is older has the defaults of fields that came later."""
-    defaults = {each.name: each.default for each in dataclasses.fields(TrainConfig) if each.name != "epochs"}
-    if isinstance(found, dict):
-        old = {key: defaults | found[key] for key in ("config", "sparse") if isinstance(found.get(key), dict)}
-        # One that is older does not say these.
-        new = settings.keys() & {"loss", "metric", "labels"}
-        found = {name: settings[name] for name in new} | found | old
-    return bool(found == settings)
 
 
 def measure_integers(network: IntegerNetwork, test: ImageData, device: str, *, golden: int = GOLDEN) -> dict[str, Any]:
