@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -172,11 +171,8 @@ def quantised(
     integers, scale = quantise_codebook(codebook.cpu().numpy(), counts, magnitudes=signed)
     exact = torch.from_numpy(integers.astype(np.float32) * scale).to(device)
     assignments, negative, met = _assign(weight, hessian, gains, exact, signed)
-    geometry = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
-    del geometry["weight"]
     layer = CompressedLayer(
-        shape=source.shape,
-        **geometry,
+        **source.geometry,
         method=recipe.method,
         d=d,
         k=recipe.k,

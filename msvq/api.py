@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
@@ -47,20 +47,23 @@ class Compressed:
         As a container stores them, with their integers and scales.
     report
         Of each layer: error, bits a weight, and why it stays at 8 bit if it does.
+    about
+        For the file's metadata: which convolutions have one axis, if there are.
     """
 
     layers: list[CompressedLayer]
     report: list[LayerReport]
+    about: dict[str, Any] = field(default_factory=dict)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a container of layers alone: :func:`sw.format.write_container`, which raises."""
         from sw.format import write_container
 
-        write_container(path, self.layers)
+        write_container(path, self.layers, metadata=self.about)
 
     def state_dict(self) -> dict[str, NDArray[np.float32]]:
         """The decoded weights by their keys in the network's state dict: see :func:`decompress`."""
-        return _decoded(self.layers)
+        return _decoded(self.layers, self.about)
 
 
 def compress(
@@ -90,7 +93,7 @@ def compress(
         A weight or a recipe cannot be used; or a state dict has what a weight is computed from in its place.
     """
     from sw.compress.methods import check_rules
-    from sw.compress.network import compress_network, module_sources, state_dict_sources
+    from sw.compress.network import about_axes, compress_network, module_sources, state_dict_sources
 
     if not isinstance(network, Mapping):
         _check_module(network)
@@ -98,7 +101,8 @@ def compress(
     if not isinstance(recipe, Recipe):
         recipe = _pairs(recipe)
         check_rules(recipe, sources)
-    return Compressed(*compress_network(sources, recipe, threads=threads, device=device, progress=progress))
+    layers, report = compress_network(sources, recipe, threads=threads, device=device, progress=progress)
+    return Compressed(layers, report, about_axes(source.name for source in sources if source.one_axis))
 
 
 def _copied(network: nn.Module) -> nn.Module:
@@ -325,7 +329,8 @@ def decompress(
     """The decoded weights of a container, float32, by their keys in a state dict, to load back into a network.
 
     Only weights that were compressed are in it: ``model.load_state_dict(..., strict=False)`` leaves the rest. Factors
-    of channels that stand alone, of a batch norm or a PReLU, are none.
+    of channels that stand alone, of a batch norm or a PReLU, are none. Layers alone, and files from before they said
+    which convolutions have one axis (``Conv1d``), give the weights of these as ``[K, C, 1, S]``.
 
     Parameters
     ----------
@@ -361,14 +366,19 @@ def decompress(
             " (msvq.load), or give derived=True for the weights as they are in it"
         )
     left = metadata.get("factors", [])
-    return _decoded([layer for layer in layers if not isinstance(left, list) or layer.name not in left])
+    return _decoded([layer for layer in layers if not isinstance(left, list) or layer.name not in left], metadata)
 
 
-def _decoded(layers: Sequence[CompressedLayer]) -> dict[str, NDArray[np.float32]]:
+def _decoded(layers: Sequence[CompressedLayer], metadata: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
     found = {}
+    rows = metadata.get("conv1d", [])
     for layer in layers:
         weight = layer.float_weights()
-        found[f"{layer.name}.weight"] = weight[:, :, 0, 0] if layer.kind == "linear" else weight
+        if layer.kind == "linear":
+            weight = weight[:, :, 0, 0]
+        elif isinstance(rows, list) and layer.name in rows and weight.shape[2] == 1:
+            weight = weight[:, :, 0]
+        found[f"{layer.name}.weight"] = weight
     return found
 
 

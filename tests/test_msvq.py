@@ -20,9 +20,10 @@ from torch.nn.utils import prune
 import msvq
 from msvq import example
 from msvq.__main__ import COMMANDS, main
+from sw.compress.__main__ import main as compress_main
 from sw.compress.training.checking import check_network_form
 from sw.compress.training.integer import IntegerNetwork
-from sw.format import ContainerError, read_container
+from sw.format import ContainerError, read_container, write_container
 from sw.network import Network, read_network
 from sw.program import ProgramError, read_program, write_program
 
@@ -256,6 +257,29 @@ def test_weights_that_are_not_the_network_s_are_not_given_as_such(kind: str, tmp
     for given in (done, loaded, read_container(tmp_path / "net.msvq"), *copies):
         with pytest.raises(ValueError, match=rf"a {type(given).__name__} has other weights .* names: {names};"):
             msvq.decompress(given)  # type: ignore[arg-type]
+
+
+def test_weights_of_one_axis_come_back_as_they_were(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv1d(3, 16, 5), nn.ReLU(), nn.Conv1d(16, 16, 1, groups=2), nn.Flatten())
+    network.extend([nn.Unflatten(1, (1, 16, -1)), nn.Conv2d(1, 8, (1, 3)), nn.Linear(8, 4)])
+    shapes = {key: value.shape for key, value in network.state_dict().items() if key.endswith("weight")}
+    for given in (network, network.state_dict()):
+        done = msvq.compress(given, msvq.Recipe("int8"), progress=False)
+        done.write(tmp_path / "net.msvq")
+        for found in (done.state_dict(), *map(msvq.decompress, (done, tmp_path / "net.msvq"))):
+            assert {key: value.shape for key, value in found.items()} == shapes
+    torch.save(network.state_dict(), tmp_path / "net.pt")
+    given = ["--checkpoint", str(tmp_path / "net.pt"), "--method", "vq", "--k", "4", "--d", "8", "--quiet"]
+    assert compress_main([*given, "-o", str(tmp_path / "net.msvq")]) == 0
+    assert {key: value.shape for key, value in msvq.decompress(tmp_path / "net.msvq").items()} == shapes
+    # Layers alone do not say it, nor what others wrote.
+    weights = msvq.decompress(done.layers)
+    assert weights["0.weight"].shape == (16, 3, 1, 5)
+    write_container(tmp_path / "net.msvq", done.layers, metadata={"conv1d": 7})
+    assert msvq.decompress(tmp_path / "net.msvq")["0.weight"].shape == (16, 3, 1, 5)
+    # A network of two convolutions that are not of one axis says nothing.
+    assert not msvq.compress(nn.Sequential(nn.Conv2d(1, 8, (1, 3))), msvq.Recipe("int8"), progress=False).about
 
 
 @pytest.mark.parametrize("name", ["quantiser_0", "quantiser_1", "quantiser_2", "upsampling_0"])

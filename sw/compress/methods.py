@@ -5,7 +5,6 @@ One core serves the four: group, prune if the method has masks, take magnitudes 
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -162,6 +161,8 @@ class LayerSource:
         As in :class:`sw.format.layer.CompressedLayer`.
     weight
         float32 ``[K, C, R, S]``, finite; R = S = 1 for ``linear``.
+    one_axis
+        Whether the network's weight is ``[K, C, S]``, of a convolution of one axis; R = 1 then.
 
     Raises
     ------
@@ -177,6 +178,7 @@ class LayerSource:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    one_axis: bool = False
 
     def __post_init__(self) -> None:
         weight = self.weight
@@ -200,6 +202,12 @@ class LayerSource:
         """``[K, C, R, S]``."""
         K, C, R, S = self.weight.shape
         return K, C, R, S
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """What a compressed layer has of it beside its weights: fields of :class:`sw.format.layer.CompressedLayer`."""
+        names = ("name", "kind", "shape", "stride", "padding", "dilation", "groups")
+        return {name: getattr(self, name) for name in names}
 
 
 def misfit(source: LayerSource, recipe: Recipe) -> str | None:
@@ -530,6 +538,4 @@ def _root_mean_square(part: _Subvectors) -> np.float32:
 
 def _layer(source: LayerSource, **fields: Any) -> CompressedLayer:
     """The compressed layer with these fields and the geometry of its source."""
-    geometry = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
-    del geometry["weight"]
-    return CompressedLayer(shape=source.shape, **geometry, **fields)
+    return CompressedLayer(**source.geometry, **fields)

@@ -32,6 +32,7 @@ from sw.format.layer import CompressedLayer
 
 __all__ = [
     "LayerReport",
+    "about_axes",
     "check_network_rules",
     "compress_network",
     "copy_network",
@@ -253,6 +254,7 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
                     padding=_padding(name, layer, geometry),
                     dilation=_pair(layer.dilation, 1),
                     groups=layer.groups,
+                    one_axis=weight.ndim == 3,
                 )
             )
         elif isinstance(layer, torch.nn.Linear):
@@ -265,6 +267,12 @@ def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
     from sw.compress.frontend.capture import unwrapped
 
     return unwrapped(module)
+
+
+def about_axes(names: Iterable[str]) -> dict[str, Any]:
+    """What a file's metadata say of convolutions of one axis, as :func:`msvq.decompress` must know: nothing of none."""
+    found = list(names)
+    return {"conv1d": found} if found else {}
 
 
 def layer_names(module: torch.nn.Module) -> list[str]:
@@ -369,11 +377,12 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
         if array.ndim == 2:
             sources.append(LayerSource(name=name, kind="linear", weight=array[:, :, None, None]))
         else:
-            array = array if array.ndim == 4 else array[:, :, None]
+            one_axis = array.ndim == 3
+            array = array[:, :, None] if one_axis else array
             depthwise = array.shape[1] == 1 and math.prod(array.shape[2:]) > 1 and not (grey and first)
             first = False
             groups = array.shape[0] if depthwise else 1
-            sources.append(LayerSource(name=name, kind="conv", weight=array, groups=groups))
+            sources.append(LayerSource(name=name, kind="conv", weight=array, groups=groups, one_axis=one_axis))
     _warn_of_embeddings(tensors, sources)
     return sources
 

@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from sw.compress.network import module_sources, tied_layers
+    from sw.compress.network import about_axes, module_sources, tied_layers
     from sw.compress.rules import read_candidates
     from sw.compress.search import CANDIDATES, METHOD_CANDIDATES, SLACK, plan_json, search, with_codeword_bits
     from sw.compress.sources import MODELS, checkpoint_sources, load_model
@@ -96,10 +96,13 @@ def _run(options: argparse.Namespace) -> int:
     with ExitStack() as files:
         output = files.enter_context(staged(options.output)) if options.output is not None else None
         sensitivity = metadata = None
+        # What a file of layers alone says beside them.
+        told = about_axes(each.name for each in sources if each.one_axis)
         tied = {} if model is None else tied_layers(model)
         every = list(sources)
         if model is not None and options.data:
-            sensitivity, metadata, calls = _measured(model, sources, options)
+            sensitivity, metadata, calls, found = _measured(model, sources, options)
+            told |= found
             # Of a module that is called twice the file has two layers. What it costs to change its weight is known.
             named = {source.name: source for source in sources}
             every += [dataclasses.replace(named[owner], name=name) for name, owner in calls.items()]
@@ -114,7 +117,7 @@ def _run(options: argparse.Namespace) -> int:
             tied=tied,
             uniform_bits=options.uniform_bits,
             requantised=metadata is not None,
-            metadata=metadata,
+            metadata=told if metadata is None else metadata,
             spare=0 if metadata is None else SLACK,
             threads=options.threads,
             device=options.device,
@@ -146,8 +149,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _measured(
     model: nn.Module, sources: Sequence[LayerSource], options: argparse.Namespace
-) -> tuple[dict[str, float], dict[str, Any] | None, dict[str, str]]:
-    """Sensitivities, and what the file of fine-tuning will have beside the module's layers (:func:`file_metadata`)."""
+) -> tuple[dict[str, float], dict[str, Any] | None, dict[str, str], dict[str, Any]]:
+    """Sensitivities, what the file of fine-tuning will have beside the module's layers (:func:`file_metadata`), and of
+    that what it says of the data, as one of layers alone does.
+    """
     import torch
 
     from sw.compress.kmeans_gpu import device_kind
@@ -166,10 +171,12 @@ def _measured(
         check_integer_form(model, [], images)
     layers, _ = compress_network(sources, REFERENCE, threads=options.threads, progress=not options.quiet)
     metadata, calls = file_metadata(model, images)
+    said = about(data)
     if metadata is not None:
-        metadata |= about(data)
+        metadata |= said
     images = images.to(options.device)
-    return loss_sensitivity(model.to(options.device), layers, images, progress=not options.quiet), metadata, calls
+    found = loss_sensitivity(model.to(options.device), layers, images, progress=not options.quiet)
+    return found, metadata, calls, said
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from sw.compress.frontend import FrontEndError, Refusal, observe, same, unwrappe
 from sw.compress.frontend.capture import check_hooks
 from sw.compress.frontend.inputs import Given, first_samples, mapped, no_images
 from sw.compress.methods import CompressError, Recipe, recipe_for
-from sw.compress.network import module_sources
+from sw.compress.network import about_axes, module_sources
 from sw.compress.training.decoders import UniformDecoder, WeightDecoder
 from sw.compress.training.graph import calibrate, integer_graph, quantise_activations, quantise_inputs
 from sw.compress.training.integer import IntegerNetwork, export_integers, export_steps, network_metadata
-from sw.compress.training.layers import decoded_layers, replace_layer
+from sw.compress.training.layers import DecodedModule, decoded_layers, replace_layer
 from sw.compress.training.modules import convert, float_weights, fold_parametrisations
 from sw.compress.training.operations import compared_layers
 
@@ -136,11 +136,13 @@ def about_weights(model: nn.Module, network: IntegerNetwork | None) -> dict[str,
 
     ``derived``: layers whose weights are not what the float network has under their names. ``factors``: factors of
     channels that stand alone, of a batch norm or a PReLU, which become layers in the end. Neither is there if it has
-    none.
+    none. ``conv1d``: convolutions of one axis, which layers alone may have (:func:`sw.compress.network.about_axes`).
     """
     derived = getattr(model, "meta", {}).get(_DERIVED)
     if network is None or derived is None:
-        return {}
+        return about_axes(
+            each.name for _, each in decoded_layers(model) if isinstance(each, DecodedModule) and len(each.shape) == 3
+        )
     own = {layer.name for _, layer in decoded_layers(model)}
     factors = [name for name in network.layers if name not in own]
     return ({_DERIVED: derived} if derived else {}) | ({_FACTORS: factors} if factors else {})

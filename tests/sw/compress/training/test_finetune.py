@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import msvq
 from sim.networks.definitions import DeiT
 from sw.compress.__main__ import main as compress_main
 from sw.compress.commands.finetune import main
@@ -347,6 +348,17 @@ def test_network_without_integer_form(
     assert module.accuracy(model.to(device), test, device=device) == report["accuracy_trained"]
 
 
+def test_search_counts_all_that_a_file_of_layers_alone_has(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules, output, budget = tmp_path / "rules.json", tmp_path / "net.msvq", 8000
+    common = ["users:encoder", "--data", data, "--quiet", "--layers-alone", "--device", "cpu"]
+    assert compress_main(["search", *common, "--bytes", str(budget), "-o", str(rules)]) == 0
+    planned = int(capsys.readouterr().out.split(" bytes of ")[0].split()[-1])
+    assert main([*common, "--rules", str(rules), "-o", str(output), "--epochs", "1", "--batch", "32"]) == 0
+    assert output.stat().st_size == planned <= budget
+
+
 def test_an_encoder_of_torch_is_compressed_whole(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [tmp_path / name for name in ("layers", "report", "rest")]
     command = ["users:encoder", "--data", data, "-o", str(paths[0]), "--json", str(paths[1]), "--rest", str(paths[2])]
@@ -365,6 +377,9 @@ def test_an_encoder_of_torch_is_compressed_whole(data: str, tmp_path: Path, caps
         "mix.linear2": "msvq",
         "head": "int8",
     }
+    assert read_container(paths[0]).metadata["conv1d"] == ["patches"]
+    weights, own = msvq.decompress(paths[0]), Encoder().state_dict()
+    assert weights["patches.weight"].shape == own["patches.weight"].shape == (32, 24, 2)
     model = Encoder()
     split_modules(model)
     load_layers(model, layers)
