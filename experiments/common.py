@@ -145,6 +145,7 @@ def data(options: argparse.Namespace, network: str = "") -> tuple[ImageData, Ima
 def machine(device: str) -> dict[str, str]:
     """The device and the versions, for the report."""
     import numpy as np
+    import PIL
     import torch
 
     cuda = device.startswith("cuda")
@@ -153,6 +154,8 @@ def machine(device: str) -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        # Its versions round resized pixels in their own ways.
+        "pillow": PIL.__version__,
     }
 
 
