@@ -23,13 +23,14 @@ import numpy as np
 from sw.command_line import Parser, check_outputs, run_command
 from sw.format.envelope import kind_of
 from sw.format.output import staged
-from sw.format.picture import COLOURS, PictureError, UnknownPictureError, middle_square, read_picture
+from sw.format.picture import COLOURS, PictureError, UnknownPictureError, middle_part, read_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.table import Table
 
     from hw.config import AcceleratorConfig
+    from sw.compress.training.preprocessing import Preprocessing
     from sw.perf.timing import LayerTiming
     from sw.program import Input, Program, Tensor
     from sw.program.steps import SteppedProgram
@@ -77,11 +78,14 @@ def _parser() -> argparse.ArgumentParser:
                         " golden")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="write the table of layers (rtl, perf)")
     parser.add_argument("--trace", metavar="FILE.vcd", help="rtl: record the waveforms of the run")
+    parser.add_argument(
+        "--container",
+        metavar="FILE",
+        help="the network that the program is of: its file says what is done to a picture, as for evaluate",
+    )
     parser.add_argument("--mean", type=_numbers, help="of a picture's channels, 0..1; with --std")
     parser.add_argument("--std", type=_numbers, help="of a picture's channels, 0..1; with --mean")
-    parser.add_argument(
-        "--colours", choices=COLOURS, default=COLOURS[0], help="order of a picture's three channels (%(default)s)"
-    )
+    parser.add_argument("--colours", choices=COLOURS, help=f"order of a picture's three channels ({COLOURS[0]})")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -110,7 +114,7 @@ def _run(options: argparse.Namespace) -> int:
     program = read_program(options.program)
     if options.backend == "perf":
         return _report(program.config, predict(program), None, options.json)
-    batches = _batches(program.inputs, options)
+    batches = _batches(program.inputs, options, program.metadata)
     memories = [program.memory(images) for images in zip(*batches, strict=True)]
     with ExitStack() as files:
         # Before the work, which can take minutes.
@@ -136,20 +140,55 @@ def _run(options: argparse.Namespace) -> int:
     return _compare(list(runs), options)
 
 
-def _batches(inputs: Sequence[Input], options: argparse.Namespace) -> list[NDArray[np.int8]]:
-    """The images of each input."""
+def _batches(
+    inputs: Sequence[Input], options: argparse.Namespace, metadata: Mapping[str, Any]
+) -> list[NDArray[np.int8]]:
+    """The images of each input. ``metadata`` are the program's."""
     if len(options.inputs) != len(inputs):
         raise RunError(f"the program takes an INPUT for each of its {len(inputs)} inputs, not {len(options.inputs)}")
     if (options.mean is None) != (options.std is None):
         raise RunError("--mean and --std must be given together")
+    how = _preprocessing(inputs, options, metadata)
     batches = [
-        read_images(path, entry, options.mean, options.std, options.colours)
+        read_images(path, entry, options.mean, options.std, options.colours or COLOURS[0], how)
         for path, entry in zip(options.inputs, inputs, strict=True)
     ]
     counts = {len(batch) for batch in batches}
     if len(counts) > 1:
         raise RunError(f"all INPUTs must have as many images, not {sorted(counts)}")
     return batches
+
+
+def _preprocessing(
+    inputs: Sequence[Input], options: argparse.Namespace, metadata: Mapping[str, Any]
+) -> Preprocessing | None:
+    """What ``--container`` says of pictures, or else the program; None where neither does. Options come first."""
+    path, said = options.program, metadata.get("preprocessing")
+    if options.container is not None:
+        from sw.network import NetworkError, read_network
+
+        path = options.container
+        try:
+            network = read_network(path)
+        except NetworkError as error:
+            raise RunError(f"--container {error}") from None
+        given = {(entry.shape, entry.tensor.scale) for entry in inputs}
+        if given != {(network.image_shape or inputs[0].shape, network.input_scale)}:
+            raise RunError(f"--container {path!r} must be the network of the program: its input is another one")
+        said = network.about.get("preprocessing")
+        if said is None:
+            raise RunError(f"--container {path!r} does not say what is done to a picture: give --mean and --std")
+    if said is None:
+        return None
+
+    from sw.compress.methods import CompressError
+    from sw.compress.training.preprocessing import Preprocessing
+
+    own = {name: value for name in ("mean", "std", "colours") if (value := getattr(options, name)) is not None}
+    try:
+        return dataclasses.replace(Preprocessing.of(said), **own)
+    except CompressError as error:
+        raise RunError(f"{path}: {error}") from None
 
 
 def _run_steps(steps: SteppedProgram, options: argparse.Namespace) -> int:
@@ -169,7 +208,7 @@ def _run_steps(steps: SteppedProgram, options: argparse.Namespace) -> int:
 
     if options.backend == "perf":
         return _report(steps.config, model(), None, options.json, steps)
-    (images,) = _batches([steps.input], options)
+    (images,) = _batches([steps.input], options, {})
     timings: list[LayerTiming] = []
     runs: list[tuple[int, Program, NDArray[np.uint8], NDArray[np.uint8]]] = []
     with ExitStack() as files:
@@ -239,19 +278,23 @@ def read_images(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     colours: str = COLOURS[0],
+    how: Preprocessing | None = None,
 ) -> NDArray[np.int8]:
     """The images of a file, int8 ``[images, C, rows, columns]``.
 
     Parameters
     ----------
     path
-        ``.npy``, or a picture: its middle square is resized to the input's size.
+        ``.npy``, or a picture: its middle, of the input's proportions, is resized to the input's size.
     entry
         The input that they are for.
     mean, std
         How a picture is normalised, for each channel in the order of ``colours``: ``(pixel / 255 - mean) / std``.
     colours
         One of :data:`sw.format.picture.COLOURS`, the order in which the network reads them.
+    how
+        What is done to a picture, by the function that ``msvq evaluate`` has; the three above count where it is None,
+        with bicubic interpolation and the edges that the proportions leave.
 
     Raises
     ------
@@ -265,7 +308,7 @@ def read_images(
         kind = kind_of(file.read(4))
     if kind:
         raise RunError(f"{path}: is a {kind}, and an INPUT is wanted: .npy or a picture")
-    values = _array(path) if Path(path).suffix == ".npy" else _picture(path, shape, mean, std, colours)
+    values = _array(path) if Path(path).suffix == ".npy" else _picture(path, shape, mean, std, colours, how)
     if values.ndim == 3:
         values = values[None]
     if values.ndim != 4 or values.shape[1:] != shape or not len(values):
@@ -291,23 +334,33 @@ def _picture(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     colours: str,
+    how: Preprocessing | None,
 ) -> NDArray[np.float32]:
     from PIL import Image
 
     channels, rows, columns = shape
     if Path(path).suffix == ".npz":
         raise RunError(f"{path}: must be .npy or a picture, not .npz: np.save one of its arrays")
+    if how is not None:
+        mean, std = zip(*how.channels(channels), strict=True)
+        colours = how.colours
     if mean is None or std is None or len(mean) != channels or len(std) != channels or not all(std):
         raise RunError(f"{path}: a picture needs --mean and --std of {channels} channels, the latter not 0")
     if channels not in (1, 3):
         raise RunError(f"{path}: a picture must be for an input of 1 or 3 channels, not {channels}")
     try:
-        square = middle_square(read_picture(path, "RGB" if channels == 3 else "L"))
+        picture = read_picture(path, "RGB" if channels == 3 else "L")
     except UnknownPictureError:
         raise RunError(f"{path}: must be .npy or a picture") from None
     except PictureError as error:
         raise RunError(f"{path}: {error}") from None
-    pixels = np.asarray(square.resize((columns, rows), Image.Resampling.BICUBIC), np.float32).reshape(rows, columns, -1)
+    if how is not None:
+        from sw.compress.training.preprocessing import fitted
+
+        sized = fitted(picture, (rows, columns), how)
+    else:
+        sized = middle_part(picture, rows, columns).resize((columns, rows), Image.Resampling.BICUBIC)
+    pixels = np.asarray(sized, np.float32).reshape(rows, columns, -1)
     if colours == "bgr":
         pixels = pixels[:, :, ::-1]
     normalised = (pixels / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)

@@ -11,7 +11,15 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["COLOURS", "MAX_PIXELS", "PictureError", "UnknownPictureError", "middle_square", "read_picture"]
+__all__ = [
+    "COLOURS",
+    "MAX_PIXELS",
+    "PictureError",
+    "UnknownPictureError",
+    "middle_part",
+    "middle_square",
+    "read_picture",
+]
 
 #: Orders of a picture's colours in which a network reads them.
 COLOURS = ("rgb", "bgr")
@@ -75,8 +83,14 @@ def read_picture(file: str | os.PathLike[str] | BinaryIO, mode: str | None = Non
         raise PictureError(f"cannot be read as a picture: {reason}") from None
 
 
+def middle_part(picture: Image, rows: int, columns: int) -> Image:
+    """The largest part in the middle of a picture that has the proportions of ``rows`` x ``columns``, to the pixel."""
+    width = max(1, min(picture.width, picture.height * columns // rows))
+    height = max(1, min(picture.height, picture.width * rows // columns))
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
+
+
 def middle_square(picture: Image) -> Image:
     """The largest square in the middle of a picture."""
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return picture.crop((left, top, left + side, top + side))
+    return middle_part(picture, 1, 1)

@@ -12,15 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hw.config import preset
 from sw import run
 from sw.compiler import listing
 from sw.compiler.steps import compile_steps
+from sw.compress.training.data import ImageData, Preprocessing
 from sw.executor import execute, run_program
+from sw.format.container import write_container
 from sw.format.example import random_layer
-from sw.network import Network
+from sw.network import Network, write_network
 from sw.program import Input, Program, read_program, write_program
 from sw.program.steps import write_stepped_program
 from sw.run import main, read_images
@@ -81,6 +84,65 @@ def test_picture_is_cropped_resized_and_normalised(program: Program, tmp_path: P
     # Mean and deviation are of the channels as the network reads them.
     turned = read_images(str(tmp_path / "x.png"), program.inputs[0], (0.5, 0.2, 0), (0.25, 1, 1), "bgr")
     assert np.array_equal(turned[0], images[0, ::-1])
+
+
+def test_a_picture_keeps_its_proportions(program: Program, tmp_path: Path) -> None:
+    entry = program.inputs[0]
+    rng, how = np.random.default_rng(0), ((0.1, 0.2, 0.5), (1, 0.5, 0.25))
+    pixels = rng.integers(0, 256, (5, 4, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    floats = (np.float32(pixels) / 255 - np.float32(how[0])) / np.float32(how[1])
+    wanted = read_images(saved(tmp_path / "x.npy", floats.transpose(2, 0, 1)), entry)
+    assert np.array_equal(read_images(str(tmp_path / "x.png"), entry, *how), wanted)
+    for pad in (((0, 0), (3, 3), (0, 0)), ((2, 2), (0, 0), (0, 0))):
+        Image.fromarray(np.pad(pixels, pad)).save(tmp_path / "wide.png")
+        assert np.array_equal(read_images(str(tmp_path / "wide.png"), entry, *how), wanted)
+
+
+@pytest.mark.parametrize("how", [{"crop": 0.7, "colours": "bgr"}, {"interpolation": "nearest", "crop": 1.0}, {}])
+def test_a_picture_is_taken_as_the_file_says(network, steps: str, tmp_path: Path, how: dict) -> None:
+    """By ``--container`` of a network in steps, and by a program that says it itself: as ``msvq evaluate`` takes it."""
+    given, _ = network
+    C, rows, columns = given.image_shape
+    channels = {"mean": [0.1, 0.2, 0.4], "std": [0.5, 0.4, 0.3]}
+    write_network(tmp_path / "net.msvq", given, metadata={"preprocessing": channels | how})
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 57, 3), np.uint8)).save(tmp_path / "x.png")
+    said = Preprocessing.of(channels | how)
+    data = ImageData([tmp_path / "x.png"], np.zeros(1, np.int64), (rows, columns), preprocessing=said, channels=C)
+    floats = data.normalise(data.batch(torch.arange(1), torch.device("cpu"))[0]).numpy()
+    taken = ["--container", str(tmp_path / "net.msvq")]
+    for name, more in (("x.png", taken), (saved(tmp_path / "x.npy", floats), [])):
+        output = tmp_path / f"logits{Path(name).suffix}.npy"
+        assert main(["--quiet", steps, str(tmp_path / name), *more, "--output", str(output)]) == 0
+    assert np.array_equal(np.load(tmp_path / "logits.png.npy"), np.load(tmp_path / "logits.npy.npy"))
+
+
+def test_a_program_may_say_what_is_done_to_a_picture(program: Program, tmp_path: Path, capsys, refused) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)).save(tmp_path / "x.png")
+    said = {"mean": [0.1, 0.2, 0.4], "std": [0.5, 0.4, 0.3]}
+    for name, value in (("p", said), ("q", {"sharpen": 1})):
+        write_program(tmp_path / name, replace(program, metadata={"preprocessing": value}))
+    picture, shown = str(tmp_path / "x.png"), []
+    for more in ([], ["--mean", "0.1,0.2,0.4", "--std", "0.5,0.4,0.3"], ["--colours", "bgr"]):
+        assert main(["--quiet", str(tmp_path / "p"), picture, *more]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] != shown[2]
+    error = refused(main, [str(tmp_path / "q"), picture])
+    assert "q: preprocessing must have no fields but mean, std, interpolation, crop, colours, not 'sharpen'" in error
+
+
+def test_another_network_is_no_container_of_a_program(network, steps: str, path: str, tmp_path: Path, refused) -> None:
+    Image.new("RGB", (9, 7)).save(tmp_path / "x.png")
+    write_network(tmp_path / "net.msvq", network[0])
+    picture, taken = str(tmp_path / "x.png"), ["--container", str(tmp_path / "net.msvq")]
+    error = refused(main, [path, picture, *taken])
+    assert "net.msvq' must be the network of the program: its input is another one" in error
+    error = refused(main, [steps, picture, *taken])
+    assert "net.msvq' does not say what is done to a picture: give --mean and --std" in error
+    write_container(tmp_path / "net.msvq", list(network[0].layers.values()))
+    error = refused(main, [steps, picture, *taken])
+    assert "--container container" in error
+    assert "it must hold a network's operations" in error
 
 
 def test_without_the_extra_there_is_no_simulation(path: str, tmp_path: Path, refused, monkeypatch) -> None:
