@@ -24,7 +24,15 @@ from torch.nn import functional
 
 from sw.compress.methods import CompressError
 from sw.compress.training.preprocessing import Preprocessing, fitted
-from sw.compress.training.settings import FOLDERS, IMAGE_SUFFIXES, IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, SPLITS
+from sw.compress.training.settings import (
+    FOLDERS,
+    IMAGE_SUFFIXES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    INTERPOLATIONS,
+    OTHER_IMAGE_SUFFIXES,
+    SPLITS,
+)
 from sw.format.npz import read_npz
 from sw.format.picture import PictureError, read_picture
 
@@ -192,7 +200,8 @@ def load_data(
           last.
         - A directory with ``train`` and ``test`` (or ``val``), a folder of images for each class in each; the classes
           of both are those of ``train``, numbered in alphabetical order. Images are resized and their centre is
-          cropped (:class:`Preprocessing`). Needs ``pillow``.
+          cropped (:class:`Preprocessing`). They end in one of :data:`sw.compress.training.settings.IMAGE_SUFFIXES`.
+          Needs ``pillow``.
     split
         One of :data:`SPLITS`.
     size
@@ -208,8 +217,9 @@ def load_data(
     Raises
     ------
     CompressError
-        A folder has no name of a class. The path is none of these, what it holds is not as described, or an archive is
-        larger unpacked than :data:`MAX_ARCHIVE` or :func:`sw.format.npz.check_unpacked` allows.
+        A folder has no name of a class, no image, or one of a kind that is not read. The path is none of these, what it
+        holds is not as described, or an archive is larger unpacked than :data:`MAX_ARCHIVE` or
+        :func:`sw.format.npz.check_unpacked` allows.
     """
     if split not in SPLITS:
         raise CompressError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
@@ -382,10 +392,23 @@ def _folder(path: Path, split: str, size: int | tuple[int, int], classes: tuple[
         if folder.name not in classes:
             whose = "the list of classes" if roots["train"] is root else "training"
             raise CompressError(f"{whose} must have the class {folder.name!r}, which {str(root)!r} has a folder of")
-        found = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        found = _images(folder)
         paths += found
         labels += [classes.index(folder.name)] * len(found)
     return ImageData(paths, np.array(labels, np.int64), size, classes)
+
+
+def _images(folder: Path) -> list[Path]:
+    """The images of a class, none of which may be left out without a word."""
+    files = sorted(folder.iterdir())
+    kinds = ", ".join(IMAGE_SUFFIXES)
+    for file in files:
+        if file.suffix.lower() in OTHER_IMAGE_SUFFIXES and not file.name.startswith("."):
+            raise CompressError(f"image {str(file)!r} must be one of {kinds}: convert it, or take it out of the folder")
+    found = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise CompressError(f"class {str(folder)!r} must have at least one image of {kinds}, not 0")
+    return found
 
 
 def _folders(root: Path) -> list[Path]:

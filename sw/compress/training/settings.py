@@ -19,6 +19,7 @@ __all__ = [
     "INTERPOLATIONS",
     "JOB",
     "OPTIMISERS",
+    "OTHER_IMAGE_SUFFIXES",
     "SCHEMES",
     "SPLITS",
     "VALUES",
@@ -42,6 +43,27 @@ SPLITS = ("train", "test")
 #: Folders of a directory of images that have the parts of a data set, and endings of files that are images there.
 FOLDERS = {"train": ("train",), "test": ("test", "val")}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+#: Endings of files that are images, too, and are not read.
+OTHER_IMAGE_SUFFIXES = (
+    *(
+        ".avif",
+        ".dds",
+        ".exr",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".ico",
+        ".j2k",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jxl",
+        ".pbm",
+        ".pcx",
+    ),
+    *(".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff"),
+)
 
 #: Files of a directory of checkpoints: what the job is, and a checkpoint of each stage.
 JOB, CHECKPOINTS = "job.json", {"sparse": "sparse.pt", "finetune": "finetune.pt"}

@@ -16,6 +16,7 @@ import torch
 from sw.compress.commands.mosaics import main, mosaics
 from sw.compress.methods import CompressError
 from sw.compress.training.data import ImageData, Preprocessing, crop_boxes, load_data, read_classes
+from sw.compress.training.settings import OTHER_IMAGE_SUFFIXES
 
 CPU = torch.device("cpu")
 
@@ -114,6 +115,26 @@ def test_classes_that_training_lacks_are_named(tmp_path: Path) -> None:
         "b": 1,
         "z": 0,
     }
+
+
+@pytest.mark.parametrize("suffix", OTHER_IMAGE_SUFFIXES)
+def test_images_of_other_kinds_are_named(suffix: str, tmp_path: Path) -> None:
+    folders(tmp_path, {"train": "ab"})
+    (tmp_path / "train" / "a" / "notes.txt").touch()
+    (tmp_path / "train" / "a" / f".hidden{suffix}").touch()
+    assert len(load_data(tmp_path, "train", size=8)) == 2
+    (tmp_path / "train" / "b" / f"1{suffix.upper()}").touch()
+    message = rf"image '.*1\{suffix.upper()}' must be one of .png, .jpg, .jpeg, .webp, .bmp: convert it, or take it out"
+    with pytest.raises(CompressError, match=message):
+        load_data(tmp_path, "train", size=8)
+
+
+def test_a_class_without_an_image_is_named(tmp_path: Path) -> None:
+    folders(tmp_path, {"train": "abc"})
+    (tmp_path / "train" / "b" / "0.png").rename(tmp_path / "train" / "b" / "0")
+    message = "class '.*train/b' must have at least one image of .png, .jpg, .jpeg, .webp, .bmp, not 0"
+    with pytest.raises(CompressError, match=message):
+        load_data(tmp_path, "train", size=8)
 
 
 def test_a_test_part_alone_has_no_classes(tmp_path: Path) -> None:
