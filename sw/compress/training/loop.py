@@ -516,6 +516,12 @@ def _resumed(
     try:
         check_unpacked(path)
         state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch lets errors of every kind out where bytes are not what it expects
+        reason = str(error).strip().partition("\n")[0]
+        raise CompressError(
+            f"cannot read checkpoint {str(path)!r}, delete it to begin again: {type(error).__name__}: {reason}"
+        ) from error
+    try:
         # An older one lacks fields that came later, of which it has the defaults.
         defaults = {each.name: each.default for each in dataclasses.fields(config) if each.name != "epochs"}
         if defaults | state["config"] != dataclasses.asdict(config):
@@ -525,10 +531,11 @@ def _resumed(
         return state["step"], state["losses"], state["running"]
     except CompressError:
         raise
-    except Exception as error:  # torch lets errors of every kind out where bytes are not what it expects
-        reason = str(error).strip().partition("\n")[0]
+    except Exception as error:  # and of what it does not expect in them
+        reason = " ".join(str(error).split())[:200]
         raise CompressError(
-            f"cannot read checkpoint {str(path)!r}, delete it to begin again: {type(error).__name__}: {reason}"
+            f"checkpoint {str(path)!r} must be of this training, not of another network or of something else: keep it,"
+            f" and name another directory ({type(error).__name__}: {reason})"
         ) from error
 
 
