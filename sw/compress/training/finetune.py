@@ -49,7 +49,7 @@ from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit,
 from sw.compress.training.prepare import about_weights, file_metadata, prepare, to_integers
 from sw.compress.training.settings import CHECKPOINTS, JOB
 from sw.compress.training.sparse import finish_sparse, start_sparse
-from sw.compress.training.work import begun, claim, name_of, seen_batch, settings_of
+from sw.compress.training.work import begun, claim, name_of, seen_batch, seen_graph, settings_of
 from sw.format.container import write_container
 from sw.format.layer import CompressedLayer
 
@@ -234,14 +234,14 @@ class _Work:
         limit = self.job.config.epoch_steps if data.known() is None else None
         return islice(data.epoch([0], self.device, None), limit or None)
 
-    def began_with(self, made: dict[str, Any], first: bool) -> dict[str, Any]:
+    def began_with(self, made: dict[str, Any], first: bool, images: Given) -> dict[str, Any]:
         """What :func:`sw.compress.training.work.claim` compares: settings of the loss that :meth:`check`, which called
-        it, has left as they were ``made``, and of the first process the first batch.
+        it, has left as they were ``made``, and of the first process the first batch and what the network computes.
         """
         after = settings_of(self.loss)
         settings = {name: value for name, value in made.items() if after.get(name) == value}
         batch = seen_batch(lambda: self.pairs(self.train, 64)) if first else None
-        return {"loss_settings": settings, "batch": batch}
+        return {"loss_settings": settings, "batch": batch, "graph": seen_graph(self.model, images) if first else None}
 
     def measure(self, model: Callable[..., Any], stage: str) -> dict[str, float]:
         """One figure of the report, on test data."""
@@ -354,8 +354,9 @@ def finetune(
     work
         Directory of checkpoints. Called again with the same arguments after it was stopped, training goes on from
         there, and ends with the same bytes. Another job, other weights, labels or number of images, a loss or
-        metric of another name or a loss of other settings, and another first batch are refused, as far as they can be
-        told (:mod:`sw.compress.training.work`): later batches, and what a loss computes, are not seen.
+        metric of another name or a loss of other settings, another first batch, and a network that computes something
+        else with the same weights are refused, as far as they can be told (:mod:`sw.compress.training.work`): later
+        batches, and what a loss computes, are not seen.
     every
         Steps from one checkpoint to the next.
     capture
@@ -397,7 +398,7 @@ def finetune(
     if work is not None:
         checkpoints = {stage: Path(work, name) for stage, name in CHECKPOINTS.items()}
         settings = job_settings(job) | {"images": count, "loss": name_of(loss), "metric": name_of(metric)}
-        claim(Path(work, JOB), settings | begun(model, train), first, works.began_with(made, first))
+        claim(Path(work, JOB), settings | begun(model, train), first, works.began_with(made, first, images))
     torch.set_num_threads(job.config.threads)
     report: dict[str, Any] = works.measure(model, "float")
     if job.sparse is not None:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 import types
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,18 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sw.compress.frontend.inputs import mapped
+from sw.compress.frontend.capture import capture
+from sw.compress.frontend.inputs import Given, mapped
 from sw.compress.methods import CompressError
 from sw.compress.training.data import ImageData
 from sw.compress.training.settings import TrainConfig
 from sw.format.output import staged
 from sw.format.strict_json import parse_json
 
-__all__ = ["begun", "claim", "name_of", "seen_batch", "settings_of"]
+__all__ = ["begun", "claim", "name_of", "seen_batch", "seen_graph", "settings_of"]
 
 # Parts of a tensor whose means say what is in it, and by how much of its deviation they may differ: those of pictures
 # that another machine decodes do by less.
 _PARTS, _CLOSE = 64, 0.02
+
+# What a file says beside the job.
+_SEEN = ("loss_settings", "batch", "graph")
 
 # A loss is nested in others, such as a partial of one, at most so deep.
 _DEPTH = 4
@@ -134,6 +139,41 @@ def seen_batch(batches: Callable[[], Iterator[Any]]) -> list[Any] | None:
     return one if one and one == other else None
 
 
+def seen_graph(model: nn.Module, images: Given) -> list[Any]:
+    """What a network computes: of its graph, as this version of torch captures it, a checksum, and tensors in it.
+
+    Of a network that cannot be captured, or takes no images, its modules stand for the graph. Tensors are those that
+    its state dict has not. Another version of torch may write the same graph otherwise, so it is told, too.
+
+    Parameters
+    ----------
+    model
+        In float32.
+    images
+        Some that it takes.
+    """
+    try:
+        if not isinstance(images, Tensor):
+            raise CompressError("no images")
+        captured = capture(model, images)
+    except CompressError:
+        text, constants = str(model), []
+    else:
+        text, own = f"{captured.graph} {captured.output}", model.state_dict().keys()
+        constants = [_described(tensor) for tensor, name in captured.tensors.values() if name not in own]
+    # Where a run computes, and where a function lies in memory, is another matter.
+    text = re.sub(r"device\(type='[^)]*\)|\bcuda:\d+|\bcuda\b|\bcpu\b", "device", re.sub(r"0x[0-9a-f]+", "", text))
+    return [torch.__version__, zlib.crc32(text.encode()), constants]
+
+
+def _same_graph(found: Any, wanted: list[Any]) -> bool:
+    """Whether a file says the same of a graph as :func:`seen_graph`, or was written with another version of torch."""
+    version, checksum, constants = wanted
+    if not isinstance(found, list) or found[:1] != [version]:
+        return isinstance(found, list)
+    return len(found) == len(wanted) and found[1] == checksum and _alike(found[2], constants)
+
+
 def _tensors(batch: Any) -> list[Any]:
     found: list[Any] = []
 
@@ -189,7 +229,8 @@ def claim(path: Path, settings: dict[str, Any], write: bool, seen: Mapping[str, 
     write
         Whether this process writes the file.
     seen
-        ``loss_settings`` (:func:`settings_of`) and ``batch`` (:func:`seen_batch`), where they are known.
+        ``loss_settings`` (:func:`settings_of`), ``batch`` (:func:`seen_batch`) and ``graph`` (:func:`seen_graph`),
+        where they are known.
 
     Raises
     ------
@@ -208,7 +249,7 @@ def claim(path: Path, settings: dict[str, Any], write: bool, seen: Mapping[str, 
     except ValueError as error:
         raise CompressError(f"cannot read {str(path)!r}: {error}") from error
     own = f"work {str(path.parent)!r} must be new or of the same"
-    then = {name: found.pop(name, None) for name in ("loss_settings", "batch")} if isinstance(found, dict) else {}
+    then = {name: found.pop(name, None) for name in _SEEN} if isinstance(found, dict) else {}
     if not _same_job(found, settings):
         raise CompressError(f"{own} job, weights, labels, number of images, loss and metric")
     before = then["loss_settings"] if isinstance(then["loss_settings"], dict) else {}
@@ -218,6 +259,8 @@ def claim(path: Path, settings: dict[str, Any], write: bool, seen: Mapping[str, 
             raise CompressError(f"{own} loss: its {name} {what}")
     if then["batch"] is not None and seen.get("batch") is not None and not _alike(then["batch"], seen["batch"]):
         raise CompressError(f"{own} data: the first batch is another one than it was")
+    if then["graph"] is not None and seen.get("graph") is not None and not _same_graph(then["graph"], seen["graph"]):
+        raise CompressError(f"{own} network: its weights are the same, and it computes something else with them")
 
 
 def _same_job(found: Any, settings: dict[str, Any]) -> bool:

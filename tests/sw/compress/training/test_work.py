@@ -25,9 +25,10 @@ from sw.compress.training.work import claim, seen_batch, settings_of
 CONFIG = TrainConfig(1, 8, lr=1e-3, threads=1)
 
 
-def network() -> nn.Module:
+def network(between: nn.Module | None = None) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    between = nn.ReLU() if between is None else between
+    return nn.Sequential(nn.Conv2d(3, 8, 3), between, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
 
 
 def batches(seed: int = 0, labels: int = 4) -> list[tuple[Tensor, Tensor]]:
@@ -35,9 +36,9 @@ def batches(seed: int = 0, labels: int = 4) -> list[tuple[Tensor, Tensor]]:
     return [(part, torch.arange(16) % labels) for part in images]
 
 
-def tuned(work: Path, train: Any = None, loss: Any = None) -> None:
-    train = batches() if train is None else train
-    msvq.finetune(network(), train, batches(), Recipe("int8"), CONFIG, loss=loss, work=work, progress=False)
+def tuned(work: Path, train: Any = None, loss: Any = None, between: Any = None, **options: Any) -> None:
+    train, options = batches() if train is None else train, {"loss": loss, "work": work, "progress": False} | options
+    msvq.finetune(network(between), train, batches(), Recipe("int8"), CONFIG, **options)
 
 
 class Focal(nn.Module):
@@ -130,6 +131,58 @@ def test_another_first_batch_is_refused(tmp_path: Path) -> None:
         json.dumps({name: known[name] for name in known.keys() - {"batch", "loss_settings"}})
     )
     tuned(work, batches(1))
+
+
+class Scaled(nn.Module):
+    """Has a constant that is in no state dict, and may have what cannot be captured."""
+
+    def __init__(self, factor: float, traced: bool = True) -> None:
+        super().__init__()
+        self.factor, self.traced = torch.full((8, 1, 1), factor), traced
+
+    def extra_repr(self) -> str:
+        return f"{float(self.factor[0])}, {object()}"
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * self.factor if self.traced or values.sum() > -1e9 else values
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (nn.ReLU(), nn.ReLU6()),
+        (nn.LeakyReLU(0.1), nn.LeakyReLU(0.2)),
+        (nn.Identity(), nn.Dropout(0.1)),
+        (Scaled(0.5), Scaled(0.25)),
+        (Scaled(0.5, False), Scaled(0.25, False)),
+    ],
+)
+def test_another_network_of_the_same_weights_is_refused(one: nn.Module, other: nn.Module, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    for _ in range(2):
+        tuned(work, between=one, layers_alone=True)
+    message = r"work '.*work' must be new or of the same network: its weights are the same, and it computes something"
+    with pytest.raises(CompressError, match=message):
+        tuned(work, between=other, layers_alone=True)
+    known = json.loads((work / "job.json").read_text())
+    version, *graph = known.pop("graph")
+    assert version == torch.__version__
+    # A directory from before it was in it goes on, and so does one of another version of torch.
+    for said in ({}, {"graph": ["2.0", *graph]}):
+        (work / "job.json").write_text(json.dumps(known | said))
+        tuned(work, between=one, layers_alone=True)
+
+
+def test_work_of_another_network_is_not_to_be_deleted(tmp_path: Path) -> None:
+    """From before a directory said what its network computes: one that has other quantisers."""
+    work = tmp_path / "work"
+    tuned(work)
+    known = json.loads((work / "job.json").read_text())
+    del known["graph"]
+    (work / "job.json").write_text(json.dumps(known))
+    with pytest.raises(CompressError, match="must be of this training, not of another network") as raised:
+        tuned(work, between=nn.Hardswish())
+    assert "delete" not in str(raised.value)
 
 
 def test_a_loader_that_never_gives_the_same_goes_on(tmp_path: Path) -> None:
