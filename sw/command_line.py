@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import traceback
@@ -67,7 +68,8 @@ def check_outputs(options: argparse.Namespace, *names: str, kept: Sequence[Path]
     Parameters
     ----------
     options
-        Of the command. Its inputs are those of :data:`INPUTS`, of a network ``NAME:CLASS`` its module's file.
+        Of the command. Its inputs are those of :data:`INPUTS`, of a network ``NAME:CLASS`` its module's file, and of
+        a checkpoint in parts (``.index.json``) each part.
     names
         Options of files to write; those that are None are not written.
     kept
@@ -87,6 +89,7 @@ def check_outputs(options: argparse.Namespace, *names: str, kept: Sequence[Path]
         value = getattr(options, name, None)
         inputs += [str(each) for each in (value if isinstance(value, list | tuple) else [value]) if each is not None]
     inputs += [f"{each.partition(':')[0].replace('.', '/')}.py" for each in inputs if ":" in each]
+    inputs += [str(Path(each).with_name(name)) for each in inputs for name in _parts(each)]
     known = {os.path.realpath(each): each for each in inputs if os.path.isfile(each)}
     places = [os.path.realpath(path) for path in outputs.values()]
     own = {os.path.realpath(each): str(each) for each in kept}
@@ -101,6 +104,17 @@ def check_outputs(options: argparse.Namespace, *names: str, kept: Sequence[Path]
         *flags, last = ("-o" if name == "output" else f"--{name}" for name in names)
         given = ", ".join(map(repr, outputs.values()))
         raise FileExistsError(f"{', '.join(flags)} and {last} must name different files, not {given}")
+
+
+def _parts(path: str) -> set[str]:
+    """Names of the files beside it that a checkpoint in parts is in; none of anything else."""
+    if not path.endswith(".index.json"):
+        return set()
+    try:
+        named = json.loads(Path(path).read_bytes())["weight_map"].values()
+        return {name for name in named if isinstance(name, str) and Path(name).name == name}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return set()  # whoever reads it says what is wrong
 
 
 def add_instance_options(parser: argparse.ArgumentParser, default: str | None = DEFAULT_PRESET) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,8 @@ def test_faults_of_the_program_can_be_looked_into(monkeypatch) -> None:
         ({"output": "new", "json": "./new"}, r"-o and --json must name different files, not 'new', './new'"),
         ({"json": "old", "classes": "old"}, "cannot write 'old': it would replace 'old'"),
         ({"output": "net.py", "model": "net:Net"}, r"cannot write 'net.py': it would replace 'net.py'"),
+        ({"output": "p2.pt", "weights": "m.index.json"}, "cannot write 'p2.pt': it would replace 'p2.pt', which the"),
+        ({"output": "old", "weights": "m.index.json", "checkpoint": "bad.index.json"}, None),
         ({"output": "none/new"}, "cannot write 'none/new': the folder 'none' does not exist"),
         ({"output": "old", "json": "new", "weights": "net.pt", "rate": 0.1, "method": "vq"}, None),
         # What is no file that the command reads may be called as one is.
@@ -62,7 +65,9 @@ def test_no_output_replaces_an_input(
     given: dict[str, object], message: str | None, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("net.pt", "a.npy", "b.npy", "net.py", "old"):
+    Path("m.index.json").write_text(json.dumps({"weight_map": {"a": "p1.pt", "b": "p2.pt", "c": 3, "d": "../old"}}))
+    Path("bad.index.json").write_text("[]")
+    for name in ("p1.pt", "p2.pt", "net.pt", "a.npy", "b.npy", "net.py", "old"):
         Path(name).touch()
     options = argparse.Namespace(**{"output": None, "json": None} | given)
     if message is None:
