@@ -30,8 +30,10 @@ __all__ = [
     "called_as",
     "interruptible",
     "naming_file",
+    "new_folder",
     "path_argument",
     "plain_text",
+    "remove_empty",
     "temporary_path",
     "worker_pool",
     "writable_folder",
@@ -41,6 +43,8 @@ __all__ = [
 
 #: There is no room for what is to be written: on the disk, in a quota, in the process's limit.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: As NumPy says it of an array.
+_SHORT = re.compile(r"\d+ requested and \d+ written")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 
@@ -138,29 +142,56 @@ def writable_folder(folder: Path) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """As :func:`writable_folder`, which raises; if the body raises, what it made goes again, where that is empty."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield writable_folder(folder)
+    except BaseException:
+        remove_empty(missing)
+        raise
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove those of some folders, the innermost first, that are there and empty."""
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def temporary_path(path: Path) -> Path:
     """A hidden name beside ``path``, of no other process or thread: what is complete there can take its place."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
 @contextlib.contextmanager
-def naming_file(path: Path) -> Iterator[None]:
-    """An error of a full disk names the file, which the system's does not."""
+def naming_file(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """An error of the system names the file that the user did.
+
+    That of a full disk names none, and others the ``temporary`` file or folder that is to take its place.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno in _FULL:
-            error.filename = str(path)
-        raise
+        name, place = error.filename, None
+        if name is None and (error.errno in _FULL or _SHORT.fullmatch(str(error))):
+            place = path
+        elif temporary is not None and isinstance(name, str | os.PathLike) and Path(name).is_relative_to(temporary):
+            place = path / Path(name).relative_to(temporary)
+        if place is None:
+            raise
+        number = error.errno or errno.ENOSPC
+        raise OSError(number, error.strerror or os.strerror(number), str(place)) from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: it appears complete or not at all, whatever others read or write."""
     temporary = temporary_path(path)
     try:
-        with naming_file(path):
+        with naming_file(path, temporary):
             temporary.write_text(text)
-        temporary.replace(path)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hw.command_line import Parser, add_set_option, interruptible, path_argument, temporary_path, writable_folder
+from hw.command_line import Parser, add_set_option, interruptible, new_folder, path_argument, temporary_path
 from hw.config import PRESETS, AcceleratorConfig, ConfigError, preset
 from hw.verilog import KEYWORDS
 
@@ -388,10 +388,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = options.name or instance_name(options.preset, config)
         check_files_name(name)
         # Before the minutes that a large design takes.
-        writable_folder(options.folder)
-        with Console(stderr=True).status(f"generating {name}"):
+        with new_folder(options.folder), Console(stderr=True).status(f"generating {name}"):
             generated = generate(config, name, options.unit, options.name, options.period)
-        paths = write(generated, options.folder)
+            paths = write(generated, options.folder)
     except (ConfigError, YosysError, VerilogError) as error:
         parser.error(str(error))
     except OSError as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hw.command_line import naming_file, temporary_path
+from hw.command_line import naming_file, remove_empty, temporary_path
 
 __all__ = ["OutputError", "staged", "staged_folder", "write_atomically"]
 
@@ -39,14 +39,14 @@ def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with naming_file(path):
+        with naming_file(path, temporary):
             temporary.write_bytes(b"")
             yield temporary
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     except BaseException:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
-        _remove_empty(missing)
+        remove_empty(missing)
         raise
 
 
@@ -67,20 +67,14 @@ def staged_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     missing = [folder for folder in target.parents if not folder.exists()]
     temporary = temporary_path(target)
     try:
-        temporary.mkdir(parents=True)
-        with naming_file(target):
+        with naming_file(Path(path), temporary):
+            temporary.mkdir(parents=True)
             yield temporary
-        os.replace(temporary, target)
+            os.replace(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        _remove_empty(missing)
+        remove_empty(missing)
         raise
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def write_atomically(path: str | os.PathLike[str], parts: Sequence[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -172,6 +173,19 @@ def test_a_wrong_preset_is_named_before_a_missing_folder(capsys) -> None:
         with pytest.raises(SystemExit):
             main(arguments)
         assert message in capsys.readouterr().err
+
+
+def test_without_room_for_temporary_files_no_folder_is_left(tmp_path, capsys, monkeypatch) -> None:
+    def none(*_: object, **options: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("hw.generate.generate", none)
+    (tmp_path / "old").mkdir()
+    for name in ("new/folder", "old"):
+        with pytest.raises(SystemExit):
+            main(["--preset", "ews-tiny", "-o", str(tmp_path / name)])
+        assert "No usable temporary directory found" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_folder_that_cannot_be_made(tmp_path, capsys) -> None:

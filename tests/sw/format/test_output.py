@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +54,37 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="plain"), staged(tmp_path / "plain" / "file"):
         pytest.fail("the block must not begin")
     assert os.listdir(tmp_path) == ["plain"]
+
+
+FULL, READ_ONLY = ((number, os.strerror(number)) for number in (errno.ENOSPC, errno.EROFS))
+
+
+@pytest.mark.parametrize(
+    ("into", "raised", "inside", "shown"),
+    [
+        (staged, FULL, None, "net"),
+        (staged, FULL, "", "net"),
+        (staged, READ_ONLY, "", "net"),
+        (staged_folder, FULL, None, "net"),
+        (staged_folder, FULL, "part", "net/part"),
+        # What NumPy makes of a full disk.
+        (staged, ("16 requested and 0 written",), None, "net"),
+    ],
+)
+def test_an_error_names_the_file_that_the_user_did(
+    into: Any, raised: tuple[Any, ...], inside: str | None, shown: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OSError, match=r"No space|Read-only") as caught, into(tmp_path / "net") as temporary:
+        raise OSError(*raised, *([] if inside is None else [str(temporary / inside)]))
+    assert caught.value.filename == str(tmp_path / shown)
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_errors_stay_as_they_are(tmp_path: Path) -> None:
+    for error in (OSError("of a library"), OSError(*READ_ONLY, "elsewhere")):
+        with pytest.raises(OSError, match=r"of a library|elsewhere") as caught, staged(tmp_path / "net"):
+            raise error
+        assert caught.value is error
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
