@@ -23,6 +23,7 @@ from experiments.common import WEIGHTS, file_stem, machine, read_run, run_file, 
 from experiments.finetune import KEPT_8BIT, compress
 from experiments.protocol import SEEDS, TRY_SEEDS, bytes_apart
 from hw.command_line import write_text
+from sw.compress.checkpoints import write_state
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
 from sw.compress.sources import load_weights
@@ -270,7 +271,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _save(model: nn.Module, path: Path) -> None:
     with staged(path) as temporary:
-        torch.save({name: value.detach().cpu().clone() for name, value in model.state_dict().items()}, temporary)
+        write_state(temporary, {name: value.detach().cpu().clone() for name, value in model.state_dict().items()})
 
 
 def _float(options: argparse.Namespace, texts: dict[str, Tensor]) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sw.compress.checkpoints import write_state
 from sw.compress.frontend import PadShortcut
 from sw.compress.methods import CompressError
 from sw.compress.sources import load_weights
@@ -304,6 +305,6 @@ def build(name: str, weights: str | Path | None = None, *, seed: int = 0) -> nn.
 def save_weights(state: Mapping[str, Tensor], path: str | Path) -> None:
     """Write a state dict with floats in half precision, half as large, for :func:`load_weights`."""
     with staged(path) as temporary:
-        torch.save(
-            {key: value.half() if value.is_floating_point() else value for key, value in state.items()}, temporary
+        write_state(
+            temporary, {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
         )

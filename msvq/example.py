@@ -7,18 +7,16 @@ convolutions, trained in some seconds. Equal seeds give equal files on the same 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hw.command_line import naming_file, temporary_path
 from sw.command_line import Parser, run_command
 from sw.compress.methods import CompressError
+from sw.format.output import staged_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,6 +87,7 @@ def _write(options: argparse.Namespace) -> None:
 
     import torch
 
+    from sw.compress.checkpoints import write_state
     from sw.compress.training.data import ImageData
     from sw.compress.training.loop import accuracy, fit
     from sw.compress.training.settings import TrainConfig
@@ -103,30 +102,15 @@ def _write(options: argparse.Namespace) -> None:
     config = TrainConfig(options.epochs, 50, lr=3e-3, crop=0, seed=options.seed)
     fit(model, data["train"], config, progress=sys.stderr.isatty())
     right = accuracy(model, data["test"])
-    with _new(folder) as place:
+    with staged_folder(folder) as place:
         (place / "net.py").write_text(NETWORK, encoding="utf-8")
-        torch.save(model.state_dict(), place / "net.pt")
+        write_state(place / "net.pt", model.state_dict())
         with open(place / "images.npz", "wb") as file:
             arrays: dict[str, NDArray[Any]] = {f"{split}_images": images for split, (images, _) in parts.items()}
             write_npz(file, arrays | {f"{split}_labels": labels for split, (_, labels) in parts.items()})
         first = data["test"].normalise(torch.from_numpy(data["test"].images[:1]))
         np.save(place / "image.npy", first.numpy())
     print(f"{folder}: net.py, net.pt, images.npz, image.npy; {right:.2f} % of {COUNTS['test']} test images, in floats")
-
-
-@contextlib.contextmanager
-def _new(folder: Path) -> Iterator[Path]:
-    """A folder that gets its name when the block ends; if the block raises, nothing is left."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(folder)
-    try:
-        with naming_file(folder):
-            temporary.mkdir()
-            yield temporary
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 if __name__ == "__main__":

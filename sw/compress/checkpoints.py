@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from sw.format.envelope import kind_of
 from sw.format.npz import ArchiveError, check_unpacked, read_npz
 from sw.format.strict_json import parse_json
 
-__all__ = ["fit_state", "key_list", "must_be_floats", "plain_state", "read_state_dict"]
+__all__ = ["fit_state", "key_list", "must_be_floats", "plain_state", "read_state_dict", "write_state"]
 
 #: Keys under which training scripts keep the state of the network, the first that a file has counts. Averages come
 #: last: they count where there is nothing else.
@@ -189,6 +189,41 @@ def fit_state(tensors: Mapping[Any, Any], keys: Mapping[str, Tensor]) -> dict[st
         if known is not None:
             found |= {name: found[known] for name in names if name not in found}
     return found
+
+
+class _Kept:
+    """A file that keeps its first error: torch raises another one in its place, without file and reason."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.error = file, None  # type: tuple[BinaryIO, OSError | None]
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def write_state(path: str | Path, content: Any) -> None:
+    """``torch.save``, the same bytes whatever the file is called.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written, as when the disk is full.
+    """
+    with open(path, "wb") as file:
+        kept = _Kept(file)
+        try:
+            torch.save(content, kept)  # type: ignore[arg-type]
+        except Exception:
+            if kept.error is not None:
+                raise kept.error from None
+            raise
 
 
 def key_list(content: Mapping[Any, Any]) -> str:

@@ -200,6 +200,7 @@ def _finish(options: argparse.Namespace, job: Finetuning, done: Finetuned, stagi
     import numpy as np
     import torch
 
+    from sw.compress.checkpoints import write_state
     from sw.compress.training.finetune import job_settings
 
     difference = done.write(staging["output"], force=options.force)
@@ -218,7 +219,7 @@ def _finish(options: argparse.Namespace, job: Finetuning, done: Finetuned, stagi
     if "json" in staging:
         staging["json"].write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if "rest" in staging:
-        torch.save(done.rest(), staging["rest"])
+        write_state(staging["rest"], done.rest())
     if done.network is None:
         print(f"no integer form: {done.report['no_integer_form']}")
         left = {key: value.numel() for key, value in done.rest().items()}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sw.compress.checkpoints import write_state
 from sw.compress.frontend.inputs import Given, called, mapped
 from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
@@ -31,6 +31,7 @@ from sw.compress.training.decoders import CodebookDecoder, SignBits
 from sw.compress.training.moving import MovingDecoder
 from sw.compress.training.settings import OPTIMISERS, TrainConfig
 from sw.format.npz import check_unpacked
+from sw.format.output import staged
 
 __all__ = [
     "OPTIMISERS",
@@ -284,10 +285,8 @@ class _LoaderStep(_Step):
 
 def _save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint completely, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        torch.save(state, file)
-    os.replace(file.name, path)
+    with staged(path) as temporary:
+        write_state(temporary, state)
 
 
 def _set_rates(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sw.compress.checkpoints import read_state_dict
+from sw.compress.checkpoints import read_state_dict, write_state
 from sw.compress.methods import CompressError
 from sw.compress.network import state_dict_sources
 from sw.compress.sources import checkpoint_sources, load_model
@@ -22,6 +22,20 @@ from sw.format.envelope import MAGICS
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4))
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        write_state("/dev/full", {"weight": torch.zeros(1 << 20)})
+    with pytest.raises(OSError, match="No space left on device"):
+        write_state("/dev/full", {})
+    with pytest.raises((TypeError, AttributeError), match="pickle"):
+        write_state(tmp_path / "x.pt", lambda: 0)
+    state = network().state_dict()
+    for name in ("one.pt", "other.pt"):
+        write_state(tmp_path / name, state)
+    assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "other.pt").read_bytes()
+    assert read_state_dict(tmp_path / "one.pt").keys() == state.keys()
 
 
 def fresh() -> nn.Module:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import random
 import re
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import torch
 from torch import nn
 
 from sw.compress.methods import CompressError
+from sw.compress.training import loop
 from sw.compress.training.data import ImageData
 from sw.compress.training.loop import (
     TrainConfig,
@@ -267,6 +270,18 @@ def test_bad_runs(tmp_path: Path) -> None:
         broken[1].weight.fill_(float("nan"))
     with pytest.raises(CompressError, match="loss must be finite, not nan in epoch 0"):
         fit(broken, data(), TrainConfig(1, 8), progress=False)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    def full(path: Path, state: Any) -> None:
+        path.write_bytes(b"part")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(loop, "write_state", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        fit(model(), data(), TrainConfig(1, 8, crop=0), checkpoint=tmp_path / "w" / "checkpoint", progress=False)
+    assert caught.value.filename == str(tmp_path / "w" / "checkpoint")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
