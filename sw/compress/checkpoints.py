@@ -173,6 +173,13 @@ def fit_state(tensors: Mapping[Any, Any], keys: Mapping[str, Tensor]) -> dict[st
         first.setdefault(id(tensor), []).append(key)
     given = [key for key in tensors if isinstance(key, str)]
     found = {key: tensors[key] for key in given}
+    prefix = ""
+    while more := next((each for each in _PREFIXES if _all_have(keys, prefix + each)), None):
+        prefix += more
+    if prefix and not any(key in found for key in keys) and any(key.removeprefix(prefix) in found for key in keys):
+        # The network's only child is called so: what was taken off is its own.
+        found = {prefix + key: value for key, value in found.items()}
+        given = list(found)
     if not any(key in found for key in keys):
         prefixes = {key.removesuffix(own) for own in list(keys)[:1] for key in given if key.endswith(f".{own}")}
         fitting = [

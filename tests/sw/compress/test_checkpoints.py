@@ -100,6 +100,22 @@ def test_safetensors_in_one_file_and_in_parts(tmp_path: Path) -> None:
     assert same_state(load_model("tests.sw.compress.test_checkpoints:fresh", path))
 
 
+class Holder(nn.Module):
+    """Its only child is called as DataParallel calls what it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = fresh()
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_a_network_whose_only_child_is_called_module(prefix: str, tmp_path: Path) -> None:
+    torch.save(prefixed(f"{prefix}module.", STATE), tmp_path / "x.pth")
+    model = load_model("tests.sw.compress.test_checkpoints:Holder", tmp_path / "x.pth")
+    assert isinstance(model, Holder)
+    assert same_state(model.module)
+
+
 class Tied(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(nn.Linear(8, 8), nn.Linear(8, 8))
