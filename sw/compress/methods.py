@@ -56,6 +56,9 @@ MASKED = ("mvq", "msvq")
 _COMPILED = re.compile(r"(?:^|(?<=\.))_orig_mod\.|\._orig_mod$")
 
 
+_NO_LAYER = "the network must have at least one convolution or linear layer, not 0"
+
+
 class CompressError(ValueError):
     """A recipe or a weight tensor that cannot be used. The message names the field, its value and what is allowed."""
 
@@ -290,11 +293,13 @@ def check_keep(keep: Sequence[str], sources: Sequence[LayerSource]) -> None:
     Raises
     ------
     CompressError
-        It names the pattern, and the layers.
+        It names the pattern, and the layers; or there is none.
     """
     names = [source.name for source in sources]
     for pattern in keep:
         if not any(named(name, pattern) for name in names):
+            if not names:
+                raise CompressError(_NO_LAYER)
             raise CompressError(f"keep must match a layer, not {pattern!r}; layers are {', '.join(names)[:200]}")
 
 
@@ -322,7 +327,7 @@ def check_rules(
     Raises
     ------
     CompressError
-        It names the pattern, and the layers.
+        It names the pattern, and the layers; or there is none.
     """
     names = [source.name for source in sources]
     known = [*names, *modules]
@@ -332,7 +337,11 @@ def check_rules(
         # Of the fourth call on they differ by a number.
         third = re.sub(r"_call2_\d+$", "_call2_2", pattern)
         if not any(named(name, pattern) for name in known) and not any(named(name, third) for name in again):
-            raise CompressError(f"rule {pattern!r} must match a layer; layers are {', '.join(names)[:200]}")
+            if not known:
+                # The network is at fault: the rule may be one of those that a command makes.
+                raise CompressError(_NO_LAYER)
+            listed = ", ".join(names)[:200] or "none that are modules"
+            raise CompressError(f"rule {pattern!r} must match a layer; layers are {listed}")
 
 
 def compress_layer(source: LayerSource, recipe: Recipe, *, threads: int | None = None) -> CompressedLayer:

@@ -13,6 +13,7 @@ from sw.compress.methods import (
     CompressError,
     LayerSource,
     Recipe,
+    check_rules,
     compress_layer,
     compress_layers,
     kept_recipe,
@@ -432,6 +433,13 @@ def test_narrow_layers_share_a_clustering_with_wide_ones(scope: str, monkeypatch
         assert ours.codeword_bits == theirs.codeword_bits
         for field in ("codebook", "assignments", "masks", "scale"):
             np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field))
+
+
+def test_a_rule_for_no_layer_of_functions_alone() -> None:
+    rules = [("head", Recipe("int8"))]
+    with pytest.raises(CompressError, match="rule 'head' must match a layer; layers are none that are modules"):
+        check_rules(rules, [], ["stem", "layer"])
+    check_rules(rules, [], ["head"])
 
 
 @pytest.mark.parametrize("method", ["mvq", "ssvq"])

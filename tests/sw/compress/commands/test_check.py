@@ -33,6 +33,7 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> None:
     users.norm_of_features = lambda: nn.Sequential(  # type: ignore[attr-defined]
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 4)
     )
+    users.bare = lambda: nn.Sequential(nn.ReLU())  # type: ignore[attr-defined]
     users.linear = lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 4))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "users", users)
 
@@ -44,6 +45,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     images, labels = rng.integers(0, 256, (48, 8, 8, 3)).astype(np.uint8), np.arange(48) % 4
     np.savez(path, train_images=images, train_labels=labels, test_images=images[:16], test_labels=labels[:16])
     return str(path)
+
+
+@pytest.mark.parametrize("more", [[], ["--keep", "head"]])
+def test_a_network_without_layers_is_said_to_be_one(more: list[str], data: str, refused: Refused) -> None:
+    error = refused(main, ["check", "users:bare", "--data", data, *more])
+    assert "the network must have at least one convolution or linear layer, not 0" in error
 
 
 def test_every_layer_and_operation_is_listed(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
