@@ -29,6 +29,24 @@ def test_refuses_what_is_no_regular_file(tmp_path: Path, kind: str) -> None:
     assert sorted(os.listdir(tmp_path)) == before
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_not_replaced(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "folder").mkdir()
+    own, link = tmp_path / "folder" / "own", tmp_path / "link"
+    if there:
+        own.write_bytes(b"old")
+    link.symlink_to(own)
+    message = r"output '.*/link' must be a regular file or not exist, not a link: name '.*/folder/own' itself"
+    with pytest.raises(OutputError, match=message):
+        write_container(link, [])
+    assert link.is_symlink()
+    assert own.read_bytes() == b"old" if there else not own.exists()
+    # A folder may be one.
+    (tmp_path / "other").symlink_to("folder")
+    write_atomically(tmp_path / "other" / "own", [b"new"])
+    assert own.read_bytes() == b"new"
+
+
 def test_makes_folders_and_replaces(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "file"
     for content in (b"one", b"two"):
