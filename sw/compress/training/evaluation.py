@@ -99,7 +99,7 @@ def evaluate(
         with progress_bar(progress) as bar:
             task = bar.add_task("images", total=len(data) if isinstance(data, ImageData) else None)
             for images, labels in _pairs(data, device, inputs):
-                if not isinstance(labels, Tensor) or labels.is_floating_point():
+                if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
                     raise CompressError(f"labels must be integers, or a metric be given, not {described(labels)}")
                 try:
                     if device == "cpu":
@@ -121,7 +121,10 @@ def evaluate(
             return evaluate_maps(rest)
         if first[0][0].size != first[0].shape[1] and first[0].ndim == 4:
             rows, columns = first[0].shape[2:]
-            raise CompressError(f"the network gives maps of {rows} x {columns}, so each pixel must have a label")
+            raise CompressError(
+                f"the network gives maps of {rows} x {columns}, so each pixel must have a label, [n, rows, columns],"
+                f" not {list(first[1].shape)}"
+            )
         return evaluate_classes(rest)
 
 
@@ -184,14 +187,19 @@ def evaluate_classes(scores: Iterable[tuple[NDArray[Any], NDArray[np.integer[Any
     Raises
     ------
     CompressError
-        There are no images, the scores have another shape, or a label is outside the classes.
+        There are no images, there is not one label for each, or a label is outside the classes.
     """
     first = fifth = count = classes = 0
     for values, labels in scores:
         values = values.reshape(len(values), -1)
         classes = values.shape[1]
-        if len(labels) and (labels.min() < 0 or labels.max() >= classes):
-            raise CompressError(f"labels must be in 0..{classes - 1}, as the network has it, not {labels.max()}")
+        if labels.shape != (len(values),):
+            # NumPy would compare each image with each label.
+            raise CompressError(
+                f"labels must be [{len(values)}], the number of its class for each image, not {list(labels.shape)}"
+                + ("; of one-hot labels that is argmax(1)" if labels.shape == values.shape else "")
+            )
+        _check_range(labels, classes, ", as the network has it")
         order = np.argsort(-values.astype(np.int64), axis=1, kind="stable")[:, :_TOP]
         found = order == labels[:, None]
         first += int(found[:, 0].sum())
@@ -215,12 +223,16 @@ def evaluate_maps(scores: Iterable[tuple[NDArray[Any], NDArray[np.integer[Any]]]
     Raises
     ------
     CompressError
-        There are no pixels that count, the sizes do not fit, or a label is outside the classes.
+        There are no pixels that count, the numbers of images or the sizes do not fit, or a label is outside the
+        classes.
     """
     table: NDArray[np.int64] | None = None
     count = 0
     for values, labels in scores:
         classes = values.shape[1]
+        if labels.ndim != 3 or len(labels) != len(values):
+            wanted = f"[{len(values)}, rows, columns], a class for each pixel of each image"
+            raise CompressError(f"labels must be {wanted}, not {list(labels.shape)}")
         factors = [wanted / found for wanted, found in zip(labels.shape[1:], values.shape[2:], strict=True)]
         if any(factor < 1 or factor != int(factor) for factor in factors):
             raise CompressError(
@@ -230,8 +242,7 @@ def evaluate_maps(scores: Iterable[tuple[NDArray[Any], NDArray[np.integer[Any]]]
         guessed = values.argmax(1).repeat(int(factors[0]), 1).repeat(int(factors[1]), 2)
         counted = labels != VOID
         known, guessed = labels[counted].astype(np.int64), guessed[counted]
-        if known.size and (known.min() < 0 or known.max() >= classes):
-            raise CompressError(f"labels must be in 0..{classes - 1} or {VOID}, not {known.max()}")
+        _check_range(known, classes, f" or {VOID}")
         table = np.zeros((classes, classes), np.int64) if table is None else table
         table += np.bincount(classes * known + guessed, minlength=classes**2).reshape(classes, classes)
         count += len(labels)
@@ -245,3 +256,10 @@ def evaluate_maps(scores: Iterable[tuple[NDArray[Any], NDArray[np.integer[Any]]]
         "miou": 100 * float(np.mean(right[occurring] / union[occurring])),
         "pixels": 100 * float(right.sum() / table.sum()),
     }
+
+
+def _check_range(labels: NDArray[np.integer[Any]], classes: int, more: str) -> None:
+    """Refuse labels outside the classes: the one that is."""
+    if labels.size and (labels.min() < 0 or labels.max() >= classes):
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise CompressError(f"labels must be in 0..{classes - 1}{more}, not {wrong}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -237,8 +238,31 @@ def test_accuracies_by_hand() -> None:
     assert report == {"images": 3, "classes": 6, "top1": pytest.approx(100 / 3), "top5": pytest.approx(200 / 3)}
     with pytest.raises(CompressError, match=r"labels must be in 0..5, as the network has it, not 6"):
         evaluate_classes([(scores[:1], np.array([6]))])
+    with pytest.raises(CompressError, match=r"labels must be in 0..5, as the network has it, not -2"):
+        evaluate_classes([(scores[:2], np.array([-2, 3]))])
     with pytest.raises(CompressError, match="at least one image"):
         evaluate_classes([])
+
+
+@pytest.mark.parametrize(
+    ("shape", "advice"), [((3, 1), ""), ((1,), ""), ((2,), ""), ((3, 7), ""), ((3, 6), r"; .*is argmax\(1\)")]
+)
+def test_classes_need_one_label_for_each_image(shape: tuple[int, ...], advice: str) -> None:
+    """Each of these gave an accuracy of other pairs than the image and its label, or NumPy's error."""
+    given = re.escape(str(list(shape)))
+    with pytest.raises(CompressError, match=rf"labels must be \[3\], the number of .*, not {given}{advice}$"):
+        evaluate_classes([(np.zeros((3, 6, 1, 1) if len(shape) < 2 else (3, 6), np.int32), np.zeros(shape, int))])
+
+
+def test_labels_of_a_loader_are_refused_by_their_shape() -> None:
+    done = calibrate_network(network(), torch.randn(8, 1, 6, 10), [("*", Recipe("int8"))], progress=False)
+    assert done.network is not None
+    images, labels = torch.randn(8, 1, 6, 10), torch.zeros(8, dtype=torch.int64)
+    for wrong in (labels[:, None], nn.functional.one_hot(labels, 6), labels[:1]):
+        with pytest.raises(CompressError, match=r"labels must be \[8\], the number of its class for each image, not"):
+            evaluate(done.network, [(images, wrong)], progress=False)
+    with pytest.raises(CompressError, match=r"labels must be integers, .* not complex64 \[8\]"):
+        evaluate(done.network, [(images, labels + 0j)], progress=False)
 
 
 def test_intersection_over_union_by_hand() -> None:
@@ -257,6 +281,11 @@ def test_intersection_over_union_by_hand() -> None:
         evaluate_maps([(scores, np.zeros((1, 1, 6), int))])
     with pytest.raises(CompressError, match=r"labels must be in 0..2 or 255, not 3"):
         evaluate_maps([(scores, np.full((1, 1, 4), 3))])
+    with pytest.raises(CompressError, match=r"labels must be in 0..2 or 255, not -1"):
+        evaluate_maps([(scores, np.array([[[-1, 0, 2, VOID]]]))])
+    for wrong in ((2, 1, 4), (1, 1, 1, 4)):
+        with pytest.raises(CompressError, match=r"labels must be \[1, rows, columns\], .*, not \[\d, 1, "):
+            evaluate_maps([(scores, np.zeros(wrong, int))])
 
 
 def test_a_result_is_chosen_by_name(files: Path) -> None:
