@@ -48,7 +48,8 @@ class Compressed:
     report
         Of each layer: error, bits a weight, and why it stays at 8 bit if it does.
     about
-        For the file's metadata: which convolutions have one axis, if there are.
+        For the file's metadata: which convolutions have one axis, which weights another key in the network's state dict
+        than ``NAME.weight`` or none, if there are.
     """
 
     layers: list[CompressedLayer]
@@ -62,8 +63,8 @@ class Compressed:
         write_container(path, self.layers, metadata=self.about)
 
     def state_dict(self) -> dict[str, NDArray[np.float32]]:
-        """The decoded weights by their keys in the network's state dict: see :func:`decompress`."""
-        return _decoded(self.layers, self.about)
+        """The decoded weights by their keys in the network's state dict: see :func:`decompress`, which raises."""
+        return decompress(self)
 
 
 def compress(
@@ -93,7 +94,7 @@ def compress(
         A weight or a recipe cannot be used; or a state dict has what a weight is computed from in its place.
     """
     from sw.compress.methods import check_rules
-    from sw.compress.network import about_axes, compress_network, module_sources, state_dict_sources
+    from sw.compress.network import about_sources, compress_network, module_sources, state_dict_sources
 
     if not isinstance(network, Mapping):
         _check_module(network)
@@ -102,7 +103,7 @@ def compress(
         recipe = _pairs(recipe)
         check_rules(recipe, sources)
     layers, report = compress_network(sources, recipe, threads=threads, device=device, progress=progress)
-    return Compressed(layers, report, about_axes(source.name for source in sources if source.one_axis))
+    return Compressed(layers, report, about_sources(sources))
 
 
 def _copied(network: nn.Module) -> nn.Module:
@@ -337,8 +338,9 @@ def decompress(
     source
         A container's path, what :func:`compress`, :func:`calibrate`, :func:`finetune` or :func:`load` give, or layers.
     derived
-        Give layers, too, whose weights are others than the float network's of that name, as the file computes with
-        them: of a transposed convolution, say, or in the order of channels of ``pqf``.
+        Give layers, too, whose weights are others than the float network's of that name, or which it computes and does
+        not keep, as the file computes with them: of a transposed convolution, say, of a parametrisation, or in the
+        order of channels of ``pqf``.
 
     Raises
     ------
@@ -362,7 +364,7 @@ def decompress(
     if others and not derived:
         names = ", ".join(map(str, others)) if isinstance(others, list) else others
         raise CompressError(
-            f"{given} has other weights than the float network under these names: {names}; load the file itself"
+            f"{given} has other weights than the float network keeps under these names: {names}; load the file itself"
             " (msvq.load), or give derived=True for the weights as they are in it"
         )
     left = metadata.get("factors", [])
@@ -371,14 +373,15 @@ def decompress(
 
 def _decoded(layers: Sequence[CompressedLayer], metadata: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
     found = {}
-    rows = metadata.get("conv1d", [])
+    rows, keys = metadata.get("conv1d", []), metadata.get("keys", {})
     for layer in layers:
         weight = layer.float_weights()
         if layer.kind == "linear":
             weight = weight[:, :, 0, 0]
         elif isinstance(rows, list) and layer.name in rows and weight.shape[2] == 1:
             weight = weight[:, :, 0]
-        found[f"{layer.name}.weight"] = weight
+        key = keys.get(layer.name) if isinstance(keys, dict) else None
+        found[key if isinstance(key, str) else f"{layer.name}.weight"] = weight
     return found
 
 

@@ -235,7 +235,7 @@ def test_weights_that_are_not_the_network_s_are_not_given_as_such(kind: str, tmp
         for given in (tmp_path / "net.msvq", done, msvq.load(tmp_path / "net.msvq")):
             assert set(msvq.decompress(given)) == {"first.weight", "last.weight"}  # type: ignore[arg-type]
         return
-    if kind in ("plain", "parametrised"):
+    if kind == "plain":
         weights = msvq.decompress(tmp_path / "net.msvq")
         assert set(weights) == {"first.weight", "middle.weight", "last.weight"}
         compressed = msvq.decompress(msvq.compress(network, msvq.Recipe("int8"), progress=False))
@@ -245,9 +245,7 @@ def test_weights_that_are_not_the_network_s_are_not_given_as_such(kind: str, tmp
         assert np.abs(weights["middle.weight"] - own).max() < np.abs(own).max() / 100
         return
     names = "first, middle, last" if kind == "pqf" else "middle"
-    message = (
-        rf"'\S*net.msvq' has other weights than the float network under these names: {names}; load the file itself"
-    )
+    message = rf"'\S*net.msvq' has other weights than the float network keeps under these names: {names}; load the file"
     with pytest.raises(ValueError, match=message):
         msvq.decompress(tmp_path / "net.msvq")
     assert "middle.weight" in msvq.decompress(tmp_path / "net.msvq", derived=True)
@@ -257,6 +255,73 @@ def test_weights_that_are_not_the_network_s_are_not_given_as_such(kind: str, tmp
     for given in (done, loaded, read_container(tmp_path / "net.msvq"), *copies):
         with pytest.raises(ValueError, match=rf"a {type(given).__name__} has other weights .* names: {names};"):
             msvq.decompress(given)  # type: ignore[arg-type]
+
+
+def test_computed_weights_are_refused_without_a_graph_too(tmp_path: Path) -> None:
+    network = Deriving("parametrised").eval()
+    images = torch.randn(6, 1, 9, 9, generator=torch.Generator().manual_seed(1))
+    done = msvq.compress(network, msvq.Recipe("int8"), progress=False)
+    done.write(tmp_path / "net.msvq")
+    alone = msvq.calibrate(
+        nn.Sequential(network, nn.Softplus(beta=0.1), nn.Unflatten(1, (2, 2)), nn.LSTM(2, 2)),
+        images,
+        msvq.Recipe("int8"),
+        layers_alone=True,
+        progress=False,
+    )
+    assert alone.network is None
+    for given, name in ((done, "middle"), (tmp_path / "net.msvq", "middle"), (alone, "0.middle")):
+        with pytest.raises(ValueError, match=rf"other weights .* keeps under these names: {name}; load"):
+            msvq.decompress(given)  # type: ignore[arg-type]
+        assert f"{name}.weight" in msvq.decompress(given, derived=True)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="keeps under these names: middle;"):
+        done.state_dict()
+
+
+class Keyless(nn.Module):
+    """Computes with a buffer and a parameter, or a plain tensor, and calls a layer twice."""
+
+    def __init__(self, plain: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.again = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3)
+        self.register_buffer("fixed", torch.randn(8, 8, 1, 1))
+        self.own_weight = nn.Parameter(torch.randn(8, 8, 1, 1))
+        self.plain = torch.randn(8, 8, 1, 1) if plain else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.again(self.again(self.first(x).relu()).relu())
+        x = functional.conv2d(functional.conv2d(x, self.fixed).relu(), self.own_weight)  # type: ignore[arg-type]
+        return x if self.plain is None else functional.conv2d(x.relu(), self.plain)
+
+
+def test_weights_come_back_by_the_keys_that_the_network_has(tmp_path: Path) -> None:
+    network, images = Keyless(False).eval(), torch.randn(6, 1, 9, 9)
+    done = msvq.calibrate(network, images, msvq.Recipe("int8"), progress=False)
+    done.write(tmp_path / "net.msvq")
+    assert "again_call2" in [layer.name for layer in done.layers]
+    for given in (done, tmp_path / "net.msvq", msvq.load(tmp_path / "net.msvq")):
+        weights = msvq.decompress(given)  # type: ignore[arg-type]
+        assert weights.keys() == {"first.weight", "again.weight", "fixed", "own_weight"}
+        other = Keyless(False).eval()
+        found = other.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()}, strict=False)
+        assert not found.unexpected_keys
+    done = msvq.calibrate(Keyless(True).eval(), images, msvq.Recipe("int8"), progress=False)
+    with pytest.raises(ValueError, match=r"a Finetuned has other weights .* keeps under these names: layer;"):
+        msvq.decompress(done)
+
+
+def test_keys_of_a_state_dict_come_back_as_they_were(tmp_path: Path) -> None:
+    tensors = nn.TransformerEncoderLayer(16, 2, 32).state_dict()
+    done = msvq.compress(tensors, msvq.Recipe("int8"), progress=False)
+    done.write(tmp_path / "net.msvq")
+    for weights in (done.state_dict(), msvq.decompress(tmp_path / "net.msvq")):
+        assert {key: value.shape for key, value in weights.items()} == {
+            key: value.shape for key, value in tensors.items() if value.ndim > 1
+        }
+    # What others wrote is no reason to fail.
+    write_container(tmp_path / "net.msvq", done.layers, metadata={"keys": {"self_attn.in_proj": 7}})
+    assert "self_attn.in_proj.weight" in msvq.decompress(tmp_path / "net.msvq")
 
 
 def test_weights_of_one_axis_come_back_as_they_were(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

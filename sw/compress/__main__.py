@@ -147,7 +147,7 @@ def _compress(
     recipe: Recipe | list[tuple[str, Recipe]],
     output: Path | None,
 ) -> dict[str, Any]:
-    from sw.compress.network import about_axes, compress_network, total_row
+    from sw.compress.network import about_sources, compress_network, total_row
 
     layers, rows = compress_network(
         sources, recipe, threads=options.threads, device=options.device, progress=not options.quiet
@@ -164,7 +164,7 @@ def _compress(
     if output:
         from sw.format.container import write_container
 
-        write_container(output, layers, metadata=about_axes(each.name for each in sources if each.one_axis))
+        write_container(output, layers, metadata=about_sources(sources))
         size = output.stat().st_size
         report["file"] = {"bytes": size, "ratio": 4 * totals[-1].bits.weight_count / size}
     return report

@@ -166,6 +166,9 @@ class LayerSource:
         float32 ``[K, C, R, S]``, finite; R = S = 1 for ``linear``.
     one_axis
         Whether the network's weight is ``[K, C, S]``, of a convolution of one axis; R = 1 then.
+    key
+        Of the weight in the network's state dict, ``name.weight`` if empty; None of one that is computed, and so is in
+        none.
 
     Raises
     ------
@@ -182,6 +185,7 @@ class LayerSource:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     one_axis: bool = False
+    key: str | None = ""
 
     def __post_init__(self) -> None:
         weight = self.weight

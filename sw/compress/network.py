@@ -32,10 +32,11 @@ from sw.format.layer import CompressedLayer
 
 __all__ = [
     "LayerReport",
-    "about_axes",
+    "about_sources",
     "check_network_rules",
     "compress_network",
     "copy_network",
+    "keys_of_layers",
     "layer_names",
     "module_sources",
     "own_class",
@@ -238,6 +239,7 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
     """
     sources = []
     network = _unwrapped(module)
+    keys = network.state_dict()
     if isinstance(network, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Linear):
         # It has no name in itself, and nothing in which another could take its place.
         alone = f"a {type(network).__name__} alone: put it into torch.nn.Sequential"
@@ -245,6 +247,7 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
     for name, layer in network.named_modules():
         if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
             weight = _array(name, layer.weight)
+            key = "" if f"{name}.weight" in keys else None
             sources.append(
                 LayerSource(
                     name=name,
@@ -255,10 +258,13 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
                     dilation=_pair(layer.dilation, 1),
                     groups=layer.groups,
                     one_axis=weight.ndim == 3,
+                    key=key,
                 )
             )
         elif isinstance(layer, torch.nn.Linear):
-            sources.append(LayerSource(name=name, kind="linear", weight=_array(name, layer.weight)[:, :, None, None]))
+            array = _array(name, layer.weight)[:, :, None, None]
+            key = "" if f"{name}.weight" in keys else None
+            sources.append(LayerSource(name=name, kind="linear", weight=array, key=key))
     return sources
 
 
@@ -269,10 +275,25 @@ def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
     return unwrapped(module)
 
 
-def about_axes(names: Iterable[str]) -> dict[str, Any]:
-    """What a file's metadata say of convolutions of one axis, as :func:`msvq.decompress` must know: nothing of none."""
-    found = list(names)
-    return {"conv1d": found} if found else {}
+def about_sources(sources: Iterable[LayerSource]) -> dict[str, Any]:
+    """What a file's metadata say of layers whose weight :func:`msvq.decompress` would give otherwise; nothing of none.
+
+    ``conv1d``: convolutions of one axis. ``keys``: the weight's key of layers where it is not ``NAME.weight``.
+    ``derived``: layers whose weight is in no state dict.
+    """
+    sources = list(sources)
+    found = {
+        "conv1d": [source.name for source in sources if source.one_axis],
+        "keys": {source.name: source.key for source in sources if source.key},
+        "derived": [source.name for source in sources if source.key is None],
+    }
+    return {field: value for field, value in found.items() if value}
+
+
+def keys_of_layers(keys: Iterable[str]) -> dict[str, str]:
+    """For each key of a state dict the layer whose weight it would be, and the key: ``.weight`` comes first."""
+    keys = list(keys)
+    return {_layer_of(key): key for key in keys} | {_layer_of(key): key for key in keys if key.endswith(".weight")}
 
 
 def layer_names(module: torch.nn.Module) -> list[str]:
@@ -374,15 +395,16 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
                 raise CompressError(must_be_floats(f"layer {name.removesuffix('.q')!r}: weight", kind))
             continue
         array = _array(name, tensor)
+        key = "" if key == f"{name}.weight" else key
         if array.ndim == 2:
-            sources.append(LayerSource(name=name, kind="linear", weight=array[:, :, None, None]))
+            sources.append(LayerSource(name=name, kind="linear", weight=array[:, :, None, None], key=key))
         else:
             one_axis = array.ndim == 3
             array = array[:, :, None] if one_axis else array
             depthwise = array.shape[1] == 1 and math.prod(array.shape[2:]) > 1 and not (grey and first)
             first = False
             groups = array.shape[0] if depthwise else 1
-            sources.append(LayerSource(name=name, kind="conv", weight=array, groups=groups, one_axis=one_axis))
+            sources.append(LayerSource(name, "conv", array, groups=groups, one_axis=one_axis, key=key))
     _warn_of_embeddings(tensors, sources)
     return sources
 

@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from sw.compress.network import about_axes, module_sources, tied_layers
+    from sw.compress.network import about_sources, module_sources, tied_layers
     from sw.compress.rules import read_candidates
     from sw.compress.search import CANDIDATES, METHOD_CANDIDATES, SLACK, plan_json, search, with_codeword_bits
     from sw.compress.sources import MODELS, checkpoint_sources, load_model
@@ -97,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
         output = files.enter_context(staged(options.output)) if options.output is not None else None
         sensitivity = metadata = None
         # What a file of layers alone says beside them.
-        told = about_axes(each.name for each in sources if each.one_axis)
+        told = about_sources(sources)
         tied = {} if model is None else tied_layers(model)
         every = list(sources)
         if model is not None and options.data:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from sw.compress.frontend import FrontEndError, Refusal, observe, same, unwrappe
 from sw.compress.frontend.capture import check_hooks
 from sw.compress.frontend.inputs import Given, first_samples, mapped, no_images
 from sw.compress.methods import CompressError, Recipe, recipe_for
-from sw.compress.network import about_axes, module_sources
+from sw.compress.network import keys_of_layers, module_sources
 from sw.compress.training.decoders import UniformDecoder, WeightDecoder
 from sw.compress.training.graph import calibrate, integer_graph, quantise_activations, quantise_inputs
 from sw.compress.training.integer import IntegerNetwork, export_integers, export_steps, network_metadata
@@ -26,7 +26,9 @@ from sw.compress.training.operations import compared_layers
 __all__ = ["about_weights", "file_metadata", "prepare", "to_integers", "without_integer_form"]
 
 # Fields of a file's metadata.
-_DERIVED, _FACTORS = "derived", "factors"
+_DERIVED, _FACTORS, _KEYS, _AXES = "derived", "factors", "keys", "conv1d"
+# Where a network that :func:`prepare` made keeps the first and the third.
+_TOLD = "weights_of_file"
 
 # Share of the largest output by which a network of layers alone may differ from the float network, both in float32.
 _TOLERANCE = 1e-3
@@ -77,12 +79,13 @@ def prepare(
     model.eval()
     expected = observe(model, _floats(first_samples(images, _SAMPLE), precision))
     images = _floats(images, torch.float32)
+    keys = model.state_dict().keys()
     fold_parametrisations(model.float())
     options: dict[str, Any] = {"alpha": alpha, "learn_signs": learn_signs, "threads": threads, "progress": progress}
     reason = None
     other = no_images(images)
     if other is not None or not isinstance(images, Tensor):
-        return _layers_alone(model, rules, images, options), str(other)
+        return _layers_alone(model, rules, images, keys, options), str(other)
     try:
         graph = integer_graph(model, images)
         # In float32 to the order of sums; of another precision no more can be asked than that has.
@@ -96,56 +99,75 @@ def prepare(
     except CompressError as error:
         reason = str(error)
     if reason is None:
-        derived = _derived(model, graph, rules)
+        told = _of_graph(model, graph, keys, rules)
         convert(graph, rules, images=images, order=names, one_scale=compared_layers(graph), **options)
         graph = quantise_activations(graph, images).eval()
-        graph.meta[_DERIVED] = derived
+        graph.meta[_TOLD] = told
         calibrate(graph.to(images.device), images)
         try:
             export_integers(graph, (images.shape[1], images.shape[2], images.shape[3]))
             return graph, None
         except CompressError as error:
             reason = str(error)
-    return _layers_alone(model, rules, images, options), reason
+    return _layers_alone(model, rules, images, keys, options), reason
 
 
-def _derived(model: nn.Module, graph: fx.GraphModule, rules: Sequence[tuple[str, Recipe]]) -> list[str]:
-    """Layers of the graph that are called as a weight of the network is, and have others than that, in its order.
+def _of_graph(
+    model: nn.Module, graph: fx.GraphModule, keys: Collection[str], rules: Sequence[tuple[str, Recipe]]
+) -> dict[str, Any]:
+    """Layers of the graph whose weight is not under these keys of the network, and those of another key than usual.
 
-    They are of a transposed convolution, or computed from that weight. Those of ``pqf`` have other orders of channels,
-    and so have the layers around them.
+    The former are of a transposed convolution, or computed. Those of ``pqf`` have other orders of channels, and so have
+    the layers around them.
     """
-    sources, own = module_sources(graph), model.state_dict()
+    sources, own, named = module_sources(graph), model.state_dict(), keys_of_layers(keys)
     if any(recipe_for(source.name, rules).method == "pqf" for source in sources):
-        return [source.name for source in sources]
-    found = []
+        return {_DERIVED: [source.name for source in sources], _KEYS: {}}
+    derived, renamed = [], {}
     for source in sources:
-        weight = own.get(f"{source.name}.weight")
-        if weight is not None and not (
+        key = named.get(source.name, "")
+        weight = own.get(key)
+        if weight is None or not (
             weight.numel() == source.weight.size
             and weight.shape[:2] == source.weight.shape[:2]
             and np.array_equal(weight.detach().cpu().numpy().ravel(), source.weight.ravel())
         ):
-            found.append(source.name)
-    return found
+            derived.append(source.name)
+        elif key != f"{source.name}.weight":
+            renamed[source.name] = key
+    return {_DERIVED: derived, _KEYS: renamed}
 
 
 def about_weights(model: nn.Module, network: IntegerNetwork | None) -> dict[str, Any]:
     """What the file's metadata of a network that :func:`prepare` made says of weights, as :func:`msvq.decompress` must
     know.
 
-    ``derived``: layers whose weights are not what the float network has under their names. ``factors``: factors of
-    channels that stand alone, of a batch norm or a PReLU, which become layers in the end. Neither is there if it has
-    none. ``conv1d``: convolutions of one axis, which layers alone may have (:func:`sw.compress.network.about_axes`).
+    ``derived``: layers whose weights are not what the float network has under their names. ``factors``: what is no
+    weight of the network: factors of channels that stand alone, of a batch norm or a PReLU, which become layers in the
+    end, and later calls of a layer. ``keys`` and ``conv1d``: as :func:`sw.compress.network.about_sources` has them.
+    None is there if it has none.
     """
-    derived = getattr(model, "meta", {}).get(_DERIVED)
-    if network is None or derived is None:
-        return about_axes(
-            each.name for _, each in decoded_layers(model) if isinstance(each, DecodedModule) and len(each.shape) == 3
-        )
-    own = {layer.name for _, layer in decoded_layers(model)}
-    factors = [name for name in network.layers if name not in own]
-    return ({_DERIVED: derived} if derived else {}) | ({_FACTORS: factors} if factors else {})
+    told = _kept(model).get(_TOLD, {})
+    layers = [layer for _, layer in decoded_layers(model)]
+    own, derived = {layer.name for layer in layers}, told.get(_DERIVED, [])
+    first: dict[WeightDecoder, str] = {}
+    for layer in layers:
+        if layer.name not in derived:
+            first.setdefault(layer.decoder, layer.name)
+    again = [layer.name for layer in layers if layer.name in derived and layer.decoder in first]
+    alone = network.layers if network is not None and not network.in_steps else ()
+    found = {
+        _DERIVED: [name for name in derived if name not in again],
+        _FACTORS: [*again, *(name for name in alone if name not in own)],
+        _KEYS: told.get(_KEYS),
+        _AXES: [each.name for each in layers if isinstance(each, DecodedModule) and len(each.shape) == 3],
+    }
+    return {field: value for field, value in found.items() if value}
+
+
+def _kept(model: nn.Module) -> dict[str, Any]:
+    """Where what is said of a network stays with copies of it."""
+    return model.meta if isinstance(model, fx.GraphModule) else vars(model)
 
 
 def without_integer_form(graph: fx.GraphModule, rules: Sequence[tuple[str, Recipe]], images: Tensor) -> list[Refusal]:
@@ -181,12 +203,17 @@ def without_integer_form(graph: fx.GraphModule, rules: Sequence[tuple[str, Recip
 
 
 def _layers_alone(
-    model: nn.Module, rules: Sequence[tuple[str, Recipe]], images: Given, options: dict[str, Any]
+    model: nn.Module,
+    rules: Sequence[tuple[str, Recipe]],
+    images: Given,
+    keys: Collection[str],
+    options: dict[str, Any],
 ) -> nn.Module:
     """The network with decoded layers that have quantised inputs, all else as it is."""
     sample = first_samples(images, _SAMPLE)
     expected = observe(model, sample)
     weights = {source.name: source.weight for source in module_sources(model)}
+    _kept(model)[_TOLD] = {_DERIVED: [name for name in weights if f"{name}.weight" not in keys]}
     reordered = any(recipe.method == "pqf" for _, recipe in rules)
     device = next(model.parameters()).device
     convert(model, rules, images=images if isinstance(images, Tensor) else None, **options)
