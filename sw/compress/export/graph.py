@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from sw.compress.export.scales import MAX_BIAS, bias_advice, fixed_point, requantisation
+from sw.compress.export.scales import MAX_BIAS, bias_advice, fixed_point, requantisation, unit_of_zeros, zero_scales
 from sw.compress.frontend import Affine, FrontEndError, Refusal
 from sw.compress.methods import CompressError
 from sw.compress.training.layers import DecodedConv2d, DecodedLinear, compressed_layers
@@ -208,7 +208,8 @@ class _Exporter:
         if layer.requantisation is not None or any(p.fields.get("layer") == layer.name for p in pending):
             raise CompressError(f"layer {layer.name!r} must be used once: it has one requantisation")
         bias = np.zeros(1) if module.bias is None else module.bias.detach().cpu().double().numpy()
-        gain = layer.scale.astype(np.float64) * scale
+        # Of weights that are all 0 the scale says nothing, and the bias would be rounded to it.
+        gain = np.where(zero_scales(layer), 0.0, layer.scale.astype(np.float64) * scale)
         self.pending[node] = _Pending(spatial.Layer, (number,), {"layer": layer.name}, gain, bias)
 
     def add_affine(self, node: fx.Node) -> None:
@@ -230,7 +231,7 @@ class _Exporter:
             scale=np.where(size > 0, size, np.float32(1)),
             weights=(127 * np.sign(factor) * (size > 0)).astype(np.int8).reshape(C, 1, 1, 1),
         )
-        gain = np.where(size > 0, np.abs(factor) / 127, 1.0) * scale
+        gain = np.where(size > 0, np.abs(factor) / 127, 0.0) * scale
         self.pending[node] = _Pending(spatial.Layer, (number,), {"layer": name}, gain, summand - mean * factor)
 
     def multiply(self, node: fx.Node) -> None:
@@ -465,13 +466,18 @@ class _Exporter:
         if len(before.gain) != 1:
             advice = "convert it with one_scale (sw.compress.training.modules.convert)"
             raise CompressError(f"layer {layer.name!r} must have one scale, as its sums are an output: {advice}")
-        K = layer.shape[0]
-        bias = np.broadcast_to(np.rint(before.offset / before.gain), K)
+        K, gain = layer.shape[0], before.gain
+        if not gain.any():
+            size = next(size for number, size in self.done.values() if number == before.inputs[0])
+            unit = unit_of_zeros(np.abs(before.offset).max(keepdims=True)) / size
+            layer = dataclasses.replace(layer, scale=np.maximum(unit, np.finfo(np.float32).tiny).astype(np.float32))
+            gain = layer.scale.astype(np.float64) * size
+        bias = np.broadcast_to(np.rint(before.offset / gain), K)
         if np.abs(bias).max() > MAX_BIAS:
             raise CompressError(f"layer {layer.name!r}: {bias_advice(bias)}")
         ones = Requantisation(bias.astype(np.int32), np.ones(K, np.int32), np.zeros(K, np.uint8))
         self.layers[layer.name] = dataclasses.replace(layer, requantisation=ones)
-        self.emit(source, float(before.gain[0]), spatial.Logits(inputs=before.inputs, **before.fields))
+        self.emit(source, float(gain[0]), spatial.Logits(inputs=before.inputs, **before.fields))
         return self.done[source]
 
 

@@ -6,12 +6,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sw.compress.methods import CompressError
-from sw.format.layer import Requantisation
+from sw.format.layer import CompressedLayer, Requantisation
 
-__all__ = ["MAX_BIAS", "bias_advice", "fixed_point", "requantisation"]
+__all__ = ["MAX_BIAS", "bias_advice", "fixed_point", "requantisation", "unit_of_zeros", "zero_scales"]
 
 #: Half of int32's range is left to the sums.
 MAX_BIAS = 1 << 29
+
+# The largest bias in the unit of sums that are 0: the others are rounded to that share of it.
+_BIAS_OF_ZEROS = 1 << 20
 
 
 def bias_advice(bias: NDArray[np.float64]) -> str:
@@ -19,6 +22,18 @@ def bias_advice(bias: NDArray[np.float64]) -> str:
     worst = float(np.abs(bias).max())
     advice = "weights so small beside it have no effect, set them to 0"
     return f"bias must be within {MAX_BIAS}, not {worst:.6g}, in the unit of the layer's sums: {advice}"
+
+
+def zero_scales(layer: CompressedLayer) -> NDArray[np.bool_]:
+    """Whether all weights that have it are 0, for each scale of a layer, which says nothing then."""
+    used = layer.integer_weights().reshape(layer.shape[0], -1).any(1)
+    return ~(used if len(layer.scale) > 1 else used.any(keepdims=True))
+
+
+def unit_of_zeros(bias: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A unit of sums that are all 0 in which a bias, or the largest of several, is no small number; 1 for 0."""
+    magnitude = np.abs(bias)
+    return np.where(magnitude > 0, magnitude / _BIAS_OF_ZEROS, 1.0)
 
 
 def fixed_point(factors: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:

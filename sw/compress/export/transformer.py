@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sw.compress.export.scales import MAX_BIAS, bias_advice, fixed_point
+from sw.compress.export.scales import MAX_BIAS, bias_advice, fixed_point, unit_of_zeros, zero_scales
 from sw.compress.methods import CompressError
 from sw.compress.training.layers import DecodedConv2d, DecodedLinear, compressed_layers
 from sw.compress.training.quant import ActivationQuantiser
@@ -230,6 +230,9 @@ class _Exporter:
         offset = np.zeros(K) if module.bias is None else module.bias.detach().cpu().double().numpy()
         if target is None and len(found.scale) > 1:
             raise CompressError(f"layer {found.name!r} must have one scale, not {K}: its sums are compared")
+        # Of weights that are all 0 the scale says nothing, and the bias would be rounded to it.
+        largest = offset if target is not None else np.abs(offset).max(keepdims=True)
+        gain = np.where(zero_scales(found), unit_of_zeros(largest), gain)
         if target is None:
             multiplier, shift, bias = np.ones(K, np.int32), np.zeros(K, np.uint8), np.rint(offset / gain)
         else:

@@ -151,6 +151,20 @@ def test_a_bias_must_leave_room_for_the_sums() -> None:
         export_transformer(model, images)
 
 
+def test_biases_of_weights_that_are_zero_are_kept() -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer(depth=1, width=16, heads=2).eval()
+    bias = 1e-3 * torch.arange(1.0, 11)
+    with torch.no_grad():
+        for layer in (model.linear, model.blocks[0].fc2):
+            layer.weight.zero_()
+        model.blocks[0].fc2.bias.mul_(1e-3)
+        model.linear.bias.copy_(bias)
+    convert(model, INT8, progress=False)
+    found = logits(export_transformer(model, torch.randn(4, 3, 32, 32)), torch.randn(4, 3, 32, 32))
+    assert np.abs(found / found[:, -1:] - bias.numpy() / 1e-2).max() < 1e-5
+
+
 def test_training_mode_is_kept() -> None:
     model, images = changed()
     model.train()

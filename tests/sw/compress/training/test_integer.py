@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import msvq
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.training.graph import (
     PadShortcut,
@@ -248,6 +249,38 @@ def test_batch_norm_takes_what_no_dropout_has_changed(images: Tensor) -> None:
     recalibrate_batch_norm(model, [images])
     torch.testing.assert_close(model[1].running_mean, images.mean((0, 2, 3)))
     assert model[0].training
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3, 1e-6])
+@pytest.mark.parametrize("recipe", [Recipe("int8"), Recipe("ssvq", k=2, d=4, n=0, m=0)])
+def test_biases_of_weights_that_are_zero_are_kept(size: float, recipe: Recipe) -> None:
+    """A head that starts at zero; rows of a convolution, with and without batch norm; a batch norm alone."""
+    torch.manual_seed(0)
+    last = nn.Linear(8, 4)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), last).eval()
+    images = torch.randn(8, 1, 8, 8)
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([1.0, 2, 3, -4]) * size)
+    done = msvq.calibrate(model, images, [("0", Recipe("int8")), ("*", recipe)], values=True, progress=False)
+    assert done.network is not None
+    found = np.asarray(done.network.results(done.network.quantise(images).numpy())[0]) * done.network.outputs[0].scale
+    assert np.abs(found.reshape(8, 4) / size - [1, 2, 3, -4]).max() < 1e-5
+
+    norm = nn.BatchNorm2d(8)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), norm).eval()
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[1].weight.zero_()
+        for layer in (model[0], model[2], norm):
+            layer.bias.copy_(torch.linspace(0.5, 1.5, 8) * size)
+        norm.weight.zero_()
+    done = msvq.calibrate(model, images, [("0", Recipe("int8")), ("*", recipe)], values=True, progress=False)
+    assert done.network is not None
+    found = done.network.results(done.network.quantise(images).numpy())[0] * done.network.outputs[0].scale
+    with torch.no_grad():
+        expected = model(images).numpy()
+    assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
