@@ -242,6 +242,8 @@ def key_list(content: Mapping[Any, Any]) -> str:
 
 def must_be_floats(what: str, kind: str) -> str:
     """What is wrong with a weight of this dtype, and the way out."""
+    if kind.startswith("complex"):
+        return f"{what} must be floats, not {kind}: an imaginary part would be lost"
     return f"{what} must be floats, not {kind}: of a quantised checkpoint, multiply by the scales first"
 
 

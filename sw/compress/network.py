@@ -457,6 +457,8 @@ def _array(name: str, tensor: torch.Tensor | NDArray[Any]) -> NDArray[np.float32
     if tensor.is_meta or tensor.layout != torch.strided:
         found = "a meta tensor, which has no values" if tensor.is_meta else tensor.layout
         raise CompressError(f"layer {name!r}: weight must be a dense tensor (torch.strided), not {found}")
+    if not tensor.is_floating_point():
+        raise CompressError(must_be_floats(f"layer {name!r}: weight", str(tensor.dtype).removeprefix("torch.")))
     return np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy())
 
 

@@ -27,7 +27,7 @@ def bias_advice(bias: NDArray[np.float64]) -> str:
 def zero_scales(layer: CompressedLayer) -> NDArray[np.bool_]:
     """Whether all weights that have it are 0, for each scale of a layer, which says nothing then."""
     used = layer.integer_weights().reshape(layer.shape[0], -1).any(1)
-    return ~(used if len(layer.scale) > 1 else used.any(keepdims=True))
+    return np.logical_not(used if len(layer.scale) > 1 else used.any(keepdims=True))
 
 
 def unit_of_zeros(bias: NDArray[np.float64]) -> NDArray[np.float64]:

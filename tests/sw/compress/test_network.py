@@ -56,7 +56,9 @@ def test_a_quantised_layer_is_not_left_out(dtype: torch.dtype) -> None:
     tensors = small_network().state_dict()
     tensors["point.weight"] = (tensors["point.weight"] * 100).to(dtype)
     for given in (tensors, {key: tensor.numpy() for key, tensor in tensors.items()}):
-        with pytest.raises(CompressError, match=f"layer 'point': weight must be floats, not {str(dtype)[6:]}: of a"):
+        with pytest.raises(
+            CompressError, match=f"layer 'point': weight must be floats, not {str(dtype)[6:]}: (of a|an)"
+        ):
             state_dict_sources(given)
     with pytest.raises(CompressError, match="layer 'q': weight must be floats, not int32: of a quantised checkpoint"):
         state_dict_sources({"q.qweight": torch.zeros(2, 2).int()})
@@ -138,6 +140,21 @@ def test_a_convolution_of_one_axis_in_a_state_dict_is_not_left_out() -> None:
     for own, other in zip(module_sources(network), state_dict_sources(network.state_dict()), strict=True):
         assert (own.name, own.kind, own.shape, own.groups) == (other.name, other.kind, other.shape, other.groups)
         np.testing.assert_array_equal(own.weight, other.weight)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [
+        (torch.complex64, "complex64: an imaginary part would be lost"),
+        (torch.int8, "int8: of a quantised checkpoint, multiply by the scales first"),
+    ],
+)
+def test_weights_that_are_no_floats_are_refused_in_a_network_too(dtype: torch.dtype, message: str) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3))
+    network[0].weight = torch.nn.Parameter(network[0].weight.detach().to(dtype), requires_grad=False)
+    for given in (module_sources, lambda network: state_dict_sources(network.state_dict())):
+        with pytest.raises(CompressError, match=f"layer '0': weight must be floats, not {message}$"):
+            given(network)
 
 
 def test_nan_in_a_network_names_the_layer() -> None:
