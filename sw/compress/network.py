@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -332,10 +333,61 @@ def check_network_rules(
 
 
 def copy_network(network: torch.nn.Module) -> torch.nn.Module:
-    """A copy with tensors of its own, of computed ones, too, such as those of ``torch.nn.utils.weight_norm``."""
+    """A copy with tensors of its own, of computed ones, too, such as those of ``torch.nn.utils.weight_norm``.
+
+    Functions that were set on a module, such as another ``forward``, and hooks call the copy's modules in it.
+    """
     computed = [value for module in network.modules() for value in vars(module).values() if torch.is_tensor(value)]
-    values = {id(value): value.detach().clone() for value in computed if not value.is_leaf}
-    return copy.deepcopy(network, values)
+    # From here on the memo: of what is copied, by its id, the copy.
+    values: dict[int, Any] = {id(value): value.detach().clone() for value in computed if not value.is_leaf}
+    copied: torch.nn.Module = copy.deepcopy(network, values)
+    for module in copied.modules():
+        places: tuple[dict[Any, Any], ...] = (vars(module), module._forward_hooks, module._forward_pre_hooks)
+        for place in places:
+            functions = {name: each for name, each in place.items() if isinstance(each, FunctionType)}
+            place.update({name: _of_copy(each, values) for name, each in functions.items()})
+    return copied
+
+
+def _of_copy(value: Any, copies: dict[int, Any]) -> Any:
+    """A function that has the copies of modules, their methods and tensors in the place of what it encloses or names.
+
+    Python copies functions as they are: they would compute with the network itself, and change its statistics. What
+    reaches nothing of the network, and what is no function, is returned itself.
+    """
+    if isinstance(value, torch.nn.Module | torch.Tensor):
+        return copies.get(id(value), value)
+    if isinstance(value, MethodType) and id(value.__self__) in copies:
+        return MethodType(value.__func__, copies[id(value.__self__)])
+    if not isinstance(value, FunctionType):
+        return value
+    if id(value) in copies:
+        return copies[id(value)]
+    # It may enclose itself.
+    copies[id(value)] = value
+    enclosed = {i: cell for i, cell in enumerate(value.__closure__ or ()) if cell != CellType()}
+    named = {name: value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__}
+    parts: list[dict[Any, Any]] = [
+        {i: cell.cell_contents for i, cell in enclosed.items()},
+        {name: each for name, each in named.items() if not isinstance(each, FunctionType)},
+        dict(enumerate(value.__defaults__ or ())),
+        value.__kwdefaults__ or {},
+        vars(value),
+    ]
+    found = [{key: _of_copy(each, copies) for key, each in part.items()} for part in parts]
+    if all(ours[key] is each for ours, part in zip(found, parts, strict=True) for key, each in part.items()):
+        return value
+    inside, space, defaults, named_defaults, attributes = found
+    cells = tuple(CellType(inside[i]) if i in inside else CellType() for i in range(len(value.__closure__ or ())))
+    names = value.__globals__ | space
+    made = FunctionType(value.__code__, names, value.__name__, tuple(defaults.values()) or None, cells)
+    made.__kwdefaults__ = named_defaults or None
+    made.__dict__.update(attributes)
+    for i, each in inside.items():
+        if each is value:
+            cells[i].cell_contents = made
+    copies[id(value)] = made
+    return made
 
 
 def own_class(module: torch.nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, fx, nn
 from sw.compress.frontend import FrontEndError, Refusal, unwrapped
 from sw.compress.frontend.inputs import Given, no_images
 from sw.compress.methods import CompressError, LayerSource, Recipe, check_rules, misfit, recipe_for
-from sw.compress.network import module_sources
+from sw.compress.network import copy_network, module_sources
 from sw.compress.training.graph import integer_graph
 from sw.compress.training.modules import fold_parametrisations
 from sw.compress.training.operations import KINDS, place, roles_of
@@ -135,7 +134,7 @@ def _has_steps(model: nn.Module, refusals: Sequence[Refusal], images: Tensor) ->
     if not any(isinstance(module, nn.LayerNorm) for module in model.modules()):
         return False
     try:
-        trial, reason = prepare(copy.deepcopy(model), [], images[:4], progress=False)
+        trial, reason = prepare(copy_network(model), [], images[:4], progress=False)
         return to_integers(trial, reason or str(refusals[0]), images[:4]).in_steps
     except Exception:  # copies and parts raise errors of every kind
         return False

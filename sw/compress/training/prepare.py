@@ -15,7 +15,7 @@ from sw.compress.frontend import FrontEndError, Refusal, observe, same, unwrappe
 from sw.compress.frontend.capture import check_hooks
 from sw.compress.frontend.inputs import Given, first_samples, mapped, no_images
 from sw.compress.methods import CompressError, Recipe, recipe_for
-from sw.compress.network import keys_of_layers, module_sources
+from sw.compress.network import copy_network, keys_of_layers, module_sources
 from sw.compress.training.decoders import UniformDecoder, WeightDecoder
 from sw.compress.training.graph import calibrate, integer_graph, quantise_activations, quantise_inputs
 from sw.compress.training.integer import IntegerNetwork, export_integers, export_steps, network_metadata
@@ -267,7 +267,7 @@ def file_metadata(model: nn.Module, images: Tensor) -> tuple[dict[str, Any] | No
         layer that the file has for another call of a module to that of the first call: ``tied`` of
         :func:`sw.compress.search.search`.
     """
-    graph, reason = prepare(copy.deepcopy(model), [], images, progress=False)
+    graph, reason = prepare(copy_network(model), [], images, progress=False)
     try:
         network = to_integers(graph, reason, images)
     except CompressError:

@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils import prune
 
 from sw.compress.methods import CompressError, LayerSource, Recipe
-from sw.compress.network import compress_network, module_sources, state_dict_sources, total_row
+from sw.compress.network import compress_network, copy_network, module_sources, state_dict_sources, total_row
 
 
 def small_network() -> torch.nn.Module:
@@ -55,10 +55,9 @@ def test_state_dict_sources() -> None:
 def test_a_quantised_layer_is_not_left_out(dtype: torch.dtype) -> None:
     tensors = small_network().state_dict()
     tensors["point.weight"] = (tensors["point.weight"] * 100).to(dtype)
+    message = f"layer 'point': weight must be floats, not {str(dtype)[6:]}: (of a|an)"
     for given in (tensors, {key: tensor.numpy() for key, tensor in tensors.items()}):
-        with pytest.raises(
-            CompressError, match=f"layer 'point': weight must be floats, not {str(dtype)[6:]}: (of a|an)"
-        ):
+        with pytest.raises(CompressError, match=message):
             state_dict_sources(given)
     with pytest.raises(CompressError, match="layer 'q': weight must be floats, not int32: of a quantised checkpoint"):
         state_dict_sources({"q.qweight": torch.zeros(2, 2).int()})
@@ -155,6 +154,48 @@ def test_weights_that_are_no_floats_are_refused_in_a_network_too(dtype: torch.dt
     for given in (module_sources, lambda network: state_dict_sources(network.state_dict())):
         with pytest.raises(CompressError, match=f"layer '0': weight must be floats, not {message}$"):
             given(network)
+
+
+def patched(kind: str) -> torch.nn.Sequential:
+    """In training mode, with a function on the whole or on a batch norm that calls what was there before."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 4, 1)).train()
+    module: Any = network if kind.startswith("whole") else network[1]
+    own, scale = module.forward, network[2].bias
+
+    def again(x: torch.Tensor, left: int = 1) -> torch.Tensor:
+        return own(x) if left == 0 else again(x, left - 1) * scale.square().sum()
+
+    if kind == "default":
+        module.forward = lambda x, own=own, module=network: own(x) * module[2].bias.square().sum()
+    elif kind == "hook":
+        module.register_forward_hook(lambda module, given, result: own(result) * scale.square().sum())
+    elif kind == "named":
+        space = {"own": own, "scale": scale}
+        exec("def forward(x, *, scale=scale):\n    return own(x) * scale.square().sum()", space)
+        module.forward = space["forward"]
+    else:
+        module.forward = again
+    return network
+
+
+@pytest.mark.parametrize("kind", ["whole", "module", "default", "hook", "named"])
+def test_functions_set_on_a_module_call_the_copy(kind: str) -> None:
+    network, images = patched(kind), torch.randn(4, 3, 9, 9)
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    copied = copy_network(network)
+    found = copied.eval()(images)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+    torch.testing.assert_close(found, network.eval()(images))
+    with torch.no_grad():
+        copied[2].bias.mul_(2)
+    assert not torch.equal(copied(images), found)
+    torch.testing.assert_close(network(images), found)
+
+
+def test_a_function_that_reaches_nothing_of_the_network_is_the_same_in_a_copy() -> None:
+    network, count = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)), [0]
+    network[0].forward = lambda x: x * len(count)
+    assert copy_network(network)[0].forward is network[0].forward
 
 
 def test_nan_in_a_network_names_the_layer() -> None:
