@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from sw.compress.training.batches import Loss, Metric
     from sw.compress.training.data import ImageData
     from sw.compress.training.finetune import Finetuned
-    from sw.compress.training.integer import IntegerNetwork
     from sw.format import Container
     from sw.format.layer import CompressedLayer
     from sw.network import Network
@@ -252,6 +251,8 @@ def finetune(
     rules = _rules(copied, recipe)
     if config is not None and not isinstance(config, TrainConfig):
         raise CompressError(f"config must be a TrainConfig, not {config!r}")
+    if freezing is not None and not isinstance(freezing, Freezing):
+        raise CompressError(f"freezing must be a Freezing, not {freezing!r}")
     if config is None:
         config = TrainConfig(10, batch=min(128, len(train))) if isinstance(train, ImageData) else TrainConfig(10)
     job = Finetuning(rules, config, freezing=Freezing() if freezing is None else freezing)
@@ -278,7 +279,7 @@ def load_data(path: str | os.PathLike[str], split: str, **options: Any) -> Image
 
 
 def evaluate(
-    network: str | os.PathLike[str] | IntegerNetwork, data: ImageData | Iterable[Any], **options: Any
+    network: str | os.PathLike[str] | Network, data: ImageData | Iterable[Any], **options: Any
 ) -> dict[str, Any]:
     """Top-1 and top-5 of a file's integers, mean IoU of maps, or your own metric.
 
@@ -306,10 +307,12 @@ def load(path: str | os.PathLike[str]) -> Network | Container | Program | Steppe
         It cannot be read.
     """
     from sw.format import read_container
+    from sw.format.container import file_path
     from sw.network import NetworkError, read_network
     from sw.program import MAGIC, read_program
     from sw.program.steps import is_stepped_program, read_stepped_program
 
+    path = file_path(path)
     if is_stepped_program(path):
         return read_stepped_program(path)
     with open(path, "rb") as file:
@@ -345,10 +348,11 @@ def decompress(
     Raises
     ------
     CompressError
-        The file says that it has such layers, and they are not asked for.
+        The file says that it has such layers, and they are not asked for; or the source is something else.
     """
     from sw.compress.methods import CompressError
     from sw.format import read_container
+    from sw.format.layer import CompressedLayer
     from sw.network import Network
 
     given, metadata = f"a {type(source).__name__}", getattr(source, "about", getattr(source, "metadata", {}))
@@ -358,8 +362,13 @@ def decompress(
     elif isinstance(source, Network):
         layers = list(source.layers.values())
     else:
-        own: Any = source
-        layers = list(getattr(own, "layers", own))
+        own: Any = getattr(source, "layers", source)
+        layers = list(own) if isinstance(own, Iterable) else [own]
+        if not all(isinstance(layer, CompressedLayer) for layer in layers):
+            raise CompressError(
+                "source must be a container's path, what compress, calibrate, finetune or load give, or layers, not"
+                f" {type(source).__name__}"
+            )
     others = metadata.get("derived", [])
     if others and not derived:
         names = ", ".join(map(str, others)) if isinstance(others, list) else others
@@ -458,7 +467,11 @@ def run(
 
     loaded = load(program) if isinstance(program, str | os.PathLike) else program
     if hasattr(images, "detach"):
-        given = images.detach().cpu()
+        tensor = cast("Tensor", images)
+        if tensor.is_meta or str(tensor.layout) != "torch.strided":
+            kind = "a meta tensor" if tensor.is_meta else str(tensor.layout)
+            raise RunError(f"images must be a dense tensor with values (torch.strided), not {kind}")
+        given = tensor.detach().cpu()
         # NumPy has no bfloat16.
         images = given.float() if given.is_floating_point() else given
     values = np.asarray(images)

@@ -21,11 +21,13 @@ import msvq
 from msvq import example
 from msvq.__main__ import COMMANDS, main
 from sw.compress.__main__ import main as compress_main
+from sw.compress.methods import CompressError
 from sw.compress.training.checking import check_network_form
 from sw.compress.training.integer import IntegerNetwork
 from sw.format import ContainerError, read_container, write_container
-from sw.network import Network, read_network
+from sw.network import Network, read_network, write_network
 from sw.program import ProgramError, read_program, write_program
+from sw.run import RunError
 
 
 def network() -> nn.Sequential:
@@ -471,6 +473,51 @@ def test_a_rule_for_what_holds_layers_or_is_none_is_refused(pattern: str) -> Non
 def test_an_image_of_another_form(container: Path, image: Any) -> None:
     with pytest.raises(ValueError, match=r"image must be three integers \[C, rows, columns\], not "):
         msvq.compile(container, "ews-cms-tiny", image)
+
+
+@pytest.mark.parametrize("given", [None, 3, b"x"])
+def test_what_is_no_path_is_said(given: Any, container: Path) -> None:
+    kind = type(given).__name__
+    compressed = msvq.compress(nn.Sequential(nn.Conv2d(1, 8, 3)), msvq.Recipe("int8"), progress=False)
+    for call in (msvq.load, compressed.write, lambda path: write_network(path, read_network(container))):
+        with pytest.raises(ContainerError, match=f"path: must be a str or an os.PathLike of one, not {kind}$"):
+            call(given)
+    with pytest.raises(CompressError, match=f"source must be a container's path, what .* or layers, not {kind}$"):
+        msvq.decompress(given)
+    with pytest.raises(CompressError, match=f"network must be a container's path or a Network, not {kind}$"):
+        msvq.evaluate(given, [])
+
+
+def test_what_load_gives_can_be_evaluated(container: Path) -> None:
+    network = msvq.load(container)
+    assert isinstance(network, Network)
+    shape, labels = network.image_shape, torch.zeros(2, dtype=torch.int64)
+    assert shape is not None
+    batches = [(torch.randn(2, *shape), labels)]
+    found = msvq.evaluate(network, batches, progress=False)
+    assert found == msvq.evaluate(container, batches, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [(lambda x: x.to("meta"), "a meta tensor"), (lambda x: x.to_sparse(), "torch.sparse_coo")]
+)
+def test_images_without_values_are_said(change: Any, name: str, container: Path) -> None:
+    images = change(torch.zeros(1, 3, 8, 8))
+    message = rf"images must be a dense tensor with values \(torch.strided\), not {name}"
+    network = nn.Sequential(nn.Conv2d(3, 8, 3))
+    with pytest.raises(CompressError, match=message):
+        msvq.calibrate(network, images, msvq.Recipe("int8"), progress=False)
+    with pytest.raises(RunError, match=message):
+        msvq.run(msvq.compile(container, "ews-msvq-full-16"), images)
+    if name == "a meta tensor":
+        with pytest.raises(CompressError, match="the loader must give tensors with values, not a meta tensor"):
+            msvq.calibrate(network, [images], msvq.Recipe("int8"), progress=False)
+
+
+def test_freezing_of_another_kind_is_said() -> None:
+    batches = [(torch.zeros(1, 3, 8, 8), torch.zeros(1))]
+    with pytest.raises(CompressError, match="freezing must be a Freezing, not 3"):
+        msvq.finetune(nn.Sequential(nn.Conv2d(3, 8, 3)), batches, batches, freezing=3)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_compiled_or_compressed_is_said(container: Path) -> None:

@@ -77,6 +77,13 @@ class ContainerError(ValueError):
         self.section = section
 
 
+def file_path(given: object) -> Path:
+    """A path as a user gives it; raises ContainerError, of section ``path``, for what is none."""
+    if not isinstance(given, str | os.PathLike) or not isinstance(os.fspath(given), str):
+        raise ContainerError("path", f"must be a str or an os.PathLike of one, not {type(given).__name__}")
+    return Path(given)
+
+
 _ENVELOPE = Envelope(MAGIC, VERSION, ContainerError, required=(), optional=("layers", "default", "metadata"))
 
 
@@ -361,7 +368,7 @@ def write_container(
     OSError
         The file cannot be written.
     """
-    path = Path(path)
+    path = file_path(path)
     names = [layer.name for layer in layers]
     for name, count in Counter(names).items():
         if count > 1:
@@ -508,7 +515,7 @@ def read_container(path: str | os.PathLike[str]) -> Container:
     OSError
         The file cannot be read.
     """
-    data = Path(path).read_bytes()
+    data = file_path(path).read_bytes()
     entries, metadata, offset = _parse_header(data)
     codebooks: dict[str, NDArray[np.int8]] = {}
     layers = [_decode(entry, contents, codebooks) for entry, contents in _sections(data, entries, offset)]

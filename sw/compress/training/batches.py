@@ -638,7 +638,12 @@ def _own_arguments(given: Any) -> Given:
 
 
 def _on_device(value: Any, device: torch.device) -> Any:
-    return mapped(lambda tensor: tensor.to(device, non_blocking=True), value)
+    def moved(tensor: Tensor) -> Tensor:
+        if tensor.is_meta:
+            raise CompressError("the loader must give tensors with values, not a meta tensor")
+        return tensor.to(device, non_blocking=True)
+
+    return mapped(moved, value)
 
 
 def tensors_of(output: Any) -> list[Tensor]:

@@ -88,6 +88,9 @@ def calibrate_network(
     check_network_rules(model, rules)
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(images)
+    if isinstance(images, Tensor) and (images.is_meta or images.layout != torch.strided):
+        kind = "a meta tensor" if images.is_meta else str(images.layout)
+        raise CompressError(f"images must be a dense tensor with values (torch.strided), not {kind}")
     other = in_float32(model)
     if isinstance(images, Tensor) and images.is_floating_point():
         images = images.float()

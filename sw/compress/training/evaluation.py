@@ -20,7 +20,7 @@ from sw.compress.training.data import ImageData
 from sw.compress.training.device import device_results
 from sw.compress.training.integer import IntegerNetwork, integer_results, read_network
 from sw.compress.training.loop import images_of
-from sw.network import NetworkError
+from sw.network import Network, NetworkError
 from sw.network.fast import FastNetwork
 
 __all__ = ["VOID", "evaluate", "evaluate_classes", "evaluate_maps"]
@@ -36,7 +36,7 @@ _TOP = 5
 
 
 def evaluate(
-    network: IntegerNetwork | str | os.PathLike[str],
+    network: Network | str | os.PathLike[str],
     data: ImageData | Iterable[Any],
     *,
     output: str | None = None,
@@ -80,8 +80,10 @@ def evaluate(
     sw.format.ContainerError
         The file is damaged.
     """
+    if not isinstance(network, Network | str | os.PathLike):
+        raise CompressError(f"network must be a container's path or a Network, not {type(network).__name__}")
     if not isinstance(network, IntegerNetwork):
-        network = read_network(network)
+        network = IntegerNetwork.of(network) if isinstance(network, Network) else read_network(network)
     names = [given.name for given in network.outputs]
     if output is None and len(names) > 1 and metric is None:
         raise CompressError(
