@@ -237,6 +237,12 @@ class Raiser:
         args, kwargs = fx.map_arg((node.args, node.kwargs), argument)
         if any(isinstance(each, fx.Node) and each.graph is not self.graph for each in (*args, *kwargs.values())):
             raise Refused(f"with a constant tensor {REASON}")
+        if isinstance(function, torch._ops.OpOverload):
+            # Where it takes a tensor alone, it takes no number.
+            given = dict(zip((each.name for each in function._schema.arguments), args, strict=False)) | kwargs
+            tensors = [given.get(each.name) for each in function._schema.arguments if "Tensor" in str(each.type)]
+            if any(isinstance(each, bool | int | float) for each in tensors):
+                raise Refused(f"with a constant tensor {REASON}")
         return self.graph.call_function(function, args, kwargs)
 
     def call(self, module: nn.Module, name: str, values: fx.Node) -> fx.Node:

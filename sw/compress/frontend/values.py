@@ -34,7 +34,16 @@ __all__ = ["ARITHMETIC", "CLAMPS", "MOVING", "PARTS", "UPSAMPLING", "ValueRaiser
 _aten = torch.ops.aten
 
 
-CLAMPS = (_aten.clamp.default, _aten.clamp_min.default, _aten.clamp_max.default, _aten.hardtanh.default)
+# Clamps to tensors, or of two of which one may be a constant.
+_TO_TENSORS = (
+    *(_aten.clamp.Tensor, _aten.clamp_min.Tensor, _aten.clamp_max.Tensor),
+    *(_aten.minimum.default, _aten.maximum.default),
+)
+CLAMPS = (
+    *(_aten.clamp.default, _aten.clamp_min.default, _aten.clamp_max.default, _aten.hardtanh.default),
+    *_TO_TENSORS,
+)
+_UPPER = (_aten.clamp_max.default, _aten.clamp_max.Tensor, _aten.minimum.default)
 # Operations of two values, or of a value and constants.
 ARITHMETIC = (
     _aten.add.Tensor,
@@ -131,15 +140,21 @@ class ValueRaiser(Raiser):
 
     def clamp(self, node: fx.Node) -> fx.Node:
         given: dict[str, Any] = {"min": None, "max": None}
-        names: list[str] = ["max"] if node.target is _aten.clamp_max.default else ["min", "max"]
+        names: list[str] = ["max"] if node.target in _UPPER else ["min", "max"]
         if node.target is _aten.hardtanh.default:
             given, names = {"min_val": -1.0, "max_val": 1.0}, ["min_val", "max_val"]
-        given |= dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
+        first, *others = node.args
+        if node.target in _TO_TENSORS[-2:] and isinstance(self.value(first), Constant):
+            first, others = others[0], [first]
+        given |= dict(zip(names, others, strict=False)) | dict(node.kwargs)
         low, high = (self.number(each) for each in given.values())
         low, high = -inf if low is None else low, inf if high is None else high
-        if not all(isinstance(each, int | float) for each in (low, high)):
+        numbers = all(isinstance(each, int | float) for each in (low, high))
+        if node.target in _TO_TENSORS and not (numbers and shape_of(node) == shape_of(first)):
+            return self.function(cast(Any, node.target), node)
+        if not numbers:
             raise Refused(f"by other values {REASON}", "clamp to two numbers")
-        values = self.tensor(node.args[0])
+        values = self.tensor(first)
         if (low, high) in ((0, inf), (0, 6)):
             return self.graph.call_function(functional.relu if high == inf else functional.relu6, (values,))
         return self.graph.call_function(torch.clamp, (values, float(low), float(high)))

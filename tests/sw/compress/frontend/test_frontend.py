@@ -127,6 +127,37 @@ def test_in_place_operations(name: str, tmp_path: Path) -> None:
     assert bool(words) == (reason is not None), reason
 
 
+LOW, HIGH = torch.tensor(-0.3), torch.tensor(0.4)
+
+#: As :data:`IN_PLACE`.
+BY_TENSORS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "clamp to two": (lambda x: torch.clamp(x, LOW, HIGH), ""),
+    "clamp by name": (lambda x: x.clamp(max=HIGH), ""),
+    "clamp in place": (lambda x: (x * 2).clamp_(min=LOW.reshape(1, 1)), ""),
+    "no clamp": (lambda x: torch.clamp(x, HIGH, LOW), ""),
+    "clamp_min": (lambda x: torch.clamp_min(x, LOW), ""),
+    "clamp_max": (lambda x: torch.clamp_max(x, HIGH), ""),
+    "maximum": (lambda x: torch.maximum(x, LOW), ""),
+    "minimum of a constant": (lambda x: torch.minimum(HIGH, x), ""),
+    "each channel": (lambda x: torch.clamp(x, min=torch.linspace(-1, 0, x.shape[1])[:, None, None]), "clamp in the ne"),
+    "more axes": (lambda x: torch.clamp(x, min=LOW.reshape(1, 1, 1, 1, 1)).flatten(0, 1), "with a constant tensor"),
+    "two values": (lambda x: torch.clamp(x, min=x.mean(1, keepdim=True)), "clamp in the network"),
+    "power": (
+        lambda x: torch.pow(x.abs() + 1, HIGH),
+        "pow in the network .* with a constant tensor has no integer form",
+    ),
+    "choice": (lambda x: torch.where(x > 0, x, HIGH), "where in the network .* with a constant tensor"),
+}
+
+
+@pytest.mark.parametrize("name", BY_TENSORS)
+def test_operations_with_tensors_of_one_number(name: str, tmp_path: Path) -> None:
+    change, words = BY_TENSORS[name]
+    reason = outcome(Net(lambda net, x: net.b(change(x))), sample(), tmp_path)
+    assert re.search(words, reason or "")
+    assert bool(words) == (reason is not None), reason
+
+
 class Double(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return weight * 2
