@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import msvq
 
@@ -33,3 +37,31 @@ def test_a_loss_of_your_own(
     assert weights.keys() == {"mix.weight", "head.weight"}
     rest = torch.load(tmp_path / "rest.pt", weights_only=True)
     assert not weights.keys() & rest.keys()
+
+
+class Net(nn.Sequential):
+    def __init__(self) -> None:
+        layers = (nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 4, 3), nn.Flatten(), nn.Linear(16, 4))
+        super().__init__(*layers)
+
+
+def test_float_weights_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with what was trained beside them, of layers that keep a forward of their own, and lie deeper."""
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType("net")
+    module.Net = Net  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "net", module)
+    network = Net()
+    torch.save(network.state_dict(), "net.pt")
+    images = torch.randn(8, 3, 8)
+    batches = [(images, torch.arange(8) % 4)]
+    rules = [("*", msvq.Recipe("int8"))]
+    done = msvq.finetune(
+        network, batches, batches, rules, msvq.TrainConfig(2, lr=0.1), layers_alone=True, progress=False
+    )
+    done.write("net.msvq")
+    torch.save(done.rest(), "rest.pt")
+    space: dict[str, Any] = {"__name__": "page"}
+    exec(compile(blocks("weights.md"), "weights.md", "exec"), space)
+    with torch.no_grad():
+        assert torch.equal(space["model"].eval()(images), done.model(images))
