@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from sw.compress.frontend.inputs import Given, called, described, mapped
+from sw.compress.frontend.modules import Repeat, Spread
 from sw.compress.frontend.places import FrontEndError, Refusal, source_of_error
 from sw.compress.methods import CompressError
 
@@ -48,6 +50,44 @@ def _dropout(values: Tensor, p: float, features: int) -> Tensor:
 @_dropout.register_fake
 def _(values: Tensor, p: float, features: int) -> Tensor:
     return torch.empty_like(values)
+
+
+# A network of a .pt2 file has modules that stand for operations: they must stay, not become what torch makes of them.
+@torch.library.custom_op("msvq::spread", mutates_args=())
+def _spread(values: Tensor) -> Tensor:
+    return Spread()(values)  # type: ignore[no-any-return]
+
+
+@_spread.register_fake
+def _(values: Tensor) -> Tensor:
+    return values.new_empty((*values.shape[:2], 2 * values.shape[2], 2 * values.shape[3]))
+
+
+@torch.library.custom_op("msvq::repeat", mutates_args=())
+def _repeat(values: Tensor, rows: int, columns: int) -> Tensor:
+    return Repeat((rows, columns))(values)  # type: ignore[no-any-return]
+
+
+@_repeat.register_fake
+def _(values: Tensor, rows: int, columns: int) -> Tensor:
+    return values.new_empty((*values.shape[:2], rows * values.shape[2], columns * values.shape[3]))
+
+
+@contextmanager
+def _whole_operations(model: nn.Module) -> Iterator[None]:
+    """Has modules that stand for operations call these as one."""
+    own = [module for module in model.modules() if type(module) in (Spread, Repeat)]
+    for module in own:
+        if isinstance(module, Repeat):
+            rows, columns = module.factors
+            module.forward = partial(_repeat, rows=rows, columns=columns)  # type: ignore[method-assign]
+        else:
+            module.forward = _spread
+    try:
+        yield
+    finally:
+        for module in own:
+            del module.forward
 
 
 @dataclass(frozen=True)
@@ -199,7 +239,8 @@ def capture(model: nn.Module, images: Tensor) -> Captured:
         outputs, refusals = _observed(model, sample)
         batch = images[torch.arange(_BATCH, device=images.device) % len(images)]
         try:
-            program = torch.export.export(model, (batch,))
+            with _whole_operations(model):
+                program = torch.export.export(model, (batch,))
             places = {node: place for place, node in enumerate(program.graph.nodes)}
             for node in program.graph.nodes:
                 _keep_dropout(node)
@@ -227,6 +268,8 @@ def capture_program(program: ExportedProgram) -> Captured:
     if not given or len(given[0]) != 1 or given[1] or not isinstance(given[0][0], Tensor):
         raise FrontEndError([Refusal("", "the program must have been exported with one tensor of images as its input")])
     images = torch.randn(given[0][0].shape, generator=torch.Generator().manual_seed(0))
+    if given[0][0].is_floating_point():
+        images = images.to(given[0][0].dtype)
     try:
         for node in program.graph.nodes:
             _keep_dropout(node)

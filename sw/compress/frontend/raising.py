@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sw.compress.frontend.capture import capture, capture_program, evaluated, same, unwrapped
-from sw.compress.frontend.modules import Spread
+from sw.compress.frontend.modules import Repeat, Spread
 from sw.compress.frontend.places import FrontEndError, Refusal, place
 from sw.compress.frontend.raiser import (
     REASON,
@@ -206,6 +206,12 @@ class _Raiser(ValueRaiser):
         if target is torch.ops.msvq.dropout.default:
             module = (nn.Dropout2d if node.args[2] else nn.Dropout)(cast(float, node.args[1]))
             return self.call(module, self.free(self.path(node) or "dropout"), self.tensor(node.args[0]))
+        if target is torch.ops.msvq.spread.default:
+            return self.call(Spread(), self.free(self.path(node) or "spread"), self.tensor(node.args[0]))
+        if target is torch.ops.msvq.repeat.default:
+            given, *factors = node.args
+            repeat = Repeat(cast("tuple[int, int]", tuple(factors)))
+            return self.call(repeat, self.free(self.path(node) or "repeat"), self.tensor(given))
         if target in CLAMPS:
             return self.clamp(node)
         if target in ARITHMETIC:

@@ -3,19 +3,22 @@ from __future__ import annotations
 import json
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import msvq
 from sw.compress.checkpoints import read_state_dict, write_state
-from sw.compress.methods import CompressError
+from sw.compress.methods import CompressError, Recipe
 from sw.compress.network import state_dict_sources
 from sw.compress.sources import checkpoint_sources, load_model
+from sw.compress.training.graph import trace
 from sw.format.envelope import MAGICS
 
 
@@ -241,3 +244,45 @@ def test_an_onnx_file_is_the_network_or_refused(tmp_path: Path, dynamo: bool, mo
     (tmp_path / "bad.onnx").write_bytes(b"junk" * 10)
     with pytest.raises(CompressError, match=r"cannot read model '.*bad\.onnx'"):
         load_model(str(tmp_path / "bad.onnx"))
+
+
+class Pooled(nn.Module):
+    """A mean of the map, interpolated to its size, beside it: ASPP's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.point, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x).relu()
+        mean = self.point(x.mean((2, 3), keepdim=True))
+        wide = nn.functional.interpolate(mean, size=x.shape[2:], mode="bilinear", align_corners=False)
+        return self.last(torch.cat([x, wide], 1))  # type: ignore[no-any-return]
+
+
+def transposed() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(8, 8, 3, 2, 1, 1), nn.ReLU())
+
+
+@pytest.mark.parametrize("make", [Pooled, transposed])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_program_of_torch_becomes_what_its_network_does(
+    make: Callable[[], nn.Module], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, images = make().eval().to(dtype), torch.randn(4, 3, 8, 8)
+    torch.export.save(torch.export.export(model, (images.to(dtype),)), tmp_path / "net.pt2")
+    found = []
+    for network in (model, load_model(str(tmp_path / "net.pt2"))):
+        done = msvq.calibrate(network, images, [("*", Recipe("int8"))], progress=False)
+        assert done.network is not None
+        results = done.network.results(done.network.quantise(images).numpy())
+        found.append((results, list(map(type, done.network.operations))))
+    (ours, kinds), (theirs, others) = found
+    assert kinds == others
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Modules are as they were.
+    raised = load_model(str(tmp_path / "net.pt2"))
+    trace(raised, images)
+    assert not any("forward" in vars(module) for module in raised.modules())
