@@ -313,6 +313,19 @@ def test_weights_come_back_by_the_keys_that_the_network_has(tmp_path: Path) -> N
         msvq.decompress(done)
 
 
+def test_keys_are_those_that_the_network_loads(tmp_path: Path) -> None:
+    """Not what a hook makes of its state dict; and a buffer that is no part of that has none."""
+    network, images = Keyless(False).eval(), torch.randn(6, 1, 9, 9)
+    network.register_state_dict_post_hook(lambda module, state, *_: state.clear())
+    network._non_persistent_buffers_set.add("fixed")
+    compressed = msvq.compress(network, msvq.Recipe("int8"), progress=False)
+    assert compressed.state_dict().keys() == {"first.weight", "again.weight"}
+    done = msvq.calibrate(network, images, msvq.Recipe("int8"), progress=False)
+    with pytest.raises(ValueError, match=r"keeps under these names: fixed;"):
+        msvq.decompress(done)
+    assert msvq.decompress(done, derived=True).keys() == {"first.weight", "again.weight", "fixed.weight", "own_weight"}
+
+
 def test_keys_of_a_state_dict_come_back_as_they_were(tmp_path: Path) -> None:
     tensors = nn.TransformerEncoderLayer(16, 2, 32).state_dict()
     done = msvq.compress(tensors, msvq.Recipe("int8"), progress=False)

@@ -41,6 +41,7 @@ __all__ = [
     "layer_names",
     "module_sources",
     "own_class",
+    "own_tensors",
     "progress_bar",
     "state_dict_sources",
     "total_row",
@@ -240,7 +241,7 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
     """
     sources = []
     network = _unwrapped(module)
-    keys = network.state_dict()
+    keys = own_tensors(network)
     if isinstance(network, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Linear):
         # It has no name in itself, and nothing in which another could take its place.
         alone = f"a {type(network).__name__} alone: put it into torch.nn.Sequential"
@@ -289,6 +290,17 @@ def about_sources(sources: Iterable[LayerSource]) -> dict[str, Any]:
         "derived": [source.name for source in sources if source.key is None],
     }
     return {field: value for field, value in found.items() if value}
+
+
+def own_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a network by the keys that its ``load_state_dict`` takes, whatever hooks make of its state."""
+    found = {}
+    for path, part in module.named_modules(remove_duplicate=False):
+        buffers = {name: each for name, each in part._buffers.items() if name not in part._non_persistent_buffers_set}
+        for name, tensor in (*part._parameters.items(), *buffers.items()):
+            if tensor is not None:
+                found[f"{path}.{name}" if path else name] = tensor
+    return found
 
 
 def keys_of_layers(keys: Iterable[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from sw.compress.frontend import FrontEndError, Refusal, observe, same, unwrappe
 from sw.compress.frontend.capture import check_hooks
 from sw.compress.frontend.inputs import Given, first_samples, mapped, no_images
 from sw.compress.methods import CompressError, Recipe, recipe_for
-from sw.compress.network import copy_network, keys_of_layers, module_sources
+from sw.compress.network import copy_network, keys_of_layers, module_sources, own_tensors
 from sw.compress.training.decoders import UniformDecoder, WeightDecoder
 from sw.compress.training.graph import calibrate, integer_graph, quantise_activations, quantise_inputs
 from sw.compress.training.integer import IntegerNetwork, export_integers, export_steps, network_metadata
@@ -79,7 +79,7 @@ def prepare(
     model.eval()
     expected = observe(model, _floats(first_samples(images, _SAMPLE), precision))
     images = _floats(images, torch.float32)
-    keys = model.state_dict().keys()
+    keys = own_tensors(model).keys()
     fold_parametrisations(model.float())
     options: dict[str, Any] = {"alpha": alpha, "learn_signs": learn_signs, "threads": threads, "progress": progress}
     reason = None
@@ -120,7 +120,7 @@ def _of_graph(
     The former are of a transposed convolution, or computed. Those of ``pqf`` have other orders of channels, and so have
     the layers around them.
     """
-    sources, own, named = module_sources(graph), model.state_dict(), keys_of_layers(keys)
+    sources, own, named = module_sources(graph), own_tensors(model), keys_of_layers(keys)
     if any(recipe_for(source.name, rules).method == "pqf" for source in sources):
         return {_DERIVED: [source.name for source in sources], _KEYS: {}}
     derived, renamed = [], {}
