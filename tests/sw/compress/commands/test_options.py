@@ -14,12 +14,12 @@ from tests.refusals import Refused, refusals
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory of images, one of checkpoints, and weights."""
     monkeypatch.chdir(tmp_path)
-    for folder in ("data/train/cat", "data/val/cat", "data/notes", "elsewhere", "work", "other"):
+    for folder in ("data/train/cat", "data/val/cat", "data/notes", "elsewhere", "kept", "other"):
         Path(folder).mkdir(parents=True)
     Path("data/val/dog").symlink_to(Path("elsewhere").absolute())
     for name in ("data/train/cat/1.png", "data/val/dog/2.JPG", "data/train/cat/net.msvq", "data/notes/3.png"):
         Path(name).write_bytes(b"image")
-    Path("work/sparse.pt").write_bytes(b"weights")
+    Path("kept/sparse.pt").write_bytes(b"weights")
 
 
 @refusals(
@@ -27,9 +27,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     -o data/train/cat/1.png -> cannot write 'data/train/cat/1.png': it would replace an image of --data 'data'
     -o new --json data/val/dog/2.JPG -> cannot write 'data/val/dog/2.JPG': it would replace an image of --data 'data'
     -o elsewhere/2.JPG -> cannot write 'elsewhere/2.JPG': it would replace an image of --data 'data'
-    -o work/finetune.pt --work work -> cannot write 'work/finetune.pt': it is a file of the command's own
-    -o new --rest ./work/job.json --work work -> cannot write './work/job.json': it is a file of the command's own
-    -o new --weights work/sparse.pt --work work -> cannot write 'work/sparse.pt': it would replace 'work/sparse.pt'
+    -o kept/finetune.pt --work kept -> cannot write 'kept/finetune.pt': it is a file of the command's own
+    -o new --rest ./kept/job.json --work kept -> cannot write './kept/job.json': it is a file of the command's own
+    -o new --weights kept/sparse.pt --work kept -> cannot write 'kept/sparse.pt': it would replace 'kept/sparse.pt'
     """
 )
 def test_what_is_read_is_not_replaced(arguments: list[str], message: str, refused: Refused) -> None:
@@ -38,10 +38,10 @@ def test_what_is_read_is_not_replaced(arguments: list[str], message: str, refuse
 
 @refusals(
     """
-    -o data/train/cat/net.msvq --work work -> cannot import nowhere
+    -o data/train/cat/net.msvq --work kept -> cannot import nowhere
     -o data/net.msvq --json data/train/cat/2.png -> cannot import nowhere
     -o data/notes/3.png -> cannot import nowhere
-    -o work/net.msvq --work work --weights other/sparse.pt -> cannot import nowhere
+    -o kept/net.msvq --work kept --weights other/sparse.pt -> cannot import nowhere
     """
 )
 def test_what_is_not_read_may_lie_beside_it(arguments: list[str], message: str, refused: Refused) -> None:
