@@ -411,6 +411,18 @@ def sources_part() -> Iterator[str]:
     yield row("all", "", "", "", *(f"{number:,}" for number in (read, read - written, written)))
 
 
+def _detect_tries() -> list[dict[str, Any]]:
+    """The runs of detection that tried a setting, on the images held out."""
+    found: list[dict[str, Any]] = json.loads((RESULTS / "tries-detect.json").read_text())["runs"]
+    return found
+
+
+def _changed(run: Mapping[str, Any], settings: Iterable[tuple[str, object, str]]) -> str:
+    """What of these settings a run has otherwise than usual."""
+    given = {**run, **run["views"]}
+    return ", ".join(text.format(given[name]) for name, usual, text in settings if given[name] != usual)
+
+
 def detect_tries_part() -> Iterator[str]:
     """What was tried on the images held out, in detection: SSVQ and MSVQ side by side."""
 
@@ -419,7 +431,7 @@ def detect_tries_part() -> Iterator[str]:
     yield row(*headings, *(f"{method}, {figure}" for method in methods for figure in ("divergence", "AP50")))
     yield "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|"
     found: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
-    for run in json.loads((RESULTS / "tries-detect.json").read_text())["runs"]:
+    for run in _detect_tries():
         if "whole" in run or "data_part" in run["views"]:
             continue
         setting = (
@@ -461,12 +473,11 @@ def detect_photographs_part() -> Iterator[str]:
     yield row("change", "photographs", "steps", *(f"{method}, {name}" for method in methods for name in figures))
     yield "|---|---|--:" + 2 * len(figures) * "|--:" + "|"
     found: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
-    for run in json.loads((RESULTS / "tries-detect.json").read_text())["runs"]:
+    for run in _detect_tries():
         if "whole" in run:
-            given = {**run, **run["views"]}
-            changes = [text.format(given[name]) for name, usual, text in _CHANGES if given[name] != usual]
-            share = "half" if given["own"] is None else f"{1 - given['own']:g}"
-            found.setdefault((run["phase"], ", ".join(changes), share), {})[run["case"].split()[1]] = run
+            own = run["views"]["own"]
+            share = "half" if own is None else f"{1 - own:g}"
+            found.setdefault((run["phase"], _changed(run, _CHANGES), share), {})[run["case"].split()[1]] = run
     for (_, change, share), runs in found.items():
         steps = " and ".join(dict.fromkeys(f"{runs[method]['steps']:,}" for method in methods))
         values: list[float] = []
@@ -484,7 +495,7 @@ def detect_views_part() -> Iterator[str]:
     yield row(*headings, *(f"{method}, {name}" for method in methods for name in figures), "divergence, mean")
     yield 5 * "|--:" + 2 * len(figures) * "|--:" + "|--:|"
     found: dict[tuple[str, ...], list[dict[str, float]]] = {}
-    for run in json.loads((RESULTS / "tries-detect.json").read_text())["runs"]:
+    for run in _detect_tries():
         views = run["views"]
         if "data_part" in views and "recolour" not in views:
             chosen = (f"{views[name]:g}" for name in ("data_part", "least_area", "mix"))
@@ -509,21 +520,15 @@ _SETTINGS: tuple[tuple[str, object, str], ...] = (
 
 def detect_settings_part() -> Iterator[str]:
     """What SSVQ gains by other settings, from those of the views before: the smallest divergence in bold."""
-    runs = [
-        run
-        for run in json.loads((RESULTS / "tries-detect.json").read_text())["runs"]
-        if "recolour" in run.get("views", {})
-    ]
+    runs = [run for run in _detect_tries() if "recolour" in run.get("views", {})]
     yield row("change", "divergence", "trained with", "AP50", "steps")
     yield "|---" + 4 * "|--:" + "|"
     best = min(run["trained"]["divergence"] for run in runs)
     for run in runs:
-        given = {**run, **run["views"]}
-        changes = ", ".join(text.format(given[name]) for name, usual, text in _SETTINGS if given[name] != usual)
         divergence, seen, ap50 = (f"{run['trained'][name]:.1f}" for name in ("divergence", "seen", "ap50"))
         if run["trained"]["divergence"] == best:
             divergence = f"**{divergence}**"
-        yield row(changes or "none", divergence, seen, ap50, f"{run['steps']:,}")
+        yield row(_changed(run, _SETTINGS) or "none", divergence, seen, ap50, f"{run['steps']:,}")
 
 
 def _case(found: dict[str, Case], size: str, name: str) -> Case | None:
