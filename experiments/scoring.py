@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sw.compress.training.integer import IntegerNetwork, integer_results, read_n
 from sw.compress.training.loop import images_of
 from sw.format.strict_json import json_text
 
-__all__ = ["apart", "compared", "fitted_scale", "run", "summary"]
+__all__ = ["apart", "check_results", "compared", "fitted_scale", "run", "summary"]
 
 _BATCH = 50
 
@@ -153,14 +153,17 @@ def _read_containers(paths: Sequence[Path], name: str, network: Network) -> dict
     return found
 
 
-def _check_classes(containers: Mapping[str, IntegerNetwork], name: str, teacher: nn.Module, device: str) -> None:
-    """Refuse a container whose result, for one image, has another shape than the float network's."""
-    image = torch.zeros(1, 3, SIDE, SIDE, device=device)
-    wanted = [list(teacher(image).shape[1:])]
-    for file, container in containers.items():
-        found = [list(each.shape[1:]) for each in integer_results(container, image)]
-        if found != wanted:
-            raise CompressError(f"results of {file!r} must be {wanted} as {name}'s are, not {found}")
+def check_results(file: str, container: IntegerNetwork, image: Tensor, wanted: Iterable[Tensor], whose: str) -> None:
+    """Refuse a container whose results of one image have other shapes than the float network's, ``wanted``.
+
+    Raises
+    ------
+    CompressError
+        They have; ``whose`` results the others are stands in the message.
+    """
+    needed, found = ([list(each.shape[1:]) for each in own] for own in (wanted, integer_results(container, image)))
+    if found != needed:
+        raise CompressError(f"results of {file!r} must be {needed}{whose}, not {found}")
 
 
 @torch.no_grad()
@@ -183,7 +186,10 @@ def run(options: argparse.Namespace) -> int:
     network = NETWORKS[options.network]
     containers = _read_containers(options.container, options.network, network)
     teacher = network.build(options.weights).to(options.device).eval()
-    _check_classes(containers, options.network, teacher, options.device)
+    image = torch.zeros(1, 3, SIDE, SIDE, device=options.device)
+    wanted = [teacher(image)]
+    for file, container in containers.items():
+        check_results(file, container, image, wanted, f" as {options.network}'s are")
     content = (_agreement if options.pictures else _accuracy)(options, network, teacher, containers)
     if options.json:
         content = {"network": options.network, "data": options.name, **content, "machine": machine(options.device)}

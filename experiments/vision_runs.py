@@ -6,11 +6,10 @@ import argparse
 import contextlib
 import copy
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from experiments.common import OTHER_RUNS, file_stem, machine, read_run, run_fil
 from experiments.distillation import Replayed, relative_groups
 from experiments.finetune import rules_for
 from experiments.protocol import TRY_SEEDS, bytes_apart
+from experiments.scoring import check_results
 from experiments.shared_bits import shared_recipes
 from experiments.vision import TRIED, Study
 from experiments.vision_bits import level_rows, measured_recipes
@@ -257,7 +257,7 @@ def _write(path: Path, value: dict[str, Any]) -> None:
     write_text(path, json_text(value))
 
 
-@functools.lru_cache(maxsize=1)
+@lru_cache(maxsize=1)
 def _traced(model: nn.Module, sample: Tensor) -> fx.GraphModule:
     """The network in operations that have an integer form, on the CPU: once for all runs, as it takes seconds."""
     own = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
@@ -519,15 +519,14 @@ def score_files(study: Study, options: argparse.Namespace) -> None:
     files = [(path, *read_network_and_metadata(path)) for path in options.score]
     task = study.task(options)
     key, heading = study.figure, study.heading
+    image = task.sample[:1]
     with torch.no_grad():
-        wanted = [list(each.shape[1:]) for each in as_results(task.model(task.sample[:1]))]
+        wanted = as_results(task.model(image))
     for path, network, metadata in files:
         for name, value in task.metadata.items():
             if metadata.get(name) != value:
                 raise CompressError(f"{name} of {str(path)!r} must be {value}, not {metadata.get(name)}")
-        found = [list(each.shape[1:]) for each in integer_results(network, task.sample[:1])]
-        if found != wanted:
-            raise CompressError(f"results of {str(path)!r} must be {wanted}, not {found}")
+        check_results(str(path), network, image, wanted, "")
     dense = task.score(lambda images: as_results(task.model(images)))[key]
     print(f"float: {heading} {dense:.2f}", flush=True)
     for path, network, _ in files:
