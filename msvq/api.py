@@ -468,9 +468,10 @@ def run(
     loaded = load(program) if isinstance(program, str | os.PathLike) else program
     if hasattr(images, "detach"):
         tensor = cast("Tensor", images)
-        if tensor.is_meta or str(tensor.layout) != "torch.strided":
-            kind = "a meta tensor" if tensor.is_meta else str(tensor.layout)
-            raise RunError(f"images must be a dense tensor with values (torch.strided), not {kind}")
+        from sw.compress.checkpoints import must_be_dense
+
+        if (wrong := must_be_dense(tensor)) is not None:
+            raise RunError(wrong)
         given = tensor.detach().cpu()
         # NumPy has no bfloat16.
         images = given.float() if given.is_floating_point() else given

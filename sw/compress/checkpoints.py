@@ -17,7 +17,7 @@ from sw.format.envelope import kind_of
 from sw.format.npz import ArchiveError, check_unpacked, read_npz
 from sw.format.strict_json import parse_json
 
-__all__ = ["fit_state", "key_list", "must_be_floats", "plain_state", "read_state_dict", "write_state"]
+__all__ = ["fit_state", "key_list", "must_be_dense", "must_be_floats", "plain_state", "read_state_dict", "write_state"]
 
 #: Keys under which training scripts keep the state of the network, the first that a file has counts. Averages come
 #: last: they count where there is nothing else.
@@ -245,6 +245,14 @@ def must_be_floats(what: str, kind: str) -> str:
     if kind.startswith("complex"):
         return f"{what} must be floats, not {kind}: an imaginary part would be lost"
     return f"{what} must be floats, not {kind}: of a quantised checkpoint, multiply by the scales first"
+
+
+def must_be_dense(tensor: Tensor) -> str | None:
+    """What is wrong with images that are sparse, or have no values; None of others."""
+    if not tensor.is_meta and tensor.layout == torch.strided:
+        return None
+    kind = "a meta tensor" if tensor.is_meta else tensor.layout
+    return f"images must be a dense tensor with values (torch.strided), not {kind}"
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sw.compress.checkpoints import must_be_dense
 from sw.compress.frontend.inputs import Given, joined
 from sw.compress.kmeans_gpu import device_kind
 from sw.compress.methods import CompressError, Recipe
@@ -88,9 +89,8 @@ def calibrate_network(
     check_network_rules(model, rules)
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(images)
-    if isinstance(images, Tensor) and (images.is_meta or images.layout != torch.strided):
-        kind = "a meta tensor" if images.is_meta else str(images.layout)
-        raise CompressError(f"images must be a dense tensor with values (torch.strided), not {kind}")
+    if isinstance(images, Tensor) and (wrong := must_be_dense(images)) is not None:
+        raise CompressError(wrong)
     other = in_float32(model)
     if isinstance(images, Tensor) and images.is_floating_point():
         images = images.float()
