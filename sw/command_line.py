@@ -29,9 +29,9 @@ __all__ = [
 
 #: Options of commands that are files which they read.
 INPUTS = (
-    *("network", "model", "weights", "checkpoint", "module", "data", "classes", "rules", "candidates", "container"),
-    *("program", "inputs"),
-)
+    "network", "model", "weights", "checkpoint", "module", "data", "classes", "rules", "candidates", "container",
+    "program", "inputs",
+)  # fmt: skip
 
 #: The instance where none is named.
 DEFAULT_PRESET = "ews-cms-16"

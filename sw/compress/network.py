@@ -247,9 +247,9 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
         alone = f"a {type(network).__name__} alone: put it into torch.nn.Sequential"
         raise CompressError(f"network must be a module with layers in it, not {alone}")
     for name, layer in network.named_modules():
+        key = "" if f"{name}.weight" in keys else None
         if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
             weight = _array(name, layer.weight)
-            key = "" if f"{name}.weight" in keys else None
             sources.append(
                 LayerSource(
                     name=name,
@@ -265,7 +265,6 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
             )
         elif isinstance(layer, torch.nn.Linear):
             array = _array(name, layer.weight)[:, :, None, None]
-            key = "" if f"{name}.weight" in keys else None
             sources.append(LayerSource(name=name, kind="linear", weight=array, key=key))
     return sources
 

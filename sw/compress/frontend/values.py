@@ -35,14 +35,10 @@ _aten = torch.ops.aten
 
 
 # Clamps to tensors, or of two of which one may be a constant.
-_TO_TENSORS = (
-    *(_aten.clamp.Tensor, _aten.clamp_min.Tensor, _aten.clamp_max.Tensor),
-    *(_aten.minimum.default, _aten.maximum.default),
-)
-CLAMPS = (
-    *(_aten.clamp.default, _aten.clamp_min.default, _aten.clamp_max.default, _aten.hardtanh.default),
-    *_TO_TENSORS,
-)
+_OF_TWO = (_aten.minimum.default, _aten.maximum.default)
+_TO_TENSORS = (_aten.clamp.Tensor, _aten.clamp_min.Tensor, _aten.clamp_max.Tensor, *_OF_TWO)
+_TO_NUMBERS = (_aten.clamp.default, _aten.clamp_min.default, _aten.clamp_max.default, _aten.hardtanh.default)
+CLAMPS = (*_TO_NUMBERS, *_TO_TENSORS)
 _UPPER = (_aten.clamp_max.default, _aten.clamp_max.Tensor, _aten.minimum.default)
 # Operations of two values, or of a value and constants.
 ARITHMETIC = (
@@ -144,7 +140,7 @@ class ValueRaiser(Raiser):
         if node.target is _aten.hardtanh.default:
             given, names = {"min_val": -1.0, "max_val": 1.0}, ["min_val", "max_val"]
         first, *others = node.args
-        if node.target in _TO_TENSORS[-2:] and isinstance(self.value(first), Constant):
+        if node.target in _OF_TWO and isinstance(self.value(first), Constant):
             first, others = others[0], [first]
         given |= dict(zip(names, others, strict=False)) | dict(node.kwargs)
         low, high = (self.number(each) for each in given.values())

@@ -46,24 +46,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 #: Endings of files that are images, too, and are not read.
 OTHER_IMAGE_SUFFIXES = (
-    *(
-        ".avif",
-        ".dds",
-        ".exr",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".ico",
-        ".j2k",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jxl",
-        ".pbm",
-        ".pcx",
-    ),
-    *(".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff"),
-)
+    ".avif", ".dds", ".exr", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm", ".pcx",
+    ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff",
+)  # fmt: skip
 
 #: Files of a directory of checkpoints: what the job is, and a checkpoint of each stage.
 JOB, CHECKPOINTS = "job.json", {"sparse": "sparse.pt", "finetune": "finetune.pt"}
