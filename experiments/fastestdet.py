@@ -281,9 +281,10 @@ def boxes_of(
     half_width, half_height = places[:, 2].sigmoid() / 2, places[:, 3].sigmoid() / 2
     corners = torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], -1)
     found = []
-    for own, score, label in zip(corners.flatten(1, 2), scores.flatten(1), labels.flatten(1), strict=True):
-        order = [int(i) for i in score.argsort(descending=True, stable=True) if score[i] > least]
-        boxes, values, kinds = own[order].numpy(), score[order].numpy(), label[order].numpy()
+    parts = (corners.flatten(1, 2).numpy(), scores.flatten(1).numpy(), labels.flatten(1).numpy())
+    for own, score, label in zip(*parts, strict=True):
+        order = np.argsort(-score, kind="stable")[: int((score > least).sum())]
+        boxes, values, kinds = own[order], score[order], label[order]
         kept = suppress(boxes, kinds, overlap)
         found.append((boxes[kept], values[kept], kinds[kept]))
     return found

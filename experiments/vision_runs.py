@@ -145,6 +145,33 @@ class _Optimised:
             raise CompressError(f"the loss must be finite, not {self.losses[-1]} in step {step}: try a lower rate")
 
 
+def _batches(all_of_them: Sequence[_Optimised], steps: int) -> Iterator[list[Tensor]]:
+    """Each one's batch of every step; on a GPU the next ones are made, on another stream, while a step is computed."""
+    cuda = all_of_them[0].cuda
+    made = torch.cuda.Stream() if cuda else None  # type: ignore[no-untyped-call]
+    done: list[torch.cuda.Event] = []
+
+    def make() -> list[Tensor]:
+        with torch.cuda.stream(made):
+            return [own.lesson.views(own.generator) for own in all_of_them]
+
+    batches = make()
+    for step in range(steps):
+        if made is not None:
+            current = torch.cuda.current_stream()
+            current.wait_stream(made)
+            for batch in batches:
+                batch.record_stream(current)
+        yield batches
+        if made is not None:
+            # One step waits behind the one that is computed, not more: their batches would fill the memory.
+            done.append(current.record_event())
+            if len(done) > 1:
+                done.pop(0).synchronize()  # type: ignore[no-untyped-call]
+        if step + 1 < steps:
+            batches = make()
+
+
 def learn(student: nn.Module, views: Views, loss: Callable[[nn.Module, Tensor], Tensor], **how: Any) -> list[float]:
     """:func:`learn_together` of one network: ``lr`` and ``seed`` are its own."""
     return learn_together([Lesson(student, views, loss, how.pop("lr"), how.pop("seed"))], **how)[0]
@@ -187,11 +214,11 @@ def learn_together(
         lesson.student.train(statistics)
     advance = Replayed([own.work for own in all_of_them], device.startswith("cuda") and capture)
     warm, every = max(1, steps // 10), min(100, steps)
-    for step in range(steps):
+    for step, batches in enumerate(_batches(all_of_them, steps)):
         share = min((step + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(step - warm, 0) / max(steps - warm, 1))))
         for own in all_of_them:
             own.set_rates(share)
-        advance([own.lesson.views(own.generator) for own in all_of_them])
+        advance(batches)
         if step % every == every - 1:
             for own in all_of_them:
                 own.close_losses(every, step)
@@ -275,7 +302,7 @@ def _float_graph(task: Task, study: Study, level: bool) -> fx.GraphModule:
 def _allocated(task: Task, study: Study, case: Case, options: argparse.Namespace) -> dict[str, Recipe]:
     """Recipes of a case's layers by what each one alone adds to the loss: measured once, for all its runs."""
     path = options.runs / f"bits-{_stem(case, TRY_SEEDS[0])}.json"
-    settings = {"images": options.images, "level": options.level, "share": options.share}
+    settings = {"images": options.images, "level": options.level, "share": options.share, "views": dict(task.settings)}
     if not path.exists():
         graph = _float_graph(task, study, options.level).to(options.device).eval()
         with _distilling(task) as loss:

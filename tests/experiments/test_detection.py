@@ -162,6 +162,12 @@ def test_the_detection_loss_is_zero_for_the_same_results_alone() -> None:
         other = list(results)
         other[number] = results[number] + torch.randn(results[number].shape, generator=generator)
         assert float(detection._loss(tuple(other), results)) > 0.01
+        # Classes' divergence counts as often as it is said, and no other.
+        more = float(detection._loss(tuple(other), results, class_weight=3.0))
+        assert more == pytest.approx(float(detection._loss(tuple(other), results)) * (3 if number == 2 else 1))
+    even = float(detection._loss(tuple(other), results, class_power=0.0))
+    divergence = functional.kl_div(other[2].log_softmax(1), results[2].log_softmax(1), reduction="sum", log_target=True)
+    assert even == pytest.approx(float(divergence) / 2, rel=1e-5)
 
 
 def test_coco_is_read_as_bgr_and_corners(tmp_path: Path) -> None:
@@ -192,6 +198,10 @@ VIEWS = {
     "data_part": 0.5,
     "least_area": 0.2,
     "recolour": 1.0,
+    "balance": 0.0,
+    "four_part": 0.0,
+    "class_weight": 1.0,
+    "class_power": 1.0,
 }
 
 
@@ -208,7 +218,7 @@ def test_other_pictures_are_half_of_a_batch(tmp_path: Path, monkeypatch: pytest.
     more.mkdir()
     for number in range(12):
         Image.fromarray(blue[:, :, ::-1]).save(more / f"{number}.png")
-    given = argparse.Namespace(**VIEWS | {"data": coco, "weights": weights, "more": more})
+    given = argparse.Namespace(**VIEWS | {"data": coco, "weights": weights, "more": [more]})
     views = detection.load(given).views(torch.Generator().manual_seed(0))
     # Eight of COCO's ten images are trained with; blue ones have their first channel alone, red ones the last.
     assert views.shape == (8 + 12, 3, 352, 352)
@@ -228,7 +238,7 @@ def test_other_pictures_are_half_of_a_batch(tmp_path: Path, monkeypatch: pytest.
     assert views.shape == (7 + 8, 3, 64, 64)
     assert (views[7:].mean((2, 3))[:, 1] > views[7:].mean((2, 3))[:, 0]).all()
     # Whole pictures are COCO's first, then others; of each kind an equal part of a batch.
-    given.more, given.small, given.side, given.batch = more, None, 352, 10
+    given.more, given.small, given.side, given.batch = [more], None, 352, 10
     task = detection.load(given)
     views = task.views(torch.Generator().manual_seed(0))
     assert ((views[:, 0] - views[:, 2]).mean((1, 2)) > 0).tolist() == [True] * 5 + [False] * 5
@@ -236,6 +246,7 @@ def test_other_pictures_are_half_of_a_batch(tmp_path: Path, monkeypatch: pytest.
     assert (task.sample[:8].mean((2, 3)) == torch.tensor([1.0, 0, 0])).all()
     assert (task.sample[8:].mean((2, 3)) == torch.tensor([0, 0, 1.0])).all()
     wanted = {"batch": 10, "side": 352, "mix": 0.0, "data_part": 0.5, "least_area": 0.2, "recolour": 1.0}
+    wanted |= {"balance": 0.0, "four_part": 0.0, "class_weight": 1.0, "class_power": 1.0}
     wanted |= {"data": 8, "more": 12, "small": 0, "whole": 20}
     assert task.settings == wanted
     # Views in the pictures' own colours.
@@ -260,16 +271,113 @@ def test_other_pictures_are_half_of_a_batch(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_views_of_a_batch_by_kind() -> None:
-    options = argparse.Namespace(batch=32, data_part=0.125)
-    assert detection._counts(options, [103, 5000], small=False) == [4, 28]
-    assert detection._counts(options, [103, 5000], small=True) == [4, 14]
-    assert detection._counts(options, [103], small=True) == [4]
-    assert detection._counts(options, [103], small=False) == [32]
-    assert detection._counts(options, [3, 20], small=False) == [3, 20]
-    assert detection._counts(argparse.Namespace(batch=3, data_part=0.9), [103, 5000], small=True) == [1, 1]
-    assert detection._counts(argparse.Namespace(batch=3, data_part=0.9), [103, 5000], small=False) == [2, 1]
+    options = argparse.Namespace(batch=32, data_part=0.125, four_part=0.0)
+    assert detection._counts(options, [103, 5000], small=False) == [4, 28, 0]
+    assert detection._counts(options, [103, 5000], small=True) == [4, 14, 0]
+    assert detection._counts(options, [103], small=True) == [4, 0, 0]
+    assert detection._counts(options, [103], small=False) == [32, 0, 0]
+    assert detection._counts(options, [3, 20], small=False) == [3, 20, 0]
+    few = argparse.Namespace(batch=3, data_part=0.9, four_part=0.9)
+    assert detection._counts(few, [103, 5000], small=True) == [1, 1, 0]
+    assert detection._counts(few, [103, 5000], small=False) == [2, 1, 0]
     options.data_part = 0.001
-    assert detection._counts(options, [103, 5000], small=False) == [1, 31]
+    assert detection._counts(options, [103, 5000], small=False) == [1, 31, 0]
+    options.four_part = 0.25
+    assert detection._counts(options, [103, 5000], small=False) == [1, 23, 8]
+    assert detection._counts(options, [103, 5000], small=True) == [1, 7, 8]
+    assert detection._counts(options, [103, 14], small=False) == [1, 14, 3]
+    assert detection._counts(options, [103], small=True) == [1, 0, 0]
+
+
+def test_four_pictures_lie_side_by_side_at_half_their_size() -> None:
+    pictures = torch.zeros(8, 3, 352, 352, dtype=torch.uint8)
+    for number in range(8):
+        pictures[number, number % 3] = 10 * number + 9
+    pictures[5, :, ::2] = 7  # every second row: halves are means of both
+    found = detection.by_four(pictures)
+    assert found.shape == (2, 3, 352, 352)
+    for number in range(8):
+        row, column = divmod(number % 4, 2)
+        part = found[number // 4, :, 176 * row : 176 * row + 176, 176 * column : 176 * column + 176]
+        wanted = functional.avg_pool2d(pictures[number][None].float(), 2)[0]
+        assert torch.equal(part.float(), wanted.round())
+
+
+class Seen(torch.nn.Module):
+    """A network that finds one object in each picture, of the class that the first pixel says."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        label = (images[:, 0, 0, 0] * 255).round().long()
+        objects = torch.full((len(images), 1, 2, 2), -20.0)
+        objects[:, :, 0, 0] = 20.0
+        classes = torch.zeros(len(images), 5, 2, 2)
+        classes[torch.arange(len(images)), label] = 30.0
+        return objects, torch.zeros(len(images), 4, 2, 2), classes
+
+
+def test_pictures_of_rare_classes_are_drawn_more_often() -> None:
+    pictures = torch.zeros(10, 3, 4, 4, dtype=torch.uint8)
+    pictures[8:, 0] = 3  # eight of class 0, two of class 3
+    weights = detection.picture_weights(Seen(), pictures, 1.0)
+    # One object each, by as many as there are of its class and one more.
+    own = torch.tensor([1 / 9] * 8 + [1 / 3] * 2, dtype=torch.float64)
+    assert weights.numpy() == pytest.approx((own + detection.FLOOR * own.mean()).numpy())
+    assert detection.picture_weights(Seen(), pictures, 0.0).tolist() == [1.0] * 10
+    # Those without any object are drawn, too.
+    nothing = lambda images: (torch.full((len(images), 1, 2, 2), -20.0), None, torch.zeros(len(images), 5, 2, 2))  # noqa: E731
+    assert (detection.picture_weights(nothing, pictures, 1.0) > 0).all()
+
+
+def test_sure_boxes_are_those_of_high_scores() -> None:
+    classes = torch.zeros(1, 4, 1, 3)
+    classes[0, torch.tensor([1, 2, 3]), 0, torch.arange(3)] = 30.0
+    places = torch.zeros(1, 4, 1, 3)
+    places[:, 2:] = -2.0
+    logit = float(np.log(detection.SURE ** (1 / 0.6) / (1 - detection.SURE ** (1 / 0.6))))
+    results = (torch.tensor([5.0, logit + 0.01, logit - 0.01]).reshape(1, 1, 1, 3), places, classes)
+    (found,) = detection.sure_boxes(results)
+    assert found[1].tolist() == [1, 2]
+    assert found[0].shape == (2, 4)
+
+
+def test_settings_are_chosen_by_the_float_networks_boxes_of_pictures_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    files = {f"{part}/{n}.webp": picture(generator.integers(0, 256, (30, 40, 3), dtype=np.uint8), "WEBP")
+             for part in ("train2017", "val2017") for n in range(10)}  # fmt: skip
+    files |= {name.replace("webp", "txt"): b"1 0.5 0.5 1 1\n" for name in files}
+    coco, weights, more = archive(tmp_path / "coco.tar", files), tmp_path / "weights.pth", tmp_path / "more"
+    state = state_of(0)
+    for part in ("weight", "bias"):  # boxes of one size
+        state[f"detect_head.reg_layers.conv5x5.4.{part}"].zero_()
+    torch.save(state, weights)
+    more.mkdir()
+    for number in range(12):
+        Image.fromarray(generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(more / f"{number:02d}.png")
+    given = argparse.Namespace(**VIEWS | {"data": coco, "weights": weights, "more": [more]})
+    monkeypatch.setattr(detection, "OTHERS_HELD_OUT", 4)
+    task = detection.load(given)
+    # Three of twelve others are held out, beside two of COCO's ten.
+    assert task.settings["more"] == 9
+    asked = []
+
+    def results(images: Tensor) -> tuple[Tensor, ...]:
+        asked.append(images)
+        found: tuple[Tensor, ...] = task.model(images)
+        return found
+
+    found = task.choose(results)
+    assert found["choice"] == 100
+    assert found["divergence"] == pytest.approx(0, abs=1e-3)
+    held = detection._scaled(torch.from_numpy(detection.load_more(more)[3::4]))
+    assert any(len(images) == 5 and torch.equal(images[2:], held) for images in asked)
+    assert not any(torch.equal(whole, each) for whole in task.sample for each in held)
+    monkeypatch.setattr(detection, "SURE", 2.0)
+    with pytest.raises(
+        CompressError, match="the float network must find an object in the 5 pictures that are held out"
+    ):
+        detection.load(given)
 
 
 def test_views_have_at_least_their_area() -> None:
@@ -305,6 +413,11 @@ def test_whole_pictures_are_spread_over_the_others() -> None:
         ("recolour", 1.5, r"--recolour must be in 0\.\.1, not 1\.5"),
         ("recolour", float("nan"), "--recolour must be in 0..1, not nan"),
         ("least_area", 1.5, r"--least-area must be a share above 0 and up to 1, not 1\.5"),
+        ("four_part", 1.0, "--four-part must be a share from 0 to below 1, not 1"),
+        ("balance", -0.5, r"--balance must be in 0\.\.1, not -0\.5"),
+        ("class_power", 2.0, r"--class-power must be in 0\.\.1, not 2"),
+        ("class_weight", 0.0, "--class-weight must be a finite number above 0, not 0"),
+        ("class_weight", float("inf"), "--class-weight must be a finite number above 0, not inf"),
     ],
 )
 def test_settings_of_views_are_checked(name: str, value: float, message: str, tmp_path: Path) -> None:
