@@ -66,7 +66,7 @@ STUDY = Study(
     description=__doc__,
     cases=cases_of("20x", 1.6),
     last=LAST,
-    steps=10000,
+    steps=6500,
     task=load_late("experiments.detection"),
     add_options=_add_options,
     figure="ap50",
@@ -81,7 +81,7 @@ STUDY = Study(
         " from equal menus of each method; ratios by eq. 7"
         " count all layers but the first, the depthwise and the last, which stay at 8 bit; the file holds all."
     ),
-    rates=(5e-3, 1e-2),
+    rates=(3e-3, 6e-3),
     statistics=True,
     features=100.0,
     allocate=True,

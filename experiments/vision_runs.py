@@ -387,7 +387,8 @@ def _begun(study: Study, task: Task, case: Case, seed: int, lr: float, steps: in
     report["recipes"] = dict(_recipes_of(graph, names)) if options.allocate else None
     report["clustering_seconds"] = time.perf_counter() - begin
     run = _Run(case, seed, lr, graph, names, report)
-    report["before"] = _figures(task, run)
+    # Of runs that try rates it is not asked for, and costs as much as scoring a trained network.
+    report["before"] = {} if seed in TRY_SEEDS else _figures(task, run)
     return run
 
 
@@ -575,6 +576,13 @@ def _pictures(runs: Sequence[Mapping[str, Any]]) -> str:
             part, least, mix = views["data_part"], views["least_area"], views["mix"]
             texts = [f"{part:g} of them of --data", f"{least:g} or more of a picture", f"{mix:g} of batches mixed"]
             texts += [f"colours varied by {views['recolour']:g}"] if "recolour" in views else []
+            if "balance" in views:
+                texts += [
+                    f"{views['four_part']:g} of four pictures",
+                    f"rare classes by a power of {views['balance']:g}",
+                ]
+                by = f"objectness to the power of {views['class_power']:g}"
+                texts += [f"classes count {views['class_weight']:g} times, by {by}"]
             found.append(f" Views: {', '.join(texts)}.")
     return "".join(dict.fromkeys(found))
 

@@ -50,6 +50,7 @@ TABLES = (
     *(f"rates-{study}" for study in MEASURED),
     "gpt",
     *PICTURES,
+    "detect-10000",
     "detect-5000",
     "detect-1000",
     "detect-own",
@@ -531,6 +532,40 @@ def detect_settings_part() -> Iterator[str]:
         yield row(_changed(run, _SETTINGS) or "none", divergence, seen, ap50, f"{run['steps']:,}")
 
 
+#: Settings of the tries that the float network's boxes chose among, and how the table says them.
+_CLASSES = (
+    ("lr", "rate {:g}"),
+    ("class_weight", "classes {:g} times"),
+    ("class_power", "objectness to the power of {:g}"),
+    ("balance", "rare classes by a power of {:g}"),
+    ("four_part", "{:g} of the views of four"),
+    ("small", "{:g} of small pictures"),
+    ("data_part", "{:g} of the training images"),
+    ("features", "outputs {:g}"),
+    ("sensitivities", "sensitivities: {}"),
+)
+
+
+def detect_classes_part() -> Iterator[str]:
+    """What SSVQ gains on pictures held out by settings that tell classes apart, in two rounds, each one's best in bold.
+
+    Of each round the first has all of its settings, the others what they change.
+    """
+    runs = json.loads((RESULTS / "tries-detect-classes.json").read_text())["runs"]
+    yield row("settings", "steps", "agreement", "objects", "classes", "boxes", "AP50, 25 images")
+    yield "|---" + 6 * "|--:" + "|"
+    for steps in dict.fromkeys(run["steps"] for run in runs):
+        side_by_side = [run for run in runs if run["steps"] == steps]
+        best = max(run["figures"]["others"]["agreement"] for run in side_by_side)
+        for run in side_by_side:
+            own, ap50 = run["figures"]["others"], run["figures"]["held_out"]["ap50"]
+            usual = runs[0] if run is side_by_side[0] else side_by_side[0]
+            changed = ", ".join(text.format(run[name]) for name, text in _CLASSES if run[name] != usual[name])
+            agreement = f"**{own['agreement']:.1f}**" if own["agreement"] == best else f"{own['agreement']:.1f}"
+            parts = (f"{own[name]:.1f}" for name in ("objects", "classes", "boxes"))
+            yield row(changed or "as before", f"{steps:,}", agreement, *parts, f"{ap50:.1f}")
+
+
 def _case(found: dict[str, Case], size: str, name: str) -> Case | None:
 
     if name != "VQ":
@@ -553,6 +588,7 @@ def _parts() -> dict[str, Part]:
     parts |= {"tries-fewshot": tries_part, "tries-photographs": photographs_part, "photographs": sources_part}
     parts |= {"tries-detect": detect_tries_part, "photographs-detect": detect_photographs_part}
     parts |= {"views-detect": detect_views_part, "settings-detect": detect_settings_part}
+    parts |= {"classes-detect": detect_classes_part}
     return {**parts, **tables}
 
 

@@ -238,18 +238,36 @@ def test_detection_has_the_views_that_its_tries_chose() -> None:
     (best,) = (dict(zip(head, cells, strict=True)) for cells in lines if cells[-1].startswith("**"))
     assert len(lines) == 5
     assert float(best["divergence, mean"].strip("*")) == min(float(cells[-1].strip("*")) for cells in lines)
-    report = json.loads((tasks.RESULTS / "detect.json").read_text())
+    report = json.loads((tasks.RESULTS / "detect-10000.json").read_text())
     _, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in tasks.detect_settings_part())
     (settled,) = (cells[0] for cells in lines if cells[1].startswith("**"))
     assert len(lines) == 10
     names = ("views of the training images", "mixed batches")
+    for run in (*report["runs"], *report["tries"]):
+        assert [float(best[name]) for name in names] == [run["views"][name] for name in ("data_part", "mix")]
+        assert settled == f"{run['views']['least_area']:g} or more of a picture"
+
+
+def test_detection_has_the_classes_settings_that_its_tries_chose() -> None:
+    tries = json.loads((tasks.RESULTS / "tries-detect-classes.json").read_text())["runs"]
+    assert {run["seed"] for run in tries} == {100}
+    last = [run for run in tries if run["steps"] == tries[-1]["steps"]]
+    assert len(last) == 12
+    best = max(last, key=lambda run: float(run["figures"]["others"]["agreement"]))
+    _, _, *lines = tasks.detect_classes_part()
+    assert len(lines) == len(tries)
+    assert lines[tries.index(best)].count("**") == 2
+    assert best["sensitivities"] == "measured"
+    assert best["small"] == 0
+    report = json.loads((tasks.RESULTS / "detect.json").read_text())
+    for run in (*report["runs"], *report["tries"]):
+        for name in ("class_weight", "class_power", "balance", "four_part", "data_part"):
+            assert run["views"][name] == best[name]
+        assert run["features"] == best["features"]
     for run in report["runs"]:
         if run["seed"] == 0 and run["case"] in ("20x SSVQ", "20x MSVQ"):
             kept = tasks.ROOT / "experiments" / "containers" / "detect" / f"{run['case'].split()[1].lower()}.msvq"
             assert kept.stat().st_size == run["bytes"]
-    for run in (*report["runs"], *report["tries"]):
-        assert [float(best[name]) for name in names] == [run["views"][name] for name in ("data_part", "mix")]
-        assert settled == f"{run['views']['least_area']:g} or more of a picture"
 
 
 def test_more_whole_pictures_are_better_in_all_tries_of_detection_but_those_that_broke() -> None:
