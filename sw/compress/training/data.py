@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from sw.compress.methods import CompressError
 from sw.compress.training.preprocessing import Preprocessing, fitted
 from sw.compress.training.settings import (
     FOLDERS,
+    IMAGE_BEGINNINGS,
     IMAGE_SUFFIXES,
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -217,7 +218,8 @@ def load_data(
     Raises
     ------
     CompressError
-        A folder has no name of a class, no image, or one of a kind that is not read. The path is none of these, what it
+        A folder has no name of a class, no image, one of a kind that is not read, or a folder; an image is in none.
+        The path is none of these, what it
         holds is not as described, or an archive is larger unpacked than :data:`MAX_ARCHIVE` or
         :func:`sw.format.npz.check_unpacked` allows.
     """
@@ -400,19 +402,46 @@ def _folder(path: Path, split: str, size: int | tuple[int, int], classes: tuple[
 
 def _images(folder: Path) -> list[Path]:
     """The images of a class, none of which may be left out without a word."""
-    files = sorted(folder.iterdir())
-    kinds = ", ".join(IMAGE_SUFFIXES)
-    for file in files:
-        if file.suffix.lower() in OTHER_IMAGE_SUFFIXES and not file.name.startswith("."):
+    found = []
+    for file in _visible(folder):
+        if file.is_dir():
+            raise CompressError(
+                f"class {str(folder)!r} must hold its images, not a folder {file.name!r}: move them, or take it out"
+            )
+        kind = _image_kind(file)
+        if kind == "other":
+            kinds = ", ".join(IMAGE_SUFFIXES)
             raise CompressError(f"image {str(file)!r} must be one of {kinds}: convert it, or take it out of the folder")
-    found = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+        found += [file] if kind else []
     if not found:
-        raise CompressError(f"class {str(folder)!r} must have at least one image of {kinds}, not 0")
+        raise CompressError(f"class {str(folder)!r} must have at least one image of {', '.join(IMAGE_SUFFIXES)}, not 0")
     return found
 
 
+def _image_kind(file: Path) -> Literal["read", "other"] | None:
+    """Whether a file is an image, by its ending, or by its beginning if it has none; and one of those that are read."""
+    suffix = file.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return "read"
+    if suffix in OTHER_IMAGE_SUFFIXES:
+        return "other"
+    if not suffix:
+        with file.open("rb") as opened:
+            if opened.read(12).startswith(IMAGE_BEGINNINGS):
+                return "other"
+    return None
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
 def _folders(root: Path) -> list[Path]:
-    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    entries = _visible(root)
+    for entry in entries:
+        if entry.is_file() and _image_kind(entry):
+            raise CompressError(f"image {str(entry)!r} must be in the folder of its class, not beside the folders")
+    return [entry for entry in entries if entry.is_dir()]
 
 
 def crop_boxes(draws: Tensor, area: float, width: int, height: int) -> Tensor:

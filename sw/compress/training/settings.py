@@ -15,6 +15,7 @@ __all__ = [
     "FOLDERS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "IMAGE_BEGINNINGS",
     "IMAGE_SUFFIXES",
     "INTERPOLATIONS",
     "JOB",
@@ -49,6 +50,9 @@ OTHER_IMAGE_SUFFIXES = (
     ".avif", ".dds", ".exr", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm", ".pcx",
     ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff",
 )  # fmt: skip
+
+#: What files of images begin with: JPEG, PNG, GIF, BMP, WebP, TIFF. Those without an ending are known by it.
+IMAGE_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 
 #: Files of a directory of checkpoints: what the job is, and a checkpoint of each stage.
 JOB, CHECKPOINTS = "job.json", {"sparse": "sparse.pt", "finetune": "finetune.pt"}

@@ -131,9 +131,31 @@ def test_images_of_other_kinds_are_named(suffix: str, tmp_path: Path) -> None:
 
 def test_a_class_without_an_image_is_named(tmp_path: Path) -> None:
     folders(tmp_path, {"train": "abc"})
-    (tmp_path / "train" / "b" / "0.png").rename(tmp_path / "train" / "b" / "0")
+    (tmp_path / "train" / "b" / "0.png").rename(tmp_path / "train" / "b" / ".0.png")
     message = "class '.*train/b' must have at least one image of .png, .jpg, .jpeg, .webp, .bmp, not 0"
     with pytest.raises(CompressError, match=message):
+        load_data(tmp_path, "train", size=8)
+
+
+def test_no_image_is_left_out_for_where_it_lies_or_what_it_is_called(tmp_path: Path) -> None:
+    folders(tmp_path, {"train": "ab"})
+    train = tmp_path / "train"
+    image = (train / "a" / "0.png").read_bytes()
+    for name in ("._0.png", "notes", "Makefile"):  # those of file managers, and what is no image
+        (train / "a" / name).write_bytes(b"no image")
+    assert len(load_data(tmp_path, "train", size=8)) == 2
+    (train / "a" / "n01").write_bytes(image)
+    with pytest.raises(
+        CompressError, match=r"image '.*train/a/n01' must be one of .png, .*: convert it, or take it out"
+    ):
+        load_data(tmp_path, "train", size=8)
+    (train / "a" / "n01").unlink()
+    (train / "a" / "more").mkdir()
+    with pytest.raises(CompressError, match=r"class '.*train/a' must hold its images, not a folder 'more': move them"):
+        load_data(tmp_path, "train", size=8)
+    (train / "a" / "more").rmdir()
+    (train / "7.png").write_bytes(image)
+    with pytest.raises(CompressError, match=r"image '.*train/7\.png' must be in the folder of its class, not beside"):
         load_data(tmp_path, "train", size=8)
 
 
