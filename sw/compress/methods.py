@@ -24,6 +24,7 @@ from sw.format.layer import CODEWORD_BITS, METHODS, SIGN_SPLIT, CompressedLayer,
 
 __all__ = [
     "MASKED",
+    "NO_LAYER",
     "RECIPE_METHODS",
     "SCOPES",
     "SIGN_SPLIT",
@@ -56,7 +57,8 @@ MASKED = ("mvq", "msvq")
 _COMPILED = re.compile(r"(?:^|(?<=\.))_orig_mod\.|\._orig_mod$")
 
 
-_NO_LAYER = "the network must have at least one convolution or linear layer, not 0"
+#: What is said of a network without layers.
+NO_LAYER = "the network must have at least one convolution or linear layer, not 0"
 
 
 class CompressError(ValueError):
@@ -303,7 +305,7 @@ def check_keep(keep: Sequence[str], sources: Sequence[LayerSource]) -> None:
     for pattern in keep:
         if not any(named(name, pattern) for name in names):
             if not names:
-                raise CompressError(_NO_LAYER)
+                raise CompressError(NO_LAYER)
             raise CompressError(f"keep must match a layer, not {pattern!r}; layers are {', '.join(names)[:200]}")
 
 
@@ -343,7 +345,7 @@ def check_rules(
         if not any(named(name, pattern) for name in known) and not any(named(name, third) for name in again):
             if not known:
                 # The network is at fault: the rule may be one of those that a command makes.
-                raise CompressError(_NO_LAYER)
+                raise CompressError(NO_LAYER)
             listed = ", ".join(names)[:200] or "none that are modules"
             raise CompressError(f"rule {pattern!r} must match a layer; layers are {listed}")
 

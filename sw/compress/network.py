@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sw.compress.checkpoints import must_be_floats
 from sw.compress.methods import (
+    NO_LAYER,
     CompressError,
     LayerSource,
     Recipe,
@@ -195,7 +196,7 @@ def compress_network(
     """
     names = [source.name for source in sources]
     if not names:
-        raise CompressError("the network must have at least one convolution or linear layer, not 0")
+        raise CompressError(NO_LAYER)
     if len(set(names)) < len(names):
         raise CompressError(f"layer names must differ, not {max(names, key=names.count)!r} twice")
     recipes = [recipe if isinstance(recipe, Recipe) else recipe_for(name, recipe) for name in names]

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sw.compress.candidates import BITS, CANDIDATES, METHOD_CANDIDATES, with_codeword_bits
-from sw.compress.methods import CompressError, LayerSource, Recipe, compress_layers, misfit, named
+from sw.compress.methods import NO_LAYER, CompressError, LayerSource, Recipe, compress_layers, misfit, named
 from sw.compress.network import progress_bar, tied_layers
 from sw.format.container import container_size, layer_fields, section_bytes
 from sw.format.layer import CompressedLayer
@@ -253,7 +253,7 @@ def _error_weights(
         if recipe.method == "pqf":
             raise CompressError("candidates must not be of method pqf, which reorders channels of the whole network")
     if not sources:
-        raise CompressError("the network must have at least one convolution or linear layer, not 0")
+        raise CompressError(NO_LAYER)
     weights = [1.0 if sensitivity is None else sensitivity.get(source.name, math.nan) for source in sources]
     for source, weight in zip(sources, weights, strict=True):
         if not (math.isfinite(weight) and weight >= 0):

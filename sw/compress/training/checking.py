@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from sw.compress.frontend import FrontEndError, Refusal, unwrapped
 from sw.compress.frontend.inputs import Given, no_images
-from sw.compress.methods import CompressError, LayerSource, Recipe, check_rules, misfit, recipe_for
+from sw.compress.methods import NO_LAYER, CompressError, LayerSource, Recipe, check_rules, misfit, recipe_for
 from sw.compress.network import copy_network, module_sources
 from sw.compress.training.graph import integer_graph
 from sw.compress.training.modules import fold_parametrisations
@@ -66,7 +66,7 @@ def check_network_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], im
     if not sources and refusals:
         raise FrontEndError(refusals)
     if not sources:
-        raise CompressError("the network must have at least one convolution or linear layer, not 0")
+        raise CompressError(NO_LAYER)
     form = "program" if not refusals else "steps" if _has_steps(model, refusals, images) else "layers"
     operations = [] if graph is None else _operation_rows(graph)
     layers = [_layer_row(sources, i, recipe_for(source.name, rules)) for i, source in enumerate(sources)]

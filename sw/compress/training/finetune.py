@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from sw.compress.frontend.capture import check_hooks, unwrapped
 from sw.compress.frontend.inputs import Given, called, joined
 from sw.compress.kmeans_gpu import device_kind
-from sw.compress.methods import CompressError, Recipe, recipe_for
+from sw.compress.methods import NO_LAYER, CompressError, Recipe, recipe_for
 from sw.compress.network import check_network_rules, module_sources
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
 from sw.compress.training.batches import (
@@ -446,6 +446,8 @@ def distributed() -> bool:
 
 
 def _check_trained(model: nn.Module) -> None:
+    if next(model.parameters(), None) is None:
+        raise CompressError(NO_LAYER)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise CompressError(
             "every parameter has requires_grad=False, so there is nothing to train: set it to True where the network is"

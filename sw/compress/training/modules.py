@@ -21,6 +21,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from sw.compress.frontend import unwrapped
 from sw.compress.methods import (
+    NO_LAYER,
     CompressError,
     LayerSource,
     Recipe,
@@ -260,7 +261,7 @@ def _check_shared(sources: Sequence[LayerSource], recipes: Sequence[Recipe], lea
 def _sources(model: nn.Module, order: Sequence[str]) -> list[LayerSource]:
     found = {source.name: source for source in module_sources(model)}
     if not found:
-        raise CompressError("the network must have at least one convolution or linear layer, not 0")
+        raise CompressError(NO_LAYER)
     return [found[name] for name in dict.fromkeys([*(name for name in order if name in found), *found])]
 
 

@@ -215,6 +215,11 @@ def test_a_network_without_anything_to_train_is_refused(data: str) -> None:
     parts = [load_data(data, split) for split in ("train", "test")]
     with pytest.raises(CompressError, match="every parameter has requires_grad=False, so there is nothing to train"):
         finetune(model, *parts, Finetuning([("*", Recipe("int8"))], CONFIG), progress=False)
+    for bare in (torch.nn.Flatten(), torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Flatten())):
+        with pytest.raises(
+            CompressError, match="the network must have at least one convolution or linear layer, not 0"
+        ):
+            finetune(bare, *parts, Finetuning([], CONFIG), progress=False)
 
 
 def test_search_counts_a_layer_that_is_called_twice_as_the_file_has_it(
