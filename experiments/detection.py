@@ -292,23 +292,21 @@ def load(options: argparse.Namespace) -> Task:
     if len(pixels) < HELD_OUT:
         raise CompressError(f"data must have at least {HELD_OUT} training images, not {len(pixels)}")
     train, held = _apart(pixels, HELD_OUT)
-    sets, others, weights, small = [train], None, None, None
+    sets, others, weights, small = [train], train[:0], None, None
     if options.more is not None:
         pictures = np.concatenate([load_more(each, options.images, options.threads) for each in options.more])
         more = torch.from_numpy(pictures).to(options.device)
-        more, apart = _apart(more, OTHERS_HELD_OUT)
-        others = apart if len(apart) else None
+        more, others = _apart(more, OTHERS_HELD_OUT)
         weights = picture_weights(model, more, options.balance)
         sets.append(more)
     if options.small is not None:
         pictures = load_small(options.small)[: options.images, :, :, ::-1].transpose(0, 3, 1, 2)
         small = torch.from_numpy(np.ascontiguousarray(pictures)).to(options.device)
     chosen_truth = parts["train2017"][1][HELD_OUT - 1 :: HELD_OUT]
-    loss = partial(_loss, class_weight=options.class_weight, class_power=options.class_power)
 
     # How far boxes are the float network's tells more of some hundred pictures than the average precision of some
     # twenty that have labels.
-    apart = held if others is None else torch.cat([held, others])
+    apart = torch.cat([held, others])
     with torch.no_grad():
         sure = [found for part in apart.split(_BATCH) for found in sure_boxes(as_results(model(_scaled(part))))]
     if not any(len(boxes) for boxes, _ in sure):
@@ -331,7 +329,7 @@ def load(options: argparse.Namespace) -> Task:
         model=model,
         sample=sample,
         views=_views(options, sets, small, weights),
-        loss=loss,
+        loss=partial(_loss, class_weight=options.class_weight, class_power=options.class_power),
         choose=choose,
         score=lambda results: scores(results, test, parts["val2017"][1]),
         settings={name: getattr(options, name) for name in (*_VIEWS, *_LOSS)} | sizes | {"whole": len(sample)},
