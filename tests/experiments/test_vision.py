@@ -27,6 +27,7 @@ from sw.compress.training.operations import compared_layers
 from sw.format.container import read_container
 from tests.experiments.archives import archive, picture
 from tests.refusals import Refused, refusals
+from tests.sw.devices import DEVICES
 
 
 def test_camvid_is_resized_and_void_does_not_count(tmp_path: Path) -> None:
@@ -410,6 +411,25 @@ def test_networks_side_by_side_learn_what_each_does_alone() -> None:
     assert together[0] != together[1]
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_batches_are_those_of_views_one_after_the_other(device: str) -> None:
+    def views(generator: torch.Generator) -> Tensor:
+        return torch.randn(2, 3, 64, 64, generator=generator).to(device) * 2 + 1
+
+    sums = torch.zeros((), dtype=torch.float64, device=device)
+
+    def loss(net: nn.Module, batch: Tensor) -> Tensor:
+        # Sums forget: they say in what order batches came.
+        sums.mul_(0.9).add_(batch.double().sum())
+        return net(batch).square().mean()
+
+    vision_runs.learn(nn.Conv2d(3, 1, 1).to(device), views, loss, lr=1e-3, seed=7, steps=120, device=device)
+    generator, wanted = torch.Generator().manual_seed(7), 0.0
+    for _ in range(120):
+        wanted = 0.9 * wanted + float(views(generator).double().sum())
+    assert float(sums) == pytest.approx(wanted, rel=1e-9)
+
+
 def test_the_note_says_what_runs_learned_from() -> None:
     views = {"data": 103, "more": 6543, "small": 0, "whole": 256}
     runs = [{"views": views}, {"views": views}]
@@ -424,3 +444,6 @@ def test_the_note_says_what_runs_learned_from() -> None:
     assert vision_runs._pictures([{"views": views}]).endswith(" 0.8 or more of a picture, 0 of batches mixed.")
     coloured = {"views": views | {"recolour": 0.3}}
     assert vision_runs._pictures([coloured]).endswith(", 0 of batches mixed, colours varied by 0.3.")
+    rare = coloured["views"] | {"four_part": 0.25, "balance": 0.5, "class_weight": 4.0, "class_power": 0.5}
+    said = ", 0.25 of four pictures, rare classes by a power of 0.5, classes count 4 times, by objectness"
+    assert vision_runs._pictures([{"views": rare}]).endswith(f"{said} to the power of 0.5.")
