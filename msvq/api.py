@@ -353,6 +353,7 @@ def decompress(
     from sw.compress.methods import CompressError
     from sw.format import read_container
     from sw.format.layer import CompressedLayer
+    from sw.format.weights import DERIVED, FACTORS
     from sw.network import Network
 
     given, metadata = f"a {type(source).__name__}", getattr(source, "about", getattr(source, "metadata", {}))
@@ -369,20 +370,22 @@ def decompress(
                 "source must be a container's path, what compress, calibrate, finetune or load give, or layers, not"
                 f" {type(source).__name__}"
             )
-    others = metadata.get("derived", [])
+    others = metadata.get(DERIVED, [])
     if others and not derived:
         names = ", ".join(map(str, others)) if isinstance(others, list) else others
         raise CompressError(
             f"{given} has other weights than the float network keeps under these names: {names}; load the file itself"
             " (msvq.load), or give derived=True for the weights as they are in it"
         )
-    left = metadata.get("factors", [])
+    left = metadata.get(FACTORS, [])
     return _decoded([layer for layer in layers if not isinstance(left, list) or layer.name not in left], metadata)
 
 
 def _decoded(layers: Sequence[CompressedLayer], metadata: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
+    from sw.format.weights import CONV1D, KEYS
+
     found = {}
-    rows, keys = metadata.get("conv1d", []), metadata.get("keys", {})
+    rows, keys = metadata.get(CONV1D, []), metadata.get(KEYS, {})
     for layer in layers:
         weight = layer.float_weights()
         if layer.kind == "linear":

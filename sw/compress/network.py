@@ -31,6 +31,7 @@ from sw.compress.methods import (
 )
 from sw.compress.ratio import StorageBits, ideal_ratio, layer_bits, sum_bits
 from sw.format.layer import CompressedLayer
+from sw.format.weights import CONV1D, DERIVED, KEYS
 
 __all__ = [
     "LayerReport",
@@ -285,9 +286,9 @@ def about_sources(sources: Iterable[LayerSource]) -> dict[str, Any]:
     """
     sources = list(sources)
     found = {
-        "conv1d": [source.name for source in sources if source.one_axis],
-        "keys": {source.name: source.key for source in sources if source.key},
-        "derived": [source.name for source in sources if source.key is None],
+        CONV1D: [source.name for source in sources if source.one_axis],
+        KEYS: {source.name: source.key for source in sources if source.key},
+        DERIVED: [source.name for source in sources if source.key is None],
     }
     return {field: value for field, value in found.items() if value}
 

@@ -22,12 +22,11 @@ from sw.compress.training.integer import IntegerNetwork, export_integers, export
 from sw.compress.training.layers import DecodedModule, decoded_layers, replace_layer
 from sw.compress.training.modules import convert, float_weights, fold_parametrisations
 from sw.compress.training.operations import compared_layers
+from sw.format.weights import CONV1D, DERIVED, FACTORS, KEYS
 
 __all__ = ["about_weights", "file_metadata", "prepare", "to_integers", "without_integer_form"]
 
-# Fields of a file's metadata.
-_DERIVED, _FACTORS, _KEYS, _AXES = "derived", "factors", "keys", "conv1d"
-# Where a network that :func:`prepare` made keeps the first and the third.
+# Where a network that :func:`prepare` made keeps what its file is to say of weights.
 _TOLD = "weights_of_file"
 
 # Share of the largest output by which a network of layers alone may differ from the float network, both in float32.
@@ -122,7 +121,7 @@ def _of_graph(
     """
     sources, own, named = module_sources(graph), own_tensors(model), keys_of_layers(keys)
     if any(recipe_for(source.name, rules).method == "pqf" for source in sources):
-        return {_DERIVED: [source.name for source in sources], _KEYS: {}}
+        return {DERIVED: [source.name for source in sources], KEYS: {}}
     derived, renamed = [], {}
     for source in sources:
         key = named.get(source.name, "")
@@ -135,7 +134,7 @@ def _of_graph(
             derived.append(source.name)
         elif key != f"{source.name}.weight":
             renamed[source.name] = key
-    return {_DERIVED: derived, _KEYS: renamed}
+    return {DERIVED: derived, KEYS: renamed}
 
 
 def about_weights(model: nn.Module, network: IntegerNetwork | None) -> dict[str, Any]:
@@ -149,7 +148,7 @@ def about_weights(model: nn.Module, network: IntegerNetwork | None) -> dict[str,
     """
     told = _kept(model).get(_TOLD, {})
     layers = [layer for _, layer in decoded_layers(model)]
-    own, derived = {layer.name for layer in layers}, told.get(_DERIVED, [])
+    own, derived = {layer.name for layer in layers}, told.get(DERIVED, [])
     first: dict[WeightDecoder, str] = {}
     for layer in layers:
         if layer.name not in derived:
@@ -157,10 +156,10 @@ def about_weights(model: nn.Module, network: IntegerNetwork | None) -> dict[str,
     again = [layer.name for layer in layers if layer.name in derived and layer.decoder in first]
     alone = network.layers if network is not None and not network.in_steps else ()
     found = {
-        _DERIVED: [name for name in derived if name not in again],
-        _FACTORS: [*again, *(name for name in alone if name not in own)],
-        _KEYS: told.get(_KEYS),
-        _AXES: [each.name for each in layers if isinstance(each, DecodedModule) and len(each.shape) == 3],
+        DERIVED: [name for name in derived if name not in again],
+        FACTORS: [*again, *(name for name in alone if name not in own)],
+        KEYS: told.get(KEYS),
+        CONV1D: [each.name for each in layers if isinstance(each, DecodedModule) and len(each.shape) == 3],
     }
     return {field: value for field, value in found.items() if value}
 
@@ -213,7 +212,7 @@ def _layers_alone(
     sample = first_samples(images, _SAMPLE)
     expected = observe(model, sample)
     weights = {source.name: source.weight for source in module_sources(model)}
-    _kept(model)[_TOLD] = {_DERIVED: [name for name in weights if f"{name}.weight" not in keys]}
+    _kept(model)[_TOLD] = {DERIVED: [name for name in weights if f"{name}.weight" not in keys]}
     reordered = any(recipe.method == "pqf" for _, recipe in rules)
     device = next(model.parameters()).device
     convert(model, rules, images=images if isinstance(images, Tensor) else None, **options)
