@@ -274,6 +274,12 @@ def write_report(path: Path, report: dict[str, Any], headings: Sequence[str], ro
     write_text(path.with_suffix(".md"), "\n".join(lines) + "\n" + note)
 
 
+def part_note(runs: Sequence[Mapping[str, Any]], option: str) -> str:
+    """For a note: that runs had a part of the data alone, by this option; nothing of runs that had all of it."""
+    counts = sorted({run[option] for run in runs if run.get(option)})
+    return f" **A part of the data alone: --{option} {', '.join(map(str, counts))}.**" if counts else ""
+
+
 def spread(values: Sequence[float], decimals: int = 2) -> str:
     """``mean ± standard deviation`` of some figures; the mean alone of one."""
     import numpy as np

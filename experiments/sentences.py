@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.case import Case
-from experiments.common import OTHER_RUNS, file_stem, machine, read_run, run_file, spread, write_report
+from experiments.common import OTHER_RUNS, file_stem, machine, part_note, read_run, run_file, spread, write_report
 from experiments.finetune import rules_for
 from experiments.vision_runs import learn
 from hw.command_line import write_text
@@ -375,6 +375,7 @@ def _report(options: argparse.Namespace) -> None:
         f" compressed; the embeddings, {runs[0]['rest_weights'] / 1e6:.1f} M weights with the norms and biases beside"
         " the layers' 10.6 M, stay in"
         f" floating point. Float: {known['scores']['test']:.2f}. Device: {devices}."
+        f"{part_note(runs, 'pairs')}"
     )
     report = {"experiment": "minilm", "note": note, "float": known, "runs": runs}
     path = options.output / "minilm.json"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from experiments.case import Case
-from experiments.common import OTHER_RUNS, file_stem, machine, read_run, run_file, spread, write_report
+from experiments.common import OTHER_RUNS, file_stem, machine, part_note, read_run, run_file, spread, write_report
 from experiments.distillation import Replayed, relative_groups
 from experiments.finetune import rules_for
 from experiments.protocol import TRY_SEEDS, bytes_apart
@@ -576,11 +576,12 @@ def _pictures(runs: Sequence[Mapping[str, Any]]) -> str:
             part, least, mix = views["data_part"], views["least_area"], views["mix"]
             texts = [f"{part:g} of them of --data", f"{least:g} or more of a picture", f"{mix:g} of batches mixed"]
             texts += [f"colours varied by {views['recolour']:g}"] if "recolour" in views else []
-            if "balance" in views:
+            if "balance" in views and views["more"]:
                 texts += [
                     f"{views['four_part']:g} of four pictures",
                     f"rare classes by a power of {views['balance']:g}",
                 ]
+            if "class_weight" in views:
                 by = f"objectness to the power of {views['class_power']:g}"
                 texts += [f"classes count {views['class_weight']:g} times, by {by}"]
             found.append(f" Views: {', '.join(texts)}.")
@@ -646,6 +647,7 @@ def report(study: Study, options: argparse.Namespace) -> None:
         f"{study.note}{' Layers may share codebooks.' if any(run.get('share') for run in runs) else ''}"
         f"{_pictures(runs)}{_tried(tries)} Float: {uncompressed:.2f}.{eight} Files are within"
         f" {100 * bytes_apart([run['bytes'] for run in runs]):.2f} % of each other. Device: {devices}."
+        f"{part_note(runs, 'images')}"
     )
     found = {"experiment": study.name, "note": note, "float": known, "summary": summary, "runs": runs, "tries": tries}
     path = options.output / f"{study.name}.json"

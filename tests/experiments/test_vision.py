@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments import camvid, detect, segmentation, shared_bits, vision_bits, vision_runs
+from experiments.common import part_note
 from experiments.vision import Study, cases_of
 from experiments.vision_runs import Task, as_results, learn
 from sw.compress.methods import CompressError, Recipe
@@ -213,6 +214,7 @@ def test_a_study_goes_the_whole_way_and_on_from_its_files(
     assert run_small(study, tmp_path) == 0
     assert run_small(study, tmp_path, "--report-only", "--seeds", "0", "1", "0") == 0
     assert (tmp_path / "small.md").read_text() == table
+    assert "A part of the data alone" not in table
     capsys.readouterr()
     assert run_small(study, tmp_path, "--steps", "9") == 2
     assert "of a run with steps 1, not 2: remove it, or name another directory by --runs" in capsys.readouterr().err
@@ -430,6 +432,12 @@ def test_batches_are_those_of_views_one_after_the_other(device: str) -> None:
     assert float(sums) == pytest.approx(wanted, rel=1e-9)
 
 
+def test_the_note_says_where_a_part_of_the_data_was_all() -> None:
+    runs = [{"images": 40}, {"images": None}, {}, {"images": 8}]
+    assert part_note(runs, "images") == " **A part of the data alone: --images 8, 40.**"
+    assert part_note(runs[1:3], "images") == part_note(runs, "pairs") == ""
+
+
 def test_the_note_says_what_runs_learned_from() -> None:
     views = {"data": 103, "more": 6543, "small": 0, "whole": 256}
     runs = [{"views": views}, {"views": views}]
@@ -447,3 +455,5 @@ def test_the_note_says_what_runs_learned_from() -> None:
     rare = coloured["views"] | {"four_part": 0.25, "balance": 0.5, "class_weight": 4.0, "class_power": 0.5}
     said = ", 0.25 of four pictures, rare classes by a power of 0.5, classes count 4 times, by objectness"
     assert vision_runs._pictures([{"views": rare}]).endswith(f"{said} to the power of 0.5.")
+    alone = vision_runs._pictures([{"views": rare | {"more": 0}}])
+    assert alone.endswith("varied by 0.3, classes count 4 times, by objectness to the power of 0.5.")
