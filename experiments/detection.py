@@ -334,4 +334,5 @@ def load(options: argparse.Namespace) -> Task:
         score=lambda results: scores(results, test, parts["val2017"][1]),
         settings={name: getattr(options, name) for name in (*_VIEWS, *_LOSS)} | sizes | {"whole": len(sample)},
         metadata={"preprocessing": PREPROCESSING.to_dict()},
+        names=("objects", "boxes", "classes"),
     )

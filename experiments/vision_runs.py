@@ -76,6 +76,8 @@ class Task:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     #: What a container is to say beside the network, such as what is done to its images.
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    #: What the results are called, where there are several.
+    names: Sequence[str] = ()
 
 
 def _channels_last(task: Task, device: str) -> Task:
@@ -538,6 +540,8 @@ def run_all(study: Study, options: argparse.Namespace) -> None:
 def score_files(study: Study, options: argparse.Namespace) -> None:
     """Print the score of each of ``options.score``, by the container's integers, beside the float network's.
 
+    Where there are several results, also what each of them alone costs, the others being the float network's.
+
     Raises
     ------
     CompressError
@@ -546,7 +550,6 @@ def score_files(study: Study, options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     files = [(path, *read_network_and_metadata(path)) for path in options.score]
     task = study.task(options)
-    key, heading = study.figure, study.heading
     image = task.sample[:1]
     with torch.no_grad():
         wanted = as_results(task.model(image))
@@ -555,11 +558,31 @@ def score_files(study: Study, options: argparse.Namespace) -> None:
             if metadata.get(name) != value:
                 raise CompressError(f"{name} of {str(path)!r} must be {value}, not {metadata.get(name)}")
         check_results(str(path), network, image, wanted, "")
-    dense = task.score(lambda images: as_results(task.model(images)))[key]
-    print(f"float: {heading} {dense:.2f}", flush=True)
+    dense = task.score(lambda images: as_results(task.model(images)))[study.figure]
+    print(f"float: {study.heading} {dense:.2f}", flush=True)
     for path, network, _ in files:
-        own = task.score(partial(_results, network))[key]
-        print(f"{path}: {heading} {own:.2f}, {dense - own:.2f} below float", flush=True)
+        _print_scores(study, task, path, network, dense)
+
+
+@torch.no_grad()
+def _print_scores(study: Study, task: Task, path: Path, network: IntegerNetwork, dense: float) -> None:
+    """A container's score, and those of each of its results beside the others of the float network."""
+    pairs: list[tuple[Results, Results]] = []
+
+    def both(images: Tensor) -> Results:
+        pairs.append((_results(network, images), as_results(task.model(images))))
+        return pairs[-1][0]
+
+    def alone(images: Tensor, number: int, each: Iterator[tuple[Results, Results]]) -> Results:
+        own, others = next(each)
+        return (*others[:number], own[number], *others[number + 1 :])
+
+    found = task.score(both)[study.figure]
+    print(f"{path}: {study.heading} {found:.2f}, {dense - found:.2f} below float", flush=True)
+    for number, name in enumerate(task.names):
+        # The images come in the same order again.
+        found = task.score(partial(alone, number=number, each=iter(pairs)))[study.figure]
+        print(f"    its {name} alone: {found:.2f}, {dense - found:.2f} below float", flush=True)
 
 
 def _results(network: IntegerNetwork, images: Tensor) -> Results:

@@ -84,7 +84,16 @@ def test_containers_of_a_study_are_scored(tmp_path: Path, capsys: pytest.Capture
     assert run_small(study, tmp_path, "--score", made, made) == 0
     near = run["integers"]["near"]
     line = f"{made}: near {near:.2f}, {100 - near:.2f} below float"
-    assert capsys.readouterr().out.splitlines() == ["float: near 100.00", line, line]
+    dense, *lines = capsys.readouterr().out.splitlines()
+    assert dense == "float: near 100.00"
+    assert lines[:3] == lines[3:]
+    assert lines[0] == line
+    # Here the losses of the results add up.
+    found = [re.fullmatch(r"    its (\w+) alone: [\d.]+, ([\d.]+) below float", each) for each in lines[1:3]]
+    assert [each and each[1] for each in found] == ["coarse", "fine"]
+    parts = [float(each[2]) for each in found if each]
+    assert sum(parts) == pytest.approx(100 - near, abs=0.02)
+    assert min(parts) > 0
     assert sorted(tmp_path.rglob("*")) == before
     # One that says nothing of its images, one of other results, and none.
     other, image = str(tmp_path / "other.msvq"), (3, 8, 8)
@@ -159,6 +168,7 @@ def small_study(cases: int = 4, statistics: bool = False, network: type[nn.Modul
             choose=score,
             score=score,
             metadata={"of": "small"},
+            names=("coarse", "fine"),
         )
 
     return Study(
