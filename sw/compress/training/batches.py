@@ -641,7 +641,9 @@ def _on_device(value: Any, device: torch.device) -> Any:
     def moved(tensor: Tensor) -> Tensor:
         if tensor.is_meta:
             raise CompressError("the loader must give tensors with values, not a meta tensor")
-        return tensor.to(device, non_blocking=True)
+        found = tensor.to(device, non_blocking=True)
+        # What was made in inference mode takes no part in training.
+        return found.clone() if found.is_inference() else found
 
     return mapped(moved, value)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sw.compress.checkpoints import must_be_dense
@@ -88,7 +89,7 @@ def calibrate_network(
     model.to(device).eval()
     check_network_rules(model, rules)
     if isinstance(images, np.ndarray):
-        images = torch.from_numpy(images)
+        images = _tensor(images)
     if isinstance(images, Tensor) and (wrong := must_be_dense(images)) is not None:
         raise CompressError(wrong)
     other = in_float32(model)
@@ -126,6 +127,16 @@ def calibrate_network(
     results = _float_results(compressed, sample)
     report |= {"error": _error(results, expected), "agreement": _agreement(results[0], expected[0])}
     return Finetuned(compressed, layers, network, report, sample, found | about_weights(compressed, network))
+
+
+def _tensor(images: NDArray[Any]) -> Tensor:
+    """An array of any strides, byte order and precision, which torch does not all take, as a tensor."""
+    if images.dtype.kind not in "fiub":
+        raise CompressError(
+            f"images must be normalised floats [n, C, rows, columns], not {images.dtype} {list(images.shape)}"
+        )
+    dtype = np.float32 if images.dtype.kind == "f" else images.dtype.newbyteorder("=")
+    return torch.from_numpy(np.ascontiguousarray(images, dtype))
 
 
 def _batches(
