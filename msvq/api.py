@@ -527,7 +527,7 @@ def generate(
     Raises
     ------
     hw.config.ConfigError
-        A name, the period, or the width of the bus cannot be.
+        A name, the period, or the width of the bus cannot be, or the folder has files of another unit by that name.
     """
     from hw.generate import generate as make
     from hw.generate import instance_name, write
