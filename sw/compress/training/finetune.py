@@ -325,13 +325,13 @@ class _Work:
         return losses
 
     def integers(self, network: IntegerNetwork, model: nn.Module) -> dict[str, Any]:
-        """What the integers are worth; nothing of layers alone, where test images have another size than they."""
+        """What the integers are worth; of layers alone, why not where the test data are nothing for them."""
         try:
             return self._integers(network, model)
-        except CompressError:
+        except CompressError as error:
             if self.shape is not None:
                 raise
-            return {}
+            return {"integers_not_measured": str(error)}
 
     def _integers(self, network: IntegerNetwork, model: nn.Module) -> dict[str, Any]:
         if self.plain:
