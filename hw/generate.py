@@ -29,6 +29,7 @@ __all__ = [
     "check_files_name",
     "check_period",
     "check_top",
+    "check_unit",
     "generate",
     "instance_name",
     "main",
@@ -180,6 +181,26 @@ def check_files_name(name: str) -> None:
         raise ConfigError(f"name of the files must have {most}, as {name}: give one (--name)")
 
 
+def check_unit(folder: Path, name: str, unit: str) -> None:
+    """Check that no files of another unit have the name in a folder: some would be replaced, and others left.
+
+    Raises
+    ------
+    ConfigError
+        The manifest there says that they are of another one.
+    """
+    try:
+        manifest = json.loads((folder / f"{name}.json").read_bytes())
+    except (OSError, ValueError):
+        return
+    found = manifest.get("unit") if isinstance(manifest, dict) else None
+    if found != unit and found in UNITS:
+        raise ConfigError(
+            f"name of the files must be another than {name!r} in {str(folder)!r}, where those of the unit {found} have"
+            " it: give one (--name), or another folder"
+        )
+
+
 def check_period(period: float) -> None:
     """Check a clock's period.
 
@@ -282,9 +303,12 @@ def write(generated: Generated, folder: Path) -> list[Path]:
 
     Raises
     ------
+    ConfigError
+        Files of another unit have the name there.
     OSError
         The folder cannot be made or written.
     """
+    check_unit(folder, generated.name, generated.manifest["unit"])
     manifest = json.dumps(generated.manifest, indent=2) + "\n"
     contents = {".v": generated.verilog, ".json": manifest, **generated.kit}
     texts = {folder / f"{generated.name}{ending}": text for ending, text in contents.items()}
@@ -387,6 +411,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("-o DIR is needed")
         name = options.name or instance_name(options.preset, config)
         check_files_name(name)
+        check_unit(options.folder, name, options.unit)
         # Before the minutes that a large design takes.
         with new_folder(options.folder), Console(stderr=True).status(f"generating {name}"):
             generated = generate(config, name, options.unit, options.name, options.period)

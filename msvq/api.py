@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.config import AcceleratorConfig, ConfigError, preset
+from msvq.surroundings import undisturbed
 from sw.compress.methods import Recipe
 from sw.compress.training.settings import Freezing, TrainConfig
 
@@ -66,6 +67,7 @@ class Compressed:
         return decompress(self)
 
 
+@undisturbed
 def compress(
     network: nn.Module | Mapping[str, Any],
     recipe: Rules = _DEFAULT,
@@ -152,6 +154,7 @@ def _rules(network: nn.Module, recipe: Rules) -> Sequence[tuple[str, Recipe]]:
     return method_rules(module_sources(network, geometry=False), recipe)
 
 
+@undisturbed
 def calibrate(
     network: nn.Module,
     images: Tensor | ImageData | Iterable[Any],
@@ -203,6 +206,7 @@ def calibrate(
     )
 
 
+@undisturbed
 def finetune(
     network: nn.Module,
     train: ImageData | Iterable[Any],
@@ -278,6 +282,7 @@ def load_data(path: str | os.PathLike[str], split: str, **options: Any) -> Image
     return read_data(path, split, **options)
 
 
+@undisturbed
 def evaluate(
     network: str | os.PathLike[str] | Network, data: ImageData | Iterable[Any], **options: Any
 ) -> dict[str, Any]:
@@ -525,7 +530,7 @@ def generate(
     Raises
     ------
     hw.config.ConfigError
-        A name, the period, or the width of the bus cannot be.
+        A name, the period, or the width of the bus cannot be, or the folder has files of another unit by that name.
     """
     from hw.generate import generate as make
     from hw.generate import instance_name, write

@@ -109,6 +109,12 @@ def _run(options: argparse.Namespace) -> int:
         raise RunError("--trace is for --backend rtl: nothing else has waveforms")
     if options.backend == "golden" and options.json:
         raise RunError("--json is for rtl and perf: the golden model has no cycles")
+    pictures = [path for path in options.inputs if Path(path).suffix != ".npy"]
+    for name in ("mean", "std", "colours"):
+        if getattr(options, name) is not None and not pictures:
+            raise RunError(
+                f"--{name} is for pictures, and no INPUT is one: .npy is taken as int8 or normalised already"
+            )
     if is_stepped_program(options.program):
         return _run_steps(read_stepped_program(options.program), options)
     program = read_program(options.program)

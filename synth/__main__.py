@@ -6,15 +6,16 @@ delays of :data:`synth.timing.PRESETS`, section by section. With ``--preset`` th
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from hw.command_line import add_set_option, interruptible, writable_folder
 from hw.config import VARIANTS, AcceleratorConfig, ConfigError, preset
-from synth.libraries import STORAGES, LibraryParser, clock_gating
+from synth.libraries import STORAGES, LibraryParser, clock_gating, instance_label
 
 __all__ = ["MATRIX", "WHOLE", "main"]
 
@@ -38,8 +39,18 @@ WHOLE = tuple(
 )
 
 
-def _has_bus(config: AcceleratorConfig) -> bool:
-    return config.word_width & (config.word_width - 1) == 0
+def _around(options: argparse.Namespace, configs: Mapping[str, AcceleratorConfig]) -> Collection[str]:
+    """Names of those of which there is to be a report of what is around the array, too."""
+    if not options.preset:
+        return WHOLE
+    if not options.around:
+        return ()
+    for name, config in configs.items():
+        if config.word_width & (config.word_width - 1):
+            raise ConfigError(
+                f"--around needs a bus: the word_width of {name} must be a power of two, not {config.word_width}"
+            )
+    return configs
 
 
 @interruptible
@@ -73,9 +84,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"--set must be given with --preset NAME, whose field it changes; without it {len(MATRIX)} presets are"
             " synthesised as they are"
         )
+    if options.around and (options.unit or not options.preset):
+        parser.error(
+            "--around must be given with --preset NAME and without --unit; without --preset it is reported of"
+            f" {len(WHOLE)} presets"
+        )
     try:
         gating = clock_gating(options.storage)
-        configs = {name: preset(name).override([*gating, *options.set]) for name in options.preset or MATRIX}
+        configs = {
+            instance_label(name, options.set): preset(name).override([*gating, *options.set])
+            for name in options.preset or MATRIX
+        }
+        around = _around(options, configs)
         library = parser.library(options)
         console = Console()
         if options.unit:
@@ -105,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     progress.update(task, completed=done, total=total)
 
                 reports[name] = area(config, library, options.storage, CACHE, texts[name], step)
-                if (options.around if options.preset else name in WHOLE) and _has_bus(config):
+                if name in around:
                     task = progress.add_task(f"{name}, around the array", total=None)
                     units, bits = unit_areas(config, library, options.storage, CACHE, partial(step, task=task))
                     reports[name] = replace(reports[name], units=units, memory_bits=bits)

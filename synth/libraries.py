@@ -12,7 +12,7 @@ from hw.command_line import Parser, path_argument, writable_folder
 if TYPE_CHECKING:
     from synth.liberty import Library
 
-__all__ = ["STORAGES", "LibraryParser", "clock_gating", "write_tables"]
+__all__ = ["STORAGES", "LibraryParser", "clock_gating", "instance_label", "write_tables"]
 
 #: How registers are kept. ``flipflop``: a register with an enable is flip-flops with multiplexers, which every library
 #: has. ``gated``: a clock gate stops its clock instead. ``latch``: the bits of register files are latches behind clock
@@ -24,6 +24,11 @@ def clock_gating(storage: str) -> list[str]:
     """Changes of a configuration (:meth:`hw.config.AcceleratorConfig.override`) that a storage needs: where a library's
     clock gates are used, pipeline registers are behind them, too."""
     return [] if storage == "flipflop" else ["clock_gating=true"]
+
+
+def instance_label(preset_name: str, changes: Sequence[str]) -> str:
+    """What tables call an instance: the preset, and what was changed of it (``--set``), as ``--preset`` reads both."""
+    return " ".join([preset_name, *changes])
 
 
 class LibraryParser(Parser):

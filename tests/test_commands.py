@@ -129,7 +129,7 @@ NAMES = {
 #: Those that do their work at once, with nothing left to interrupt.
 AT_ONCE = (
     *("hw.bus.register_map", "hw.control.descriptor"),
-    *("tools.boards", "tools.comparison", "tools.papers", "tools.power"),
+    *("tools.boards", "tools.comparison", "tools.papers", "tools.power", "tools.readme"),
 )
 
 #: Runs all of them in one process, which has nothing loaded when it begins.

@@ -438,8 +438,30 @@ def render(text: str, page: Path = README) -> str:
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    Parser(prog="python -m tools.readme", description=__doc__).parse_args(arguments)
+    parser = Parser(prog="python -m tools.readme", description=__doc__)
+    parser.parse_args(arguments)
+    try:
+        texts = _condensed()
+    except ValueError as error:
+        parser.error(str(error))
     RESULTS.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (RESULTS / name).write_text(text)
+    for page in PAGES:
+        page.write_text(render(page.read_text(), page))
+        print(page)
+    return 0
+
+
+def _condensed() -> dict[str, str]:
+    """What goes into :data:`RESULTS`, by the names of its files, of the last results in ``build``.
+
+    Raises
+    ------
+    ValueError
+        Those of some presets alone would take the place of a table of more.
+    """
+    texts = {}
     for name, path, condense in (
         ("demo", "build/demo/summary.json", condense_demo),
         ("area-{}", "build/synth/area.json", condense_area),
@@ -448,15 +470,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         if (ROOT / path).exists():
             condensed = condense(json.loads((ROOT / path).read_text()))
-            library = condensed.get("library", {}).get("name")
-            (RESULTS / f"{name.format(library)}.json").write_text(json_text(condensed))
-            page = (ROOT / path).with_suffix(".md")
+            name = name.format(condensed.get("library", {}).get("name"))
+            kept = RESULTS / f"{name}.json"
+            before = json.loads(kept.read_text()).get("presets", {}) if kept.exists() else {}
+            if lost := [each for each in before if each not in condensed.get("presets", {})]:
+                raise ValueError(
+                    f"{path} lacks {len(lost)} presets of docs/results/{kept.name}, such as {lost[0]}: make synth"
+                    " measures all; or delete the one or the other"
+                )
+            texts[kept.name] = json_text(condensed)
             if name.startswith(("area", "timing")):
-                (RESULTS / f"{name.format(library)}.md").write_text(page.read_text())
-    for page in PAGES:
-        page.write_text(render(page.read_text(), page))
-        print(page)
-    return 0
+                texts[f"{name}.md"] = (ROOT / path).with_suffix(".md").read_text()
+    return texts
 
 
 if __name__ == "__main__":

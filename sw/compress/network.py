@@ -9,13 +9,18 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import CellType, FunctionType, MethodType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._pytree import tree_leaves
 
 from sw.compress.checkpoints import must_be_floats
 from sw.compress.methods import (
@@ -251,7 +256,7 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
     for name, layer in network.named_modules():
         key = "" if f"{name}.weight" in keys else None
         if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
-            weight = _array(name, layer.weight)
+            weight = _array(name, _weight(layer))
             sources.append(
                 LayerSource(
                     name=name,
@@ -266,9 +271,34 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
                 )
             )
         elif isinstance(layer, torch.nn.Linear):
-            array = _array(name, layer.weight)[:, :, None, None]
+            array = _array(name, _weight(layer))[:, :, None, None]
             sources.append(LayerSource(name=name, kind="linear", weight=array, key=key))
     return sources
+
+
+@torch.no_grad()
+def _weight(layer: torch.nn.Module) -> torch.Tensor:
+    """The weight that a layer computes with in evaluation mode. Nothing of it is changed.
+
+    Hooks of ``torch.nn.utils`` compute one before each call: what lies there is that of the last call, before another
+    checkpoint was loaded, say. Spectral norm as a parametrisation goes on in training mode with each look at it.
+    """
+    for hook in layer._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm) and hook.name == "weight":
+            return cast("torch.Tensor", hook.compute_weight(layer))
+        if isinstance(hook, SpectralNorm) and hook.name == "weight":
+            return hook.compute_weight(layer, do_power_iteration=False)
+        if isinstance(hook, BasePruningMethod) and hook._tensor_name == "weight":
+            return cast("torch.Tensor", hook.apply_mask(layer))  # type: ignore[no-untyped-call]
+    parts = list(layer.parametrizations.modules()) if is_parametrized(layer, "weight") else []  # type: ignore[union-attr]
+    modes = [part.training for part in parts]
+    for part in parts:
+        part.training = False
+    try:
+        return cast("torch.Tensor", layer.weight)
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode
 
 
 def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
@@ -349,17 +379,43 @@ def copy_network(network: torch.nn.Module) -> torch.nn.Module:
     """A copy with tensors of its own, of computed ones, too, such as those of ``torch.nn.utils.weight_norm``.
 
     Functions that were set on a module, such as another ``forward``, and hooks call the copy's modules in it.
+
+    Raises
+    ------
+    CompressError
+        A module keeps what cannot be copied, such as a lock or an open file.
     """
-    computed = [value for module in network.modules() for value in vars(module).values() if torch.is_tensor(value)]
+    kept = tree_leaves([list(vars(module).values()) for module in network.modules()])
+    computed = {id(each): each.detach().clone() for each in kept if torch.is_tensor(each) and not each.is_leaf}
     # From here on the memo: of what is copied, by its id, the copy.
-    values: dict[int, Any] = {id(value): value.detach().clone() for value in computed if not value.is_leaf}
-    copied: torch.nn.Module = copy.deepcopy(network, values)
+    values: dict[int, Any] = dict(computed)
+    try:
+        copied: torch.nn.Module = copy.deepcopy(network, values)
+    except Exception as error:  # objects raise errors of every kind where they cannot be copied
+        raise CompressError(_not_copied(network, computed, error)) from error
     for module in copied.modules():
         places: tuple[dict[Any, Any], ...] = (vars(module), module._forward_hooks, module._forward_pre_hooks)
         for place in places:
             functions = {name: each for name, each in place.items() if isinstance(each, FunctionType)}
             place.update({name: _of_copy(each, values) for name, each in functions.items()})
     return copied
+
+
+def _not_copied(network: torch.nn.Module, values: Mapping[int, Any], error: Exception) -> str:
+    """Why a network cannot be copied: what of it."""
+    place = "the network"
+    for name, module in network.named_modules():
+        own = {key: value for key, value in vars(module).items() if key not in ("_modules", "_parameters", "_buffers")}
+        for key, value in own.items():
+            try:
+                copy.deepcopy(value, dict(values))
+            except Exception:
+                place = f"{key!r} of module {name!r}" if name else f"{key!r} of the network"
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return (
+        f"the network cannot be copied, which leaves it as it is: {place} ({reason}): keep that elsewhere, or give its"
+        " class a __deepcopy__"
+    )
 
 
 def _of_copy(value: Any, copies: dict[int, Any]) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hw.command_line import add_set_option, interruptible, path_argument, worker_pool, writable_folder
 from hw.config import ConfigError, preset
-from synth.libraries import LibraryParser, clock_gating
+from synth.libraries import LibraryParser, clock_gating, instance_label
 
 if TYPE_CHECKING:
     from synth.power.report import Described
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configs = {}
         for name in options.preset or PRESETS:
             base, *fields = name.split() or [name]
-            configs[name] = preset(base).override([*fields, *gating, *options.set])
+            configs[instance_label(name, options.set)] = preset(base).override([*fields, *gating, *options.set])
         library = parser.library(options)
         if options.storage == "gated" and library.clock_gate is None:
             raise LibraryError(f"library {library.name} has no clock gate, which storage gated needs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -52,6 +53,24 @@ def test_name_is_that_of_files_and_modules_and_changes_nothing_else(accelerator,
     assert "set period 1.25\n" in constraints
     for port in accelerator.manifest["ports"]:
         assert re.search(rf"[ {{]{port['name']}[\]}} ]", constraints), port
+
+
+def test_units_do_not_mix_under_one_name(generated, accelerator, tmp_path, capsys) -> None:
+    """One's Verilog would be replaced by the other's, and its header and driver left beside that."""
+    write(generated, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    other = dataclasses.replace(accelerator, name=generated.name)
+    with pytest.raises(ConfigError, match=r"where those of the unit core have it: give one \(--name\), or another"):
+        write(other, tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--preset", "ews-cms-tiny", "--unit", "accelerator", "-o", str(tmp_path)])
+    assert capsys.readouterr().err.startswith("python -m hw.generate: name of the files must be another than")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    # The same again, and what is no manifest, are no reason.
+    write(generated, tmp_path)
+    for text in ("[]", "{", '{"unit": ["core"]}', '{"unit": "house"}'):
+        (tmp_path / f"{generated.name}.json").write_text(text)
+        write(generated, tmp_path)
 
 
 def test_memories_of_the_manifest_are_those_of_the_verilog(accelerator, generated) -> None:

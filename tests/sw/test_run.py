@@ -164,7 +164,11 @@ def test_without_the_extra_there_is_no_simulation(path: str, tmp_path: Path, ref
     {p} {x} --output y.txt -> --output must end in .npy, or .npz for several outputs, not 'y.txt'
     {p} {p} -> is a program, and an INPUT is wanted: .npy or a picture
     {p} {container} -> is a container, and an INPUT is wanted: .npy or a picture
-    {p} {x} --mean 0,0,0 -> --mean and --std must be given together
+    {p} {text} --mean 0,0,0 -> --mean and --std must be given together
+    {p} {x} --mean 0,0,0 --std 1,1,1 -> --mean is for pictures, and no INPUT is one: .npy is taken as int8 or normalised
+    {p} {x} --std 1,1,1 -> --std is for pictures, and no INPUT is one
+    {p} {x} --colours bgr -> --colours is for pictures, and no INPUT is one
+    {p} --backend perf --colours bgr -> --colours is for pictures, and no INPUT is one
     {p} {bad} -> must be an array in .npy format
     {p} {zip} -> must be an array in .npy format
     {p} {huge} -> must be an array in .npy format

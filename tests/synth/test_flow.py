@@ -292,10 +292,25 @@ def test_command_line_reports_all(tmp_path, monkeypatch, capsys) -> None:
     assert set(timing_json["presets"]["ews-msvq-tiny"]["sections"]) == {"CRF", "loop controller"}
     for name in ("area.md", "timing.md"):
         assert (tmp_path / "build/synth" / name).read_text().strip() in found
-    named = ["--preset", "ews-tiny", "--preset", "ews-msvq-tiny", "--around"]
-    assert main([*named, "--set", "word_width=24", "-o", "other"]) == 0
+    named = ["--preset", "ews-tiny", "--preset", "ews-msvq-tiny", "--set", "word_width=24", "-o", "other"]
+    assert main(named) == 0
     assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["area.json", "area.md"]
-    assert not any(x["units"] for x in json.loads((tmp_path / "other/area.json").read_text())["presets"].values())
+    # Instances that differ from a preset are not called as it is.
+    found = json.loads((tmp_path / "other/area.json").read_text())["presets"]
+    assert list(found) == ["ews-tiny word_width=24", "ews-msvq-tiny word_width=24"]
+    assert not any(x["units"] for x in found.values())
+    assert "| ews-tiny word_width=24 |" in (tmp_path / "other/area.md").read_text()
+    capsys.readouterr()
+    for arguments, message in (
+        ([*named, "--around"], "the word_width of ews-tiny word_width=24 must be a power of two, not 24"),
+        (["--around"], "--around must be given with --preset NAME and without --unit"),
+        (["--around", "--preset", "ews-tiny", "--unit", "row"], "--around must be given with --preset NAME"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
 
 
 def test_unit(tmp_path, monkeypatch, capsys) -> None:

@@ -145,6 +145,16 @@ def test_command_line(tmp_path, monkeypatch, capsys) -> None:
         assert f"| {name} | {value} |" in text
 
 
+def test_an_instance_that_differs_from_its_preset_is_not_called_as_it_is(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--preset", "ews-cms-tiny", "--set", "H=2", "N=1", "--section", "mask decoder", "-o", "out"]
+    assert timing.main(arguments) == 0
+    ((name, found),) = json.loads((tmp_path / "out" / "timing.json").read_text())["presets"].items()
+    assert name == "ews-cms-tiny H=2 N=1"
+    assert found["configuration"]["H"] == 2
+    assert f" {name} |" in capsys.readouterr().out
+
+
 def test_clock_gates(tmp_path, monkeypatch, capsys, full: bool) -> None:
     """With them, what enables the weight decoder is a section, and an operation's issue ends at a row's clock gates."""
     monkeypatch.chdir(tmp_path)

@@ -56,3 +56,28 @@ def test_areas_and_delays_say_what_they_were_made_with(name: str) -> None:
     tables = len(re.findall(r"^\|-", part(name), re.MULTILINE))
     said = re.findall(r"^Library \w+, registers: (?:flipflop|gated|latch), Yosys [\d.]+[,;]", part(name), re.MULTILINE)
     assert len(said) == tables > 0
+
+
+def test_some_presets_do_not_take_the_place_of_all(tmp_path, monkeypatch, refused) -> None:
+    """As after ``python -m synth --preset ews-16``, whose report lies where that of ``make synth`` did."""
+    results, built = tmp_path / "docs" / "results", tmp_path / "build" / "synth"
+    for folder in (results, built):
+        folder.mkdir(parents=True)
+    for name in ("area-generic.json", "area-generic.md"):
+        (results / name).write_bytes((readme.RESULTS / name).read_bytes())
+    committed = json.loads((results / "area-generic.json").read_text())
+    before = {path: path.read_bytes() for path in results.iterdir()}
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    monkeypatch.setattr(readme, "RESULTS", results)
+    monkeypatch.setattr(readme, "PAGES", {})
+    monkeypatch.setattr(readme, "condense_area", dict)
+    (built / "area.md").write_text("all\n")
+    some = {name: entry for name, entry in committed["presets"].items() if name == "ews-16"}
+    (built / "area.json").write_text(json.dumps(committed | {"presets": some}))
+    error = refused(readme.main, [])
+    assert re.search(r"area\.json lacks \d+ presets of docs/results/area-generic\.json, such as .*: make synth", error)
+    assert {path: path.read_bytes() for path in results.iterdir()} == before
+    (built / "area.json").write_text(json.dumps(committed))
+    assert readme.main([]) == 0
+    assert (results / "area-generic.md").read_text() == "all\n"
+    assert json.loads((results / "area-generic.json").read_text()) == committed

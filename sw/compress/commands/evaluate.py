@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sw.command_line import Parser, run_command
@@ -94,10 +95,20 @@ def _data(options: argparse.Namespace, network: IntegerNetwork, metadata: Mappin
     }
     shape = network.image_shape
     classes = read_classes(options.classes) if options.classes else tuple(names)
+    size = image_size(options.size)
+    if Path(options.data).is_dir():
+        size = shape[1:] if size is None and shape is not None else size
+    else:
+        for name in ("interpolation", "resize_crop"):
+            if getattr(options, name) is not None:
+                flag = "--" + name.replace("_", "-")
+                raise CompressError(
+                    f"{flag} is for images of a directory, and --data is none: its images are as they are"
+                )
     data = load_data(
         options.data,
         options.split,
-        size=image_size(options.size) if shape is None or options.size != [224] else shape[1:],
+        size=size,
         classes=classes,
         channels=shape[0] if shape is not None and shape[0] in (1, 3) else None,
         preprocessing=dataclasses.replace(said, **{name: value for name, value in given.items() if value is not None}),

@@ -126,7 +126,6 @@ def add_data_options(parser: Any) -> None:
         "--size",
         type=int,
         nargs="+",
-        default=[224],
         metavar="ROWS",
         help="rows and columns of images of a directory, one number if they are equal (224)",
     )
@@ -181,8 +180,10 @@ def check_counts(options: argparse.Namespace, *names: str) -> None:
             raise CompressError(f"--{name} must be at least 1, not {value}")
 
 
-def image_size(size: Sequence[int]) -> int | tuple[int, int]:
+def image_size(size: Sequence[int] | None) -> int | tuple[int, int] | None:
     """``--size`` as :func:`sw.compress.training.data.load_data` takes it."""
+    if size is None:
+        return None
     if len(size) > 2 or min(size) < 1:
         raise CompressError(f"--size must be one or two numbers of at least 1, not {' '.join(map(str, size))}")
     return size[0] if len(size) == 1 else (size[0], size[1])

@@ -226,7 +226,7 @@ class Batches:
         Raises
         ------
         CompressError
-            The loader gives none, or fails, or its batches cannot be divided.
+            The loader gives none, or fails, or its batches cannot be divided or have no sample.
         """
         return next(self.epoch([0], device, None))
 
@@ -273,6 +273,7 @@ class Batches:
                 number += 1
                 if number > begin:
                     given, target = self.divide(batch)
+                    _check_samples(given, number)
                     if self.float32:
                         given = mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, given)
                     yield _on_device(given, device), _on_device(target, device)
@@ -327,6 +328,14 @@ class Batches:
     def per_epoch(self, config: TrainConfig) -> int:
         """Steps of an epoch."""
         return config.epoch_steps or len(self)
+
+
+def _check_samples(given: Given, number: int) -> None:
+    if (not isinstance(given, Tensor) or given.ndim) and not len(given):
+        raise CompressError(
+            f"the loader must give at least one sample in each batch, not {described(given)} in batch {number}: leave"
+            " out the empty one"
+        )
 
 
 def in_float32(model: nn.Module) -> bool:
@@ -641,7 +650,9 @@ def _on_device(value: Any, device: torch.device) -> Any:
     def moved(tensor: Tensor) -> Tensor:
         if tensor.is_meta:
             raise CompressError("the loader must give tensors with values, not a meta tensor")
-        return tensor.to(device, non_blocking=True)
+        found = tensor.to(device, non_blocking=True)
+        # What was made in inference mode takes no part in training.
+        return found.clone() if found.is_inference() else found
 
     return mapped(moved, value)
 

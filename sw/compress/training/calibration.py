@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sw.compress.checkpoints import must_be_dense
@@ -88,7 +89,7 @@ def calibrate_network(
     model.to(device).eval()
     check_network_rules(model, rules)
     if isinstance(images, np.ndarray):
-        images = torch.from_numpy(images)
+        images = _tensor(images)
     if isinstance(images, Tensor) and (wrong := must_be_dense(images)) is not None:
         raise CompressError(wrong)
     other = in_float32(model)
@@ -96,7 +97,7 @@ def calibrate_network(
         images = images.float()
     batches, found = _batches(model, images, device, inputs, float32=other)
     sample = joined(batches[: -(-CALIBRATION // max(len(batches[0]), 1))], CALIBRATION)
-    if isinstance(sample, Tensor) and sample.is_floating_point() and not sample.isfinite().all():
+    if not all(map(_finite, batches)):
         raise CompressError("images must be finite, not NaN or infinite")
     if not layers_alone:
         check_integer_form(model, rules, sample)
@@ -128,6 +129,16 @@ def calibrate_network(
     return Finetuned(compressed, layers, network, report, sample, found | about_weights(compressed, network))
 
 
+def _tensor(images: NDArray[Any]) -> Tensor:
+    """An array of any strides, byte order and precision, which torch does not all take, as a tensor."""
+    if images.dtype.kind not in "fiub":
+        raise CompressError(
+            f"images must be normalised floats [n, C, rows, columns], not {images.dtype} {list(images.shape)}"
+        )
+    dtype = np.float32 if images.dtype.kind == "f" else images.dtype.newbyteorder("=")
+    return torch.from_numpy(np.ascontiguousarray(images, dtype))
+
+
 def _batches(
     model: nn.Module,
     images: Tensor | ImageData | Iterable[Any],
@@ -150,6 +161,11 @@ def _batches(
             f"images must be normalised floats [n, C, rows, columns], not {images.dtype} {list(images.shape)}"
         )
     return list(torch.split(images.to(device), _BATCH)), {}
+
+
+def _finite(given: Given) -> bool:
+    """Of several arguments anything may be meant, such as a mask of infinities."""
+    return not isinstance(given, Tensor) or not given.is_floating_point() or bool(given.isfinite().all())
 
 
 def _agreement(found: Tensor, expected: Tensor) -> float | None:

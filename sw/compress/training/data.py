@@ -181,7 +181,7 @@ def load_data(
     path: str | os.PathLike[str],
     split: str,
     *,
-    size: int | tuple[int, int] = 224,
+    size: int | tuple[int, int] | None = None,
     classes: Sequence[str] = (),
     channels: int | None = None,
     preprocessing: Preprocessing | None = None,
@@ -206,7 +206,8 @@ def load_data(
     split
         One of :data:`SPLITS`.
     size
-        Rows and columns of images of a directory: one number for both, or two.
+        Rows and columns of images of a directory: one number for both, or two; by default 224. Those of an archive or
+        ``.npz`` are as they are there, so it must be theirs.
     classes
         Names of the classes in the order of their numbers; by default those of the folders of ``train``.
     channels
@@ -228,7 +229,7 @@ def load_data(
     path, given = Path(path), preprocessing or Preprocessing()
     try:
         if path.is_dir():
-            data = _folder(path, split, size, tuple(classes))
+            data = _folder(path, split, 224 if size is None else size, tuple(classes))
             return dataclasses.replace(data, preprocessing=given, channels=channels or 3)
         if path.suffix == ".npz" or path.name.endswith((".tar.gz", ".tgz")):
             images, labels = _npz(path, split) if path.suffix == ".npz" else _cifar_archive(path, split)
@@ -236,6 +237,11 @@ def load_data(
                 raise CompressError(f"classes must name all {labels.max() + 1} of {str(path)!r}, not {len(classes)}")
             images = _with_channels(path, images, channels)
             rows, columns = images.shape[2:]
+            if size is not None and ((size, size) if isinstance(size, int) else tuple(size)) != (rows, columns):
+                raise CompressError(
+                    f"size must be {rows} x {columns} as of the images of {str(path)!r}, not {size}: only those of a"
+                    " directory are resized"
+                )
             return ImageData(images, labels, rows if rows == columns else (rows, columns), tuple(classes), given)
     except CompressError:
         raise

@@ -190,6 +190,8 @@ class _Work:
     device: str
     capture: bool
     progress: bool
+    #: Of an image, where the file that is to come has one size: then those of test must have it.
+    shape: torch.Size | None = None
 
     @property
     def plain(self) -> bool:
@@ -201,8 +203,33 @@ class _Work:
         """Whether neither a loss nor a metric was given."""
         return self.loss is None and self.metric is None
 
-    def check(self) -> Given:
+    def check(self, layers_alone: bool) -> Given:
         """Try the network on the first batches, before any work; gives the inputs that calibrate."""
+        images = self._tried()
+        if not layers_alone and isinstance(images, Tensor):
+            self.shape = images.shape[1:]
+            self._check_test(next(self.pairs(self.test, 1))[0])
+        return images
+
+    def _check_test(self, given: Given) -> None:
+        """Refuse what the integers would, after the whole training."""
+        if self.shape is None or not isinstance(given, Tensor):
+            return
+        if given.shape[1:] != self.shape:
+            raise CompressError(
+                f"test images must be {list(self.shape)}, as those of training, for the file's integers are of one"
+                f" size, not {list(given.shape[1:])}; layers_alone=True keeps the layers alone"
+            )
+        if given.is_floating_point() and not given.isfinite().all():
+            raise CompressError("test images must be finite, not NaN or infinite")
+
+    def _checked(self) -> Iterator[tuple[Given, Any]]:
+        """Test data."""
+        for given, target in self.pairs(self.test):
+            self._check_test(given)
+            yield given, target
+
+    def _tried(self) -> Given:
         model, device = self.model, self.device
         configs = [self.job.config, *([] if self.job.sparse is None else [self.job.sparse])]
         for config in configs:
@@ -248,7 +275,8 @@ class _Work:
         if self.plain:
             assert isinstance(self.test, ImageData)
             return {f"accuracy_{stage}": accuracy(model, self.test, device=self.device)}
-        name, found = measured(model, self.pairs(self.test), self.loss, self.metric)
+        pairs = self._checked() if stage == "float" else self.pairs(self.test)
+        name, found = measured(model, pairs, self.loss, self.metric)
         return {f"{name}_{stage}": found}
 
     def seen(self) -> Iterable[Given]:
@@ -297,7 +325,15 @@ class _Work:
         return losses
 
     def integers(self, network: IntegerNetwork, model: nn.Module) -> dict[str, Any]:
-        """What the integers are worth."""
+        """What the integers are worth; of layers alone, why not where the test data are nothing for them."""
+        try:
+            return self._integers(network, model)
+        except CompressError as error:
+            if self.shape is not None:
+                raise
+            return {"integers_not_measured": str(error)}
+
+    def _integers(self, network: IntegerNetwork, model: nn.Module) -> dict[str, Any]:
         if self.plain:
             assert isinstance(self.test, ImageData)
             return measure_integers(network, self.test, self.device)
@@ -388,7 +424,7 @@ def finetune(
             part.float32 = other
     works = _Work(model, parts[0], parts[1], job, loss, inputs, metric, device, capture, progress)
     made = settings_of(loss)
-    images = works.check()
+    images = works.check(layers_alone)
     if not layers_alone:
         check_integer_form(model, job.rules, images)
     checkpoints: dict[str, Path | None] = {"sparse": None, "finetune": None}

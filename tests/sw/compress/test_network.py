@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections import OrderedDict
 from typing import Any
@@ -290,3 +291,65 @@ def test_errors_of_large_layers_are_summed_in_parts(recipe: Recipe, monkeypatch:
         assert (other.kept_sse is None) == (row.kept_sse is None)
         if row.kept_sse is not None:
             assert other.kept_sse == pytest.approx(row.kept_sse, rel=1e-12)
+
+
+COMPUTED = {
+    "weight norm": torch.nn.utils.weight_norm,
+    "spectral norm": torch.nn.utils.spectral_norm,
+    "pruning": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "two prunings": lambda layer: prune.random_unstructured(prune.l1_unstructured(layer, "weight", 0.5), "weight", 0.5),
+    "parametrised weight norm": torch.nn.utils.parametrizations.weight_norm,
+    "parametrised spectral norm": torch.nn.utils.parametrizations.spectral_norm,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("name", COMPUTED)
+def test_weights_that_are_computed_are_those_of_the_checkpoint(name: str) -> None:
+    """What a hook computed for the last call is of the weights before; and to look at one changes nothing."""
+
+    def made(seed: int) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(COMPUTED[name](torch.nn.Linear(8, 4)), torch.nn.ReLU())
+
+    network, trained = made(0), made(1)
+    for _ in range(3):
+        trained(torch.randn(2, 8))
+    state = trained.state_dict()
+    for training in (False, True):
+        network.load_state_dict(state)
+        (source,) = module_sources(network.train(training))
+        assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+        assert all(module.training == training for module in network.modules())
+        # One hot inputs: the weights that it computes with.
+        with torch.no_grad():
+            expected = copy_network(trained).eval()[0](torch.eye(8)) - trained.get_parameter("0.bias")
+        np.testing.assert_allclose(source.weight[:, :, 0, 0], expected.numpy().T, atol=1e-6)
+
+
+def test_values_that_a_network_keeps_are_copied() -> None:
+    class Keeping(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 2)
+            self.seen: dict[str, Any] = {}
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen["maps"] = [self.layer(x)]
+            found: torch.Tensor = self.seen["maps"][0]
+            return found
+
+    network = Keeping()
+    expected = network(torch.ones(1, 4))
+    copied = copy_network(network)
+    assert torch.equal(copied(torch.ones(1, 4)), expected)
+    assert copied.seen["maps"][0] is not expected
+    assert network.seen["maps"][0] is expected
+
+
+def test_what_cannot_be_copied_is_named() -> None:
+    network = small_network()
+    network.point.lock = threading.Lock()  # type: ignore[assignment]
+    message = r"cannot be copied, .*: 'lock' of module 'point' \(TypeError: cannot pickle '_thread.lock' object\): keep"
+    with pytest.raises(CompressError, match=message):
+        copy_network(network)

@@ -294,6 +294,10 @@ def test_fields_may_follow_a_preset(described, tmp_path, monkeypatch) -> None:
     assert command.main(["--preset", "ews-msvq-tiny prf_depth=4", "-o", str(tmp_path)]) == 0
     assert asked == [preset("ews-msvq-tiny").override(["clock_gating=true", "prf_depth=4"])]
     assert list(json.loads((tmp_path / "power.json").read_text())["presets"]) == ["ews-msvq-tiny prf_depth=4"]
+    # And so are those of --set.
+    assert command.main(["--preset", "ews-msvq-tiny", "--set", "prf_depth=4", "-o", str(tmp_path)]) == 0
+    assert asked[1] == asked[0]
+    assert list(json.loads((tmp_path / "power.json").read_text())["presets"]) == ["ews-msvq-tiny prf_depth=4"]
 
 
 def test_without_the_network_there_is_no_first_layer(built, measured) -> None:

@@ -476,3 +476,76 @@ def test_names_of_outputs_give_their_structure_back() -> None:
     assert structured(["logits"], [1]) == 1
     assert structured(["0", "1"], [1, 2]) == (1, 2)
     assert structured(["boxes", "heads.0", "heads.1"], [1, 2, 3]) == {"boxes": 1, "heads": (2, 3)}
+
+
+class Small(nn.Module):
+    """Of images of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.body = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        found: Tensor = self.head(functional.relu(self.body(functional.relu(self.stem(image)))).mean((2, 3)))
+        return found
+
+
+def pairs(*sizes: int, value: float = 0.0) -> list[tuple[Tensor, Tensor]]:
+    """A batch of each size; of the last one, a pixel of that value."""
+    batches = [(torch.randn(8, 3, size, size), torch.arange(8) % 4) for size in sizes]
+    batches[-1][0][-1, 0, 0, 0] = value
+    return batches
+
+
+@pytest.mark.parametrize("test", [pairs(6), pairs(8, 6), pairs(8, value=float("nan"))], ids=["first", "later", "nan"])
+def test_test_images_that_integers_refuse_are_refused_before_training(
+    test: list[tuple[Tensor, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were, after it: what was trained was lost."""
+    with monkeypatch.context() as patched:
+        patched.setattr("sw.compress.training.finetune.fit", None)
+        with pytest.raises(CompressError, match=r"test images must be (\[3, 8, 8\], as those of training|finite)"):
+            msvq.finetune(Small(), pairs(8), test, RULES, FAST, progress=False)
+    done = msvq.finetune(Small(), pairs(8), test, RULES, FAST, layers_alone=True, progress=False)
+    assert "accuracy_trained" in done.report
+    assert "images must be " in done.report["integers_not_measured"]
+
+
+def test_test_images_of_another_size_are_refused_of_image_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [
+        ImageData(np.zeros((8, 3, size, size), np.uint8), np.arange(8) % 4, size) for size in (8, 6)
+    ]  # fmt: skip
+    monkeypatch.setattr("sw.compress.training.finetune.fit", None)
+    with pytest.raises(CompressError, match=r"test images must be \[3, 8, 8\], .*, not \[3, 6, 6\]; layers_alone"):
+        msvq.finetune(Small(), *parts, RULES, dataclasses.replace(FAST, batch=4), progress=False)
+
+
+def test_training_images_of_other_sizes_are_taken() -> None:
+    report = msvq.finetune(Small(), pairs(8, 6), pairs(8), RULES, FAST, progress=False).report
+    assert "accuracy_integers" in report
+
+
+def test_a_batch_without_samples_is_refused(tmp_path: Path) -> None:
+    message = r"at least one sample in each batch, not float32 \[0, 3, 8, 8\] in batch 2: leave out the empty one"
+    batches, empty = pairs(8), [(image[:0], label[:0]) for image, label in pairs(8)]
+    done = msvq.calibrate(Small(), batches, RULES, progress=False)
+    done.write(tmp_path / "net.msvq")
+    for call in (
+        lambda: msvq.calibrate(Small(), batches + empty, RULES, progress=False),
+        lambda: msvq.finetune(Small(), batches + empty, batches, RULES, FAST, progress=False),
+        lambda: msvq.finetune(Small(), batches, batches + empty, RULES, FAST, progress=False),
+        lambda: msvq.evaluate(tmp_path / "net.msvq", batches + empty, progress=False),
+    ):
+        with pytest.raises(CompressError, match=message):
+            call()
+
+
+def test_values_that_only_batch_norm_would_see_must_be_finite() -> None:
+    """The scales are of the first images; NaN of later ones kept batch norm as it was, without a word."""
+    images = torch.randn(600, 3, 4, 4)
+    images[-1, 0, 0, 0] = torch.nan
+    for given in (images, [(images[:500], torch.zeros(500)), (images[500:], torch.zeros(100))]):
+        with pytest.raises(CompressError, match="images must be finite, not NaN or infinite"):
+            msvq.calibrate(Small(), given, RULES, progress=False)

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import msvq
+from sw.compress.__main__ import main as compress_main
 from sw.compress.commands.mosaics import main, mosaics
-from sw.compress.methods import CompressError
+from sw.compress.methods import CompressError, Recipe
 from sw.compress.training.data import ImageData, Preprocessing, crop_boxes, load_data, read_classes
 from sw.compress.training.settings import OTHER_IMAGE_SUFFIXES
 
@@ -216,6 +219,29 @@ def test_faults_of_npz_in_the_users_terms(images: np.ndarray, message: str, tmp_
     np.savez(tmp_path / "x.npz", train_images=images, train_labels=np.zeros(2, int))
     with pytest.raises(CompressError, match=message):
         load_data(tmp_path / "x.npz", "train")
+
+
+def test_only_images_of_a_directory_are_resized(tmp_path: Path, refused: Any) -> None:
+    path = tmp_path / "x.npz"
+    arrays = {f"{split}_images": np.zeros((4, 6, 8), np.uint8) for split in ("train", "test")}
+    np.savez(path, **arrays, train_labels=np.arange(4), test_labels=np.arange(4))
+    assert load_data(path, "train", size=(6, 8)).shape == load_data(path, "train").shape == (6, 8)
+    for size in (6, 8, (8, 6), 224):
+        with pytest.raises(
+            CompressError, match=r"size must be 6 x 8 as of the images of .*: only those of a directory"
+        ):
+            load_data(path, "train", size=size)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    done = msvq.calibrate(network, torch.randn(4, 1, 6, 8), Recipe("int8"), progress=False)
+    done.write(tmp_path / "net.msvq")
+    command = ["evaluate", str(tmp_path / "net.msvq"), "--data", str(path), "--mean", "0", "--std", "1", "--quiet"]
+    assert compress_main([*command, "--size", "6", "8"]) == 0
+    for more, message in (
+        (["--size", "8"], "size must be 6 x 8 as of the images of"),
+        (["--interpolation", "nearest"], "--interpolation is for images of a directory, and --data is none"),
+        (["--resize-crop", "0.5"], "--resize-crop is for images of a directory, and --data is none"),
+    ):
+        assert message in refused(compress_main, [*command, *more])
 
 
 def test_preprocessing_is_the_datas_own(tmp_path: Path) -> None:

@@ -36,9 +36,11 @@ def batches(seed: int = 0, labels: int = 4) -> list[tuple[Tensor, Tensor]]:
     return [(part, torch.arange(16) % labels) for part in images]
 
 
-def tuned(work: Path, train: Any = None, loss: Any = None, between: Any = None, **options: Any) -> None:
+def tuned(
+    work: Path, train: Any = None, loss: Any = None, between: Any = None, test: Any = None, **options: Any
+) -> None:
     train, options = batches() if train is None else train, {"loss": loss, "work": work, "progress": False} | options
-    msvq.finetune(network(between), train, batches(), Recipe("int8"), CONFIG, **options)
+    msvq.finetune(network(between), train, test or batches(), Recipe("int8"), CONFIG, **options)
 
 
 class Focal(nn.Module):
@@ -122,7 +124,7 @@ def test_another_first_batch_is_refused(tmp_path: Path) -> None:
     tuned(work)
     for other in (batches(1), batches(0, 3), [(part[:, :, :5], target) for part, target in batches()]):
         with pytest.raises(CompressError, match=message):
-            tuned(work, other)
+            tuned(work, other, test=other)
     # As of pictures that another machine decodes.
     tuned(work, [(part + 1e-2 * torch.randn_like(part), target) for part, target in batches()])
     # A directory from before these were in it goes on.
@@ -225,7 +227,7 @@ def test_other_images_of_the_same_labels_are_refused(tmp_path: Path) -> None:
             tuned(tmp_path / "folder", given)
             continue
         with pytest.raises(CompressError, match="must be new or of the same data"):
-            tuned(tmp_path / "folder", given)
+            tuned(tmp_path / "folder", given, test=given)
 
 
 def test_batches_of_any_kind(tmp_path: Path) -> None:
