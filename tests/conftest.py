@@ -60,6 +60,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     """Modules and tests stay until the end; nothing is found by going through them again."""
     gc.freeze()
+    # What is frozen does not count as old, so that all that tests share would be gone through after every few of them:
+    # a tenth of what Amaranth's simulator takes.
+    gc.set_threshold(2000, 10, 60)
 
 
 def _processor() -> float:

@@ -49,9 +49,9 @@ def test_a_folder_that_forbids_is_one_line(name: str, tmp_path: Path) -> None:
     assert "Permission denied" in refused(Project(COMMANDS[name], tmp_path))
 
 
-_SLOW = "import time; f = open('out', 'w', buffering=1); f.write('half, '); time.sleep(2); f.write('whole')"
-_ONCE = "import os, pathlib, time; time.sleep(0.5); seen = os.path.exists('seen'); pathlib.Path('seen').touch();"
-_ONCE += "time.sleep(0.5); pathlib.Path('out').write_text(str(seen))"
+_SLOW = "import time; f = open('out', 'w', buffering=1); f.write('half, '); time.sleep(1); f.write('whole')"
+_ONCE = "import os, pathlib, time; time.sleep(0.3); seen = os.path.exists('seen'); pathlib.Path('seen').touch();"
+_ONCE += "time.sleep(0.3); pathlib.Path('out').write_text(str(seen))"
 
 
 @pytest.mark.parametrize("jobs", [1, 3])

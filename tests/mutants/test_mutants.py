@@ -104,16 +104,20 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Block:
     (tmp_path / "hw" / "__init__.py").write_text("")
     (tmp_path / "hw" / "x.py").write_text("def f(a, b):\n    while a < 0:\n        a += 5\n    return a + b\n")
     (tmp_path / "tests" / "test_x.py").write_text(
-        "import pathlib\nfrom hw.x import f\n\ndef test_f():\n"
+        # What does not end waits, and leaves the processor to others.
+        "import time\nfrom hw.x import f\n\nclass Slow(int):\n    def __lt__(self, other):\n"
+        "        time.sleep(0.02)\n        return int(self) < other\n"
+        "    def __add__(self, other): return Slow(int(self) + other)\n"
+        "    def __sub__(self, other): return Slow(int(self) - other)\n\ndef test_f():\n"
         f"    with open({str(tmp_path / 'runs')!r}, 'a') as file:\n        file.write('.')\n"
-        "    assert f(-3, 0) == 2\n    assert f(1, 0) == 1\n"
+        "    assert f(Slow(-3), 0) == 2\n    assert f(1, 0) == 1\n"
     )
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text("")
     (tmp_path / "equivalent.json").write_text("[]")
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "EQUIVALENT", tmp_path / "equivalent.json")
-    monkeypatch.setattr(module, "SPARE_SECONDS", 2)
+    monkeypatch.setattr(module, "SPARE_SECONDS", 1.2)
     # pytest takes seconds to start.
     monkeypatch.setattr(module, "RUNNER", ("-c", "import runpy, sys; runpy.run_path(sys.argv[1])['test_f']()"))
     return Block("hw/x.py", ("hw/x.py",), ("tests/test_x.py",))

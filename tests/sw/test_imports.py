@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import json
 import subprocess
 import sys
 from collections import defaultdict
@@ -89,18 +91,43 @@ def test_command_lines_are_imported_by_no_one() -> None:
     assert [(name, x) for name, others in file_arrows().items() for x in others if x.endswith("__main__")] == []
 
 
-@pytest.mark.parametrize("room", ["format", "golden", "network", "schedule", "program", "executor", "compiler", "perf"])
+ROOMS = ("format", "golden", "network", "schedule", "program", "executor", "compiler", "perf")
+
+#: Imports each list of modules in a process of its own, forked off before anything but numpy is loaded, and prints what
+#: it has of torch.
+FORKS = """
+import json, os, sys
+import numpy
+for names in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        for name in names:
+            __import__(name)
+        torch = [name for name in sys.modules if name.split(".")[0] == "torch"]
+        print(sum(name in sys.modules for name in names), torch, flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
+
+
+@functools.cache
+def found() -> dict[str, str]:
+    """What each room, and what runs a program, has loaded: modules that were named, and those of torch."""
+    named = {
+        room: [name for name in modules() if name == f"sw.{room}" or name.startswith(f"sw.{room}.")] for room in ROOMS
+    }
+    named["run"] = ["sw.run", "sw.command_line"]
+    command = [sys.executable, "-c", FORKS, json.dumps(list(named.values()))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = dict(zip(named, done.stdout.splitlines(), strict=True))
+    assert [line.split()[0] for line in lines.values()] == [str(len(names)) for names in named.values()]
+    assert all(named.values())
+    return {name: line.partition(" ")[2] for name, line in lines.items()}
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_rooms_of_numpy_import_no_torch(room: str) -> None:
-    names = [name for name in modules() if name == f"sw.{room}" or name.startswith(f"sw.{room}.")]
-    assert names
-    check_without_torch(names)
+    assert found()[room] == "[]"
 
 
 def test_running_a_program_imports_no_torch() -> None:
-    check_without_torch(["sw.run", "sw.command_line"])
-
-
-def check_without_torch(names: list[str]) -> None:
-    code = f"import {', '.join(names)}, sys; print([name for name in sys.modules if name.split('.')[0] == 'torch'])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert found()["run"] == "[]"

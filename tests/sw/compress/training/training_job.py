@@ -1,10 +1,9 @@
-"""A small fine-tuning that test_loop.py runs, also in processes of its own: ``OUT [CHECKPOINT [DIE_AT_STEP]]``."""
+"""A small fine-tuning that test_loop.py runs, also in processes of its own."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +67,3 @@ def train(
         torch.save(graph.state_dict(), f"{output}.state")
     if distributed:
         torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    train(*sys.argv[1:], short="SHORT" in os.environ)
