@@ -6,6 +6,7 @@ it gives is divided by one rule, :meth:`Batches.divide`, or by the user's own ``
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import random
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader
 
 from sw.compress.frontend.capture import unwrapped
 from sw.compress.frontend.inputs import Given, Inputs, called, described, mapped
@@ -35,6 +37,7 @@ __all__ = [
     "default_loss",
     "fitting_loss",
     "in_float32",
+    "loss_of",
     "measured",
     "output_of",
     "structured",
@@ -48,6 +51,9 @@ Loss = Callable[[Any, Any], Tensor]
 #: A number, or one for each sample, of what a network returns and the target; or an object with ``reset``, ``update``
 #: and ``compute``, as torchmetrics has them.
 Metric = Any
+
+# A target that counts for nothing.
+_IGNORED = -100
 
 # Settings that change images, which a loader's own data set must see to.
 _AUGMENTATION = ("area", "erase", "distort", "mix")
@@ -263,7 +269,7 @@ class Batches:
                 # The user's seed counts, and every epoch has an order of its own.
                 each.manual_seed(_number([*seed, each.initial_seed()]))
             with seeded([*seed, 0]), _told("the loader"):
-                iterator = iter(self.loader)
+                iterator = iter(_fresh(self.loader))
             number = 0
             while steps is None or number < steps:
                 with seeded([*seed, 1, number]), _told("the loader"):
@@ -328,6 +334,18 @@ class Batches:
     def per_epoch(self, config: TrainConfig) -> int:
         """Steps of an epoch."""
         return config.epoch_steps or len(self)
+
+
+def _fresh(loader: Iterable[Any]) -> Iterable[Any]:
+    """A loader whose workers start anew, and whose batches come in their order: those that stay draw on from where the
+    last epoch ended, whatever the seed.
+    """
+    if not isinstance(loader, DataLoader) or not loader.num_workers:
+        return loader
+    # The user's own keeps its workers, and what they drew.
+    fresh = copy.copy(loader)
+    vars(fresh).update(persistent_workers=False, in_order=True, _iterator=None)
+    return fresh
 
 
 def _check_samples(given: Given, number: int) -> None:
@@ -426,7 +444,9 @@ def default_loss(output: Any, target: Any, label_smoothing: float = 0.0) -> Tens
             f"loss must be given: the network returns {described(output)} and the target is {described(target)}, which"
             " is no classification (scores and int64 classes); such as loss=torch.nn.MSELoss()"
         )
-    return functional.cross_entropy(output.movedim(axis, 1), target.long(), label_smoothing=label_smoothing)
+    found = functional.cross_entropy(output.movedim(axis, 1), target.long(), label_smoothing=label_smoothing)
+    # The mean over no target is NaN.
+    return torch.where((target == _IGNORED).all(), torch.zeros_like(found), found)
 
 
 def try_batch(model: nn.Module, given: Given, target: Any, loss: Loss) -> None:
@@ -471,6 +491,19 @@ def output_of(model: Callable[..., Any], given: Given) -> Any:
         raise CompressError(f"the network must take the batch, {described(given)}: {_line(error)}") from error
 
 
+def loss_of(output: Any, target: Any, loss: Loss) -> Any:
+    """What a loss gives; raises CompressError with the shapes where it does not take them."""
+    try:
+        return loss(output, target)
+    except CompressError:
+        raise
+    except Exception as error:  # the user's function
+        raise CompressError(
+            f"loss must take what the network returns, {described(output)}, and the target, {described(target)}:"
+            f" {_line(error)}"
+        ) from error
+
+
 def scalar(output: Any, target: Any, loss: Loss) -> Tensor:
     """The loss of a batch, a tensor of no axes.
 
@@ -479,18 +512,10 @@ def scalar(output: Any, target: Any, loss: Loss) -> Tensor:
     CompressError
         As :func:`try_batch`.
     """
-    try:
-        with warnings.catch_warnings():
-            # Torch makes n x n differences of a target [n] and an output [n, 1], and only warns.
-            warnings.filterwarnings("error", message="Using a target size")
-            found = loss(output, target)
-    except CompressError:
-        raise
-    except Exception as error:  # the user's function
-        raise CompressError(
-            f"loss must take what the network returns, {described(output)}, and the target, {described(target)}:"
-            f" {_line(error)}"
-        ) from error
+    with warnings.catch_warnings():
+        # Torch makes n x n differences of a target [n] and an output [n, 1], and only warns.
+        warnings.filterwarnings("error", message="Using a target size")
+        found = loss_of(output, target, loss)
     if not isinstance(found, Tensor) or found.numel() != 1:
         advice = ": give the first of them" if isinstance(found, tuple | list) else ""
         advice = ": take its mean" if isinstance(found, Tensor) else advice
@@ -551,7 +576,7 @@ def measured(
                 found = metric(output, target)
         elif loss is not None or (isinstance(output, Mapping) and "loss" in output):
             name = "loss"
-            found = default_loss(output, target) if loss is None else loss(output, target)
+            found = loss_of(output, target, default_loss if loss is None else loss)
         else:
             name, found = "accuracy", _right(output, target)
             if not len(found):
@@ -572,8 +597,12 @@ def _right(output: Any, target: Any) -> Tensor:
         raise CompressError(
             f"metric must be given: the network returns {described(output)} and the target is {described(target)}"
         )
+    counted, classes = target != _IGNORED, output.shape[axis]
+    wrong = target[counted & ((target < 0) | (target >= classes))]
+    if len(wrong):
+        raise CompressError(f"targets must be in 0..{classes - 1} or {_IGNORED}, not {int(wrong[0])}")
     right: Tensor = output.argmax(axis) == target
-    return 100 * right[target != -100].float()
+    return 100 * right[counted].float()
 
 
 def _mean(found: Any, samples: int) -> tuple[float, float]:

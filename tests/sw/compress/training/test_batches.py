@@ -549,3 +549,59 @@ def test_values_that_only_batch_norm_would_see_must_be_finite() -> None:
     for given in (images, [(images[:500], torch.zeros(500)), (images[500:], torch.zeros(100))]):
         with pytest.raises(CompressError, match="images must be finite, not NaN or infinite"):
             msvq.calibrate(Small(), given, RULES, progress=False)
+
+
+class Noisy(Dataset[Any]):
+    """Draws from torch's random numbers, as augmentation does."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        values = torch.randn(4) + index
+        return values, values.sum(0, keepdim=True)
+
+
+def test_workers_that_stay_draw_what_new_ones_draw() -> None:
+    """A run that goes on after a stop has new workers, and must end with the same bytes."""
+    loader = DataLoader(Noisy(), 4, num_workers=1, persistent_workers=True, in_order=False)
+    batches = Batches(loader, line())
+    first, again = ([given for given, _ in batches.epoch([0, 1], "cpu", None)] for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one, other)
+    # The user's own loader is as it was.
+    assert loader.persistent_workers
+    assert not loader.in_order
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_batch_in_which_no_target_counts(smoothing: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    values, targets = torch.randn(8, 4), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    loader = [(values, targets), (values, torch.full((8,), -100))]
+    losses = fit(model, loader, TrainConfig(2, lr=0.1, label_smoothing=smoothing, threads=1), progress=False)
+    assert losses[1] < losses[0]
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, 255])
+def test_targets_outside_the_classes_are_no_wrong_answers(wrong: int) -> None:
+    model, values = nn.Linear(4, 3), torch.randn(2, 4)
+    with pytest.raises(CompressError, match=rf"targets must be in 0\.\.2 or -100, not {wrong}"):
+        measured(model, [(values, torch.tensor([2, wrong]))])
+    assert measured(lambda x: torch.eye(3)[:2], [(values, torch.tensor([0, -100]))]) == ("accuracy", 100)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ((torch.ones(2, 4), torch.tensor([0, 3])), "loss must take .*IndexError: Target 3 is out of bounds"),
+        ((torch.ones(2, 5), torch.tensor([0, 1])), r"the network must take the batch, float32 \[2, 5\]: RuntimeError"),
+    ],
+)
+def test_what_does_not_fit_in_a_later_batch_is_told_in_one_line(batch: Any, message: str) -> None:
+    loader = [(torch.ones(2, 4), torch.tensor([0, 1])), batch]
+    with pytest.raises(CompressError, match=message) as raised:
+        fit(nn.Linear(4, 3), loader, TrainConfig(1, threads=1), progress=False)
+    assert "\n" not in str(raised.value)
