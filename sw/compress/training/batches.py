@@ -6,10 +6,8 @@ it gives is divided by one rule, :meth:`Batches.divide`, or by the user's own ``
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
-import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader
 
 from sw.compress.frontend.capture import unwrapped
 from sw.compress.frontend.inputs import Given, Inputs, called, described, mapped
 from sw.compress.methods import CompressError
+from sw.compress.training.draws import Draws, fresh, seeded
 from sw.compress.training.settings import TrainConfig
 
 __all__ = [
@@ -258,34 +256,25 @@ class Batches:
         device = torch.device(device)
         sampler = getattr(self.loader, "sampler", None)
         parts = [self.loader, sampler, getattr(getattr(self.loader, "batch_sampler", None), "sampler", None)]
-        found = {id(each): each for each in (getattr(part, "generator", None) for part in parts)}
-        generators = [each for each in found.values() if isinstance(each, torch.Generator)]
-        states = [each.get_state() for each in generators]
+        draws = Draws(parts, seed)
         for part in {id(part): part for part in parts}.values():
             if callable(getattr(part, "set_epoch", None)):
                 part.set_epoch(seed[-1])  # type: ignore[union-attr]
-        try:
-            for each in generators:
-                # The user's seed counts, and every epoch has an order of its own.
-                each.manual_seed(_number([*seed, each.initial_seed()]))
-            with seeded([*seed, 0]), _told("the loader"):
-                iterator = iter(_fresh(self.loader))
-            number = 0
-            while steps is None or number < steps:
-                with seeded([*seed, 1, number]), _told("the loader"):
-                    batch = next(iterator, self)
-                if batch is self:
-                    break
-                number += 1
-                if number > begin:
-                    given, target = self.divide(batch)
-                    _check_samples(given, number)
-                    if self.float32:
-                        given = mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, given)
-                    yield _on_device(given, device), _on_device(target, device)
-        finally:
-            for each, state in zip(generators, states, strict=True):
-                each.set_state(state)
+        with draws.going_on(), seeded([*seed, 0]), _told("the loader"):
+            iterator = iter(fresh(self.loader))
+        number = 0
+        while steps is None or number < steps:
+            with draws.going_on(), seeded([*seed, 1, number]), _told("the loader"):
+                batch = next(iterator, self)
+            if batch is self:
+                break
+            number += 1
+            if number > begin:
+                given, target = self.divide(batch)
+                _check_samples(given, number)
+                if self.float32:
+                    given = mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, given)
+                yield _on_device(given, device), _on_device(target, device)
         if not number:
             raise CompressError("the loader must give at least one batch, not 0")
         if steps is not None and number < steps:
@@ -295,7 +284,8 @@ class Batches:
         """Inputs of the first batches, until there are so many samples."""
         count = 0
         for given, _ in self.epoch([0], device, None):
-            yield given
+            # A loader may fill one buffer anew for each batch.
+            yield mapped(torch.clone, given)
             count += len(given)
             if count >= limit:
                 return
@@ -334,18 +324,6 @@ class Batches:
     def per_epoch(self, config: TrainConfig) -> int:
         """Steps of an epoch."""
         return config.epoch_steps or len(self)
-
-
-def _fresh(loader: Iterable[Any]) -> Iterable[Any]:
-    """A loader whose workers start anew, and whose batches come in their order: those that stay draw on from where the
-    last epoch ended, whatever the seed.
-    """
-    if not isinstance(loader, DataLoader) or not loader.num_workers:
-        return loader
-    # The user's own keeps its workers, and what they drew.
-    fresh = copy.copy(loader)
-    vars(fresh).update(persistent_workers=False, in_order=True, _iterator=None)
-    return fresh
 
 
 def _check_samples(given: Given, number: int) -> None:
@@ -629,26 +607,6 @@ def _nested(names: Sequence[str], values: Sequence[Any]) -> Any:
         part[1].append(value)
     found = {head: parts[0] if inner == [""] else _nested(inner, parts) for head, (inner, parts) in groups.items()}
     return tuple(found.values()) if list(found) == [str(i) for i in range(len(found))] else found
-
-
-@contextmanager
-def seeded(numbers: Sequence[int]) -> Iterator[None]:
-    """Random numbers of torch on the CPU, Python and numpy follow from the seed; afterwards they are as before."""
-    seed = _number(numbers)
-    state, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what transforms of images draw from
-    with torch.random.fork_rng([]):
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            np.random.set_state(legacy)  # noqa: NPY002
-
-
-def _number(numbers: Sequence[int]) -> int:
-    return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0]) >> 1
 
 
 @contextmanager

@@ -239,7 +239,8 @@ def test_a_stopped_run_goes_on_with_the_same_bytes(tmp_path: Path, own: bool) ->
             raise KeyboardInterrupt
 
     options: dict[str, Any] = {"loss": nn.MSELoss(), "progress": False, "checkpoint": tmp_path / "run.pt", "every": 1}
-    with pytest.raises(KeyboardInterrupt):
+    # A notebook keeps the traceback, and so all that was in the midst of something.
+    with pytest.raises(KeyboardInterrupt) as kept:
         fit(stopped, loader, config, after_step=[stop], **options)
     # Other draws in between do not count.
     torch.rand(3)
@@ -247,6 +248,8 @@ def test_a_stopped_run_goes_on_with_the_same_bytes(tmp_path: Path, own: bool) ->
     assert fit(again, loader, config, **options) == losses
     for a, b in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
+    assert kept.traceback
+    assert generator is None or torch.equal(generator.get_state(), torch.Generator().manual_seed(5).get_state())
 
 
 def test_images_with_a_loss_and_weights_of_classes() -> None:
@@ -560,6 +563,22 @@ class Noisy(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         values = torch.randn(4) + index
         return values, values.sum(0, keepdim=True)
+
+
+class OneBuffer:
+    """Gives one tensor, filled anew for each batch, as loaders do that save memory."""
+
+    def __init__(self) -> None:
+        self.buffer = torch.empty(2, 4)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for number in range(3):
+            yield self.buffer.fill_(number)
+
+
+def test_samples_outlive_the_buffer_that_they_came_in() -> None:
+    found = list(Batches(OneBuffer(), line()).samples("cpu", 6))
+    assert [int(each[0, 0]) for each in found if isinstance(each, Tensor)] == [0, 1, 2]
 
 
 def test_workers_that_stay_draw_what_new_ones_draw() -> None:
