@@ -368,8 +368,10 @@ def check_metric(metric: Metric | None) -> None:
     Raises
     ------
     CompressError
-        It is neither a function nor has it ``reset``, ``update`` and ``compute``.
+        It is neither a function nor has it ``reset``, ``update`` and ``compute``, or it is a class of such.
     """
+    if isinstance(metric, type) and _keeps(metric):
+        raise CompressError(f"metric must be an object, not the class {metric.__name__}: {metric.__name__}() makes one")
     if metric is not None and not callable(metric) and not _keeps(metric):
         raise CompressError(f"metric must be a function of the network's output and the target, not {metric!r}")
 
@@ -422,7 +424,8 @@ def default_loss(output: Any, target: Any, label_smoothing: float = 0.0) -> Tens
             f"loss must be given: the network returns {described(output)} and the target is {described(target)}, which"
             " is no classification (scores and int64 classes); such as loss=torch.nn.MSELoss()"
         )
-    found = functional.cross_entropy(output.movedim(axis, 1), target.long(), label_smoothing=label_smoothing)
+    target = target.long()
+    found = functional.cross_entropy(output.movedim(axis, 1), target, label_smoothing=label_smoothing)
     # The mean over no target is NaN.
     return torch.where((target == _IGNORED).all(), torch.zeros_like(found), found)
 
@@ -575,6 +578,8 @@ def _right(output: Any, target: Any) -> Tensor:
         raise CompressError(
             f"metric must be given: the network returns {described(output)} and the target is {described(target)}"
         )
+    # In uint8 torch takes -100 for 156, which may be a class.
+    target = target.long()
     counted, classes = target != _IGNORED, output.shape[axis]
     wrong = target[counted & ((target < 0) | (target >= classes))]
     if len(wrong):

@@ -378,6 +378,8 @@ def fit(
         own the first batch is tried before: what does not fit together is told in one line.
     """
     device = torch.device(device)
+    if type(every) is not int or every < 1:
+        raise CompressError(f"every must be an integer of at least 1, not {every!r}")
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
     check_loss(config, loss)

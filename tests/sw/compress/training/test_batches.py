@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import msvq
 from sw.compress.methods import CompressError, Recipe
-from sw.compress.training.batches import Batches, default_loss, measured, structured
+from sw.compress.training.batches import Batches, check_metric, default_loss, measured, structured
 from sw.compress.training.data import ImageData
 from sw.compress.training.loop import fit
 from sw.compress.training.settings import TrainConfig
@@ -385,6 +385,8 @@ def test_metrics_that_gather() -> None:
         measured(lambda x: x, batches, metric=lambda output, target: "good")
     with pytest.raises(CompressError, match="metric must be a function"):
         msvq.finetune(line(), PAIRS, PAIRS, [], FAST, metric="accuracy", progress=False)
+    with pytest.raises(CompressError, match=r"an object, not the class Largest: Largest\(\) makes one"):
+        check_metric(Largest)
 
 
 #: For :func:`pictures`, whose layers have numbers for names.
@@ -473,6 +475,11 @@ def test_the_wrong_kind_of_thing_is_named(arguments: dict[str, Any], message: st
         msvq.calibrate(**given, progress=False)
     with pytest.raises(CompressError, match="config must be a TrainConfig, not 10"):
         msvq.finetune(pictures(), PAIRS, PAIRS, PLAIN, 10, progress=False)  # type: ignore[arg-type]
+
+
+def test_every_counts_from_one(tmp_path: Path) -> None:
+    with pytest.raises(CompressError, match="every must be an integer of at least 1, not 0"):
+        fit(line(), PAIRS, FAST, loss=nn.MSELoss(), checkpoint=tmp_path / "run.pt", every=0, progress=False)
 
 
 def test_names_of_outputs_give_their_structure_back() -> None:
@@ -610,6 +617,17 @@ def test_targets_outside_the_classes_are_no_wrong_answers(wrong: int) -> None:
     with pytest.raises(CompressError, match=rf"targets must be in 0\.\.2 or -100, not {wrong}"):
         measured(model, [(values, torch.tensor([2, wrong]))])
     assert measured(lambda x: torch.eye(3)[:2], [(values, torch.tensor([0, -100]))]) == ("accuracy", 100)
+
+
+def test_class_156_of_bytes_counts() -> None:
+    """Of uint8 torch finds 156 equal to -100, which counts for nothing."""
+    target = torch.tensor([156, 3], dtype=torch.uint8)
+    scores = functional.one_hot(target.long(), 200).float()
+    assert measured(lambda x: scores[[0, 0]], [(torch.ones(2, 4), target)]) == ("accuracy", 50)
+    with pytest.raises(CompressError, match="test data must have at least one batch with a target"):
+        measured(lambda x: scores, [(torch.ones(2, 4), torch.tensor([-100, -100]))])
+    only = functional.one_hot(torch.tensor([0]), 200).float().requires_grad_()
+    assert default_loss(only, torch.tensor([156], dtype=torch.uint8)) > 1
 
 
 @pytest.mark.parametrize(
