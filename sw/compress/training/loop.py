@@ -303,8 +303,10 @@ def set_rate(group: dict[str, Any], rate: float) -> None:
         group["lr"] = rate
 
 
-def _check_own(config: TrainConfig, loss: Loss | None, teacher: nn.Module | None, loader: bool) -> None:
-    """A CompressError where a loss of the user's own, or a loader, meets what they cannot have."""
+def _check_own(config: TrainConfig, loss: Loss | None, teacher: nn.Module | None, loader: bool, every: int) -> None:
+    """A CompressError where a loss of the user's own, or a loader, meets what they cannot have; or of ``every``."""
+    if type(every) is not int or every < 1:
+        raise CompressError(f"every must be an integer of at least 1, not {every!r}")
     if teacher is not None and (loss is not None or loader):
         raise CompressError("teacher must be None with a loss of your own or a loader: have the loss ask it")
     if loss is not None and config.mix:
@@ -378,8 +380,6 @@ def fit(
         own the first batch is tried before: what does not fit together is told in one line.
     """
     device = torch.device(device)
-    if type(every) is not int or every < 1:
-        raise CompressError(f"every must be an integer of at least 1, not {every!r}")
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
     check_loss(config, loss)
@@ -388,7 +388,7 @@ def fit(
     else:
         batches_of = data if isinstance(data, Batches) else Batches(data, model, inputs)
         source = _Loader(batches_of, config, device, world, loss)
-    _check_own(config, loss, teacher, isinstance(source, _Loader))
+    _check_own(config, loss, teacher, isinstance(source, _Loader), every)
     steps, per_epoch = config.epochs * source.per_epoch, source.per_epoch
     deterministic()
     torch.set_num_threads(config.threads)
