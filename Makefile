@@ -154,8 +154,8 @@ docs: $(READY) ## draw the pictures, and write the tables of README.md from the 
 	@$(RUN) -m tools.boards
 	@$(RUN) -m tools.readme
 	@$(RUN) -m tools.first
-	@$(RUN) -m hw.bus.register_map markdown > docs/registers.md
-	@$(RUN) -m hw.control.descriptor > docs/descriptors.md
+	@mkdir -p build && $(RUN) -m hw.bus.register_map markdown > build/registers.md && mv build/registers.md docs/
+	@$(RUN) -m hw.control.descriptor > build/descriptors.md && mv build/descriptors.md docs/
 
 site: $(READY) ## build the documentation as a site, strictly: build/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet

@@ -211,10 +211,12 @@ def run(folder: Path, photograph: Path, threads: int | None) -> int:
 
     from demo import tables
     from sim.networks.activations import load_photograph
+    from sim.toolchain import verilator_environment
     from sw.compress.network import module_sources
     from sw.compress.sources import load_model
 
     image = load_photograph(photograph)
+    verilator_environment()  # raises, before minutes of work
     writable_folder(folder)
 
     console = Console(width=None if sys.stdout.isatty() else 180)

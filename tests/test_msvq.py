@@ -501,6 +501,12 @@ def test_what_is_no_path_is_said(given: Any, container: Path) -> None:
         msvq.evaluate(given, [])
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_a_device_that_there_is_not_is_said(device: str, container: Path) -> None:
+    with pytest.raises(ValueError, match=f"device .*{device}"):
+        msvq.evaluate(container, [], device=device)
+
+
 def test_what_load_gives_can_be_evaluated(container: Path) -> None:
     network = msvq.load(container)
     assert isinstance(network, Network)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -52,3 +53,21 @@ def test_what_stands_twice_is_found() -> None:
     assert _twice(headings(text)) == ["Page / Part"]
     assert _twice(paragraphs(text)) == [one]
     assert headings("# A\n\n```sh\n# no heading\n```\n") == ["A"]
+
+
+@pytest.mark.parametrize("page", ["registers", "descriptors"])
+def test_make_docs_that_fails_leaves_the_page_as_it_was(page: str, tmp_path: Path) -> None:
+    module = {"registers": "hw.bus.register_map", "descriptors": "hw.control.descriptor"}[page]
+    files = ["pyproject.toml", "constraints.txt", "tools/setup.sh", "docs/registers.md", "docs/descriptors.md"]
+    for name in [*files, ".venv/.ready"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("as it was\n")
+    stub = tmp_path / "stub"
+    stub.write_text(f'#!/bin/sh\necho half\n[ "$2" != {module} ]\n')
+    stub.chmod(0o755)
+    make = ["make", "-f", str(ROOT / "Makefile"), "-o", ".venv/.ready", "docs", f"RUN={stub}"]
+    done = subprocess.run(make, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode
+    assert (tmp_path / "docs" / f"{page}.md").read_text() == "as it was\n"
+    if page == "descriptors":
+        assert (tmp_path / "docs" / "registers.md").read_text() == "half\n"

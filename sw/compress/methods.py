@@ -114,7 +114,7 @@ class Recipe:
         choices = (("method", RECIPE_METHODS), ("init", INITS), ("empty", EMPTY_POLICIES), ("scope", SCOPES))
         for field, allowed in choices:
             value = getattr(self, field)
-            if value not in allowed:
+            if not isinstance(value, str) or value not in allowed:
                 raise CompressError(f"{field} must be one of {', '.join(allowed)}, not {value!r}")
         ranges = (("k", 1, 65536), ("d", 1, 256), ("n", 0, 256), ("m", 0, 256), ("codeword_bits", *CODEWORD_BITS))
         others = (("uniform_bits", 5, 8), ("iterations", 0, 10**6), ("seed", 0, 2**63 - 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,27 @@ def test_threads_below_one_are_refused(threads: str, tmp_path: Path, capsys: pyt
     assert stopped.value.code == 2
     assert capsys.readouterr().err == f"python -m demo: --threads must be at least 1, not {threads}\n"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "root", "said"),
+    [
+        ("a b", "", "models are built in {}, and make cannot build where a path has a space"),
+        ("a", "/home/ü/verilator", "Verilator lies in {}, and make .* where a path has spaces or letters beyond ASCII"),
+    ],
+)
+def test_a_path_that_make_cannot_take_is_told_before_the_work(
+    folder: str,
+    root: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Verilator's makefiles ended in "No rule to make target", after the compression."""
+    monkeypatch.setattr("sim.toolchain.BUILD", tmp_path / folder)
+    monkeypatch.setattr("sim.toolchain._additions", lambda: (("VERILATOR_ROOT", root),))
+    monkeypatch.setattr(demo, "compress", lambda *_: pytest.fail("it worked"))
+    assert demo.main(["-o", str(tmp_path / "demo")]) == 1
+    path = re.escape(repr(root or str(tmp_path / folder)))
+    assert re.fullmatch(f"python -m demo: {said.format(path)}: move the project\n", capsys.readouterr().err)

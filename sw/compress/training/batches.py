@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from sw.compress.frontend.capture import unwrapped
 from sw.compress.frontend.inputs import Given, Inputs, called, described, mapped
 from sw.compress.methods import CompressError
+from sw.compress.training.draws import Draws, fresh, seeded
 from sw.compress.training.settings import TrainConfig
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "default_loss",
     "fitting_loss",
     "in_float32",
+    "loss_of",
     "measured",
     "output_of",
     "structured",
@@ -48,6 +49,9 @@ Loss = Callable[[Any, Any], Tensor]
 #: A number, or one for each sample, of what a network returns and the target; or an object with ``reset``, ``update``
 #: and ``compute``, as torchmetrics has them.
 Metric = Any
+
+# A target that counts for nothing.
+_IGNORED = -100
 
 # Settings that change images, which a loader's own data set must see to.
 _AUGMENTATION = ("area", "erase", "distort", "mix")
@@ -252,34 +256,25 @@ class Batches:
         device = torch.device(device)
         sampler = getattr(self.loader, "sampler", None)
         parts = [self.loader, sampler, getattr(getattr(self.loader, "batch_sampler", None), "sampler", None)]
-        found = {id(each): each for each in (getattr(part, "generator", None) for part in parts)}
-        generators = [each for each in found.values() if isinstance(each, torch.Generator)]
-        states = [each.get_state() for each in generators]
+        draws = Draws(parts, seed)
         for part in {id(part): part for part in parts}.values():
             if callable(getattr(part, "set_epoch", None)):
                 part.set_epoch(seed[-1])  # type: ignore[union-attr]
-        try:
-            for each in generators:
-                # The user's seed counts, and every epoch has an order of its own.
-                each.manual_seed(_number([*seed, each.initial_seed()]))
-            with seeded([*seed, 0]), _told("the loader"):
-                iterator = iter(self.loader)
-            number = 0
-            while steps is None or number < steps:
-                with seeded([*seed, 1, number]), _told("the loader"):
-                    batch = next(iterator, self)
-                if batch is self:
-                    break
-                number += 1
-                if number > begin:
-                    given, target = self.divide(batch)
-                    _check_samples(given, number)
-                    if self.float32:
-                        given = mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, given)
-                    yield _on_device(given, device), _on_device(target, device)
-        finally:
-            for each, state in zip(generators, states, strict=True):
-                each.set_state(state)
+        with draws.going_on(), seeded([*seed, 0]), _told("the loader"):
+            iterator = iter(fresh(self.loader))
+        number = 0
+        while steps is None or number < steps:
+            with draws.going_on(), seeded([*seed, 1, number]), _told("the loader"):
+                batch = next(iterator, self)
+            if batch is self:
+                break
+            number += 1
+            if number > begin:
+                given, target = self.divide(batch)
+                _check_samples(given, number)
+                if self.float32:
+                    given = mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, given)
+                yield _on_device(given, device), _on_device(target, device)
         if not number:
             raise CompressError("the loader must give at least one batch, not 0")
         if steps is not None and number < steps:
@@ -289,7 +284,8 @@ class Batches:
         """Inputs of the first batches, until there are so many samples."""
         count = 0
         for given, _ in self.epoch([0], device, None):
-            yield given
+            # A loader may fill one buffer anew for each batch.
+            yield mapped(torch.clone, given)
             count += len(given)
             if count >= limit:
                 return
@@ -372,8 +368,10 @@ def check_metric(metric: Metric | None) -> None:
     Raises
     ------
     CompressError
-        It is neither a function nor has it ``reset``, ``update`` and ``compute``.
+        It is neither a function nor has it ``reset``, ``update`` and ``compute``, or it is a class of such.
     """
+    if isinstance(metric, type) and _keeps(metric):
+        raise CompressError(f"metric must be an object, not the class {metric.__name__}: {metric.__name__}() makes one")
     if metric is not None and not callable(metric) and not _keeps(metric):
         raise CompressError(f"metric must be a function of the network's output and the target, not {metric!r}")
 
@@ -426,7 +424,10 @@ def default_loss(output: Any, target: Any, label_smoothing: float = 0.0) -> Tens
             f"loss must be given: the network returns {described(output)} and the target is {described(target)}, which"
             " is no classification (scores and int64 classes); such as loss=torch.nn.MSELoss()"
         )
-    return functional.cross_entropy(output.movedim(axis, 1), target.long(), label_smoothing=label_smoothing)
+    target = target.long()
+    found = functional.cross_entropy(output.movedim(axis, 1), target, label_smoothing=label_smoothing)
+    # The mean over no target is NaN.
+    return torch.where((target == _IGNORED).all(), torch.zeros_like(found), found)
 
 
 def try_batch(model: nn.Module, given: Given, target: Any, loss: Loss) -> None:
@@ -471,6 +472,19 @@ def output_of(model: Callable[..., Any], given: Given) -> Any:
         raise CompressError(f"the network must take the batch, {described(given)}: {_line(error)}") from error
 
 
+def loss_of(output: Any, target: Any, loss: Loss) -> Any:
+    """What a loss gives; raises CompressError with the shapes where it does not take them."""
+    try:
+        return loss(output, target)
+    except CompressError:
+        raise
+    except Exception as error:  # the user's function
+        raise CompressError(
+            f"loss must take what the network returns, {described(output)}, and the target, {described(target)}:"
+            f" {_line(error)}"
+        ) from error
+
+
 def scalar(output: Any, target: Any, loss: Loss) -> Tensor:
     """The loss of a batch, a tensor of no axes.
 
@@ -479,18 +493,10 @@ def scalar(output: Any, target: Any, loss: Loss) -> Tensor:
     CompressError
         As :func:`try_batch`.
     """
-    try:
-        with warnings.catch_warnings():
-            # Torch makes n x n differences of a target [n] and an output [n, 1], and only warns.
-            warnings.filterwarnings("error", message="Using a target size")
-            found = loss(output, target)
-    except CompressError:
-        raise
-    except Exception as error:  # the user's function
-        raise CompressError(
-            f"loss must take what the network returns, {described(output)}, and the target, {described(target)}:"
-            f" {_line(error)}"
-        ) from error
+    with warnings.catch_warnings():
+        # Torch makes n x n differences of a target [n] and an output [n, 1], and only warns.
+        warnings.filterwarnings("error", message="Using a target size")
+        found = loss_of(output, target, loss)
     if not isinstance(found, Tensor) or found.numel() != 1:
         advice = ": give the first of them" if isinstance(found, tuple | list) else ""
         advice = ": take its mean" if isinstance(found, Tensor) else advice
@@ -551,7 +557,7 @@ def measured(
                 found = metric(output, target)
         elif loss is not None or (isinstance(output, Mapping) and "loss" in output):
             name = "loss"
-            found = default_loss(output, target) if loss is None else loss(output, target)
+            found = loss_of(output, target, default_loss if loss is None else loss)
         else:
             name, found = "accuracy", _right(output, target)
             if not len(found):
@@ -572,8 +578,14 @@ def _right(output: Any, target: Any) -> Tensor:
         raise CompressError(
             f"metric must be given: the network returns {described(output)} and the target is {described(target)}"
         )
+    # In uint8 torch takes -100 for 156, which may be a class.
+    target = target.long()
+    counted, classes = target != _IGNORED, output.shape[axis]
+    wrong = target[counted & ((target < 0) | (target >= classes))]
+    if len(wrong):
+        raise CompressError(f"targets must be in 0..{classes - 1} or {_IGNORED}, not {int(wrong[0])}")
     right: Tensor = output.argmax(axis) == target
-    return 100 * right[target != -100].float()
+    return 100 * right[counted].float()
 
 
 def _mean(found: Any, samples: int) -> tuple[float, float]:
@@ -600,26 +612,6 @@ def _nested(names: Sequence[str], values: Sequence[Any]) -> Any:
         part[1].append(value)
     found = {head: parts[0] if inner == [""] else _nested(inner, parts) for head, (inner, parts) in groups.items()}
     return tuple(found.values()) if list(found) == [str(i) for i in range(len(found))] else found
-
-
-@contextmanager
-def seeded(numbers: Sequence[int]) -> Iterator[None]:
-    """Random numbers of torch on the CPU, Python and numpy follow from the seed; afterwards they are as before."""
-    seed = _number(numbers)
-    state, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what transforms of images draw from
-    with torch.random.fork_rng([]):
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            np.random.set_state(legacy)  # noqa: NPY002
-
-
-def _number(numbers: Sequence[int]) -> int:
-    return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0]) >> 1
 
 
 @contextmanager

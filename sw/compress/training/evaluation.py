@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sw.compress.frontend.inputs import described, no_images
+from sw.compress.kmeans_gpu import device_kind
 from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
 from sw.compress.training.batches import Batches, Metric, check_metric, measured, structured
@@ -77,11 +78,14 @@ def evaluate(
     CompressError
         The container has layers alone, the images do not fit, there is no such result, or labels are outside the
         classes.
+    KMeansError
+        PyTorch does not see the device.
     sw.format.ContainerError
         The file is damaged.
     """
     if not isinstance(network, Network | str | os.PathLike):
         raise CompressError(f"network must be a container's path or a Network, not {type(network).__name__}")
+    device_kind(device)
     if not isinstance(network, IntegerNetwork):
         network = IntegerNetwork.of(network) if isinstance(network, Network) else read_network(network)
     names = [given.name for given in network.outputs]

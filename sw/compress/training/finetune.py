@@ -51,7 +51,8 @@ from sw.compress.training.settings import CHECKPOINTS, JOB
 from sw.compress.training.sparse import finish_sparse, start_sparse
 from sw.compress.training.work import begun, claim, name_of, seen_batch, seen_graph, settings_of
 from sw.format.container import write_container
-from sw.format.layer import CompressedLayer
+from sw.format.layer import CompressedLayer, LayerError
+from sw.format.output import staged
 
 __all__ = [
     "Finetuned",
@@ -153,14 +154,16 @@ class Finetuned:
         Raises
         ------
         CompressError
-            The integers of the written file differ from the network by more than quantisation explains.
+            The integers of the file differ from the network by more than quantisation explains: it is not written.
         """
         if self.network is None:
             write_container(path, self.layers, metadata=self.about)
             return None
-        write_network(path, self.network, metadata=self.about)
         assert isinstance(self.images, Tensor)
-        return compare_file(path, self.model, self.images, force=force).to_dict()
+        # What is refused must not take the place of a file from before.
+        with staged(path) as temporary:
+            write_network(temporary, self.network, metadata=self.about)
+            return compare_file(temporary, self.model, self.images, force=force).to_dict()
 
     def rest(self) -> dict[str, Tensor]:
         """The state that the container of a network without integer form does not hold: all but layers' weights."""
@@ -453,7 +456,7 @@ def finetune(
     report["losses"] = works.fit(compressed, job.config, checkpoints["finetune"], calls, every)
     recalibrate_batch_norm(compressed, works.seen())
     compressed.eval()
-    layers = compressed_layers(compressed)
+    layers = _trained_layers(compressed)
     if calls:
         report["frozen_signs"] = freezer.frozen_share()
     report |= works.measure(compressed, "trained")
@@ -468,6 +471,13 @@ def finetune(
     report |= {"bits_per_weight": bits.per_weight, "ratio_ideal": ideal_ratio(bits), "weights": bits.weight_count}
     found = about(train) if isinstance(train, ImageData) else {}
     return Finetuned(compressed, layers, network, report, images, found | about_weights(compressed, network))
+
+
+def _trained_layers(model: nn.Module) -> list[CompressedLayer]:
+    try:
+        return compressed_layers(model)
+    except LayerError as error:
+        raise CompressError(f"{error} after the training, which diverged: lower the rate") from error
 
 
 def about(data: ImageData) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sw.compress.checkpoints import write_state
-from sw.compress.frontend.inputs import Given, called, mapped
+from sw.compress.frontend.inputs import Given, mapped
 from sw.compress.methods import CompressError
 from sw.compress.network import progress_bar
-from sw.compress.training.batches import Batches, Loss, check_loss, fitting_loss, try_batch
+from sw.compress.training.batches import Batches, Loss, check_loss, fitting_loss, loss_of, output_of, try_batch
 from sw.compress.training.data import ImageData
 from sw.compress.training.decoders import CodebookDecoder, SignBits
 from sw.compress.training.moving import MovingDecoder
@@ -257,10 +257,11 @@ class _Step:
     def _own_loss(self, given: Given, target: Any) -> Tensor:
         assert self.loss is not None
         with _autocast(self.config, self.device):
-            output = called(self.network, given)
+            output = output_of(self.network, given)
         if self.config.precision != "float32":
             output = mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, output)
-        return self.loss(output, target).reshape(())
+        found: Tensor = loss_of(output, target, self.loss)
+        return found.reshape(())
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor, own: Tensor | None) -> Tensor:
         """``own``: how much of each image is its own, or None where none is mixed."""
@@ -302,8 +303,10 @@ def set_rate(group: dict[str, Any], rate: float) -> None:
         group["lr"] = rate
 
 
-def _check_own(config: TrainConfig, loss: Loss | None, teacher: nn.Module | None, loader: bool) -> None:
-    """A CompressError where a loss of the user's own, or a loader, meets what they cannot have."""
+def _check_own(config: TrainConfig, loss: Loss | None, teacher: nn.Module | None, loader: bool, every: int) -> None:
+    """A CompressError where a loss of the user's own, or a loader, meets what they cannot have; or of ``every``."""
+    if type(every) is not int or every < 1:
+        raise CompressError(f"every must be an integer of at least 1, not {every!r}")
     if teacher is not None and (loss is not None or loader):
         raise CompressError("teacher must be None with a loss of your own or a loader: have the loss ask it")
     if loss is not None and config.mix:
@@ -385,7 +388,7 @@ def fit(
     else:
         batches_of = data if isinstance(data, Batches) else Batches(data, model, inputs)
         source = _Loader(batches_of, config, device, world, loss)
-    _check_own(config, loss, teacher, isinstance(source, _Loader))
+    _check_own(config, loss, teacher, isinstance(source, _Loader), every)
     steps, per_epoch = config.epochs * source.per_epoch, source.per_epoch
     deterministic()
     torch.set_num_threads(config.threads)

@@ -6,7 +6,9 @@ Command lines read this room, and answer ``--help`` and a wrong argument without
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 from sw.compress.methods import CompressError
 
@@ -29,6 +31,11 @@ __all__ = [
 ]
 
 OPTIMISERS = ("sgd", "adamw")
+PRECISIONS = ("float32", "bfloat16")
+
+#: Beyond these a setting is an error of torch or numpy in the midst of the work: pixels of a shift, whose draws have 16
+#: bits, the side of a square, and rates, whose products must be float32. More threads than that may not start.
+_SHIFT, _SIDE, _LARGEST, _THREADS = (1 << 14) - 1, 1 << 16, 1e9, 1024
 
 #: ``sr-ste``: the mask follows the magnitudes, and pruned weights are pulled towards 0. ``asp``: the mask of the
 #: weights that training starts from stays.
@@ -63,6 +70,24 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
 #: What a sign is frozen to. ``majority``: the sign it had in most steps so far (SSVQ). ``ema``: the sign of its moving
 #: average, SSVQ's ablation. Of equal counts, and of an average of 0, positive.
 VALUES = ("majority", "ema")
+
+
+def _plain_number(settings: object, name: str) -> float:
+    """A field that is a number, which becomes Python's: numpy's is none for JSON, nor for a checkpoint that is read."""
+    value = getattr(settings, name)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise CompressError(f"{name} must be a number, not {value!r}")
+    plain: float = int(value) if isinstance(value, int) else float(value)
+    object.__setattr__(settings, name, plain)
+    return plain
+
+
+def _choose(settings: object, name: str, allowed: Sequence[str]) -> None:
+    """Check a field that is one of some words, which becomes Python's, too."""
+    value = getattr(settings, name)
+    if not isinstance(value, str) or value not in allowed:
+        raise CompressError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+    object.__setattr__(settings, name, str(value))
 
 
 @dataclass(frozen=True)
@@ -140,30 +165,30 @@ class TrainConfig:
     epoch_steps: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("epochs", 1),
-            ("batch", 1),
-            ("crop", 0),
-            ("erase", 0),
-            ("seed", 0),
-            ("threads", 1),
-            ("epoch_steps", 0),
+        for name, low, high in (
+            ("epochs", 1, None),
+            ("batch", 1, None),
+            ("crop", 0, _SHIFT),
+            ("erase", 0, _SIDE),
+            ("seed", 0, None),
+            ("threads", 1, _THREADS),
+            ("epoch_steps", 0, None),
         ):
             value = getattr(self, name)
-            if type(value) is not int or value < low:
-                raise CompressError(f"{name} must be an integer of at least {low}, not {value!r}")
-        if self.optimiser not in OPTIMISERS:
-            raise CompressError(f"optimiser must be one of {', '.join(OPTIMISERS)}, not {self.optimiser!r}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise CompressError(f"precision must be float32 or bfloat16, not {self.precision!r}")
-        shares = ("label_smoothing", "area", "distort", "mix")
-        for name in ("lr", "codebook_lr", "sign_lr", "weight_decay", "warmup", *shares):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise CompressError(f"{name} must be finite and at least 0, not {value!r}")
-        for name in shares:
-            if getattr(self, name) > 1:
+            if type(value) is not int or value < low or (high is not None and value > high):
+                wanted = f"of at least {low}" if high is None else f"in {low}..{high}"
+                raise CompressError(f"{name} must be an integer {wanted}, not {value!r}")
+        _choose(self, "optimiser", OPTIMISERS)
+        _choose(self, "precision", PRECISIONS)
+        for name in ("lr", "codebook_lr", "sign_lr", "weight_decay", "warmup"):
+            value = _plain_number(self, name)
+            if not 0 <= value <= _LARGEST:
+                raise CompressError(f"{name} must be in 0..{_LARGEST:.0e}, not {value!r}")
+        for name in ("label_smoothing", "area", "distort", "mix"):
+            if not 0 <= _plain_number(self, name) <= 1:
                 raise CompressError(f"{name} must be in 0..1, not {getattr(self, name)!r}")
+        if self.mirror is not None and type(self.mirror) is not bool:
+            raise CompressError(f"mirror must be True, False or None, not {self.mirror!r}")
 
     @property
     def mirrors(self) -> bool:
@@ -224,8 +249,7 @@ class Freezing:
         if type(self.interval) is not int or self.interval < 0:
             raise CompressError(f"interval must be an integer of at least 0, not {self.interval!r}")
         for field, open_end in (("momentum", False), ("first", False), ("last", False), ("begin", True)):
-            value = getattr(self, field)
+            value = _plain_number(self, field)
             if not (0 <= value < 1 if open_end else 0 < value <= 1):
                 raise CompressError(f"{field} must be in {'[0, 1)' if open_end else '(0, 1]'}, not {value!r}")
-        if self.value not in VALUES:
-            raise CompressError(f"value must be one of {', '.join(VALUES)}, not {self.value!r}")
+        _choose(self, "value", VALUES)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import msvq
 from sw.compress.methods import CompressError, Recipe
-from sw.compress.training.batches import Batches, default_loss, measured, structured
+from sw.compress.training.batches import Batches, check_metric, default_loss, measured, structured
 from sw.compress.training.data import ImageData
 from sw.compress.training.loop import fit
 from sw.compress.training.settings import TrainConfig
@@ -239,7 +239,8 @@ def test_a_stopped_run_goes_on_with_the_same_bytes(tmp_path: Path, own: bool) ->
             raise KeyboardInterrupt
 
     options: dict[str, Any] = {"loss": nn.MSELoss(), "progress": False, "checkpoint": tmp_path / "run.pt", "every": 1}
-    with pytest.raises(KeyboardInterrupt):
+    # A notebook keeps the traceback, and so all that was in the midst of something.
+    with pytest.raises(KeyboardInterrupt) as kept:
         fit(stopped, loader, config, after_step=[stop], **options)
     # Other draws in between do not count.
     torch.rand(3)
@@ -247,6 +248,8 @@ def test_a_stopped_run_goes_on_with_the_same_bytes(tmp_path: Path, own: bool) ->
     assert fit(again, loader, config, **options) == losses
     for a, b in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
+    assert kept.traceback
+    assert generator is None or torch.equal(generator.get_state(), torch.Generator().manual_seed(5).get_state())
 
 
 def test_images_with_a_loss_and_weights_of_classes() -> None:
@@ -382,6 +385,8 @@ def test_metrics_that_gather() -> None:
         measured(lambda x: x, batches, metric=lambda output, target: "good")
     with pytest.raises(CompressError, match="metric must be a function"):
         msvq.finetune(line(), PAIRS, PAIRS, [], FAST, metric="accuracy", progress=False)
+    with pytest.raises(CompressError, match=r"an object, not the class Largest: Largest\(\) makes one"):
+        check_metric(Largest)
 
 
 #: For :func:`pictures`, whose layers have numbers for names.
@@ -472,6 +477,11 @@ def test_the_wrong_kind_of_thing_is_named(arguments: dict[str, Any], message: st
         msvq.finetune(pictures(), PAIRS, PAIRS, PLAIN, 10, progress=False)  # type: ignore[arg-type]
 
 
+def test_every_counts_from_one(tmp_path: Path) -> None:
+    with pytest.raises(CompressError, match="every must be an integer of at least 1, not 0"):
+        fit(line(), PAIRS, FAST, loss=nn.MSELoss(), checkpoint=tmp_path / "run.pt", every=0, progress=False)
+
+
 def test_names_of_outputs_give_their_structure_back() -> None:
     assert structured(["logits"], [1]) == 1
     assert structured(["0", "1"], [1, 2]) == (1, 2)
@@ -549,3 +559,86 @@ def test_values_that_only_batch_norm_would_see_must_be_finite() -> None:
     for given in (images, [(images[:500], torch.zeros(500)), (images[500:], torch.zeros(100))]):
         with pytest.raises(CompressError, match="images must be finite, not NaN or infinite"):
             msvq.calibrate(Small(), given, RULES, progress=False)
+
+
+class Noisy(Dataset[Any]):
+    """Draws from torch's random numbers, as augmentation does."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        values = torch.randn(4) + index
+        return values, values.sum(0, keepdim=True)
+
+
+class OneBuffer:
+    """Gives one tensor, filled anew for each batch, as loaders do that save memory."""
+
+    def __init__(self) -> None:
+        self.buffer = torch.empty(2, 4)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for number in range(3):
+            yield self.buffer.fill_(number)
+
+
+def test_samples_outlive_the_buffer_that_they_came_in() -> None:
+    found = list(Batches(OneBuffer(), line()).samples("cpu", 6))
+    assert [int(each[0, 0]) for each in found if isinstance(each, Tensor)] == [0, 1, 2]
+
+
+def test_workers_that_stay_draw_what_new_ones_draw() -> None:
+    """A run that goes on after a stop has new workers, and must end with the same bytes."""
+    loader = DataLoader(Noisy(), 4, num_workers=1, persistent_workers=True, in_order=False)
+    batches = Batches(loader, line())
+    first, again = ([given for given, _ in batches.epoch([0, 1], "cpu", None)] for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one, other)
+    # The user's own loader is as it was.
+    assert loader.persistent_workers
+    assert not loader.in_order
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_batch_in_which_no_target_counts(smoothing: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    values, targets = torch.randn(8, 4), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    loader = [(values, targets), (values, torch.full((8,), -100))]
+    losses = fit(model, loader, TrainConfig(2, lr=0.1, label_smoothing=smoothing, threads=1), progress=False)
+    assert losses[1] < losses[0]
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, 255])
+def test_targets_outside_the_classes_are_no_wrong_answers(wrong: int) -> None:
+    model, values = nn.Linear(4, 3), torch.randn(2, 4)
+    with pytest.raises(CompressError, match=rf"targets must be in 0\.\.2 or -100, not {wrong}"):
+        measured(model, [(values, torch.tensor([2, wrong]))])
+    assert measured(lambda x: torch.eye(3)[:2], [(values, torch.tensor([0, -100]))]) == ("accuracy", 100)
+
+
+def test_class_156_of_bytes_counts() -> None:
+    """Of uint8 torch finds 156 equal to -100, which counts for nothing."""
+    target = torch.tensor([156, 3], dtype=torch.uint8)
+    scores = functional.one_hot(target.long(), 200).float()
+    assert measured(lambda x: scores[[0, 0]], [(torch.ones(2, 4), target)]) == ("accuracy", 50)
+    with pytest.raises(CompressError, match="test data must have at least one batch with a target"):
+        measured(lambda x: scores, [(torch.ones(2, 4), torch.tensor([-100, -100]))])
+    only = functional.one_hot(torch.tensor([0]), 200).float().requires_grad_()
+    assert default_loss(only, torch.tensor([156], dtype=torch.uint8)) > 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ((torch.ones(2, 4), torch.tensor([0, 3])), "loss must take .*IndexError: Target 3 is out of bounds"),
+        ((torch.ones(2, 5), torch.tensor([0, 1])), r"the network must take the batch, float32 \[2, 5\]: RuntimeError"),
+    ],
+)
+def test_what_does_not_fit_in_a_later_batch_is_told_in_one_line(batch: Any, message: str) -> None:
+    loader = [(torch.ones(2, 4), torch.tensor([0, 1])), batch]
+    with pytest.raises(CompressError, match=message) as raised:
+        fit(nn.Linear(4, 3), loader, TrainConfig(1, threads=1), progress=False)
+    assert "\n" not in str(raised.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.training.comparison import compare_file
+from sw.compress.training.finetune import Finetuned
 from sw.compress.training.integer import IntegerNetwork, export_integers, write_network
 from sw.compress.training.prepare import prepare
 from tests.sw.compress.frontend.networks import Net, sample
@@ -115,3 +117,24 @@ def test_large_networks_say_that_no_program_was_run(
     found = compare_file(tmp_path / "network", graph, torch.randn(2, 3, 9, 9))
     assert found.program.startswith("not compared: ")
     assert found.images == 2
+
+
+def test_a_file_that_is_refused_takes_no_place(trained: tuple[fx.GraphModule, IntegerNetwork], tmp_path: Path) -> None:
+    graph, network = trained
+    path = tmp_path / "network"
+    done = Finetuned(graph, list(network.layers.values()), network, {}, sample(), {})
+    done.write(path)
+    good = path.read_bytes()
+    trained_on = copy.deepcopy(graph)
+    with torch.no_grad():
+        for name, parameter in trained_on.named_parameters():
+            if name.endswith("bias"):
+                parameter.add_(1)
+    other = dataclasses.replace(done, model=trained_on)
+    with pytest.raises(CompressError, match="rounding explains"):
+        other.write(path)
+    assert path.read_bytes() == good
+    with pytest.raises(CompressError, match="rounding explains"):
+        other.write(tmp_path / "new")
+    assert [each.name for each in tmp_path.iterdir()] == ["network"]
+    assert other.write(path, force=True)["forced"]  # type: ignore[index]

@@ -163,6 +163,15 @@ def test_every_method_goes_the_same_way(name: str, device: str, data: str, tmp_p
     json.dumps(report, allow_nan=False)
 
 
+def test_training_that_diverged_says_so(data: str) -> None:
+    model = network()
+    config = dataclasses.replace(CONFIG, epochs=1, epoch_steps=1, optimiser="adamw", lr=1e6)
+    job = Finetuning(method_rules(module_sources(model), SMALL["msvq"]), config)
+    parts = [load_data(data, split) for split in ("train", "test")]
+    with pytest.raises(CompressError, match="after the training, which diverged: lower the rate"):
+        finetune(model, *parts, job, progress=False)
+
+
 def test_training_is_worth_it(data: str) -> None:
     model = network()
     parts = [load_data(data, split) for split in ("train", "test")]

@@ -106,6 +106,8 @@ def test_state_is_the_models() -> None:
         ({"momentum": 0}, r"momentum must be in \(0, 1\], not 0"),
         ({"first": 2.0}, r"first must be in \(0, 1\], not 2.0"),
         ({"begin": 1.0}, r"begin must be in \[0, 1\), not 1.0"),
+        ({"last": "0.1"}, "last must be a number, not '0.1'"),
+        ({"begin": None}, "begin must be a number, not None"),
         ({"value": "last"}, "value must be one of majority, ema, not 'last'"),
     ],
 )
