@@ -227,11 +227,9 @@ def _check(options: argparse.Namespace) -> None:
         raise CompressError(f"--data-part must be a share between 0 and 1, not {options.data_part:g}")
     if not 0 < options.least_area <= 1:
         raise CompressError(f"--least-area must be a share above 0 and up to 1, not {options.least_area:g}")
-    if not 0 <= options.recolour <= 1:
-        raise CompressError(f"--recolour must be in 0..1, not {options.recolour:g}")
     if not 0 <= options.four_part < 1:
         raise CompressError(f"--four-part must be a share from 0 to below 1, not {options.four_part:g}")
-    for name in ("balance", "class_power"):
+    for name in ("recolour", "balance", "class_power"):
         if not 0 <= getattr(options, name) <= 1:
             raise CompressError(f"--{name.replace('_', '-')} must be in 0..1, not {getattr(options, name):g}")
     if not 0 < options.class_weight < math.inf:

@@ -558,31 +558,31 @@ def score_files(study: Study, options: argparse.Namespace) -> None:
             if metadata.get(name) != value:
                 raise CompressError(f"{name} of {str(path)!r} must be {value}, not {metadata.get(name)}")
         check_results(str(path), network, image, wanted, "")
-    dense = task.score(lambda images: as_results(task.model(images)))[study.figure]
-    print(f"float: {study.heading} {dense:.2f}", flush=True)
-    for path, network, _ in files:
-        _print_scores(study, task, path, network, dense)
 
+    def scored(results: Callable[[Tensor], Results]) -> tuple[float, list[Results]]:
+        """The score, and the results of each batch: batches come in the same order each time."""
+        kept: list[Results] = []
 
-@torch.no_grad()
-def _print_scores(study: Study, task: Task, path: Path, network: IntegerNetwork, dense: float) -> None:
-    """A container's score, and those of each of its results beside the others of the float network."""
-    pairs: list[tuple[Results, Results]] = []
+        def keep(images: Tensor) -> Results:
+            kept.append(results(images))
+            return kept[-1]
 
-    def both(images: Tensor) -> Results:
-        pairs.append((_results(network, images), as_results(task.model(images))))
-        return pairs[-1][0]
+        return task.score(keep)[study.figure], kept
 
-    def alone(images: Tensor, number: int, each: Iterator[tuple[Results, Results]]) -> Results:
-        own, others = next(each)
-        return (*others[:number], own[number], *others[number + 1 :])
+    def replayed(kept: Sequence[Results]) -> Callable[[Tensor], Results]:
+        each = iter(kept)
+        return lambda images: next(each)
 
-    found = task.score(both)[study.figure]
-    print(f"{path}: {study.heading} {found:.2f}, {dense - found:.2f} below float", flush=True)
-    for number, name in enumerate(task.names):
-        # The images come in the same order again.
-        found = task.score(partial(alone, number=number, each=iter(pairs)))[study.figure]
-        print(f"    its {name} alone: {found:.2f}, {dense - found:.2f} below float", flush=True)
+    with torch.no_grad():
+        dense, theirs = scored(lambda images: as_results(task.model(images)))
+        print(f"float: {study.heading} {dense:.2f}", flush=True)
+        for path, network, _ in files:
+            found, ours = scored(partial(_results, network))
+            print(f"{path}: {study.heading} {found:.2f}, {dense - found:.2f} below float", flush=True)
+            for number, name in enumerate(task.names):
+                mixed = [(*b[:number], a[number], *b[number + 1 :]) for a, b in zip(ours, theirs, strict=True)]
+                found = task.score(replayed(mixed))[study.figure]
+                print(f"    its {name} alone: {found:.2f}, {dense - found:.2f} below float", flush=True)
 
 
 def _results(network: IntegerNetwork, images: Tensor) -> Results:

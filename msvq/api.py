@@ -16,6 +16,7 @@ from hw.config import AcceleratorConfig, ConfigError, preset
 from msvq.surroundings import undisturbed
 from sw.compress.methods import Recipe
 from sw.compress.training.settings import Freezing, TrainConfig
+from sw.format.weights import CONV1D, DERIVED, FACTORS, KEYS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -358,7 +359,6 @@ def decompress(
     from sw.compress.methods import CompressError
     from sw.format import read_container
     from sw.format.layer import CompressedLayer
-    from sw.format.weights import DERIVED, FACTORS
     from sw.network import Network
 
     given, metadata = f"a {type(source).__name__}", getattr(source, "about", getattr(source, "metadata", {}))
@@ -387,8 +387,6 @@ def decompress(
 
 
 def _decoded(layers: Sequence[CompressedLayer], metadata: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
-    from sw.format.weights import CONV1D, KEYS
-
     found = {}
     rows, keys = metadata.get(CONV1D, []), metadata.get(KEYS, {})
     for layer in layers:

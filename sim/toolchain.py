@@ -116,13 +116,14 @@ def verilator_environment() -> dict[str, str]:
     """
     # Make tells names apart by spaces, and Verilator writes other letters as octal numbers: make stops at a file that
     # nobody named.
-    root = dict(_additions()).get("VERILATOR_ROOT", "")
+    additions = dict(_additions())
+    root = additions.get("VERILATOR_ROOT", "")
     for what, path, plain in (("models are built in", str(BUILD), True), ("Verilator lies in", root, root.isascii())):
         if not plain or any(map(str.isspace, path)):
             letters = "a space" if plain else "spaces or letters beyond ASCII"
             raise ToolchainError(f"{what} {path!r}, and make cannot build where a path has {letters}: move the project")
     inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-    return inherited | dict(_additions())
+    return inherited | additions
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from typing import Any
 
 from hw.command_line import add_set_option, interruptible, writable_folder
 from hw.config import VARIANTS, AcceleratorConfig, ConfigError, preset
-from synth.libraries import STORAGES, LibraryParser, clock_gating, instance_label
+from synth.libraries import STORAGES, LibraryParser, clock_gating, instances
 
 __all__ = ["MATRIX", "WHOLE", "main"]
 
@@ -91,10 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     try:
         gating = clock_gating(options.storage)
-        configs = {
-            instance_label(name, options.set): preset(name).override([*gating, *options.set])
-            for name in options.preset or MATRIX
-        }
+        configs = instances(options.preset or MATRIX, options.set, options.storage)
         around = _around(options, configs)
         library = parser.library(options)
         console = Console()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hw.command_line import Parser, path_argument, writable_folder
+from hw.config import AcceleratorConfig, preset
 
 if TYPE_CHECKING:
     from synth.liberty import Library
 
-__all__ = ["STORAGES", "LibraryParser", "clock_gating", "instance_label", "write_tables"]
+__all__ = ["STORAGES", "LibraryParser", "clock_gating", "instance_label", "instances", "write_tables"]
 
 #: How registers are kept. ``flipflop``: a register with an enable is flip-flops with multiplexers, which every library
 #: has. ``gated``: a clock gate stops its clock instead. ``latch``: the bits of register files are latches behind clock
@@ -29,6 +30,18 @@ def clock_gating(storage: str) -> list[str]:
 def instance_label(preset_name: str, changes: Sequence[str]) -> str:
     """What tables call an instance: the preset, and what was changed of it (``--set``), as ``--preset`` reads both."""
     return " ".join([preset_name, *changes])
+
+
+def instances(names: Iterable[str], changes: Sequence[str], storage: str) -> dict[str, AcceleratorConfig]:
+    """Presets as they are changed, with what a storage needs, by what tables call them.
+
+    Raises
+    ------
+    hw.config.ConfigError
+        There is no such preset, or it cannot be changed so.
+    """
+    given = [*clock_gating(storage), *changes]
+    return {instance_label(name, changes): preset(name).override(given) for name in names}
 
 
 class LibraryParser(Parser):

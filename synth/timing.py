@@ -28,10 +28,10 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from hw.command_line import add_set_option, interruptible, writable_folder
-from hw.config import AcceleratorConfig, ConfigError, preset
+from hw.config import AcceleratorConfig, ConfigError
 from hw.control.descriptor import TABLE_BYTES
 from sw.format.strict_json import json_text
-from synth.libraries import LibraryParser, clock_gating, instance_label
+from synth.libraries import LibraryParser, instances
 from synth.report import CACHE, write_files
 from synth.sections import SECTIONS, Section
 
@@ -533,12 +533,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.section or ():
             if name not in known:
                 parser.error(f"unknown section {name!r}; the sections are {', '.join(known)}")
-        gating = clock_gating(options.storage)
         sections = [known[name] for name in options.section or known]
-        configs = {
-            instance_label(name, options.set): preset(name).override([*gating, *options.set])
-            for name in options.preset or PRESETS
-        }
+        configs = instances(options.preset or PRESETS, options.set, options.storage)
         library = parser.library(options)
         folder = writable_folder(options.folder)
         if library.area_unit == "um2" and not available():

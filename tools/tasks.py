@@ -420,7 +420,7 @@ def _detect_tries() -> list[dict[str, Any]]:
 
 def _changed(run: Mapping[str, Any], settings: Iterable[tuple[str, object, str]]) -> str:
     """What of these settings a run has otherwise than usual."""
-    given = {**run, **run["views"]}
+    given = {**run, **run.get("views", {})}
     return ", ".join(text.format(given[name]) for name, usual, text in settings if given[name] != usual)
 
 
@@ -560,7 +560,7 @@ def detect_classes_part() -> Iterator[str]:
         for run in side_by_side:
             own, ap50 = run["figures"]["others"], run["figures"]["held_out"]["ap50"]
             usual = runs[0] if run is side_by_side[0] else side_by_side[0]
-            changed = ", ".join(text.format(run[name]) for name, text in _CLASSES if run[name] != usual[name])
+            changed = _changed(run, ((name, usual[name], text) for name, text in _CLASSES))
             agreement = f"**{own['agreement']:.1f}**" if own["agreement"] == best else f"{own['agreement']:.1f}"
             parts = (f"{own[name]:.1f}" for name in ("objects", "classes", "boxes"))
             yield row(changed or "as before", f"{steps:,}", agreement, *parts, f"{ap50:.1f}")

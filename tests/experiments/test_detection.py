@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,12 @@ def test_coco_is_read_as_bgr_and_corners(tmp_path: Path) -> None:
         detection.load_images(tmp_path / "missing.tar")
 
 
+def coco_of(path: Path, pixels: Callable[[], np.ndarray], count: int) -> Path:
+    """A tar file of so many images of each part, with one object of the whole image each."""
+    files = {f"{part}/{n}.webp": picture(pixels(), "WEBP") for part in ("train2017", "val2017") for n in range(count)}
+    return archive(path, files | {name.replace("webp", "txt"): b"1 0.5 0.5 1 1\n" for name in files})
+
+
 #: Of detection's views, beside data and weights: images as they are, the training images alone.
 VIEWS = {
     "more": None,
@@ -211,9 +218,8 @@ VIEWS |= {"images": None, "device": "cpu", "threads": 1}
 def test_other_pictures_are_half_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blue = np.zeros((30, 40, 3), dtype=np.uint8)
     blue[..., 2] = 255
-    files = {f"{part}/{n}.webp": picture(blue, "WEBP") for part in ("train2017", "val2017") for n in range(10)}
-    files |= {name.replace("webp", "txt"): b"1 0.5 0.5 1 1\n" for name in files}
-    coco, weights, more = archive(tmp_path / "coco.tar", files), tmp_path / "weights.pth", tmp_path / "more"
+    coco = coco_of(tmp_path / "coco.tar", lambda: blue, 10)
+    weights, more = tmp_path / "weights.pth", tmp_path / "more"
     torch.save(state_of(0), weights)
     more.mkdir()
     for number in range(12):
@@ -344,17 +350,19 @@ def test_settings_are_chosen_by_the_float_networks_boxes_of_pictures_held_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = np.random.default_rng(0)
-    files = {f"{part}/{n}.webp": picture(generator.integers(0, 256, (30, 40, 3), dtype=np.uint8), "WEBP")
-             for part in ("train2017", "val2017") for n in range(10)}  # fmt: skip
-    files |= {name.replace("webp", "txt"): b"1 0.5 0.5 1 1\n" for name in files}
-    coco, weights, more = archive(tmp_path / "coco.tar", files), tmp_path / "weights.pth", tmp_path / "more"
+
+    def noise() -> np.ndarray:
+        return generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+
+    coco = coco_of(tmp_path / "coco.tar", noise, 10)
+    weights, more = tmp_path / "weights.pth", tmp_path / "more"
     state = state_of(0)
     for part in ("weight", "bias"):  # boxes of one size
         state[f"detect_head.reg_layers.conv5x5.4.{part}"].zero_()
     torch.save(state, weights)
     more.mkdir()
     for number in range(12):
-        Image.fromarray(generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(more / f"{number:02d}.png")
+        Image.fromarray(noise()).save(more / f"{number:02d}.png")
     given = argparse.Namespace(**VIEWS | {"data": coco, "weights": weights, "more": [more]})
     monkeypatch.setattr(detection, "OTHERS_HELD_OUT", 4)
     task = detection.load(given)
@@ -422,10 +430,8 @@ def test_whole_pictures_are_spread_over_the_others() -> None:
 )
 def test_settings_of_views_are_checked(name: str, value: float, message: str, tmp_path: Path) -> None:
     black = np.zeros((30, 40, 3), dtype=np.uint8)
-    files = {f"{part}/{n}.webp": picture(black, "WEBP") for part in ("train2017", "val2017") for n in range(5)}
-    files |= {file.replace("webp", "txt"): b"1 0.5 0.5 1 1\n" for file in files}
     weights = tmp_path / "weights.pth"
     torch.save(state_of(0), weights)
-    given = VIEWS | {"data": archive(tmp_path / "coco.tar", files), "weights": weights, name: value}
+    given = VIEWS | {"data": coco_of(tmp_path / "coco.tar", lambda: black, 5), "weights": weights, name: value}
     with pytest.raises(CompressError, match=message):
         detection.load(argparse.Namespace(**given))

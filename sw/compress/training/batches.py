@@ -33,6 +33,7 @@ __all__ = [
     "check_loss",
     "check_metric",
     "default_loss",
+    "finite",
     "fitting_loss",
     "in_float32",
     "loss_of",
@@ -324,6 +325,11 @@ class Batches:
     def per_epoch(self, config: TrainConfig) -> int:
         """Steps of an epoch."""
         return config.epoch_steps or len(self)
+
+
+def finite(given: Given) -> bool:
+    """Whether images are; of several arguments anything may be meant, such as a mask of infinities."""
+    return not isinstance(given, Tensor) or not given.is_floating_point() or bool(given.isfinite().all())
 
 
 def _check_samples(given: Given, number: int) -> None:

@@ -17,7 +17,7 @@ from sw.compress.kmeans_gpu import device_kind
 from sw.compress.methods import CompressError, Recipe
 from sw.compress.network import check_network_rules
 from sw.compress.ratio import ideal_ratio, layer_bits, sum_bits
-from sw.compress.training.batches import Batches, in_float32, output_of, tensors_of
+from sw.compress.training.batches import Batches, finite, in_float32, output_of, tensors_of
 from sw.compress.training.checking import check_integer_form
 from sw.compress.training.data import ImageData
 from sw.compress.training.finetune import CALIBRATION, RECALIBRATION, Finetuned, about
@@ -97,7 +97,7 @@ def calibrate_network(
         images = images.float()
     batches, found = _batches(model, images, device, inputs, float32=other)
     sample = joined(batches[: -(-CALIBRATION // max(len(batches[0]), 1))], CALIBRATION)
-    if not all(map(_finite, batches)):
+    if not all(map(finite, batches)):
         raise CompressError("images must be finite, not NaN or infinite")
     if not layers_alone:
         check_integer_form(model, rules, sample)
@@ -161,11 +161,6 @@ def _batches(
             f"images must be normalised floats [n, C, rows, columns], not {images.dtype} {list(images.shape)}"
         )
     return list(torch.split(images.to(device), _BATCH)), {}
-
-
-def _finite(given: Given) -> bool:
-    """Of several arguments anything may be meant, such as a mask of infinities."""
-    return not isinstance(given, Tensor) or not given.is_floating_point() or bool(given.isfinite().all())
 
 
 def _agreement(found: Tensor, expected: Tensor) -> float | None:

@@ -220,9 +220,8 @@ def load_data(
     ------
     CompressError
         A folder has no name of a class, no image, one of a kind that is not read, or a folder; an image is in none.
-        The path is none of these, what it
-        holds is not as described, or an archive is larger unpacked than :data:`MAX_ARCHIVE` or
-        :func:`sw.format.npz.check_unpacked` allows.
+        The path is none of these, what it holds is not as described, or an archive is larger unpacked than
+        :data:`MAX_ARCHIVE` or :func:`sw.format.npz.check_unpacked` allows.
     """
     if split not in SPLITS:
         raise CompressError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")

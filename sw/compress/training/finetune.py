@@ -31,6 +31,7 @@ from sw.compress.training.batches import (
     Metric,
     check_loss,
     check_metric,
+    finite,
     fitting_loss,
     in_float32,
     measured,
@@ -223,7 +224,7 @@ class _Work:
                 f"test images must be {list(self.shape)}, as those of training, for the file's integers are of one"
                 f" size, not {list(given.shape[1:])}; layers_alone=True keeps the layers alone"
             )
-        if given.is_floating_point() and not given.isfinite().all():
+        if not finite(given):
             raise CompressError("test images must be finite, not NaN or infinite")
 
     def _checked(self) -> Iterator[tuple[Given, Any]]:
