@@ -40,6 +40,8 @@ class Case:
     file_bytes: int = 0
     #: What the search tries; codewords of 8 bits unless it says otherwise.
     candidates: Sequence[Recipe] = METHOD_CANDIDATES
+    #: Where each layer's bits are measured: methods beside the recipe's that a layer may have.
+    others: Sequence[str] = ()
     #: Of sign-split methods.
     learn_signs: bool = True
     freezing: Freezing | None = None

@@ -12,6 +12,7 @@ pictures, and the validation images are for the report. Boxes are decoded on the
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -21,6 +22,10 @@ __all__ = ["main"]
 
 #: Layers whose sums are results.
 LAST = tuple(f"detect_head.{name}_layers.conv5x5.3" for name in ("obj", "reg", "cls"))
+
+#: At 20x all methods, and layers that may have any of them; SSVQ and MSVQ at sizes that lose less, too.
+SMALLEST = cases_of("20x", 1.6)
+MIXED = dataclasses.replace(SMALLEST[0], name="20x mixed", others=("msvq", "vq", "mvq"))
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +69,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 STUDY = Study(
     name="detect",
     description=__doc__,
-    cases=cases_of("20x", 1.6),
+    cases=[*SMALLEST, MIXED, *cases_of("14x", 32 / 14)[:2], *cases_of("10x", 3.2)[:2]],
     last=LAST,
     steps=6500,
     task=load_late("experiments.detection"),

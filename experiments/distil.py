@@ -49,6 +49,9 @@ MILDER = (("MSVQ 6:16, moving", "MSVQ 6:16, moving", 16),)
 #: Networks on whose held-out images plain VQ is better with assignments that move: its rows of other sizes have them.
 MOVING_VQ = ("dinov2-s",)
 
+#: DKM's case where codewords of eight are few; else they are thousands, and each subvector attends to all of them.
+DKM = {"mobilenetv2-64": ("DKM", 8)}
+
 
 def cases(network: str) -> list[Case]:
     """The rows of the table."""
@@ -81,7 +84,8 @@ def cases(network: str) -> list[Case]:
     if network != "dinov2-s":
         # Of a transformer there are no channels between two convolutions to reorder.
         rows.append(dataclasses.replace(known["VQ d=8"], name="PQF-style", permute=True))
-    rows.append(dataclasses.replace(known["VQ d=8"], name="DKM", recipe=Recipe("dkm", 2, 8)))
+    name, d = DKM.get(network, ("DKM d=4", 4))
+    rows.append(dataclasses.replace(known["VQ d=8"], name=name, recipe=Recipe("dkm", 2, d)))
     for bits in (2, 3, 4):
         rows.append(Case(f"LSQ {bits} bit", Recipe(f"lsq{bits}"), distil=True))
     return rows

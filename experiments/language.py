@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from experiments.case import Case
 from experiments.common import WEIGHTS, file_stem, machine, read_run, run_file, spread, write_report
 from experiments.finetune import KEPT_8BIT, compress
-from experiments.protocol import SEEDS, TRY_SEEDS, bytes_apart
+from experiments.protocol import SEEDS, TRY_SEEDS, apart_note
 from hw.command_line import write_text
 from sw.compress.checkpoints import write_state
 from sw.compress.methods import CompressError, Recipe
@@ -361,7 +361,7 @@ def _report(options: argparse.Namespace) -> int:
         raise CompressError("the report needs a run of VQ or SSVQ, which start from the dense network")
     dense = starts[0]
     rows, summary = [], []
-    sizes: dict[float, list[int]] = {}
+    sizes: list[tuple[float, int]] = []
     plain: dict[str, float] = {}
     for name in dict.fromkeys(entry["case"] for entry in entries):
         group = [entry for entry in entries if entry["case"] == name]
@@ -371,7 +371,7 @@ def _report(options: argparse.Namespace) -> int:
         if name == f"{size}, VQ":
             plain[size] = rise
         if group[0]["mean_bits"]:
-            sizes.setdefault(group[0]["mean_bits"], []).append(group[0]["file_bytes"])
+            sizes.append((group[0]["mean_bits"], group[0]["file_bytes"]))
         share = f"{rise / plain[size]:.2f}" if size in plain else ""
         tries = sum(entry["case"] == name for entry in tried)
         summary.append({"case": name, "perplexity": values, "rise": rise})
@@ -388,8 +388,7 @@ def _report(options: argparse.Namespace) -> int:
         f" and embeddings float. A case's learning rate is the best of its tries"
         f" on the held-out part. {entries[0]['steps']} steps of 64 windows. Device: {devices}."
     )
-    for bits, files in sizes.items():
-        note += f" Files of {bits:.4g} bits a weight are within {100 * bytes_apart(files):.2f} % of each other."
+    note += apart_note(sizes)
     headings = ["case", "perplexity", "rise", "share of VQ's", "start", "before training", "bits", "bytes"]
     headings += ["seeds", "rate", "tries", "a run"]
     report = {"experiment": "gpt", "note": note, "dense": dense, "summary": summary, "runs": entries, "tries": tried}

@@ -8,7 +8,7 @@ bytes, to :data:`TOLERANCE`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sw.compress.methods import CompressError
 from sw.compress.training.data import ImageData
 
-__all__ = ["HELD_OUT", "SEEDS", "TOLERANCE", "TRY_SEEDS", "bytes_apart", "held_out", "part_of"]
+__all__ = ["HELD_OUT", "SEEDS", "TOLERANCE", "TRY_SEEDS", "apart_note", "bytes_apart", "held_out", "part_of"]
 
 #: Share of each class's training images that settings are chosen on.
 HELD_OUT = 0.1
@@ -67,3 +67,14 @@ def held_out(train: ImageData, share: float = HELD_OUT) -> tuple[ImageData, Imag
 def bytes_apart(sizes: Sequence[int]) -> float:
     """How far files are apart: the largest is by this share larger than the smallest."""
     return max(sizes) / min(sizes) - 1
+
+
+def apart_note(sizes: Iterable[tuple[float, int]]) -> str:
+    """Sentences for a note: how far files of equal bits a weight are apart, from each one's bits and bytes."""
+    files: dict[float, list[int]] = {}
+    for bits, size in sizes:
+        files.setdefault(bits, []).append(size)
+    return "".join(
+        f" Files of {bits:.4g} bits a weight are within {100 * bytes_apart(own):.2f} % of each other."
+        for bits, own in files.items()
+    )

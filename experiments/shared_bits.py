@@ -16,7 +16,17 @@ from torch import Tensor, fx, nn
 
 from experiments.allocation import cheapest
 from experiments.case import Case
-from experiments.vision_bits import CODEWORD_BITS, IMAGES, LEAST, LENGTHS, MOST, batch_statistics, bits_of, menu
+from experiments.vision_bits import (
+    CODEWORD_BITS,
+    IMAGES,
+    LEAST,
+    LENGTHS,
+    MOST,
+    batch_statistics,
+    bits_of,
+    menu,
+    recipes_of,
+)
 from sw.compress.methods import LayerSource, Recipe, compress_layer, compress_layers, misfit, recipe_bits
 
 __all__ = ["shared_recipes"]
@@ -30,11 +40,12 @@ NOISE = 0.4
 Choices = dict[str, list[tuple[int, float, Recipe]]]
 
 
-def _shared(recipe: Recipe) -> Iterator[Recipe]:
+def _shared(recipes: Sequence[Recipe]) -> Iterator[Recipe]:
     """The codebooks that layers may share."""
-    for d, masks, _ in LENGTHS[recipe.method]:
-        for (n, m), width, bits in ((mask, w, b) for mask in masks for w in WIDTHS for b in CODEWORD_BITS):
-            yield dataclasses.replace(recipe, d=d, n=n, m=m, k=1 << width, codeword_bits=bits, scope="crosslayer")
+    for recipe in recipes:
+        for d, masks, _ in LENGTHS[recipe.method]:
+            for (n, m), width, bits in ((mask, w, b) for mask in masks for w in WIDTHS for b in CODEWORD_BITS):
+                yield dataclasses.replace(recipe, d=d, n=n, m=m, k=1 << width, codeword_bits=bits, scope="crosslayer")
 
 
 def _codebook_bits(recipe: Recipe) -> int:
@@ -74,14 +85,14 @@ def _errors(source: LayerSource, weights: np.ndarray) -> float:
     return float(((weights - wide) ** 2).sum() / (wide**2).sum())
 
 
-def _choices(sources: Sequence[LayerSource], recipe: Recipe, threads: int) -> Choices:
+def _choices(sources: Sequence[LayerSource], recipes: Sequence[Recipe], threads: int) -> Choices:
     """Of each layer: bits without a shared codebook, error, and recipe."""
     found: Choices = {source.name: [] for source in sources}
     for source in sources:
-        for own in menu(source, recipe):
+        for own in menu(source, recipes):
             error = _errors(source, compress_layer(source, own, threads=threads).float_weights())
             found[source.name].append((bits_of(source, own), error, own))
-    for own in _shared(recipe):
+    for own in _shared(recipes):
         fitting = [source for source in sources if misfit(source, own) is None]
         if sum(source.weight.size for source in fitting) < own.k * own.d:
             continue
@@ -156,7 +167,7 @@ def shared_recipes(
     assert case.mean_bits is not None
     room = int(case.mean_bits * sum(source.weight.size for source in sources))
     sensitivities = _sensitivities(graph, sources, loss, images[:IMAGES], seed)
-    choices = _choices(sources, dataclasses.replace(case.recipe, seed=seed), threads)
+    choices = _choices(sources, recipes_of(case, seed), threads)
     codebooks, chosen = _selected(choices, sensitivities, room)
     if not chosen:
         raise ValueError(f"room must be more than {room} bits")

@@ -318,17 +318,17 @@ def _processes(study: Study, runs: list[_Run], options: argparse.Namespace) -> i
 def _report(study: Study, network: str, runs: list[dict[str, Any]], output: Path) -> None:
     import numpy as np
 
-    from experiments.protocol import bytes_apart
+    from experiments.protocol import apart_note
 
     rows, summary = [], []
     rate_of = {case.name: case.rate_of or case.name for case in study.cases(network)}
     tried = [entry for entry in _found_rates(study.name, network)["runs"] if entry.get("scored_on") == "held out"]
-    sizes: dict[float, list[int]] = {}
+    sizes: list[tuple[float, int]] = []
     for name in dict.fromkeys(entry["case"] for entry in runs):
         group = [entry for entry in runs if entry["case"] == name]
         tries = sum(entry["case"] == rate_of[name] for entry in tried)
         if group[0].get("mean_bits"):
-            sizes.setdefault(group[0]["mean_bits"], []).append(group[0]["file_bytes"])
+            sizes.append((group[0]["mean_bits"], group[0]["file_bytes"]))
         accuracies = [entry["accuracy"] for entry in group]
         first = group[0]
         summary.append({"case": name, "seeds": len(group), "accuracy": accuracies, "tries": tries})
@@ -361,9 +361,7 @@ def _report(study: Study, network: str, runs: list[dict[str, Any]], output: Path
         "bytes",
     ]
     headings += ["kept SSE", "seeds", "epochs", "rate", "tries", "training"]
-    note = f"{study.note} {_protocol(runs, tried)} {_devices(runs)}"
-    for bits, files in sizes.items():
-        note += f" Files of {bits:.4g} bits a weight are within {100 * bytes_apart(files):.2f} % of each other."
+    note = f"{study.note} {_protocol(runs, tried)} {_devices(runs)}{apart_note(sizes)}"
     report = {"experiment": study.name, "network": network, "note": note}
     report |= {"summary": summary, "runs": runs}
     _write(output / f"{study.name}-{network}.json", report, headings, rows)

@@ -90,12 +90,7 @@ def cases_of(size: str, bits: float) -> list[Case]:
     """The four methods at one size, bits a weight, codebooks included."""
 
     def case(name: str, method: str, d: int, nm: tuple[int, int] = (0, 0)) -> Case:
-        return Case(
-            f"{size} {name}",
-            Recipe(method, 2, d, *nm),
-            mean_bits=bits,
-            moving=True,
-        )
+        return Case(f"{size} {name}", Recipe(method, 2, d, *nm), mean_bits=bits, moving=True)
 
     return [
         case("SSVQ", "ssvq", 8),

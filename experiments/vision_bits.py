@@ -15,7 +15,7 @@ from experiments.case import Case
 from experiments.reconstruction import norms_of
 from sw.compress.methods import LayerSource, Recipe, compress_layer, misfit, recipe_bits
 
-__all__ = ["batch_statistics", "bits_of", "level_rows", "measured_recipes", "menu"]
+__all__ = ["batch_statistics", "bits_of", "level_rows", "measured_recipes", "menu", "recipes_of"]
 
 #: Codeword lengths, each with its N:M of methods that prune, and the bits of an index.
 LENGTHS: Mapping[str, Sequence[tuple[int, Sequence[tuple[int, int]], Sequence[int]]]] = {
@@ -67,15 +67,26 @@ def level_rows(graph: fx.GraphModule, names: Sequence[str]) -> None:
         norm.running_var.copy_((norm.running_var + norm.eps) / size.square() - norm.eps)
 
 
-def menu(source: LayerSource, recipe: Recipe) -> list[Recipe]:
-    """What a layer may be, 8 bit among it."""
-    found = [Recipe("int8", seed=recipe.seed)]
+def recipes_of(case: Case, seed: int) -> list[Recipe]:
+    """Of each method that the case's layers may have a recipe, with the first of its lengths and masks."""
+    found = []
+    for method in (case.recipe.method, *case.others):
+        d, masks, _ = LENGTHS[method][0]
+        n, m = masks[0]
+        found.append(dataclasses.replace(case.recipe, method=method, d=d, n=n, m=m, seed=seed))
+    return found
+
+
+def menu(source: LayerSource, recipes: Sequence[Recipe]) -> list[Recipe]:
+    """What a layer may be by these methods, 8 bit among it."""
+    found = [Recipe("int8", seed=recipes[0].seed)]
     weights = source.weight.size
-    for d, masks, widths in LENGTHS[recipe.method]:
-        for (n, m), width, bits in ((mask, w, b) for mask in masks for w in widths for b in CODEWORD_BITS):
-            own = dataclasses.replace(recipe, d=d, n=n, m=m, k=1 << width, codeword_bits=bits)
-            if misfit(source, own) is None and LEAST <= recipe_bits(weights, own).per_weight <= MOST:
-                found.append(own)
+    for recipe in recipes:
+        for d, masks, widths in LENGTHS[recipe.method]:
+            for (n, m), width, bits in ((mask, w, b) for mask in masks for w in widths for b in CODEWORD_BITS):
+                own = dataclasses.replace(recipe, d=d, n=n, m=m, k=1 << width, codeword_bits=bits)
+                if misfit(source, own) is None and LEAST <= recipe_bits(weights, own).per_weight <= MOST:
+                    found.append(own)
     return found
 
 
@@ -127,7 +138,7 @@ def measured_recipes(
     sources
         The layers that are compressed.
     case
-        Its method, and ``mean_bits`` of all of ``sources`` together, codebooks included.
+        Its methods, and ``mean_bits`` of all of ``sources`` together, codebooks included.
     loss
         Of a network for a batch.
     images
@@ -151,7 +162,7 @@ def measured_recipes(
             weight = graph.get_submodule(source.name).weight
             assert isinstance(weight, Tensor)
             original = weight.detach().clone()
-            menus[source.name] = menu(source, dataclasses.replace(case.recipe, seed=seed))
+            menus[source.name] = menu(source, recipes_of(case, seed))
             choices[source.name] = []
             for own in menus[source.name]:
                 values = compress_layer(source, own, threads=threads).float_weights().astype(np.float32)

@@ -21,7 +21,7 @@ from experiments.case import Case
 from experiments.common import OTHER_RUNS, file_stem, machine, part_note, read_run, run_file, spread, write_report
 from experiments.distillation import Replayed, relative_groups
 from experiments.finetune import rules_for
-from experiments.protocol import TRY_SEEDS, bytes_apart
+from experiments.protocol import TRY_SEEDS, apart_note
 from experiments.scoring import check_results
 from experiments.shared_bits import shared_recipes
 from experiments.vision import TRIED, Study
@@ -666,10 +666,10 @@ def report(study: Study, options: argparse.Namespace) -> None:
         score, size = known["8 bit"]["scores"][study.figure], known["8 bit"]["bytes"]
         eight = f" All layers at 8 bit, not trained: {score:.2f}, {size:,} bytes."
     devices = ", ".join(sorted({run["machine"]["device"] for run in runs}))
+    sizes = [(run["mean_bits"], run["bytes"]) for run in runs]
     note = (
         f"{study.note}{' Layers may share codebooks.' if any(run.get('share') for run in runs) else ''}"
-        f"{_pictures(runs)}{_tried(tries)} Float: {uncompressed:.2f}.{eight} Files are within"
-        f" {100 * bytes_apart([run['bytes'] for run in runs]):.2f} % of each other. Device: {devices}."
+        f"{_pictures(runs)}{_tried(tries)} Float: {uncompressed:.2f}.{eight}{apart_note(sizes)} Device: {devices}."
         f"{part_note(runs, 'images')}"
     )
     found = {"experiment": study.name, "note": note, "float": known, "summary": summary, "runs": runs, "tries": tries}
