@@ -40,6 +40,22 @@ APART = 5
 _BATCH = 20
 
 
+def _edge(own: Sequence[tuple[int, float]]) -> list[int]:
+    """Numbers of the choices that are best at some price of a bit: the lower convex hull, from few bits to many."""
+
+    def slope(first: int, second: int) -> float:
+        return (own[second][1] - own[first][1]) / (own[second][0] - own[first][0])
+
+    found: list[int] = []
+    for i in sorted(range(len(own)), key=lambda i: own[i]):
+        if found and own[i][1] >= own[found[-1]][1]:
+            continue
+        while len(found) > 1 and slope(found[-2], found[-1]) >= slope(found[-1], i):
+            found.pop()
+        found.append(i)
+    return found
+
+
 def cheapest(choices: Mapping[str, Sequence[tuple[int, float]]], room: int) -> dict[str, int]:
     """Of each layer the number of a choice, of the smallest sum of losses that was found within so many bits.
 
@@ -59,9 +75,11 @@ def cheapest(choices: Mapping[str, Sequence[tuple[int, float]]], room: int) -> d
         The smallest choices take more.
     """
 
+    edges = {name: _edge(own) for name, own in choices.items()}
+
     def at(price: float) -> dict[str, int]:
         return {
-            name: min(range(len(own)), key=lambda i: (own[i][1] + price * own[i][0], own[i][0]))
+            name: min(edges[name], key=lambda i: (own[i][1] + price * own[i][0], own[i][0]))
             for name, own in choices.items()
         }
 

@@ -30,7 +30,15 @@ MEASURED = {"measured-resnet18-64": "ResNet-18", "measured-mobilenetv2-64": "Mob
 
 #: What is asked of both: of each method the case that does best on the images held out, at the size that rates were
 #: tried at.
-TAUGHT_QUESTIONS = (("SSVQ", "VQ"), ("MVQ", "VQ"), ("MSVQ", "VQ"), ("MSVQ", "MVQ"), ("MSVQ", "SSVQ"))
+TAUGHT_QUESTIONS = (
+    ("SSVQ", "VQ"),
+    ("MVQ", "VQ"),
+    ("MSVQ", "VQ"),
+    ("MSVQ", "MVQ"),
+    ("MSVQ", "SSVQ"),
+    ("SSVQ", "DKM"),
+    ("MSVQ", "DKM"),
+)
 
 #: Networks of :mod:`experiments.fewshot`.
 FEWSHOT = {"efficientnet-lite0": "EfficientNet-Lite0", "mobilenetv2": "MobileNet-v2"}
@@ -159,10 +167,10 @@ _MOVING = ("SSVQ", "MSVQ")
 #: How the networks of a study are trained.
 _TRAINED = (("fine-tuned", STUDIES), ("distilled", TAUGHT), ("distilled, bits measured", MEASURED))
 
-#: Studies of :mod:`experiments.vision`: the task, its measure and the size of the files.
+#: Studies of :mod:`experiments.vision`: the task, its measure and the sizes of the files.
 _VISION = {
-    "camvid": ("CamVid, MobileNet-v2 and decoder", "mIoU", "19x"),
-    "detect": ("COCO's 128 images, FastestDet", "AP50", "20x"),
+    "camvid": ("CamVid, MobileNet-v2 and decoder", "mIoU", ("19x",)),
+    "detect": ("COCO's 128 images, FastestDet", "AP50", ("20x", "14x", "10x")),
 }
 
 
@@ -179,11 +187,13 @@ def glance_part() -> Iterator[str]:
                 values = ("" if case is None else _spread(case.accuracies) for case in own)
                 # SSVQ starts from the dense network in all of them.
                 yield row(f"Tiny-ImageNet, {network}", "accuracy", size, trained, f"{own[2].start:.2f}", *values)  # type: ignore[union-attr]
-    for study, (task, measure, size) in _VISION.items():
+    for study, (task, measure, sizes) in _VISION.items():
         report = json.loads((RESULTS / f"{study}.json").read_text())
         rows = {each["case"]: _spread(each["figures"]) for each in report["summary"]}
         (dense,) = (report["float"]["scores"][key] for key in ("miou", "ap50") if key in report["float"]["scores"])
-        yield row(task, measure, size, "distilled", f"{dense:.2f}", *(rows[f"{size} {name}"] for name in _METHODS))
+        for size in sizes:
+            cells = (rows.get(f"{size} {name}", "") for name in _METHODS)
+            yield row(task, measure, size, "distilled", f"{dense:.2f}", *cells)
     report = json.loads((RESULTS / "gpt.json").read_text())
     rows = {each["case"]: _spread(each["perplexity"], 3) for each in report["summary"]}
     for size in ("2 bits", "3 bits"):
@@ -566,6 +576,19 @@ def detect_classes_part() -> Iterator[str]:
             yield row(changed or "as before", f"{steps:,}", agreement, *parts, f"{ap50:.1f}")
 
 
+def detect_falls_part() -> Iterator[str]:
+    """What MSVQ gains on pictures held out by rates that fall as a power of the cosine, side by side."""
+    runs = json.loads((RESULTS / "tries-detect-falls.json").read_text())["runs"]
+    yield row("rate", "power", "steps", "agreement", "divergence", "AP50, 25 images")
+    yield "|--:" * 6 + "|"
+    best = max(run["trained"]["choice"] for run in runs)
+    for run in runs:
+        own = run["trained"]
+        agreement = f"**{own['choice']:.1f}**" if own["choice"] == best else f"{own['choice']:.1f}"
+        rest = (f"{own[name]:.1f}" for name in ("divergence", "ap50"))
+        yield row(f"{run['lr']:g}", f"{run['power']:g}", f"{run['steps']:,}", agreement, *rest)
+
+
 def _case(found: dict[str, Case], size: str, name: str) -> Case | None:
 
     if name != "VQ":
@@ -588,7 +611,7 @@ def _parts() -> dict[str, Part]:
     parts |= {"tries-fewshot": tries_part, "tries-photographs": photographs_part, "photographs": sources_part}
     parts |= {"tries-detect": detect_tries_part, "photographs-detect": detect_photographs_part}
     parts |= {"views-detect": detect_views_part, "settings-detect": detect_settings_part}
-    parts |= {"classes-detect": detect_classes_part}
+    parts |= {"classes-detect": detect_classes_part, "falls-detect": detect_falls_part}
     return {**parts, **tables}
 
 

@@ -371,6 +371,19 @@ def test_mobilenet_has_its_weights_by_path(tmp_path: Path, capsys: pytest.Captur
     assert "network mobilenetv2 needs --weights: a state dict with torchvision's names" in capsys.readouterr().err
 
 
+def test_the_best_choice_at_any_price_of_a_bit_is_on_the_edge() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 30):
+        own = [
+            (int(bits), float(loss)) for bits, loss in zip(rng.integers(1, 20, count), rng.random(count), strict=True)
+        ]
+        edge = allocation._edge(own)
+        assert [own[i][0] for i in edge] == sorted({own[i][0] for i in edge})
+        for price in (0.0, *np.logspace(-6, 1, 200)):
+            least = min(loss + price * bits for bits, loss in own)
+            assert min(own[i][1] + price * own[i][0] for i in edge) == pytest.approx(least, abs=1e-12)
+
+
 def test_bits_go_where_they_win_most() -> None:
     choices = {
         "much": [(10, 8.0), (20, 2.0), (40, 0.5)],

@@ -20,7 +20,7 @@ from experiments import camvid, detect, segmentation, shared_bits, vision_bits, 
 from experiments.common import part_note
 from experiments.vision import Study, cases_of
 from experiments.vision_runs import Task, as_results, learn
-from sw.compress.methods import CompressError, Recipe
+from sw.compress.methods import CompressError, LayerSource, Recipe
 from sw.compress.training.graph import calibrate, integer_graph, quantise_activations
 from sw.compress.training.integer import export_integers, read_network, write_network
 from sw.compress.training.modules import convert
@@ -358,6 +358,22 @@ def test_runs_with_equal_bits_do_not_say_that_layers_share(
     study = dataclasses.replace(small_study(), share=True)
     assert run_small(study, tmp_path, "--allocate" if allocate else "--no-allocate") == 0
     assert seen == [allocate, allocate]
+
+
+def test_a_case_of_several_methods_has_what_each_of_them_has() -> None:
+    weights = np.random.default_rng(0).standard_normal((32, 64, 3, 3), dtype=np.float32)
+    source = LayerSource("layer", "conv", weights, padding=(1, 1))
+    methods = {"20x SSVQ": "ssvq", "20x MSVQ": "msvq", "20x VQ": "vq", "20x MVQ": "mvq"}
+    alone = {case.name: vision_bits.recipes_of(case, 3) for case in detect.SMALLEST}
+    assert {name: [recipe.method for recipe in own] for name, own in alone.items()} == {
+        name: [method] for name, method in methods.items()
+    }
+    together = vision_bits.recipes_of(detect.MIXED, 3)
+    for choices in (lambda own: vision_bits.menu(source, own), lambda own: list(shared_bits._shared(own))):
+        found = choices(together)
+        assert set(found) == {recipe for own in alone.values() for recipe in choices(own)}
+        assert len(found) == len(set(found))
+        assert {recipe.seed for recipe in found} == {3}
 
 
 def test_a_shared_codebook_must_be_worth_its_bits() -> None:

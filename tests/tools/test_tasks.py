@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+import pytest
+
 from experiments.protocol import TOLERANCE, bytes_apart
 from tools import tasks
 
@@ -213,12 +215,18 @@ def test_segmentation_and_detection_follow_the_protocol() -> None:
         assert len({sum(entry["case"] == case for entry in report["tries"]) for case in ran}) == 1
         # Images that rates are chosen on are not those of the report.
         assert not any("integers" in entry for entry in report["tries"])
-        ratios = [run["ratio_ideal"] for run in report["runs"]]
-        assert max(ratios) / min(ratios) - 1 < TOLERANCE
-        apart = bytes_apart([run["bytes"] for run in report["runs"]])
-        if apart >= TOLERANCE:
+        over = []
+        for size in dict.fromkeys(run["case"].split()[0] for run in report["runs"]):
+            runs = [run for run in report["runs"] if run["case"].startswith(f"{size} ")]
+            ratios = [run["ratio_ideal"] for run in runs]
+            assert max(ratios) / min(ratios) - 1 < TOLERANCE
+            assert ratios[0] == pytest.approx(float(size.removesuffix("x")), rel=TOLERANCE)
+            apart = bytes_apart([run["bytes"] for run in runs])
+            if apart >= TOLERANCE:
+                over.append(f"{100 * apart:.1f} % {'at' if over else 'apart at'} {size}")
+        if over:
             assert study == "detect"
-            assert f"The files of all seeds are {100 * apart:.1f} % apart, more than the protocol's 1 %" in text
+            assert f"The files of all seeds are {' and '.join(over)}, more than the protocol's 1 %" in text
         for run in report["runs"]:
             figure = next(name for name in ("miou", "ap50") if name in run["integers"])
             # One object more that is found, of a class that has no other, is as much of the mean over 80 classes: two.
