@@ -68,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
         done = calibrate_network(
             model,
             data,
-            rules_of(options, module_sources(model), options.seed, modules=layer_names(model)),
+            rules_of(options, module_sources(model, geometry=False), options.seed, modules=layer_names(model)),
             device=options.device,
             layers_alone=options.layers_alone,
             progress=not options.quiet,
