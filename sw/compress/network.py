@@ -22,7 +22,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
-from sw.compress.checkpoints import must_be_floats
+from sw.compress.checkpoints import must_be_floats, plain_floats
 from sw.compress.methods import (
     NO_LAYER,
     CompressError,
@@ -57,6 +57,9 @@ __all__ = [
 
 # Weights whose errors are computed at a time.
 _PART = 1 << 22
+
+# How the dtypes of quantised weights begin.
+_QUANTISED = ("int8", "uint8", "qint", "quint")
 
 # Of the last part of a module's name.
 _EMBEDDINGS = frozenset({"wte", "wpe", "emb", "embed", "embeds", "embedding", "embeddings"})
@@ -509,9 +512,10 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
         if not isinstance(tensor, torch.Tensor | np.ndarray) or tensor.ndim not in (2, 3, 4):
             continue
         name = _layer_of(key)
-        if not (tensor.dtype.kind == "f" if isinstance(tensor, np.ndarray) else tensor.is_floating_point()):
-            kind = str(tensor.dtype).removeprefix("torch.")
-            if kind.startswith(("int8", "uint8", "qint", "quint", "complex")) or key.endswith("qweight"):
+        if not plain_floats(tensor):
+            kind = tensor.dtype.name if isinstance(tensor, np.ndarray) else str(tensor.dtype).removeprefix("torch.")
+            # "void" is what numpy reads bfloat16 of an archive as.
+            if kind.startswith((*_QUANTISED, "float", "complex", "void")) or key.endswith("qweight"):
                 # Left out, a quantised layer would be missing in the container without a word.
                 raise CompressError(must_be_floats(f"layer {name.removesuffix('.q')!r}: weight", kind))
             continue
@@ -578,7 +582,7 @@ def _array(name: str, tensor: torch.Tensor | NDArray[Any]) -> NDArray[np.float32
     if tensor.is_meta or tensor.layout != torch.strided:
         found = "a meta tensor, which has no values" if tensor.is_meta else tensor.layout
         raise CompressError(f"layer {name!r}: weight must be a dense tensor (torch.strided), not {found}")
-    if not tensor.is_floating_point():
+    if not plain_floats(tensor):
         raise CompressError(must_be_floats(f"layer {name!r}: weight", str(tensor.dtype).removeprefix("torch.")))
     return np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy())
 

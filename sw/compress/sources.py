@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sw.compress.checkpoints import fit_state, key_list, must_be_floats, read_state_dict
+from sw.compress.checkpoints import fit_state, key_list, must_be_floats, plain_floats, read_state_dict
 from sw.compress.frontend import raise_program, unwrapped
 from sw.compress.frontend.places import source_of_error
 from sw.compress.methods import CompressError, LayerSource
@@ -95,7 +95,7 @@ def load_weights(model: torch.nn.Module, weights: str | Path, name: str = "the n
     own = model.state_dict(keep_vars=True)
     fitting = fit_state(tensors, own)
     for key, value in fitting.items():
-        if not isinstance(value, torch.Tensor) or value.is_floating_point() or key not in own:
+        if not isinstance(value, torch.Tensor) or plain_floats(value) or key not in own:
             continue
         kind = str(value.dtype).removeprefix("torch.")
         # Torch would take the integers of a quantised weight for its value, and a complex one's real part. Of a buffer,

@@ -62,6 +62,9 @@ def test_a_quantised_layer_is_not_left_out(dtype: torch.dtype) -> None:
             state_dict_sources(given)
     with pytest.raises(CompressError, match="layer 'q': weight must be floats, not int32: of a quantised checkpoint"):
         state_dict_sources({"q.qweight": torch.zeros(2, 2).int()})
+    # As an archive of bfloat16 is read.
+    with pytest.raises(CompressError, match="layer 'q': weight must be floats, not void16: numpy reads back no bf"):
+        state_dict_sources({"q.weight": np.zeros((2, 2), "V2"), "w.weight": np.zeros((2, 2), np.float32)})
 
 
 @pytest.mark.parametrize("layer", [torch.nn.Conv2d(4, 4, 2, padding="same"), torch.nn.Conv1d(4, 4, 2, padding="same")])
@@ -147,13 +150,15 @@ def test_a_convolution_of_one_axis_in_a_state_dict_is_not_left_out() -> None:
     [
         (torch.complex64, "complex64: an imaginary part would be lost"),
         (torch.int8, "int8: of a quantised checkpoint, multiply by the scales first"),
+        (torch.float8_e4m3fn, "float8_e4m3fn: of a quantised checkpoint, multiply by the scales first; .*"),
     ],
 )
 def test_weights_that_are_no_floats_are_refused_in_a_network_too(dtype: torch.dtype, message: str) -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3))
     network[0].weight = torch.nn.Parameter(network[0].weight.detach().to(dtype), requires_grad=False)
+    message = f"layer '0': weight must be floats(| of at least 16 bits), not {message}$"
     for given in (module_sources, lambda network: state_dict_sources(network.state_dict())):
-        with pytest.raises(CompressError, match=f"layer '0': weight must be floats, not {message}$"):
+        with pytest.raises(CompressError, match=message):
             given(network)
 
 
