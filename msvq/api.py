@@ -85,6 +85,7 @@ def compress(
         A module, which is not changed, or its state dict. Layers of a module have the names of the network itself,
         without what ``torch.compile`` or ``DataParallel`` put around it; those of a state dict are as its keys say. A
         state dict does not tell embeddings from linear layers: what is called an embedding is named in a warning.
+        So are matrices of weights that are no ``Conv2d``, ``Conv1d`` or ``Linear``, which stay as they are.
     recipe
         For all layers, or a rule for each (:func:`sw.compress.methods.recipe_for`).
     threads, device, progress
@@ -96,7 +97,13 @@ def compress(
         A weight or a recipe cannot be used; or a state dict has what a weight is computed from in its place.
     """
     from sw.compress.methods import check_rules
-    from sw.compress.network import about_sources, compress_network, module_sources, state_dict_sources
+    from sw.compress.network import (
+        about_sources,
+        compress_network,
+        module_sources,
+        state_dict_sources,
+        warn_of_others,
+    )
 
     if not isinstance(network, Mapping):
         _check_module(network)
@@ -104,6 +111,8 @@ def compress(
     if not isinstance(recipe, Recipe):
         recipe = _pairs(recipe)
         check_rules(recipe, sources)
+    if sources:
+        warn_of_others(network, sources)
     layers, report = compress_network(sources, recipe, threads=threads, device=device, progress=progress)
     return Compressed(layers, report, about_sources(sources))
 

@@ -52,6 +52,7 @@ __all__ = [
     "progress_bar",
     "state_dict_sources",
     "total_row",
+    "warn_of_others",
 ]
 
 
@@ -191,7 +192,8 @@ def compress_network(
     sources
         :func:`module_sources` or :func:`state_dict_sources`.
     recipe
-        How: one for all layers, or rules (:func:`sw.compress.methods.recipe_for`).
+        How: one for all layers, or rules (:func:`sw.compress.methods.recipe_for`). Of layers that share one weight that
+        of the first.
     threads, device
         As in :func:`sw.compress.kmeans.kmeans_layers`.
     progress
@@ -208,7 +210,8 @@ def compress_network(
         raise CompressError(NO_LAYER)
     if len(set(names)) < len(names):
         raise CompressError(f"layer names must differ, not {max(names, key=names.count)!r} twice")
-    recipes = [recipe if isinstance(recipe, Recipe) else recipe_for(name, recipe) for name in names]
+    owners = [source.owner or source.name for source in sources]
+    recipes = [recipe if isinstance(recipe, Recipe) else recipe_for(name, recipe) for name in owners]
     if any(each.method == "pqf" for each in recipes):
         raise CompressError("method pqf reorders the channels between layers: it needs a network, not weights alone")
     with progress_bar(progress) as bar:
@@ -251,7 +254,7 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
     """
     sources = []
     network = _unwrapped(module)
-    keys = own_tensors(network)
+    keys, owners = own_tensors(network), tied_layers(network)
     if isinstance(network, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Linear):
         # It has no name in itself, and nothing in which another could take its place.
         alone = f"a {type(network).__name__} alone: put it into torch.nn.Sequential"
@@ -271,11 +274,12 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
                     groups=layer.groups,
                     one_axis=weight.ndim == 3,
                     key=key,
+                    owner=owners.get(name, ""),
                 )
             )
         elif isinstance(layer, torch.nn.Linear):
             array = _array(name, _weight(layer))[:, :, None, None]
-            sources.append(LayerSource(name=name, kind="linear", weight=array, key=key))
+            sources.append(LayerSource(name, "linear", array, key=key, owner=owners.get(name, "")))
     return sources
 
 
@@ -565,6 +569,42 @@ def _warn_of_embeddings(tensors: Mapping[str, Any], sources: Sequence[LayerSourc
             f"{', '.join(found)[:200]} {'is' if len(found) == 1 else 'are'} taken for linear layers: a state dict does"
             " not say what is an embedding; give the network itself, and embeddings are left as they are",
             stacklevel=3,
+        )
+
+
+def warn_of_others(given: torch.nn.Module | Mapping[Any, Any], sources: Sequence[LayerSource]) -> None:
+    """Say which matrices of weights are of no layer, so that they are in no file and in no ratio; nothing of none.
+
+    Parameters
+    ----------
+    given
+        A network, or its state dict.
+    sources
+        Its layers.
+    """
+    tensors: dict[Any, torch.Tensor | NDArray[Any]]
+    if isinstance(given, torch.nn.Module):
+        network, names = _unwrapped(given), {source.name for source in sources}
+        layers = [layer for name, layer in network.named_modules() if name in names]
+        own = {id(parameter) for layer in layers for parameter in layer.parameters()}
+        tensors = {key: each for key, each in network.named_parameters() if id(each) not in own}
+    else:
+        keys = {source.key or f"{source.name}.weight" for source in sources} | {source.key for source in sources}
+        kinds = torch.Tensor | np.ndarray
+        tensors = {key: each for key, each in given.items() if key not in keys and isinstance(each, kinds)}
+    others = {
+        str(key): math.prod(tensor.shape)
+        for key, tensor in tensors.items()
+        if sum(extent > 1 for extent in tensor.shape) > 1 and plain_floats(tensor)
+    }
+    if others:
+        largest = sorted(others, key=lambda key: -others[key])
+        count, whole = sum(others.values()), sum(source.weight.size for source in sources)
+        more = f" and {len(largest) - 3} more" if len(largest) > 3 else ""
+        warnings.warn(
+            f"{count:,} of {count + whole:,} weights are of no Conv2d, Conv1d or Linear: {', '.join(largest[:3])}{more}"
+            " stay as they are, and are not in the file",
+            stacklevel=4,
         )
 
 

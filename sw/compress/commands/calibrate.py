@@ -16,6 +16,7 @@ from sw.compress.commands.options import (
     check_counts,
     check_written,
     load_split,
+    print_rest,
     rules_of,
 )
 from sw.format.output import staged
@@ -86,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
         if target is not None:
             target.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if done.network is None:
-        print(f"no integer form: {done.report['no_integer_form']}")
+        print_rest(done)
     agreement = done.report["agreement"]
     same = "" if agreement is None else f"the largest result is the float network's on {agreement:.1f} %, "
     print(

@@ -17,8 +17,18 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sw.compress.training.data import ImageData
+    from sw.compress.training.finetune import Finetuned
 
-__all__ = ["DEFAULTS", "NETWORK", "add_data_options", "add_recipe_options", "check_written", "load_split", "rules_of"]
+__all__ = [
+    "DEFAULTS",
+    "NETWORK",
+    "add_data_options",
+    "add_recipe_options",
+    "check_written",
+    "load_split",
+    "print_rest",
+    "rules_of",
+]
 
 #: What a network can be given as (:func:`sw.compress.sources.load_model`).
 NETWORK = "package.module:callable, timm:NAME, torchvision:NAME, efficientnet-lite0, or a .pt2 or .onnx file"
@@ -213,3 +223,14 @@ def load_split(options: argparse.Namespace, model: nn.Module, split: str) -> Ima
         preprocessing=Preprocessing(**own | {name: value for name, value in given.items() if value is not None}),
     )
     return data if options.images is None else data.first(options.images)
+
+
+def print_rest(done: Finetuned) -> None:
+    """Why a network's file has layers alone, and how much else there is."""
+    print(f"no integer form: {done.report['no_integer_form']}")
+    left = {key: value.numel() for key, value in done.rest().items()}
+    most = ", ".join(sorted(left, key=lambda key: -left[key])[:3])
+    print(
+        f"the file has the {done.report['weights']:,} weights of its layers, that of finetune's --rest all else:"
+        f" {sum(left.values()):,} numbers, most of them in {most}"
+    )

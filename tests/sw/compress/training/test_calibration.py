@@ -329,3 +329,23 @@ def test_the_command_takes_what_check_says_it_would(files: Path, capsys: pytest.
     assert main(["check", *common]) == 0
     assert "users:pooled becomes one program of integers" in capsys.readouterr().out
     assert main(["calibrate", *common, "--method", "int8", "--quiet", "-o", str(files / "even.msvq")]) == 0
+
+
+class _Recurrent(nn.Module):
+    """Most of whose weights are of no layer that is compressed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = nn.LSTM(10, 32, batch_first=True), nn.Linear(32, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.rows(images[:, 0])[0][:, -1])
+
+
+def test_the_command_says_what_layers_alone_leave(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sys.modules["users"].rows = _Recurrent  # type: ignore[attr-defined]
+    command = ["calibrate", "users:rows", "--data", str(files / "data.npz"), "--layers-alone", "--quiet"]
+    assert main([*command, "-o", str(files / "rows.msvq")]) == 0
+    assert (
+        "the file has the 96 weights of its layers, that of finetune's --rest all else: 5," in capsys.readouterr().out
+    )

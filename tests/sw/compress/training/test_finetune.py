@@ -380,7 +380,7 @@ def test_an_encoder_of_torch_is_compressed_whole(data: str, tmp_path: Path, caps
     command += ["--epochs", "2", "--batch", "32", "--crop", "0", "--quiet", "--device", "cpu", "--threads", "1"]
     assert main(command) == 0
     output = capsys.readouterr().out
-    assert "the file has the 9,856 weights of its layers, that of --rest all else: " in output
+    assert "the file has the 9,856 weights of its layers, that of finetune's --rest all else: " in output
     assert "most of them in mix.self_attn.in_proj.bias, mix.linear1.layer.bias, " in output
     layers = read_container(paths[0]).layers
     assert {layer.name: layer.method for layer in layers} == {
