@@ -430,7 +430,7 @@ def finetune(
     made = settings_of(loss)
     images = works.check(layers_alone)
     if not layers_alone:
-        check_integer_form(model, job.rules, images)
+        check_integer_form(model, job.rules, images, trained=True)
     checkpoints: dict[str, Path | None] = {"sparse": None, "finetune": None}
     first = not distributed() or torch.distributed.get_rank() == 0
     works.progress = progress = progress and first
