@@ -438,15 +438,21 @@ def compile(
         advice = "write it (its write(path)), and give the path"
         raise NetworkError(f"network must be a container's path or a Network, not {type(network).__name__}: {advice}")
     given = network if isinstance(network, Network) else read_network(network)
-    instance = preset(config) if isinstance(config, str) else config
-    if not isinstance(instance, AcceleratorConfig):
-        raise ConfigError(f"config must be an AcceleratorConfig or a preset's name, not {config!r}")
+    instance = _instance(config)
     if given.in_steps:
         return compile_steps(given, instance)
     shape = given.image_shape if image is None else _image_shape(image)
     if shape is None:
         raise NetworkError("image must be given: the network does not say its size")
     return compile_network(given, shape, instance)
+
+
+def _instance(config: object) -> AcceleratorConfig:
+    """An instance, or the preset of that name."""
+    instance = preset(config) if isinstance(config, str) else config
+    if not isinstance(instance, AcceleratorConfig):
+        raise ConfigError(f"config must be an AcceleratorConfig or a preset's name, not {config!r}")
+    return instance
 
 
 def _image_shape(image: object) -> tuple[int, int, int]:
@@ -542,7 +548,7 @@ def generate(
     from hw.generate import generate as make
     from hw.generate import instance_name, write
 
-    instance = preset(config) if isinstance(config, str) else config
+    instance = _instance(config)
     label = name or (instance_name(config, instance) if isinstance(config, str) else unit)
     generated = make(instance, label, unit, name, period)
     if folder is not None:

@@ -545,6 +545,8 @@ def test_what_cannot_be_compiled_or_compressed_is_said(container: Path) -> None:
         msvq.compile(msvq.compress(network(), progress=False))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"config must be an AcceleratorConfig or a preset's name, not 3"):
         msvq.compile(container, 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"config must be an AcceleratorConfig or a preset's name, not None"):
+        msvq.generate(None)  # type: ignore[arg-type]
     for wrong in (None, "net.pt"):
         with pytest.raises(ValueError, match=f"network must be a torch.nn.Module, not {type(wrong).__name__}"):
             msvq.compress(wrong)  # type: ignore[arg-type]

@@ -36,6 +36,7 @@ from sw.compress.training.batches import (
     in_float32,
     measured,
     try_batch,
+    try_last,
 )
 from sw.compress.training.checking import check_integer_form
 from sw.compress.training.comparison import compare_file
@@ -251,7 +252,10 @@ class _Work:
             raise CompressError("inputs must be None with ImageData, whose images are what the network takes")
         check_metric(self.metric)
         loss = fitting_loss(self.loss, self.job.config, device)
-        try_batch(model, *next(self.pairs(self.train, 4)), loss)
+        first = next(self.pairs(self.train, 4))
+        try_batch(model, *first, loss)
+        if isinstance(self.train, Batches) and (last := self.train.last(self.job.config)) is not None:
+            try_last(model, first[0], last)
         measured(model, [next(self.pairs(self.test, 4))], self.loss, self.metric)
         if isinstance(self.train, ImageData):
             return next(images_of(self.train, device, batch=CALIBRATION))[0]

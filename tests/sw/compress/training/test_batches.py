@@ -642,3 +642,31 @@ def test_what_does_not_fit_in_a_later_batch_is_told_in_one_line(batch: Any, mess
     with pytest.raises(CompressError, match=message) as raised:
         fit(nn.Linear(4, 3), loader, TrainConfig(1, threads=1), progress=False)
     assert "\n" not in str(raised.value)
+
+
+class _Counted(IterableDataset[tuple[Tensor, Tensor]]):
+    def __len__(self) -> int:
+        return 9
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter([(torch.randn(4), torch.randn(1)) for _ in range(9)])
+
+
+def test_a_last_batch_that_the_network_does_not_take_is_refused_before_the_training() -> None:
+    """Batch norm of one sample, here: it ended the first epoch."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    pairs = TensorDataset(torch.randn(9, 4), torch.randn(9, 1))
+
+    def tuned(loader: Any, steps: int = 0) -> None:
+        rules, config = [("*", Recipe("int8"))], TrainConfig(1, epoch_steps=steps)
+        options: dict[str, Any] = {"loss": nn.MSELoss(), "layers_alone": True, "progress": False}
+        msvq.finetune(model, loader, DataLoader(pairs, 3), rules, config, **options)
+
+    message = (
+        r"the last batch of each epoch has 1 sample: .* float32 \[1, 4\]: .*; a DataLoader of drop_last=True leaves"
+    )
+    with pytest.raises(CompressError, match=message):
+        tuned(DataLoader(pairs, 4))
+    tuned(DataLoader(pairs, 4, drop_last=True))
+    tuned(DataLoader(pairs, 4), 2)
+    tuned(DataLoader(_Counted(), 3))
