@@ -77,12 +77,18 @@ def check_outputs(options: argparse.Namespace, *names: str, kept: Sequence[Path]
 
     Raises
     ------
+    OptionError
+        A file to write has no name.
     FileNotFoundError
         A folder does not exist.
     FileExistsError
         A file to write or one that is kept is an input, or a file to write is another one of these.
     """
     outputs = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
+    for name, path in outputs.items():
+        if not path:
+            # As of a variable of a script that is not set: nothing would be written, without a word.
+            raise OptionError(f"{_flag(name)} must name a file, not {path!r}")
     check_folders(*outputs.values())
     inputs: list[str] = []
     for name in INPUTS:
@@ -101,9 +107,13 @@ def check_outputs(options: argparse.Namespace, *names: str, kept: Sequence[Path]
         if place in own:
             raise FileExistsError(f"cannot write {path!r}: it is a file of the command's own, {own[place]!r}")
     if len(set(places)) < len(places):
-        *flags, last = ("-o" if name == "output" else f"--{name}" for name in names)
+        *flags, last = map(_flag, names)
         given = ", ".join(map(repr, outputs.values()))
         raise FileExistsError(f"{', '.join(flags)} and {last} must name different files, not {given}")
+
+
+def _flag(name: str) -> str:
+    return "-o" if name == "output" else f"--{name}"
 
 
 def _parts(path: str) -> set[str]:

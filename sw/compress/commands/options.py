@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sw.command_line import check_outputs
+from sw.command_line import OptionError, check_outputs
 from sw.compress.methods import RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, check_keep, check_rules
 from sw.compress.pruning import parse_nm
 from sw.compress.training.settings import CHECKPOINTS, FOLDERS, IMAGE_SUFFIXES, INTERPOLATIONS, JOB
@@ -165,7 +165,11 @@ def check_written(options: argparse.Namespace, *names: str) -> None:
     ------
     OSError
         As there; the message names both.
+    OptionError
+        As there, or ``--work`` has no name.
     """
+    if getattr(options, "work", None) == "":
+        raise OptionError("--work must name a directory, not ''")
     work, data = (getattr(options, name, None) for name in ("work", "data"))
     check_outputs(options, *names, kept=[Path(work, name) for name in (JOB, *CHECKPOINTS.values())] if work else [])
     parts = [Path(data, name) for names in FOLDERS.values() for name in names] if data else []

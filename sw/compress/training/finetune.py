@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ from sw.compress.training.integer import IntegerNetwork, integer_results, write_
 from sw.compress.training.layers import Decoded, compressed_layers
 from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit, images_of, training_images
 from sw.compress.training.prepare import about_weights, file_metadata, prepare, to_integers
-from sw.compress.training.settings import CHECKPOINTS, JOB
+from sw.compress.training.settings import CHECKPOINTS, JOB, plain_number
 from sw.compress.training.sparse import finish_sparse, start_sparse
 from sw.compress.training.work import begun, claim, name_of, seen_batch, seen_graph, settings_of
 from sw.format.container import write_container
@@ -95,6 +96,11 @@ class Finetuning:
         Of sign-split methods (:class:`sw.compress.training.modules.CodebookDecoder`).
     freezing
         Of signs, or None.
+
+    Raises
+    ------
+    CompressError
+        ``alpha`` is not positive.
     """
 
     rules: Sequence[tuple[str, Recipe]]
@@ -104,6 +110,11 @@ class Finetuning:
     alpha: float = 1.0
     learn_signs: bool = True
     freezing: Freezing | None = dataclasses.field(default_factory=Freezing)
+
+    def __post_init__(self) -> None:
+        # Before sparse training and clustering, not behind them.
+        if not 0 < plain_number(self, "alpha") < math.inf:
+            raise CompressError(f"alpha must be finite and positive, not {self.alpha!r}")
 
 
 @dataclass(frozen=True)

@@ -434,6 +434,9 @@ def test_rules_of_a_file(data: str, tmp_path: Path) -> None:
     --rules x --uniform-bits 7 -> --uniform-bits must not be given with --rules, which has recipes
     --rules x --codeword-bits 4 -> --codeword-bits must not be given with --rules, which has recipes
     --epochs 0 -> epochs must be an integer of at least 1, not 0
+    --alpha nan -> alpha must be finite and positive, not nan
+    --work '' -> --work must name a directory, not ''
+    --rest '' -> --rest must name a file, not ''
     --batch 65 -> batch must be at most the 64 images, not 65
     --method vq --sparse asp -> sparse training needs a layer of method mvq or msvq
     --rules nowhere -> cannot read rules 'nowhere'
