@@ -179,8 +179,7 @@ def exit_status(prog: str, run: Callable[[], int | None], interrupted: str = "in
         print(f"{prog}: {_one_line(error)}", file=sys.stderr)
         return 2
     except MemoryError as error:
-        print(f"{prog}: there is not enough memory: {_one_line(error) or 'an allocation failed'}", file=sys.stderr)
-        return 2
+        return _no_memory(prog, error)
     except RecursionError:
         print(f"{prog}: what a file holds is nested too deeply", file=sys.stderr)
         return 2
@@ -188,6 +187,9 @@ def exit_status(prog: str, run: Callable[[], int | None], interrupted: str = "in
         print(f"{prog}: {interrupted}", file=sys.stderr)
         return 130
     except Exception as error:
+        # Torch has errors of its own for it, on the CPU and on a GPU.
+        if "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+            return _no_memory(prog, error)
         if os.environ.get("MSVQ_TRACEBACK"):
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
@@ -197,6 +199,11 @@ def exit_status(prog: str, run: Callable[[], int | None], interrupted: str = "in
             file=sys.stderr,
         )
         return 70
+
+
+def _no_memory(prog: str, error: BaseException) -> int:
+    print(f"{prog}: there is not enough memory: {_one_line(error) or 'an allocation failed'}", file=sys.stderr)
+    return 2
 
 
 def _one_line(error: BaseException) -> str:

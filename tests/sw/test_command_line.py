@@ -18,6 +18,11 @@ from sw.command_line import OptionError, check_outputs, exit_status
         (ValueError("a name\nwith lines"), 2, "command: a name with lines"),
         (OSError("no such file"), 2, "command: no such file"),
         (MemoryError(), 2, "command: there is not enough memory: an allocation failed"),
+        (
+            RuntimeError("CPU: can't allocate memory: you"),
+            2,
+            "command: there is not enough memory: CPU: can't allocate",
+        ),
         (RecursionError("maximum recursion depth exceeded"), 2, "command: what a file holds is nested too deeply"),
         (KeyboardInterrupt(), 130, "command: interrupted"),
         (KeyError("x"), 70, "command: internal error, KeyError: 'x' (test_command_line.py, line "),

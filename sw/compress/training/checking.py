@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from sw.compress.frontend import FrontEndError, Refusal, same, unwrapped
+from sw.compress.frontend import FrontEndError, Refusal, observe, same, unwrapped
 from sw.compress.frontend.inputs import Given, no_images
 from sw.compress.methods import NO_LAYER, CompressError, LayerSource, Recipe, check_rules, misfit, recipe_for
 from sw.compress.network import copy_network, module_sources
@@ -71,9 +71,11 @@ def check_network_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], im
     Raises
     ------
     CompressError
-        The network has no layer, a rule is for none, or a layer's weight cannot be compressed.
+        The network does not take the images, it has no layer, a rule is for none, or a layer's weight cannot be
+        compressed.
     """
     model = unwrapped(model)
+    observe(model, images[:2])
     fold_parametrisations(model)
     graph, refusals = _graph(model, rules, images)
     sources = module_sources(model if graph is None else graph)
