@@ -670,3 +670,25 @@ def test_a_last_batch_that_the_network_does_not_take_is_refused_before_the_train
     tuned(DataLoader(pairs, 4, drop_last=True))
     tuned(DataLoader(pairs, 4), 2)
     tuned(DataLoader(_Counted(), 3))
+
+
+class _OnGraph(nn.Module):
+    """A layer on the nodes of a graph, of which each takes its neighbours' sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, nodes: Tensor, adjacency: Tensor) -> Tensor:
+        return self.head(torch.relu(adjacency @ self.hidden(nodes)))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_arguments_of_a_batch_are_not_taken_apart(sparse: bool) -> None:
+    """Rows of an adjacency, or of a mask, are no samples, even where they are as many."""
+    adjacency = (torch.rand(40, 40) > 0.8).float()
+    batch = (torch.randn(40, 8), adjacency.to_sparse() if sparse else adjacency), torch.randint(0, 3, (40,))
+    options: dict[str, Any] = {"layers_alone": True, "progress": False}
+    assert msvq.calibrate(_OnGraph(), [batch], Recipe("int8"), **options).report["error"] < 0.01
+    done = msvq.finetune(_OnGraph(), [batch], [batch], Recipe("int8"), TrainConfig(1), **options)
+    assert "accuracy_trained" in done.report
