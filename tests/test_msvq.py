@@ -22,6 +22,7 @@ from msvq import example
 from msvq.__main__ import COMMANDS, main
 from sw.compress.__main__ import main as compress_main
 from sw.compress.methods import CompressError
+from sw.compress.sources import load_model
 from sw.compress.training.checking import check_network_form
 from sw.compress.training.integer import IntegerNetwork
 from sw.format import ContainerError, read_container, write_container
@@ -311,6 +312,25 @@ def test_weights_come_back_by_the_keys_that_the_network_has(tmp_path: Path) -> N
     done = msvq.calibrate(Keyless(True).eval(), images, msvq.Recipe("int8"), progress=False)
     with pytest.raises(ValueError, match=r"a Finetuned has other weights .* keeps under these names: layer;"):
         msvq.decompress(done)
+
+
+def test_keys_of_an_exported_network_are_its_own(tmp_path: Path) -> None:
+    """Its graph has weights for later calls, too, and for what the network computes."""
+    images = torch.randn(6, 1, 9, 9)
+    for computed in (False, True):
+        network = Keyless(computed).eval()
+        torch.export.save(torch.export.export(network, (images,)), tmp_path / "net.pt2")
+        loaded = load_model(str(tmp_path / "net.pt2"))
+        done = msvq.calibrate(loaded, images, msvq.Recipe("int8"), progress=False)
+        if computed:
+            with pytest.raises(ValueError, match=r"has other weights .* keeps under these names: layer"):
+                msvq.decompress(done)
+        else:
+            assert msvq.decompress(done).keys() == {"first.weight", "again.weight", "fixed", "own_weight"}
+    alone = msvq.compress(loaded, msvq.Recipe("int8"), progress=False)
+    assert {"again_call2"} == {each.name for each in alone.layers} - {"first", "again", *alone.about["derived"]}
+    assert msvq.decompress(alone, derived=True).keys() >= {"first.weight", "again.weight"}
+    assert "again_call2.weight" not in msvq.decompress(alone, derived=True)
 
 
 def test_keys_are_those_that_the_network_loads(tmp_path: Path) -> None:

@@ -36,9 +36,10 @@ from sw.compress.methods import (
 )
 from sw.compress.ratio import StorageBits, ideal_ratio, layer_bits, sum_bits
 from sw.format.layer import CompressedLayer
-from sw.format.weights import CONV1D, DERIVED, KEYS
+from sw.format.weights import CONV1D, DERIVED, FACTORS, KEYS
 
 __all__ = [
+    "STATE",
     "LayerReport",
     "about_sources",
     "check_network_rules",
@@ -55,6 +56,10 @@ __all__ = [
     "warn_of_others",
 ]
 
+
+#: Where a graph that was made of a ``.pt2`` file keeps the key of each of its tensors in the network that was exported;
+#: empty of what that computes.
+STATE = "state"
 
 # Weights whose errors are computed at a time.
 _PART = 1 << 22
@@ -319,25 +324,32 @@ def about_sources(sources: Iterable[LayerSource]) -> dict[str, Any]:
     """What a file's metadata say of layers whose weight :func:`msvq.decompress` would give otherwise; nothing of none.
 
     ``conv1d``: convolutions of one axis. ``keys``: the weight's key of layers where it is not ``NAME.weight``.
-    ``derived``: layers whose weight is in no state dict.
+    ``derived``: layers whose weight is in no state dict; ``factors``: of these, those that have an earlier one's.
     """
     sources = list(sources)
     found = {
         CONV1D: [source.name for source in sources if source.one_axis],
         KEYS: {source.name: source.key for source in sources if source.key},
-        DERIVED: [source.name for source in sources if source.key is None],
+        DERIVED: [source.name for source in sources if source.key is None and not source.owner],
+        FACTORS: [source.name for source in sources if source.key is None and source.owner],
     }
     return {field: value for field, value in found.items() if value}
 
 
 def own_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors of a network by the keys that its ``load_state_dict`` takes, whatever hooks make of its state."""
+    """The tensors of a network by the keys that its ``load_state_dict`` takes, whatever hooks make of its state.
+
+    Of a ``.pt2`` file's network (:func:`sw.compress.frontend.raise_program`), that of which it was exported.
+    """
+    known = module.meta.get(STATE) if isinstance(module, torch.fx.GraphModule) else None
     found = {}
     for path, part in module.named_modules(remove_duplicate=False):
         buffers = {name: each for name, each in part._buffers.items() if name not in part._non_persistent_buffers_set}
         for name, tensor in (*part._parameters.items(), *buffers.items()):
-            if tensor is not None:
-                found[f"{path}.{name}" if path else name] = tensor
+            key = f"{path}.{name}" if path else name
+            key = key if known is None else known.get(key, "")
+            if tensor is not None and key:
+                found[key] = tensor
     return found
 
 
