@@ -85,6 +85,7 @@ def compress(
         A module, which is not changed, or its state dict. Layers of a module have the names of the network itself,
         without what ``torch.compile`` or ``DataParallel`` put around it; those of a state dict are as its keys say. A
         state dict does not tell embeddings from linear layers: what is called an embedding is named in a warning.
+        So are matrices of weights that are no ``Conv2d``, ``Conv1d`` or ``Linear``, which stay as they are.
     recipe
         For all layers, or a rule for each (:func:`sw.compress.methods.recipe_for`).
     threads, device, progress
@@ -96,7 +97,13 @@ def compress(
         A weight or a recipe cannot be used; or a state dict has what a weight is computed from in its place.
     """
     from sw.compress.methods import check_rules
-    from sw.compress.network import about_sources, compress_network, module_sources, state_dict_sources
+    from sw.compress.network import (
+        about_sources,
+        compress_network,
+        module_sources,
+        state_dict_sources,
+        warn_of_others,
+    )
 
     if not isinstance(network, Mapping):
         _check_module(network)
@@ -104,6 +111,8 @@ def compress(
     if not isinstance(recipe, Recipe):
         recipe = _pairs(recipe)
         check_rules(recipe, sources)
+    if sources:
+        warn_of_others(network, sources)
     layers, report = compress_network(sources, recipe, threads=threads, device=device, progress=progress)
     return Compressed(layers, report, about_sources(sources))
 
@@ -429,15 +438,21 @@ def compile(
         advice = "write it (its write(path)), and give the path"
         raise NetworkError(f"network must be a container's path or a Network, not {type(network).__name__}: {advice}")
     given = network if isinstance(network, Network) else read_network(network)
-    instance = preset(config) if isinstance(config, str) else config
-    if not isinstance(instance, AcceleratorConfig):
-        raise ConfigError(f"config must be an AcceleratorConfig or a preset's name, not {config!r}")
+    instance = _instance(config)
     if given.in_steps:
         return compile_steps(given, instance)
     shape = given.image_shape if image is None else _image_shape(image)
     if shape is None:
         raise NetworkError("image must be given: the network does not say its size")
     return compile_network(given, shape, instance)
+
+
+def _instance(config: object) -> AcceleratorConfig:
+    """An instance, or the preset of that name."""
+    instance = preset(config) if isinstance(config, str) else config
+    if not isinstance(instance, AcceleratorConfig):
+        raise ConfigError(f"config must be an AcceleratorConfig or a preset's name, not {config!r}")
+    return instance
 
 
 def _image_shape(image: object) -> tuple[int, int, int]:
@@ -533,7 +548,7 @@ def generate(
     from hw.generate import generate as make
     from hw.generate import instance_name, write
 
-    instance = preset(config) if isinstance(config, str) else config
+    instance = _instance(config)
     label = name or (instance_name(config, instance) if isinstance(config, str) else unit)
     generated = make(instance, label, unit, name, period)
     if folder is not None:

@@ -77,12 +77,18 @@ def check_outputs(options: argparse.Namespace, *names: str, kept: Sequence[Path]
 
     Raises
     ------
+    OptionError
+        A file to write has no name.
     FileNotFoundError
         A folder does not exist.
     FileExistsError
         A file to write or one that is kept is an input, or a file to write is another one of these.
     """
     outputs = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
+    for name, path in outputs.items():
+        if not path:
+            # As of a variable of a script that is not set: nothing would be written, without a word.
+            raise OptionError(f"{_flag(name)} must name a file, not {path!r}")
     check_folders(*outputs.values())
     inputs: list[str] = []
     for name in INPUTS:
@@ -101,9 +107,13 @@ def check_outputs(options: argparse.Namespace, *names: str, kept: Sequence[Path]
         if place in own:
             raise FileExistsError(f"cannot write {path!r}: it is a file of the command's own, {own[place]!r}")
     if len(set(places)) < len(places):
-        *flags, last = ("-o" if name == "output" else f"--{name}" for name in names)
+        *flags, last = map(_flag, names)
         given = ", ".join(map(repr, outputs.values()))
         raise FileExistsError(f"{', '.join(flags)} and {last} must name different files, not {given}")
+
+
+def _flag(name: str) -> str:
+    return "-o" if name == "output" else f"--{name}"
 
 
 def _parts(path: str) -> set[str]:
@@ -169,8 +179,7 @@ def exit_status(prog: str, run: Callable[[], int | None], interrupted: str = "in
         print(f"{prog}: {_one_line(error)}", file=sys.stderr)
         return 2
     except MemoryError as error:
-        print(f"{prog}: there is not enough memory: {_one_line(error) or 'an allocation failed'}", file=sys.stderr)
-        return 2
+        return _no_memory(prog, error)
     except RecursionError:
         print(f"{prog}: what a file holds is nested too deeply", file=sys.stderr)
         return 2
@@ -178,6 +187,9 @@ def exit_status(prog: str, run: Callable[[], int | None], interrupted: str = "in
         print(f"{prog}: {interrupted}", file=sys.stderr)
         return 130
     except Exception as error:
+        # Torch has errors of its own for it, on the CPU and on a GPU.
+        if "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+            return _no_memory(prog, error)
         if os.environ.get("MSVQ_TRACEBACK"):
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
@@ -187,6 +199,11 @@ def exit_status(prog: str, run: Callable[[], int | None], interrupted: str = "in
             file=sys.stderr,
         )
         return 70
+
+
+def _no_memory(prog: str, error: BaseException) -> int:
+    print(f"{prog}: there is not enough memory: {_one_line(error) or 'an allocation failed'}", file=sys.stderr)
+    return 2
 
 
 def _one_line(error: BaseException) -> str:

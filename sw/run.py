@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         help=".npy of [C, rows, columns] or [images, C, rows, columns], int8 or normalised float; or a picture."
         " One for each input of the program; none for perf",
     )
-    parser.add_argument("--output", metavar="FILE", help="write the outputs: .npy for one, .npz for several")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the outputs: .npy for one, .npz for several")
     parser.add_argument("--check", action="store_true", help="golden: prove that there are no races; rtl: compare with"
                         " golden")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="write the table of layers (rtl, perf)")

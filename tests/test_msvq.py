@@ -22,6 +22,7 @@ from msvq import example
 from msvq.__main__ import COMMANDS, main
 from sw.compress.__main__ import main as compress_main
 from sw.compress.methods import CompressError
+from sw.compress.sources import load_model
 from sw.compress.training.checking import check_network_form
 from sw.compress.training.integer import IntegerNetwork
 from sw.format import ContainerError, read_container, write_container
@@ -313,12 +314,32 @@ def test_weights_come_back_by_the_keys_that_the_network_has(tmp_path: Path) -> N
         msvq.decompress(done)
 
 
+def test_keys_of_an_exported_network_are_its_own(tmp_path: Path) -> None:
+    """Its graph has weights for later calls, too, and for what the network computes."""
+    images = torch.randn(6, 1, 9, 9)
+    for computed in (False, True):
+        network = Keyless(computed).eval()
+        torch.export.save(torch.export.export(network, (images,)), tmp_path / "net.pt2")
+        loaded = load_model(str(tmp_path / "net.pt2"))
+        done = msvq.calibrate(loaded, images, msvq.Recipe("int8"), progress=False)
+        if computed:
+            with pytest.raises(ValueError, match=r"has other weights .* keeps under these names: layer"):
+                msvq.decompress(done)
+        else:
+            assert msvq.decompress(done).keys() == {"first.weight", "again.weight", "fixed", "own_weight"}
+    alone = msvq.compress(loaded, msvq.Recipe("int8"), progress=False)
+    assert {"again_call2"} == {each.name for each in alone.layers} - {"first", "again", *alone.about["derived"]}
+    assert msvq.decompress(alone, derived=True).keys() >= {"first.weight", "again.weight"}
+    assert "again_call2.weight" not in msvq.decompress(alone, derived=True)
+
+
 def test_keys_are_those_that_the_network_loads(tmp_path: Path) -> None:
     """Not what a hook makes of its state dict; and a buffer that is no part of that has none."""
     network, images = Keyless(False).eval(), torch.randn(6, 1, 9, 9)
     network.register_state_dict_post_hook(lambda module, state, *_: state.clear())
     network._non_persistent_buffers_set.add("fixed")
-    compressed = msvq.compress(network, msvq.Recipe("int8"), progress=False)
+    with pytest.warns(UserWarning, match="own_weight stay as they are"):
+        compressed = msvq.compress(network, msvq.Recipe("int8"), progress=False)
     assert compressed.state_dict().keys() == {"first.weight", "again.weight"}
     done = msvq.calibrate(network, images, msvq.Recipe("int8"), progress=False)
     with pytest.raises(ValueError, match=r"keeps under these names: fixed;"):
@@ -544,6 +565,8 @@ def test_what_cannot_be_compiled_or_compressed_is_said(container: Path) -> None:
         msvq.compile(msvq.compress(network(), progress=False))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"config must be an AcceleratorConfig or a preset's name, not 3"):
         msvq.compile(container, 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"config must be an AcceleratorConfig or a preset's name, not None"):
+        msvq.generate(None)  # type: ignore[arg-type]
     for wrong in (None, "net.pt"):
         with pytest.raises(ValueError, match=f"network must be a torch.nn.Module, not {type(wrong).__name__}"):
             msvq.compress(wrong)  # type: ignore[arg-type]

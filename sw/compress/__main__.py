@@ -95,9 +95,6 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.ablation and options.output is not None:
         raise CompressError("--ablation writes no container: -o must not be given with it")
-    for flag, path in (("-o", options.output), ("--json", options.json)):
-        if path == "":
-            raise CompressError(f"{flag} must name a file, not {path!r}")
     if options.ablation or options.rules is not None:
         refuse_bits(options, "--ablation" if options.ablation else "--rules")
     check_counts(options, "threads")

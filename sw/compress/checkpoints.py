@@ -17,7 +17,16 @@ from sw.format.envelope import kind_of
 from sw.format.npz import ArchiveError, check_unpacked, read_npz
 from sw.format.strict_json import parse_json
 
-__all__ = ["fit_state", "key_list", "must_be_dense", "must_be_floats", "plain_state", "read_state_dict", "write_state"]
+__all__ = [
+    "fit_state",
+    "key_list",
+    "must_be_dense",
+    "must_be_floats",
+    "plain_floats",
+    "plain_state",
+    "read_state_dict",
+    "write_state",
+]
 
 #: Keys under which training scripts keep the state of the network, the first that a file has counts. Averages come
 #: last: they count where there is nothing else.
@@ -240,8 +249,20 @@ def key_list(content: Mapping[Any, Any]) -> str:
     return f"it has {', '.join(keys[:10])[:400]}{more}" if keys else "it has no key"
 
 
+def plain_floats(tensor: Tensor | np.ndarray[Any, Any]) -> bool:
+    """Whether a tensor has floats that are its values: those of 8 bits or fewer come with scales beside them."""
+    if isinstance(tensor, np.ndarray):
+        return bool(tensor.dtype.kind == "f")
+    return tensor.is_floating_point() and tensor.element_size() > 1
+
+
 def must_be_floats(what: str, kind: str) -> str:
     """What is wrong with a weight of this dtype, and the way out."""
+    if kind.startswith("float"):
+        advice = "of a quantised checkpoint, multiply by the scales first; .float() makes them of values without"
+        return f"{what} must be floats of at least 16 bits, not {kind}: {advice}"
+    if kind.startswith("void"):
+        return f"{what} must be floats, not {kind}: numpy reads back no bfloat16, so save it as float32"
     if kind.startswith("complex"):
         return f"{what} must be floats, not {kind}: an imaginary part would be lost"
     return f"{what} must be floats, not {kind}: of a quantised checkpoint, multiply by the scales first"

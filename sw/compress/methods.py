@@ -171,6 +171,8 @@ class LayerSource:
     key
         Of the weight in the network's state dict, ``name.weight`` if empty; None of one that is computed, and so is in
         none.
+    owner
+        The name of the first layer that has the same weight parameter, whose recipe counts; empty if it is this one.
 
     Raises
     ------
@@ -188,6 +190,7 @@ class LayerSource:
     groups: int = 1
     one_axis: bool = False
     key: str | None = ""
+    owner: str = ""
 
     def __post_init__(self) -> None:
         weight = self.weight

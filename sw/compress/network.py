@@ -22,7 +22,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
-from sw.compress.checkpoints import must_be_floats
+from sw.compress.checkpoints import must_be_floats, plain_floats
 from sw.compress.methods import (
     NO_LAYER,
     CompressError,
@@ -36,9 +36,10 @@ from sw.compress.methods import (
 )
 from sw.compress.ratio import StorageBits, ideal_ratio, layer_bits, sum_bits
 from sw.format.layer import CompressedLayer
-from sw.format.weights import CONV1D, DERIVED, KEYS
+from sw.format.weights import CONV1D, DERIVED, FACTORS, KEYS
 
 __all__ = [
+    "STATE",
     "LayerReport",
     "about_sources",
     "check_network_rules",
@@ -52,11 +53,19 @@ __all__ = [
     "progress_bar",
     "state_dict_sources",
     "total_row",
+    "warn_of_others",
 ]
 
 
+#: Where a graph that was made of a ``.pt2`` file keeps the key of each of its tensors in the network that was exported;
+#: empty of what that computes.
+STATE = "state"
+
 # Weights whose errors are computed at a time.
 _PART = 1 << 22
+
+# How the dtypes of quantised weights begin.
+_QUANTISED = ("int8", "uint8", "qint", "quint")
 
 # Of the last part of a module's name.
 _EMBEDDINGS = frozenset({"wte", "wpe", "emb", "embed", "embeds", "embedding", "embeddings"})
@@ -188,7 +197,8 @@ def compress_network(
     sources
         :func:`module_sources` or :func:`state_dict_sources`.
     recipe
-        How: one for all layers, or rules (:func:`sw.compress.methods.recipe_for`).
+        How: one for all layers, or rules (:func:`sw.compress.methods.recipe_for`). Of layers that share one weight that
+        of the first.
     threads, device
         As in :func:`sw.compress.kmeans.kmeans_layers`.
     progress
@@ -205,7 +215,8 @@ def compress_network(
         raise CompressError(NO_LAYER)
     if len(set(names)) < len(names):
         raise CompressError(f"layer names must differ, not {max(names, key=names.count)!r} twice")
-    recipes = [recipe if isinstance(recipe, Recipe) else recipe_for(name, recipe) for name in names]
+    owners = [source.owner or source.name for source in sources]
+    recipes = [recipe if isinstance(recipe, Recipe) else recipe_for(name, recipe) for name in owners]
     if any(each.method == "pqf" for each in recipes):
         raise CompressError("method pqf reorders the channels between layers: it needs a network, not weights alone")
     with progress_bar(progress) as bar:
@@ -248,7 +259,7 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
     """
     sources = []
     network = _unwrapped(module)
-    keys = own_tensors(network)
+    keys, owners = own_tensors(network), tied_layers(network)
     if isinstance(network, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Linear):
         # It has no name in itself, and nothing in which another could take its place.
         alone = f"a {type(network).__name__} alone: put it into torch.nn.Sequential"
@@ -268,11 +279,12 @@ def module_sources(module: torch.nn.Module, *, geometry: bool = True) -> list[La
                     groups=layer.groups,
                     one_axis=weight.ndim == 3,
                     key=key,
+                    owner=owners.get(name, ""),
                 )
             )
         elif isinstance(layer, torch.nn.Linear):
             array = _array(name, _weight(layer))[:, :, None, None]
-            sources.append(LayerSource(name=name, kind="linear", weight=array, key=key))
+            sources.append(LayerSource(name, "linear", array, key=key, owner=owners.get(name, "")))
     return sources
 
 
@@ -312,25 +324,32 @@ def about_sources(sources: Iterable[LayerSource]) -> dict[str, Any]:
     """What a file's metadata say of layers whose weight :func:`msvq.decompress` would give otherwise; nothing of none.
 
     ``conv1d``: convolutions of one axis. ``keys``: the weight's key of layers where it is not ``NAME.weight``.
-    ``derived``: layers whose weight is in no state dict.
+    ``derived``: layers whose weight is in no state dict; ``factors``: of these, those that have an earlier one's.
     """
     sources = list(sources)
     found = {
         CONV1D: [source.name for source in sources if source.one_axis],
         KEYS: {source.name: source.key for source in sources if source.key},
-        DERIVED: [source.name for source in sources if source.key is None],
+        DERIVED: [source.name for source in sources if source.key is None and not source.owner],
+        FACTORS: [source.name for source in sources if source.key is None and source.owner],
     }
     return {field: value for field, value in found.items() if value}
 
 
 def own_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors of a network by the keys that its ``load_state_dict`` takes, whatever hooks make of its state."""
+    """The tensors of a network by the keys that its ``load_state_dict`` takes, whatever hooks make of its state.
+
+    Of a ``.pt2`` file's network (:func:`sw.compress.frontend.raise_program`), that of which it was exported.
+    """
+    known = module.meta.get(STATE) if isinstance(module, torch.fx.GraphModule) else None
     found = {}
     for path, part in module.named_modules(remove_duplicate=False):
         buffers = {name: each for name, each in part._buffers.items() if name not in part._non_persistent_buffers_set}
         for name, tensor in (*part._parameters.items(), *buffers.items()):
-            if tensor is not None:
-                found[f"{path}.{name}" if path else name] = tensor
+            key = f"{path}.{name}" if path else name
+            key = key if known is None else known.get(key, "")
+            if tensor is not None and key:
+                found[key] = tensor
     return found
 
 
@@ -509,9 +528,10 @@ def state_dict_sources(tensors: Mapping[str, Any]) -> list[LayerSource]:
         if not isinstance(tensor, torch.Tensor | np.ndarray) or tensor.ndim not in (2, 3, 4):
             continue
         name = _layer_of(key)
-        if not (tensor.dtype.kind == "f" if isinstance(tensor, np.ndarray) else tensor.is_floating_point()):
-            kind = str(tensor.dtype).removeprefix("torch.")
-            if kind.startswith(("int8", "uint8", "qint", "quint", "complex")) or key.endswith("qweight"):
+        if not plain_floats(tensor):
+            kind = tensor.dtype.name if isinstance(tensor, np.ndarray) else str(tensor.dtype).removeprefix("torch.")
+            # "void" is what numpy reads bfloat16 of an archive as.
+            if kind.startswith((*_QUANTISED, "float", "complex", "void")) or key.endswith("qweight"):
                 # Left out, a quantised layer would be missing in the container without a word.
                 raise CompressError(must_be_floats(f"layer {name.removesuffix('.q')!r}: weight", kind))
             continue
@@ -564,6 +584,42 @@ def _warn_of_embeddings(tensors: Mapping[str, Any], sources: Sequence[LayerSourc
         )
 
 
+def warn_of_others(given: torch.nn.Module | Mapping[Any, Any], sources: Sequence[LayerSource]) -> None:
+    """Say which matrices of weights are of no layer, so that they are in no file and in no ratio; nothing of none.
+
+    Parameters
+    ----------
+    given
+        A network, or its state dict.
+    sources
+        Its layers.
+    """
+    tensors: dict[Any, torch.Tensor | NDArray[Any]]
+    if isinstance(given, torch.nn.Module):
+        network, names = _unwrapped(given), {source.name for source in sources}
+        layers = [layer for name, layer in network.named_modules() if name in names]
+        own = {id(parameter) for layer in layers for parameter in layer.parameters()}
+        tensors = {key: each for key, each in network.named_parameters() if id(each) not in own}
+    else:
+        keys = {source.key or f"{source.name}.weight" for source in sources} | {source.key for source in sources}
+        kinds = torch.Tensor | np.ndarray
+        tensors = {key: each for key, each in given.items() if key not in keys and isinstance(each, kinds)}
+    others = {
+        str(key): math.prod(tensor.shape)
+        for key, tensor in tensors.items()
+        if sum(extent > 1 for extent in tensor.shape) > 1 and plain_floats(tensor)
+    }
+    if others:
+        largest = sorted(others, key=lambda key: -others[key])
+        count, whole = sum(others.values()), sum(source.weight.size for source in sources)
+        more = f" and {len(largest) - 3} more" if len(largest) > 3 else ""
+        warnings.warn(
+            f"{count:,} of {count + whole:,} weights are of no Conv2d, Conv1d or Linear: {', '.join(largest[:3])}{more}"
+            " stay as they are, and are not in the file",
+            stacklevel=4,
+        )
+
+
 def _layer_of(key: str) -> str:
     """The name of the layer to which a weight of this key belongs."""
     return re.sub("[._]?weight$", "", key) or key
@@ -578,7 +634,7 @@ def _array(name: str, tensor: torch.Tensor | NDArray[Any]) -> NDArray[np.float32
     if tensor.is_meta or tensor.layout != torch.strided:
         found = "a meta tensor, which has no values" if tensor.is_meta else tensor.layout
         raise CompressError(f"layer {name!r}: weight must be a dense tensor (torch.strided), not {found}")
-    if not tensor.is_floating_point():
+    if not plain_floats(tensor):
         raise CompressError(must_be_floats(f"layer {name!r}: weight", str(tensor.dtype).removeprefix("torch.")))
     return np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy())
 

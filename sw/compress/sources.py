@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from sw.compress.checkpoints import fit_state, key_list, must_be_floats, read_state_dict
+from sw.compress.checkpoints import fit_state, key_list, must_be_floats, plain_floats, read_state_dict
 from sw.compress.frontend import raise_program, unwrapped
 from sw.compress.frontend.places import source_of_error
 from sw.compress.methods import CompressError, LayerSource
-from sw.compress.network import copy_network, module_sources, state_dict_sources
+from sw.compress.network import copy_network, module_sources, state_dict_sources, warn_of_others
 from sw.compress.onnx_file import load_onnx
 from sw.compress.split import split_modules
 
@@ -95,7 +95,7 @@ def load_weights(model: torch.nn.Module, weights: str | Path, name: str = "the n
     own = model.state_dict(keep_vars=True)
     fitting = fit_state(tensors, own)
     for key, value in fitting.items():
-        if not isinstance(value, torch.Tensor) or value.is_floating_point() or key not in own:
+        if not isinstance(value, torch.Tensor) or plain_floats(value) or key not in own:
             continue
         kind = str(value.dtype).removeprefix("torch.")
         # Torch would take the integers of a quantised weight for its value, and a complex one's real part. Of a buffer,
@@ -219,8 +219,11 @@ def _efficientnet_lite0(name: str) -> torch.nn.Module:
 
 
 def model_sources(name: str) -> list[LayerSource]:
-    """The layers of a network of :func:`load_model`, in its order."""
-    return module_sources(load_model(name))
+    """The layers of a network of :func:`load_model`, in its order; a warning names what else it has."""
+    model = load_model(name)
+    sources = module_sources(model)
+    warn_of_others(model, sources)
+    return sources
 
 
 def checkpoint_sources(path: str | Path) -> list[LayerSource]:
@@ -240,4 +243,5 @@ def checkpoint_sources(path: str | Path) -> list[LayerSource]:
     sources = state_dict_sources(tensors)
     if not sources:
         raise CompressError(f"checkpoint {str(path)!r} must hold a weight with two to four axes: {key_list(tensors)}")
+    warn_of_others(tensors, sources)
     return sources

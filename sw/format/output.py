@@ -33,13 +33,13 @@ def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     # A rename would put a file in the place of a device, or of a link, and leave what that leads to as it was.
+    if path.exists() and not path.is_file():
+        raise OutputError(f"output {str(path)!r} must be a regular file or not exist")
     if path.is_symlink():
         place = os.path.realpath(path)
         raise OutputError(
             f"output {str(path)!r} must be a regular file or not exist, not a link: name {place!r} itself"
         )
-    if path.exists() and not path.is_file():
-        raise OutputError(f"output {str(path)!r} must be a regular file or not exist")
     missing = [folder for folder in path.parents if not folder.exists()]
     temporary = temporary_path(path)
     try:

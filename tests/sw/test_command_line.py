@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sw.command_line import check_outputs, exit_status
+from sw.command_line import OptionError, check_outputs, exit_status
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,11 @@ from sw.command_line import check_outputs, exit_status
         (ValueError("a name\nwith lines"), 2, "command: a name with lines"),
         (OSError("no such file"), 2, "command: no such file"),
         (MemoryError(), 2, "command: there is not enough memory: an allocation failed"),
+        (
+            RuntimeError("CPU: can't allocate memory: you"),
+            2,
+            "command: there is not enough memory: CPU: can't allocate",
+        ),
         (RecursionError("maximum recursion depth exceeded"), 2, "command: what a file holds is nested too deeply"),
         (KeyboardInterrupt(), 130, "command: interrupted"),
         (KeyError("x"), 70, "command: internal error, KeyError: 'x' (test_command_line.py, line "),
@@ -54,6 +59,8 @@ def test_faults_of_the_program_can_be_looked_into(monkeypatch) -> None:
         ({"output": "net.py", "model": "net:Net"}, r"cannot write 'net.py': it would replace 'net.py'"),
         ({"output": "p2.pt", "weights": "m.index.json"}, "cannot write 'p2.pt': it would replace 'p2.pt', which the"),
         ({"output": "old", "weights": "m.index.json", "checkpoint": "bad.index.json"}, None),
+        ({"output": ""}, "-o must name a file, not ''"),
+        ({"output": "new", "json": ""}, "--json must name a file, not ''"),
         ({"output": "none/new"}, "cannot write 'none/new': the folder 'none' does not exist"),
         ({"output": "old", "json": "new", "weights": "net.pt", "rate": 0.1, "method": "vq"}, None),
         # What is no file that the command reads may be called as one is.
@@ -73,5 +80,5 @@ def test_no_output_replaces_an_input(
     if message is None:
         check_outputs(options, "output", "json")
         return
-    with pytest.raises(OSError, match=message):
+    with pytest.raises((OSError, OptionError), match=message):
         check_outputs(options, "output", "json")

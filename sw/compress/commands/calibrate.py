@@ -16,6 +16,7 @@ from sw.compress.commands.options import (
     check_counts,
     check_written,
     load_split,
+    print_rest,
     rules_of,
 )
 from sw.format.output import staged
@@ -68,7 +69,7 @@ def _run(options: argparse.Namespace) -> int:
         done = calibrate_network(
             model,
             data,
-            rules_of(options, module_sources(model), options.seed, modules=layer_names(model)),
+            rules_of(options, module_sources(model, geometry=False), options.seed, modules=layer_names(model)),
             device=options.device,
             layers_alone=options.layers_alone,
             progress=not options.quiet,
@@ -86,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
         if target is not None:
             target.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if done.network is None:
-        print(f"no integer form: {done.report['no_integer_form']}")
+        print_rest(done)
     agreement = done.report["agreement"]
     same = "" if agreement is None else f"the largest result is the float network's on {agreement:.1f} %, "
     print(

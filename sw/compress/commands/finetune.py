@@ -23,6 +23,7 @@ from sw.compress.commands.options import (
     check_counts,
     check_written,
     load_split,
+    print_rest,
     rules_of,
 )
 from sw.compress.methods import CompressError
@@ -221,13 +222,7 @@ def _finish(options: argparse.Namespace, job: Finetuning, done: Finetuned, stagi
     if "rest" in staging:
         write_state(staging["rest"], done.rest())
     if done.network is None:
-        print(f"no integer form: {done.report['no_integer_form']}")
-        left = {key: value.numel() for key, value in done.rest().items()}
-        most = ", ".join(sorted(left, key=lambda key: -left[key])[:3])
-        print(
-            f"the file has the {done.report['weights']:,} weights of its layers, that of --rest all else:"
-            f" {sum(left.values()):,} numbers, most of them in {most}"
-        )
+        print_rest(done)
     percent = done.report.get("accuracy_integers", done.report["accuracy_trained"])
     print(
         f"{options.output}: {size} bytes, {report['ratio']:.2f} times smaller than float32 weights;"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sw.command_line import check_outputs
+from sw.command_line import OptionError, check_outputs
 from sw.compress.methods import RECIPE_METHODS, SCOPES, CompressError, LayerSource, Recipe, check_keep, check_rules
 from sw.compress.pruning import parse_nm
 from sw.compress.training.settings import CHECKPOINTS, FOLDERS, IMAGE_SUFFIXES, INTERPOLATIONS, JOB
@@ -17,8 +17,18 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sw.compress.training.data import ImageData
+    from sw.compress.training.finetune import Finetuned
 
-__all__ = ["DEFAULTS", "NETWORK", "add_data_options", "add_recipe_options", "check_written", "load_split", "rules_of"]
+__all__ = [
+    "DEFAULTS",
+    "NETWORK",
+    "add_data_options",
+    "add_recipe_options",
+    "check_written",
+    "load_split",
+    "print_rest",
+    "rules_of",
+]
 
 #: What a network can be given as (:func:`sw.compress.sources.load_model`).
 NETWORK = "package.module:callable, timm:NAME, torchvision:NAME, efficientnet-lite0, or a .pt2 or .onnx file"
@@ -155,7 +165,11 @@ def check_written(options: argparse.Namespace, *names: str) -> None:
     ------
     OSError
         As there; the message names both.
+    OptionError
+        As there, or ``--work`` has no name.
     """
+    if getattr(options, "work", None) == "":
+        raise OptionError("--work must name a directory, not ''")
     work, data = (getattr(options, name, None) for name in ("work", "data"))
     check_outputs(options, *names, kept=[Path(work, name) for name in (JOB, *CHECKPOINTS.values())] if work else [])
     parts = [Path(data, name) for names in FOLDERS.values() for name in names] if data else []
@@ -213,3 +227,14 @@ def load_split(options: argparse.Namespace, model: nn.Module, split: str) -> Ima
         preprocessing=Preprocessing(**own | {name: value for name, value in given.items() if value is not None}),
     )
     return data if options.images is None else data.first(options.images)
+
+
+def print_rest(done: Finetuned) -> None:
+    """Why a network's file has layers alone, and how much else there is."""
+    print(f"no integer form: {done.report['no_integer_form']}")
+    left = {key: value.numel() for key, value in done.rest().items()}
+    most = ", ".join(sorted(left, key=lambda key: -left[key])[:3])
+    print(
+        f"the file has the {done.report['weights']:,} weights of its layers, that of finetune's --rest all else:"
+        f" {sum(left.values()):,} numbers, most of them in {most}"
+    )

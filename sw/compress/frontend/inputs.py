@@ -60,19 +60,23 @@ def mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 def first_samples(given: Given, count: int) -> Given:
-    """The first samples of a batch alone."""
-    samples = len(given)
-    cut: Given = mapped(lambda tensor: tensor[:count] if tensor.ndim and len(tensor) == samples else tensor, given)
-    return cut
+    """The first samples of a batch alone; all of a batch of several arguments.
+
+    These belong together in ways that nobody says: a mask or a graph's adjacency has no batch's axis, and may have as
+    many rows as there are samples.
+    """
+    return given[:count] if isinstance(given, Tensor) and given.ndim else given
 
 
 def joined(batches: Sequence[Given], limit: int) -> Given:
-    """At most ``limit`` samples of batches as one; those of another shape than the first batch are left out."""
+    """At most ``limit`` samples of batches as one; those of another shape than the first batch are left out.
+
+    Of several arguments, those of the first batch (:func:`first_samples`).
+    """
     first = batches[0]
     if isinstance(first, Tensor):
         alike = [part for part in batches if isinstance(part, Tensor) and part.shape[1:] == first.shape[1:]]
         return torch.cat(alike)[:limit]
-    # Arguments of one batch belong together in ways that nobody says, such as masks without a batch's axis.
     return first_samples(first, limit)
 
 

@@ -107,11 +107,12 @@ def shape_of(node: Any) -> tuple[int, ...] | None:
 
 def text_of(shape: tuple[int, ...] | None) -> str:
     """The size of an image."""
-    return " x ".join(map(str, shape[1:])) if shape else "a number"
+    return " x ".join(map(str, (shape or ())[1:])) or "a number"
 
 
 REASON = "has no integer form"
 MOVES = "move channels of maps, or pixels from and to channels; what comes last, apply to what the network gives"
+_NUMBER = "keep its axis, [n, 1], and take it off what the network gives"
 ADVICE = "replace it by operations that have one, or keep the layers alone (--layers-alone)"
 
 
@@ -194,7 +195,7 @@ class Raiser:
             return self.strided(value, given)
         if isinstance(value, Moved):
             why = f"of {text_of(value.shape)} to {text_of(tuple(value.places.shape))} {REASON}"
-            raise Refused(why, MOVES, value.by)
+            raise Refused(why, MOVES if value.places.ndim > 1 else _NUMBER, value.by)
         if isinstance(value, Viewed):
             raise Refused(f"of {text_of(value.shape)} {REASON}", "flatten each image alone, as flatten(1) does")
         wanted = shape_of(given)

@@ -28,6 +28,7 @@ from sw.compress.frontend.raiser import (
 )
 from sw.compress.frontend.values import ARITHMETIC, CLAMPS, MOVING, PARTS, UPSAMPLING, ValueRaiser
 from sw.compress.methods import CompressError
+from sw.compress.network import STATE
 
 __all__ = ["raise_network", "raise_program"]
 
@@ -453,9 +454,12 @@ def raise_program(program: ExportedProgram) -> fx.GraphModule:
         Something in it cannot be taken; all of it is listed.
     """
     captured = capture_program(program)
-    graph = _raised(_Raiser(program.module(), captured, {}, None))
-    # It is a network like any other from here on, to be captured itself.
+    raiser = _Raiser(program.module(), captured, {}, None)
+    graph = _raised(raiser)
+    # It is a network like any other from here on, to be captured itself; but the user's own has other keys.
     graph.meta.clear()
+    own = {f"{name}.weight": weight.origins[0] if weight.exact else "" for name, weight in raiser.layers}
+    graph.meta[STATE] = own | {key: key for key in program.state_dict}
     return graph
 
 

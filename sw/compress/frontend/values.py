@@ -281,9 +281,9 @@ class ValueRaiser(Raiser):
     def settled(self, source: fx.Node, shape: tuple[int, ...], places: Tensor, by: fx.Node) -> Any:
         """Values of a map of this shape at ``places``: a map or features where they are that, or where they are."""
         each = prod(shape[1:])
-        alone = len(places) == shape[0] and torch.equal(
-            places.flatten(1), places[0].flatten() + each * torch.arange(shape[0])[:, None]
-        )
+        # One number for each image has no second axis.
+        rows = places.flatten(1) if places.ndim > 1 else places[:, None]
+        alone = len(places) == shape[0] and torch.equal(rows, rows[0] + each * torch.arange(shape[0])[:, None])
         if torch.equal(places.flatten(), torch.arange(places.numel())):
             if tuple(places.shape) == shape:
                 return source

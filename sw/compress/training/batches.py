@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import BatchSampler
 
 from sw.compress.frontend.capture import unwrapped
 from sw.compress.frontend.inputs import Given, Inputs, called, described, mapped
@@ -42,6 +43,7 @@ __all__ = [
     "structured",
     "tensors_of",
     "try_batch",
+    "try_last",
 ]
 
 #: One number, which can be differentiated, of what a network returns and the target of the batch.
@@ -322,6 +324,16 @@ class Batches:
         elif (known := self.known()) is not None and config.epoch_steps > known:
             raise CompressError(f"epoch_steps must be at most the loader's {known} batches, not {config.epoch_steps}")
 
+    def last(self, config: TrainConfig) -> int | None:
+        """Samples of an epoch's last batch where that has fewer than the others, as far as a ``DataLoader`` says."""
+        batches = getattr(self.loader, "batch_sampler", None)
+        if type(batches) is not BatchSampler or batches.drop_last or self.per_epoch(config) != self.known():
+            return None
+        try:
+            return len(batches.sampler) % batches.batch_size or None  # type: ignore[arg-type]
+        except TypeError:  # of an IterableDataset
+            return None
+
     def per_epoch(self, config: TrainConfig) -> int:
         """Steps of an epoch."""
         return config.epoch_steps or len(self)
@@ -436,6 +448,23 @@ def default_loss(output: Any, target: Any, label_smoothing: float = 0.0) -> Tens
     return torch.where((target == _IGNORED).all(), torch.zeros_like(found), found)
 
 
+@contextmanager
+def _trying(model: nn.Module) -> Iterator[None]:
+    """Training mode, in which the network computes something; its modes and buffers stay, and all random numbers."""
+    modes = [(module, module.training) for module in model.modules()]
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        model.train()
+        with seeded([0]), torch.enable_grad():
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, copy in before:
+                buffer.copy_(copy)
+        for module, training in modes:
+            module.training = training
+
+
 def try_batch(model: nn.Module, given: Given, target: Any, loss: Loss) -> None:
     """Compute the loss of one batch as training does, and change nothing.
 
@@ -454,18 +483,8 @@ def try_batch(model: nn.Module, given: Given, target: Any, loss: Loss) -> None:
         The network does not take the batch, the loss does not take what it returns, or the loss is no finite number
         that depends on the network's parameters.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
-        model.train()
-        with seeded([0]), torch.enable_grad():
-            scalar(output_of(model, given), target, loss)
-    finally:
-        with torch.no_grad():
-            for buffer, copy in before:
-                buffer.copy_(copy)
-        for module, training in modes:
-            module.training = training
+    with _trying(model):
+        scalar(output_of(model, given), target, loss)
 
 
 def output_of(model: Callable[..., Any], given: Given) -> Any:
@@ -476,6 +495,22 @@ def output_of(model: Callable[..., Any], given: Given) -> Any:
         raise
     except Exception as error:  # networks raise errors of every kind
         raise CompressError(f"the network must take the batch, {described(given)}: {_line(error)}") from error
+
+
+def try_last(model: nn.Module, given: Given, samples: int) -> None:
+    """Compute the first samples of a batch as training does, for an epoch's last may have fewer than the others.
+
+    Only of a tensor alone is it known how to take some. Parameters and what is raised: :func:`try_batch`.
+    """
+    if not isinstance(given, Tensor):
+        return
+    try:
+        with _trying(model):
+            output_of(model, given[:samples])
+    except CompressError as error:
+        count = f"{samples} sample{'s' * (samples > 1)}"
+        advice = "a DataLoader of drop_last=True leaves it out"
+        raise CompressError(f"the last batch of each epoch has {count}: {error}; {advice}") from error
 
 
 def loss_of(output: Any, target: Any, loss: Loss) -> Any:

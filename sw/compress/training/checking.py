@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from sw.compress.frontend import FrontEndError, Refusal, unwrapped
+from sw.compress.frontend import FrontEndError, Refusal, observe, same, unwrapped
 from sw.compress.frontend.inputs import Given, no_images
 from sw.compress.methods import NO_LAYER, CompressError, LayerSource, Recipe, check_rules, misfit, recipe_for
 from sw.compress.network import copy_network, module_sources
+from sw.compress.training.draws import seeded
 from sw.compress.training.graph import integer_graph
 from sw.compress.training.modules import fold_parametrisations
 from sw.compress.training.operations import KINDS, place, roles_of
@@ -21,6 +27,14 @@ __all__ = ["Checked", "check_integer_form", "check_network_form"]
 
 #: Forms of a network's file.
 FORMS = ("program", "steps", "layers")
+
+# Images that are computed in training mode, and the share of the largest result by which float sums may be apart.
+_SAMPLE, _TOLERANCE = 16, 1e-2
+
+_DROPOUT = (
+    *(torch.dropout, torch.dropout_, torch.feature_dropout, torch.feature_dropout_),
+    *(functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d),
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +71,11 @@ def check_network_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], im
     Raises
     ------
     CompressError
-        The network has no layer, a rule is for none, or a layer's weight cannot be compressed.
+        The network does not take the images, it has no layer, a rule is for none, or a layer's weight cannot be
+        compressed.
     """
     model = unwrapped(model)
+    observe(model, images[:2])
     fold_parametrisations(model)
     graph, refusals = _graph(model, rules, images)
     sources = module_sources(model if graph is None else graph)
@@ -99,8 +115,12 @@ def _layer_row(sources: Sequence[LayerSource], number: int, recipe: Recipe) -> d
     }
 
 
-def check_integer_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], images: Given) -> None:
+def check_integer_form(
+    model: nn.Module, rules: Sequence[tuple[str, Recipe]], images: Given, *, trained: bool = False
+) -> None:
     """Refuse a network that will have no integer form, before any work. Arguments as :func:`check_network_form`.
+
+    Where it is to be ``trained``, a warning names what it does in training mode and its graph does not.
 
     Raises
     ------
@@ -112,9 +132,69 @@ def check_integer_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], im
     if (refusal := no_images(images)) is not None:
         raise FrontEndError([refusal])
     assert isinstance(images, Tensor)
-    _, refusals = _graph(model, rules, images)
+    graph, refusals = _graph(model, rules, images)
     if refusals and not _has_steps(model, refusals, images):
         raise FrontEndError(refusals)
+    if trained and graph is not None and not refusals:
+        _warn_of_training(model, graph, images[:_SAMPLE])
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Dropout, which graphs keep, does nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _DROPOUT:
+            return args[0] if args else kwargs["input"]
+        return func(*args, **kwargs)
+
+
+@torch.no_grad()
+def _computed(model: nn.Module, images: Tensor) -> Any:
+    with seeded([0]), _WithoutDropout():
+        return model(images.clone())
+
+
+def _warn_of_training(model: nn.Module, graph: fx.GraphModule, images: Tensor) -> None:
+    """Say what a network does in training mode beside dropout and batch norm, which its graph has not."""
+    model = copy_network(model)
+    fold_parametrisations(model)
+    try:
+        # A network that fails in training mode, as batch norm of one value does, is told by whoever tries a batch.
+        if same(_computed(copy.deepcopy(graph).train(), images), _computed(model.train(), images), _TOLERANCE):
+            return
+        kinds = dict(model.named_modules())
+        norms = {each: name for name, each in kinds.items() if isinstance(each, nn.modules.batchnorm._BatchNorm)}
+        frozen = [name for norm, name in norms.items() if not norm.training]
+        expected = _computed(model.eval(), images)
+
+        def differs(inside: nn.Module) -> bool:
+            for module in inside.modules():
+                module.training = module not in norms
+            other = not same(_computed(model, images), expected, _TOLERANCE)
+            model.eval()
+            return other
+
+        found = [*_innermost(model, "", differs), *frozen]
+    except Exception:  # networks raise errors of every kind
+        return
+    names = [f"{name!r} ({type(kinds[name]).__name__})" if name else "the network itself" for name in found]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    where = f": look at {', '.join(names[:3])}{more}" if names else ""
+    warnings.warn(
+        "in training mode the network computes something else than what is trained, its evaluation mode with dropout"
+        f" and batch norm{where}",
+        stacklevel=2,
+    )
+
+
+def _innermost(module: nn.Module, name: str, differs: Callable[[nn.Module], bool]) -> list[str]:
+    """The names of the innermost modules for which a test holds, as it does for what they are in."""
+    if not differs(module):
+        return []
+    inside = [(f"{name}.{child}", each) for child, each in module.named_children()]
+    within = [found for path, each in inside for found in _innermost(each, path, differs)]
+    return within or [name.removeprefix(".")]
 
 
 def _graph(

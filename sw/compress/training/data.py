@@ -85,6 +85,9 @@ class ImageData:
 
     def __post_init__(self) -> None:
         if isinstance(self.images, np.ndarray):
+            if self.images.dtype != np.uint8 or self.images.ndim != 4:
+                found = f"{self.images.dtype} {list(self.images.shape)}"
+                raise CompressError(f"images must be uint8 [n, C, rows, columns], 0..255, not {found}")
             self.channels = self.images.shape[1]
         if not len(self.images):
             raise CompressError("data must have at least one image, not 0")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from sw.compress.training.batches import (
     in_float32,
     measured,
     try_batch,
+    try_last,
 )
 from sw.compress.training.checking import check_integer_form
 from sw.compress.training.comparison import compare_file
@@ -48,7 +50,7 @@ from sw.compress.training.integer import IntegerNetwork, integer_results, write_
 from sw.compress.training.layers import Decoded, compressed_layers
 from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit, images_of, training_images
 from sw.compress.training.prepare import about_weights, file_metadata, prepare, to_integers
-from sw.compress.training.settings import CHECKPOINTS, JOB
+from sw.compress.training.settings import CHECKPOINTS, JOB, plain_number
 from sw.compress.training.sparse import finish_sparse, start_sparse
 from sw.compress.training.work import begun, claim, name_of, seen_batch, seen_graph, settings_of
 from sw.format.container import write_container
@@ -94,6 +96,11 @@ class Finetuning:
         Of sign-split methods (:class:`sw.compress.training.modules.CodebookDecoder`).
     freezing
         Of signs, or None.
+
+    Raises
+    ------
+    CompressError
+        ``alpha`` is not positive.
     """
 
     rules: Sequence[tuple[str, Recipe]]
@@ -103,6 +110,11 @@ class Finetuning:
     alpha: float = 1.0
     learn_signs: bool = True
     freezing: Freezing | None = dataclasses.field(default_factory=Freezing)
+
+    def __post_init__(self) -> None:
+        # Before sparse training and clustering, not behind them.
+        if not 0 < plain_number(self, "alpha") < math.inf:
+            raise CompressError(f"alpha must be finite and positive, not {self.alpha!r}")
 
 
 @dataclass(frozen=True)
@@ -251,7 +263,10 @@ class _Work:
             raise CompressError("inputs must be None with ImageData, whose images are what the network takes")
         check_metric(self.metric)
         loss = fitting_loss(self.loss, self.job.config, device)
-        try_batch(model, *next(self.pairs(self.train, 4)), loss)
+        first = next(self.pairs(self.train, 4))
+        try_batch(model, *first, loss)
+        if isinstance(self.train, Batches) and (last := self.train.last(self.job.config)) is not None:
+            try_last(model, first[0], last)
         measured(model, [next(self.pairs(self.test, 4))], self.loss, self.metric)
         if isinstance(self.train, ImageData):
             return next(images_of(self.train, device, batch=CALIBRATION))[0]
@@ -430,7 +445,7 @@ def finetune(
     made = settings_of(loss)
     images = works.check(layers_alone)
     if not layers_alone:
-        check_integer_form(model, job.rules, images)
+        check_integer_form(model, job.rules, images, trained=True)
     checkpoints: dict[str, Path | None] = {"sparse": None, "finetune": None}
     first = not distributed() or torch.distributed.get_rank() == 0
     works.progress = progress = progress and first

@@ -280,20 +280,32 @@ def calibrate(model: nn.Module, images: Given) -> None:
 
 @torch.no_grad()
 def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Given]) -> None:
-    """Replace the running statistics of all batch norms by the plain average over these batches.
+    """Replace the running statistics of all batch norms by the average over these batches, each by its samples.
 
-    Compression changes the statistics of every layer; weights and quantisers stay as they are.
+    Compression changes the statistics of every layer; weights and quantisers stay as they are. What is one value a
+    channel in a batch has no variance, as features of one sample: it counts for nothing, and a batch norm that sees
+    nothing else keeps its statistics.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     training = model.training
     model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    for images in batches:
-        called(model, images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(training)
+    seen = dict.fromkeys(norms, 0)
+
+    def weigh(norm: nn.modules.batchnorm._BatchNorm, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        (values,) = (*given, *named.values())
+        if norm.train(values.numel() > values.shape[1]).training:
+            if not seen[norm]:
+                norm.reset_running_stats()
+            seen[norm] += len(values)
+            norm.momentum = len(values) / seen[norm]
+
+    hooks = [norm.register_forward_pre_hook(weigh, with_kwargs=True) for norm in norms]
+    try:
+        for images in batches:
+            called(model, images)
+    finally:
+        for norm, momentum, hook in zip(norms, momenta, hooks, strict=True):
+            norm.momentum = momentum
+            hook.remove()
+        model.train(training)

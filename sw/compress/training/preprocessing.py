@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sw.compress.methods import CompressError
-from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS
+from sw.compress.training.settings import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, plain_number, plain_numbers
 from sw.format.picture import COLOURS
 
 if TYPE_CHECKING:
@@ -60,13 +60,13 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            values = getattr(self, name)
+            values = plain_numbers(self, name)
             low = 0.0 if name == "mean" else math.ulp(0.0)
             if len(values) not in (1, 3) or not all(math.isfinite(x) and low <= x <= 255 for x in values):
                 raise CompressError(f"{name} must be 1 or 3 numbers, finite and positive, not {list(values)}")
         if self.interpolation not in INTERPOLATIONS:
             raise CompressError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}")
-        if not 0 < self.crop <= 1:
+        if not 0 < plain_number(self, "crop") <= 1:
             raise CompressError(f"crop must be above 0 and at most 1, not {self.crop!r}")
         if self.colours not in COLOURS:
             raise CompressError(f"colours must be one of {', '.join(COLOURS)}, not {self.colours!r}")

@@ -28,6 +28,8 @@ __all__ = [
     "VALUES",
     "Freezing",
     "TrainConfig",
+    "plain_number",
+    "plain_numbers",
 ]
 
 OPTIMISERS = ("sgd", "adamw")
@@ -72,12 +74,23 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
 VALUES = ("majority", "ema")
 
 
-def _plain_number(settings: object, name: str) -> float:
+def plain_number(settings: object, name: str) -> float:
     """A field that is a number, which becomes Python's: numpy's is none for JSON, nor for a checkpoint that is read."""
     value = getattr(settings, name)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise CompressError(f"{name} must be a number, not {value!r}")
     plain: float = int(value) if isinstance(value, int) else float(value)
+    object.__setattr__(settings, name, plain)
+    return plain
+
+
+def plain_numbers(settings: object, name: str) -> tuple[float, ...]:
+    """As :func:`plain_number`, of a field of several: a sequence, an array or a tensor."""
+    value = getattr(settings, name)
+    values = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(values, list | tuple) or any(isinstance(x, bool) or not isinstance(x, Real) for x in values):
+        raise CompressError(f"{name} must be numbers, not {repr(value)[:80]}")
+    plain = tuple(int(x) if isinstance(x, int) else float(x) for x in values)
     object.__setattr__(settings, name, plain)
     return plain
 
@@ -181,11 +194,11 @@ class TrainConfig:
         _choose(self, "optimiser", OPTIMISERS)
         _choose(self, "precision", PRECISIONS)
         for name in ("lr", "codebook_lr", "sign_lr", "weight_decay", "warmup"):
-            value = _plain_number(self, name)
+            value = plain_number(self, name)
             if not 0 <= value <= _LARGEST:
                 raise CompressError(f"{name} must be in 0..{_LARGEST:.0e}, not {value!r}")
         for name in ("label_smoothing", "area", "distort", "mix"):
-            if not 0 <= _plain_number(self, name) <= 1:
+            if not 0 <= plain_number(self, name) <= 1:
                 raise CompressError(f"{name} must be in 0..1, not {getattr(self, name)!r}")
         if self.mirror is not None and type(self.mirror) is not bool:
             raise CompressError(f"mirror must be True, False or None, not {self.mirror!r}")
@@ -249,7 +262,7 @@ class Freezing:
         if type(self.interval) is not int or self.interval < 0:
             raise CompressError(f"interval must be an integer of at least 0, not {self.interval!r}")
         for field, open_end in (("momentum", False), ("first", False), ("last", False), ("begin", True)):
-            value = _plain_number(self, field)
+            value = plain_number(self, field)
             if not (0 <= value < 1 if open_end else 0 < value <= 1):
                 raise CompressError(f"{field} must be in {'[0, 1)' if open_end else '(0, 1]'}, not {value!r}")
         _choose(self, "value", VALUES)

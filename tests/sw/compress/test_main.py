@@ -145,7 +145,7 @@ def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     --seed -1 -> seed must be an integer in 0..
     --threads 0 -> --threads must be at least 1, not 0
     --ablation -o x -> --ablation writes no container
-    --ablation -o '' -> --ablation writes no container
+    --ablation -o '' -> -o must name a file, not ''
     -o '' -> -o must name a file, not ''
     --json '' -> --json must name a file, not ''
     -o a --json ./a -> -o and --json must name different files, not 'a', './a'

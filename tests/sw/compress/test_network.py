@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn.utils import prune
 
+import msvq
 from sw.compress.methods import CompressError, LayerSource, Recipe
 from sw.compress.network import compress_network, copy_network, module_sources, state_dict_sources, total_row
 
@@ -62,6 +63,9 @@ def test_a_quantised_layer_is_not_left_out(dtype: torch.dtype) -> None:
             state_dict_sources(given)
     with pytest.raises(CompressError, match="layer 'q': weight must be floats, not int32: of a quantised checkpoint"):
         state_dict_sources({"q.qweight": torch.zeros(2, 2).int()})
+    # As an archive of bfloat16 is read.
+    with pytest.raises(CompressError, match="layer 'q': weight must be floats, not void16: numpy reads back no bf"):
+        state_dict_sources({"q.weight": np.zeros((2, 2), "V2"), "w.weight": np.zeros((2, 2), np.float32)})
 
 
 @pytest.mark.parametrize("layer", [torch.nn.Conv2d(4, 4, 2, padding="same"), torch.nn.Conv1d(4, 4, 2, padding="same")])
@@ -142,18 +146,58 @@ def test_a_convolution_of_one_axis_in_a_state_dict_is_not_left_out() -> None:
         np.testing.assert_array_equal(own.weight, other.weight)
 
 
+class _Mixed(torch.nn.Module):
+    """A layer, and weights that are of none: in modules of other kinds, and alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(16, 16))
+        self.up, self.rows = torch.nn.ConvTranspose2d(16, 4, 2), torch.nn.LSTM(4, 4)
+        self.attention, self.places = torch.nn.MultiheadAttention(16, 2), torch.nn.Parameter(torch.ones(1, 9, 16))
+        self.scale, self.norm = torch.nn.Parameter(torch.ones(16, 1, 1)), torch.nn.LayerNorm(16)
+
+
+def test_weights_of_no_layer_are_named() -> None:
+    recipe = Recipe("int8")
+    with pytest.warns(UserWarning, match="1,296 of 1,808 weights are of no Conv2d") as caught:
+        msvq.compress(_Mixed(), recipe, progress=False)
+    assert "attention.in_proj_weight, up.weight, places and 2 more stay as they are" in str(caught[0].message)
+    assert caught[0].filename == __file__
+    state = {"a.weight": torch.ones(4, 4), "b.weight": torch.ones(2, 2, 2, 2, 2), "b.mask": torch.ones(4, 4).bool()}
+    with pytest.warns(UserWarning, match="32 of 48 weights are of no .*: b.weight stay as they are, "):
+        msvq.compress(state, recipe, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tied = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.BatchNorm2d(16), torch.nn.Conv2d(16, 16, 3))
+        msvq.compress(tied, recipe, progress=False)
+        msvq.compress({key: each.numpy() for key, each in tied.state_dict().items()}, recipe, progress=False)
+
+
+def test_layers_of_one_weight_have_one_recipe() -> None:
+    """That of the first: of two, a state dict that is loaded back would keep the last one's."""
+    tied = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.ReLU(), torch.nn.Linear(16, 16))
+    tied[2].weight = tied[0].weight
+    rules = [("0", Recipe("ssvq", k=4, d=8, n=0, m=0)), ("2", Recipe("int8"))]
+    found = msvq.compress(tied, rules, progress=False)
+    assert [layer.method for layer in found.layers] == ["ssvq", "ssvq"]
+    weights = found.state_dict()
+    np.testing.assert_array_equal(weights["0.weight"], weights["2.weight"])
+
+
 @pytest.mark.parametrize(
     ("dtype", "message"),
     [
         (torch.complex64, "complex64: an imaginary part would be lost"),
         (torch.int8, "int8: of a quantised checkpoint, multiply by the scales first"),
+        (torch.float8_e4m3fn, "float8_e4m3fn: of a quantised checkpoint, multiply by the scales first; .*"),
     ],
 )
 def test_weights_that_are_no_floats_are_refused_in_a_network_too(dtype: torch.dtype, message: str) -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3))
     network[0].weight = torch.nn.Parameter(network[0].weight.detach().to(dtype), requires_grad=False)
+    message = f"layer '0': weight must be floats(| of at least 16 bits), not {message}$"
     for given in (module_sources, lambda network: state_dict_sources(network.state_dict())):
-        with pytest.raises(CompressError, match=f"layer '0': weight must be floats, not {message}$"):
+        with pytest.raises(CompressError, match=message):
             given(network)
 
 

@@ -241,11 +241,11 @@ def test_a_module_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load_model("half_written:own")
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, torch.float8_e5m2])
 def test_weights_that_are_no_floats(module: str, tmp_path: Path, dtype: torch.dtype) -> None:
     state = own().state_dict()
     torch.save(state | {"2.weight": (state["2.weight"] * 100).to(dtype)}, tmp_path / "x.pth")
-    message = rf"x.pth': 2.weight must be floats, not {str(dtype)[6:]}: (of a quantised|an imaginary)"
+    message = rf"x.pth': 2.weight must be floats(| of at least 16 bits), not {str(dtype)[6:]}: (of a quantised|an imag)"
     with pytest.raises(CompressError, match=message):
         load_model(f"{module}:own", tmp_path / "x.pth")
 

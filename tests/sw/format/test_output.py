@@ -47,6 +47,14 @@ def test_a_link_is_not_replaced(tmp_path: Path, there: bool) -> None:
     assert own.read_bytes() == b"new"
 
 
+def test_standard_output_is_no_link_to_name(tmp_path: Path) -> None:
+    """As /dev/stdout is one to a pipe, which has no name."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "stdout").symlink_to(tmp_path / "pipe")
+    with pytest.raises(OutputError, match=r"output '.*/stdout' must be a regular file or not exist$"):
+        write_container(tmp_path / "stdout", [])
+
+
 def test_makes_folders_and_replaces(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "file"
     for content in (b"one", b"two"):

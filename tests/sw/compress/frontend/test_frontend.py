@@ -321,6 +321,13 @@ def in_autocast(net: Net, x: Tensor) -> Tensor:
     return y.float()
 
 
+def one_number(*more: nn.Module) -> nn.Module:
+    """A network that gives one number for each image, and what is behind it."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
+    return nn.Sequential(*layers, *more)
+
+
 CONSTANT = torch.randn(8, 8, 3, 3, generator=torch.Generator().manual_seed(0)) / 10
 MODULES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "weights standardised": (in_place_of("b", Standardised(8, 8, 3, padding=1)), ""),
@@ -423,6 +430,11 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         with_net(lambda net: setattr(net.c, "bias", net.b.bias), lambda net, x: net.c(F.relu(net.b(F.relu(x))))),
         "",
     ),
+    "a number": (
+        lambda: one_number(nn.Flatten(0)),
+        "'4' (Flatten) of 1 to a number has no integer form: keep its axis, [n, 1], and take it off what the network",
+    ),
+    "a number and back": (lambda: one_number(nn.Flatten(0), nn.Unflatten(0, (-1, 1))), ""),
     "no rows": (
         with_net(lambda net: setattr(net, "none", nn.Linear(4, 0))),
         "layer 'none': weight must be [K, C, R, S]",

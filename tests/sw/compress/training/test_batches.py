@@ -642,3 +642,53 @@ def test_what_does_not_fit_in_a_later_batch_is_told_in_one_line(batch: Any, mess
     with pytest.raises(CompressError, match=message) as raised:
         fit(nn.Linear(4, 3), loader, TrainConfig(1, threads=1), progress=False)
     assert "\n" not in str(raised.value)
+
+
+class _Counted(IterableDataset[tuple[Tensor, Tensor]]):
+    def __len__(self) -> int:
+        return 9
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter([(torch.randn(4), torch.randn(1)) for _ in range(9)])
+
+
+def test_a_last_batch_that_the_network_does_not_take_is_refused_before_the_training() -> None:
+    """Batch norm of one sample, here: it ended the first epoch."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    pairs = TensorDataset(torch.randn(9, 4), torch.randn(9, 1))
+
+    def tuned(loader: Any, steps: int = 0) -> None:
+        rules, config = [("*", Recipe("int8"))], TrainConfig(1, epoch_steps=steps)
+        options: dict[str, Any] = {"loss": nn.MSELoss(), "layers_alone": True, "progress": False}
+        msvq.finetune(model, loader, DataLoader(pairs, 3), rules, config, **options)
+
+    message = (
+        r"the last batch of each epoch has 1 sample: .* float32 \[1, 4\]: .*; a DataLoader of drop_last=True leaves"
+    )
+    with pytest.raises(CompressError, match=message):
+        tuned(DataLoader(pairs, 4))
+    tuned(DataLoader(pairs, 4, drop_last=True))
+    tuned(DataLoader(pairs, 4), 2)
+    tuned(DataLoader(_Counted(), 3))
+
+
+class _OnGraph(nn.Module):
+    """A layer on the nodes of a graph, of which each takes its neighbours' sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, nodes: Tensor, adjacency: Tensor) -> Tensor:
+        return self.head(torch.relu(adjacency @ self.hidden(nodes)))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_arguments_of_a_batch_are_not_taken_apart(sparse: bool) -> None:
+    """Rows of an adjacency, or of a mask, are no samples, even where they are as many."""
+    adjacency = (torch.rand(40, 40) > 0.8).float()
+    batch = (torch.randn(40, 8), adjacency.to_sparse() if sparse else adjacency), torch.randint(0, 3, (40,))
+    options: dict[str, Any] = {"layers_alone": True, "progress": False}
+    assert msvq.calibrate(_OnGraph(), [batch], Recipe("int8"), **options).report["error"] < 0.01
+    done = msvq.finetune(_OnGraph(), [batch], [batch], Recipe("int8"), TrainConfig(1), **options)
+    assert "accuracy_trained" in done.report

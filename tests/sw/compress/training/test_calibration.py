@@ -296,3 +296,56 @@ def test_a_result_is_chosen_by_name(files: Path) -> None:
     assert evaluate(done.network, data, output=name, progress=False)["images"] == 3
     with pytest.raises(CompressError, match=f"output must be one of {name}, not 'other'"):
         evaluate(done.network, data, output="other", progress=False)
+
+
+class _Pooled(nn.Module):
+    """A batch norm of features, which of one image has no variance; and an even kernel that pads one side more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 16, 4, padding="same"), nn.BatchNorm1d(16)
+        self.hidden, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.hidden(self.conv(images).relu().mean((2, 3)))).relu())
+
+
+@pytest.mark.parametrize("images", [1, 101, [50, 50, 1]])
+def test_one_image_has_no_statistics(images: int | list[int]) -> None:
+    """It counts for nothing, and a batch norm that sees no others keeps those it had."""
+    torch.manual_seed(0)
+    model = _Pooled()
+    given = torch.randn(images, 1, 6, 6) if isinstance(images, int) else [torch.randn(n, 1, 6, 6) for n in images]
+    done = calibrate_network(model, given, [("*", Recipe("int8"))], progress=False)
+    assert done.report["images"] == (images if isinstance(images, int) else sum(images))
+    assert done.report["error"] < 0.01
+    if images == 1:
+        assert done.report["batch_norm"] == "kept"
+
+
+def test_the_command_takes_what_check_says_it_would(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sys.modules["users"].pooled = _Pooled  # type: ignore[attr-defined]
+    common = ["users:pooled", "--data", str(files / "data.npz")]
+    assert main(["check", *common]) == 0
+    assert "users:pooled becomes one program of integers" in capsys.readouterr().out
+    assert main(["calibrate", *common, "--method", "int8", "--quiet", "-o", str(files / "even.msvq")]) == 0
+
+
+class _Recurrent(nn.Module):
+    """Most of whose weights are of no layer that is compressed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = nn.LSTM(10, 32, batch_first=True), nn.Linear(32, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.rows(images[:, 0])[0][:, -1])
+
+
+def test_the_command_says_what_layers_alone_leave(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sys.modules["users"].rows = _Recurrent  # type: ignore[attr-defined]
+    command = ["calibrate", "users:rows", "--data", str(files / "data.npz"), "--layers-alone", "--quiet"]
+    assert main([*command, "-o", str(files / "rows.msvq")]) == 0
+    assert (
+        "the file has the 96 weights of its layers, that of finetune's --rest all else: 5," in capsys.readouterr().out
+    )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import pickle
 import random
 import tarfile
@@ -298,11 +299,29 @@ def test_a_file_that_says_something_else_of_its_images(value: object, message: s
         ({"interpolation": "cubic"}, "interpolation must be one of bilinear, bicubic, .*, not 'cubic'"),
         ({"crop": 1.5}, "crop must be above 0 and at most 1, not 1.5"),
         ({"colours": "grb"}, "colours must be one of rgb, bgr, not 'grb'"),
+        ({"mean": 0.5}, "mean must be numbers, not 0.5"),
+        ({"std": ("1",)}, "std must be numbers, not "),
+        ({"crop": "1"}, "crop must be a number, not '1'"),
     ],
 )
 def test_preprocessing_out_of_range(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(CompressError, match=message):
         Preprocessing(**fields)
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, lambda values: tuple(map(np.float32, values)), list])
+def test_numbers_of_preprocessing_are_those_of_a_file(kind: Any) -> None:
+    """JSON has no numbers of numpy: training ended with it."""
+    own = Preprocessing(mean=kind([0.5, 0.25, 0.75]), std=kind([0.5]), crop=np.float32(0.5))
+    assert own == Preprocessing(mean=(0.5, 0.25, 0.75), std=(0.5,), crop=0.5)
+    assert json.loads(json.dumps(own.to_dict()))["mean"] == [0.5, 0.25, 0.75]
+
+
+@pytest.mark.parametrize("images", [np.zeros((2, 3, 4, 4), np.float32), np.zeros((2, 4, 4), np.uint8)])
+def test_images_in_memory_are_bytes(images: Any) -> None:
+    """Floats of 0..1 would be divided by 255."""
+    with pytest.raises(CompressError, match=r"images must be uint8 \[n, C, rows, columns\], 0..255, not "):
+        ImageData(images, np.zeros(2, np.int64), 4)
 
 
 def test_mosaics(tmp_path: Path) -> None:

@@ -380,7 +380,7 @@ def test_an_encoder_of_torch_is_compressed_whole(data: str, tmp_path: Path, caps
     command += ["--epochs", "2", "--batch", "32", "--crop", "0", "--quiet", "--device", "cpu", "--threads", "1"]
     assert main(command) == 0
     output = capsys.readouterr().out
-    assert "the file has the 9,856 weights of its layers, that of --rest all else: " in output
+    assert "the file has the 9,856 weights of its layers, that of finetune's --rest all else: " in output
     assert "most of them in mix.self_attn.in_proj.bias, mix.linear1.layer.bias, " in output
     layers = read_container(paths[0]).layers
     assert {layer.name: layer.method for layer in layers} == {
@@ -434,6 +434,9 @@ def test_rules_of_a_file(data: str, tmp_path: Path) -> None:
     --rules x --uniform-bits 7 -> --uniform-bits must not be given with --rules, which has recipes
     --rules x --codeword-bits 4 -> --codeword-bits must not be given with --rules, which has recipes
     --epochs 0 -> epochs must be an integer of at least 1, not 0
+    --alpha nan -> alpha must be finite and positive, not nan
+    --work '' -> --work must name a directory, not ''
+    --rest '' -> --rest must name a file, not ''
     --batch 65 -> batch must be at most the 64 images, not 65
     --method vq --sparse asp -> sparse training needs a layer of method mvq or msvq
     --rules nowhere -> cannot read rules 'nowhere'

@@ -242,6 +242,9 @@ def test_batch_norm_takes_the_plain_average(images: Tensor) -> None:
     torch.testing.assert_close(model[0].running_mean, images.mean((0, 2, 3)))
     assert model[0].momentum == 0.1
     assert model[0].training
+    # Each batch counts by its samples.
+    recalibrate_batch_norm(model, [images[:13], images[13:15], images[15:]])
+    torch.testing.assert_close(model[0].running_mean, images.mean((0, 2, 3)))
 
 
 def test_batch_norm_takes_what_no_dropout_has_changed(images: Tensor) -> None:
