@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from sw.compress.frontend import FrontEndError, Refusal, observe, same, unwrapped
 from sw.compress.frontend.inputs import Given, no_images
@@ -28,8 +31,9 @@ __all__ = ["Checked", "check_integer_form", "check_network_form"]
 #: Forms of a network's file.
 FORMS = ("program", "steps", "layers")
 
-# Images that are computed in training mode, and the share of the largest result by which float sums may be apart.
-_SAMPLE, _TOLERANCE = 16, 1e-2
+# Images that are computed in training mode, those that each module is called again with, and the share of the largest
+# result by which float sums may be apart.
+_SAMPLE, _FEW, _TOLERANCE = 16, 4, 1e-2
 
 _DROPOUT = (
     *(torch.dropout, torch.dropout_, torch.feature_dropout, torch.feature_dropout_),
@@ -163,21 +167,13 @@ def _warn_of_training(model: nn.Module, graph: fx.GraphModule, images: Tensor) -
         # A network that fails in training mode, as batch norm of one value does, is told by whoever tries a batch.
         if same(_computed(copy.deepcopy(graph).train(), images), _computed(model.train(), images), _TOLERANCE):
             return
-        kinds = dict(model.named_modules())
-        norms = {each: name for name, each in kinds.items() if isinstance(each, nn.modules.batchnorm._BatchNorm)}
-        frozen = [name for norm, name in norms.items() if not norm.training]
-        expected = _computed(model.eval(), images)
-
-        def differs(inside: nn.Module) -> bool:
-            for module in inside.modules():
-                module.training = module not in norms
-            other = not same(_computed(model, images), expected, _TOLERANCE)
-            model.eval()
-            return other
-
-        found = [*_innermost(model, "", differs), *frozen]
     except Exception:  # networks raise errors of every kind
         return
+    kinds = dict(model.named_modules())
+    found = [name for name, each in kinds.items() if isinstance(each, _BatchNorm) and not each.training]
+    # The rest of the message says what is known without: a network may not stand its modules' being called again.
+    with contextlib.suppress(Exception):
+        found = [*_other_in_training(model.eval(), images[:_FEW]), *found]
     names = [f"{name!r} ({type(kinds[name]).__name__})" if name else "the network itself" for name in found]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     where = f": look at {', '.join(names[:3])}{more}" if names else ""
@@ -188,13 +184,38 @@ def _warn_of_training(model: nn.Module, graph: fx.GraphModule, images: Tensor) -
     )
 
 
-def _innermost(module: nn.Module, name: str, differs: Callable[[nn.Module], bool]) -> list[str]:
-    """The names of the innermost modules for which a test holds, as it does for what they are in."""
-    if not differs(module):
-        return []
-    inside = [(f"{name}.{child}", each) for child, each in module.named_children()]
-    within = [found for path, each in inside for found in _innermost(each, path, differs)]
-    return within or [name.removeprefix(".")]
+def _other_in_training(model: nn.Module, images: Tensor) -> list[str]:
+    """The names of the innermost modules that give something else in training mode, for what they are given here.
+
+    Each is called once more for each module that it is in, not the whole network for each module.
+    """
+    names, found, given = {module: name for name, module in model.named_modules()}, list[str](), dict[nn.Module, Any]()
+    again = False
+
+    def before(module: nn.Module, *arguments: Any) -> None:
+        if not again:
+            # What comes next may change them in place.
+            given[module] = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, arguments)
+
+    def after(module: nn.Module, arguments: Any, named: Any, result: Any) -> None:
+        nonlocal again
+        inside = f"{names[module]}." if names[module] else ""
+        if again or names[module] in found or any(name.startswith(inside) for name in found):
+            return
+        again = True
+        for each in module.modules():
+            each.training = not isinstance(each, _BatchNorm)
+        arguments, named = given.pop(module)
+        if not same(module(*arguments, **named), result, _TOLERANCE):
+            found.append(names[module])
+        module.eval()
+        again = False
+
+    for module in names:
+        module.register_forward_pre_hook(before, with_kwargs=True)
+        module.register_forward_hook(after, with_kwargs=True)
+    _computed(model, images)
+    return found
 
 
 def _graph(
