@@ -429,15 +429,21 @@ def compile(
         advice = "write it (its write(path)), and give the path"
         raise NetworkError(f"network must be a container's path or a Network, not {type(network).__name__}: {advice}")
     given = network if isinstance(network, Network) else read_network(network)
-    instance = preset(config) if isinstance(config, str) else config
-    if not isinstance(instance, AcceleratorConfig):
-        raise ConfigError(f"config must be an AcceleratorConfig or a preset's name, not {config!r}")
+    instance = _instance(config)
     if given.in_steps:
         return compile_steps(given, instance)
     shape = given.image_shape if image is None else _image_shape(image)
     if shape is None:
         raise NetworkError("image must be given: the network does not say its size")
     return compile_network(given, shape, instance)
+
+
+def _instance(config: AcceleratorConfig | str) -> AcceleratorConfig:
+    """An instance, or that of a preset's name."""
+    instance = preset(config) if isinstance(config, str) else config
+    if not isinstance(instance, AcceleratorConfig):
+        raise ConfigError(f"config must be an AcceleratorConfig or a preset's name, not {config!r}")
+    return instance
 
 
 def _image_shape(image: object) -> tuple[int, int, int]:
@@ -529,13 +535,22 @@ def generate(
     ------
     hw.config.ConfigError
         A name, the period, or the width of the bus cannot be, or the folder has files of another unit by that name.
+    OSError
+        The folder cannot be made or written.
     """
+    from hw.command_line import new_folder
+    from hw.generate import check_unit, instance_name, write
     from hw.generate import generate as make
-    from hw.generate import instance_name, write
 
-    instance = preset(config) if isinstance(config, str) else config
+    if folder is not None and (not isinstance(folder, str | os.PathLike) or not os.fspath(folder)):
+        raise ConfigError(f"folder must be a path, not {folder!r}")
+    instance = _instance(config)
     label = name or (instance_name(config, instance) if isinstance(config, str) else unit)
-    generated = make(instance, label, unit, name, period)
-    if folder is not None:
-        write(generated, Path(folder))
+    if folder is None:
+        return make(instance, label, unit, name, period)
+    path = Path(folder)
+    check_unit(path, label, unit)
+    with new_folder(path):  # before the minutes that a large design takes
+        generated = make(instance, label, unit, name, period)
+        write(generated, path)
     return generated
