@@ -525,7 +525,9 @@ def generate(
     folder
         Where to write the files; None only gives their texts.
     name
-        Of the top module and the files, and the beginning of all modules' names.
+        Of the top module and the files, and the beginning of all modules' names. Without it the module is called after
+        the unit, and so are the files where ``config`` is no preset's name, after which they are called otherwise:
+        instances in one folder need names.
     unit
         ``core``, or ``accelerator`` with AXI ports.
     period
