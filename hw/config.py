@@ -64,8 +64,9 @@ _WEIGHT_STATIONARY = ("ws", "ws-cms")
 
 MASK_DECODERS = ("arithmetic", "table")
 
-#: Masks of a look-up table: as many as Amaranth's Switch takes cases. 8:16 has 12,870, 16:32 would have 601 million.
-_MOST_MASKS = 1 << 16
+#: Masks of a look-up table: 8:16 has 12,870, and 16:32 would have 601 million. Emission takes time as their square, and
+#: Amaranth's Switch 65,536 cases at most.
+_MOST_MASKS = 1 << 15
 
 #: What the vector unit has: pooling and addition; or also products, tables, moves of channels and upsampling.
 VECTOR_UNIT_FUNCTIONS = ("basic", "full")
@@ -121,7 +122,7 @@ class AcceleratorConfig:
         Bits of the loop bounds (positions of an output row, output rows) in a command, 4..16.
     mask_decoder
         How a mask rank becomes a mask: ``arithmetic`` (a chain of compare-and-subtract) or ``table`` (a look-up table
-        of all masks, as the paper has it; of at most 65536).
+        of all masks, as the paper has it; of at most 32768).
     decoder_registers
         Pipeline registers inside each mask decoder, 0..8.
     mrf_register

@@ -104,7 +104,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"d": 8}, "d must be a multiple of M = 16, not 8"),
     (
         {"mask_decoder": "table", "N": 16, "M": 32, "d": 32, "L": 32},
-        "mask_decoder must be arithmetic where there are more than 65536 masks, not 'table' for the 601080390 of 16:32",
+        "mask_decoder must be arithmetic where there are more than 32768 masks, not 'table' for the 601080390 of 16:32",
     ),
     ({"variant": 3}, "variant must be str, not int 3"),
     ({"H": "16"}, "H must be int, not str '16'"),
