@@ -79,7 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from hw.yosys import YosysError, yosys_version
     from sw.compiler.graph import CompileError
     from sw.compress.methods import CompressError
+    from sw.golden import PsumOverflowError
     from sw.network import NetworkError
+    from sw.program import ProgramError
 
     if options.list:
         for board in BOARDS.values():
@@ -118,7 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_text(folder / "yosys.log", synthesise(folder))
         with console.status("placing and routing: some minutes"):
             built = place_and_route(folder, board, options.clock, options.seed)
-    except (ConfigError, YosysError, FlowError, CompileError, CompressError, NetworkError) as error:
+    except (YosysError, FlowError) as error:
+        parser.error(str(error))
+    except (ConfigError, CompileError, CompressError, NetworkError, ProgramError, PsumOverflowError) as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write: {error.strerror or error}")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fpga import BAUD, CLOCK
 from hw.boards.firmware import SelfTest
 from hw.boards.system import BoardSystem
+from hw.boards.uart import MAX_DIVISOR, MIN_DIVISOR
 from hw.config import AcceleratorConfig, ConfigError
 from sw.compiler.compile import compile_layer, compile_network
 from sw.executor import execute
@@ -31,11 +32,13 @@ def divisor_of(clock: int, baud: int) -> int:
     Raises
     ------
     ConfigError
-        The UART would be off by more than 2 %, or is too fast.
+        The UART would be off by more than 2 %, or is too fast or too slow.
     """
     divisor = round(clock / baud) if baud > 0 else 0
-    if divisor < 8 or abs(clock / divisor / baud - 1) > 0.02:
+    if divisor < MIN_DIVISOR or abs(clock / divisor / baud - 1) > 0.02:
         raise ConfigError(f"baud must be at most an eighth of the clock, and within 2 % of a part of it, not {baud}")
+    if divisor > MAX_DIVISOR:
+        raise ConfigError(f"baud must be at least {-(-clock // MAX_DIVISOR)} at a clock of {clock} Hz, not {baud}")
     return divisor
 
 

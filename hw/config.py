@@ -64,6 +64,10 @@ _WEIGHT_STATIONARY = ("ws", "ws-cms")
 
 MASK_DECODERS = ("arithmetic", "table")
 
+#: Masks of a look-up table: 8:16 has 12,870, and 16:32 would have 601 million. Emission takes time as their square, and
+#: Amaranth's Switch 65,536 cases at most.
+_MOST_MASKS = 1 << 15
+
 #: What the vector unit has: pooling and addition; or also products, tables, moves of channels and upsampling.
 VECTOR_UNIT_FUNCTIONS = ("basic", "full")
 
@@ -118,7 +122,7 @@ class AcceleratorConfig:
         Bits of the loop bounds (positions of an output row, output rows) in a command, 4..16.
     mask_decoder
         How a mask rank becomes a mask: ``arithmetic`` (a chain of compare-and-subtract) or ``table`` (a look-up table
-        of all masks, as the paper has it).
+        of all masks, as the paper has it; of at most 32768).
     decoder_registers
         Pipeline registers inside each mask decoder, 0..8.
     mrf_register
@@ -260,6 +264,11 @@ class AcceleratorConfig:
             raise ConfigError(f"L must be a multiple of d = {self.d}, not {self.L}")
         if self.features.mask and self.d % self.M:
             raise ConfigError(f"d must be a multiple of M = {self.M}, not {self.d}")
+        if self.features.mask and self.mask_decoder == "table" and comb(self.M, self.N) > _MOST_MASKS:
+            raise ConfigError(
+                f"mask_decoder must be arithmetic where there are more than {_MOST_MASKS} masks, not 'table' for the"
+                f" {comb(self.M, self.N)} of {self.N}:{self.M}"
+            )
         word = self.l2_word_bytes
         if word and (not _is_power_of_two(word) or gcd(self.H, self.L) % word):
             raise ConfigError(f"l2_word_bytes must be a power of two that divides H and L, not {word}")

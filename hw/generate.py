@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,7 @@ def check_top(name: str) -> None:
     ConfigError
         It is no plain identifier, or a keyword.
     """
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
         raise ConfigError(f"name must be a letter and at most 63 letters, digits and underscores, not {name!r}")
     if name in KEYWORDS:
         raise ConfigError(f"name must not be a keyword of SystemVerilog, as {name!r} is")
@@ -207,8 +208,10 @@ def check_period(period: float) -> None:
     Raises
     ------
     ConfigError
-        It is not positive, or not finite.
+        It is no number, not positive, or not finite.
     """
+    if not isinstance(period, Real) or isinstance(period, bool):
+        raise ConfigError(f"period must be a positive number of nanoseconds, not {period!r}")
     if not 0 < period < float("inf"):
         raise ConfigError(f"period must be a positive number of nanoseconds, not {period:g}")
 

@@ -59,9 +59,12 @@ def memories(rtlil: str, top: str) -> list[dict[str, Any]]:
 
 
 def waiver_file(name: str) -> str:
-    """Verilator's configuration file that waives :data:`WAIVERS` for ``<name>.v`` alone."""
-    rules = [f'// {reason}\nlint_off -rule {rule} -file "*{name}.v"' for rule, reason in WAIVERS.items()]
-    return "\n".join(["`verilator_config", *rules]) + "\n"
+    """Verilator's configuration file that waives :data:`WAIVERS` for ``<name>.v`` alone, in any folder."""
+    lines = ["`verilator_config"]
+    for rule, reason in WAIVERS.items():
+        # Not "*<name>.v", which others' files may end in, too.
+        lines += [f"// {reason}", *(f'lint_off -rule {rule} -file "{folder}{name}.v"' for folder in ("", "*/"))]
+    return "\n".join(lines) + "\n"
 
 
 def constraints(name: str, inputs: list[str], outputs: list[str], period: float) -> str:
@@ -78,7 +81,8 @@ def constraints(name: str, inputs: list[str], outputs: list[str], period: float)
     """
     lines = [
         f"# {name}: one clock; all inputs, the synchronous reset among them, and all outputs belong to it.",
-        f"set period {period:g}",
+        # With a point in it: Tcl divides whole numbers to whole ones, and a third of 2 is 0.
+        f"set period {float(period)!r}",
         "create_clock -name clk -period $period [get_ports clk]",
     ]
     for command, ports in (("set_input_delay", inputs), ("set_output_delay", outputs)):
@@ -114,10 +118,10 @@ filesets:
 targets:
   default:
     filesets: [rtl, "tool_verilator? (waivers)", "!tool_verilator? (constraints)"]
-    toplevel: {top}
+    toplevel: "{top}"
   lint:
     filesets: [rtl, waivers]
-    toplevel: {top}
+    toplevel: "{top}"
     flow: lint
     flow_options:
       tool: verilator

@@ -447,8 +447,8 @@ def compile(
     return compile_network(given, shape, instance)
 
 
-def _instance(config: object) -> AcceleratorConfig:
-    """An instance, or the preset of that name."""
+def _instance(config: AcceleratorConfig | str) -> AcceleratorConfig:
+    """An instance, or that of a preset's name."""
     instance = preset(config) if isinstance(config, str) else config
     if not isinstance(instance, AcceleratorConfig):
         raise ConfigError(f"config must be an AcceleratorConfig or a preset's name, not {config!r}")
@@ -534,7 +534,9 @@ def generate(
     folder
         Where to write the files; None only gives their texts.
     name
-        Of the top module and the files, and the beginning of all modules' names.
+        Of the top module and the files, and the beginning of all modules' names. Without it the module is called after
+        the unit, and so are the files where ``config`` is no preset's name, after which they are called otherwise:
+        instances in one folder need names.
     unit
         ``core``, or ``accelerator`` with AXI ports.
     period
@@ -544,13 +546,22 @@ def generate(
     ------
     hw.config.ConfigError
         A name, the period, or the width of the bus cannot be, or the folder has files of another unit by that name.
+    OSError
+        The folder cannot be made or written.
     """
+    from hw.command_line import new_folder
+    from hw.generate import check_unit, instance_name, write
     from hw.generate import generate as make
-    from hw.generate import instance_name, write
 
+    if folder is not None and (not isinstance(folder, str | os.PathLike) or not os.fspath(folder)):
+        raise ConfigError(f"folder must be a path, not {folder!r}")
     instance = _instance(config)
     label = name or (instance_name(config, instance) if isinstance(config, str) else unit)
-    generated = make(instance, label, unit, name, period)
-    if folder is not None:
-        write(generated, Path(folder))
+    if folder is None:
+        return make(instance, label, unit, name, period)
+    path = Path(folder)
+    check_unit(path, label, unit)
+    with new_folder(path):  # before the minutes that a large design takes
+        generated = make(instance, label, unit, name, period)
+        write(generated, path)
     return generated

@@ -522,6 +522,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from hw.bus.axi import word_bytes
     from hw.yosys import YosysError
     from synth.liberty import LibraryError
     from synth.opensta import HINT, OpenSTAError, available
@@ -532,9 +533,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = {section.name: section for section in SECTIONS}
         for name in options.section or ():
             if name not in known:
-                parser.error(f"unknown section {name!r}; the sections are {', '.join(known)}")
+                parser.error(f"unknown section {name!r}; the sections are {'; '.join(known)}")
         sections = [known[name] for name in options.section or known]
         configs = instances(options.preset or PRESETS, options.set, options.storage)
+        if any(section.component[0] == "hw.accelerator" for section in sections):
+            for config in configs.values():
+                word_bytes(config)  # refuses what is no bus, before the minutes that the sections of the core take
         library = parser.library(options)
         folder = writable_folder(options.folder)
         if library.area_unit == "um2" and not available():

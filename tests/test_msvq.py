@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 import msvq
+from hw.config import ConfigError
 from msvq import example
 from msvq.__main__ import COMMANDS, main
 from sw.compress.__main__ import main as compress_main
@@ -570,6 +571,34 @@ def test_what_cannot_be_compiled_or_compressed_is_said(container: Path) -> None:
     for wrong in (None, "net.pt"):
         with pytest.raises(ValueError, match=f"network must be a torch.nn.Module, not {type(wrong).__name__}"):
             msvq.compress(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"config": 42}, "config must be an AcceleratorConfig or a preset's name, not 42"),
+        ({"name": 5}, "name must be a letter and at most 63 letters, digits and underscores, not 5"),
+        ({"period": "2"}, "period must be a positive number of nanoseconds, not '2'"),
+        ({"period": True}, "period must be a positive number of nanoseconds, not True"),
+        ({"folder": 5}, "folder must be a path, not 5"),
+        ({"folder": ""}, "folder must be a path, not ''"),
+    ],
+)
+def test_what_cannot_be_generated_is_said(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        msvq.generate(**{"config": "ews-tiny", **given})
+
+
+def test_a_folder_that_cannot_be_is_said_before_the_design_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hw.generate.generate", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="must be a folder, not a file"):
+        msvq.generate("ews-tiny", tmp_path / "file")
+    (tmp_path / "ews-tiny.json").write_text('{"unit": "accelerator"}')
+    with pytest.raises(ConfigError, match="where those of the unit accelerator have it"):
+        msvq.generate("ews-tiny", tmp_path)
 
 
 def test_a_file_of_another_kind_is_named(container: Path, tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hw.command_line import Parser, add_set_option, interruptible
+from hw.command_line import Parser, add_set_option, interruptible, path_argument, writable_folder, write_text
 from hw.config import AcceleratorConfig, ConfigError, preset
+from hw.generate import instance_name
 from hw.layout import is_pair_coded, mask_rank, position_code_bits
 from tools.drawing import (
     AMBER,
@@ -412,7 +412,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m tools.pictures", description=__doc__)
     parser.add_argument("--preset", metavar="NAME", help="draw blocks.svg and streams.svg of this instance alone")
     add_set_option(parser)
-    parser.add_argument("-o", metavar="DIR", type=Path, dest="folder", help="where they go; needed with --preset")
+    parser.add_argument(
+        "-o", metavar="DIR", type=path_argument, dest="folder", help="where they go; needed with --preset"
+    )
     options = parser.parse_args(arguments)
     if (options.preset is None) != (options.folder is None) or (options.set and options.preset is None):
         parser.error("--preset and -o belong together, and --set needs them")
@@ -424,13 +426,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.preset is not None:
         try:
             config = preset(options.preset).override(options.set)
+            name = instance_name(options.preset, config)
+            folder = writable_folder(options.folder)
+            for file, draw in (("blocks", blocks), ("streams", streams)):
+                write_text(folder / f"{name}-{file}.svg", draw(config, name))
+                print(folder / f"{name}-{file}.svg")
         except ConfigError as error:
             parser.error(str(error))
-        options.folder.mkdir(parents=True, exist_ok=True)
-        for file, draw in (("blocks", blocks), ("streams", streams)):
-            target = options.folder / f"{options.preset}-{file}.svg"
-            target.write_text(draw(config, options.preset))
-            print(target)
+        except OSError as error:
+            parser.error(f"cannot write: {error}")
         return 0
     pictures = {
         "pipeline": pipeline(),

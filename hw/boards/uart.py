@@ -7,15 +7,18 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["MIN_DIVISOR", "UartReceiver", "UartTransmitter"]
+__all__ = ["MAX_DIVISOR", "MIN_DIVISOR", "UartReceiver", "UartTransmitter"]
 
 #: Fewest clock cycles of a bit: the receiver samples in the middle of one.
 MIN_DIVISOR = 8
 
+#: Most clock cycles of a bit.
+MAX_DIVISOR = (1 << 24) - 1
+
 
 def _check(divisor: int) -> None:
-    if type(divisor) is not int or not MIN_DIVISOR <= divisor < 1 << 24:
-        raise ValueError(f"divisor must be in {MIN_DIVISOR}..{(1 << 24) - 1}, not {divisor!r}")
+    if type(divisor) is not int or not MIN_DIVISOR <= divisor <= MAX_DIVISOR:
+        raise ValueError(f"divisor must be in {MIN_DIVISOR}..{MAX_DIVISOR}, not {divisor!r}")
 
 
 class UartTransmitter(wiring.Component):

@@ -387,12 +387,19 @@ def test_a_layer_of_narrow_weights_runs_on_its_instance(bits: int) -> None:
         (["--board", "ulx3s-85f", "--network", "x"], "network must be one of digits, layer, not 'x'"),
         (["--board", "ulx3s-85f", "--clock", "41000001"], "clock must be one that the PLL makes of 25000000 Hz"),
         (["--board", "ulx3s-85f", "--baud", "9000000"], "baud must be at most an eighth of the clock"),
+        (["--board", "ulx3s-85f", "--baud", "2"], "baud must be at least 3 at a clock of 40000000 Hz, not 2"),
         (["--board", "ulx3s-85f", "--seed", "-1"], r"seed must be in 0..2147483647, not -1"),
         (["--board", "ulx3s-85f", "--preset", "x"], "unknown preset 'x'"),
     ],
 )
 def test_command_refuses(arguments: list[str], message: str, refused: Refused) -> None:
     assert re.search(message, refused(main, arguments))
+
+
+def test_command_says_that_sums_overflow(refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("fpga.flow.check_tools", lambda: None)
+    given = ["--board", "ulx3s-85f", "--network", "layer", "--set", "psum_width=16", "-o", str(tmp_path)]
+    assert re.search(r"layer 'random': output channel \d+ reaches partial sums of .*, beyond", refused(main, given))
 
 
 def test_command_is_called_as_the_documents_have_it() -> None:

@@ -11,6 +11,7 @@ import subprocess
 from contextlib import suppress
 from dataclasses import replace
 from math import gcd
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,6 +219,7 @@ def test_the_grid_covers_its_promise() -> None:
     """Every value of every choice is met, and so is every variant often enough."""
     configs = [instance(number) for number in range(COUNT)]
     assert len(set(configs)) == COUNT >= 60
+    assert f"`make grid` takes {COUNT} instances" in (Path(__file__).parents[2] / "docs/accelerator.md").read_text()
     for name, least in (("variant", 7), ("word_width", 7), ("psum_width", 4), ("wrf_depth", 5), ("arf_depth", 5)):
         assert len({getattr(config, name) for config in configs}) >= least, name
     assert min(sum(config.variant == variant for config in configs) for variant in VARIANTS) >= 7

@@ -102,6 +102,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"word_width": 12}, "word_width must be a multiple of 8, not 12"),
     ({"L": 24}, "L must be a multiple of d = 16, not 24"),
     ({"d": 8}, "d must be a multiple of M = 16, not 8"),
+    (
+        {"mask_decoder": "table", "N": 16, "M": 32, "d": 32, "L": 32},
+        "mask_decoder must be arithmetic where there are more than 32768 masks, not 'table' for the 601080390 of 16:32",
+    ),
     ({"variant": 3}, "variant must be str, not int 3"),
     ({"H": "16"}, "H must be int, not str '16'"),
     ({"H": 16.0}, "H must be int, not float 16.0"),

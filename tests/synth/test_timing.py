@@ -187,7 +187,7 @@ def test_an_input_that_goes_to_more_tiles_comes_later(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--section", "crf"], r"unknown section 'crf'; the sections are unpackers and weight loader,"),
+        (["--section", "crf"], r"unknown section 'crf'; the sections are unpackers and weight loader; mask decoder;"),
         (["--clock", "0"], r"--clock must be above 0 and below 1000000, not 0"),
         (["--clock", "nan"], r"--clock must be above 0 and below 1000000, not nan"),
         (["--preset", "ews-1"], r"unknown preset 'ews-1'"),
@@ -197,6 +197,12 @@ def test_an_input_that_goes_to_more_tiles_comes_later(tmp_path) -> None:
 )
 def test_bad_arguments_are_one_line(arguments: list[str], message: str, refused) -> None:
     assert re.search(message, refused(timing.main, arguments))
+
+
+def test_a_bus_that_axi_has_not_is_said_before_the_core_is_timed(refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "delays", None)
+    arguments = ["--preset", "ews-tiny", "--set", "word_width=24"]
+    assert "word_width must be a power of two in 8..512 for AXI, not 24" in refused(timing.main, arguments)
 
 
 def test_library_without_a_buffer(tmp_path) -> None:

@@ -222,8 +222,10 @@ def test_files_and_names_of_the_text_exist() -> None:
 
 def test_command_line_draws_another_instance(tmp_path, capsys) -> None:
     assert pictures.main(["--preset", "ews-tiny", "--set", "H=2", "-o", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path / f"ews-tiny-{name}.svg") for name in ("blocks", "streams")]
-    assert "2 x 8" in (tmp_path / "ews-tiny-blocks.svg").read_text()
+    paths = [tmp_path / f"ews-tiny-H-2-{name}.svg" for name in ("blocks", "streams")]
+    assert capsys.readouterr().out.split() == [str(path) for path in paths]
+    assert all("ews-tiny-H-2" in path.read_text() for path in paths)
+    assert "2 x 8" in paths[0].read_text()
 
 
 @pytest.mark.parametrize(
@@ -233,6 +235,8 @@ def test_command_line_draws_another_instance(tmp_path, capsys) -> None:
         (["--set", "H=2"], "--preset and -o belong together"),
         (["--preset", "ews-7", "-o", "x"], "unknown preset 'ews-7'"),
         (["--preset", "ews-tiny", "--set", "H=0", "-o", "x"], r"H must be in 1\.\.256, not 0"),
+        (["--preset", "ews-tiny", "-o", ""], "argument -o: must not be empty"),
+        (["--preset", "ews-tiny", "-o", "/proc/x"], "cannot write: .*'/proc/x'"),
     ],
 )
 def test_bad_command_lines(arguments: list[str], message: str, capsys, tmp_path, monkeypatch) -> None:

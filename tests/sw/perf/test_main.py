@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from hw.config import PRESETS
 from sw.compiler.compile import compile_network
+from sw.compiler.graph import CompileError
 from sw.compiler.lowering import lower
 from sw.golden import PsumOverflowError
 from sw.network import read_network
@@ -22,6 +24,7 @@ from sw.perf.sweep import misfit, sweep_points
 from sw.perf.timing import Latencies, total
 from sw.program import ProgramError
 from tests.refusals import Refused, refusals
+from tests.sw.random_networks import random_instance, random_network
 
 LAYERS = [
     {"name": "one", "shape": [32, 32, 3, 3], "padding": 1, "input": [32, 16, 16]},
@@ -120,6 +123,36 @@ def test_a_network_that_does_not_fit(path: str, tmp_path: Path, capsys: pytest.C
     assert main([path, "--json", str(written)]) == 0
     assert not capsys.readouterr().err
     assert json.loads(written.read_text())["does_not_fit"] is None
+
+
+def test_what_fits_is_what_the_compiler_takes() -> None:
+    """Word for word, on instances whose memories are often too small."""
+    taken, refused = 0, set()
+    for seed in range(5000, 5150):
+        config = random_instance(random.Random(seed), 1 << 12)
+        network = random_network(seed, config, 6)
+        if network is None:
+            continue
+        reason = None
+        try:
+            compile_network(network, network.image_shape, config)
+        except (CompileError, PsumOverflowError) as error:
+            reason = str(error)
+            refused.add(reason)
+        else:
+            taken += 1
+        assert misfit(Network(lower(network, network.image_shape)), config) == reason, seed
+    assert taken > 50
+    assert any("bytes of L2" in reason for reason in refused)
+
+
+def test_an_input_that_fits_folded_fits() -> None:
+    """The RTL of this instance runs this network: docs/results/networks-resnet18-64.md."""
+    shapes = json.loads(Path("sim/networks/shapes/resnet18.json").read_text())
+    config = PRESETS["ews-cms-64"]
+    assert misfit(Shapes(shapes).network(config), config) is None
+    small = config.override(["l2_bytes=1048576"])
+    assert "bytes of L2, the instance has 1048576" in str(misfit(Shapes(shapes).network(small), small))
 
 
 def test_what_the_compiler_would_refuse(path: str, capsys: pytest.CaptureFixture[str]) -> None:
