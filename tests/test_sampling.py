@@ -59,7 +59,8 @@ def test_what_takes_long_is_named(tmp_path: Path) -> None:
         "def test_waits(): time.sleep(0.6)\n"
     )
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-p", "no:cacheprovider", "--numprocesses", "2"],
+        [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-p", "no:cacheprovider",
+         "-p", "no:hypothesispytest", "--numprocesses", "2"],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     lines = result.stdout.splitlines()

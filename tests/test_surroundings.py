@@ -55,6 +55,13 @@ def float64() -> Any:
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, bytes]:
+    """Files of :func:`finetuned` and, by False, of :func:`calibrated`."""
+    folder = tmp_path_factory.mktemp("expected")
+    return {False: file_of(calibrated(), folder), True: file_of(finetuned(), folder)}
+
+
 SETTINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "float64": float64,
@@ -66,8 +73,9 @@ SETTINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 
 @pytest.mark.parametrize("train", [False, True], ids=["calibrate", "finetune"])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings_of_the_process_do_not_count(name: str, train: bool, tmp_path: Path) -> None:
-    expected = file_of(finetuned() if train else calibrated(), tmp_path)
+def test_settings_of_the_process_do_not_count(
+    name: str, train: bool, expected: dict[bool, bytes], tmp_path: Path
+) -> None:
     # Made before, so of float32 and with values.
     model, batches = network().train(), [(IMAGES, LABELS)]
     with SETTINGS[name]():
@@ -78,7 +86,7 @@ def test_settings_of_the_process_do_not_count(name: str, train: bool, tmp_path: 
         assert torch.is_inference_mode_enabled() == (name == "inference")
         assert torch.is_autocast_enabled("cpu") == (name == "autocast")
         assert torch.get_default_dtype() == (torch.float64 if name == "float64" else torch.float32)
-    assert file_of(done, tmp_path) == expected
+    assert file_of(done, tmp_path) == expected[train]
 
 
 def test_nothing_of_the_process_is_changed() -> None:
@@ -113,8 +121,9 @@ def test_random_numbers_that_an_import_draws_are_given_back() -> None:
     assert random.getstate() == before
 
 
-def test_threads_get_what_one_alone_does(tmp_path: Path) -> None:
-    expected, found, models = file_of(calibrated(), tmp_path), {}, [network() for _ in range(3)]
+def test_threads_get_what_one_alone_does(expected: dict[bool, bytes], tmp_path: Path) -> None:
+    found: dict[int, Finetuned] = {}
+    models = [network() for _ in range(3)]
 
     def work(number: int) -> None:
         found[number] = msvq.calibrate(models[number], IMAGES, progress=False)
@@ -125,7 +134,7 @@ def test_threads_get_what_one_alone_does(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert torch.backends.mkldnn.enabled
-    assert [file_of(found[number], tmp_path) for number in range(3)] == [expected] * 3
+    assert [file_of(found[number], tmp_path) for number in range(3)] == [expected[False]] * 3
 
 
 def test_a_call_within_a_call_goes_on() -> None:
@@ -138,17 +147,16 @@ def test_a_call_within_a_call_goes_on() -> None:
     assert done.report["metric_integers"] == 1.0
 
 
-def test_tensors_of_inference_mode_are_trained_on(tmp_path: Path) -> None:
-    expected = file_of(finetuned(), tmp_path)
+def test_tensors_of_inference_mode_are_trained_on(expected: dict[bool, bytes], tmp_path: Path) -> None:
     with torch.inference_mode():
         images = IMAGES.clone()
-    assert file_of(finetuned(images), tmp_path) == expected
+    assert file_of(finetuned(images), tmp_path) == expected[True]
 
 
-def test_arrays_of_any_strides_and_byte_order_are_images(tmp_path: Path) -> None:
-    expected, array = file_of(calibrated(), tmp_path), IMAGES.numpy()
+def test_arrays_of_any_strides_and_byte_order_are_images(expected: dict[bool, bytes], tmp_path: Path) -> None:
+    array = IMAGES.numpy()
     for given in (array[::-1].copy()[::-1], array.astype(">f4"), array.astype(np.longdouble), np.asfortranarray(array)):
-        assert file_of(calibrated(given), tmp_path) == expected
+        assert file_of(calibrated(given), tmp_path) == expected[False]
     for dtype in (object, str, np.complex64):
         with pytest.raises(CompressError, match=r"images must be normalised floats \[n, C, rows, columns\], not "):
             calibrated(array.astype(dtype))

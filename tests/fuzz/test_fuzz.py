@@ -43,7 +43,7 @@ def _reader(read, header: bool = False) -> Reader:
 def _late(path: Path) -> None:
     if b"sound" not in path.read_bytes():
         begin = time.process_time()
-        while time.process_time() - begin < 0.6:
+        while time.process_time() - begin < 0.15:
             pass
 
 
@@ -94,7 +94,7 @@ def _prints_late(path: Path) -> None:
         _Destroyed(holds_itself=True)
 
 
-HANGS = _reader(_hangs)
+HANGS, LATE = _reader(_hangs), _reader(_late)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def uncollected() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("reader", "message"),
     [
-        (_reader(_late), "it took more than 0.2 s"),
+        (LATE, "it took more than 0.05 s"),
         (HANGS, "it took more than 0.2 s"),
         (_reader(_lines), "the message must be one line, not 'two"),
         (_reader(_other), "KeyError: 'x'"),
@@ -124,6 +124,10 @@ def test_readers_that_fail_are_found(
 ) -> None:
     monkeypatch.setitem(READERS, "bad", reader)
     monkeypatch.setattr(module, "SECONDS", 0.2)
+    # Seconds of the processor are used up until the file is as small as can be.
+    if reader is LATE:
+        monkeypatch.setattr(module, "SECONDS", 0.05)
+        monkeypatch.setattr(module, "PATIENCE", 80)
     # The clock is for what only waits; where others use the processor, it would find sound readers late.
     if reader is HANGS:
         monkeypatch.setattr(module, "PATIENCE", 2)

@@ -167,10 +167,9 @@ def _measured(
     device_kind(options.device)
     check_network(model, [data])
     images = torch.cat([part for part, _ in images_of(data, "cpu")])
-    if not options.layers_alone:
-        check_integer_form(model, [], images)
+    form = None if options.layers_alone else check_integer_form(model, [], images)
     layers, _ = compress_network(sources, REFERENCE, threads=options.threads, progress=not options.quiet)
-    metadata, calls = file_metadata(model, images)
+    metadata, calls = file_metadata(model, images, form)
     said = about(data)
     if metadata is not None:
         metadata |= said

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map
 
-from sw.compress.frontend.capture import capture, capture_program, evaluated, same, unwrapped
+from sw.compress.frontend.capture import Captured, capture, capture_program, evaluated, same, unwrapped
 from sw.compress.frontend.modules import Repeat, Spread
 from sw.compress.frontend.places import FrontEndError, Refusal, place
 from sw.compress.frontend.raiser import (
@@ -407,6 +407,7 @@ def raise_network(
     *,
     names: Mapping[str, str] | None = None,
     check: Callable[[nn.Module, fx.Node], object] | None = None,
+    captured: Captured | None = None,
 ) -> fx.GraphModule:
     """A float network as a graph of layers, batch norms, dropout, torch's functions and :class:`PadShortcut`.
 
@@ -420,6 +421,8 @@ def raise_network(
         Of layers, by the path of the module that computes them, where it is another one.
     check
         Called with the modules and each node of the graph; a CompressError of it is one more refusal.
+    captured
+        What :func:`sw.compress.frontend.capture.capture` gave of them, if that has been asked before.
 
     Returns
     -------
@@ -435,7 +438,7 @@ def raise_network(
         Something in the network cannot be taken; all of it is listed.
     """
     model = unwrapped(model)
-    captured = capture(model, images)
+    captured = captured or capture(model, images)
     graph = _raised(_Raiser(model, captured, names or {}, check))
     one, expected = graph(captured.sample[:1]), evaluated(model, captured.sample[:1])
     if not same(one, expected):

@@ -99,10 +99,9 @@ def calibrate_network(
     sample = joined(batches[: -(-CALIBRATION // max(len(batches[0]), 1))], CALIBRATION)
     if not all(map(finite, batches)):
         raise CompressError("images must be finite, not NaN or infinite")
-    if not layers_alone:
-        check_integer_form(model, rules, sample)
+    form = None if layers_alone else check_integer_form(model, rules, sample)
     expected = _float_results(model, sample)
-    compressed, reason = prepare(model, rules, sample, progress=progress)
+    compressed, reason = prepare(model, rules, sample, progress=progress, form=form)
     compressed.eval()
     kept = None
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in compressed.modules()):

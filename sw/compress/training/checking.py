@@ -17,14 +17,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from sw.compress.frontend import FrontEndError, Refusal, observe, same, unwrapped
-from sw.compress.frontend.inputs import Given, no_images
-from sw.compress.methods import NO_LAYER, CompressError, LayerSource, Recipe, check_rules, misfit, recipe_for
+from sw.compress.frontend.inputs import Given, first_samples, no_images
+from sw.compress.methods import NO_LAYER, CompressError, LayerSource, Recipe, misfit, recipe_for
 from sw.compress.network import copy_network, module_sources
 from sw.compress.training.draws import seeded
-from sw.compress.training.graph import integer_graph
 from sw.compress.training.modules import fold_parametrisations
 from sw.compress.training.operations import KINDS, place, roles_of
-from sw.compress.training.prepare import prepare, to_integers, without_integer_form
+from sw.compress.training.prepare import IntegerForm, integer_form, prepare, to_integers
 
 __all__ = ["Checked", "check_integer_form", "check_network_form"]
 
@@ -81,16 +80,17 @@ def check_network_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], im
     model = unwrapped(model)
     observe(model, images[:2])
     fold_parametrisations(model)
-    graph, refusals = _graph(model, rules, images)
+    form = integer_form(model, rules, images)
+    graph, refusals = form.graph, form.refusals
     sources = module_sources(model if graph is None else graph)
     if not sources and refusals:
         raise FrontEndError(refusals)
     if not sources:
         raise CompressError(NO_LAYER)
-    form = "program" if not refusals else "steps" if _has_steps(model, refusals, images) else "layers"
+    kind = "program" if not refusals else "steps" if _has_steps(model, form, images) else "layers"
     operations = [] if graph is None else _operation_rows(graph)
     layers = [_layer_row(sources, i, recipe_for(source.name, rules)) for i, source in enumerate(sources)]
-    return Checked(form, layers, operations, refusals if form == "layers" else [])
+    return Checked(kind, layers, operations, refusals if kind == "layers" else [])
 
 
 def _operation_rows(graph: fx.GraphModule) -> list[dict[str, str]]:
@@ -121,8 +121,10 @@ def _layer_row(sources: Sequence[LayerSource], number: int, recipe: Recipe) -> d
 
 def check_integer_form(
     model: nn.Module, rules: Sequence[tuple[str, Recipe]], images: Given, *, trained: bool = False
-) -> None:
-    """Refuse a network that will have no integer form, before any work. Arguments as :func:`check_network_form`.
+) -> IntegerForm:
+    """Refuse a network that will have no integer form, before any work.
+
+    Arguments as :func:`sw.compress.training.prepare.integer_form`, which gives what is returned.
 
     Where it is to be ``trained``, a warning names what it does in training mode and its graph does not.
 
@@ -133,14 +135,13 @@ def check_integer_form(
     CompressError
         A rule is for no layer of the network's graph.
     """
-    if (refusal := no_images(images)) is not None:
-        raise FrontEndError([refusal])
-    assert isinstance(images, Tensor)
-    graph, refusals = _graph(model, rules, images)
-    if refusals and not _has_steps(model, refusals, images):
-        raise FrontEndError(refusals)
-    if trained and graph is not None and not refusals:
-        _warn_of_training(model, graph, images[:_SAMPLE])
+    form = integer_form(model, rules, images)
+    if form.refusals and not _has_steps(model, form, images):
+        raise FrontEndError(form.refusals)
+    if trained and form.graph is not None and not form.refusals:
+        assert isinstance(images, Tensor)
+        _warn_of_training(model, form.graph, images[:_SAMPLE])
+    return form
 
 
 class _WithoutDropout(TorchFunctionMode):
@@ -218,24 +219,13 @@ def _other_in_training(model: nn.Module, images: Tensor) -> list[str]:
     return found
 
 
-def _graph(
-    model: nn.Module, rules: Sequence[tuple[str, Recipe]], images: Tensor
-) -> tuple[fx.GraphModule | None, list[Refusal]]:
-    try:
-        graph = integer_graph(model, images)
-    except FrontEndError as error:
-        return None, error.refusals
-    # As :func:`sw.compress.training.modules.convert` of this graph, which comes behind work.
-    check_rules(rules, module_sources(graph), [source.name for source in module_sources(model, geometry=False)])
-    return graph, without_integer_form(graph, rules, images)
-
-
-def _has_steps(model: nn.Module, refusals: Sequence[Refusal], images: Tensor) -> bool:
-    """Whether a network is a vision transformer that can be written in steps."""
-    if not any(isinstance(module, nn.LayerNorm) for module in model.modules()):
+def _has_steps(model: nn.Module, form: IntegerForm, images: Given) -> bool:
+    """Whether a network that is refused as one program is a vision transformer that can be written in steps."""
+    if no_images(images) is not None or not any(isinstance(module, nn.LayerNorm) for module in model.modules()):
         return False
     try:
-        trial, reason = prepare(copy_network(model), [], images[:4], progress=False)
-        return to_integers(trial, reason or str(refusals[0]), images[:4]).in_steps
+        sample = first_samples(images, 4)
+        trial, reason = prepare(copy_network(model), [], sample, progress=False, form=form)
+        return to_integers(trial, reason, sample).in_steps
     except Exception:  # copies and parts raise errors of every kind
         return False

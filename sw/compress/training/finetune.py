@@ -49,7 +49,7 @@ from sw.compress.training.graph import recalibrate_batch_norm
 from sw.compress.training.integer import IntegerNetwork, integer_results, write_network
 from sw.compress.training.layers import Decoded, compressed_layers
 from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit, images_of, training_images
-from sw.compress.training.prepare import about_weights, file_metadata, prepare, to_integers
+from sw.compress.training.prepare import IntegerForm, about_weights, file_metadata, prepare, to_integers
 from sw.compress.training.settings import CHECKPOINTS, JOB, plain_number
 from sw.compress.training.sparse import finish_sparse, start_sparse
 from sw.compress.training.work import begun, claim, name_of, seen_batch, seen_graph, settings_of
@@ -280,14 +280,16 @@ class _Work:
         limit = self.job.config.epoch_steps if data.known() is None else None
         return islice(data.epoch([0], self.device, None), limit or None)
 
-    def began_with(self, made: dict[str, Any], first: bool, images: Given) -> dict[str, Any]:
+    def began_with(self, made: dict[str, Any], first: bool, images: Given, form: IntegerForm | None) -> dict[str, Any]:
         """What :func:`sw.compress.training.work.claim` compares: settings of the loss that :meth:`check`, which called
         it, has left as they were ``made``, and of the first process the first batch and what the network computes.
         """
         after = settings_of(self.loss)
         settings = {name: value for name, value in made.items() if after.get(name) == value}
         batch = seen_batch(lambda: self.pairs(self.train, 64)) if first else None
-        return {"loss_settings": settings, "batch": batch, "graph": seen_graph(self.model, images) if first else None}
+        captured = None if form is None else form.captured
+        graph = seen_graph(self.model, images, captured) if first else None
+        return {"loss_settings": settings, "batch": batch, "graph": graph}
 
     def measure(self, model: Callable[..., Any], stage: str) -> dict[str, float]:
         """One figure of the report, on test data."""
@@ -443,9 +445,9 @@ def finetune(
             part.float32 = other
     works = _Work(model, parts[0], parts[1], job, loss, inputs, metric, device, capture, progress)
     made = settings_of(loss)
+    torch.set_num_threads(job.config.threads)
     images = works.check(layers_alone)
-    if not layers_alone:
-        check_integer_form(model, job.rules, images, trained=True)
+    form = None if layers_alone else check_integer_form(model, job.rules, images, trained=True)
     checkpoints: dict[str, Path | None] = {"sparse": None, "finetune": None}
     first = not distributed() or torch.distributed.get_rank() == 0
     works.progress = progress = progress and first
@@ -453,14 +455,14 @@ def finetune(
     if work is not None:
         checkpoints = {stage: Path(work, name) for stage, name in CHECKPOINTS.items()}
         settings = job_settings(job) | {"images": count, "loss": name_of(loss), "metric": name_of(metric)}
-        claim(Path(work, JOB), settings | begun(model, train), first, works.began_with(made, first, images))
-    torch.set_num_threads(job.config.threads)
+        claim(Path(work, JOB), settings | begun(model, train), first, works.began_with(made, first, images, form))
     report: dict[str, Any] = works.measure(model, "float")
     if job.sparse is not None:
         report["sparse_losses"] = works.sparse(checkpoints["sparse"])
         report |= works.measure(model, "sparse")
+        form = None  # it had other weights
     compressed, reason = prepare(
-        model, job.rules, images, alpha=job.alpha, learn_signs=job.learn_signs, progress=progress
+        model, job.rules, images, alpha=job.alpha, learn_signs=job.learn_signs, progress=progress, form=form
     )
     recalibrate_batch_norm(compressed, works.seen())
     report |= works.measure(compressed, "clustered")

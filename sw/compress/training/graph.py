@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sw.compress.frontend import PadShortcut, example_images, raise_network
+from sw.compress.frontend.capture import Captured
 from sw.compress.frontend.inputs import Given, called
 from sw.compress.methods import CompressError
 from sw.compress.network import module_sources
@@ -65,21 +66,26 @@ def trace(model: nn.Module, images: Tensor | None = None) -> fx.GraphModule:
     return _traced(model, images, None)
 
 
-def integer_graph(model: nn.Module, images: Tensor | None = None) -> fx.GraphModule:
+def integer_graph(model: nn.Module, images: Tensor | None = None, captured: Captured | None = None) -> fx.GraphModule:
     """As :func:`trace`, of operations that all have an integer form.
+
+    Of a float network that was captured before, ``captured`` is what that gave.
 
     Raises
     ------
     CompressError
         An operation has none; all of them are listed.
     """
-    graph = _traced(model, images, operation)
+    graph = _traced(model, images, operation, captured)
     roles_of(graph)
     return graph
 
 
 def _traced(
-    model: nn.Module, images: Tensor | None, check: Callable[[nn.Module, fx.Node], object] | None
+    model: nn.Module,
+    images: Tensor | None,
+    check: Callable[[nn.Module, fx.Node], object] | None,
+    captured: Captured | None = None,
 ) -> fx.GraphModule:
     if isinstance(model, fx.GraphModule) and "weights" in model.meta:
         return model
@@ -87,7 +93,7 @@ def _traced(
         images = example_images(model)
     layers = list(decoded_layers(model))
     if not layers:
-        return raise_network(model, images, check=check)
+        return raise_network(model, images, check=check, captured=captured)
     decoders = [layer.decoder for _, layer in layers]
     weights: dict[str, _Weight] = {}
     stand_ins = {decoder: _Weight(decoder) for decoder in decoders}

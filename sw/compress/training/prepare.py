@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from sw.compress.frontend import FrontEndError, Refusal, observe, same, unwrapped
-from sw.compress.frontend.capture import check_hooks
+from sw.compress.frontend.capture import Captured, capture, check_hooks
 from sw.compress.frontend.inputs import Given, first_samples, mapped, no_images
-from sw.compress.methods import CompressError, Recipe, recipe_for
+from sw.compress.methods import CompressError, Recipe, check_rules, recipe_for
 from sw.compress.network import copy_network, keys_of_layers, module_sources, own_tensors
 from sw.compress.training.decoders import UniformDecoder, WeightDecoder
 from sw.compress.training.graph import calibrate, integer_graph, quantise_activations, quantise_inputs
@@ -24,7 +25,7 @@ from sw.compress.training.modules import convert, float_weights, fold_parametris
 from sw.compress.training.operations import compared_layers
 from sw.format.weights import CONV1D, DERIVED, FACTORS, KEYS
 
-__all__ = ["about_weights", "file_metadata", "prepare", "to_integers", "without_integer_form"]
+__all__ = ["IntegerForm", "about_weights", "file_metadata", "integer_form", "prepare", "to_integers"]
 
 # Where a network that :func:`prepare` made keeps what its file is to say of weights.
 _TOLD = "weights_of_file"
@@ -33,6 +34,52 @@ _TOLD = "weights_of_file"
 _TOLERANCE = 1e-3
 # Images that the float network, its graph, and its layers alone are compared on, and that calibrate a trial.
 _SAMPLE = 16
+
+
+@dataclass(frozen=True)
+class IntegerForm:
+    """A float network as :func:`integer_form` found it, for all that ask for it until one of its tensors is another."""
+
+    #: As torch.export sees it; None of one that cannot be captured, or takes no images.
+    captured: Captured | None
+    #: Of operations that all have an integer form; None where one has none.
+    graph: fx.GraphModule | None
+    #: Why it will have no form as one program of integers; empty if it will.
+    refusals: list[Refusal]
+
+
+def integer_form(model: nn.Module, rules: Sequence[tuple[str, Recipe]], images: Given) -> IntegerForm:
+    """Capture a float network, and find out whether it will have a form as one program of integers.
+
+    On a copy of its graph whose weights are of 8 bit, so that nothing is clustered.
+
+    Parameters
+    ----------
+    model
+        In float32. Not changed.
+    rules
+        As for :func:`prepare`.
+    images
+        Inputs that it takes. Some set the scales of the copy.
+
+    Raises
+    ------
+    CompressError
+        A rule is for no layer of the graph.
+    """
+    if (other := no_images(images)) is not None:
+        return IntegerForm(None, None, [other])
+    assert isinstance(images, Tensor)
+    model, captured, graph = unwrapped(model), None, None
+    try:
+        captured = capture(model, images)
+        graph = integer_graph(model, images, captured)
+        # As :func:`sw.compress.training.modules.convert` of this graph, which comes behind work.
+        check_rules(rules, module_sources(graph), [source.name for source in module_sources(model, geometry=False)])
+        _try_integers(graph, rules, images)
+    except FrontEndError as error:
+        return IntegerForm(captured, graph, error.refusals)
+    return IntegerForm(captured, graph, [])
 
 
 def prepare(
@@ -44,6 +91,7 @@ def prepare(
     learn_signs: bool = True,
     threads: int | None = None,
     progress: bool = True,
+    form: IntegerForm | None = None,
 ) -> tuple[nn.Module, str | None]:
     """Compress a network and quantise its activations: the form that :func:`sw.compress.training.loop.fit` trains.
 
@@ -59,6 +107,8 @@ def prepare(
     images
         Normalised floats ``[batch, C, rows, columns]`` that set the scales of the activations; or other inputs, such as
         tokens, of a network that has no integer form.
+    form
+        What :func:`integer_form` gave of them, if that has been asked before and the network is the same since then.
 
     Returns
     -------
@@ -78,26 +128,24 @@ def prepare(
     model.eval()
     expected = observe(model, _floats(first_samples(images, _SAMPLE), precision))
     images = _floats(images, torch.float32)
-    keys = own_tensors(model).keys()
-    fold_parametrisations(model.float())
+    before = own_tensors(model.float())
+    keys = before.keys()
+    fold_parametrisations(model)
+    if form is None or _identities(before) != _identities(own_tensors(model)):
+        form = integer_form(model, rules, images)
+    graph, reason = form.graph, "; ".join(map(str, form.refusals)) or None
     options: dict[str, Any] = {"alpha": alpha, "learn_signs": learn_signs, "threads": threads, "progress": progress}
-    reason = None
-    other = no_images(images)
-    if other is not None or not isinstance(images, Tensor):
-        return _layers_alone(model, rules, images, keys, options), str(other)
-    try:
-        graph = integer_graph(model, images)
+    if graph is not None:
         # In float32 to the order of sums; of another precision no more can be asked than that has.
         close = _TOLERANCE if precision == torch.float32 else 16 * torch.finfo(precision).eps
-        if not _agree(graph(images[:_SAMPLE]), expected, max(close, _TOLERANCE)):
-            raise CompressError(
+        if not _agree(graph(first_samples(images, _SAMPLE)), expected, max(close, _TOLERANCE)):
+            reason = (
                 f"the network computes something else in float32, its weights computed once, than it did in {precision}"
             )
-        names = [source.name for source in module_sources(model, geometry=False)]
-        reason = "; ".join(map(str, without_integer_form(graph, rules, images))) or None
-    except CompressError as error:
-        reason = str(error)
     if reason is None:
+        assert graph is not None
+        assert isinstance(images, Tensor)
+        names = [source.name for source in module_sources(model, geometry=False)]
         told = _of_graph(model, graph, keys, rules)
         convert(graph, rules, images=images, order=names, one_scale=compared_layers(graph), **options)
         graph = quantise_activations(graph, images).eval()
@@ -109,6 +157,10 @@ def prepare(
         except CompressError as error:
             reason = str(error)
     return _layers_alone(model, rules, images, keys, options), reason
+
+
+def _identities(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    return {name: id(tensor) for name, tensor in tensors.items()}
 
 
 def _of_graph(
@@ -169,20 +221,8 @@ def _kept(model: nn.Module) -> dict[str, Any]:
     return model.meta if isinstance(model, fx.GraphModule) else vars(model)
 
 
-def without_integer_form(graph: fx.GraphModule, rules: Sequence[tuple[str, Recipe]], images: Tensor) -> list[Refusal]:
-    """Why a graph of the float network will have no form as one program of integers; nothing if it will.
-
-    Found out on a copy whose weights are of 8 bit, so that nothing is clustered.
-
-    Parameters
-    ----------
-    graph
-        Of :func:`sw.compress.training.graph.integer_graph`.
-    rules
-        As for :func:`prepare`.
-    images
-        Some set the scales of the copy.
-    """
+def _try_integers(graph: fx.GraphModule, rules: Sequence[tuple[str, Recipe]], images: Tensor) -> None:
+    """A FrontEndError where a graph of the float network will have no form as one program of integers."""
     trial = copy.deepcopy(graph)
     try:
         compared = compared_layers(trial)
@@ -194,11 +234,10 @@ def without_integer_form(graph: fx.GraphModule, rules: Sequence[tuple[str, Recip
         trial = quantise_activations(trial, images).eval()
         calibrate(trial.to(images.device), images[:_SAMPLE])
         export_integers(trial, (images.shape[1], images.shape[2], images.shape[3]))
-    except FrontEndError as error:
-        return error.refusals
+    except FrontEndError:
+        raise
     except CompressError as error:
-        return [Refusal("", str(error))]
-    return []
+        raise FrontEndError([Refusal("", str(error))]) from error
 
 
 def _layers_alone(
@@ -247,7 +286,9 @@ def _agree(found: object, expected: object, tolerance: float) -> bool:
     )
 
 
-def file_metadata(model: nn.Module, images: Tensor) -> tuple[dict[str, Any] | None, dict[str, str]]:
+def file_metadata(
+    model: nn.Module, images: Tensor, form: IntegerForm | None = None
+) -> tuple[dict[str, Any] | None, dict[str, str]]:
     """What :func:`sw.compress.training.finetune.finetune`'s file of a network will hold beside the module's layers.
 
     As far as is known before: after training it may have up to :data:`sw.compress.search.SLACK` bytes more.
@@ -256,7 +297,7 @@ def file_metadata(model: nn.Module, images: Tensor) -> tuple[dict[str, Any] | No
     ----------
     model
         In floats. Not changed.
-    images
+    images, form
         As in :func:`prepare`.
 
     Returns
@@ -266,7 +307,7 @@ def file_metadata(model: nn.Module, images: Tensor) -> tuple[dict[str, Any] | No
         layer that the file has for another call of a module to that of the first call: ``tied`` of
         :func:`sw.compress.search.search`.
     """
-    graph, reason = prepare(copy_network(model), [], images, progress=False)
+    graph, reason = prepare(copy_network(model), [], images, progress=False, form=form)
     try:
         network = to_integers(graph, reason, images)
     except CompressError:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sw.compress.frontend.capture import capture
+from sw.compress.frontend.capture import Captured, capture
 from sw.compress.frontend.inputs import Given, mapped
 from sw.compress.methods import CompressError
 from sw.compress.training.data import ImageData
@@ -139,7 +139,7 @@ def seen_batch(batches: Callable[[], Iterator[Any]]) -> list[Any] | None:
     return one if one and one == other else None
 
 
-def seen_graph(model: nn.Module, images: Given) -> list[Any]:
+def seen_graph(model: nn.Module, images: Given, captured: Captured | None = None) -> list[Any]:
     """What a network computes: of its graph, as this version of torch captures it, a checksum, and tensors in it.
 
     Of a network that cannot be captured, or takes no images, its modules stand for the graph. Tensors are those that
@@ -151,11 +151,13 @@ def seen_graph(model: nn.Module, images: Given) -> list[Any]:
         In float32.
     images
         Some that it takes.
+    captured
+        What :func:`sw.compress.frontend.capture.capture` gave of them, if that has been asked before.
     """
     try:
         if not isinstance(images, Tensor):
             raise CompressError("no images")
-        captured = capture(model, images)
+        captured = captured or capture(model, images)
     except CompressError:
         text, constants = str(model), []
     else:

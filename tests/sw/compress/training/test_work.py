@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import DataLoader, TensorDataset
 
 import msvq
@@ -173,6 +174,24 @@ def test_another_network_of_the_same_weights_is_refused(one: nn.Module, other: n
     for said in ({}, {"graph": ["2.0", *graph]}):
         (work / "job.json").write_text(json.dumps(known | said))
         tuned(work, between=one, layers_alone=True)
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_network_is_captured_once(computed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its graph is handed on; one of parametrised layers is another once their weights are parameters."""
+    captured: list[nn.Module] = []
+    export = torch.export.export
+
+    def counted(model: nn.Module, *given: Any, **options: Any) -> Any:
+        captured.append(model)
+        return export(model, *given, **options)
+
+    monkeypatch.setattr(torch.export, "export", counted)
+    between = weight_norm(nn.Conv2d(8, 8, 1)) if computed else nn.ReLU()
+    tuned(tmp_path / "work", between=between)
+    assert len(captured) == 1 + computed
+    msvq.calibrate(network(between), batches()[0][0], Recipe("int8"), progress=False)
+    assert len(captured) == 2 * (1 + computed)
 
 
 def test_work_of_another_network_is_not_to_be_deleted(tmp_path: Path) -> None:
