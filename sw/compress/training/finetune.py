@@ -49,6 +49,7 @@ from sw.compress.training.graph import recalibrate_batch_norm
 from sw.compress.training.integer import IntegerNetwork, integer_results, write_network
 from sw.compress.training.layers import Decoded, compressed_layers
 from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit, images_of, training_images
+from sw.compress.training.modules import fold_parametrisations
 from sw.compress.training.prepare import IntegerForm, about_weights, file_metadata, prepare, to_integers
 from sw.compress.training.settings import CHECKPOINTS, JOB, plain_number
 from sw.compress.training.sparse import finish_sparse, start_sparse
@@ -339,6 +340,8 @@ class _Work:
                 patterns.setdefault((recipe.n, recipe.m), []).append(glob.escape(source.name))
         if not patterns:
             raise CompressError("sparse training needs a layer of method mvq or msvq: no rule gives one")
+        # What pruning and norms compute is trained as it is from then on, as without sparse training.
+        fold_parametrisations(self.model)
         for (n, m), names in patterns.items():
             start_sparse(self.model, names, n, m, job.scheme)
         losses = self.fit(self.model, job.sparse, checkpoint)

@@ -163,6 +163,23 @@ def test_every_method_goes_the_same_way(name: str, device: str, data: str, tmp_p
     json.dumps(report, allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    "compute",
+    [nn.utils.weight_norm, lambda layer: nn.utils.prune.l1_unstructured(layer, "weight", 0.3)],  # type: ignore[attr-defined,no-untyped-call]
+    ids=["weight norm", "pruned"],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_sparse_training_of_a_computed_weight(compute: Callable[[nn.Module], Any], data: str) -> None:
+    """Torch lets none of these be a parametrisation as well."""
+    model = network()
+    compute(model[2])
+    sparse = dataclasses.replace(CONFIG, epochs=1)
+    job = Finetuning(method_rules(module_sources(model), SMALL["msvq"]), sparse, sparse=sparse)
+    done = finetune(model, *(load_data(data, split) for split in ("train", "test")), job, progress=False)
+    assert len(done.report["sparse_losses"]) == 1
+    assert (done.layers[1].name, done.layers[1].method) == ("2", "msvq")
+
+
 def test_training_that_diverged_says_so(data: str) -> None:
     model = network()
     config = dataclasses.replace(CONFIG, epochs=1, epoch_steps=1, optimiser="adamw", lr=1e6)
