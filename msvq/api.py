@@ -130,7 +130,9 @@ def _copied(network: nn.Module) -> nn.Module:
     _check_module(network)
     check_hooks(network)
     # What comes out has the names of the network itself, so rules must be made of those.
-    return copy_network(unwrapped(network)).eval()
+    copied = copy_network(unwrapped(network))
+    copied.eval()  # which gives nothing where a network has a train() of its own without return
+    return copied
 
 
 def _check_module(network: object) -> None:

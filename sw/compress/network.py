@@ -599,7 +599,10 @@ def warn_of_others(given: torch.nn.Module | Mapping[Any, Any], sources: Sequence
         network, names = _unwrapped(given), {source.name for source in sources}
         layers = [layer for name, layer in network.named_modules() if name in names]
         own = {id(parameter) for layer in layers for parameter in layer.parameters()}
-        tensors = {key: each for key, each in network.named_parameters() if id(each) not in own}
+        parameters = network.named_parameters()
+        tensors = {
+            key: each for key, each in parameters if id(each) not in own and not torch.nn.parameter.is_lazy(each)
+        }
     else:
         keys = {source.key or f"{source.name}.weight" for source in sources} | {source.key for source in sources}
         kinds = torch.Tensor | np.ndarray

@@ -76,7 +76,8 @@ def load_model(name: str, weights: str | Path | None = None) -> torch.nn.Module:
     if weights is not None:
         load_weights(model, weights, f"model {name}")
     split_modules(model)
-    return model.float().eval()
+    model.float().eval()
+    return model
 
 
 def load_weights(model: torch.nn.Module, weights: str | Path, name: str = "the network") -> None:

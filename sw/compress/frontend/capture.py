@@ -245,8 +245,8 @@ def capture(model: nn.Module, images: Tensor) -> Captured:
             for node in program.graph.nodes:
                 _keep_dropout(node)
                 _out_of_place(node, places)
-            if any(_mutates(node) for node in program.graph.nodes):
-                # Makes mutation and aliases explicit, at the price of one more pass.
+            if any(_mutates(node) or _name(node) in _INERT for node in program.graph.nodes):
+                # Makes mutation and aliases explicit, and leaves such dropout out, at the price of one more pass.
                 program = program.run_decompositions({})
         except Exception as error:  # torch raises errors of every kind where it cannot follow a network
             raise FrontEndError([*refusals, _untraceable(error)]) from error
@@ -453,6 +453,9 @@ def _keep_dropout(node: fx.Node) -> None:
         node.target = torch.ops.msvq.dropout.default
         node.args = (node.args[0], float(cast(float, node.args[1])), features)
 
+
+# Dropout that graphs do not have, which does nothing in evaluation mode.
+_INERT = ("aten::alpha_dropout", "aten::feature_alpha_dropout")
 
 # Their results are memory of their own, with names of today and of decompositions.
 _FRESH = (

@@ -324,15 +324,22 @@ class Batches:
         elif (known := self.known()) is not None and config.epoch_steps > known:
             raise CompressError(f"epoch_steps must be at most the loader's {known} batches, not {config.epoch_steps}")
 
-    def last(self, config: TrainConfig) -> int | None:
-        """Samples of an epoch's last batch where that has fewer than the others, as far as a ``DataLoader`` says."""
+    def last(self, config: TrainConfig, given: Given) -> Tensor | None:
+        """As many samples as an epoch's last batch has, where those are fewer than the others have, of one of these.
+
+        As far as a ``DataLoader`` says, and where the network takes one tensor of the batch's samples, not more of
+        them, such as frames.
+        """
         batches = getattr(self.loader, "batch_sampler", None)
         if type(batches) is not BatchSampler or batches.drop_last or self.per_epoch(config) != self.known():
             return None
         try:
-            return len(batches.sampler) % batches.batch_size or None  # type: ignore[arg-type]
+            samples = len(batches.sampler) % batches.batch_size  # type: ignore[arg-type]
         except TypeError:  # of an IterableDataset
             return None
+        if not samples or not isinstance(given, Tensor) or not given.ndim or len(given) != batches.batch_size:
+            return None
+        return given[:samples]
 
     def per_epoch(self, config: TrainConfig) -> int:
         """Steps of an epoch."""
@@ -451,7 +458,7 @@ def default_loss(output: Any, target: Any, label_smoothing: float = 0.0) -> Tens
 @contextmanager
 def _trying(model: nn.Module) -> Iterator[None]:
     """Training mode, in which the network computes something; its modes and buffers stay, and all random numbers."""
-    modes = [(module, module.training) for module in model.modules()]
+    modules = [(module, module.training, dict(module._buffers)) for module in model.modules()]
     before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         model.train()
@@ -461,8 +468,9 @@ def _trying(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, copy in before:
                 buffer.copy_(copy)
-        for module, training in modes:
+        for module, training, buffers in modules:
             module.training = training
+            module._buffers.update(buffers)  # others may have taken their place
 
 
 def try_batch(model: nn.Module, given: Given, target: Any, loss: Loss) -> None:
@@ -497,18 +505,13 @@ def output_of(model: Callable[..., Any], given: Given) -> Any:
         raise CompressError(f"the network must take the batch, {described(given)}: {_line(error)}") from error
 
 
-def try_last(model: nn.Module, given: Given, samples: int) -> None:
-    """Compute the first samples of a batch as training does, for an epoch's last may have fewer than the others.
-
-    Only of a tensor alone is it known how to take some. Parameters and what is raised: :func:`try_batch`.
-    """
-    if not isinstance(given, Tensor):
-        return
+def try_last(model: nn.Module, given: Tensor) -> None:
+    """Compute what :meth:`Batches.last` gave as training does. Parameters and what is raised: :func:`try_batch`."""
     try:
         with _trying(model):
-            output_of(model, given[:samples])
+            output_of(model, given)
     except CompressError as error:
-        count = f"{samples} sample{'s' * (samples > 1)}"
+        count = f"{len(given)} sample{'s' * (len(given) > 1)}"
         advice = "a DataLoader of drop_last=True leaves it out"
         raise CompressError(f"the last batch of each epoch has {count}: {error}; {advice}") from error
 

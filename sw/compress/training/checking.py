@@ -20,6 +20,7 @@ from sw.compress.frontend import FrontEndError, Refusal, observe, same, unwrappe
 from sw.compress.frontend.inputs import Given, first_samples, no_images
 from sw.compress.methods import NO_LAYER, CompressError, LayerSource, Recipe, misfit, recipe_for
 from sw.compress.network import copy_network, module_sources
+from sw.compress.training.batches import tensors_of
 from sw.compress.training.draws import seeded
 from sw.compress.training.modules import fold_parametrisations
 from sw.compress.training.operations import KINDS, place, roles_of
@@ -166,7 +167,8 @@ def _warn_of_training(model: nn.Module, graph: fx.GraphModule, images: Tensor) -
     fold_parametrisations(model)
     try:
         # A network that fails in training mode, as batch norm of one value does, is told by whoever tries a batch.
-        if same(_computed(copy.deepcopy(graph).train(), images), _computed(model.train(), images), _TOLERANCE):
+        model.train()
+        if same(_computed(copy.deepcopy(graph).train(), images), _computed(model, images), _TOLERANCE):
             return
     except Exception:  # networks raise errors of every kind
         return
@@ -174,7 +176,8 @@ def _warn_of_training(model: nn.Module, graph: fx.GraphModule, images: Tensor) -
     found = [name for name, each in kinds.items() if isinstance(each, _BatchNorm) and not each.training]
     # The rest of the message says what is known without: a network may not stand its modules' being called again.
     with contextlib.suppress(Exception):
-        found = [*_other_in_training(model.eval(), images[:_FEW]), *found]
+        model.eval()
+        found = [*_other_in_training(model, images[:_FEW]), *found]
     names = [f"{name!r} ({type(kinds[name]).__name__})" if name else "the network itself" for name in found]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     where = f": look at {', '.join(names[:3])}{more}" if names else ""
@@ -207,7 +210,8 @@ def _other_in_training(model: nn.Module, images: Tensor) -> list[str]:
         for each in module.modules():
             each.training = not isinstance(each, _BatchNorm)
         arguments, named = given.pop(module)
-        if not same(module(*arguments, **named), result, _TOLERANCE):
+        # Some modules give None or a size beside their tensors.
+        if not same(tensors_of(module(*arguments, **named)), tensors_of(result), _TOLERANCE):
             found.append(names[module])
         module.eval()
         again = False

@@ -266,8 +266,8 @@ class _Work:
         loss = fitting_loss(self.loss, self.job.config, device)
         first = next(self.pairs(self.train, 4))
         try_batch(model, *first, loss)
-        if isinstance(self.train, Batches) and (last := self.train.last(self.job.config)) is not None:
-            try_last(model, first[0], last)
+        if isinstance(self.train, Batches) and (last := self.train.last(self.job.config, first[0])) is not None:
+            try_last(model, last)
         measured(model, [next(self.pairs(self.test, 4))], self.loss, self.metric)
         if isinstance(self.train, ImageData):
             return next(images_of(self.train, device, batch=CALIBRATION))[0]
@@ -362,8 +362,9 @@ class _Work:
             assert isinstance(self.test, ImageData)
             return measure_integers(network, self.test, self.device)
         given = next(self.pairs(self.test, 1))[0]
+        model.eval()
         with torch.no_grad():
-            floats, structure = tree_flatten(called(model.eval(), given))
+            floats, structure = tree_flatten(called(model, given))
 
         def outputs(images: Tensor) -> Any:
             pairs = zip(integer_results(network, images), floats, strict=True)

@@ -299,8 +299,9 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Given]) -> None:
     seen = dict.fromkeys(norms, 0)
 
     def weigh(norm: nn.modules.batchnorm._BatchNorm, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        (values,) = (*given, *named.values())
-        if norm.train(values.numel() > values.shape[1]).training:
+        values = next(iter((*given, *named.values())))  # a batch norm of the user's own may take more
+        norm.train(values.numel() > values.shape[1])
+        if norm.training:
             if not seen[norm]:
                 norm.reset_running_stats()
             seen[norm] += len(values)

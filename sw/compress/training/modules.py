@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 from sw.compress.frontend import unwrapped
@@ -94,6 +94,10 @@ def fold_parametrisations(model: nn.Module) -> None:
                 remove_weight_norm(module, hook.name)
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
+                # Torch looks for its hook, which is wrapped, in vain: no checkpoint could be loaded.
+                for key, wrapped in list(module._load_state_dict_pre_hooks.items()):
+                    if isinstance(getattr(wrapped, "hook", wrapped), SpectralNormLoadStateDictPreHook):
+                        del module._load_state_dict_pre_hooks[key]
             elif isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
         if parametrize.is_parametrized(module):

@@ -171,6 +171,8 @@ def test_weights_of_no_layer_are_named() -> None:
         tied = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.BatchNorm2d(16), torch.nn.Conv2d(16, 16, 3))
         msvq.compress(tied, recipe, progress=False)
         msvq.compress({key: each.numpy() for key, each in tied.state_dict().items()}, recipe, progress=False)
+        # One that is not there yet has no size.
+        msvq.compress(torch.nn.Sequential(tied, torch.nn.LazyConvTranspose2d(4, 2)), recipe, progress=False)
 
 
 def test_layers_of_one_weight_have_one_recipe() -> None:

@@ -247,6 +247,31 @@ def test_batch_norm_takes_the_plain_average(images: Tensor) -> None:
     torch.testing.assert_close(model[0].running_mean, images.mean((0, 2, 3)))
 
 
+class _OfTwo(nn.BatchNorm2d):
+    """A batch norm of somebody's own: with another argument, and a ``train`` that gives nothing."""
+
+    def forward(self, values: Tensor, offset: float) -> Tensor:  # type: ignore[override]
+        return super().forward(values) + offset
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        super().train(mode)
+
+
+class _Shifted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = _OfTwo(3)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.norm(values, 1.0)
+
+
+def test_batch_norm_may_be_of_ones_own(images: Tensor) -> None:
+    model = _Shifted()
+    recalibrate_batch_norm(model, [images])
+    torch.testing.assert_close(model.norm.running_mean, images.mean((0, 2, 3)))
+
+
 def test_batch_norm_takes_what_no_dropout_has_changed(images: Tensor) -> None:
     model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3))
     recalibrate_batch_norm(model, [images])

@@ -27,6 +27,7 @@ from sw.compress.training.modules import (
     UniformDecoder,
     compressed_layers,
     convert,
+    fold_parametrisations,
     load_layers,
     masked_lookup,
 )
@@ -536,3 +537,11 @@ def test_a_head_that_is_tied_to_an_embedding_is_refused_by_name(recipe: Recipe) 
     convert(model, [("head", recipe)], progress=False)
     decoded = model.head.decoder().flatten(1)
     torch.testing.assert_close(model(torch.arange(64)), model.words.weight @ decoded.T)
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm:FutureWarning")
+def test_checkpoints_of_a_folded_layer_are_loaded() -> None:
+    """Torch's hook of the old spectral norm stays, which asks for what is no more there."""
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Linear(4, 4)))
+    fold_parametrisations(model)
+    model.load_state_dict(copy.deepcopy(model).state_dict())
