@@ -38,7 +38,10 @@ _SAMPLE = 16
 
 @dataclass(frozen=True)
 class IntegerForm:
-    """A float network as :func:`integer_form` found it, for all that ask for it until one of its tensors is another."""
+    """A float network as :func:`integer_form` found it, until one of its tensors is another.
+
+    :func:`prepare` makes its network of the graph, and so uses it up.
+    """
 
     #: As torch.export sees it; None of one that cannot be captured, or takes no images.
     captured: Captured | None
