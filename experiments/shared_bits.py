@@ -16,17 +16,7 @@ from torch import Tensor, fx, nn
 
 from experiments.allocation import cheapest
 from experiments.case import Case
-from experiments.vision_bits import (
-    CODEWORD_BITS,
-    IMAGES,
-    LEAST,
-    LENGTHS,
-    MOST,
-    batch_statistics,
-    bits_of,
-    menu,
-    recipes_of,
-)
+from experiments.vision_bits import IMAGES, LEAST, MOST, batch_statistics, bits_of, menu, method_recipes, variants
 from sw.compress.methods import LayerSource, Recipe, compress_layer, compress_layers, misfit, recipe_bits
 
 __all__ = ["shared_recipes"]
@@ -42,10 +32,7 @@ Choices = dict[str, list[tuple[int, float, Recipe]]]
 
 def _shared(recipes: Sequence[Recipe]) -> Iterator[Recipe]:
     """The codebooks that layers may share."""
-    for recipe in recipes:
-        for d, masks, _ in LENGTHS[recipe.method]:
-            for (n, m), width, bits in ((mask, w, b) for mask in masks for w in WIDTHS for b in CODEWORD_BITS):
-                yield dataclasses.replace(recipe, d=d, n=n, m=m, k=1 << width, codeword_bits=bits, scope="crosslayer")
+    return variants([dataclasses.replace(recipe, scope="crosslayer") for recipe in recipes], WIDTHS)
 
 
 def _codebook_bits(recipe: Recipe) -> int:
@@ -167,7 +154,7 @@ def shared_recipes(
     assert case.mean_bits is not None
     room = int(case.mean_bits * sum(source.weight.size for source in sources))
     sensitivities = _sensitivities(graph, sources, loss, images[:IMAGES], seed)
-    choices = _choices(sources, recipes_of(case, seed), threads)
+    choices = _choices(sources, method_recipes(case, seed), threads)
     codebooks, chosen = _selected(choices, sensitivities, room)
     if not chosen:
         raise ValueError(f"room must be more than {room} bits")

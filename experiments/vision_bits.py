@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from experiments.case import Case
 from experiments.reconstruction import norms_of
 from sw.compress.methods import LayerSource, Recipe, compress_layer, misfit, recipe_bits
 
-__all__ = ["batch_statistics", "bits_of", "level_rows", "measured_recipes", "menu", "recipes_of"]
+__all__ = ["batch_statistics", "bits_of", "level_rows", "measured_recipes", "menu", "method_recipes", "variants"]
 
 #: Codeword lengths, each with its N:M of methods that prune, and the bits of an index.
 LENGTHS: Mapping[str, Sequence[tuple[int, Sequence[tuple[int, int]], Sequence[int]]]] = {
@@ -67,7 +68,7 @@ def level_rows(graph: fx.GraphModule, names: Sequence[str]) -> None:
         norm.running_var.copy_((norm.running_var + norm.eps) / size.square() - norm.eps)
 
 
-def recipes_of(case: Case, seed: int) -> list[Recipe]:
+def method_recipes(case: Case, seed: int) -> list[Recipe]:
     """Of each method that the case's layers may have a recipe, with the first of its lengths and masks."""
     found = []
     for method in (case.recipe.method, *case.others):
@@ -77,17 +78,23 @@ def recipes_of(case: Case, seed: int) -> list[Recipe]:
     return found
 
 
+def variants(recipes: Sequence[Recipe], widths: Sequence[int] | None = None) -> Iterator[Recipe]:
+    """Each recipe with all its method's lengths, masks, bits of an index (or these) and bits of a codeword."""
+    for recipe in recipes:
+        for d, masks, own in LENGTHS[recipe.method]:
+            for (n, m), width, bits in itertools.product(masks, widths or own, CODEWORD_BITS):
+                yield dataclasses.replace(recipe, d=d, n=n, m=m, k=1 << width, codeword_bits=bits)
+
+
 def menu(source: LayerSource, recipes: Sequence[Recipe]) -> list[Recipe]:
     """What a layer may be by these methods, 8 bit among it."""
-    found = [Recipe("int8", seed=recipes[0].seed)]
-    weights = source.weight.size
-    for recipe in recipes:
-        for d, masks, widths in LENGTHS[recipe.method]:
-            for (n, m), width, bits in ((mask, w, b) for mask in masks for w in widths for b in CODEWORD_BITS):
-                own = dataclasses.replace(recipe, d=d, n=n, m=m, k=1 << width, codeword_bits=bits)
-                if misfit(source, own) is None and LEAST <= recipe_bits(weights, own).per_weight <= MOST:
-                    found.append(own)
-    return found
+    size = source.weight.size
+    fitting = [
+        own
+        for own in variants(recipes)
+        if misfit(source, own) is None and LEAST <= recipe_bits(size, own).per_weight <= MOST
+    ]
+    return [Recipe("int8", seed=recipes[0].seed), *fitting]
 
 
 def bits_of(source: LayerSource, recipe: Recipe) -> int:
@@ -162,7 +169,7 @@ def measured_recipes(
             weight = graph.get_submodule(source.name).weight
             assert isinstance(weight, Tensor)
             original = weight.detach().clone()
-            menus[source.name] = menu(source, recipes_of(case, seed))
+            menus[source.name] = menu(source, method_recipes(case, seed))
             choices[source.name] = []
             for own in menus[source.name]:
                 values = compress_layer(source, own, threads=threads).float_weights().astype(np.float32)

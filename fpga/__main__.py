@@ -120,9 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_text(folder / "yosys.log", synthesise(folder))
         with console.status("placing and routing: some minutes"):
             built = place_and_route(folder, board, options.clock, options.seed)
-    except (YosysError, FlowError) as error:
-        parser.error(str(error))
-    except (ConfigError, CompileError, CompressError, NetworkError, ProgramError, PsumOverflowError) as error:
+    except (
+        *(ConfigError, CompileError, CompressError, NetworkError, ProgramError, PsumOverflowError),
+        *(YosysError, FlowError),
+    ) as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write: {error.strerror or error}")

@@ -32,6 +32,7 @@ __all__ = [
     "check_top",
     "check_unit",
     "generate",
+    "generate_into",
     "instance_name",
     "main",
     "source_hash",
@@ -301,6 +302,24 @@ def generate(
     return Generated(name, verilog, rtlil_text, manifest, kit)
 
 
+def generate_into(
+    folder: Path, config: AcceleratorConfig, name: str, unit: str = TOP, top: str | None = None, period: float = 2.0
+) -> tuple[Generated, list[Path]]:
+    """:func:`generate` and :func:`write`, and what both give.
+
+    The folder is made before the minutes that a large design takes, and is gone again if they end in an error.
+
+    Raises
+    ------
+    ConfigError, OSError
+        As there.
+    """
+    check_unit(folder, name, unit)
+    with new_folder(folder):
+        generated = generate(config, name, unit, top, period)
+        return generated, write(generated, folder)
+
+
 def write(generated: Generated, folder: Path) -> list[Path]:
     """Write ``<name>.v``, ``<name>.json`` and the files of the kit; they appear complete or not at all.
 
@@ -414,11 +433,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("-o DIR is needed")
         name = options.name or instance_name(options.preset, config)
         check_files_name(name)
-        check_unit(options.folder, name, options.unit)
-        # Before the minutes that a large design takes.
-        with new_folder(options.folder), Console(stderr=True).status(f"generating {name}"):
-            generated = generate(config, name, options.unit, options.name, options.period)
-            paths = write(generated, options.folder)
+        with Console(stderr=True).status(f"generating {name}"):
+            generated, paths = generate_into(options.folder, config, name, options.unit, options.name, options.period)
     except (ConfigError, YosysError, VerilogError) as error:
         parser.error(str(error))
     except OSError as error:

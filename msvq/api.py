@@ -551,9 +551,8 @@ def generate(
     OSError
         The folder cannot be made or written.
     """
-    from hw.command_line import new_folder
-    from hw.generate import check_unit, instance_name, write
     from hw.generate import generate as make
+    from hw.generate import generate_into, instance_name
 
     if folder is not None and (not isinstance(folder, str | os.PathLike) or not os.fspath(folder)):
         raise ConfigError(f"folder must be a path, not {folder!r}")
@@ -561,9 +560,4 @@ def generate(
     label = name or (instance_name(config, instance) if isinstance(config, str) else unit)
     if folder is None:
         return make(instance, label, unit, name, period)
-    path = Path(folder)
-    check_unit(path, label, unit)
-    with new_folder(path):  # before the minutes that a large design takes
-        generated = make(instance, label, unit, name, period)
-        write(generated, path)
-    return generated
+    return generate_into(Path(folder), instance, label, unit, name, period)[0]

@@ -40,6 +40,7 @@ __all__ = [
     "named",
     "recipe_bits",
     "recipe_for",
+    "some_of",
 ]
 
 #: Methods of a recipe. Beside those of a stored layer: ``pqf`` and ``dkm``, whose layers are stored as ``vq``, and
@@ -289,6 +290,11 @@ def recipe_for(name: str, rules: Sequence[tuple[str, Recipe]]) -> Recipe:
         if named(name, pattern):
             return recipe
     return Recipe("int8")
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first three, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def named(name: str, pattern: str) -> bool:

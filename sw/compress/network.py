@@ -33,6 +33,7 @@ from sw.compress.methods import (
     kept_weights,
     misfit,
     recipe_for,
+    some_of,
 )
 from sw.compress.ratio import StorageBits, ideal_ratio, layer_bits, sum_bits
 from sw.format.layer import CompressedLayer
@@ -615,9 +616,8 @@ def warn_of_others(given: torch.nn.Module | Mapping[Any, Any], sources: Sequence
     if others:
         largest = sorted(others, key=lambda key: -others[key])
         count, whole = sum(others.values()), sum(source.weight.size for source in sources)
-        more = f" and {len(largest) - 3} more" if len(largest) > 3 else ""
         warnings.warn(
-            f"{count:,} of {count + whole:,} weights are of no Conv2d, Conv1d or Linear: {', '.join(largest[:3])}{more}"
+            f"{count:,} of {count + whole:,} weights are of no Conv2d, Conv1d or Linear: {some_of(largest)}"
             " stay as they are, and are not in the file",
             stacklevel=4,
         )

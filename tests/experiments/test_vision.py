@@ -364,11 +364,11 @@ def test_a_case_of_several_methods_has_what_each_of_them_has() -> None:
     weights = np.random.default_rng(0).standard_normal((32, 64, 3, 3), dtype=np.float32)
     source = LayerSource("layer", "conv", weights, padding=(1, 1))
     methods = {"20x SSVQ": "ssvq", "20x MSVQ": "msvq", "20x VQ": "vq", "20x MVQ": "mvq"}
-    alone = {case.name: vision_bits.recipes_of(case, 3) for case in detect.SMALLEST}
+    alone = {case.name: vision_bits.method_recipes(case, 3) for case in detect.SMALLEST}
     assert {name: [recipe.method for recipe in own] for name, own in alone.items()} == {
         name: [method] for name, method in methods.items()
     }
-    together = vision_bits.recipes_of(detect.MIXED, 3)
+    together = vision_bits.method_recipes(detect.MIXED, 3)
     for choices in (lambda own: vision_bits.menu(source, own), lambda own: list(shared_bits._shared(own))):
         found = choices(together)
         assert set(found) == {recipe for own in alone.values() for recipe in choices(own)}

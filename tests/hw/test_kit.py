@@ -21,19 +21,19 @@ def test_a_third_of_the_period_is_no_whole_number(period: float, text: str) -> N
     assert written.count("[expr $period / 3]") == 2
 
 
-@pytest.mark.parametrize("folder", ["", "ip/", "../work/ip/"])
+@pytest.mark.parametrize("folder", ["", "ip/", "../design/ip/"])
 def test_waivers_are_for_the_instance_alone(folder: str, tmp_path) -> None:
     """Not for a file whose name ends with the instance's."""
-    work = tmp_path / "work"
-    (work / "ip").mkdir(parents=True)
+    design = tmp_path / "design"
+    (design / "ip").mkdir(parents=True)
     for name in ("npu", "soc_npu"):
-        (work / folder / f"{name}.v").write_text(NARROW.format(name=name))
-    (work / "npu.vlt").write_text(waiver_file("npu"))
+        (design / folder / f"{name}.v").write_text(NARROW.format(name=name))
+    (design / "npu.vlt").write_text(waiver_file("npu"))
 
     def lint(name: str) -> str:
         command = ["verilator", "--lint-only", "-Wall", "npu.vlt", f"{folder}{name}.v"]
         environment = verilator_environment()
-        return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False).stderr
+        return subprocess.run(command, cwd=design, env=environment, capture_output=True, text=True, check=False).stderr
 
     assert lint("npu") == ""
     assert f"WIDTHTRUNC: {folder}soc_npu.v:1:" in lint("soc_npu")

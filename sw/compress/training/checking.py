@@ -14,11 +14,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from sw.compress.frontend import FrontEndError, Refusal, observe, same, unwrapped
-from sw.compress.frontend.inputs import Given, first_samples, no_images
-from sw.compress.methods import NO_LAYER, CompressError, LayerSource, Recipe, misfit, recipe_for
+from sw.compress.frontend.inputs import Given, first_samples, mapped, no_images
+from sw.compress.methods import NO_LAYER, CompressError, LayerSource, Recipe, misfit, recipe_for, some_of
 from sw.compress.network import copy_network, module_sources
 from sw.compress.training.batches import tensors_of
 from sw.compress.training.draws import seeded
@@ -179,8 +178,7 @@ def _warn_of_training(model: nn.Module, graph: fx.GraphModule, images: Tensor) -
         model.eval()
         found = [*_other_in_training(model, images[:_FEW]), *found]
     names = [f"{name!r} ({type(kinds[name]).__name__})" if name else "the network itself" for name in found]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    where = f": look at {', '.join(names[:3])}{more}" if names else ""
+    where = f": look at {some_of(names)}" if names else ""
     warnings.warn(
         "in training mode the network computes something else than what is trained, its evaluation mode with dropout"
         f" and batch norm{where}",
@@ -199,7 +197,7 @@ def _other_in_training(model: nn.Module, images: Tensor) -> list[str]:
     def before(module: nn.Module, *arguments: Any) -> None:
         if not again:
             # What comes next may change them in place.
-            given[module] = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, arguments)
+            given[module] = mapped(Tensor.clone, arguments)
 
     def after(module: nn.Module, arguments: Any, named: Any, result: Any) -> None:
         nonlocal again

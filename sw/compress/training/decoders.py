@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from sw.compress.kmeans import member_counts
 from sw.compress.methods import CompressError
 from sw.compress.training.quant import StepSize, fake_quantise, integers, kernels_for, weight_range
+from sw.compress.training.settings import check_alpha
 from sw.format.layer import CompressedLayer, codeword_range
 
 __all__ = [
@@ -344,8 +345,7 @@ class CodebookDecoder(CodewordDecoder):
         super().__init__(layer.shape)
         if layer.codebook is None or layer.assignments is None:
             raise CompressError(f"layer {layer.name!r} must have a codebook, not method {layer.method}")
-        if not (math.isfinite(alpha) and alpha > 0):
-            raise CompressError(f"alpha must be finite and positive, not {alpha!r}")
+        check_alpha(alpha)
         if weight is not None and tuple(weight.shape) != layer.shape:
             raise CompressError(f"weight must have shape {list(layer.shape)}, not {list(weight.shape)}")
         self.method, self.d, self.k, self.n, self.m = layer.method, layer.d, layer.k, layer.n, layer.m

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import glob
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ from sw.compress.training.layers import Decoded, compressed_layers
 from sw.compress.training.loop import TrainConfig, accuracy, check_network, fit, images_of, training_images
 from sw.compress.training.modules import fold_parametrisations
 from sw.compress.training.prepare import IntegerForm, about_weights, file_metadata, prepare, to_integers
-from sw.compress.training.settings import CHECKPOINTS, JOB, plain_number
+from sw.compress.training.settings import CHECKPOINTS, JOB, check_alpha, plain_number
 from sw.compress.training.sparse import finish_sparse, start_sparse
 from sw.compress.training.work import begun, claim, name_of, seen_batch, seen_graph, settings_of
 from sw.format.container import write_container
@@ -114,8 +113,7 @@ class Finetuning:
 
     def __post_init__(self) -> None:
         # Before sparse training and clustering, not behind them.
-        if not 0 < plain_number(self, "alpha") < math.inf:
-            raise CompressError(f"alpha must be finite and positive, not {self.alpha!r}")
+        check_alpha(plain_number(self, "alpha"))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ __all__ = [
     "VALUES",
     "Freezing",
     "TrainConfig",
+    "check_alpha",
     "plain_number",
     "plain_numbers",
 ]
@@ -93,6 +94,12 @@ def plain_numbers(settings: object, name: str) -> tuple[float, ...]:
     plain = tuple(int(x) if isinstance(x, int) else float(x) for x in values)
     object.__setattr__(settings, name, plain)
     return plain
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse what a sign's smoothness cannot be."""
+    if not 0 < alpha < math.inf:
+        raise CompressError(f"alpha must be finite and positive, not {alpha!r}")
 
 
 def _choose(settings: object, name: str, allowed: Sequence[str]) -> None:
